@@ -1,0 +1,124 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// Two sides that meet only in `twilld`: the data plane (addresses to worker), which moves packets and
+// imports no Foundation, no logging and no concurrency runtime; and the control side (netlink to node),
+// which never touches a packet. `tools/check-imports` keeps the rules; ARCHITECTURE.md explains them.
+//
+// TWILL_WITHOUT_GRPC=1 leaves out the etcd store and what needs it (the daemon), so that everything else
+// builds and is tested in seconds instead of minutes.
+let withoutGRPC = Context.environment["TWILL_WITHOUT_GRPC"] == "1"
+
+let settings: [SwiftSetting] = [
+    .treatAllWarnings(as: .error),
+    .enableUpcomingFeature("ExistentialAny"),
+]
+
+func module(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: settings)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency], resources: [Resource] = []) -> Target {
+    .testTarget(
+        name: name + "Tests", dependencies: [.byName(name: name)] + dependencies, resources: resources,
+        swiftSettings: settings)
+}
+
+let dataPlane: [Target] = [
+    .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
+    .target(name: "CLinux"),
+    module("Addresses"),
+    module("PacketHeaders", ["Addresses"]),
+    module("SuperPackets", ["PacketHeaders", "CLinux"]),
+    module("Forwarding", ["Addresses"]),
+    module("Counters"),
+    module("Tunnel", ["Addresses", "CLinux"]),
+    module("Engines", ["CLiburing", "CLinux"]),
+    module(
+        "Worker",
+        [
+            "Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters", "Tunnel", "Engines",
+            "CLinux",
+        ]),
+
+    tests("Addresses", []),
+    tests("PacketHeaders", ["Addresses"]),
+    tests("SuperPackets", ["PacketHeaders", "CLinux"]),
+    tests("Forwarding", ["Addresses"]),
+    tests("Tunnel", ["Addresses"]),
+    tests("Engines", ["CLinux"]),
+    tests(
+        "Worker",
+        ["Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters", "Engines", "CLinux"]),
+]
+
+let controlSide: [Target] = [
+    module("Netlink", ["Addresses", "CLinux"]),
+    module("Leases", ["Addresses", .product(name: "Logging", package: "swift-log")]),
+    module(
+        "LeaseDirectory", ["Addresses", "Leases", "CLinux", .product(name: "Logging", package: "swift-log")]),
+    module(
+        "Node", ["Addresses", "Netlink", "Leases", "CLinux", .product(name: "Logging", package: "swift-log")]),
+    module("Telemetry", ["Counters", "Addresses"]),
+
+    tests("Netlink", ["Addresses", "CLinux"]),
+    tests("Leases", ["Addresses"]),
+    tests("LeaseDirectory", ["Addresses", "Leases"]),
+    tests("Node", ["Addresses", "Netlink", "Leases"]),
+    tests("Telemetry", ["Counters"]),
+]
+
+let etcdAndDaemon: [Target] = [
+    .target(
+        name: "EtcdAPI",
+        dependencies: [
+            .product(name: "GRPCCore", package: "grpc-swift-2"),
+            .product(name: "GRPCProtobuf", package: "grpc-swift-protobuf"),
+        ]),
+    module(
+        "LeaseEtcd",
+        [
+            "Addresses", "Leases", "EtcdAPI",
+            .product(name: "GRPCCore", package: "grpc-swift-2"),
+            .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
+            .product(name: "Logging", package: "swift-log"),
+        ]),
+    .executableTarget(
+        name: "twilld",
+        dependencies: [
+            "Addresses", "Forwarding", "Counters", "Tunnel", "Engines", "Worker",
+            "Netlink", "Leases", "LeaseDirectory", "LeaseEtcd", "Node", "Telemetry", "CLinux",
+            .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            .product(name: "Logging", package: "swift-log"),
+        ],
+        swiftSettings: settings),
+
+    tests("LeaseEtcd", ["Addresses", "Leases"]),
+    .testTarget(name: "CommandTests", dependencies: ["twilld"], swiftSettings: settings),
+]
+
+let package = Package(
+    name: "twill",
+    platforms: [.macOS(.v15)],  // what gRPC asks of the manifest; twill itself is for Linux alone
+    products: [
+        .library(
+            name: "TwillDataPlane",
+            targets: [
+                "Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters", "Tunnel", "Engines",
+                "Worker",
+            ])
+    ] + (withoutGRPC ? [] : [.executable(name: "twilld", targets: ["twilld"])]),
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2")
+    ]
+        + (withoutGRPC
+            ? []
+            : [
+                .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+                .package(url: "https://github.com/grpc/grpc-swift-2", from: "2.4.3"),
+                .package(url: "https://github.com/grpc/grpc-swift-nio-transport", from: "2.9.2"),
+                .package(url: "https://github.com/grpc/grpc-swift-protobuf", from: "2.4.1"),
+            ]),
+    targets: dataPlane + controlSide + (withoutGRPC ? [] : etcdAndDaemon),
+    swiftLanguageModes: [.v6]
+)
