@@ -84,76 +84,85 @@ let flows: [(Version, Transport)] = [(.ipv4, .tcp), (.ipv6, .tcp), (.ipv4, .udp)
     private static let ipv4: [(Version, Transport)] = [(.ipv4, .tcp), (.ipv4, .udp)]
     private static let ipv6: [(Version, Transport)] = [(.ipv6, .tcp), (.ipv6, .udp)]
 
-    static let differences: [Difference] = [
-        Difference(testDescription: "longer", flows: tcp + udp, second: { $0.payload.append(1) }),
-        Difference(testDescription: "empty", flows: tcp + udp, second: { $0.payload = [] }),
-        Difference(testDescription: "both empty", flows: tcp + udp, first: { $0.payload = [] }) {
-            $0.payload = []
-        },
-        Difference(testDescription: "ECN mark", flows: tcp + udp, second: { $0.trafficClass = 3 }),
-        Difference(testDescription: "DSCP", flows: tcp + udp, second: { $0.trafficClass = 0x20 }),
-        Difference(testDescription: "hop limit", flows: tcp + udp, second: { $0.hopLimit = 63 }),
-        Difference(testDescription: "source port", flows: tcp + udp, second: { $0.sourcePort = 1 }),
-        Difference(testDescription: "destination port", flows: tcp + udp, second: { $0.destinationPort = 1 }),
-        Difference(testDescription: "source", flows: tcp + udp, second: { $0.source = 9 }),
-        Difference(testDescription: "destination", flows: tcp + udp, second: { $0.destination = 9 }),
-        Difference(testDescription: "flow label", flows: ipv6, second: { $0.flowLabel = 1 }),
-        Difference(testDescription: "DF", flows: ipv4, second: { $0.dontFragment = false }),
-        Difference(testDescription: "identification stands", flows: ipv4, second: { $0.identification -= 1 }),
-        Difference(testDescription: "identification jumps", flows: ipv4, second: { $0.identification += 1 }),
-        Difference(testDescription: "IP options", flows: ipv4, second: { $0.networkOptions = [1, 1, 1, 1] }),
-        Difference(
-            testDescription: "IP options in both", flows: ipv4, first: { $0.networkOptions = [1, 1, 1, 1] },
-            second: { $0.networkOptions = [1, 1, 1, 1] }),
-        Difference(testDescription: "gap", flows: tcp, second: { $0.sequence += 1 }),
-        Difference(testDescription: "overlap", flows: tcp, second: { $0.sequence -= 1 }),
-        Difference(testDescription: "again", flows: tcp, second: { $0.sequence -= 100 }),
-        Difference(testDescription: "acknowledgment", flows: tcp, second: { $0.acknowledgment += 1 }),
-        Difference(testDescription: "window", flows: tcp, second: { $0.window += 1 }),
-        Difference(testDescription: "urgent pointer", flows: tcp, second: { $0.urgent = 1 }),
-        Difference(testDescription: "timestamp", flows: tcp, second: { $0.transportOptions[7] = 9 }),
-        Difference(testDescription: "echoed timestamp", flows: tcp, second: { $0.transportOptions[11] = 9 }),
-        Difference(testDescription: "fewer options", flows: tcp, second: { $0.transportOptions.removeLast(4) }),
-        Difference(testDescription: "no ACK", flows: tcp, first: { $0.flags = 0 }, second: { $0.flags = 0 }),
-        Difference(testDescription: "PSH on the first", flows: tcp, first: { $0.flags = 0x18 }),
-        Difference(testDescription: "short first", flows: tcp, first: { $0.payload.removeLast() }) {
-            $0.sequence -= 1
-        },
-        Difference(testDescription: "no checksum", flows: udp, second: { $0.hasChecksum = false }),
-        Difference(
-            testDescription: "no checksum in both", flows: udp, first: { $0.hasChecksum = false },
-            second: { $0.hasChecksum = false }),
-        Difference(
-            testDescription: "wrong checksum, first", flows: tcp + udp,
-            spoil: { first, _ in first[first.count - 1] ^= 1 }),
-        Difference(
-            testDescription: "wrong checksum, second", flows: tcp + udp,
-            spoil: { _, second in second[second.count - 1] ^= 1 }),
-        Difference(
-            testDescription: "padding", flows: tcp + udp, spoil: { _, second in second.append(0) }),
-        Difference(
-            testDescription: "UDP length", flows: udp,
-            spoil: { _, second in
-                let offset = second[0] >> 4 == 6 ? 44 : 24
-                second.setWord(offset, second.word(offset) - 1)
-            }),
-        Difference(
-            testDescription: "more fragments", flows: ipv4,
-            spoil: { _, second in
-                second.setWord(6, 0x2000)
-                fixChecksums(&second, transportOffset: 20)
-            }),
-        Difference(
-            testDescription: "reserved bit", flows: ipv4,
-            spoil: { first, second in
-                for index in 0..<2 {
-                    var packet = index == 0 ? first : second
-                    packet.setWord(6, 0xC000)
-                    fixChecksums(&packet, transportOffset: 20)
-                    if index == 0 { first = packet } else { second = packet }
-                }
-            }),
-    ]
+    static let differences: [Difference] =
+        [
+            Difference(testDescription: "longer", flows: tcp + udp, second: { $0.payload.append(1) }),
+            Difference(testDescription: "empty", flows: tcp + udp, second: { $0.payload = [] }),
+            Difference(testDescription: "both empty", flows: tcp + udp, first: { $0.payload = [] }) {
+                $0.payload = []
+            },
+            Difference(testDescription: "ECN mark", flows: tcp + udp, second: { $0.trafficClass = 3 }),
+            Difference(testDescription: "DSCP", flows: tcp + udp, second: { $0.trafficClass = 0x20 }),
+            Difference(testDescription: "hop limit", flows: tcp + udp, second: { $0.hopLimit = 63 }),
+            Difference(testDescription: "source port", flows: tcp + udp, second: { $0.sourcePort = 1 }),
+            Difference(
+                testDescription: "destination port", flows: tcp + udp, second: { $0.destinationPort = 1 }),
+            Difference(testDescription: "source", flows: tcp + udp, second: { $0.source = 9 }),
+            Difference(testDescription: "destination", flows: tcp + udp, second: { $0.destination = 9 }),
+            Difference(testDescription: "flow label", flows: ipv6, second: { $0.flowLabel = 1 }),
+            Difference(testDescription: "DF", flows: ipv4, second: { $0.dontFragment = false }),
+            Difference(
+                testDescription: "identification stands", flows: ipv4, second: { $0.identification -= 1 }),
+            Difference(
+                testDescription: "identification jumps", flows: ipv4, second: { $0.identification += 1 }),
+            Difference(
+                testDescription: "IP options", flows: ipv4, second: { $0.networkOptions = [1, 1, 1, 1] }),
+            Difference(
+                testDescription: "IP options in both", flows: ipv4,
+                first: { $0.networkOptions = [1, 1, 1, 1] },
+                second: { $0.networkOptions = [1, 1, 1, 1] }),
+            Difference(testDescription: "gap", flows: tcp, second: { $0.sequence += 1 }),
+            Difference(testDescription: "overlap", flows: tcp, second: { $0.sequence -= 1 }),
+            Difference(testDescription: "again", flows: tcp, second: { $0.sequence -= 100 }),
+            Difference(testDescription: "acknowledgment", flows: tcp, second: { $0.acknowledgment += 1 }),
+            Difference(testDescription: "window", flows: tcp, second: { $0.window += 1 }),
+            Difference(testDescription: "urgent pointer", flows: tcp, second: { $0.urgent = 1 }),
+            Difference(testDescription: "timestamp", flows: tcp, second: { $0.transportOptions[7] = 9 }),
+            Difference(
+                testDescription: "echoed timestamp", flows: tcp, second: { $0.transportOptions[11] = 9 }),
+            Difference(
+                testDescription: "fewer options", flows: tcp, second: { $0.transportOptions.removeLast(4) }),
+            Difference(
+                testDescription: "no ACK", flows: tcp, first: { $0.flags = 0 }, second: { $0.flags = 0 }),
+            Difference(testDescription: "PSH on the first", flows: tcp, first: { $0.flags = 0x18 }),
+            Difference(testDescription: "short first", flows: tcp, first: { $0.payload.removeLast() }) {
+                $0.sequence -= 1
+            },
+            Difference(testDescription: "no checksum", flows: udp, second: { $0.hasChecksum = false }),
+            Difference(
+                testDescription: "no checksum in both", flows: udp, first: { $0.hasChecksum = false },
+                second: { $0.hasChecksum = false }),
+            Difference(
+                testDescription: "wrong checksum, first", flows: tcp + udp,
+                spoil: { first, _ in first[first.count - 1] ^= 1 }),
+            Difference(
+                testDescription: "wrong checksum, second", flows: tcp + udp,
+                spoil: { _, second in second[second.count - 1] ^= 1 }),
+            Difference(
+                testDescription: "padding", flows: tcp + udp, spoil: { _, second in second.append(0) }),
+            Difference(
+                testDescription: "UDP length", flows: udp,
+                spoil: { _, second in
+                    let offset = second[0] >> 4 == 6 ? 44 : 24
+                    second.setWord(offset, second.word(offset) - 1)
+                }),
+            Difference(
+                testDescription: "more fragments", flows: ipv4,
+                spoil: { _, second in
+                    second.setWord(6, 0x2000)
+                    fixChecksums(&second, transportOffset: 20)
+                }),
+            Difference(
+                testDescription: "reserved bit", flows: ipv4,
+                spoil: { first, second in
+                    for index in 0..<2 {
+                        var packet = index == 0 ? first : second
+                        packet.setWord(6, 0xC000)
+                        fixChecksums(&packet, transportOffset: 20)
+                        if index == 0 { first = packet } else { second = packet }
+                    }
+                }),
+        ]
         + [0x01, 0x02, 0x04, 0x20, 0x40, 0x80, 0x100, 0x200, 0x400, 0x800].flatMap { flag in
             [
                 Difference(testDescription: "flag \(flag)", flows: tcp, second: { $0.flags |= flag }),

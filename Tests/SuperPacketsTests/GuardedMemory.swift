@@ -30,7 +30,9 @@ final class GuardedMemory {
     /// Copies bytes so that they end where the memory ends.
     func place(_ bytes: Bytes) -> UnsafeMutableRawPointer {
         let start = ending(bytes.count)
-        bytes.withUnsafeBytes { UnsafeMutableRawBufferPointer(start: start, count: bytes.count).copyMemory(from: $0) }
+        bytes.withUnsafeBytes {
+            UnsafeMutableRawBufferPointer(start: start, count: bytes.count).copyMemory(from: $0)
+        }
         return start
     }
 }

@@ -129,7 +129,8 @@ func fixChecksums(_ packet: inout Bytes, transportOffset: Int, hasTransportCheck
     packet.setWord(field, 0)
     guard hasTransportChecksum else { return }
     var checksum =
-        ~naiveSum(pseudoHeader(packet, transportOffset: transportOffset) + packet[transportOffset...]) & 0xFFFF
+        ~naiveSum(pseudoHeader(packet, transportOffset: transportOffset) + packet[transportOffset...])
+        & 0xFFFF
     if checksum == 0 && !isTCP { checksum = 0xFFFF }
     packet.setWord(field, checksum)
 }
