@@ -55,15 +55,20 @@ let dataPlane: [Target] = [
 let controlSide: [Target] = [
     module("Netlink", ["Addresses", "CLinux"]),
     module("Leases", ["Addresses", .product(name: "Logging", package: "swift-log")]),
-    module(
-        "LeaseDirectory", ["Addresses", "Leases", "CLinux", .product(name: "Logging", package: "swift-log")]),
+    module("LeaseDirectory", ["Leases"]),
     module(
         "Node", ["Addresses", "Netlink", "Leases", "CLinux", .product(name: "Logging", package: "swift-log")]),
     module("Telemetry", ["Counters", "Addresses"]),
 
+    // What the tests of the lease side share: a node that records, and a simulated store.
+    .target(
+        name: "LeaseTesting",
+        dependencies: ["Addresses", "Leases", .product(name: "Logging", package: "swift-log")],
+        path: "Tests/LeaseTesting", swiftSettings: settings),
+
     tests("Netlink", ["Addresses", "CLinux"]),
-    tests("Leases", ["Addresses"]),
-    tests("LeaseDirectory", ["Addresses", "Leases"]),
+    tests("Leases", ["Addresses", "LeaseTesting"]),
+    tests("LeaseDirectory", ["Addresses", "Leases", "LeaseTesting"]),
     tests("Node", ["Addresses", "Netlink", "Leases"]),
     tests("Telemetry", ["Counters"]),
 ]
@@ -74,7 +79,8 @@ let etcdAndDaemon: [Target] = [
         dependencies: [
             .product(name: "GRPCCore", package: "grpc-swift-2"),
             .product(name: "GRPCProtobuf", package: "grpc-swift-protobuf"),
-        ]),
+        ],
+        exclude: ["etcd.proto"]),
     module(
         "LeaseEtcd",
         [
@@ -93,7 +99,7 @@ let etcdAndDaemon: [Target] = [
         ],
         swiftSettings: settings),
 
-    tests("LeaseEtcd", ["Addresses", "Leases"]),
+    tests("LeaseEtcd", ["Addresses", "Leases", "LeaseTesting"]),
     .testTarget(name: "CommandTests", dependencies: ["twilld"], swiftSettings: settings),
 ]
 
