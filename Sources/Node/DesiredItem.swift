@@ -24,9 +24,9 @@ public protocol DesiredItem: Sendable {
     /// What log lines call it: `route 10.66.0.0/16 dev flannel0`.
     var name: String { get }
     /// Says how the machine differs from what is wanted; nil where it does not.
-    func deviation(in state: NetworkState) async throws -> String?
+    func deviation(in state: NetworkState) throws -> String?
     /// Makes it so.
-    func restore(in state: NetworkState, using socket: RouteSocket) async throws
+    func restore(in state: NetworkState, using socket: RouteSocket) throws
 }
 
 /// The tunnel device as it shall be.

@@ -34,12 +34,12 @@ public enum PacketFilter: Sendable, Hashable {
     case iptables
 
     /// What this machine has: nftables where it works, else iptables; nil where neither does.
-    public static func available() async -> PacketFilter? { fatalError("skeleton") }
+    public static func available() -> PacketFilter? { fatalError("skeleton") }
 
     /// The item that keeps the rules.
     public func desiredItem(_ settings: PacketFilterSettings) -> any DesiredItem { fatalError("skeleton") }
 
     /// Removes every rule that twill or flannel made, by either program, and says what it removed: for
     /// `twilld cleanup`.
-    public static func removeAll() async throws -> [String] { fatalError("skeleton") }
+    public static func removeAll() throws -> [String] { fatalError("skeleton") }
 }
