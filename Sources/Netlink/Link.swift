@@ -12,7 +12,8 @@ public struct Link: Sendable, Hashable {
     public var transmitQueueLength: Int
 
     /// Makes a link from its parts.
-    public init(index: Int32, name: String, flags: LinkFlags = [], mtu: Int = 0, transmitQueueLength: Int = 0) {
+    public init(index: Int32, name: String, flags: LinkFlags = [], mtu: Int = 0, transmitQueueLength: Int = 0)
+    {
         self.index = index
         self.name = name
         self.flags = flags

@@ -43,7 +43,8 @@ public struct Route: Sendable, Hashable {
 
     /// Makes a route of the main table.
     public init(
-        to destination: IPPrefix, kind: Kind = .unicast, gateway: IPAddress? = nil, interfaceIndex: Int32? = nil,
+        to destination: IPPrefix, kind: Kind = .unicast, gateway: IPAddress? = nil,
+        interfaceIndex: Int32? = nil,
         preferredSource: IPAddress? = nil, metric: UInt32 = 0, table: UInt32 = Route.mainTable,
         scope: Scope = .global, origin: UInt8 = 3, mtu: Int? = nil
     ) {
@@ -57,5 +58,19 @@ public struct Route: Sendable, Hashable {
         self.scope = scope
         self.origin = origin
         self.mtu = mtu
+    }
+}
+
+extension Route: CustomStringConvertible {
+    /// As ip-route(8) has it: `10.66.0.0/16 via 10.0.0.1 dev 7 metric 100`, the interface by its number.
+    public var description: String {
+        var words = kind == .blackhole ? "blackhole \(destination)" : "\(destination)"
+        if let gateway { words += " via \(gateway)" }
+        if let interfaceIndex { words += " dev \(interfaceIndex)" }
+        if let preferredSource { words += " src \(preferredSource)" }
+        if metric != 0 { words += " metric \(metric)" }
+        if table != Route.mainTable { words += " table \(table)" }
+        if let mtu { words += " mtu \(mtu)" }
+        return words
     }
 }

@@ -39,7 +39,8 @@ public struct Underlay: Sendable, Hashable {
 
     /// Makes an underlay.
     public init(
-        interfaceIndex: Int32, interfaceName: String, address: IPv4Address, publicAddress: IPv4Address, mtu: Int
+        interfaceIndex: Int32, interfaceName: String, address: IPv4Address, publicAddress: IPv4Address,
+        mtu: Int
     ) {
         self.interfaceIndex = interfaceIndex
         self.interfaceName = interfaceName
