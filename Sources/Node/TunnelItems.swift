@@ -122,7 +122,8 @@ struct OverlayRoute: DesiredItem {
         let wanted = wanted(on: try state.device(interfaceName))
         let found = state.routes.first { $0.destination == wanted.destination && $0.metric == wanted.metric }
         guard let found else { return "missing" }
-        guard found.kind == .unicast, found.interfaceIndex == wanted.interfaceIndex, found.gateway == nil else {
+        guard found.kind == .unicast, found.interfaceIndex == wanted.interfaceIndex, found.gateway == nil
+        else {
             return "another route is in its place: \(found)"
         }
         return nil

@@ -33,7 +33,8 @@ public final class NetworkNamespace: Sendable {
 
         /// Runs `body` on the namespace's thread.
         @discardableResult
-        public func run<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
+        public func run<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value
+        {
             try await withCheckedThrowingContinuation { continuation in
                 namespace.enqueue { continuation.resume(with: Result(catching: body)) }
             }
@@ -42,10 +43,12 @@ public final class NetworkNamespace: Sendable {
 
     private func start() {
         var thread = pthread_t()
-        let code = pthread_create(&thread, nil, { argument in
-            Unmanaged<NetworkNamespace>.fromOpaque(argument!).takeRetainedValue().work()
-            return nil
-        }, Unmanaged.passRetained(self).toOpaque())
+        let code = pthread_create(
+            &thread, nil,
+            { argument in
+                Unmanaged<NetworkNamespace>.fromOpaque(argument!).takeRetainedValue().work()
+                return nil
+            }, Unmanaged.passRetained(self).toOpaque())
         precondition(code == 0)
         pthread_detach(thread)
     }
