@@ -61,8 +61,9 @@ let controlSide: [Target] = [
         "Node", ["Addresses", "Netlink", "CLinux", .product(name: "Logging", package: "swift-log")]),
     module("Telemetry", ["Counters", "Addresses"]),
 
+    .target(name: "CNetworkNamespaces", path: "Tests/CNetworkNamespaces"),
     .target(
-        name: "NetworkNamespaces", dependencies: ["CLinux"], path: "Tests/NetworkNamespaces",
+        name: "NetworkNamespaces", dependencies: ["CLinux", "CNetworkNamespaces"], path: "Tests/NetworkNamespaces",
         swiftSettings: settings),
     tests("Netlink", ["Addresses", "CLinux", "NetworkNamespaces"]),
     tests("Leases", ["Addresses"]),
