@@ -57,7 +57,7 @@ let controlSide: [Target] = [
     module("Leases", ["Addresses", .product(name: "Logging", package: "swift-log")]),
     module("LeaseDirectory", ["Leases"]),
     module(
-        "Node", ["Addresses", "Netlink", "Leases", "CLinux", .product(name: "Logging", package: "swift-log")]),
+        "Node", ["Addresses", "Netlink", "CLinux", .product(name: "Logging", package: "swift-log")]),
     module("Telemetry", ["Counters", "Addresses"]),
 
     // What the tests of the lease side share: a node that records, and a simulated store.
@@ -65,11 +65,15 @@ let controlSide: [Target] = [
         name: "LeaseTesting",
         dependencies: ["Addresses", "Leases", .product(name: "Logging", package: "swift-log")],
         path: "Tests/LeaseTesting", swiftSettings: settings),
+    .target(name: "CNetworkNamespaces", path: "Tests/CNetworkNamespaces"),
+    .target(
+        name: "NetworkNamespaces", dependencies: ["CLinux", "CNetworkNamespaces"], path: "Tests/NetworkNamespaces",
+        swiftSettings: settings),
 
-    tests("Netlink", ["Addresses", "CLinux"]),
+    tests("Netlink", ["Addresses", "CLinux", "NetworkNamespaces"]),
     tests("Leases", ["Addresses", "LeaseTesting"]),
     tests("LeaseDirectory", ["Addresses", "Leases", "LeaseTesting"]),
-    tests("Node", ["Addresses", "Netlink", "Leases"]),
+    tests("Node", ["Addresses", "Netlink", "NetworkNamespaces", .product(name: "Logging", package: "swift-log")]),
     tests("Telemetry", ["Counters"]),
 ]
 
