@@ -1,0 +1,39 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// The harness and what it compares with, apart from the daemon: nothing here is in `twilld`, and the
+// forwarders and the traffic generator use none of its data plane.
+let settings: [SwiftSetting] = [
+    .treatAllWarnings(as: .error),
+    .enableUpcomingFeature("ExistentialAny"),
+]
+
+let package = Package(
+    name: "twill-benchmarks",
+    platforms: [.macOS(.v15)],
+    dependencies: [
+        .package(name: "twill", path: ".."),
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
+    ],
+    targets: [
+        .executableTarget(
+            name: "traffic",
+            dependencies: [
+                .product(name: "Addresses", package: "twill"),
+                .product(name: "CLinux", package: "twill"),
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Histogram", package: "hdrhistogram-swift"),
+            ],
+            swiftSettings: settings),
+        .executableTarget(
+            name: "baseline",
+            dependencies: [
+                .product(name: "Addresses", package: "twill"),
+                .product(name: "CLinux", package: "twill"),
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            swiftSettings: settings),
+    ],
+    swiftLanguageModes: [.v6]
+)
