@@ -94,7 +94,12 @@ let etcdAndDaemon: [Target] = [
         swiftSettings: settings),
 
     tests("LeaseEtcd", ["Addresses", "Leases"]),
-    .testTarget(name: "CommandTests", dependencies: ["twilld"], swiftSettings: settings),
+    .testTarget(
+        name: "CommandTests",
+        dependencies: [
+            "twilld", "Addresses", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            .product(name: "Logging", package: "swift-log"),
+        ], swiftSettings: settings),
 ]
 
 let package = Package(

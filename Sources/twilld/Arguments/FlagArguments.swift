@@ -90,7 +90,9 @@ struct FlagArguments {
     /// Adds the flags of a configuration file: `name = value` a line, `#` comments, the names of the command line.
     private mutating func addFile(_ text: String, path: String, known: [String: Flag]) throws(CommandFailure) {
         let given = Set(origins.keys)
-        for (index, line) in text.split(separator: "\n", omittingEmptySubsequences: false).enumerated() {
+        for (index, line) in text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline)
+            .enumerated()
+        {
             let content = line.trimmingSpaces
             if content.isEmpty || content.hasPrefix("#") { continue }
             let place = "\(path), line \(index + 1)"
@@ -129,9 +131,9 @@ struct FlagArguments {
 }
 
 extension Substring {
-    /// The text without spaces and tabs (and a carriage return) at either end.
+    /// The text without spaces and tabs at either end.
     fileprivate var trimmingSpaces: Substring {
-        func isSpace(_ character: Character) -> Bool { character == " " || character == "\t" || character == "\r" }
+        func isSpace(_ character: Character) -> Bool { character == " " || character == "\t" }
         guard let last = lastIndex(where: { !isSpace($0) }) else { return "" }
         return self[...last].drop(while: isSpace)
     }
