@@ -74,7 +74,8 @@ let etcdAndDaemon: [Target] = [
         dependencies: [
             .product(name: "GRPCCore", package: "grpc-swift-2"),
             .product(name: "GRPCProtobuf", package: "grpc-swift-protobuf"),
-        ]),
+        ],
+        exclude: ["etcd.proto"]),
     module(
         "LeaseEtcd",
         [
