@@ -1,5 +1,6 @@
 import Addresses
 import ArgumentParser
+import Node
 
 extension IPv4Address: ExpressibleByArgument {
     /// Dotted decimal.
@@ -28,7 +29,7 @@ struct UnderlayFlags: ParsableArguments {
     var ifaceRegex: [String] = []
 
     @Option(help: ArgumentHelp("Take the interface that the route to this address uses.", valueName: "address"))
-    var ifaceCanReach: String?
+    var ifaceCanReach: IPv4Address?
 
     @Option(
         help: ArgumentHelp(
@@ -37,6 +38,13 @@ struct UnderlayFlags: ParsableArguments {
 
     @Option(help: ArgumentHelp("The same for IPv6.", valueName: "address"))
     var publicIpv6: IPv6Address?
+
+    /// The same for the node service.
+    var options: UnderlayOptions {
+        UnderlayOptions(
+            interfaces: iface, interfacePatterns: ifaceRegex, reachableAddress: ifaceCanReach,
+            publicAddress: publicIp)
+    }
 }
 
 /// What to do when another node took this node's subnet.
