@@ -28,7 +28,7 @@ let dataPlane: [Target] = [
     .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
     .target(name: "CLinux"),
     module("Addresses"),
-    module("PacketHeaders", ["Addresses"]),
+    module("PacketHeaders", ["Addresses", "CLinux"]),
     module("SuperPackets", ["PacketHeaders", "CLinux"]),
     module("Forwarding", ["Addresses"]),
     module("Counters"),

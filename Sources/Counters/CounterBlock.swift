@@ -36,6 +36,12 @@ public struct CounterBlock: @unchecked Sendable {
         addToCell(counter.rawValue, UInt64(truncatingIfNeeded: amount))
     }
 
+    /// Sets a counter that something else counts. For the block's one writer.
+    @inlinable @inline(__always)
+    public func set(_ counter: Counter, _ value: Int) {
+        cells[counter.rawValue].store(UInt64(truncatingIfNeeded: value), ordering: .relaxed)
+    }
+
     /// Counts a batch of `size` in a histogram. For the block's one writer.
     @inlinable @inline(__always)
     public func record(_ histogram: CounterHistogram, size: Int) {

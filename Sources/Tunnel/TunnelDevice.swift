@@ -68,6 +68,8 @@ public struct TunnelDevice: Sendable {
     /// The offloads that the kernel accepted.
     public let offloads: TunnelOffloads
 
+    /// The longest name: IFNAMSIZ (linux/if.h) less the terminating zero.
+    public static let nameLimitBytes = 15
     /// The bytes of `virtio_net_hdr` before each packet.
     public static let virtioHeaderLength = 10
 
@@ -84,8 +86,8 @@ public struct TunnelDevice: Sendable {
         name: String, queueCount: Int, offloads wanted: TunnelOffloads, patienceMilliseconds: Int,
         busy: () -> Void = {}
     ) throws(TunnelError) -> TunnelDevice {
-        guard !name.isEmpty, name.utf8.count < Int(IFNAMSIZ) else {
-            throw TunnelError(action: "make a TUN device named '\(name)' (1 to 15 bytes)", errorNumber: EINVAL)
+        guard !name.isEmpty, name.utf8.count <= nameLimitBytes else {
+            throw TunnelError(action: "make a TUN device named '\(name)' (1 to \(nameLimitBytes) bytes)", errorNumber: EINVAL)
         }
         var waited = 0
         while true {

@@ -56,3 +56,4 @@ static inline int twill_read_coalesce_control(const void *control, size_t length
     memcpy(&segment_bytes, CMSG_DATA(header), sizeof segment_bytes);
   return segment_bytes;
 }
+#include "checksum.h"
