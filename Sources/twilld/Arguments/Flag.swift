@@ -44,7 +44,7 @@ extension Flag {
     /// What the node does with its lease.
     static let node: [Flag] = [
         Flag("subnet-file"), Flag("subnet-lease-renew-margin"), Flag("on-lease-loss"), Flag("ip-masq", .boolean),
-        Flag("ip-masq-fully-random-disable", .boolean), Flag("iptables-resync"),
+        Flag("ip-masq-fully-random-disable", .boolean), Flag("iptables-resync"), Flag("state-dir"),
         Flag("iptables-forward-rules", .boolean), Flag("ip-blackhole-route", .boolean),
     ]
 
@@ -55,7 +55,16 @@ extension Flag {
     ]
 
     /// The tunnel itself.
-    static let tunnel: [Flag] = [Flag("tun-name"), Flag("mtu"), Flag("accept-any-source", .boolean)]
+    static let tunnel: [Flag] = [
+        Flag("tun-name"), Flag("mtu"), Flag("port"), Flag("accept-any-source", .boolean),
+    ]
+
+    /// How the data plane is tuned.
+    static let tuning: [Flag] = [
+        Flag("workers"), Flag("cpus"), Flag("socket-buffer"), Flag("queue-length"), Flag("tun-tso", .boolean),
+        Flag("tun-uso", .boolean), Flag("udp-gso", .boolean), Flag("udp-gro", .boolean),
+        Flag("huge-pages", .boolean), Flag("busy-poll"),
+    ]
 
     /// What is seen from outside.
     static let observation: [Flag] = [
@@ -63,5 +72,5 @@ extension Flag {
     ]
 
     /// What `twilld run` takes, besides `--config`, `--help` and `--version`.
-    static let run = store + underlay + node + kubernetes + tunnel + observation
+    static let run = store + underlay + node + kubernetes + tunnel + tuning + observation
 }

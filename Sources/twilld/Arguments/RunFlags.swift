@@ -64,7 +64,16 @@ struct LeaseFlags: ParsableArguments {
         help: ArgumentHelp("Minutes before its end at which the lease is renewed, 1 to 1439.", valueName: "minutes"))
     var subnetLeaseRenewMargin = 60
 
-    @Option(help: ArgumentHelp("What to do when another node took this node's subnet: reacquire or exit."))
+    @Option(
+        help: ArgumentHelp(
+            "Directory that keeps this node's identity, which tells it from another with its address.",
+            valueName: "directory"))
+    var stateDir = "/var/lib/twill"
+
+    @Option(
+        help: ArgumentHelp(
+            "When another node took this node's subnet: reacquire (another subnet) or exit, as flanneld does.",
+            valueName: "action"))
     var onLeaseLoss = LeaseLossAction.reacquire
 
     func validate() throws {
@@ -136,6 +145,12 @@ struct TunnelFlags: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
+            "UDP port of this node alone, told to the others; without it, the network config's.",
+            valueName: "port"))
+    var port: UInt16?
+
+    @Option(
+        help: ArgumentHelp(
             "Take packets whose inner source is not in the sending peer's subnet.", valueName: "bool"))
     var acceptAnySource = false
 
@@ -148,6 +163,7 @@ struct TunnelFlags: ParsableArguments {
             throw ValidationError(
                 "--tun-name \"\(tunName)\" is no device name: 1 to 15 bytes without slash, colon or space")
         }
+        if port == 0 { throw ValidationError("--port is 0; it is 1 to 65535") }
         // RFC 791: every IPv4 link carries 68 bytes; 65,507 is the largest UDP payload.
         if let mtu, !(68...65_507).contains(mtu) {
             throw ValidationError("--mtu is \(mtu) bytes; it is 68 to 65507")
