@@ -53,10 +53,9 @@ static inline void twill_provide_buffer(
   io_uring_buf_ring_advance(buffers, 1);
 }
 
-// `flags` of the ring: one thread issues, completions are worked off in its own enters, enabled by that thread.
+// `flags` of the ring: one thread issues, and completions are worked off in its own enters (Linux 6.1).
 static inline unsigned twill_setup_flags(void) {
-  return IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE |
-         IORING_SETUP_CLAMP;
+  return IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
 }
 static inline void twill_prepare_cancel_all(struct io_uring_sqe *sqe) {
   io_uring_prep_cancel64(sqe, 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);

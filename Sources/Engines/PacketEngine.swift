@@ -78,6 +78,9 @@ public protocol PacketEngine: ~Copyable {
     /// Takes the next completion; nil where none is left.
     mutating func nextCompletion() -> Completion?
 
+    /// Ends every operation and lets go of all descriptors; the engine is not used any more after this.
+    mutating func close()
+
     /// How many system calls the engine has made.
     var systemCalls: Int { get }
     /// How often completions were held back by the kernel because their ring was full.

@@ -65,7 +65,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
     /// Whether reads go into registered buffers; false where locked memory was refused, which costs a few percent.
     public var usesRegisteredBuffers: Bool { tunnelBuffersAreRegistered }
 
-    /// Makes the ring, on any thread; `start` then binds it to the worker's.
+    /// Makes the ring, which the calling thread alone may use from here on.
     ///
     /// - Parameters:
     ///   - memory: stays allocated until after `close`.
@@ -114,6 +114,8 @@ public struct UringEngine: PacketEngine, ~Copyable {
         receiveTemplate.pointee.msg_controllen = Int(TWILL_COALESCE_CONTROL_BYTES)
         wakeValue = .allocate(capacity: 1)
         wakeValue.initialize(to: 0)
+        // Saves a file look-up in each enter; nothing is lost without it.
+        _ = io_uring_register_ring_fd(ring)
     }
 
     deinit {
@@ -124,22 +126,12 @@ public struct UringEngine: PacketEngine, ~Copyable {
         wakeValue.deallocate()
     }
 
-    /// Binds the ring to the calling thread, which alone may use it from here on.
-    public mutating func start() throws(UringError) {
-        let enabled = io_uring_enable_rings(ring)
-        guard enabled == 0 else { throw UringError(action: "enable the ring", errorNumber: -enabled) }
-        // Saves a file look-up in each enter; nothing is lost without it.
-        _ = io_uring_register_ring_fd(ring)
-    }
-
-    /// Ends every operation and lets go of the descriptors. For the thread that called `start`, or, where `start` was
-    /// not called, for any.
     public mutating func close() {
-        if wakeIsArmed || receiveIsArmed || providedBuffers > 0 {
+        if wakeIsArmed {
             while twill_sq_space(ring) == 0 { _ = io_uring_submit(ring) }
-            let entry = twill_next_sqe(ring)!
+            let entry = twill_next_sqe(ring).unsafelyUnwrapped
             twill_prepare_cancel_all(entry)
-            io_uring_sqe_set_data64(entry, UringEngine.token(.wake, 1))
+            io_uring_sqe_set_data64(entry, UringEngine.cancelToken)
             // What is cancelled completes within the same enter or the next; a bound, in case it does not.
             for _ in 0..<10 {
                 var wait = __kernel_timespec(tv_sec: 0, tv_nsec: 10_000_000)
@@ -155,6 +147,9 @@ public struct UringEngine: PacketEngine, ~Copyable {
         io_uring_queue_exit(ring)
         isOpen = false
     }
+
+    /// The token of the cancellation itself, which no kind has.
+    private static let cancelToken: UInt64 = 0xFF << 32
 
     private static func token(_ kind: OperationKind, _ index: Int) -> UInt64 {
         UInt64(kind.rawValue) << 32 | UInt64(UInt32(truncatingIfNeeded: index))

@@ -103,7 +103,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// Makes a worker.
     ///
     /// - Parameters:
-    ///   - engine: made over the same `memory`; the worker owns it until `finish`.
+    ///   - engine: made over the same `memory`; the worker owns it, and ends it in `close`.
     ///   - memory: allocated with the counts of `WorkerLimits`; stays until after the worker's end.
     ///   - counters: the worker is its one writer.
     ///   - reader: of the publication that the control side replaces snapshots in.
@@ -134,10 +134,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         heldBuffers.deallocate()
     }
 
-    /// Ends the worker and hands its engine back, to be closed.
-    public consuming func finish() -> Engine {
-        engine
-    }
+    /// Ends every operation and closes the engine; the worker is not used any more after this.
+    public mutating func close() { engine.close() }
 
     /// One round. Returns 0, or the negated error number that leaves the engine unable to go on.
     public mutating func round() -> Int32 {
