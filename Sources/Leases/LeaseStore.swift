@@ -34,11 +34,11 @@ public protocol LeaseStore: Sendable {
     /// Writes the network configuration, whatever stood there.
     func setConfiguration(_ json: String) async throws(LeaseStoreError)
 
-    /// Watches everything that changes after `revision`; the events of one change come in one array.
+    /// Watches everything that changes after `revision`.
     ///
-    /// The stream throws `LeaseStoreError`; it also ends so where it can no longer tell whether it is alive. One
-    /// of kind `.historyLost` asks for a new snapshot.
-    func watch(after revision: Int64) -> AsyncThrowingStream<[StoreEvent], any Error>
+    /// The stream throws `LeaseStoreError`, also where it can no longer tell whether it is alive; one of kind
+    /// `.historyLost` asks for a new snapshot. It is stopped by ending its consumer's task.
+    func watch(after revision: Int64) -> AsyncThrowingStream<StoreUpdate, any Error>
 }
 
 /// Names one write of one entry; only the store that made it knows what its number counts.
@@ -100,18 +100,22 @@ public struct StoreSnapshot: Sendable, Hashable {
     }
 }
 
+/// What a watch tells.
+public enum StoreUpdate: Sendable, Hashable {
+    /// The watch is in place and the store answers; it stands at `revision`. Says nothing about changes.
+    case alive(revision: Int64)
+    /// Everything that changed up to `revision`, in order.
+    case changes([StoreEvent], revision: Int64)
+}
+
 /// One change in a store.
 public enum StoreEvent: Sendable, Hashable {
-    /// The watch is in place; the store stands at this revision.
-    case watching(revision: Int64)
     /// An entry was made or changed.
     case put(StoreEntry)
     /// An entry was deleted or expired.
     case deleted(key: String)
     /// The configuration was written, or with nil deleted.
     case configuration(String?)
-    /// Everything up to this revision has been told.
-    case progress(revision: Int64)
 }
 
 /// What became of a guarded write.

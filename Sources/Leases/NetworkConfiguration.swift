@@ -254,16 +254,23 @@ private struct Fields {
 }
 
 extension IPv6Prefix {
+    /// The first address after the prefix; nil after the last one of all.
+    var next: IPv6Address? {
+        let step: (high: UInt64, low: UInt64) =
+            length == 0
+            ? (0, 0) : length <= 64 ? (1 << UInt64(64 - length), 0) : (0, 1 << UInt64(128 - length))
+        let low = address.low.addingReportingOverflow(step.low)
+        let high = address.high.addingReportingOverflow(step.high + (low.overflow ? 1 : 0))
+        return high.overflow || length == 0
+            ? nil : IPv6Address(high: high.partialValue, low: low.partialValue)
+    }
+
     /// The first addresses of the second and of the last of the prefixes of `length` bits within this one.
     func subnets(length: Int) -> (second: IPv6Address, last: IPv6Address) {
-        let second =
-            length <= 64
-            ? IPv6Address(high: address.high | 1 << UInt64(64 - length), low: address.low)
-            : IPv6Address(high: address.high, low: address.low | 1 << UInt64(128 - length))
         let outer = IPv6Prefix.mask(length: self.length)
         let inner = IPv6Prefix.mask(length: length)
         let last = IPv6Address(
             high: address.high | (~outer.high & inner.high), low: address.low | (~outer.low & inner.low))
-        return (second, last)
+        return (IPv6Prefix(address, length: length).next ?? last, last)
     }
 }
