@@ -58,13 +58,16 @@ let controlSide: [Target] = [
     module(
         "LeaseDirectory", ["Addresses", "Leases", "CLinux", .product(name: "Logging", package: "swift-log")]),
     module(
-        "Node", ["Addresses", "Netlink", "Leases", "CLinux", .product(name: "Logging", package: "swift-log")]),
+        "Node", ["Addresses", "Netlink", "CLinux", .product(name: "Logging", package: "swift-log")]),
     module("Telemetry", ["Counters", "Addresses"]),
 
-    tests("Netlink", ["Addresses", "CLinux"]),
+    .target(
+        name: "NetworkNamespaces", dependencies: ["CLinux"], path: "Tests/NetworkNamespaces",
+        swiftSettings: settings),
+    tests("Netlink", ["Addresses", "CLinux", "NetworkNamespaces"]),
     tests("Leases", ["Addresses"]),
     tests("LeaseDirectory", ["Addresses", "Leases"]),
-    tests("Node", ["Addresses", "Netlink", "Leases"]),
+    tests("Node", ["Addresses", "Netlink", "NetworkNamespaces", .product(name: "Logging", package: "swift-log")]),
     tests("Telemetry", ["Counters"]),
 ]
 

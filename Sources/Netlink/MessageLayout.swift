@@ -9,8 +9,6 @@ enum MessageLayout {
     static let headerSize = 16
     /// `struct nlattr`: length 2, type 2.
     static let attributeHeaderSize = 4
-    /// `NLA_F_NESTED`, set in an attribute's type.
-    static let nestedFlag = 0x8000
     /// Leaves an attribute's type: without `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
     static let attributeTypeMask = 0x3FFF
     /// `struct ifinfomsg`: family 1, padding 1, device type 2, index 4, flags 4, change mask 4.

@@ -33,11 +33,12 @@ struct MessageWriter {
     /// Appends an attribute that is text, with its closing zero.
     mutating func attribute(_ type: Int, _ text: String) { attribute(type, Array(text.utf8) + [0]) }
 
-    /// Appends an attribute that holds what `body` appends.
+    /// Appends an attribute that holds what `body` appends. Without `NLA_F_NESTED`, as rtnetlink's old attributes
+    /// have it.
     mutating func nested(_ type: Int, _ body: (inout MessageWriter) -> Void) {
         let start = bytes.count
         append(UInt16(0))
-        append(UInt16(type) | UInt16(truncatingIfNeeded: MessageLayout.nestedFlag))
+        append(UInt16(type))
         body(&self)
         patch(UInt16(bytes.count - start), at: start)
     }

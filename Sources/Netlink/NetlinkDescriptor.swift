@@ -67,7 +67,7 @@ struct NetlinkDescriptor: ~Copyable {
                     $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
                         // MSG_TRUNC: the result is the datagram's own length, however much fits.
                         recvfrom(
-                            number, buffer.baseAddress, buffer.count, Int32(MSG_TRUNC.rawValue), $0,
+                            number, buffer.baseAddress, buffer.count, Int32(MSG_TRUNC), $0,
                             &senderSize)
                     }
                 }

@@ -153,16 +153,16 @@ extension MessageWriter {
         appendRoute(
             family: route.destination.address.family, destinationLength: route.destination.length,
             table: route.table, origin: route.origin, scope: route.scope, kind: route.kind)
-        attribute(RouteAttribute.table, route.table)
         if route.destination.length > 0 {
             attribute(RouteAttribute.destination, route.destination.address.wireBytes)
         }
-        if let gateway = route.gateway { attribute(RouteAttribute.gateway, gateway.wireBytes) }
+        if UInt8(exactly: route.table) == nil { attribute(RouteAttribute.table, route.table) }
+        if route.metric != 0 { attribute(RouteAttribute.priority, route.metric) }
         if let index = route.interfaceIndex {
             attribute(RouteAttribute.outputInterface, UInt32(bitPattern: index))
         }
+        if let gateway = route.gateway { attribute(RouteAttribute.gateway, gateway.wireBytes) }
         if let source = route.preferredSource { attribute(RouteAttribute.preferredSource, source.wireBytes) }
-        if route.metric != 0 { attribute(RouteAttribute.priority, route.metric) }
         if let mtu = route.mtu {
             nested(RouteAttribute.metrics) { $0.attribute(RouteAttribute.Metric.mtu, UInt32(mtu)) }
         }

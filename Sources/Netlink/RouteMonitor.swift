@@ -73,7 +73,7 @@ private final class Wake: Sendable {
     let descriptor: Int32
 
     init(operation: String) throws(NetlinkError) {
-        descriptor = eventfd(0, Int32(EFD_CLOEXEC.rawValue))
+        descriptor = eventfd(0, Int32(EFD_CLOEXEC))
         guard descriptor >= 0 else { throw NetlinkError(operation: operation, code: errno) }
     }
 
@@ -108,7 +108,6 @@ private final class Listener {
         let code = pthread_create(
             &thread, nil,
             { argument in
-                pthread_setname_np(pthread_self(), "twill-netlink")
                 Unmanaged<Listener>.fromOpaque(argument!).takeRetainedValue().run()
                 return nil
             }, listener.toOpaque())
