@@ -31,6 +31,7 @@ public enum UringProbe {
         ring.initialize(to: io_uring())
         var parameters = io_uring_params()
         parameters.flags = twill_setup_flags()
+        parameters.cq_entries = 256
         let made = io_uring_queue_init_params(64, ring, &parameters)
         guard made == 0 else { throw UringError(action: "make a ring", errorNumber: -made) }
         defer { io_uring_queue_exit(ring) }

@@ -25,21 +25,24 @@ private final class Lines: Sendable {
     @Test func oneLineAnEventInAFixedOrder() {
         let lines = Lines()
         lines.logger().notice(
-            "a lease",
-            metadata: ["subnet": "10.66.28.0/24", "event": "lease_acquired", "expires": "never", "a": "1 2"])
+            "Lease acquired, at last", metadata: ["subnet": "10.66.28.0/24", "expires": "never", "a": "1 2"])
         #expect(
             lines.all == [
-                "2026-11-23T01:40:12.007Z notice event=lease_acquired a=\"1 2\" expires=never "
-                    + "subnet=10.66.28.0/24 message=\"a lease\""
+                "2026-11-23T01:40:12.007Z notice event=lease_acquired_at_last a=\"1 2\" expires=never "
+                    + "subnet=10.66.28.0/24"
             ])
     }
 
     @Test func nothingBreaksTheLine() {
         let lines = Lines()
-        lines.logger().error("first\nsecond \"quoted\"", metadata: ["key": "a=b\\", "empty": "", "bell": "\u{7}"])
+        lines.logger().error(
+            "first\nsecond \"quoted\"",
+            metadata: ["key": "a=b\\", "empty": "", "bell": "\u{7}", "text": "x\ny \"z\""])
+        lines.logger().error("")
         #expect(
             lines.all == [
-                #"2026-11-23T01:40:12.007Z error bell="\u{7}" empty="" key="a=b\\" message="first\nsecond \"quoted\"""#
+                #"2026-11-23T01:40:12.007Z error event=first_second_quoted bell="\u{7}" empty="" key="a=b\\" text="x\ny \"z\"""#,
+                "2026-11-23T01:40:12.007Z error event=unnamed",
             ])
     }
 
@@ -47,8 +50,8 @@ private final class Lines: Sendable {
         let lines = Lines()
         var logger = lines.logger()
         logger[metadataKey: "node"] = "a"
-        logger.info("", metadata: ["event": "one"])
-        logger.info("", metadata: ["event": "two", "node": "b"])
+        logger.info("one")
+        logger.info("two", metadata: ["node": "b"])
         #expect(
             lines.all == [
                 "2026-11-23T01:40:12.007Z info event=one node=a", "2026-11-23T01:40:12.007Z info event=two node=b",

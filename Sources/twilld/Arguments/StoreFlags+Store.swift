@@ -7,7 +7,7 @@ extension StoreFlags {
     func withStore<Result: Sendable>(
         _ body: @Sendable (any LeaseStore) async throws -> Result
     ) async throws -> Result {
-        if let leaseDir { return try await body(try DirectoryStore(path: leaseDir)) }
+        if let leaseDir { return try await body(try DirectoryStore(path: leaseDir) as! any LeaseStore) }
         var configuration = EtcdConfiguration(endpoints: endpoints, prefix: etcdPrefix)
         configuration.authorityFile = etcdCafile
         configuration.certificateFile = etcdCertfile

@@ -3,11 +3,11 @@ import Logging
 
 /// Writes one line an event to standard error, its fields in a fixed order:
 ///
-///     2026-11-23T01:40:12.123Z info event=lease_acquired expires=2026-11-24T01:40:12Z subnet=10.66.28.0/24 message="…"
+///     2026-11-23T01:40:12.123Z notice event=lease_acquired subnet=10.66.28.0/24 timeToLive=24h
 ///
-/// `event` names what happened and never changes its spelling; the other fields are sorted by name; `message` is
-/// for people. Values with spaces, quotes or `=` stand in quotes, with `\` before a quote, a backslash, and as
-/// `\n` for a line's end.
+/// `event` is the message, which throughout twill is a constant phrase that names what happened, its words joined by
+/// underscores; what varies is in the fields, sorted by name. Values with spaces, quotes or `=` stand in quotes, with
+/// `\` before a quote or a backslash, and `\n` for a line's end.
 struct LineLogHandler: LogHandler {
     var logLevel = Logger.Level.info
     var metadata: Logger.Metadata = [:]
@@ -29,15 +29,13 @@ struct LineLogHandler: LogHandler {
     }
 
     func log(event: LogEvent) {
-        var fields = metadata
-        if let own = event.metadata { fields.merge(own) { _, new in new } }
+        let fields = metadata.merging(event.metadata ?? [:]) { _, new in new }
         var line = LineLogHandler.timestamp(now()) + " \(event.level)"
-        if let name = fields.removeValue(forKey: "event") { line += " event=" + LineLogHandler.quoted("\(name)") }
+        line += " event=" + LineLogHandler.eventName("\(event.message)")
         for (key, value) in fields.sorted(by: { $0.key < $1.key }) {
             line += " \(key)=" + LineLogHandler.quoted("\(value)")
         }
-        let message = "\(event.message)"
-        if !message.isEmpty { line += " message=" + LineLogHandler.quoted(message, always: true) }
+        if let error = event.error { line += " error=" + LineLogHandler.quoted("\(error)") }
         write(line)
     }
 
@@ -50,12 +48,18 @@ struct LineLogHandler: LogHandler {
         }
     }
 
+    /// `lease acquired` as `lease_acquired`.
+    static func eventName(_ message: String) -> String {
+        let words = message.lowercased().split { !($0.isLetter || $0.isNumber) }
+        return words.isEmpty ? "unnamed" : words.joined(separator: "_")
+    }
+
     /// A value as it stands after `=`.
-    static func quoted(_ text: String, always: Bool = false) -> String {
+    static func quoted(_ text: String) -> String {
         let isPlain =
             !text.isEmpty
             && text.utf8.allSatisfy { $0 > 0x20 && $0 != 0x7F && $0 != 0x22 && $0 != 0x3D && $0 != 0x5C }
-        if isPlain && !always { return text }
+        if isPlain { return text }
         var result = "\""
         for scalar in text.unicodeScalars {
             switch scalar {

@@ -1,3 +1,4 @@
+import FoundationEssentials
 import Glibc
 import NIOCore
 import NIOHTTP1
@@ -10,16 +11,19 @@ struct HTTPAnswer: Sendable, Equatable {
     var body: String
 }
 
-/// What can be asked of the daemon, each a path: one answer for both the port and the unix socket.
+/// What can be asked of the daemon, each a path. Answers come from the server's thread, at once.
 protocol Observable: Sendable {
     /// The answer to a GET of `path`; nil where nothing has that path.
-    func answer(path: String) async -> HTTPAnswer?
+    func answer(path: String) -> HTTPAnswer?
 }
 
 /// Answers GET requests over HTTP/1.1, on a port and on a unix socket, on one thread of its own: the packet threads
 /// never wait for it. Each connection carries one request and lives ten seconds at most.
 final class ObservationServer: Sendable {
     private static let connectionLimitSeconds: Int64 = 10
+
+    /// What the port answers. `/status` names every node's address and is for the unix socket alone.
+    static let portPaths: Set<String> = ["/healthz", "/readyz", "/metrics"]
 
     private let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
     private let observable: any Observable
@@ -32,7 +36,7 @@ final class ObservationServer: Sendable {
     @discardableResult
     func listen(host: String, port: UInt16) async throws(CommandFailure) -> UInt16 {
         do {
-            let channel = try await bootstrap().bind(host: host, port: Int(port)).get()
+            let channel = try await bootstrap(paths: ObservationServer.portPaths).bind(host: host, port: Int(port)).get()
             return channel.localAddress?.port.flatMap(UInt16.init(exactly:)) ?? port
         } catch {
             throw CommandFailure(
@@ -50,7 +54,10 @@ final class ObservationServer: Sendable {
         }
         unlink(path)
         do {
-            _ = try await bootstrap().bind(unixDomainSocketPath: path).get()
+            try FileManager.default.createDirectory(
+                at: URL(filePath: path).deletingLastPathComponent(), withIntermediateDirectories: true)
+            _ = try await bootstrap(paths: ObservationServer.portPaths.union(["/status"])).bind(
+                unixDomainSocketPath: path).get()
             // What it tells is for the node's administrators: addresses of all nodes among it.
             chmod(path, 0o600)
         } catch {
@@ -64,14 +71,15 @@ final class ObservationServer: Sendable {
         try? await group.shutdownGracefully()
     }
 
-    private func bootstrap() -> ServerBootstrap {
+    private func bootstrap(paths: Set<String>) -> ServerBootstrap {
         let observable = observable
         return ServerBootstrap(group: group)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
             .childChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     try channel.pipeline.syncOperations.configureHTTPServerPipeline(withPipeliningAssistance: false)
-                    try channel.pipeline.syncOperations.addHandler(RequestHandler(observable))
+                    try channel.pipeline.syncOperations.addHandler(
+                        RequestHandler(observable, paths: paths))
                     channel.eventLoop.scheduleTask(in: .seconds(ObservationServer.connectionLimitSeconds)) {
                         channel.close(promise: nil)
                     }
@@ -86,9 +94,13 @@ private final class RequestHandler: ChannelInboundHandler {
     typealias OutboundOut = HTTPServerResponsePart
 
     private let observable: any Observable
+    private let paths: Set<String>
     private var head: HTTPRequestHead?
 
-    init(_ observable: any Observable) { self.observable = observable }
+    init(_ observable: any Observable, paths: Set<String>) {
+        self.observable = observable
+        self.paths = paths
+    }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         switch unwrapInboundIn(data) {
@@ -96,24 +108,19 @@ private final class RequestHandler: ChannelInboundHandler {
         case .body: break
         case .end:
             guard let head else { return }
-            let channel = context.channel
-            let observable = observable
-            Task {
-                let answer = await RequestHandler.answer(head, observable)
-                RequestHandler.send(answer, isBodyWanted: head.method != .HEAD, on: channel)
-            }
+            RequestHandler.send(answer(head), isBodyWanted: head.method != .HEAD, on: context.channel)
         }
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }
 
-    private static func answer(_ head: HTTPRequestHead, _ observable: any Observable) async -> HTTPAnswer {
+    private func answer(_ head: HTTPRequestHead) -> HTTPAnswer {
         guard head.method == .GET || head.method == .HEAD else {
             return HTTPAnswer(status: .methodNotAllowed, body: "only GET and HEAD\n")
         }
         let path = String(head.uri.prefix { $0 != "?" })
-        return await observable.answer(path: path)
-            ?? HTTPAnswer(status: .notFound, body: "there are /healthz, /readyz, /metrics and /status\n")
+        return (paths.contains(path) ? observable.answer(path: path) : nil)
+            ?? HTTPAnswer(status: .notFound, body: "there are \(paths.sorted().joined(separator: ", "))\n")
     }
 
     private static func send(_ answer: HTTPAnswer, isBodyWanted: Bool, on channel: any Channel) {

@@ -46,7 +46,7 @@ struct ServiceNotification: Sendable {
         let message = Array(text.utf8)
         withUnsafePointer(to: &address) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                _ = sendto(descriptor, message, message.count, Int32(MSG_DONTWAIT.rawValue | MSG_NOSIGNAL.rawValue), $0, length)
+                _ = sendto(descriptor, message, message.count, Int32(MSG_DONTWAIT | MSG_NOSIGNAL), $0, length)
             }
         }
     }
