@@ -23,7 +23,8 @@ extension Worker where Engine: ~Copyable {
         let packetLength = length &- (PacketMemory.tunnelPacketOffset &- PacketMemory.virtioHeaderOffset)
         counters.add(.tunnelReads)
         counters.add(.tunnelBytes, max(packetLength, 0))
-        guard packetLength > 0, IPPacket.flaw(bytes, length: packetLength, verifyingChecksum: false) == nil else {
+        guard packetLength > 0, IPPacket.flaw(bytes, length: packetLength, verifyingChecksum: false) == nil
+        else {
             return drop(buffer, .dropOutboundMalformed)
         }
         let packet = IPPacket(bytes, length: packetLength)
@@ -96,7 +97,8 @@ extension Worker where Engine: ~Copyable {
         while send < sends {
             let message = messages.take(destination: destination).unsafelyUnwrapped
             messages.fill(
-                message, with: plan, segments: plan.segments(ofSend: send, of: sends), packet: packet, in: buffer)
+                message, with: plan, segments: plan.segments(ofSend: send, of: sends), packet: packet,
+                in: buffer)
             messages.sealFilled(message)
             send &+= 1
         }
@@ -164,7 +166,8 @@ extension Worker where Engine: ~Copyable {
         if messages.entries[failed].replaysPending == 0 {
             // Not even one message is free: the rest is lost, and counted.
             counters.add(
-                .dropOutboundNoBuffer, messages.entries[failed].segmentCount &- messages.entries[failed].nextReplay)
+                .dropOutboundNoBuffer,
+                messages.entries[failed].segmentCount &- messages.entries[failed].nextReplay)
             messages.release(failed)
         }
     }
@@ -211,14 +214,16 @@ extension Worker where Engine: ~Copyable {
     /// Sends an ICMP error about a packet that came from a peer back to that peer.
     mutating func answerPeer(_ packet: IPPacket, at source: UInt64, _ error: ICMPError) {
         guard ICMPError.mayAnswer(packet), packet.isIPv4 || settings.tunnelAddressIPv6 != nil,
-            replies.admit(atMilliseconds: coarseMilliseconds()), let message = messages.take(destination: source)
+            replies.admit(atMilliseconds: coarseMilliseconds()),
+            let message = messages.take(destination: source)
         else { return counters.add(.errorsSuppressed) }
         let length: Int
         if packet.isIPv4 {
             length = error.write(about: packet, from: settings.tunnelAddress, to: messages.arena(message))
         } else {
             length = error.write(
-                about: packet, from: settings.tunnelAddressIPv6.unsafelyUnwrapped, to: messages.arena(message))
+                about: packet, from: settings.tunnelAddressIPv6.unsafelyUnwrapped, to: messages.arena(message)
+            )
         }
         messages.fillFromArena(message, length: length)
         messages.sealFilled(message)

@@ -56,7 +56,8 @@ struct OutboundMessages: ~Copyable {
         names = .allocate(capacity: count)
         names.initialize(repeating: sockaddr_in(), count: count)
         controls = .allocate(byteCount: count * Int(TWILL_SEGMENT_CONTROL_BYTES), alignment: 8)
-        controls.initializeMemory(as: UInt8.self, repeating: 0, count: count * Int(TWILL_SEGMENT_CONTROL_BYTES))
+        controls.initializeMemory(
+            as: UInt8.self, repeating: 0, count: count * Int(TWILL_SEGMENT_CONTROL_BYTES))
         vectors = .allocate(capacity: count * OutboundMessages.vectorsPerMessage)
         vectors.initialize(repeating: iovec(), count: count * OutboundMessages.vectorsPerMessage)
         arenas = .allocate(byteCount: count * OutboundMessages.arenaBytes, alignment: 64)
@@ -182,7 +183,8 @@ struct OutboundMessages: ~Copyable {
     /// Makes a message of some segments of a super-packet.
     @inline(__always)
     mutating func fill(
-        _ message: Int, with plan: SegmentPlan, segments: Range<Int>, packet: UnsafeMutableRawPointer, in buffer: Int
+        _ message: Int, with plan: SegmentPlan, segments: Range<Int>, packet: UnsafeMutableRawPointer,
+        in buffer: Int
     ) {
         let arena = arena(message)
         plan.writeHeaders(of: segments, packet: packet, into: arena)

@@ -48,7 +48,8 @@ public struct WorkerSettings: Sendable {
 
     /// Makes settings.
     public init(
-        mtu: Int, tunnelAddress: IPv4Address, tunnelAddressIPv6: IPv6Address? = nil, acceptsAnySource: Bool = false,
+        mtu: Int, tunnelAddress: IPv4Address, tunnelAddressIPv6: IPv6Address? = nil,
+        acceptsAnySource: Bool = false,
         segmentLimit: Int, coalescesTCP: Bool, coalescesUDP: Bool, busyPollMicroseconds: Int = 0
     ) {
         self.mtu = mtu
@@ -119,7 +120,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         snapshot = reader.load()
         messages = OutboundMessages(memory)
         coalescer = Coalescer(
-            slotLimit: WorkerLimits.writeSlots, mergesTCP: settings.coalescesTCP, mergesUDP: settings.coalescesUDP)
+            slotLimit: WorkerLimits.writeSlots, mergesTCP: settings.coalescesTCP,
+            mergesUDP: settings.coalescesUDP)
         replies = ErrorReplies()
         segmentLimit = settings.segmentLimit
         arrivals = .allocate(capacity: memory.datagramBufferCount)
