@@ -486,9 +486,8 @@ extension LeaseMachine {
         for time in [resyncAt, own?.renewAt, noneLeftUntil] {
             if let time, time > now { wake(at: time) }
         }
-        if let expiry = register.records.values.compactMap(\.expiry).min() {
-            wake(at: max(now, expiry + Self.releaseGrace))
-        }
+        let releases = register.records.values.compactMap { $0.expiry.map { $0 + Self.releaseGrace } }
+        if let next = releases.filter({ $0 > now }).min() { wake(at: next) }
     }
 
     private mutating func wake(at instant: Instant) { nextWake = min(nextWake ?? instant, instant) }
