@@ -49,12 +49,13 @@ struct Run: FlagTaking {
             handler.logLevel = level
             return handler
         }
-        logger.notice("starting", metadata: ["version": "\(Version.text)", "store": "\(store.name)"])
+        let leases = try store.open()
+        logger.notice("starting", metadata: ["version": "\(Version.text)", "store": "\(leases.name)"])
         if observation.vmodule != nil {
             logger.warning("flag without effect", metadata: ["flag": "vmodule", "detail": "use -v"])
         }
         do {
-            try await run(signals, logger)
+            try await run(leases, signals, logger)
         } catch let error as CommandFailure {
             throw error
         } catch let error as LeaseStoreError {
@@ -70,7 +71,7 @@ struct Run: FlagTaking {
         }
     }
 
-    private func run(_ signals: UnixSignalsSequence, _ logger: Logger) async throws {
+    private func run(_ leases: any LeaseStore, _ signals: UnixSignalsSequence, _ logger: Logger) async throws {
         let identity = try IdentityFile.identity(in: lease.stateDir)
         let node = try NodeNetwork(options: underlay.options, logger: logger)
         let chosen = try await node.chooseUnderlay()
@@ -81,7 +82,7 @@ struct Run: FlagTaking {
                 "public": "\(chosen.publicAddress)", "mtu": "\(chosen.mtu)",
             ])
         let notification = ServiceNotification(environment: ProcessInfo.processInfo.environment)
-        let seen = Observation(storeName: store.name)
+        let seen = Observation(storeName: leases.name)
         let server = ObservationServer(seen)
         let socketPath = try await listen(server, logger)
         let daemon = Daemon(
@@ -89,11 +90,7 @@ struct Run: FlagTaking {
 
         let result = await withTaskGroup(of: Result<Void, any Error>.self) { group in
             group.addTask {
-                await Result {
-                    try await store.withStore { store in
-                        try await daemon.run(store: store, identity: identity, node: node)
-                    }
-                }
+                await Result { try await daemon.run(store: leases, identity: identity, node: node) }
             }
             group.addTask {
                 await stopSignal(signals, seen, logger)

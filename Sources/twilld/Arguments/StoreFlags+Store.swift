@@ -3,18 +3,20 @@ import LeaseEtcd
 import Leases
 
 extension StoreFlags {
-    /// Opens the store that the flags name, for as long as `body` runs.
-    func withStore<Result: Sendable>(
-        _ body: @Sendable (any LeaseStore) async throws -> Result
-    ) async throws -> Result {
-        if let leaseDir { return try await body(try DirectoryStore(path: leaseDir) as! any LeaseStore) }
+    /// Opens the store that the flags name; it connects at the first request.
+    func open() throws(CommandFailure) -> any LeaseStore {
+        if let leaseDir { return DirectoryStore(path: leaseDir) }
         var configuration = EtcdConfiguration(endpoints: endpoints, prefix: etcdPrefix)
         configuration.authorityFile = etcdCafile
         configuration.certificateFile = etcdCertfile
         configuration.keyFile = etcdKeyfile
         configuration.username = etcdUsername
         configuration.password = etcdPassword
-        return try await EtcdStore(configuration: configuration).withConnections(body)
+        do throws(LeaseStoreError) {
+            return try EtcdStore(configuration: configuration)
+        } catch {
+            throw CommandFailure(error)
+        }
     }
 }
 

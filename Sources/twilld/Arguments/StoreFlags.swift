@@ -38,9 +38,6 @@ struct StoreFlags: ParsableArguments {
         etcdEndpoints.split(separator: ",").map { $0.filter { $0 != " " } }.filter { !$0.isEmpty }
     }
 
-    /// How a log names the store: the place, without a password.
-    var name: String { leaseDir.map { "directory \($0)" } ?? "etcd \(endpoints.joined(separator: ",")) \(etcdPrefix)" }
-
     func validate() throws {
         if endpoints.isEmpty { throw ValidationError("--etcd-endpoints names no endpoint") }
         if (etcdKeyfile == nil) != (etcdCertfile == nil) {

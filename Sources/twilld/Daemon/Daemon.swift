@@ -172,7 +172,7 @@ actor Daemon {
             guard stage.isReady else { throw error }
             observation.setProblem(.setUp, "\(error)")
             logger.error(
-                "set-up failed", metadata: ["detail": "\(error)", "retrySeconds": "\(retryPause)"])
+                "set-up failed", metadata: ["detail": "\(error)", "retry_seconds": "\(retryPause)"])
             retry()
         }
     }
@@ -241,7 +241,7 @@ actor Daemon {
             "data plane started",
             metadata: [
                 "interface": "\(settings.tunnelName)", "bound": "\(key.underlay)", "mtu": "\(mtu)",
-                "workers": "\(settings.tuning.workerCount)", "udpSegments": "\(made.underlayOffloads.segmentLimit)",
+                "workers": "\(settings.tuning.workerCount)", "udp_segments": "\(made.underlayOffloads.segmentLimit)",
             ])
         return made
     }
