@@ -55,18 +55,23 @@ let dataPlane: [Target] = [
 let controlSide: [Target] = [
     module("Netlink", ["Addresses", "CLinux"]),
     module("Leases", ["Addresses", .product(name: "Logging", package: "swift-log")]),
-    module(
-        "LeaseDirectory", ["Addresses", "Leases", "CLinux", .product(name: "Logging", package: "swift-log")]),
+    module("LeaseDirectory", ["Leases"]),
     module(
         "Node", ["Addresses", "Netlink", "CLinux", .product(name: "Logging", package: "swift-log")]),
     module("Telemetry", ["Counters", "Addresses"]),
 
+    // What the tests of the lease side share: a node that records, and a simulated store.
+    .target(
+        name: "LeaseTesting",
+        dependencies: ["Addresses", "Leases", .product(name: "Logging", package: "swift-log")],
+        path: "Tests/LeaseTesting", swiftSettings: settings),
     .target(
         name: "NetworkNamespaces", dependencies: ["CLinux"], path: "Tests/NetworkNamespaces",
         swiftSettings: settings),
+
     tests("Netlink", ["Addresses", "CLinux", "NetworkNamespaces"]),
-    tests("Leases", ["Addresses"]),
-    tests("LeaseDirectory", ["Addresses", "Leases"]),
+    tests("Leases", ["Addresses", "LeaseTesting"]),
+    tests("LeaseDirectory", ["Addresses", "Leases", "LeaseTesting"]),
     tests("Node", ["Addresses", "Netlink", "NetworkNamespaces", .product(name: "Logging", package: "swift-log")]),
     tests("Telemetry", ["Counters"]),
 ]
@@ -101,7 +106,7 @@ let etcdAndDaemon: [Target] = [
         ],
         swiftSettings: settings),
 
-    tests("LeaseEtcd", ["Addresses", "Leases"]),
+    tests("LeaseEtcd", ["Addresses", "Leases", "LeaseTesting"]),
     .testTarget(
         name: "CommandTests",
         dependencies: [

@@ -482,7 +482,7 @@ extension LeaseMachine {
             }
             return
         }
-        if isSnapshotWanted { wake(at: now) }
+        if isSnapshotWanted, !isRequestUnderWay { wake(at: now) }
         for time in [resyncAt, own?.renewAt, noneLeftUntil] {
             if let time, time > now { wake(at: time) }
         }

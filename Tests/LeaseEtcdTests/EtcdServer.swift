@@ -5,7 +5,8 @@ import Testing
 
 /// Whether the tests that need etcd can run; in CI they must.
 let hasEtcd =
-    FileManager.default.isExecutableFile(atPath: "/usr/bin/etcd") || ProcessInfo.processInfo.environment["TWILL_CI"] == "1"
+    FileManager.default.isExecutableFile(atPath: "/usr/bin/etcd")
+    || ProcessInfo.processInfo.environment["TWILL_CI"] == "1"
 
 /// A real etcd of one member on loopback, with a data directory of its own.
 final class EtcdServer {
@@ -78,7 +79,8 @@ final class EtcdServer {
             [
                 "--name", "one", "--data-dir", directory, "--listen-client-urls", endpoint,
                 "--advertise-client-urls", endpoint, "--listen-peer-urls", peer,
-                "--initial-advertise-peer-urls", peer, "--initial-cluster", "one=\(peer)", "--log-level", "error",
+                "--initial-advertise-peer-urls", peer, "--initial-cluster", "one=\(peer)", "--log-level",
+                "error",
                 "--unsafe-no-fsync",
             ].filter { $0 != "--unsafe-no-fsync" } + arguments
         process.standardOutput = FileHandle.nullDevice

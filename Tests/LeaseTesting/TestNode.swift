@@ -1,12 +1,11 @@
 import Addresses
-import LeaseEtcd
-import Leases
-import Logging
+package import Leases
+package import Logging
 import Synchronization
 
 /// A node of a test network: a keeper on a store, and what it published and logged.
-final class TestNode: Sendable {
-    struct Overdue: Error, CustomStringConvertible { let description: String }
+package final class TestNode: Sendable {
+    package struct Overdue: Error, CustomStringConvertible { package let description: String }
 
     private struct State {
         var table = PeerTable()
@@ -14,17 +13,18 @@ final class TestNode: Sendable {
         var lost: LeaseLost?
     }
 
-    let keeper: LeaseKeeper
-    let log = RecordedLog()
+    package let keeper: LeaseKeeper
+    package let log = RecordedLog()
     private let state = Mutex(State())
     private let running: Mutex<Task<Void, Never>?> = Mutex(nil)
 
-    var table: PeerTable { state.withLock { $0.table } }
-    var tableCount: Int { state.withLock { $0.tableCount } }
-    var lost: LeaseLost? { state.withLock { $0.lost } }
+    package var table: PeerTable { state.withLock { $0.table } }
+    package var tableCount: Int { state.withLock { $0.tableCount } }
+    package var lost: LeaseLost? { state.withLock { $0.lost } }
 
-    init(
-        _ publicAddress: String, store: any LeaseStore, identity: NodeIdentity = .random(), port: UInt16? = nil,
+    package init(
+        _ publicAddress: String, store: any LeaseStore, identity: NodeIdentity = .random(),
+        port: UInt16? = nil,
         configure: (inout LeaseOptions) -> Void = { _ in }
     ) {
         var options = LeaseOptions(identity: identity)
@@ -59,7 +59,7 @@ final class TestNode: Sendable {
     deinit { running.withLock { $0?.cancel() } }
 
     /// Ends the node as a clean stop does.
-    func stop() async {
+    package func stop() async {
         let task = running.withLock { $0 }
         task?.cancel()
         await task?.value
@@ -67,7 +67,7 @@ final class TestNode: Sendable {
 
     /// Waits until the table is as told; the limit only keeps a broken test from hanging.
     @discardableResult
-    func wait(
+    package func wait(
         for what: String, until isThere: (PeerTable) -> Bool
     ) async throws -> PeerTable {
         for _ in 0..<3_000 {
@@ -75,38 +75,39 @@ final class TestNode: Sendable {
             if isThere(table) { return table }
             try await Task.sleep(for: .milliseconds(20))
         }
-        throw Overdue(description: "\(what); the table is \(table); the log is\n\(log.lines.joined(separator: "\n"))")
+        throw Overdue(
+            description: "\(what); the table is \(table); the log is\n\(log.lines.joined(separator: "\n"))")
     }
 
-    func subnet() async throws -> LeaseSubnet {
+    package func subnet() async throws -> LeaseSubnet {
         try await wait(for: "a lease") { $0.ownLease != nil && $0.isStoreConnected }.ownLease!.subnet
     }
 }
 
 /// A log that tests read.
-final class RecordedLog: LogHandler, Sendable {
+package final class RecordedLog: LogHandler, Sendable {
     private let recorded = Mutex<[String]>([])
 
-    var lines: [String] { recorded.withLock { $0 } }
+    package var lines: [String] { recorded.withLock { $0 } }
 
-    var logLevel: Logger.Level {
+    package var logLevel: Logger.Level {
         get { .trace }
         set {}
     }
-    var metadata: Logger.Metadata {
+    package var metadata: Logger.Metadata {
         get { [:] }
         set {}
     }
-    subscript(metadataKey _: String) -> Logger.Metadata.Value? {
+    package subscript(metadataKey _: String) -> Logger.Metadata.Value? {
         get { nil }
         set {}
     }
 
-    func log(event: LogEvent) {
+    package func log(event: LogEvent) {
         let fields = (event.metadata ?? [:]).map { "\($0)=\($1)" }.sorted().joined(separator: " ")
         recorded.withLock { $0.append("\(event.level) \(event.message) \(fields)") }
     }
 
     /// How many lines contain all the words.
-    func count(of words: String...) -> Int { lines.count { line in words.allSatisfy(line.contains) } }
+    package func count(of words: String...) -> Int { lines.count { line in words.allSatisfy(line.contains) } }
 }
