@@ -100,11 +100,20 @@ let etcdAndDaemon: [Target] = [
             "Netlink", "Leases", "LeaseDirectory", "LeaseEtcd", "Node", "Telemetry", "CLinux",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
+            .product(name: "NIOCore", package: "swift-nio"),
+            .product(name: "NIOPosix", package: "swift-nio"),
+            .product(name: "NIOHTTP1", package: "swift-nio"),
+            .product(name: "UnixSignals", package: "swift-service-lifecycle"),
         ],
         swiftSettings: settings),
 
     tests("LeaseEtcd", ["Addresses", "Leases", "LeaseTesting"]),
-    .testTarget(name: "CommandTests", dependencies: ["twilld"], swiftSettings: settings),
+    .testTarget(
+        name: "CommandTests",
+        dependencies: [
+            "twilld", "Addresses", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            .product(name: "Logging", package: "swift-log"),
+        ], swiftSettings: settings),
 ]
 
 let package = Package(
@@ -128,6 +137,8 @@ let package = Package(
             ? []
             : [
                 .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+                .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+                .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
                 .package(url: "https://github.com/grpc/grpc-swift-2", from: "2.4.3"),
                 .package(url: "https://github.com/grpc/grpc-swift-nio-transport", from: "2.9.2"),
                 .package(url: "https://github.com/grpc/grpc-swift-protobuf", from: "2.4.1"),
