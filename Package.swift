@@ -43,7 +43,7 @@ let dataPlane: [Target] = [
 
     tests("Addresses", []),
     tests("PacketHeaders", ["Addresses"]),
-    tests("SuperPackets", ["PacketHeaders", "CLinux"]),
+    tests("SuperPackets", ["PacketHeaders", "CLinux", "NetworkNamespaces"]),
     tests("Forwarding", ["Addresses"]),
     tests("Tunnel", ["Addresses"]),
     tests("Engines", ["CLinux"]),

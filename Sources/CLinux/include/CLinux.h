@@ -13,6 +13,7 @@
 #include <linux/rtnetlink.h>
 #include <linux/udp.h>
 #include <linux/virtio_net.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <stdint.h>
