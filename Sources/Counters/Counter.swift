@@ -93,7 +93,8 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .completions: "Completed operations."
         case .sleeps: "Rounds in which the worker waited for work."
         case .wakes: "Wake-ups asked for by the control module."
-        case .completionOverflows: "Times the completion ring overflowed; nothing is lost, raise ring-entries if it grows."
+        case .completionOverflows:
+            "Times the completion ring overflowed; nothing is lost, raise ring-entries if it grows."
         case .receiveRearms: "Times the multishot receive ended and was armed again."
         case .busyPolls: "Rounds spent polling instead of sleeping."
         case .unreachablesSent: "ICMP destination unreachable sent to pods."
@@ -108,8 +109,10 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .dropOutboundTimeToLive: "Time to live ran out; look for a routing loop."
         case .dropOutboundTooLarge: "Larger than the path to the peer carries; check MTUs along the underlay."
         case .dropOutboundNoBuffer: "All send slots were in use; raise batch or ring-entries."
-        case .dropOutboundUnderlayFull: "The underlay socket's buffer was full: the network is slower than the pods send."
-        case .dropOutboundUnreachable: "The kernel has no way to the peer's address; check the underlay's routes."
+        case .dropOutboundUnderlayFull:
+            "The underlay socket's buffer was full: the network is slower than the pods send."
+        case .dropOutboundUnreachable:
+            "The kernel has no way to the peer's address; check the underlay's routes."
         case .dropOutboundError: "The kernel refused the send for another reason."
         case .dropInboundTruncated: "A datagram larger than a receive buffer."
         case .dropInboundTooShort: "A datagram too short for an IP header."
@@ -117,10 +120,13 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .dropInboundHeaderLength: "An IP header length that is out of bounds."
         case .dropInboundTotalLength: "An IP total length that differs from the datagram's."
         case .dropInboundHeaderChecksum: "An IPv4 header whose checksum is wrong."
-        case .dropInboundTooLarge: "Larger than the MTU of the TUN device; the sender's MTU is larger than ours."
-        case .dropInboundUnknownPeer: "From an address that no lease names: a node not registered, or not one of ours."
+        case .dropInboundTooLarge:
+            "Larger than the MTU of the TUN device; the sender's MTU is larger than ours."
+        case .dropInboundUnknownPeer:
+            "From an address that no lease names: a node not registered, or not one of ours."
         case .dropInboundSource: "Inner source outside the peer's subnet; --accept-any-source lets it pass."
-        case .dropInboundDestination: "Inner destination outside this node's subnet: the sender has an old lease."
+        case .dropInboundDestination:
+            "Inner destination outside this node's subnet: the sender has an old lease."
         case .dropInboundTimeToLive: "Time to live ran out; look for a routing loop."
         case .dropInboundTunnelDown: "The TUN device was down."
         case .dropInboundTunnelFull: "The kernel had no memory for the packet just then."

@@ -167,7 +167,8 @@ public struct UringEngine: PacketEngine, ~Copyable {
             io_uring_prep_read_fixed(
                 entry, UringEngine.tunnelFile, target, UInt32(PacketMemory.tunnelReadLength), 0, 0)
         } else {
-            io_uring_prep_read(entry, UringEngine.tunnelFile, target, UInt32(PacketMemory.tunnelReadLength), 0)
+            io_uring_prep_read(
+                entry, UringEngine.tunnelFile, target, UInt32(PacketMemory.tunnelReadLength), 0)
         }
         if !parked { twill_set_no_wait(entry) }
         entry.pointee.flags = UInt8(TWILL_SQE_FIXED_FILE)

@@ -59,7 +59,9 @@ public struct ForwardingSnapshot: @unchecked Sendable {
         var ipv6: [Int: [(IPv6Address, Int)]] = [:]
         var outer: [Int: [(UInt32, Int)]] = [:]
         for (index, peer) in peers.enumerated() {
-            if let prefix = peer.ipv4 { ipv4[prefix.length, default: []].append((prefix.address.bits, index)) }
+            if let prefix = peer.ipv4 {
+                ipv4[prefix.length, default: []].append((prefix.address.bits, index))
+            }
             if let prefix = peer.ipv6 { ipv6[prefix.length, default: []].append((prefix.address, index)) }
             outer[32, default: []].append((peer.endpoint.address.bits, index))
         }
@@ -135,7 +137,9 @@ extension IPv6Address: PrefixKey {
     @inlinable @inline(__always)
     func masked(to length: Int) -> IPv6Address { IPv6Prefix(self, length: length).address }
     @inlinable @inline(__always)
-    var hash: UInt64 { (high &* 0x9E37_79B9_7F4A_7C15) ^ (low &* 0xC2B2_AE3D_27D4_EB4F) &* 0x9E37_79B9_7F4A_7C15 }
+    var hash: UInt64 {
+        (high &* 0x9E37_79B9_7F4A_7C15) ^ (low &* 0xC2B2_AE3D_27D4_EB4F) &* 0x9E37_79B9_7F4A_7C15
+    }
 }
 
 /// Longest-prefix match: one open-addressing hash table for each prefix length in use, at most half full.

@@ -54,7 +54,7 @@ public struct InternetSum: Sendable {
 
     /// Adds the sum of a block that begins at an odd offset: its bytes change places (RFC 1071 section 2 (B)).
     @inlinable @inline(__always)
-    public mutating func addAtOddOffset(_ block: InternetSum) { words &+= UInt64(block.folded) }
+    public mutating func addAtOddOffset(_ block: InternetSum) { words &+= UInt64(block.folded.byteSwapped) }
 
     /// The sum in 16 bits, host byte order, not complemented: what a header holds of its pseudo header when
     /// the rest is left to a device. 0 only if nothing but zeros was added.

@@ -40,7 +40,9 @@ public enum ICMPError: Sendable, Equatable {
     ///   - source: the address that the message comes from.
     ///   - message: room for `messageLimit` bytes; must not overlap the packet.
     /// - Returns: the message's length in bytes, IP header included.
-    public func write(about packet: IPPacket, from source: IPv4Address, to message: UnsafeMutableRawPointer) -> Int {
+    public func write(about packet: IPPacket, from source: IPv4Address, to message: UnsafeMutableRawPointer)
+        -> Int
+    {
         let quoted = min(packet.length, 576 - 28)
         let total = 28 + quoted
         writeIPv4Header(message, total: total, source: source, destination: packet.sourceIPv4)
@@ -61,7 +63,9 @@ public enum ICMPError: Sendable, Equatable {
     }
 
     /// Writes the message about an IPv6 packet; parameters and result as for IPv4.
-    public func write(about packet: IPPacket, from source: IPv6Address, to message: UnsafeMutableRawPointer) -> Int {
+    public func write(about packet: IPPacket, from source: IPv6Address, to message: UnsafeMutableRawPointer)
+        -> Int
+    {
         let quoted = min(packet.length, ICMPError.messageLimit - 48)
         message.setField32(0, 0x6000_0000)
         message.setField16(4, UInt16(8 + quoted))

@@ -37,14 +37,18 @@ public struct IPPacket {
     ///
     /// - Parameter verifyingChecksum: whether to verify the IPv4 header's checksum (what the kernel wrote needs none).
     @inlinable @inline(__always)
-    public static func flaw(_ bytes: UnsafeMutableRawPointer, length: Int, verifyingChecksum: Bool) -> IPPacketFlaw? {
+    public static func flaw(_ bytes: UnsafeMutableRawPointer, length: Int, verifyingChecksum: Bool)
+        -> IPPacketFlaw?
+    {
         guard length >= 20 else { return .tooShort }
         let first = bytes.byte(0)
         if first >> 4 == 4 {
             let headerLength = Int(first & 0xF) &* 4
             guard headerLength >= 20, headerLength <= length else { return .headerLength }
             guard Int(bytes.field16(2)) == length else { return .totalLength }
-            if verifyingChecksum, !headerChecksumIsRight(bytes, headerLength: headerLength) { return .headerChecksum }
+            if verifyingChecksum, !headerChecksumIsRight(bytes, headerLength: headerLength) {
+                return .headerChecksum
+            }
             return nil
         }
         guard first >> 4 == 6 else { return .version }

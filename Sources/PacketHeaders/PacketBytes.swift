@@ -24,7 +24,9 @@ extension UnsafeMutableRawPointer {
 
     /// Writes the byte at `offset`.
     @inlinable @inline(__always)
-    public func setByte(_ offset: Int, _ value: UInt8) { storeBytes(of: value, toByteOffset: offset, as: UInt8.self) }
+    public func setByte(_ offset: Int, _ value: UInt8) {
+        storeBytes(of: value, toByteOffset: offset, as: UInt8.self)
+    }
 
     /// Writes the 16-bit field at `offset` in network byte order; `value` is in host byte order.
     @inlinable @inline(__always)

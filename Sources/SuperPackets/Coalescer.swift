@@ -199,7 +199,9 @@ extension Coalescer {
             else { return false }
             slot.pointee.isVerified = true
         }
-        guard Arrival.isIntact(arrival.packet, length: arrival.length, kind: arrival.kind) else { return false }
+        guard Arrival.isIntact(arrival.packet, length: arrival.length, kind: arrival.kind) else {
+            return false
+        }
 
         let packetCount = Int(slot.pointee.packetCount)
         vectors[index &* Coalescer.vectorsPerSlot &+ 1 &+ packetCount] = iovec(

@@ -48,7 +48,8 @@ public struct TunnelError: Error, CustomStringConvertible, Equatable {
         let advice: String =
             switch errorNumber {
             case EPERM, EACCES: "; run as root, or with CAP_NET_ADMIN"
-            case ENOENT, ENODEV, ENXIO: "; load the tun module (modprobe tun) and see that /dev/net/tun exists"
+            case ENOENT, ENODEV, ENXIO:
+                "; load the tun module (modprobe tun) and see that /dev/net/tun exists"
             case EBUSY: "; another process holds that name"
             case EINVAL: "; the name is taken by a device of another kind, or the kernel lacks a flag"
             default: ""
@@ -87,7 +88,9 @@ public struct TunnelDevice: Sendable {
         busy: () -> Void = {}
     ) throws(TunnelError) -> TunnelDevice {
         guard !name.isEmpty, name.utf8.count <= nameLimitBytes else {
-            throw TunnelError(action: "make a TUN device named '\(name)' (1 to \(nameLimitBytes) bytes)", errorNumber: EINVAL)
+            throw TunnelError(
+                action: "make a TUN device named '\(name)' (1 to \(nameLimitBytes) bytes)",
+                errorNumber: EINVAL)
         }
         var waited = 0
         while true {
@@ -134,7 +137,8 @@ public struct TunnelDevice: Sendable {
     /// Sets the largest wanted set that the kernel takes.
     private static func accepted(_ wanted: TunnelOffloads, _ descriptor: Int32) -> TunnelOffloads {
         let candidates: [TunnelOffloads] = [
-            wanted, wanted.subtracting(.udp), wanted.subtracting([.udp, .tcpECN]), wanted.intersection(.checksum),
+            wanted, wanted.subtracting(.udp), wanted.subtracting([.udp, .tcpECN]),
+            wanted.intersection(.checksum),
         ]
         for candidate in candidates where twill_tun_set_offload(descriptor, candidate.rawValue) == 0 {
             return candidate

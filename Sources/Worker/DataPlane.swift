@@ -61,7 +61,8 @@ public enum DataPlaneError: Error, CustomStringConvertible {
         case .tunnel(let error): error.description
         case .socket(let error): error.description
         case .engine(let text): text
-        case .resource(let action, let errorNumber): "cannot \(action): \(String(cString: strerror(errorNumber)))"
+        case .resource(let action, let errorNumber):
+            "cannot \(action): \(String(cString: strerror(errorNumber)))"
         }
     }
 }
@@ -100,7 +101,8 @@ public final class DataPlane: Sendable {
             for _ in 0..<workers {
                 sockets.append(
                     try UnderlaySocket.open(
-                        configuration.underlay, sharesPort: workers > 1, bufferBytes: tuning.socketBufferBytes,
+                        configuration.underlay, sharesPort: workers > 1,
+                        bufferBytes: tuning.socketBufferBytes,
                         segmentation: tuning.usesSegmentation, coalescing: tuning.usesCoalescing))
             }
         } catch {
@@ -209,13 +211,15 @@ public final class DataPlane: Sendable {
         if let cpu = configuration.tuning.cpu(ofWorker: index) { _ = twill_pin_thread(Int32(cpu)) }
         guard
             let memory = PacketMemory(
-                tunnelBufferCount: WorkerLimits.tunnelBuffers, datagramBufferCount: WorkerLimits.datagramBuffers,
+                tunnelBufferCount: WorkerLimits.tunnelBuffers,
+                datagramBufferCount: WorkerLimits.datagramBuffers,
                 messageCount: WorkerLimits.messages, hugePages: configuration.tuning.usesHugePages)
         else { return start.ready(.resource("allocate packet buffers", errorNumber: ENOMEM)) }
         let offloads = sockets[index].offloads
         let settings = WorkerSettings(
             mtu: configuration.mtu, tunnelAddress: configuration.tunnelAddress,
-            tunnelAddressIPv6: configuration.tunnelAddressIPv6, acceptsAnySource: configuration.acceptsAnySource,
+            tunnelAddressIPv6: configuration.tunnelAddressIPv6,
+            acceptsAnySource: configuration.acceptsAnySource,
             segmentLimit: offloads.segmentation ? offloads.segmentLimit : 1,
             coalescesTCP: tunnel.offloads.contains(.tcp4), coalescesUDP: tunnel.offloads.contains(.udp),
             busyPollMicroseconds: configuration.tuning.busyPollMicroseconds)

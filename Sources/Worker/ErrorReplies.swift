@@ -24,7 +24,8 @@ struct ErrorReplies: ~Copyable {
         vectors = .allocate(capacity: count)
         free = .allocate(capacity: count)
         for index in 0..<count {
-            (vectors + index).initialize(to: iovec(iov_base: slots + index * ErrorReplies.slotBytes, iov_len: 0))
+            (vectors + index).initialize(
+                to: iovec(iov_base: slots + index * ErrorReplies.slotBytes, iov_len: 0))
             (free + index).initialize(to: Int32(index))
         }
     }

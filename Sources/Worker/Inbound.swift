@@ -39,7 +39,9 @@ extension Worker where Engine: ~Copyable {
             let count =
                 datagrams.segmentBytes > 0
                 ? (datagrams.length &+ datagrams.segmentBytes &- 1) / datagrams.segmentBytes : 0
-            guard coalescer.slotCount &+ count <= WorkerLimits.writeSlots || count > WorkerLimits.receivedSegments
+            guard
+                coalescer.slotCount &+ count <= WorkerLimits.writeSlots
+                    || count > WorkerLimits.receivedSegments
             else { return }
             arrivalHead = (arrivalHead &+ 1) & (memory.datagramBufferCount &- 1)
             arrivalCount &-= 1
@@ -100,7 +102,9 @@ extension Worker where Engine: ~Copyable {
 
     /// Why a datagram is not let in, or nil.
     @inline(__always)
-    private func refusal(_ bytes: UnsafeMutableRawPointer, length: Int, from outerSource: IPv4Address) -> Counter? {
+    private func refusal(_ bytes: UnsafeMutableRawPointer, length: Int, from outerSource: IPv4Address)
+        -> Counter?
+    {
         switch IPPacket.flaw(bytes, length: length, verifyingChecksum: true) {
         case .tooShort: return .dropInboundTooShort
         case .version: return .dropInboundVersion
@@ -116,12 +120,16 @@ extension Worker where Engine: ~Copyable {
             guard !settings.acceptsAnySource else { return nil }
             let source = packet.sourceIPv4
             // Several peers may share an outer address, so it is the inner source that names the peer.
-            if let peer = snapshot.peer(holding: source), snapshot.endpoint(peer).address == outerSource { return nil }
+            if let peer = snapshot.peer(holding: source), snapshot.endpoint(peer).address == outerSource {
+                return nil
+            }
             return source == outerSource ? nil : .dropInboundSource
         }
         guard snapshot.isLocal(packet.destinationIPv6) else { return .dropInboundDestination }
         guard !settings.acceptsAnySource else { return nil }
-        if let peer = snapshot.peer(holding: packet.sourceIPv6), snapshot.endpoint(peer).address == outerSource {
+        if let peer = snapshot.peer(holding: packet.sourceIPv6),
+            snapshot.endpoint(peer).address == outerSource
+        {
             return nil
         }
         return .dropInboundSource

@@ -23,7 +23,8 @@ extension Worker where Engine: ~Copyable {
         let packetLength = length &- (PacketMemory.tunnelPacketOffset &- PacketMemory.virtioHeaderOffset)
         counters.add(.tunnelReads)
         counters.add(.tunnelBytes, max(packetLength, 0))
-        guard packetLength > 0, IPPacket.flaw(bytes, length: packetLength, verifyingChecksum: false) == nil else {
+        guard packetLength > 0, IPPacket.flaw(bytes, length: packetLength, verifyingChecksum: false) == nil
+        else {
             return drop(buffer, .dropOutboundMalformed)
         }
         let packet = IPPacket(bytes, length: packetLength)
@@ -59,7 +60,7 @@ extension Worker where Engine: ~Copyable {
     private mutating func append(_ packet: IPPacket, in buffer: Int, to destination: UInt64) {
         if let message = messages.openMessage(for: destination) {
             let entry = messages.entries[message]
-            if packet.length <= entry.segmentBytes,
+            if entry.vectorsPerSegment == 1, packet.length <= entry.segmentBytes,
                 entry.byteCount &+ packet.length <= SuperPacketLimits.sendBytes
             {
                 messages.append(packet.bytes, length: packet.length, in: buffer, to: message)
@@ -78,7 +79,9 @@ extension Worker where Engine: ~Copyable {
         if segmentLimit > 1 { messages.markOpen(message) } else { messages.sealFilled(message) }
     }
 
-    /// Makes the messages of a super-packet, behind what is open for its destination.
+    /// Joins the segments of a super-packet to the open message of its destination where they continue it (those of
+    /// the super-packet before, of the same size), and opens as many more as they need. So sends are full wherever
+    /// super-packets end: 44 segments of a full-sized one, and its last two with the next one's first 42.
     @inline(__always)
     private mutating func segment(
         _ plan: SegmentPlan, _ packet: UnsafeMutableRawPointer, in buffer: Int, to destination: UInt64
@@ -86,19 +89,41 @@ extension Worker where Engine: ~Copyable {
         roundSuperPackets &+= 1
         counters.add(.superPacketsRead)
         counters.add(.segmentsSent, plan.segmentCount)
-        if let message = messages.openMessage(for: destination) { messages.seal(message) }
-        let sends = plan.sendCount(maximumSegments: segmentLimit)
-        // All or nothing, so that the buffer is kept by each of its messages or by none.
-        guard messages.freeCount >= sends else {
-            return drop(buffer, .dropOutboundNoBuffer)
-        }
-        var send = 0
-        while send < sends {
-            let message = messages.take(destination: destination).unsafelyUnwrapped
-            messages.fill(
-                message, with: plan, segments: plan.segments(ofSend: send, of: sends), packet: packet, in: buffer)
-            messages.sealFilled(message)
-            send &+= 1
+        let segmentBytes = plan.headerBytes &+ plan.segmentPayloadBytes
+        let lastIsShort = plan.lastPayloadBytes < plan.segmentPayloadBytes
+        var next = 0
+        while next < plan.segmentCount {
+            var message = messages.openMessage(for: destination) ?? -1
+            if message >= 0,
+                messages.entries[message].vectorsPerSegment != 2
+                    || messages.entries[message].segmentBytes != segmentBytes
+            {
+                messages.seal(message)
+                message = -1
+            }
+            if message < 0 {
+                guard let new = messages.take(destination: destination) else {
+                    counters.add(.dropOutboundNoBuffer, plan.segmentCount &- next)
+                    if next == 0 { messages.giveBackBuffer(buffer) }
+                    return
+                }
+                message = new
+                messages.markOpen(message)
+            }
+            let entry = messages.entries[message]
+            let room = min(
+                segmentLimit &- entry.segmentCount,
+                (SuperPacketLimits.sendBytes &- entry.byteCount) / segmentBytes)
+            let end = min(next &+ room, plan.segmentCount)
+            messages.append(next..<end, of: plan, packet: packet, in: buffer, to: message)
+            next = end
+            let after = messages.entries[message]
+            if after.segmentCount == segmentLimit
+                || after.byteCount &+ segmentBytes > SuperPacketLimits.sendBytes
+                || (next == plan.segmentCount && lastIsShort)
+            {
+                messages.seal(message)
+            }
         }
     }
 
@@ -164,7 +189,8 @@ extension Worker where Engine: ~Copyable {
         if messages.entries[failed].replaysPending == 0 {
             // Not even one message is free: the rest is lost, and counted.
             counters.add(
-                .dropOutboundNoBuffer, messages.entries[failed].segmentCount &- messages.entries[failed].nextReplay)
+                .dropOutboundNoBuffer,
+                messages.entries[failed].segmentCount &- messages.entries[failed].nextReplay)
             messages.release(failed)
         }
     }
@@ -211,14 +237,16 @@ extension Worker where Engine: ~Copyable {
     /// Sends an ICMP error about a packet that came from a peer back to that peer.
     mutating func answerPeer(_ packet: IPPacket, at source: UInt64, _ error: ICMPError) {
         guard ICMPError.mayAnswer(packet), packet.isIPv4 || settings.tunnelAddressIPv6 != nil,
-            replies.admit(atMilliseconds: coarseMilliseconds()), let message = messages.take(destination: source)
+            replies.admit(atMilliseconds: coarseMilliseconds()),
+            let message = messages.take(destination: source)
         else { return counters.add(.errorsSuppressed) }
         let length: Int
         if packet.isIPv4 {
             length = error.write(about: packet, from: settings.tunnelAddress, to: messages.arena(message))
         } else {
             length = error.write(
-                about: packet, from: settings.tunnelAddressIPv6.unsafelyUnwrapped, to: messages.arena(message))
+                about: packet, from: settings.tunnelAddressIPv6.unsafelyUnwrapped, to: messages.arena(message)
+            )
         }
         messages.fillFromArena(message, length: length)
         messages.sealFilled(message)

@@ -48,7 +48,8 @@ public struct WorkerSettings: Sendable {
 
     /// Makes settings.
     public init(
-        mtu: Int, tunnelAddress: IPv4Address, tunnelAddressIPv6: IPv6Address? = nil, acceptsAnySource: Bool = false,
+        mtu: Int, tunnelAddress: IPv4Address, tunnelAddressIPv6: IPv6Address? = nil,
+        acceptsAnySource: Bool = false,
         segmentLimit: Int, coalescesTCP: Bool, coalescesUDP: Bool, busyPollMicroseconds: Int = 0
     ) {
         self.mtu = mtu
@@ -119,7 +120,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         snapshot = reader.load()
         messages = OutboundMessages(memory)
         coalescer = Coalescer(
-            slotLimit: WorkerLimits.writeSlots, mergesTCP: settings.coalescesTCP, mergesUDP: settings.coalescesUDP)
+            slotLimit: WorkerLimits.writeSlots, mergesTCP: settings.coalescesTCP,
+            mergesUDP: settings.coalescesUDP)
         replies = ErrorReplies()
         segmentLimit = settings.segmentLimit
         arrivals = .allocate(capacity: memory.datagramBufferCount)
@@ -153,11 +155,13 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         takeCompletions()
         workOffArrivals()
         counters.record(.readBatch, size: roundReads)
+        // A burst that came full is followed by another at once: what was opened in it may grow until then, but not
+        // longer, so that a packet to a quiet peer does not wait for the busy ones.
+        let anotherBurstFollows = roundAsked > 0 && roundReads >= roundAsked
+        messages.sealAll(openedBefore: anotherBurstFollows ? messages.round : .max)
+        messages.round &+= 1
         adaptBurst()
 
-        // A burst that came full will be followed by another at once: what is open may grow until then.
-        let burstIsFull = roundReads == WorkerLimits.readBurst && burst == WorkerLimits.readBurst
-        if !burstIsFull { messages.sealAll() }
         queueSends()
         queueWrites()
         return 0
