@@ -25,6 +25,7 @@ extension Measurement {
         + [
             roundTrip("rtt-bulk", title: "RTT beside TCP", isHeadline: false, besideBulk: true),
             connects,
+            Crossings.measurement,
         ]
 
     /// What is measured where nothing is asked for by name.
