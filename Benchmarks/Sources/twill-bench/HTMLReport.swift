@@ -227,7 +227,7 @@ struct HTMLReport {
         .when, .meaning { margin-top: 0; }
         .warnings { border-left: 4px solid var(--warn); padding: .5rem 1rem .5rem 2rem; }
         .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1.5rem; }
-        figure { margin: 0; break-inside: avoid; } figure.wide { margin-top: 1.5rem; }
+        figure { margin: 0; break-inside: avoid; } figure.wide { margin-top: 1.5rem; max-width: 46rem; }
         figure p { margin: .25rem 0; color: var(--quiet); font-size: 13px; }
         figcaption { font-weight: 600; } figcaption span { font-weight: 400; font-size: 13px; }
         svg { width: 100%; height: auto; font: 13px system-ui, sans-serif; }
