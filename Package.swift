@@ -55,16 +55,25 @@ let dataPlane: [Target] = [
 let controlSide: [Target] = [
     module("Netlink", ["Addresses", "CLinux"]),
     module("Leases", ["Addresses", .product(name: "Logging", package: "swift-log")]),
+    module("LeaseDirectory", ["Leases"]),
     module(
-        "LeaseDirectory", ["Addresses", "Leases", "CLinux", .product(name: "Logging", package: "swift-log")]),
-    module(
-        "Node", ["Addresses", "Netlink", "Leases", "CLinux", .product(name: "Logging", package: "swift-log")]),
+        "Node", ["Addresses", "Netlink", "CLinux", .product(name: "Logging", package: "swift-log")]),
     module("Telemetry", ["Counters", "Addresses"]),
 
-    tests("Netlink", ["Addresses", "CLinux"]),
-    tests("Leases", ["Addresses"]),
-    tests("LeaseDirectory", ["Addresses", "Leases"]),
-    tests("Node", ["Addresses", "Netlink", "Leases"]),
+    // What the tests of the lease side share: a node that records, and a simulated store.
+    .target(
+        name: "LeaseTesting",
+        dependencies: ["Addresses", "Leases", .product(name: "Logging", package: "swift-log")],
+        path: "Tests/LeaseTesting", swiftSettings: settings),
+    .target(name: "CNetworkNamespaces", path: "Tests/CNetworkNamespaces"),
+    .target(
+        name: "NetworkNamespaces", dependencies: ["CLinux", "CNetworkNamespaces"], path: "Tests/NetworkNamespaces",
+        swiftSettings: settings),
+
+    tests("Netlink", ["Addresses", "CLinux", "NetworkNamespaces"]),
+    tests("Leases", ["Addresses", "LeaseTesting"]),
+    tests("LeaseDirectory", ["Addresses", "Leases", "LeaseTesting"]),
+    tests("Node", ["Addresses", "Netlink", "NetworkNamespaces", .product(name: "Logging", package: "swift-log")]),
     tests("Telemetry", ["Counters"]),
 ]
 
@@ -74,7 +83,8 @@ let etcdAndDaemon: [Target] = [
         dependencies: [
             .product(name: "GRPCCore", package: "grpc-swift-2"),
             .product(name: "GRPCProtobuf", package: "grpc-swift-protobuf"),
-        ]),
+        ],
+        exclude: ["etcd.proto"]),
     module(
         "LeaseEtcd",
         [
@@ -90,11 +100,20 @@ let etcdAndDaemon: [Target] = [
             "Netlink", "Leases", "LeaseDirectory", "LeaseEtcd", "Node", "Telemetry", "CLinux",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
+            .product(name: "NIOCore", package: "swift-nio"),
+            .product(name: "NIOPosix", package: "swift-nio"),
+            .product(name: "NIOHTTP1", package: "swift-nio"),
+            .product(name: "UnixSignals", package: "swift-service-lifecycle"),
         ],
         swiftSettings: settings),
 
-    tests("LeaseEtcd", ["Addresses", "Leases"]),
-    .testTarget(name: "CommandTests", dependencies: ["twilld"], swiftSettings: settings),
+    tests("LeaseEtcd", ["Addresses", "Leases", "LeaseTesting"]),
+    .testTarget(
+        name: "CommandTests",
+        dependencies: [
+            "twilld", "Addresses", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            .product(name: "Logging", package: "swift-log"),
+        ], swiftSettings: settings),
 ]
 
 let package = Package(
@@ -117,6 +136,8 @@ let package = Package(
             ? []
             : [
                 .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+                .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+                .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
                 .package(url: "https://github.com/grpc/grpc-swift-2", from: "2.4.3"),
                 .package(url: "https://github.com/grpc/grpc-swift-nio-transport", from: "2.9.2"),
                 .package(url: "https://github.com/grpc/grpc-swift-protobuf", from: "2.4.1"),

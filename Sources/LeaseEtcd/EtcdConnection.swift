@@ -1,0 +1,175 @@
+import EtcdAPI
+import GRPCCore
+import GRPCNIOTransportHTTP2Posix
+import Leases
+
+/// The connection to one server of a cluster at a time; a failure moves it on to the next.
+actor EtcdConnection {
+    typealias Client = GRPCClient<HTTP2ClientTransport.Posix>
+
+    /// A connection in use.
+    struct Link: Sendable {
+        let number: Int
+        let endpoint: EtcdEndpoint
+        let client: Client
+        /// What every request carries: a server without a leader refuses rather than answers from the past.
+        var metadata: Metadata
+    }
+
+    // A server that does not even refuse costs this much before the next one is tried.
+    static let requestTimeout = Duration.seconds(5)
+
+    let endpoints: [EtcdEndpoint]
+    private let configuration: EtcdConfiguration
+    private var position = 0
+    private var linkCount = 0
+    private var link: Link?
+    private var connecting: Task<Link, any Error>?
+    private var running: Task<Void, any Error>?
+
+    init(configuration: EtcdConfiguration) throws(LeaseStoreError) {
+        self.configuration = configuration
+        endpoints = try configuration.checkedEndpoints()
+    }
+
+    deinit { running?.cancel() }
+
+    /// The options of a request that has one answer.
+    static var options: CallOptions {
+        var options = CallOptions.defaults
+        options.timeout = requestTimeout
+        options.waitForReady = false
+        // 10,000 leases are 2 MB.
+        options.maxResponseMessageBytes = 64 << 20
+        return options
+    }
+
+    /// Performs a request; where the server does not answer, `isRepeatable` ones go to each other one in turn.
+    func perform<Output: Sendable>(
+        isRepeatable: Bool, _ request: @Sendable (Link) async throws -> Output
+    ) async throws(LeaseStoreError) -> Output {
+        var failures: [String] = []
+        var hasAuthenticatedAnew = false
+        while true {
+            let endpoint = endpoints[position]
+            do {
+                let link = try await currentLink()
+                do {
+                    return try await request(link)
+                } catch let error as RPCError where error.isStaleToken && !hasAuthenticatedAnew {
+                    hasAuthenticatedAnew = true
+                    drop(link.number, moveOn: false)
+                    continue
+                } catch let error as RPCError where error.isServerLost {
+                    drop(link.number, moveOn: true)
+                    throw error
+                }
+            } catch {
+                let failure = LeaseStoreError(error, endpoint: endpoint)
+                guard failure.kind == .unreachable, isRepeatable, failures.count + 1 < endpoints.count else {
+                    throw LeaseStoreError(
+                        failure.kind, (failures + [failure.description]).joined(separator: "; "))
+                }
+                failures.append(failure.description)
+            }
+        }
+    }
+
+    /// Gives up a connection that failed; the next request makes another.
+    func drop(_ number: Int, moveOn: Bool) {
+        guard linkCount == number, running != nil else { return }
+        running?.cancel()
+        running = nil
+        link = nil
+        connecting = nil
+        if moveOn { position = (position + 1) % endpoints.count }
+    }
+
+    func currentLink() async throws -> Link {
+        if let link { return link }
+        if let connecting { return try await connecting.value }
+        linkCount += 1
+        let number = linkCount
+        let endpoint = endpoints[position]
+        let client = Client(
+            transport: try .http2NIOPosix(
+                target: endpoint.target, transportSecurity: configuration.security(of: endpoint),
+                config: .defaults { config in
+                    config.connection.keepalive = .init(
+                        time: .seconds(30), timeout: .seconds(10), allowWithoutCalls: false)
+                }))
+        running = Task { try await client.runConnections() }
+        let connecting = Task { [configuration] in
+            var link = Link(
+                number: number, endpoint: endpoint, client: client, metadata: ["hasleader": "true"])
+            if let token = try await Self.authenticate(link, configuration: configuration) {
+                link.metadata.addString(token, forKey: "token")
+            }
+            return link
+        }
+        self.connecting = connecting
+        do {
+            let link = try await connecting.value
+            if linkCount == number, running != nil {
+                self.link = link
+                self.connecting = nil
+            }
+            return link
+        } catch {
+            drop(number, moveOn: (error as? RPCError)?.isServerLost ?? true)
+            throw error
+        }
+    }
+
+    private static func authenticate(_ link: Link, configuration: EtcdConfiguration) async throws -> String? {
+        guard let username = configuration.username else { return nil }
+        let request = Etcdserverpb_AuthenticateRequest.with {
+            $0.name = username
+            $0.password = configuration.password ?? ""
+        }
+        do {
+            return try await Etcdserverpb_Auth.Client(wrapping: link.client)
+                .authenticate(request, metadata: link.metadata, options: options).token
+        } catch let error as RPCError where error.message.contains("authentication is not enabled") {
+            // As etcd's own client has it: a cluster about to get its users is not refused.
+            return nil
+        }
+    }
+}
+
+extension RPCError {
+    /// Whether another server may do better.
+    fileprivate var isServerLost: Bool {
+        code == .unavailable || code == .deadlineExceeded || code == .unknown
+    }
+
+    /// Whether a new token may do better (etcd: ErrInvalidAuthToken, ErrAuthOldRevision).
+    fileprivate var isStaleToken: Bool {
+        code == .unauthenticated || message.contains("revision of auth store is old")
+    }
+}
+
+extension LeaseStoreError {
+    /// What a request's failure means, with the server's name.
+    init(_ error: any Error, endpoint: EtcdEndpoint) {
+        guard let error = error as? RPCError else {
+            if let error = error as? LeaseStoreError {
+                self = error
+            } else {
+                self.init(.unreachable, "\(endpoint): \(error)")
+            }
+            return
+        }
+        let cause = error.cause.map { ": \($0)" } ?? ""
+        switch error.code {
+        case .unavailable, .deadlineExceeded, .cancelled, .unknown:
+            self.init(.unreachable, "\(endpoint): \(error.message)\(cause)")
+        case .unauthenticated, .permissionDenied:
+            self.init(.denied, "\(endpoint): \(error.message)")
+        case .invalidArgument where error.message.contains("auth") || error.message.contains("user name"):
+            self.init(.denied, "\(endpoint): \(error.message); check --etcd-username and --etcd-password")
+        default:
+            self.init(.failed, "\(endpoint): \(error.message)\(cause)")
+        }
+    }
+}

@@ -1,0 +1,247 @@
+import EtcdAPI
+import FoundationEssentials
+import GRPCCore
+public import Leases
+
+/// A network's leases in etcd (v3 API), as flannel keeps them.
+public struct EtcdStore: LeaseStore {
+    // The sixteen bits that an etcd lease of twill begins with; see docs/adr/0020.
+    private static let leaseMark: Int64 = 0x7477
+
+    /// The cluster's endpoints and the prefix.
+    public let name: String
+    let directory: String
+    let connection: EtcdConnection
+
+    /// Checks the configuration and reads the files; connects at the first request, and again as needed.
+    ///
+    /// - Throws: `LeaseStoreError` of kind `.denied` that names a bad URL or file.
+    public init(configuration: EtcdConfiguration) throws(LeaseStoreError) {
+        directory = configuration.directory
+        name = "etcd \(configuration.endpoints.joined(separator: ",")) \(directory)"
+        connection = try EtcdConnection(configuration: configuration)
+    }
+}
+
+// MARK: - Reading
+
+extension EtcdStore {
+    /// Reads everything under the prefix with one request.
+    public func snapshot() async throws(LeaseStoreError) -> StoreSnapshot {
+        let range = keyRange
+        return try await connection.perform(isRepeatable: true) { link in
+            let response = try await Etcdserverpb_KV.Client(wrapping: link.client).range(
+                Etcdserverpb_RangeRequest.with {
+                    $0.key = range.first
+                    $0.rangeEnd = range.end
+                }, metadata: link.metadata, options: EtcdConnection.options)
+            var snapshot = StoreSnapshot(configuration: nil, entries: [], revision: response.header.revision)
+            for pair in response.kvs {
+                switch event(put: pair) {
+                case .put(let entry): snapshot.entries.append(entry)
+                case .configuration(let text): snapshot.configuration = text
+                case .deleted, nil: break
+                }
+            }
+            return snapshot
+        }
+    }
+
+    /// Every key that begins with the prefix and a slash.
+    var keyRange: (first: Data, end: Data) {
+        // "0" is the byte after "/".
+        (Data("\(directory)/".utf8), Data("\(directory)0".utf8))
+    }
+
+    private func dataKey(_ key: String) -> Data { Data("\(directory)/subnets/\(key)".utf8) }
+
+    /// What a key-value pair says; nil for a key that is none of the network's.
+    func event(put pair: Etcdserverpb_KeyValue) -> StoreEvent? {
+        let value = String(decoding: pair.value, as: UTF8.self)
+        switch networkKey(pair.key) {
+        case .configuration: return .configuration(value)
+        case .lease(let key):
+            return .put(
+                StoreEntry(
+                    key: key, value: value, version: StoreVersion(number: UInt64(pair.modRevision)),
+                    holder: Self.holder(lease: pair.lease),
+                    lifetime: pair.lease == 0 ? .permanent : .expiring(remaining: nil)))
+        case nil: return nil
+        }
+    }
+
+    /// What the deletion of a key says; nil for a key that is none of the network's.
+    func event(deletionOf key: Data) -> StoreEvent? {
+        switch networkKey(key) {
+        case .configuration: .configuration(nil)
+        case .lease(let key): .deleted(key: key)
+        case nil: nil
+        }
+    }
+
+    private enum NetworkKey {
+        case configuration
+        case lease(String)
+    }
+
+    private func networkKey(_ key: Data) -> NetworkKey? {
+        let text = String(decoding: key, as: UTF8.self).dropFirst(directory.count)
+        if text == "/config" { return .configuration }
+        return text.hasPrefix("/subnets/") ? .lease(String(text.dropFirst("/subnets/".count))) : nil
+    }
+}
+
+// MARK: - Writing
+
+extension EtcdStore {
+    /// Puts the key where it has no version.
+    public func create(
+        key: String, value: String, timeToLive: Duration?, holder: NodeIdentity?
+    ) async throws(LeaseStoreError) -> StoreWriteResult {
+        var guarded = Etcdserverpb_Compare()
+        guarded.result = .equal
+        guarded.target = .version
+        guarded.key = dataKey(key)
+        guarded.version = 0
+        return try await put(
+            key: key, value: value, where: guarded, timeToLive: timeToLive,
+            holder: holder)
+    }
+
+    /// Keeps the node's etcd lease alive and, where the value or the lease is another, puts the key anew.
+    public func renew(
+        key: String, value: String, timeToLive: Duration?, holder: NodeIdentity, version: StoreVersion
+    ) async throws(LeaseStoreError) -> StoreWriteResult {
+        let data = dataKey(key)
+        let found = try await connection.perform(isRepeatable: true) { link in
+            try await Etcdserverpb_KV.Client(wrapping: link.client).range(
+                Etcdserverpb_RangeRequest.with { $0.key = data }, metadata: link.metadata,
+                options: EtcdConnection.options
+            ).kvs.first
+        }
+        guard let found, UInt64(found.modRevision) == version.number else { return .refused }
+        let lease = timeToLive == nil ? 0 : Self.lease(of: holder, directory: directory)
+        if found.lease == lease, found.value == Data(value.utf8) {
+            if lease == 0 { return .done(version: version) }
+            if try await keepAlive(lease) { return .done(version: version) }
+            return .refused  // it ended just now, and the key with it
+        }
+        var guarded = Etcdserverpb_Compare()
+        guarded.result = .equal
+        guarded.target = .mod
+        guarded.key = data
+        guarded.modRevision = found.modRevision
+        return try await put(key: key, value: value, where: guarded, timeToLive: timeToLive, holder: holder)
+    }
+
+    /// Deletes the key where its last change is the expected one.
+    public func delete(key: String, version: StoreVersion) async throws(LeaseStoreError) -> StoreWriteResult {
+        let data = dataKey(key)
+        return try await connection.perform(isRepeatable: false) { link in
+            let response = try await Etcdserverpb_KV.Client(wrapping: link.client).txn(
+                Etcdserverpb_TxnRequest.with {
+                    $0.compare = [
+                        .with {
+                            $0.result = .equal
+                            $0.target = .mod
+                            $0.key = data
+                            $0.modRevision = Int64(version.number)
+                        }
+                    ]
+                    $0.success = [.with { $0.requestDeleteRange = .with { $0.key = data } }]
+                }, metadata: link.metadata, options: EtcdConnection.options)
+            return response.succeeded
+                ? .done(version: StoreVersion(number: UInt64(response.header.revision))) : .refused
+        }
+    }
+
+    /// Puts the configuration's key.
+    public func setConfiguration(_ json: String) async throws(LeaseStoreError) {
+        let key = Data("\(directory)/config".utf8)
+        try await connection.perform(isRepeatable: false) { link in
+            _ = try await Etcdserverpb_KV.Client(wrapping: link.client).put(
+                Etcdserverpb_PutRequest.with {
+                    $0.key = key
+                    $0.value = Data(json.utf8)
+                }, metadata: link.metadata, options: EtcdConnection.options)
+        }
+    }
+
+    private func put(
+        key: String, value: String, where guarded: Etcdserverpb_Compare, timeToLive: Duration?,
+        holder: NodeIdentity?
+    ) async throws(LeaseStoreError) -> StoreWriteResult {
+        var lease: Int64 = 0
+        if let timeToLive, let holder {
+            lease = Self.lease(of: holder, directory: directory)
+            try await grant(lease, timeToLive: timeToLive)
+        }
+        let attached = lease
+        let data = dataKey(key)
+        return try await connection.perform(isRepeatable: false) { link in
+            let response = try await Etcdserverpb_KV.Client(wrapping: link.client).txn(
+                Etcdserverpb_TxnRequest.with {
+                    $0.compare = [guarded]
+                    $0.success = [
+                        .with {
+                            $0.requestPut = .with {
+                                $0.key = data
+                                $0.value = Data(value.utf8)
+                                $0.lease = attached
+                            }
+                        }
+                    ]
+                }, metadata: link.metadata, options: EtcdConnection.options)
+            return response.succeeded
+                ? .done(version: StoreVersion(number: UInt64(response.header.revision))) : .refused
+        }
+    }
+}
+
+// MARK: - etcd's leases
+
+extension EtcdStore {
+    /// The etcd lease of a node: one for each node and network, always the same, so that none can be left over
+    /// whenever a request is cut short.
+    static func lease(of holder: NodeIdentity, directory: String) -> Int64 {
+        // FNV-1a of the prefix, folded to 16 bits: one cluster may hold several networks of one node.
+        let hash = directory.utf8.reduce(UInt32(0x811C_9DC5)) { ($0 ^ UInt32($1)) &* 0x0100_0193 }
+        return leaseMark << 48 | Int64(holder.number) << 16 | Int64((hash >> 16 ^ hash) & 0xFFFF)
+    }
+
+    /// The node whose etcd lease it is; nil for one that etcd numbered by itself.
+    static func holder(lease: Int64) -> NodeIdentity? {
+        guard lease >> 48 == leaseMark else { return nil }
+        return NodeIdentity(number: UInt32(truncatingIfNeeded: lease >> 16))
+    }
+
+    private func grant(_ lease: Int64, timeToLive: Duration) async throws(LeaseStoreError) {
+        if try await keepAlive(lease) { return }
+        try await connection.perform(isRepeatable: false) { link in
+            do {
+                _ = try await Etcdserverpb_Lease.Client(wrapping: link.client).leaseGrant(
+                    Etcdserverpb_LeaseGrantRequest.with {
+                        $0.id = lease
+                        $0.ttl = max(1, timeToLive.components.seconds)
+                    }, metadata: link.metadata, options: EtcdConnection.options)
+            } catch let error as RPCError where error.message.contains("lease already exists") {
+                // An earlier request was cut short, and done all the same.
+            }
+        }
+    }
+
+    /// Starts the lease's time anew; false where there is no such lease.
+    private func keepAlive(_ lease: Int64) async throws(LeaseStoreError) -> Bool {
+        try await connection.perform(isRepeatable: true) { link in
+            try await Etcdserverpb_Lease.Client(wrapping: link.client).leaseKeepAlive(
+                metadata: link.metadata, options: EtcdConnection.options,
+                requestProducer: { writer in
+                    try await writer.write(.with { $0.id = lease })
+                },
+                onResponse: { response in
+                    for try await message in response.messages { return message.ttl > 0 }
+                    return false
+                })
+        }
+    }
+}

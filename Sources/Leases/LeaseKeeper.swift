@@ -1,0 +1,202 @@
+public import Addresses
+public import Logging
+
+/// What a node tells the others in its lease.
+public struct NodeAnnouncement: Sendable, Hashable {
+    /// Where peers send to: `PublicIP`.
+    public var publicAddress: IPv4Address
+    /// `PublicIPv6`; the udp backend announces it and does not use it.
+    public var publicIPv6Address: IPv6Address?
+    /// A port of this node's own (`BackendData.Port`); nil for the network configuration's.
+    public var port: UInt16?
+
+    /// Makes an announcement.
+    public init(publicAddress: IPv4Address, publicIPv6Address: IPv6Address? = nil, port: UInt16? = nil) {
+        self.publicAddress = publicAddress
+        self.publicIPv6Address = publicIPv6Address
+        self.port = port
+    }
+}
+
+/// How a node keeps its lease.
+public struct LeaseOptions: Sendable, Hashable {
+    /// What to do when another node has taken this node's subnet.
+    public enum LossPolicy: Sendable, Hashable {
+        /// Get another lease and go on.
+        case reacquire
+        /// End `LeaseKeeper.run` with `LeaseLost`, as flannel does.
+        case exit
+    }
+
+    /// Tells this node from another with the same address.
+    public var identity: NodeIdentity
+    /// The subnet of the last run, from `subnet.env`.
+    public var previousSubnet: LeaseSubnet?
+    /// How long a lease lives without a renewal; flannel's is 24 hours.
+    public var timeToLive: Duration = .seconds(86_400)
+    /// How long before its end a lease is renewed; flannel's is 60 minutes.
+    public var renewalMargin: Duration = .seconds(3_600)
+    /// What to do when the subnet is lost.
+    public var lossPolicy = LossPolicy.reacquire
+
+    /// Makes options with flannel's values.
+    public init(identity: NodeIdentity) { self.identity = identity }
+}
+
+/// Another node has this node's subnet, and the node was told to end rather than take another.
+public struct LeaseLost: Error, Sendable, CustomStringConvertible {
+    /// Which subnet, and who has it.
+    public let description: String
+}
+
+/// Keeps a node's lease in a store and follows its peers: `LeaseMachine` decides, this carries out.
+public actor LeaseKeeper {
+    /// The tables as they change. A slow reader gets the newest only. One reader.
+    public nonisolated let tables: AsyncStream<PeerTable>
+
+    private let tablesContinuation: AsyncStream<PeerTable>.Continuation
+    private let store: any LeaseStore
+    private let options: LeaseOptions
+    private let logger: Logger
+    private let clock = ContinuousClock()
+    private var machine: LeaseMachine
+
+    private var inputs: [LeaseMachine.Input] = [.timer]
+    private var waiter: CheckedContinuation<Void, Never>?
+    private var request: Task<Void, Never>?
+    private var watch: Task<Void, Never>?
+    private var timer: Task<Void, Never>?
+
+    /// Makes a keeper; nothing happens before `run`.
+    ///
+    /// - Parameters:
+    ///   - logger: takes one line for each event, with stable field names; nothing is repeated.
+    public init(
+        store: any LeaseStore, announcement: NodeAnnouncement, options: LeaseOptions, logger: Logger
+    ) {
+        self.store = store
+        self.options = options
+        self.logger = logger
+        machine = LeaseMachine(
+            storeName: store.name, announcement: announcement, options: options,
+            seed: .random(in: 0...UInt64.max), now: clock.now)
+        (tables, tablesContinuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
+    }
+
+    /// Runs until its task is cancelled; the lease stays in the store, for the next start to find. Once only.
+    ///
+    /// - Throws: `LeaseLost`, with the policy `exit` only. Whatever a store does ends nothing.
+    public func run() async throws(LeaseLost) {
+        defer {
+            for task in [request, watch, timer] { task?.cancel() }
+            tablesContinuation.finish()
+        }
+        while true {
+            let arrived = await nextInputs()
+            if Task.isCancelled { return }
+            timer?.cancel()
+            for action in machine.handle(arrived, now: clock.now) {
+                if case .end(let reason) = action { throw LeaseLost(description: reason) }
+                carryOut(action)
+            }
+        }
+    }
+
+    /// Announces another address or port from now on; the lease is rewritten, the subnet stays.
+    public func announce(_ announcement: NodeAnnouncement) { post(.announce(announcement)) }
+
+    private func carryOut(_ action: LeaseMachine.Action) {
+        switch action {
+        case .readSnapshot:
+            request = Task { [store] in
+                do throws(LeaseStoreError) {
+                    let snapshot = try await store.snapshot()
+                    self.post(.snapshot(.success(snapshot)))
+                } catch {
+                    self.post(.snapshot(.failure(error)))
+                }
+            }
+        case .write(let write):
+            request = Task {
+                do throws(LeaseStoreError) {
+                    let result = try await self.perform(write)
+                    self.post(.written(write, .success(result)))
+                } catch {
+                    self.post(.written(write, .failure(error)))
+                }
+            }
+        case .watch(let revision, let number):
+            watch?.cancel()
+            watch = Task { [store] in
+                do {
+                    for try await update in store.watch(after: revision) {
+                        self.post(.update(update, watch: number))
+                    }
+                    self.post(.watchEnded(LeaseStoreError(.unreachable, "the watch ended"), watch: number))
+                } catch let error as LeaseStoreError {
+                    self.post(.watchEnded(error, watch: number))
+                } catch {
+                    self.post(.watchEnded(LeaseStoreError(.failed, "\(error)"), watch: number))
+                }
+            }
+        case .wake(let instant):
+            wake(at: instant)
+        case .publish(let table):
+            tablesContinuation.yield(table)
+        case .report(let report):
+            logger.log(
+                level: report.level, "\(report.message)",
+                metadata: report.fields.mapValues { .string($0) })
+        case .end:
+            break
+        }
+    }
+
+    private func perform(_ write: LeaseMachine.Write) async throws(LeaseStoreError) -> StoreWriteResult {
+        switch write {
+        case .create(let key, let value, let timeToLive):
+            try await store.create(key: key, value: value, timeToLive: timeToLive, holder: options.identity)
+        case .renew(let key, let value, let timeToLive, let version):
+            try await store.renew(
+                key: key, value: value, timeToLive: timeToLive, holder: options.identity, version: version)
+        case .delete(let key, let version):
+            try await store.delete(key: key, version: version)
+        }
+    }
+}
+
+// MARK: - Inputs and time
+
+extension LeaseKeeper {
+    private func post(_ input: LeaseMachine.Input) {
+        inputs.append(input)
+        resumeWaiter()
+    }
+
+    private func resumeWaiter() {
+        waiter?.resume()
+        waiter = nil
+    }
+
+    /// Waits for inputs, or for cancellation, and takes all there are: a burst costs one table.
+    private func nextInputs() async -> [LeaseMachine.Input] {
+        await withTaskCancellationHandler {
+            await withCheckedContinuation { continuation in
+                guard inputs.isEmpty, !Task.isCancelled else { return continuation.resume() }
+                waiter = continuation
+            }
+        } onCancel: {
+            Task { await self.resumeWaiter() }
+        }
+        defer { inputs = [] }
+        return inputs
+    }
+
+    private func wake(at instant: ContinuousClock.Instant) {
+        timer?.cancel()
+        timer = Task { [clock] in
+            guard (try? await clock.sleep(until: instant)) != nil else { return }
+            self.post(.timer)
+        }
+    }
+}

@@ -1,0 +1,276 @@
+public import Addresses
+
+/// flannel's network configuration: which prefix the overlay has and how it is cut into node subnets.
+public struct NetworkConfiguration: Sendable, Hashable {
+    /// How packets are carried.
+    public struct Backend: Sendable, Hashable {
+        /// The UDP port of nodes that announce none of their own.
+        public var port: UInt16 = 8285
+        /// The overlay's MTU in bytes; nil where it follows the underlay's.
+        public var mtu: Int?
+
+        /// A backend with flannel's values.
+        public init() {}
+    }
+
+    /// The IPv6 side of a network of both families.
+    public struct IPv6Allocation: Sendable, Hashable {
+        /// The overlay's prefix.
+        public var network: IPv6Prefix
+        /// The length of a node's prefix, in bits.
+        public var subnetLength: Int
+        /// The first node subnet that is handed out.
+        public var subnetMinimum: IPv6Address
+        /// The last node subnet that is handed out.
+        public var subnetMaximum: IPv6Address
+    }
+
+    /// The overlay's prefix.
+    public var network: IPv4Prefix
+    /// The length of a node's prefix, in bits.
+    public var subnetLength: Int
+    /// The first node subnet that is handed out.
+    public var subnetMinimum: IPv4Address
+    /// The last node subnet that is handed out.
+    public var subnetMaximum: IPv4Address
+    /// The IPv6 side, where `EnableIPv6` is set; leases carry it, the udp backend does not.
+    public var ipv6: IPv6Allocation?
+    /// Whether masquerade and forward rules go through nftables.
+    public var enableNFTables: Bool
+    /// How packets are carried: by the udp backend, the only one that twill has.
+    public var backend: Backend
+
+    /// Parses flannel's JSON by flannel's rules.
+    public init(parsing json: String) throws(NetworkConfigurationError) {
+        guard let root = JSONValue(parsing: json) else {
+            throw NetworkConfigurationError(
+                "the network configuration is no JSON; it begins with \"\(json.prefix(40))\"")
+        }
+        guard case .object = root else {
+            throw NetworkConfigurationError(
+                key: "the network configuration", root, rule: "an object is needed")
+        }
+        let fields = Fields(object: root)
+        guard try fields.bool("EnableIPv4") ?? true else {
+            throw NetworkConfigurationError(
+                key: "EnableIPv4", .bool(false),
+                rule: "the udp backend carries IPv4 alone, so it must be true")
+        }
+        enableNFTables = try fields.bool("EnableNFTables") ?? false
+
+        network = try fields.network()
+        subnetLength = try fields.subnetLength(
+            "SubnetLen", network: "\(network)", networkLength: network.length, usual: 24, limit: 30)
+        let first = network.address.bits
+        let step = UInt32(1) << UInt32(32 - subnetLength)
+        let last = network.last.bits & IPv4Prefix.mask(length: subnetLength)
+        subnetMinimum =
+            try fields.subnet("SubnetMin", in: network, length: subnetLength)
+            ?? IPv4Address(bits: first + step)
+        subnetMaximum =
+            try fields.subnet("SubnetMax", in: network, length: subnetLength) ?? IPv4Address(bits: last)
+        guard subnetMinimum <= subnetMaximum else {
+            throw NetworkConfigurationError(
+                key: "SubnetMin", .string("\(subnetMinimum)"), rule: "it is above SubnetMax, \(subnetMaximum)"
+            )
+        }
+        ipv6 = try fields.bool("EnableIPv6") ?? false ? try fields.ipv6Allocation() : nil
+        backend = try fields.backend()
+    }
+
+    /// Whether a lease of `subnet` can have come from this configuration.
+    public func admits(_ subnet: LeaseSubnet) -> Bool {
+        guard subnet.ipv4.length == subnetLength,
+            (subnetMinimum...subnetMaximum).contains(subnet.ipv4.address)
+        else { return false }
+        guard let ipv6 else { return subnet.ipv6 == nil }
+        guard let prefix = subnet.ipv6, prefix.length == ipv6.subnetLength else { return false }
+        return (ipv6.subnetMinimum...ipv6.subnetMaximum).contains(prefix.address)
+    }
+}
+
+/// A network configuration that does not hold: which key, which value, which rule.
+public struct NetworkConfigurationError: Error, Sendable, Hashable, CustomStringConvertible {
+    /// One sentence for an operator.
+    public let description: String
+
+    init(_ description: String) { self.description = description }
+
+    init(key: String, _ value: JSONValue, rule: String) { description = "\(key) is \(value): \(rule)" }
+}
+
+/// The configuration's members, each checked by its rule.
+private struct Fields {
+    let object: JSONValue
+
+    func bool(_ key: String) throws(NetworkConfigurationError) -> Bool? {
+        guard let value = object[key] else { return nil }
+        guard case .bool(let flag) = value else {
+            throw NetworkConfigurationError(key: key, value, rule: "true or false is needed")
+        }
+        return flag
+    }
+
+    func integer(
+        _ key: String, in object: JSONValue? = nil
+    ) throws(NetworkConfigurationError) -> Int? {
+        let bare = String(key.split(separator: ".").last ?? "")
+        guard let value = (object ?? self.object)[bare] else { return nil }
+        guard case .integer(let number) = value else {
+            throw NetworkConfigurationError(key: key, value, rule: "a whole number is needed")
+        }
+        return number
+    }
+
+    func network() throws(NetworkConfigurationError) -> IPv4Prefix {
+        guard let value = object["Network"] else {
+            throw NetworkConfigurationError("Network is missing: the overlay's prefix, such as 10.66.0.0/16")
+        }
+        guard let network = value.text.flatMap({ IPv4Prefix($0) }) else {
+            throw NetworkConfigurationError(
+                key: "Network", value, rule: "an IPv4 prefix is needed, such as 10.66.0.0/16")
+        }
+        guard network.length <= 28 else {
+            throw NetworkConfigurationError(
+                key: "Network", value, rule: "it must be /28 or wider, to hold node subnets")
+        }
+        // A default route over the overlay would take the underlay's own packets with it.
+        guard network.length > 0 else {
+            throw NetworkConfigurationError(key: "Network", value, rule: "it cannot be every address")
+        }
+        return network
+    }
+
+    func subnetLength(
+        _ key: String, network: String, networkLength: Int, usual: Int, limit: Int
+    ) throws(NetworkConfigurationError) -> Int {
+        guard let length = try integer(key), length != 0 else {
+            return networkLength <= usual - 2 ? usual : networkLength + 2
+        }
+        guard length <= limit else {
+            throw NetworkConfigurationError(key: key, .integer(length), rule: "it must be \(limit) or less")
+        }
+        guard length >= networkLength + 2 else {
+            throw NetworkConfigurationError(
+                key: key, .integer(length),
+                rule: "it must be \(networkLength + 2) or more, so that \(network) holds four node subnets")
+        }
+        return length
+    }
+
+    func subnet(
+        _ key: String, in network: IPv4Prefix, length: Int
+    ) throws(NetworkConfigurationError) -> IPv4Address? {
+        guard let value = object[key], value != .string("") else { return nil }
+        guard let address = value.text.flatMap({ IPv4Address($0) }) else {
+            throw NetworkConfigurationError(key: key, value, rule: "an IPv4 address is needed")
+        }
+        guard network.contains(address) else {
+            throw NetworkConfigurationError(key: key, value, rule: "it must lie in Network, \(network)")
+        }
+        guard IPv4Prefix(address, length: length).address == address else {
+            throw NetworkConfigurationError(
+                key: key, value, rule: "it must be the first address of a /\(length)")
+        }
+        return address
+    }
+
+    func ipv6Allocation() throws(NetworkConfigurationError) -> NetworkConfiguration.IPv6Allocation {
+        guard let value = object["IPv6Network"] else {
+            throw NetworkConfigurationError("IPv6Network is missing, and EnableIPv6 is true")
+        }
+        guard let network = value.text.flatMap({ IPv6Prefix($0) }) else {
+            throw NetworkConfigurationError(
+                key: "IPv6Network", value, rule: "an IPv6 prefix is needed, such as fd00:66::/48")
+        }
+        guard network.length <= 124, network.length > 0 else {
+            throw NetworkConfigurationError(
+                key: "IPv6Network", value, rule: "it must be /124 or wider, to hold node subnets")
+        }
+        let length = try subnetLength(
+            "IPv6SubnetLen", network: "\(network)", networkLength: network.length, usual: 64, limit: 126)
+        let all = network.subnets(length: length)
+        let allocation = NetworkConfiguration.IPv6Allocation(
+            network: network, subnetLength: length,
+            subnetMinimum: try ipv6Subnet("IPv6SubnetMin", in: network, length: length) ?? all.second,
+            subnetMaximum: try ipv6Subnet("IPv6SubnetMax", in: network, length: length) ?? all.last)
+        guard allocation.subnetMinimum <= allocation.subnetMaximum else {
+            throw NetworkConfigurationError(
+                key: "IPv6SubnetMin", .string("\(allocation.subnetMinimum)"),
+                rule: "it is above IPv6SubnetMax, \(allocation.subnetMaximum)")
+        }
+        return allocation
+    }
+
+    func ipv6Subnet(
+        _ key: String, in network: IPv6Prefix, length: Int
+    ) throws(NetworkConfigurationError) -> IPv6Address? {
+        guard let value = object[key], value != .string("") else { return nil }
+        guard let address = value.text.flatMap({ IPv6Address($0) }) else {
+            throw NetworkConfigurationError(key: key, value, rule: "an IPv6 address is needed")
+        }
+        guard network.contains(address) else {
+            throw NetworkConfigurationError(key: key, value, rule: "it must lie in IPv6Network, \(network)")
+        }
+        guard IPv6Prefix(address, length: length).address == address else {
+            throw NetworkConfigurationError(
+                key: key, value, rule: "it must be the first address of a /\(length)")
+        }
+        return address
+    }
+
+    func backend() throws(NetworkConfigurationError) -> NetworkConfiguration.Backend {
+        var backend = NetworkConfiguration.Backend()
+        guard let value = object["Backend"] else { return backend }
+        guard case .object = value else {
+            throw NetworkConfigurationError(key: "Backend", value, rule: "an object is needed")
+        }
+        if let type = value["Type"], type != .string("") {
+            guard type.text?.lowercased() == "udp" else {
+                throw NetworkConfigurationError(
+                    key: "Backend.Type", type,
+                    rule:
+                        "twill has the udp backend alone; nodes of this network need flanneld, or set it to udp"
+                )
+            }
+        }
+        if let port = try integer("Backend.Port", in: value), port != 0 {
+            guard let valid = UInt16(exactly: port) else {
+                throw NetworkConfigurationError(
+                    key: "Backend.Port", .integer(port), rule: "a port is needed (1 to 65535)")
+            }
+            backend.port = valid
+        }
+        if let mtu = try integer("Backend.MTU", in: value), mtu != 0 {
+            // RFC 791: every host takes 576 bytes; 65,507 is the largest payload of a UDP datagram over IPv4.
+            guard (576...65_507).contains(mtu) else {
+                throw NetworkConfigurationError(
+                    key: "Backend.MTU", .integer(mtu), rule: "it must be 576 to 65507 bytes")
+            }
+            backend.mtu = mtu
+        }
+        return backend
+    }
+}
+
+extension IPv6Prefix {
+    /// The first address after the prefix; nil after the last one of all.
+    var next: IPv6Address? {
+        let step: (high: UInt64, low: UInt64) =
+            length == 0
+            ? (0, 0) : length <= 64 ? (1 << UInt64(64 - length), 0) : (0, 1 << UInt64(128 - length))
+        let low = address.low.addingReportingOverflow(step.low)
+        let high = address.high.addingReportingOverflow(step.high + (low.overflow ? 1 : 0))
+        return high.overflow || length == 0
+            ? nil : IPv6Address(high: high.partialValue, low: low.partialValue)
+    }
+
+    /// The first addresses of the second and of the last of the prefixes of `length` bits within this one.
+    func subnets(length: Int) -> (second: IPv6Address, last: IPv6Address) {
+        let outer = IPv6Prefix.mask(length: self.length)
+        let inner = IPv6Prefix.mask(length: length)
+        let last = IPv6Address(
+            high: address.high | (~outer.high & inner.high), low: address.low | (~outer.low & inner.low))
+        return (IPv6Prefix(address, length: length).next ?? last, last)
+    }
+}

@@ -1,0 +1,82 @@
+public import Addresses
+
+/// What a node knows of its network at one moment: its own lease, its peers, and what is wrong.
+///
+/// `LeaseKeeper` publishes a new one when any of it changes.
+public struct PeerTable: Sendable, Hashable {
+    /// The network configuration in effect; nil before the first valid one.
+    public var configuration: NetworkConfiguration?
+    /// This node's lease; nil before it has one.
+    public var ownLease: OwnLease?
+    /// The nodes to send to, ordered by subnet; never this node.
+    public var peers: [Peer] = []
+    /// The entries that are no peers, with the reason, ordered by key.
+    public var skipped: [SkippedLease] = []
+    /// Whether the last request succeeded and the watch is in place.
+    public var isStoreConnected = false
+    /// What an operator should know and do, one sentence each; empty while all is well.
+    public var problems: [String] = []
+
+    /// A table of nothing: what stands before the store answered.
+    public init() {}
+}
+
+/// The lease of this node.
+public struct OwnLease: Sendable, Hashable {
+    /// The node's subnet.
+    public var subnet: LeaseSubnet
+    /// What the lease announces: where peers send to.
+    public var endpoint: Endpoint
+    /// Whether it is a reservation, which does not expire and is not renewed.
+    public var isReservation: Bool
+    /// When it was acquired, or found at start.
+    public var acquired: ContinuousClock.Instant
+    /// When it was last renewed; at first `acquired`.
+    public var renewed: ContinuousClock.Instant
+    /// When it ends unless renewed; nil for a reservation.
+    public var expiry: ContinuousClock.Instant?
+    /// The subnet that it replaces, where another node took that one from this node.
+    public var replaced: LeaseSubnet?
+
+    /// Makes a lease.
+    public init(
+        subnet: LeaseSubnet, endpoint: Endpoint, isReservation: Bool, acquired: ContinuousClock.Instant,
+        renewed: ContinuousClock.Instant, expiry: ContinuousClock.Instant?, replaced: LeaseSubnet? = nil
+    ) {
+        self.subnet = subnet
+        self.endpoint = endpoint
+        self.isReservation = isReservation
+        self.acquired = acquired
+        self.renewed = renewed
+        self.expiry = expiry
+        self.replaced = replaced
+    }
+}
+
+/// Another node of the network.
+public struct Peer: Sendable, Hashable {
+    /// What to send to it.
+    public var subnet: LeaseSubnet
+    /// Where to send it.
+    public var endpoint: Endpoint
+
+    /// Makes a peer.
+    public init(subnet: LeaseSubnet, endpoint: Endpoint) {
+        self.subnet = subnet
+        self.endpoint = endpoint
+    }
+}
+
+/// An entry of the store that is not used, and why.
+public struct SkippedLease: Sendable, Hashable {
+    /// The key as the store has it.
+    public var key: String
+    /// One sentence for an operator.
+    public var reason: String
+
+    /// Makes a skipped entry.
+    public init(key: String, reason: String) {
+        self.key = key
+        self.reason = reason
+    }
+}

@@ -1,0 +1,66 @@
+/// How often a store is asked, whatever fails: a budget for all requests together, and a growing pause with
+/// jitter after a failure, for each kind of request by itself.
+struct RequestPacing {
+    /// What a machine asks of a store.
+    enum Request: CaseIterable {
+        case snapshot, watch, write
+    }
+
+    // Four at once, two a second after that: a start takes three (snapshot, watch, create).
+    private static let burst = 4
+    private static let refill = Duration.milliseconds(500)
+    // 250 ms, 500 ms, … 5 s, each times 0.5 to 1.5: a store that comes back has every node within 8 seconds,
+    // and a thousand nodes ask it 200 times a second.
+    private static let firstPause = Duration.milliseconds(250)
+    private static let longestPause = Duration.seconds(5)
+
+    private var tokens = Self.burst
+    private var refilled: ContinuousClock.Instant
+    private var failures: [Request: Int] = [:]
+    private var pausedUntil: [Request: ContinuousClock.Instant] = [:]
+
+    init(now: ContinuousClock.Instant) { refilled = now }
+
+    /// Takes from the budget; nil where the request may go now, else when to ask again.
+    mutating func take(_ request: Request, now: ContinuousClock.Instant) -> ContinuousClock.Instant? {
+        while tokens < Self.burst, refilled + Self.refill <= now {
+            tokens += 1
+            refilled += Self.refill
+        }
+        if tokens == Self.burst { refilled = now }
+        if let until = pausedUntil[request], until > now { return until }
+        guard tokens > 0 else { return refilled + Self.refill }
+        tokens -= 1
+        return nil
+    }
+
+    mutating func succeeded(_ request: Request) {
+        failures[request] = nil
+        pausedUntil[request] = nil
+    }
+
+    mutating func failed(
+        _ request: Request, now: ContinuousClock.Instant, using random: inout SplitMix64
+    ) {
+        let count = failures[request, default: 0]
+        failures[request] = count + 1
+        let pause = min(Self.longestPause, Self.firstPause * (1 << min(count, 10)))
+        pausedUntil[request] = now + pause * Double.random(in: 0.5...1.5, using: &random)
+    }
+}
+
+/// A small generator of random numbers that a test can seed (Steele, Lea, Flood: "Fast splittable pseudorandom
+/// number generators", 2014).
+package struct SplitMix64: RandomNumberGenerator, Sendable {
+    private var state: UInt64
+
+    package init(seed: UInt64) { state = seed }
+
+    package mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var mixed = state
+        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
+        return mixed ^ (mixed >> 31)
+    }
+}

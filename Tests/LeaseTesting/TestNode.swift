@@ -1,0 +1,113 @@
+import Addresses
+package import Leases
+package import Logging
+import Synchronization
+
+/// A node of a test network: a keeper on a store, and what it published and logged.
+package final class TestNode: Sendable {
+    package struct Overdue: Error, CustomStringConvertible { package let description: String }
+
+    private struct State {
+        var table = PeerTable()
+        var tableCount = 0
+        var lost: LeaseLost?
+    }
+
+    package let keeper: LeaseKeeper
+    package let log = RecordedLog()
+    private let state = Mutex(State())
+    private let running: Mutex<Task<Void, Never>?> = Mutex(nil)
+
+    package var table: PeerTable { state.withLock { $0.table } }
+    package var tableCount: Int { state.withLock { $0.tableCount } }
+    package var lost: LeaseLost? { state.withLock { $0.lost } }
+
+    package init(
+        _ publicAddress: String, store: any LeaseStore, identity: NodeIdentity = .random(),
+        port: UInt16? = nil,
+        configure: (inout LeaseOptions) -> Void = { _ in }
+    ) {
+        var options = LeaseOptions(identity: identity)
+        configure(&options)
+        let logger = Logger(label: publicAddress) { [log] _ in log }
+        keeper = LeaseKeeper(
+            store: store,
+            announcement: NodeAnnouncement(publicAddress: IPv4Address(publicAddress)!, port: port),
+            options: options, logger: logger)
+        let task = Task { [keeper] in
+            await withTaskGroup { group in
+                group.addTask {
+                    for await table in keeper.tables {
+                        self.state.withLock {
+                            $0.table = table
+                            $0.tableCount += 1
+                        }
+                    }
+                }
+                group.addTask {
+                    do throws(LeaseLost) {
+                        try await keeper.run()
+                    } catch {
+                        self.state.withLock { $0.lost = error }
+                    }
+                }
+            }
+        }
+        running.withLock { $0 = task }
+    }
+
+    deinit { running.withLock { $0?.cancel() } }
+
+    /// Ends the node as a clean stop does.
+    package func stop() async {
+        let task = running.withLock { $0 }
+        task?.cancel()
+        await task?.value
+    }
+
+    /// Waits until the table is as told; the limit only keeps a broken test from hanging.
+    @discardableResult
+    package func wait(
+        for what: String, until isThere: (PeerTable) -> Bool
+    ) async throws -> PeerTable {
+        for _ in 0..<3_000 {
+            let table = table
+            if isThere(table) { return table }
+            try await Task.sleep(for: .milliseconds(20))
+        }
+        throw Overdue(
+            description: "\(what); the table is \(table); the log is\n\(log.lines.joined(separator: "\n"))")
+    }
+
+    package func subnet() async throws -> LeaseSubnet {
+        try await wait(for: "a lease") { $0.ownLease != nil && $0.isStoreConnected }.ownLease!.subnet
+    }
+}
+
+/// A log that tests read.
+package final class RecordedLog: LogHandler, Sendable {
+    private let recorded = Mutex<[String]>([])
+
+    package var lines: [String] { recorded.withLock { $0 } }
+
+    package var logLevel: Logger.Level {
+        get { .trace }
+        set {}
+    }
+    package var metadata: Logger.Metadata {
+        get { [:] }
+        set {}
+    }
+    package subscript(metadataKey _: String) -> Logger.Metadata.Value? {
+        get { nil }
+        set {}
+    }
+
+    package func log(event: LogEvent) {
+        let fields = (event.metadata ?? [:]).map { "\($0)=\($1)" }.sorted().joined(separator: " ")
+        recorded.withLock { $0.append("\(event.level) \(event.message) \(fields)") }
+    }
+
+    /// How many lines contain all the words.
+    package func count(of words: String...) -> Int { lines.count { line in words.allSatisfy(line.contains) } }
+}
