@@ -65,8 +65,9 @@ let controlSide: [Target] = [
         name: "LeaseTesting",
         dependencies: ["Addresses", "Leases", .product(name: "Logging", package: "swift-log")],
         path: "Tests/LeaseTesting", swiftSettings: settings),
+    .target(name: "CNetworkNamespaces", path: "Tests/CNetworkNamespaces"),
     .target(
-        name: "NetworkNamespaces", dependencies: ["CLinux"], path: "Tests/NetworkNamespaces",
+        name: "NetworkNamespaces", dependencies: ["CLinux", "CNetworkNamespaces"], path: "Tests/NetworkNamespaces",
         swiftSettings: settings),
 
     tests("Netlink", ["Addresses", "CLinux", "NetworkNamespaces"]),

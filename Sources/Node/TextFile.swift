@@ -43,13 +43,13 @@ enum TextFile {
         // In the same directory, since a rename does not cross file systems.
         let temporary = "\(path).\(getpid())"
         let descriptor = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode)
-        guard descriptor >= 0 else { throw Failure(path: temporary, code: errno) }
+        guard descriptor >= 0 else { throw Failure(path: path, code: errno) }
         do throws(Failure) {
             defer { close(descriptor) }
             // The process's umask does not count.
-            guard fchmod(descriptor, mode) == 0 else { throw Failure(path: temporary, code: errno) }
-            try write(text, to: descriptor, path: temporary)
-            guard fsync(descriptor) == 0 else { throw Failure(path: temporary, code: errno) }
+            guard fchmod(descriptor, mode) == 0 else { throw Failure(path: path, code: errno) }
+            try write(text, to: descriptor, path: path)
+            guard fsync(descriptor) == 0 else { throw Failure(path: path, code: errno) }
         } catch {
             unlink(temporary)
             throw error

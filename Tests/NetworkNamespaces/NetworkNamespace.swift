@@ -1,4 +1,5 @@
 import CLinux
+import CNetworkNamespaces
 import Glibc
 import Synchronization
 
@@ -19,7 +20,7 @@ public final class NetworkNamespace: Sendable {
         namespace.start()
         let lease = Lease(namespace)
         try await lease.run {
-            guard unshare(CLONE_NEWNET) == 0 else { throw CallFailure(call: "unshare(CLONE_NEWNET)") }
+            guard enter_new_network_namespace() == 0 else { throw CallFailure(call: "unshare(CLONE_NEWNET)") }
             try execute("ip link set lo up")
         }
         return lease
