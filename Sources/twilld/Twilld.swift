@@ -15,7 +15,9 @@ struct Twilld: AsyncParsableCommand {
             \(ExitStatus.helpText)
             """,
         version: Version.text,
-        subcommands: [Run.self, Check.self],
+        subcommands: [
+            Run.self, Check.self, Status.self, Lease.self, Network.self, DockerOptions.self, Cleanup.self,
+        ],
         defaultSubcommand: Run.self)
 
     static func main() async {

@@ -6,7 +6,7 @@ import Testing
 private func normalize(
     _ words: [String], environment: [String: String] = [:], file: String? = nil
 ) throws(CommandFailure) -> FlagArguments {
-    try FlagArguments(words, environment: environment, flags: Flag.run) { path throws(CommandFailure) in
+    try FlagArguments(words, environment: environment, flags: GoFlag.run) { path throws(CommandFailure) in
         guard let file else { throw CommandFailure(.configuration, "no \(path)") }
         return file
     }
@@ -64,14 +64,14 @@ private func normalize(
     }
 
     @Test func everyFlagHasItsVariable() throws {
-        for flag in Flag.run {
+        for flag in GoFlag.run {
             let variable = flag.environmentName
             #expect(variable.allSatisfy { $0.isUppercase || $0 == "_" || $0.isNumber })
             let value = flag.kind == .boolean ? "1" : "7"
             let expected = "--\(flag.name)=\(flag.kind == .boolean ? "true" : "7")"
             #expect(try normalize([], environment: [variable: value]).normalized == [expected])
         }
-        #expect(Flag("etcd-endpoints").environmentName == "FLANNELD_ETCD_ENDPOINTS")
+        #expect(GoFlag("etcd-endpoints").environmentName == "FLANNELD_ETCD_ENDPOINTS")
     }
 
     @Test func theCommandLineWinsOverTheEnvironmentAndThatOverTheFile() throws {

@@ -3,7 +3,7 @@ import ArgumentParser
 /// A command that takes flags in Go's style, and each from the environment and a configuration file too.
 protocol FlagTaking: AsyncParsableCommand {
     /// The flags that it declares.
-    static var flags: [Flag] { get }
+    static var flags: [GoFlag] { get }
 }
 
 /// The words of the whole command line as ArgumentParser reads them: the subcommand's path, then its flags.

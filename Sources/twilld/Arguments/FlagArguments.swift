@@ -27,12 +27,12 @@ struct FlagArguments {
     ///   - flags: The flags that the subcommand takes. Others pass through to ArgumentParser, which refuses them.
     ///   - readFile: Reads the file that `--config` names.
     init(
-        _ arguments: some Sequence<String>, environment: [String: String], flags: [Flag],
+        _ arguments: some Sequence<String>, environment: [String: String], flags: [GoFlag],
         readFile: (String) throws(CommandFailure) -> String
     ) throws(CommandFailure) {
-        let known = Dictionary(uniqueKeysWithValues: (flags + [Flag("config")]).map { ($0.name, $0) })
+        let known = Dictionary(uniqueKeysWithValues: (flags + [GoFlag("config")]).map { ($0.name, $0) })
         var words = Array(arguments)[...]
-        var path = environment[Flag("config").environmentName].flatMap { $0.isEmpty ? nil : $0 }
+        var path = environment[GoFlag("config").environmentName].flatMap { $0.isEmpty ? nil : $0 }
         var rest: [String] = []
 
         while let word = words.popFirst() {
@@ -81,14 +81,14 @@ struct FlagArguments {
         }
     }
 
-    private mutating func add(_ flag: Flag, _ value: String, from origin: Origin) {
+    private mutating func add(_ flag: GoFlag, _ value: String, from origin: Origin) {
         origins[flag.name] = origin
         // An empty value is what a unit file's `-public-ip=${PUBLIC_IP}` gives where nothing is set: the default.
         if !value.isEmpty { normalized.append("--\(flag.name)=\(value)") }
     }
 
     /// Adds the flags of a configuration file: `name = value` a line, `#` comments, the names of the command line.
-    private mutating func addFile(_ text: String, path: String, known: [String: Flag]) throws(CommandFailure) {
+    private mutating func addFile(_ text: String, path: String, known: [String: GoFlag]) throws(CommandFailure) {
         let given = Set(origins.keys)
         for (index, line) in text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline)
             .enumerated()

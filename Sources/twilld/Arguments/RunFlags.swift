@@ -179,7 +179,7 @@ struct ObservationFlags: ParsableArguments {
     @Option(help: ArgumentHelp("Port on which they answer; 0: none.", valueName: "port"))
     var healthzPort: UInt16 = 0
 
-    @OptionGroup var status: StatusSocketOption
+    @OptionGroup var status: StatusSocketFlag
 
     @Option(
         name: .customLong("v"),
@@ -195,7 +195,7 @@ struct ObservationFlags: ParsableArguments {
 }
 
 /// The socket on which a running daemon answers `twilld status`.
-struct StatusSocketOption: ParsableArguments {
+struct StatusSocketFlag: ParsableArguments {
     @Option(help: ArgumentHelp("Unix socket of the running daemon.", valueName: "path"))
     var statusSocket = "/run/twill/twilld.sock"
 }

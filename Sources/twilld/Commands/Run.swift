@@ -9,7 +9,7 @@ import UnixSignals
 
 /// `twilld run`: the daemon.
 struct Run: FlagTaking {
-    static let flags = Flag.run
+    static let flags = GoFlag.run
 
     static let configuration = CommandConfiguration(
         commandName: "run",

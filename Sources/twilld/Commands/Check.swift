@@ -4,7 +4,7 @@ import Node
 
 /// `twilld check`: whether this machine can run the daemon.
 struct Check: FlagTaking {
-    static let flags = Flag.underlay + [Flag("mtu")]
+    static let flags = GoFlag.underlay + [GoFlag("mtu")]
 
     static let configuration = CommandConfiguration(
         commandName: "check",
