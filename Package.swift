@@ -125,7 +125,10 @@ let package = Package(
             targets: [
                 "Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters", "Tunnel", "Engines",
                 "Worker",
-            ])
+            ]),
+        // What Benchmarks/ shares with the daemon: addresses, and the kernel headers that Swift cannot import.
+        .library(name: "Addresses", targets: ["Addresses"]),
+        .library(name: "CLinux", targets: ["CLinux"]),
     ] + (withoutGRPC ? [] : [.executable(name: "twilld", targets: ["twilld"])]),
     dependencies: [
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2")

@@ -60,7 +60,7 @@ extension Worker where Engine: ~Copyable {
     private mutating func append(_ packet: IPPacket, in buffer: Int, to destination: UInt64) {
         if let message = messages.openMessage(for: destination) {
             let entry = messages.entries[message]
-            if packet.length <= entry.segmentBytes,
+            if entry.vectorsPerSegment == 1, packet.length <= entry.segmentBytes,
                 entry.byteCount &+ packet.length <= SuperPacketLimits.sendBytes
             {
                 messages.append(packet.bytes, length: packet.length, in: buffer, to: message)
@@ -79,7 +79,9 @@ extension Worker where Engine: ~Copyable {
         if segmentLimit > 1 { messages.markOpen(message) } else { messages.sealFilled(message) }
     }
 
-    /// Makes the messages of a super-packet, behind what is open for its destination.
+    /// Joins the segments of a super-packet to the open message of its destination where they continue it (those of
+    /// the super-packet before, of the same size), and opens as many more as they need. So sends are full wherever
+    /// super-packets end: 44 segments of a full-sized one, and its last two with the next one's first 42.
     @inline(__always)
     private mutating func segment(
         _ plan: SegmentPlan, _ packet: UnsafeMutableRawPointer, in buffer: Int, to destination: UInt64
@@ -87,20 +89,41 @@ extension Worker where Engine: ~Copyable {
         roundSuperPackets &+= 1
         counters.add(.superPacketsRead)
         counters.add(.segmentsSent, plan.segmentCount)
-        if let message = messages.openMessage(for: destination) { messages.seal(message) }
-        let sends = plan.sendCount(maximumSegments: segmentLimit)
-        // All or nothing, so that the buffer is kept by each of its messages or by none.
-        guard messages.freeCount >= sends else {
-            return drop(buffer, .dropOutboundNoBuffer)
-        }
-        var send = 0
-        while send < sends {
-            let message = messages.take(destination: destination).unsafelyUnwrapped
-            messages.fill(
-                message, with: plan, segments: plan.segments(ofSend: send, of: sends), packet: packet,
-                in: buffer)
-            messages.sealFilled(message)
-            send &+= 1
+        let segmentBytes = plan.headerBytes &+ plan.segmentPayloadBytes
+        let lastIsShort = plan.lastPayloadBytes < plan.segmentPayloadBytes
+        var next = 0
+        while next < plan.segmentCount {
+            var message = messages.openMessage(for: destination) ?? -1
+            if message >= 0,
+                messages.entries[message].vectorsPerSegment != 2
+                    || messages.entries[message].segmentBytes != segmentBytes
+            {
+                messages.seal(message)
+                message = -1
+            }
+            if message < 0 {
+                guard let new = messages.take(destination: destination) else {
+                    counters.add(.dropOutboundNoBuffer, plan.segmentCount &- next)
+                    if next == 0 { messages.giveBackBuffer(buffer) }
+                    return
+                }
+                message = new
+                messages.markOpen(message)
+            }
+            let entry = messages.entries[message]
+            let room = min(
+                segmentLimit &- entry.segmentCount,
+                (SuperPacketLimits.sendBytes &- entry.byteCount) / segmentBytes)
+            let end = min(next &+ room, plan.segmentCount)
+            messages.append(next..<end, of: plan, packet: packet, in: buffer, to: message)
+            next = end
+            let after = messages.entries[message]
+            if after.segmentCount == segmentLimit
+                || after.byteCount &+ segmentBytes > SuperPacketLimits.sendBytes
+                || (next == plan.segmentCount && lastIsShort)
+            {
+                messages.seal(message)
+            }
         }
     }
 

@@ -20,6 +20,7 @@ struct OutboundMessages: ~Copyable {
         var vectorsPerSegment = 1
         var byteCount = 0
         var bufferCount = 0
+        var openedInRound = 0
         /// Where this message sends one segment of another again: that message; else -1.
         var replayed = -1
         /// Segments of this message that are being replayed.
@@ -47,6 +48,8 @@ struct OutboundMessages: ~Copyable {
     private(set) var openCount = 0
     let sealed: UnsafeMutablePointer<Int32>
     private(set) var sealedCount = 0
+    /// Counts the worker's rounds, to tell what was opened in which.
+    var round = 0
 
     init(_ memory: PacketMemory) {
         let count = memory.messageCount
@@ -167,6 +170,7 @@ struct OutboundMessages: ~Copyable {
         if openCount == WorkerLimits.openMessages { seal(Int(open[0])) }
         open[openCount] = Int32(truncatingIfNeeded: message)
         openCount &+= 1
+        entries[message].openedInRound = round
     }
 
     /// Adds a whole packet as one more segment of a message that `takesSegment` said yes for, or that is new.
@@ -180,19 +184,22 @@ struct OutboundMessages: ~Copyable {
         keep(buffer, by: message)
     }
 
-    /// Makes a message of some segments of a super-packet.
+    /// Adds some segments of a super-packet to a message that has room for them, or that is new.
     @inline(__always)
-    mutating func fill(
-        _ message: Int, with plan: SegmentPlan, segments: Range<Int>, packet: UnsafeMutableRawPointer,
-        in buffer: Int
+    mutating func append(
+        _ segments: Range<Int>, of plan: SegmentPlan, packet: UnsafeMutableRawPointer, in buffer: Int,
+        to message: Int
     ) {
-        let arena = arena(message)
+        let count = entries[message].segmentCount
+        let arena = arena(message) + count &* SegmentPlan.headerStride
         plan.writeHeaders(of: segments, packet: packet, into: arena)
-        _ = plan.writeVectors(of: segments, packet: packet, arena: arena, into: vectors(message))
-        entries[message].vectorsPerSegment = 2
-        entries[message].segmentCount = segments.count
-        entries[message].segmentBytes = plan.headerBytes &+ plan.segmentPayloadBytes
-        entries[message].byteCount = plan.byteCount(of: segments)
+        _ = plan.writeVectors(of: segments, packet: packet, arena: arena, into: vectors(message) + count &* 2)
+        if count == 0 {
+            entries[message].vectorsPerSegment = 2
+            entries[message].segmentBytes = plan.headerBytes &+ plan.segmentPayloadBytes
+        }
+        entries[message].segmentCount = count &+ segments.count
+        entries[message].byteCount &+= plan.byteCount(of: segments)
         keep(buffer, by: message)
     }
 
@@ -256,10 +263,10 @@ struct OutboundMessages: ~Copyable {
         sealedCount &+= 1
     }
 
-    /// Ends all open messages, the longest open first.
+    /// Ends the open messages that were opened before a round, the longest open first.
     @inline(__always)
-    mutating func sealAll() {
-        while openCount > 0 { seal(Int(open[0])) }
+    mutating func sealAll(openedBefore round: Int) {
+        while openCount > 0, entries[Int(open[0])].openedInRound < round { seal(Int(open[0])) }
     }
 
     /// Forgets the list of sealed messages; the caller has queued them all.

@@ -155,11 +155,13 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         takeCompletions()
         workOffArrivals()
         counters.record(.readBatch, size: roundReads)
+        // A burst that came full is followed by another at once: what was opened in it may grow until then, but not
+        // longer, so that a packet to a quiet peer does not wait for the busy ones.
+        let anotherBurstFollows = roundAsked > 0 && roundReads >= roundAsked
+        messages.sealAll(openedBefore: anotherBurstFollows ? messages.round : .max)
+        messages.round &+= 1
         adaptBurst()
 
-        // A burst that came full will be followed by another at once: what is open may grow until then.
-        let burstIsFull = roundReads == WorkerLimits.readBurst && burst == WorkerLimits.readBurst
-        if !burstIsFull { messages.sealAll() }
         queueSends()
         queueWrites()
         return 0
