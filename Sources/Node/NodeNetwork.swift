@@ -82,17 +82,21 @@ public actor NodeNetwork {
         }
         self.items = items
         missingDevice = nil
-        if let failure = try restoreItems(in: NetworkState(from: socket), isFirstTime: true) { throw failure }
+        if let failure = try restoreItems(items, in: NetworkState(from: socket), isFirstTime: true) {
+            throw failure
+        }
     }
 
     /// Takes away every desired item that outlives the tunnel device, and keeps none from here on.
     public func withdrawAll() throws { try setDesired([]) }
 
     /// Compares everything with the kernel once, restores what differs, and follows the underlay.
-    public func reconcile() {
+    public func reconcile() { reconcile(isResync: true) }
+
+    private func reconcile(isResync: Bool) {
         do {
             let state = try NetworkState(from: socket)
-            _ = try restoreItems(in: state, isFirstTime: false)
+            _ = try restoreItems(items.filter { isResync || !$0.needsResync }, in: state, isFirstTime: false)
             followUnderlay(in: state)
         } catch {
             log.warning("cannot read the network's state", item: "netlink", "\(error)")
@@ -101,30 +105,37 @@ public actor NodeNetwork {
 
     /// Follows the kernel until the task is cancelled; once for each `NodeNetwork`.
     public func run() async {
-        let (passes, pass) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
+        let (bursts, burst) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
         let changes = monitor.changes
-        let resyncInterval = resyncInterval
         await withDiscardingTaskGroup { group in
             group.addTask {
-                for await _ in changes { pass.yield() }
+                while !Task.isCancelled {
+                    await self.reconcile(isResync: true)
+                    try? await Task.sleep(for: self.resyncInterval)
+                }
             }
             group.addTask {
-                while !Task.isCancelled {
-                    pass.yield()
-                    try? await Task.sleep(for: resyncInterval)
-                }
-                pass.finish()
+                for await _ in changes { burst.yield() }
+                if !Task.isCancelled { await self.tellMonitorEnded() }
             }
-            for await _ in passes {
-                reconcile()
+            for await _ in bursts {
+                reconcile(isResync: false)
                 try? await Task.sleep(for: NodeNetwork.pauseBetweenPasses)
             }
             group.cancelAll()
         }
     }
 
+    private func tellMonitorEnded() {
+        log.warning(
+            "no more notifications of network changes", item: "netlink",
+            "changes are seen every \(resyncInterval)")
+    }
+
     /// Restores what differs. Gives the first failure of an essential item.
-    private func restoreItems(in initialState: NetworkState, isFirstTime: Bool) throws -> (any Error)? {
+    private func restoreItems(
+        _ items: [any DesiredItem], in initialState: NetworkState, isFirstTime: Bool
+    ) throws -> (any Error)? {
         var state = initialState
         var firstFailure: (any Error)?
         for item in items {
