@@ -26,7 +26,7 @@ struct Network: ParsableCommand {
                 """
                 network \(meaning.network), a /\(meaning.subnetLength) for each node, \
                 \(meaning.subnetMinimum) to \(meaning.subnetMaximum)
-                backend \(meaning.backend.type), port \(meaning.backend.port), \
+                backend udp, port \(meaning.backend.port), \
                 MTU \(meaning.backend.mtu.map(String.init) ?? "of the underlay less 28 bytes")
                 """)
         }
@@ -54,9 +54,13 @@ struct Network: ParsableCommand {
         }
 
         private func text() throws(CommandFailure) -> String {
-            let path = file == "-" ? "/dev/stdin" : file
+            if file == "-" {
+                var text = ""
+                while let line = readLine(strippingNewline: false) { text += line }
+                return text
+            }
             do {
-                return try String(contentsOfFile: path, encoding: .utf8)
+                return try String(contentsOfFile: file, encoding: .utf8)
             } catch {
                 throw CommandFailure(
                     .usage, "the file \(file) can't be read: \(String(cString: strerror(errno)))")

@@ -311,7 +311,7 @@ actor Daemon {
     }
 
     private func becomeReady(_ lease: OwnLease) {
-        let state = "subnet \(lease.subnet), \(table.peers.count) peers"
+        let state = "subnet \(lease.subnet), peers: \(table.peers.count)"
         if !stage.isReady {
             stage.isReady = true
             logger.notice(
