@@ -38,7 +38,8 @@ extension NodeStatus {
         if !drops.isEmpty {
             lines.append("dropped   \(drops.reduce(0) { $0 &+ $1.value })")
             lines += drops.map { drop in
-                let rate = rate(of: drop.name, comparedTo: earlier).map { ", \(NodeStatus.scaled($0, "pps"))" } ?? ""
+                let rate =
+                    rate(of: drop.name, comparedTo: earlier).map { ", \(NodeStatus.scaled($0, "pps"))" } ?? ""
                 return "  \(drop.name) \(drop.value)\(rate): \(drop.meaning)"
             }
         }
@@ -50,17 +51,21 @@ extension NodeStatus {
     }
 
     private func traffic(comparedTo earlier: NodeStatus?) -> [String] {
-        [("out       ", "packets_sent", "bytes_sent"), ("in        ", "packets_delivered", "bytes_delivered")]
-            .compactMap { label, packets, bytes in
-                guard let packetCount = value(of: packets), let byteCount = value(of: bytes) else { return nil }
-                var line = "\(label)\(packetCount) packets, \(NodeStatus.scaled(Double(byteCount), "B"))"
-                if let packetRate = rate(of: packets, comparedTo: earlier),
-                    let byteRate = rate(of: bytes, comparedTo: earlier)
-                {
-                    line += "; \(NodeStatus.scaled(packetRate, "pps")), \(NodeStatus.scaled(byteRate * 8, "bit/s"))"
-                }
-                return line
+        [
+            ("out       ", "packets_sent", "bytes_sent"),
+            ("in        ", "packets_delivered", "bytes_delivered"),
+        ]
+        .compactMap { label, packets, bytes in
+            guard let packetCount = value(of: packets), let byteCount = value(of: bytes) else { return nil }
+            var line = "\(label)\(packetCount) packets, \(NodeStatus.scaled(Double(byteCount), "B"))"
+            if let packetRate = rate(of: packets, comparedTo: earlier),
+                let byteRate = rate(of: bytes, comparedTo: earlier)
+            {
+                line +=
+                    "; \(NodeStatus.scaled(packetRate, "pps")), \(NodeStatus.scaled(byteRate * 8, "bit/s"))"
             }
+            return line
+        }
     }
 
     private func value(of counter: String) -> UInt64? { counters.first { $0.name == counter }?.value }

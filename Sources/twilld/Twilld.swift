@@ -54,7 +54,8 @@ struct Twilld: AsyncParsableCommand {
             return try String(contentsOfFile: path, encoding: .utf8)
         } catch {
             throw CommandFailure(
-                .configuration, "the configuration file \(path) can't be read: \(String(cString: strerror(errno)))")
+                .configuration,
+                "the configuration file \(path) can't be read: \(String(cString: strerror(errno)))")
         }
     }
 }

@@ -13,10 +13,11 @@ import Testing
         #expect((finding.remedy == nil) == (outcome == .good))
     }
 
-    @Test(arguments: [
-        (nil, false, Finding.Outcome.good), ("0", false, .good), ("1", true, .good), ("1", false, .bad),
-        ("2", true, .bad),
-    ] as [(String?, Bool, Finding.Outcome)])
+    @Test(
+        arguments: [
+            (nil, false, Finding.Outcome.good), ("0", false, .good), ("1", true, .good), ("1", false, .bad),
+            ("2", true, .bad),
+        ] as [(String?, Bool, Finding.Outcome)])
     func uring(setting: String?, isRoot: Bool, outcome: Finding.Outcome) {
         #expect(Finding.uringAllowed(setting: setting, isRoot: isRoot).outcome == outcome)
     }
@@ -30,7 +31,9 @@ import Testing
     }
 
     @Test func aLineSaysWhatToDo() {
-        #expect(Finding("tun", .good, "a device can be made").line == "ok    tun               a device can be made")
+        #expect(
+            Finding("tun", .good, "a device can be made").line
+                == "ok    tun               a device can be made")
         #expect(Finding("x", .bad, "0", remedy: "do this").line == "FAIL  x                 0: do this")
     }
 }

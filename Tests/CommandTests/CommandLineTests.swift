@@ -109,7 +109,9 @@ private func exitStatus(_ words: [String]) -> Int32? {
         #expect(exitStatus(words) == ExitStatus.usage.rawValue)
     }
 
-    @Test(arguments: [["--version"], ["-version"], ["--help"], ["-help"], ["run", "-help"], ["check", "-h"]])
+    @Test(arguments: [
+        ["--version"], ["-version"], ["--help"], ["-help"], ["run", "-help"], ["check", "-h"],
+    ])
     func helpAndVersionEndWithZero(words: [String]) {
         #expect(exitStatus(words) == 0)
     }

@@ -77,7 +77,8 @@ private func normalize(
     @Test func theCommandLineWinsOverTheEnvironmentAndThatOverTheFile() throws {
         let file = "# the node's own\n\n v = 1 \nmtu=1400\r\niface = eth0\niface = eth1\nip-masq = true\n"
         let environment = [
-            "FLANNELD_V": "2", "FLANNELD_MTU": "1300", "FLANNELD_ETCD_PREFIX": "", "FLANNELD_CONFIG": "/etc/twill",
+            "FLANNELD_V": "2", "FLANNELD_MTU": "1300", "FLANNELD_ETCD_PREFIX": "",
+            "FLANNELD_CONFIG": "/etc/twill",
         ]
         let arguments = try normalize(["-v=3"], environment: environment, file: file)
         #expect(
@@ -88,7 +89,8 @@ private func normalize(
     }
 
     @Test func anEmptyFlagOnTheCommandLineStillHidesTheEnvironment() throws {
-        #expect(try normalize(["-public-ip="], environment: ["FLANNELD_PUBLIC_IP": "10.0.0.1"]).normalized == [])
+        #expect(
+            try normalize(["-public-ip="], environment: ["FLANNELD_PUBLIC_IP": "10.0.0.1"]).normalized == [])
     }
 
     @Test(arguments: [

@@ -57,7 +57,9 @@ private func exchange(port: UInt16, _ request: String) -> String {
 
     @Test func answersOnThePort() async throws {
         try await withServer { port, _ in
-            func request(_ line: String) -> String { exchange(port: port, line + " HTTP/1.1\r\nHost: x\r\n\r\n") }
+            func request(_ line: String) -> String {
+                exchange(port: port, line + " HTTP/1.1\r\nHost: x\r\n\r\n")
+            }
             #expect(
                 request("GET /healthz") == """
                     HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 3\r
@@ -86,7 +88,8 @@ private func exchange(port: UInt16, _ request: String) -> String {
     @Test func theUnixSocketHasTheStatusToo() async throws {
         try await withServer { _, path in
             let client = StatusClient(socketPath: path)
-            #expect(try client.statusText() == "{}\n")
+            let text = try client.statusText()
+            #expect(text == "{}\n")
             #expect(throws: CommandFailure.self) { try client.status() }
             var information = stat()
             #expect(stat(path, &information) == 0)

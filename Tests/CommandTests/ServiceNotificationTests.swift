@@ -67,6 +67,7 @@ private final class NotifySocket {
         (["WATCHDOG_USEC": "soon"], nil), (["WATCHDOG_USEC": "0"], nil), ([:], nil),
     ])
     func theWatchdogIsFedTwiceInItsTime(environment: [String: String], interval: Duration?) {
-        #expect(ServiceNotification(environment: environment, processIdentifier: 7).watchdogInterval == interval)
+        #expect(
+            ServiceNotification(environment: environment, processIdentifier: 7).watchdogInterval == interval)
     }
 }

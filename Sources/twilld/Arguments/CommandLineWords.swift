@@ -20,13 +20,16 @@ struct CommandLineWords {
         var command: any ParsableCommand.Type = Twilld.self
         var rest = words[...]
         while let word = rest.first,
-            let next = command.configuration.subcommands.first(where: { $0.configuration.commandName == word })
+            let next = command.configuration.subcommands.first(where: { $0.configuration.commandName == word }
+            )
         {
             path.append(word)
             command = next
             rest.removeFirst()
         }
-        if path.isEmpty, rest.first.map({ $0.hasPrefix("-") && !["-h", "-help", "--help"].contains($0) }) ?? true {
+        if path.isEmpty,
+            rest.first.map({ $0.hasPrefix("-") && !["-h", "-help", "--help"].contains($0) }) ?? true
+        {
             path = ["run"]
             command = Run.self
         }

@@ -88,7 +88,9 @@ struct FlagArguments {
     }
 
     /// Adds the flags of a configuration file: `name = value` a line, `#` comments, the names of the command line.
-    private mutating func addFile(_ text: String, path: String, known: [String: GoFlag]) throws(CommandFailure) {
+    private mutating func addFile(_ text: String, path: String, known: [String: GoFlag])
+        throws(CommandFailure)
+    {
         let given = Set(origins.keys)
         for (index, line) in text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline)
             .enumerated()
@@ -98,16 +100,19 @@ struct FlagArguments {
             let place = "\(path), line \(index + 1)"
             let halves = content.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
             guard halves.count == 2 else {
-                throw CommandFailure(.configuration, "\(place): \"\(content)\" is not of the form name = value")
+                throw CommandFailure(
+                    .configuration, "\(place): \"\(content)\" is not of the form name = value")
             }
             let name = String(halves[0].trimmingSpaces)
             let value = String(halves[1].trimmingSpaces)
             guard name != "config", let flag = known[name] else {
-                throw CommandFailure(.configuration, "\(place): there is no flag \"\(name)\"; see twilld run --help")
+                throw CommandFailure(
+                    .configuration, "\(place): there is no flag \"\(name)\"; see twilld run --help")
             }
             if given.contains(name) { continue }
             add(
-                flag, flag.kind == .boolean ? try FlagArguments.boolean(value, of: "\(place): \(name)") : value,
+                flag,
+                flag.kind == .boolean ? try FlagArguments.boolean(value, of: "\(place): \(name)") : value,
                 from: .file(path, line: index + 1))
         }
     }
@@ -115,7 +120,9 @@ struct FlagArguments {
     /// Name and inline value of `-name`, `--name`, `-name=value`, `--name=value`; nil where the word is no flag.
     private static func split(_ word: String) -> (name: String, value: String?)? {
         let body = word.hasPrefix("--") ? word.dropFirst(2) : word.dropFirst(1)
-        guard word.hasPrefix("-"), !body.isEmpty, !body.hasPrefix("-"), !body.hasPrefix("=") else { return nil }
+        guard word.hasPrefix("-"), !body.isEmpty, !body.hasPrefix("-"), !body.hasPrefix("=") else {
+            return nil
+        }
         guard let equals = body.firstIndex(of: "=") else { return (String(body), nil) }
         return (String(body[..<equals]), String(body[body.index(after: equals)...]))
     }

@@ -43,7 +43,8 @@ extension GoFlag {
 
     /// What the node does with its lease.
     static let node: [GoFlag] = [
-        GoFlag("subnet-file"), GoFlag("subnet-lease-renew-margin"), GoFlag("on-lease-loss"), GoFlag("ip-masq", .boolean),
+        GoFlag("subnet-file"), GoFlag("subnet-lease-renew-margin"), GoFlag("on-lease-loss"),
+        GoFlag("ip-masq", .boolean),
         GoFlag("ip-masq-fully-random-disable", .boolean), GoFlag("iptables-resync"), GoFlag("state-dir"),
         GoFlag("iptables-forward-rules", .boolean), GoFlag("ip-blackhole-route", .boolean),
     ]
@@ -51,7 +52,8 @@ extension GoFlag {
     /// flanneld's Kubernetes mode.
     static let kubernetes: [GoFlag] = [
         GoFlag("kube-subnet-mgr", .boolean), GoFlag("kube-api-url"), GoFlag("kube-annotation-prefix"),
-        GoFlag("kubeconfig-file"), GoFlag("net-config-path"), GoFlag("set-node-network-unavailable", .boolean),
+        GoFlag("kubeconfig-file"), GoFlag("net-config-path"),
+        GoFlag("set-node-network-unavailable", .boolean),
     ]
 
     /// The tunnel itself.
@@ -61,7 +63,8 @@ extension GoFlag {
 
     /// How the data plane is tuned.
     static let tuning: [GoFlag] = [
-        GoFlag("workers"), GoFlag("cpus"), GoFlag("socket-buffer"), GoFlag("queue-length"), GoFlag("tun-tso", .boolean),
+        GoFlag("workers"), GoFlag("cpus"), GoFlag("socket-buffer"), GoFlag("queue-length"),
+        GoFlag("tun-tso", .boolean),
         GoFlag("tun-uso", .boolean), GoFlag("udp-gso", .boolean), GoFlag("udp-gro", .boolean),
         GoFlag("huge-pages", .boolean), GoFlag("busy-poll"),
     ]

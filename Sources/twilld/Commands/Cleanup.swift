@@ -18,7 +18,9 @@ struct Cleanup: FlagTaking {
     func run() async throws {
         guard !StatusClient(socketPath: socket.statusSocket).isAnswered else {
             throw CommandFailure(
-                .temporary, "twilld is running (\(socket.statusSocket) answers) and would put the rules back: stop it first")
+                .temporary,
+                "twilld is running (\(socket.statusSocket) answers) and would put the rules back: stop it first"
+            )
         }
         do {
             let removed = try PacketFilter.removeAll()

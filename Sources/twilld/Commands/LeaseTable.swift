@@ -12,7 +12,8 @@ struct LeaseTable {
                 }
             return [
                 listing.key, listing.endpoint.map { "\($0)" } ?? "-", ends,
-                listing.problem.map { "not used: \($0)" } ?? (listing.isReservation ? "reservation" : "lease"),
+                listing.problem.map { "not used: \($0)" }
+                    ?? (listing.isReservation ? "reservation" : "lease"),
             ]
         }
     }
@@ -22,7 +23,8 @@ struct LeaseTable {
         let all = [["SUBNET", "ENDPOINT", "ENDS IN", "STATE"]] + rows
         let widths = (0..<3).map { column in (all.map { $0[column].count }.max() ?? 0) + 2 }
         return all.map { row in
-            zip(row, widths).map { $0 + String(repeating: " ", count: $1 - $0.count) }.joined() + row[3] + "\n"
+            zip(row, widths).map { $0 + String(repeating: " ", count: $1 - $0.count) }.joined() + row[3]
+                + "\n"
         }.joined()
     }
 

@@ -8,7 +8,8 @@ struct Status: FlagTaking {
 
     static let configuration = CommandConfiguration(
         commandName: "status",
-        abstract: "Show what the running daemon knows: node, lease, peers, traffic, what was dropped and why.")
+        abstract: "Show what the running daemon knows: node, lease, peers, traffic, what was dropped and why."
+    )
 
     @OptionGroup var socket: StatusSocketFlag
 

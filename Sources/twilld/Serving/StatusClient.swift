@@ -29,7 +29,8 @@ struct StatusClient {
             throw failure
         } catch {
             throw CommandFailure(
-                .unavailable, "the daemon at \(socketPath) is of another release and says something else: \(error)")
+                .unavailable,
+                "the daemon at \(socketPath) is of another release and says something else: \(error)")
         }
     }
 
@@ -48,7 +49,8 @@ struct StatusClient {
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)
         guard socketPath.utf8.count < MemoryLayout.size(ofValue: address.sun_path) else {
-            throw CommandFailure(.usage, "--status-socket is longer than a unix socket's path can be: \(socketPath)")
+            throw CommandFailure(
+                .usage, "--status-socket is longer than a unix socket's path can be: \(socketPath)")
         }
         withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: Array(socketPath.utf8)) }
         let connected = withUnsafePointer(to: &address) {
