@@ -111,7 +111,7 @@ let etcdAndDaemon: [Target] = [
     .testTarget(
         name: "CommandTests",
         dependencies: [
-            "twilld", "Addresses", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            "twilld", "Addresses", "CLinux", .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
         ], swiftSettings: settings),
 ]

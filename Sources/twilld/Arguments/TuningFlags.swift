@@ -17,7 +17,8 @@ struct TuningFlags: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "Send and receive buffer of each socket, 64 KiB to 1 GiB: what a burst may hold.", valueName: "bytes"))
+            "Send and receive buffer of each socket, 64 KiB to 1 GiB: what a burst may hold.",
+            valueName: "bytes"))
     var socketBuffer = Tuning().socketBufferBytes
 
     @Option(help: ArgumentHelp("Packets that wait in the device's queue; 1 to 65536.", valueName: "packets"))
@@ -40,7 +41,8 @@ struct TuningFlags: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "Microseconds to poll before sleeping, 0 to 1000: latency for CPU time.", valueName: "microseconds"))
+            "Microseconds to poll before sleeping, 0 to 1000: latency for CPU time.",
+            valueName: "microseconds"))
     var busyPoll = Tuning().busyPollMicroseconds
 
     /// The same for the data plane.
@@ -82,7 +84,9 @@ struct CPUList: ExpressibleByArgument, Equatable {
     init?(argument: String) {
         var numbers: [Int] = []
         for part in argument.split(separator: ",", omittingEmptySubsequences: false) {
-            let ends = part.split(separator: "-", maxSplits: 1, omittingEmptySubsequences: false).map { Int($0) }
+            let ends = part.split(separator: "-", maxSplits: 1, omittingEmptySubsequences: false).map {
+                Int($0)
+            }
             guard let first = ends[0], let last = ends.count == 2 ? ends[1] : first,
                 first >= 0, first <= last, last < CPUList.limit
             else { return nil }
@@ -91,5 +95,7 @@ struct CPUList: ExpressibleByArgument, Equatable {
         self.numbers = numbers
     }
 
-    var defaultValueDescription: String { numbers.isEmpty ? "any" : numbers.map(String.init).joined(separator: ",") }
+    var defaultValueDescription: String {
+        numbers.isEmpty ? "any" : numbers.map(String.init).joined(separator: ",")
+    }
 }
