@@ -158,6 +158,18 @@ struct LeaseMachineTests {
         #expect(node.count("this node's lease is gone") == 3)
     }
 
+    @Test("the own key deleted before the answer to its creation arrives is registered again")
+    func ownKeyDeletedEarly() {
+        let simulation = Simulation(seed: 22)
+        simulation.answerDelay = .seconds(1)
+        let node = simulation.addNode("198.18.9.2", previous: "10.66.5.0-24")
+        simulation.run(for: .milliseconds(500))
+        simulation.remove("10.66.5.0-24")
+        simulation.run(for: .seconds(10))
+        #expect(node.subnet == "10.66.5.0-24")
+        #expect(simulation.entries["10.66.5.0-24"]?.holder == node.identity)
+    }
+
     @Test("a store that comes back empty has every node again within seconds, with the subnet it had")
     func dataLoss() {
         let simulation = Simulation(seed: 10)
