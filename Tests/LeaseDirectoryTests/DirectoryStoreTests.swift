@@ -199,6 +199,6 @@ struct DirectoryStoreTests {
         let node = TestNode("198.18.9.1", store: store)
         let subnet = try await node.subnet()
         try await eventually("the files") { try directory.names("subnets") == [subnet.key] }
-        #expect(node.log.count(of: "lease released", "10.66.1.0-24") == 1)
+        try await eventually("the log's line") { node.log.count(of: "lease released", "10.66.1.0-24") == 1 }
     }
 }
