@@ -43,7 +43,7 @@ let dataPlane: [Target] = [
 
     tests("Addresses", []),
     tests("PacketHeaders", ["Addresses"]),
-    tests("SuperPackets", ["PacketHeaders", "CLinux"]),
+    tests("SuperPackets", ["PacketHeaders", "CLinux", "NetworkNamespaces"]),
     tests("Forwarding", ["Addresses"]),
     tests("Tunnel", ["Addresses"]),
     tests("Engines", ["CLinux"]),
@@ -126,9 +126,8 @@ let package = Package(
                 "Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters", "Tunnel", "Engines",
                 "Worker",
             ]),
-        // What Benchmarks/ shares with the daemon: addresses, and the kernel headers that Swift cannot import.
+        // What the forwarders in Benchmarks/ share with the daemon.
         .library(name: "Addresses", targets: ["Addresses"]),
-        .library(name: "CLinux", targets: ["CLinux"]),
     ] + (withoutGRPC ? [] : [.executable(name: "twilld", targets: ["twilld"])]),
     dependencies: [
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2")

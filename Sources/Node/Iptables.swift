@@ -123,9 +123,7 @@ struct IptablesRules: DesiredItem {
     let needsResync = true
 
     private var wanted: [(chain: Iptables.Chain, rules: [PacketFilterRule])] {
-        [(.postrouting, settings.postroutingRules), (.forward, settings.forwardRules)].filter {
-            !$0.1.isEmpty
-        }
+        [(.postrouting, settings.postroutingRules), (.forward, settings.forwardRules)]
     }
 
     private func iptables() throws -> Iptables {

@@ -51,7 +51,7 @@ final class DatagramReceiver: Sendable {
     }
 }
 
-/// A UDP socket that sends single bytes.
+/// A UDP socket that sends to anybody.
 final class DatagramSender: Sendable {
     private let descriptor: Int32
 
@@ -62,18 +62,21 @@ final class DatagramSender: Sendable {
 
     deinit { close(descriptor) }
 
-    func send(to address: String, port: UInt16) throws {
+    /// Sends zeros. The kernel refuses what is larger than it knows the path to carry; that is no failure here.
+    func send(to address: String, port: UInt16, byteCount: Int = 1) throws {
         var name = sockaddr_in()
         name.sin_family = sa_family_t(AF_INET)
         name.sin_port = port.bigEndian
         name.sin_addr.s_addr = IPv4Address(address)!.networkBytes
-        var byte: UInt8 = 1
+        let bytes = [UInt8](repeating: 0, count: byteCount)
         let count = withUnsafeMutablePointer(to: &name) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                sendto(descriptor, &byte, 1, 0, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+                sendto(descriptor, bytes, byteCount, 0, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
             }
         }
-        guard count == 1 else { throw DatagramFailure(call: "sendto \(address)", code: errno) }
+        guard count == byteCount || errno == EMSGSIZE else {
+            throw DatagramFailure(call: "sendto \(address)", code: errno)
+        }
     }
 }
 

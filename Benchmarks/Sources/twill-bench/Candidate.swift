@@ -39,7 +39,8 @@ extension Candidate {
             ],
             start: [
                 program, "--lease-dir", "{dir}/leases", "--iface", "eth0", "--tun-name", "{device}",
-                "--subnet-file", "{dir}/subnet-{node}.env",
+                "--subnet-file", "{dir}/subnet-{node}.env", "--state-dir", "{dir}/state-{node}",
+                "--status-socket", "{dir}/status-{node}.socket",
             ] + flags,
             device: "flannel0")
     }
@@ -85,6 +86,8 @@ struct RunningCandidate {
     private(set) var daemons: [Child] = []
     /// Where node 2 is reached from node 1.
     private(set) var address = ""
+    /// The daemons' device, the same name on both nodes.
+    let device: String?
 
     /// Starts it on both nodes and waits until a packet gets across and back. Where that fails, what was started
     /// is stopped again. `turn` makes device names differ from the last turn's: a TUN's name stays taken for a
@@ -94,6 +97,7 @@ struct RunningCandidate {
         let folder = "\(Lab.folder)/turn-\(turn)"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         let device = candidate.device.map { "\($0)".prefix(12) + "t\(turn % 10)" }.map(String.init)
+        self.device = device
         func fill(_ words: [String], _ node: Int) -> [String] {
             words.map { word in
                 word.replacing("{node}", with: "\(node)").replacing("{peer}", with: "\(3 - node)")

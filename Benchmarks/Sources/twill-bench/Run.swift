@@ -6,6 +6,9 @@ struct Run: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Measures candidates in turn and prints medians and ratios.")
 
+    @Flag(help: "One round of one second for everything in the table: less than three minutes.")
+    var quick = false
+
     @Option(help: "Rounds: each measures every candidate once.")
     var repeats: Int = 3
 
@@ -54,10 +57,14 @@ struct Run: ParsableCommand {
     @Option(help: "The candidate that ratios are taken to.")
     var reference = "vxlan"
 
-    @Option(help: "The folder for results.json.")
+    @Option(help: "The folder under which results.json, report.md and report.html go into one of their own.")
     var results = Lab.repository + "/results"
 
-    func validate() throws {
+    mutating func validate() throws {
+        if quick {
+            repeats = 1
+            seconds = 1
+        }
         guard repeats >= 1 else { throw ValidationError("--repeats \(repeats): 1 or more") }
         guard seconds > 0 else { throw ValidationError("--seconds \(seconds): more than 0") }
         for name in measure where name != "all" && !Measurement.all.contains(where: { $0.name == name }) {
@@ -85,10 +92,10 @@ struct Run: ParsableCommand {
         session.run()
         let table = TerminalTable(results: session.results, reference: reference)
         for underlay in underlay { print("\n" + table.text(underlay)) }
-        for failure in session.results.failures {
-            print("\(failure.underlay) round \(failure.round) \(failure.candidate): \(failure.message)")
+        for warning in Summary(results: session.results, reference: reference).warnings {
+            print("! \(warning)")
         }
-        try write(session.results)
+        print(try session.results.write(under: results, reference: reference) + "/report.html")
     }
 
     private func chosenCandidates() throws -> [Candidate] {
@@ -110,19 +117,5 @@ struct Run: ParsableCommand {
             }
             return candidate
         }
-    }
-
-    private func write(_ measured: Results) throws {
-        let formatter = DateFormatter()
-        formatter.dateFormat = "yyyy-MM-dd-HHmmss"
-        let folder = "\(results)/\(formatter.string(from: measured.machine.date))"
-        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-        encoder.dateEncodingStrategy = .iso8601
-        encoder.nonConformingFloatEncodingStrategy = .convertToString(
-            positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
-        try encoder.encode(measured).write(to: URL(fileURLWithPath: folder + "/results.json"))
-        print("\(folder)/results.json")
     }
 }
