@@ -43,7 +43,7 @@ let dataPlane: [Target] = [
 
     tests("Addresses", []),
     tests("PacketHeaders", ["Addresses"]),
-    tests("SuperPackets", ["PacketHeaders", "CLinux"]),
+    tests("SuperPackets", ["PacketHeaders", "CLinux", "NetworkNamespaces"]),
     tests("Forwarding", ["Addresses"]),
     tests("Tunnel", ["Addresses"]),
     tests("Engines", ["CLinux"]),
@@ -111,7 +111,7 @@ let etcdAndDaemon: [Target] = [
     .testTarget(
         name: "CommandTests",
         dependencies: [
-            "twilld", "Addresses", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            "twilld", "Addresses", "CLinux", .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
         ], swiftSettings: settings),
 ]

@@ -475,12 +475,16 @@ extension LeaseMachine {
             watchNumber += 1
             actions.append(.watch(after: revision, number: watchNumber))
         }
-        if !isRequestUnderWay, !isSnapshotWanted, let write = nextWrite(now: now) {
-            if mayAsk(.write, now: now) {
-                isRequestUnderWay = true
-                actions.append(.write(write))
+        if !isRequestUnderWay, !isSnapshotWanted {
+            if let write = nextWrite(now: now) {
+                if mayAsk(.write, now: now) {
+                    isRequestUnderWay = true
+                    actions.append(.write(write))
+                }
+                return
             }
-            return
+            // What failed was done all the same, or is no longer to be done.
+            if failures[.write] != nil { succeeded(.write, now: now) }
         }
         if isSnapshotWanted, !isRequestUnderWay { wake(at: now) }
         for time in [resyncAt, own?.renewAt, noneLeftUntil] {

@@ -140,7 +140,7 @@ struct LeaseRegister {
 extension LeaseRegister.Record {
     /// The peer that the entry describes, or why it describes none.
     func peer(
-        in configuration: NetworkConfiguration, ownSubnet: LeaseSubnet?, ownEndpoint: Endpoint
+        in configuration: NetworkConfiguration, ownSubnet: LeaseSubnet? = nil, ownEndpoint: Endpoint? = nil
     ) -> Result<Peer, LeaseValueError> {
         guard let subnet else {
             return .failure(LeaseValueError("the key is no subnet such as 10.66.28.0-24"))

@@ -26,12 +26,6 @@ public struct InternetSum: Sendable {
         words &+= (word & 0xFFFF_FFFF) &+ (word >> 32)
     }
 
-    /// Adds 4 bytes, which begin at an even offset of what is summed.
-    @inlinable @inline(__always)
-    public mutating func add4(_ bytes: UnsafeRawPointer) {
-        words &+= UInt64(bytes.loadUnaligned(as: UInt32.self))
-    }
-
     /// Adds a 16-bit field, host byte order.
     @inlinable @inline(__always)
     public mutating func add(_ field: UInt16) { words &+= UInt64(field.bigEndian) }
@@ -47,14 +41,6 @@ public struct InternetSum: Sendable {
     /// Takes back a 32-bit field, host byte order, that was added before.
     @inlinable @inline(__always)
     public mutating func remove(_ field: UInt32) { add(~field) }
-
-    /// Adds the sum of a block that begins at an even offset.
-    @inlinable @inline(__always)
-    public mutating func add(_ block: InternetSum) { words &+= block.words }
-
-    /// Adds the sum of a block that begins at an odd offset: its bytes change places (RFC 1071 section 2 (B)).
-    @inlinable @inline(__always)
-    public mutating func addAtOddOffset(_ block: InternetSum) { words &+= UInt64(block.folded.byteSwapped) }
 
     /// The sum in 16 bits, host byte order, not complemented: what a header holds of its pseudo header when
     /// the rest is left to a device. 0 only if nothing but zeros was added.

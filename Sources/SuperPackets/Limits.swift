@@ -3,10 +3,9 @@ public enum SuperPacketLimits {
     /// Bytes of payload of the largest UDP datagram over IPv4: 65,535 - 20 (IPv4) - 8 (UDP). The kernel holds a
     /// whole `UDP_SEGMENT` send to it.
     public static let sendBytes = 65_507
-    /// Segments of one `UDP_SEGMENT` send: `UDP_MAX_SEGMENTS` in include/linux/udp.h, 128 since Linux 6.9.
+    /// Segments of one `UDP_SEGMENT` send: `UDP_MAX_SEGMENTS` in include/linux/udp.h, 128 since Linux 6.9, 64
+    /// before.
     public static let sendSegments = 128
-    /// The same before Linux 6.9.
-    public static let sendSegmentsOfOldKernels = 64
     /// Bytes of a merged packet: what the total length of an IPv4 header can say.
     public static let mergedBytes = 65_535
     /// Packets merged into one: as many as one receive with `UDP_GRO` can hold, so that a full one needs no

@@ -3,7 +3,7 @@ import PacketHeaders
 
 /// Why a packet that came with a virtio-net header cannot be sent: header and packet contradict each other, or
 /// ask for what twill does not offer.
-public enum OffloadRefusal: UInt8, Sendable, CaseIterable {
+public enum OffloadRefusal: Sendable {
     /// Shorter than its own headers.
     case truncated
     /// Neither IPv4 nor IPv6, or another version than the segmentation type says.

@@ -1,5 +1,4 @@
 import CLinux
-import Glibc
 
 /// Memory between two pages that fault, so that a byte read or written outside of it ends the test process.
 final class GuardedMemory {

@@ -59,7 +59,8 @@ actor Daemon {
     }
 
     init(
-        flags: Run, underlay: Underlay, logger: Logger, notification: ServiceNotification, observation: Observation
+        flags: Run, underlay: Underlay, logger: Logger, notification: ServiceNotification,
+        observation: Observation
     ) {
         self.flags = flags
         self.underlay = underlay
@@ -237,11 +238,17 @@ actor Daemon {
             dataPlane: made,
             tunnel: NodeStatus.Tunnel(
                 interface: settings.tunnelName, network: "\(configuration.network)", mtu: mtu))
+        if let refusal = made.uringRefusal {
+            logger.warning(
+                "io_uring is not to be had; plain system calls are used", metadata: ["detail": "\(refusal)"])
+        }
         logger.notice(
             "data plane started",
             metadata: [
+                "engine": "\(made.engine.rawValue)",
                 "interface": "\(settings.tunnelName)", "bound": "\(key.underlay)", "mtu": "\(mtu)",
-                "workers": "\(settings.tuning.workerCount)", "udp_segments": "\(made.underlayOffloads.segmentLimit)",
+                "workers": "\(settings.tuning.workerCount)",
+                "udp_segments": "\(made.underlayOffloads.segmentLimit)",
             ])
         return made
     }
@@ -279,7 +286,8 @@ actor Daemon {
                 observation.setProblem(
                     .rules, "neither nft nor iptables works here: no masquerade and forward rules are set")
                 logger.error(
-                    "no packet filter", metadata: ["detail": "neither nft nor iptables works; install nftables"])
+                    "no packet filter",
+                    metadata: ["detail": "neither nft nor iptables works; install nftables"])
             }
         }
         try await node.setDesired(items)
@@ -304,14 +312,15 @@ actor Daemon {
                 metadata: [
                     "file": "\(flags.lease.subnetFile)", "subnet": "\(file.subnet)", "was": "\(old.subnet)",
                     "mtu": "\(file.mtu)",
-                    "detail": "pods that run have addresses and MTU of the old file: restart Docker and the pods",
+                    "detail":
+                        "pods that run have addresses and MTU of the old file: restart Docker and the pods",
                 ])
         }
         stage.subnetFile = file
     }
 
     private func becomeReady(_ lease: OwnLease) {
-        let state = "subnet \(lease.subnet), \(table.peers.count) peers"
+        let state = "subnet \(lease.subnet), peers: \(table.peers.count)"
         if !stage.isReady {
             stage.isReady = true
             logger.notice(
@@ -338,7 +347,9 @@ actor Daemon {
             if let number = stage.dataPlane?.failureErrorNumber, number != 0 {
                 logger.critical(
                     "data plane ended",
-                    metadata: ["detail": "\(String(cString: strerror(number)))", "action": "starting it again"])
+                    metadata: [
+                        "detail": "\(String(cString: strerror(number)))", "action": "starting it again",
+                    ])
                 deviceIsLost = true
                 passContinuation.yield()
             }
