@@ -111,7 +111,7 @@ let etcdAndDaemon: [Target] = [
     .testTarget(
         name: "CommandTests",
         dependencies: [
-            "twilld", "Addresses", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            "twilld", "Addresses", "CLinux", .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
         ], swiftSettings: settings),
 ]
@@ -126,9 +126,8 @@ let package = Package(
                 "Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters", "Tunnel", "Engines",
                 "Worker",
             ]),
-        // What Benchmarks/ shares with the daemon: addresses, and the kernel headers that Swift cannot import.
+        // What the forwarders in Benchmarks/ share with the daemon.
         .library(name: "Addresses", targets: ["Addresses"]),
-        .library(name: "CLinux", targets: ["CLinux"]),
     ] + (withoutGRPC ? [] : [.executable(name: "twilld", targets: ["twilld"])]),
     dependencies: [
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2")

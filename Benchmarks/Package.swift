@@ -18,6 +18,7 @@ let package = Package(
         .package(url: "https://github.com/ordo-one/TextTable", from: "0.0.2"),
     ],
     targets: [
+        .target(name: "CMessages"),
         .executableTarget(
             name: "twill-bench",
             dependencies: [
@@ -29,7 +30,7 @@ let package = Package(
             name: "traffic",
             dependencies: [
                 .product(name: "Addresses", package: "twill"),
-                .product(name: "CLinux", package: "twill"),
+                "CMessages",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
             ],
@@ -38,7 +39,7 @@ let package = Package(
             name: "baseline",
             dependencies: [
                 .product(name: "Addresses", package: "twill"),
-                .product(name: "CLinux", package: "twill"),
+                "CMessages",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             swiftSettings: settings),

@@ -37,6 +37,16 @@ int twill_udp_segments_accepted(int segments) {
   return accepted;
 }
 
+_Static_assert(sizeof(struct twill_batch_message) == sizeof(struct mmsghdr), "struct mmsghdr");
+
+int twill_send_batch(int descriptor, struct twill_batch_message *messages, unsigned int count) {
+  return sendmmsg(descriptor, (struct mmsghdr *)messages, count, MSG_DONTWAIT);
+}
+
+int twill_receive_batch(int descriptor, struct twill_batch_message *messages, unsigned int count) {
+  return recvmmsg(descriptor, (struct mmsghdr *)messages, count, MSG_DONTWAIT, NULL);
+}
+
 int twill_pin_thread(int cpu) {
   cpu_set_t set;
   CPU_ZERO(&set);

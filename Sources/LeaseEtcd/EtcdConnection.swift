@@ -56,7 +56,10 @@ actor EtcdConnection {
                 let link = try await currentLink()
                 do {
                     return try await request(link)
-                } catch let error as RPCError where error.isStaleToken && !hasAuthenticatedAnew {
+                } catch let error as RPCError
+                    where error.mayBeStaleToken && configuration.username != nil
+                    && !hasAuthenticatedAnew
+                {
                     hasAuthenticatedAnew = true
                     drop(link.number, moveOn: false)
                     continue
@@ -143,9 +146,11 @@ extension RPCError {
         code == .unavailable || code == .deadlineExceeded || code == .unknown
     }
 
-    /// Whether a new token may do better (etcd: ErrInvalidAuthToken, ErrAuthOldRevision).
-    fileprivate var isStaleToken: Bool {
-        code == .unauthenticated || message.contains("revision of auth store is old")
+    /// Whether a new token may do better: etcd's ErrInvalidAuthToken, ErrAuthOldRevision and, for a watch, what it
+    /// says to either.
+    fileprivate var mayBeStaleToken: Bool {
+        code == .unauthenticated || code == .permissionDenied
+            || message.contains("revision of auth store is old")
     }
 }
 

@@ -60,6 +60,9 @@ package struct LeaseMachine {
     private var unreachableSince: Instant?
 
     private var isRequestUnderWay = false
+    /// The keys that the watch told of while a write was under way: it knows better than the write's answer, which
+    /// may come after the news of what others did to the key next.
+    private var keysTold: Set<String> = []
     private var isSnapshotWanted = true
     private var isWatching = false
     private var isWatchAlive = false
@@ -136,6 +139,7 @@ extension LeaseMachine {
             succeeded(.snapshot, now: now)
             if snapshot.revision < revision { reportDataLoss(from: revision, to: snapshot.revision) }
             register.replace(with: snapshot.entries, now: now)
+            keysTold = []
             arePeersStale = true
             lost = []
             noneLeftUntil = nil
@@ -192,8 +196,12 @@ extension LeaseMachine {
             revision = max(revision, current)
             for event in events {
                 switch event {
-                case .put(let entry): register.put(entry, now: now)
-                case .deleted(let key): register.remove(key)
+                case .put(let entry):
+                    register.put(entry, now: now)
+                    if isRequestUnderWay { keysTold.insert(entry.key) }
+                case .deleted(let key):
+                    register.remove(key)
+                    if isRequestUnderWay { keysTold.insert(key) }
                 case .configuration(let text): take(configuration: text)
                 }
             }
@@ -211,7 +219,7 @@ extension LeaseMachine {
             let entry = StoreEntry(
                 key: key, value: value, version: version, holder: timeToLive == nil ? nil : options.identity,
                 lifetime: timeToLive.map { .expiring(remaining: $0) } ?? .permanent)
-            register.put(entry, now: now)
+            if !keysTold.contains(key) { register.put(entry, now: now) }
             guard let subnet = LeaseSubnet(key: key) else { return }
             hold(subnet, timeToLive: timeToLive, now: now)
             if case .create = write {
@@ -228,7 +236,7 @@ extension LeaseMachine {
                 report(.info, "another node was faster, trying the next subnet", ["subnet": "\(subnet)"])
             }
         case (.delete(let key, _), .done):
-            register.remove(key)
+            if !keysTold.contains(key) { register.remove(key) }
             arePeersStale = true
             report(.info, "lease released", ["key": key])
         case (.renew, .refused), (.delete, .refused):
@@ -475,12 +483,17 @@ extension LeaseMachine {
             watchNumber += 1
             actions.append(.watch(after: revision, number: watchNumber))
         }
-        if !isRequestUnderWay, !isSnapshotWanted, let write = nextWrite(now: now) {
-            if mayAsk(.write, now: now) {
-                isRequestUnderWay = true
-                actions.append(.write(write))
+        if !isRequestUnderWay, !isSnapshotWanted {
+            if let write = nextWrite(now: now) {
+                if mayAsk(.write, now: now) {
+                    isRequestUnderWay = true
+                    keysTold = []
+                    actions.append(.write(write))
+                }
+                return
             }
-            return
+            // What failed was done all the same, or is no longer to be done.
+            if failures[.write] != nil { succeeded(.write, now: now) }
         }
         if isSnapshotWanted, !isRequestUnderWay { wake(at: now) }
         for time in [resyncAt, own?.renewAt, noneLeftUntil] {
@@ -549,8 +562,8 @@ extension LeaseMachine {
         }
         if let configuration, arePeersStale {
             let result = register.peers(
-                configuration: configuration, ownKey: own?.key, ownSubnet: own?.lease.subnet,
-                ownEndpoint: ownEndpoint, inUse: usedKeys)
+                configuration: configuration, identity: options.identity, ownKey: own?.key,
+                ownSubnet: own?.lease.subnet, ownEndpoint: ownEndpoint, inUse: usedKeys)
             next.peers = result.peers
             next.skipped = result.skipped
             usedKeys = result.keys

@@ -2,7 +2,7 @@ public import Addresses
 
 /// What a person does to a store by hand: `twilld lease …` and `twilld network …`.
 public struct LeaseOperations: Sendable {
-    let store: any LeaseStore
+    private let store: any LeaseStore
 
     /// Operates on a store.
     public init(store: any LeaseStore) { self.store = store }
@@ -13,8 +13,10 @@ public struct LeaseOperations: Sendable {
         public var key: String
         /// The value as the store has it.
         public var value: String
-        /// Where its peers send to, where the entry names it; the port is the configuration's unless its own.
+        /// Where its peers send to, where the entry names it.
         public var endpoint: Endpoint?
+        /// The node that holds it; nil where flanneld or a person wrote it.
+        public var holder: NodeIdentity?
         /// Whether it has no time to live.
         public var isReservation: Bool
         /// How long it lives unless renewed, where the store tells.
@@ -23,28 +25,121 @@ public struct LeaseOperations: Sendable {
         public var problem: String?
     }
 
-    /// Every lease and reservation, ordered by key.
-    public func list() async throws -> [Listing] { fatalError() }
+    /// Every lease and reservation, ordered by subnet; entries whose key is none come last.
+    ///
+    /// - Throws: `LeaseStoreError`.
+    public func list() async throws -> [Listing] {
+        let snapshot = try await store.snapshot()
+        let configuration = snapshot.configuration.flatMap { try? NetworkConfiguration(parsing: $0) }
+        let port = configuration?.backend.port ?? NetworkConfiguration.Backend().port
+        let now = ContinuousClock.now
+        let records = snapshot.entries.map { LeaseRegister.Record($0, now: now) }.sorted {
+            switch ($0.subnet, $1.subnet) {
+            case (let left?, let right?): left != right ? left < right : $0.entry.key < $1.entry.key
+            case (nil, nil): $0.entry.key < $1.entry.key
+            case (let left, _): left != nil
+            }
+        }
+        return records.map { record in
+            var problem: String?
+            if let configuration, case .failure(let error) = record.peer(in: configuration) {
+                problem = error.description
+            }
+            var remaining: Duration?
+            if case .expiring(let left) = record.entry.lifetime { remaining = left }
+            return Listing(
+                key: record.entry.key, value: record.entry.value,
+                endpoint: record.endpoint(defaultPort: port),
+                holder: record.entry.holder, isReservation: record.isReservation, remaining: remaining,
+                problem: problem)
+        }
+    }
 
     /// Keeps a subnet for the node that announces `publicAddress`; it has no time to live.
     ///
-    /// - Throws: `LeaseOperationError` where the subnet does not fit the network or somebody has it.
-    public func reserve(_ subnet: LeaseSubnet, publicAddress: IPv4Address) async throws { fatalError() }
+    /// - Throws: `LeaseOperationError` where the subnet does not fit the network, somebody has it, or the node has
+    ///   a reservation already; `LeaseStoreError`.
+    public func reserve(_ subnet: LeaseSubnet, publicAddress: IPv4Address) async throws {
+        let snapshot = try await store.snapshot()
+        let configuration = try parse(snapshot.configuration)
+        guard configuration.admits(subnet) else {
+            throw LeaseOperationError(
+                "\(subnet) is no subnet of this network: a /\(configuration.subnetLength) from"
+                    + " \(configuration.subnetMinimum) to \(configuration.subnetMaximum) is needed")
+        }
+        let now = ContinuousClock.now
+        for record in snapshot.entries.map({ LeaseRegister.Record($0, now: now) }) {
+            let address = record.endpoint(defaultPort: configuration.backend.port)?.address
+            if record.subnet?.overlaps(subnet) ?? false {
+                throw LeaseOperationError(
+                    "\(record.entry.key) is \(record.isReservation ? "reserved" : "leased") to"
+                        + " \(address.map { "\($0)" } ?? "a node that it does not name")"
+                        + "; release it first: twilld lease release \(record.subnet.map { "\($0)" } ?? "")")
+            }
+            if record.isReservation, address == publicAddress {
+                throw LeaseOperationError("\(publicAddress) has a reservation already, \(record.entry.key)")
+            }
+        }
+        let value = LeaseValue(publicAddress: publicAddress)
+        let result = try await store.create(key: subnet.key, value: value.json, timeToLive: nil, holder: nil)
+        if result == .refused {
+            throw LeaseOperationError(
+                "\(subnet) was taken by somebody else just now; look at it: twilld lease list")
+        }
+    }
 
     /// Deletes a lease or a reservation. A running node that holds it registers again.
-    public func release(_ subnet: LeaseSubnet) async throws { fatalError() }
+    ///
+    /// - Throws: `LeaseOperationError` where there is none; `LeaseStoreError`.
+    public func release(_ subnet: LeaseSubnet) async throws {
+        for _ in 0..<3 {
+            guard let entry = try await store.snapshot().entries.first(where: { $0.key == subnet.key }) else {
+                throw LeaseOperationError(
+                    "there is no lease of \(subnet); see what there is: twilld lease list")
+            }
+            if try await store.delete(key: entry.key, version: entry.version) != .refused { return }
+        }
+        throw LeaseOperationError("the lease of \(subnet) keeps changing; try again")
+    }
 
     /// The network configuration as it stands, and what it means.
-    public func network() async throws -> (json: String, configuration: NetworkConfiguration) { fatalError() }
+    ///
+    /// - Throws: `LeaseOperationError` where there is none, `NetworkConfigurationError` where it is wrong;
+    ///   `LeaseStoreError`.
+    public func network() async throws -> (json: String, configuration: NetworkConfiguration) {
+        let json = try await store.snapshot().configuration
+        return (json ?? "", try parse(json))
+    }
 
     /// Checks a network configuration and writes it.
     ///
-    /// - Returns: what running nodes do not take over until they are restarted, one sentence each.
-    public func setNetwork(_ json: String) async throws -> [String] { fatalError() }
+    /// - Returns: what it leaves behind, one sentence each: leases that it does not admit.
+    /// - Throws: `NetworkConfigurationError` where it is wrong, and nothing is written then; `LeaseStoreError`.
+    @discardableResult
+    public func setNetwork(_ json: String) async throws -> [String] {
+        let configuration = try NetworkConfiguration(parsing: json)
+        let entries = try await store.snapshot().entries
+        try await store.setConfiguration(json)
+        return entries.sorted { $0.key < $1.key }.compactMap { entry in
+            guard let subnet = LeaseSubnet(key: entry.key), !configuration.admits(subnet) else { return nil }
+            return "\(subnet) is no longer a subnet of the network: its node keeps it until it is restarted"
+        }
+    }
+
+    private func parse(_ json: String?) throws -> NetworkConfiguration {
+        guard let json else {
+            throw LeaseOperationError(
+                "\(store.name) has no network configuration; write one: twilld network set '{\"Network\":\"10.66.0.0/16\"}'"
+            )
+        }
+        return try NetworkConfiguration(parsing: json)
+    }
 }
 
 /// Why an operation was not done.
 public struct LeaseOperationError: Error, Sendable, CustomStringConvertible {
     /// One sentence for an operator.
     public let description: String
+
+    init(_ description: String) { self.description = description }
 }

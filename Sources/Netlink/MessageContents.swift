@@ -72,14 +72,17 @@ extension InterfaceAddress {
 
 extension Route {
     /// `RTM_F_CLONED`: an entry of the cache (what was learnt of one path), not of the table.
-    private static let clonedFlag: UInt32 = 0x200
+    static let clonedFlag: UInt32 = 0x200
 
     /// Decodes an `RTM_NEWROUTE` or `RTM_DELROUTE` of a table; nil for cache entries.
     init?(_ message: Message) {
-        guard let flags = message.payload.number(at: 8, as: UInt32.self), flags & Route.clonedFlag == 0 else {
-            return nil
-        }
+        if Route.isLearnt(message) { return nil }
         self.init(answer: message)
+    }
+
+    /// Whether a route message is about an entry of the cache.
+    static func isLearnt(_ message: Message) -> Bool {
+        (message.payload.number(at: 8, as: UInt32.self) ?? 0) & clonedFlag != 0
     }
 
     /// Decodes the answer to a look-up, which is a cache entry.

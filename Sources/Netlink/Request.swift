@@ -84,6 +84,12 @@ struct Request {
         }
     }
 
+    static let learntPaths = Request("list what was learnt of paths", .getRoute, .dump) {
+        $0.appendRoute(
+            family: Family.v4, destinationLength: 0, table: 0, origin: 0, scope: .global,
+            kind: Route.Kind(rawValue: 0), flags: Route.clonedFlag)
+    }
+
     static func route(to address: IPAddress) -> Request {
         Request("look up the route to \(address)", .getRoute, .acknowledge) {
             $0.appendRoute(
@@ -135,7 +141,8 @@ extension MessageWriter {
 
     /// Appends a `struct rtmsg`.
     fileprivate mutating func appendRoute(
-        family: UInt8, destinationLength: Int, table: UInt32, origin: UInt8, scope: Scope, kind: Route.Kind
+        family: UInt8, destinationLength: Int, table: UInt32, origin: UInt8, scope: Scope, kind: Route.Kind,
+        flags: UInt32 = 0
     ) {
         append(family)
         append(UInt8(destinationLength))
@@ -145,7 +152,7 @@ extension MessageWriter {
         append(origin)
         append(scope.rawValue)
         append(kind.rawValue)
-        append(UInt32(0))  // flags
+        append(flags)
     }
 
     /// Appends a `struct rtmsg` and its attributes.

@@ -138,8 +138,9 @@ private final class Listener {
                 messages.lazy.compactMap { NetworkChange($0) }.forEach(tell)
             } catch {
                 tell(.unknown)
-                // ENOBUFS: the kernel dropped notifications because this thread was late. All others stay.
-                guard error.code == ENOBUFS || error.code == EMSGSIZE else { break }
+                // ENOBUFS: the kernel dropped notifications because this thread was late. EMSGSIZE: one was too
+                // large. ETIMEDOUT: what there was to read came from another process. The socket still works.
+                guard [ENOBUFS, EMSGSIZE, ETIMEDOUT].contains(error.code) else { break }
             }
         }
         continuation.finish()

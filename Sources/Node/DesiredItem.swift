@@ -12,6 +12,10 @@ public protocol DesiredItem: Sendable {
     /// Whether the daemon cannot do its work without it. What is not essential is logged where it fails.
     var isEssential: Bool { get }
 
+    /// Whether netlink says nothing of its changes, and looking at it costs milliseconds: looked at by the resync
+    /// alone.
+    var needsResync: Bool { get }
+
     /// Says how the machine differs from what is wanted; nil where it does not.
     func deviation(in state: NetworkState) throws -> String?
 
@@ -25,6 +29,9 @@ public protocol DesiredItem: Sendable {
 extension DesiredItem {
     /// Yes.
     public var isEssential: Bool { true }
+
+    /// No.
+    public var needsResync: Bool { false }
 
     /// Does nothing: right for what goes with its device.
     public func withdraw(using socket: RouteSocket) {}

@@ -4,7 +4,8 @@ import Netlink
 
 /// What happened on this machine's network that the daemon has to act upon.
 public enum NodeEvent: Sendable, Hashable {
-    /// The interface, its address, the advertised address or the MTU is another now.
+    /// The interface, its address, the advertised address or the MTU is another now, or the underlay is back after
+    /// `underlayLost`.
     case underlayChanged(Underlay)
     /// No interface fits the options any more; the text says why. The last underlay stays in use.
     case underlayLost(String)
@@ -36,6 +37,8 @@ public actor NodeNetwork {
     private var log: RepeatLimitedLog
 
     private var items: [any DesiredItem] = []
+    private var paths: FollowedPaths?
+    private var narrowPaths: [NarrowPathRoute] = []
     private var underlay: Underlay?
     private var underlayProblem: String?
     private var missingDevice: String?
@@ -72,27 +75,69 @@ public actor NodeNetwork {
     /// Replaces all desired items: takes away what is no longer wanted, and makes the rest so in their order. Throws
     /// the first failure of an essential item; `run` tries again.
     public func setDesired(_ items: [any DesiredItem]) throws {
-        let wanted = Set(items.map(\.name))
-        for item in self.items where !wanted.contains(item.name) {
+        withdraw(self.items, except: items)
+        self.items = items
+        missingDevice = nil
+        if let failure = try restore(items + narrowPaths, in: NetworkState(from: socket), isFirstTime: true) {
+            throw failure
+        }
+    }
+
+    /// Takes away every desired item that outlives the tunnel device, and keeps none from here on.
+    public func withdrawAll() throws {
+        followPaths(to: [:], through: "")
+        try setDesired([])
+    }
+
+    /// Follows the paths to the peers, given as each one's underlay address by its subnet: a path that the kernel
+    /// learns is narrower than the underlay gets a route of its own through the tunnel device, with what the path
+    /// leaves for an inner packet as its MTU, until the kernel forgets it.
+    ///
+    /// Looked at by every resync; `checkPaths` does so at once.
+    public func followPaths(to peers: [IPv4Prefix: IPv4Address], through interfaceName: String) {
+        paths = peers.isEmpty ? nil : FollowedPaths(interfaceName: interfaceName, peers: peers)
+        checkPaths()
+    }
+
+    /// Looks at once whether a path became narrower: right after a datagram was too large for one.
+    public func checkPaths() {
+        do {
+            let wanted =
+                try paths.map { paths in
+                    paths.narrow(learnt: try socket.learntPathMTUs(), underlayMTU: underlay?.mtu ?? .max)
+                } ?? []
+            guard wanted != narrowPaths else { return }
+            withdraw(narrowPaths, except: wanted)
+            for path in wanted where !narrowPaths.contains(path) {
+                log.notice("narrow path", item: path.name, "MTU \(path.mtu)")
+            }
+            narrowPaths = wanted
+            _ = try restore(wanted, in: NetworkState(from: socket), isFirstTime: true)
+        } catch {
+            log.warning("cannot follow the paths to the peers", item: "paths", "\(error)")
+        }
+    }
+
+    private func withdraw(_ items: [any DesiredItem], except wanted: [any DesiredItem]) {
+        let wanted = Set(wanted.map(\.name))
+        for item in items where !wanted.contains(item.name) {
             do {
                 try item.withdraw(using: socket)
             } catch {
                 log.warning("cannot withdraw", item: item.name, "\(error)")
             }
         }
-        self.items = items
-        missingDevice = nil
-        if let failure = try restoreItems(in: NetworkState(from: socket), isFirstTime: true) { throw failure }
     }
 
-    /// Takes away every desired item that outlives the tunnel device, and keeps none from here on.
-    public func withdrawAll() throws { try setDesired([]) }
-
     /// Compares everything with the kernel once, restores what differs, and follows the underlay.
-    public func reconcile() {
+    public func reconcile() { reconcile(isResync: true) }
+
+    private func reconcile(isResync: Bool) {
+        if isResync { checkPaths() }
         do {
             let state = try NetworkState(from: socket)
-            _ = try restoreItems(in: state, isFirstTime: false)
+            let looked = items.filter { isResync || !$0.needsResync } + narrowPaths
+            _ = try restore(looked, in: state, isFirstTime: false)
             followUnderlay(in: state)
         } catch {
             log.warning("cannot read the network's state", item: "netlink", "\(error)")
@@ -101,30 +146,37 @@ public actor NodeNetwork {
 
     /// Follows the kernel until the task is cancelled; once for each `NodeNetwork`.
     public func run() async {
-        let (passes, pass) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
+        let (bursts, burst) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
         let changes = monitor.changes
-        let resyncInterval = resyncInterval
         await withDiscardingTaskGroup { group in
             group.addTask {
-                for await _ in changes { pass.yield() }
+                while !Task.isCancelled {
+                    await self.reconcile(isResync: true)
+                    try? await Task.sleep(for: self.resyncInterval)
+                }
             }
             group.addTask {
-                while !Task.isCancelled {
-                    pass.yield()
-                    try? await Task.sleep(for: resyncInterval)
-                }
-                pass.finish()
+                for await _ in changes { burst.yield() }
+                if !Task.isCancelled { await self.tellMonitorEnded() }
             }
-            for await _ in passes {
-                reconcile()
+            for await _ in bursts {
+                reconcile(isResync: false)
                 try? await Task.sleep(for: NodeNetwork.pauseBetweenPasses)
             }
             group.cancelAll()
         }
     }
 
+    private func tellMonitorEnded() {
+        log.warning(
+            "no more notifications of network changes", item: "netlink",
+            "changes are seen every \(resyncInterval)")
+    }
+
     /// Restores what differs. Gives the first failure of an essential item.
-    private func restoreItems(in initialState: NetworkState, isFirstTime: Bool) throws -> (any Error)? {
+    private func restore(
+        _ items: [any DesiredItem], in initialState: NetworkState, isFirstTime: Bool
+    ) throws -> (any Error)? {
         var state = initialState
         var firstFailure: (any Error)?
         for item in items {
@@ -138,7 +190,7 @@ public actor NodeNetwork {
                 // The next items build on this one.
                 state = try NetworkState(from: socket)
             } catch let error as DeviceMissingError {
-                tellDeviceMissing(error)
+                if !isFirstTime { tellDeviceMissing(error) }
                 firstFailure = firstFailure ?? error
             } catch {
                 log.warning("cannot restore", item: item.name, "\(error)")
@@ -165,8 +217,8 @@ public actor NodeNetwork {
         guard let underlay else { return }
         do {
             let chosen = try chooseUnderlay(in: state)
+            guard chosen != underlay || underlayProblem != nil else { return }
             underlayProblem = nil
-            guard chosen != underlay else { return }
             self.underlay = chosen
             continuation.yield(.underlayChanged(chosen))
         } catch {

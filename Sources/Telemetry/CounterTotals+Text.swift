@@ -14,7 +14,8 @@ extension CounterTotals {
         for histogram in CounterHistogram.allCases {
             for (index, count) in self[histogram].enumerated() {
                 let bound =
-                    index < histogramBounds.count ? "le_\(histogramBounds[index])" : "over_\(histogramBounds.last!)"
+                    index < histogramBounds.count
+                    ? "le_\(histogramBounds[index])" : "over_\(histogramBounds.last!)"
                 text += "\(histogram.name)_\(bound)=\(count)\n"
             }
         }
@@ -54,19 +55,23 @@ extension MetricsText {
         add(
             "twill_build_info", .gauge, help: "Always 1; the label tells the release.",
             [Sample(1, labels: [("version", status.version)])])
-        add("twill_uptime_seconds", .gauge, help: "Seconds since the daemon was started.", status.uptimeSeconds)
+        add(
+            "twill_uptime_seconds", .gauge, help: "Seconds since the daemon was started.",
+            status.uptimeSeconds)
         add(
             "twill_ready", .gauge, help: "Whether lease, device, routes and subnet.env are in place.",
             status.isReady ? 1 : 0)
         add(
-            "twill_store_connected", .gauge, help: "Whether the store of leases answers; packets flow without it.",
+            "twill_store_connected", .gauge,
+            help: "Whether the store of leases answers; packets flow without it.",
             status.store.isConnected ? 1 : 0)
         add(
             "twill_store_reconnects_total", .counter, help: "Times the store was lost and found again.",
             Double(status.store.reconnects))
         add("twill_peers", .gauge, help: "Nodes that packets are sent to.", Double(status.peers.count))
         add(
-            "twill_skipped_leases", .gauge, help: "Entries of the store that are no peers; twilld status says why.",
+            "twill_skipped_leases", .gauge,
+            help: "Entries of the store that are no peers; twilld status says why.",
             Double(status.skipped.count))
         add(
             "twill_problems", .gauge, help: "What an operator should look at; twilld status names it.",
@@ -76,11 +81,13 @@ extension MetricsText {
         }
         if let lease = status.lease {
             add(
-                "twill_lease_age_seconds", .gauge, help: "Seconds since this node's lease was acquired or found.",
+                "twill_lease_age_seconds", .gauge,
+                help: "Seconds since this node's lease was acquired or found.",
                 lease.ageSeconds)
             if let expiry = lease.expirySeconds {
                 add(
-                    "twill_lease_expiry_seconds", .gauge, help: "Seconds until this node's lease ends unless renewed.",
+                    "twill_lease_expiry_seconds", .gauge,
+                    help: "Seconds until this node's lease ends unless renewed.",
                     expiry)
             }
         }

@@ -36,9 +36,10 @@ extension NodeStatus {
         }
         let drops = counters.filter { $0.isDrop && $0.value > 0 }
         if !drops.isEmpty {
-            lines.append("dropped   \(drops.reduce(0) { $0 &+ $1.value }) packets")
+            lines.append("dropped   \(drops.reduce(0) { $0 &+ $1.value })")
             lines += drops.map { drop in
-                let rate = rate(of: drop.name, comparedTo: earlier).map { ", \(NodeStatus.scaled($0))/s" } ?? ""
+                let rate =
+                    rate(of: drop.name, comparedTo: earlier).map { ", \(NodeStatus.scaled($0, "pps"))" } ?? ""
                 return "  \(drop.name) \(drop.value)\(rate): \(drop.meaning)"
             }
         }
@@ -50,17 +51,21 @@ extension NodeStatus {
     }
 
     private func traffic(comparedTo earlier: NodeStatus?) -> [String] {
-        [("out       ", "packets_sent", "bytes_sent"), ("in        ", "packets_delivered", "bytes_delivered")]
-            .compactMap { label, packets, bytes in
-                guard let packetCount = value(of: packets), let byteCount = value(of: bytes) else { return nil }
-                var line = "\(label)\(packetCount) packets, \(NodeStatus.scaled(Double(byteCount)))B"
-                if let packetRate = rate(of: packets, comparedTo: earlier),
-                    let byteRate = rate(of: bytes, comparedTo: earlier)
-                {
-                    line += "; \(NodeStatus.scaled(packetRate)) packets/s, \(NodeStatus.scaled(byteRate * 8))bit/s"
-                }
-                return line
+        [
+            ("out       ", "packets_sent", "bytes_sent"),
+            ("in        ", "packets_delivered", "bytes_delivered"),
+        ]
+        .compactMap { label, packets, bytes in
+            guard let packetCount = value(of: packets), let byteCount = value(of: bytes) else { return nil }
+            var line = "\(label)\(packetCount) packets, \(NodeStatus.scaled(Double(byteCount), "B"))"
+            if let packetRate = rate(of: packets, comparedTo: earlier),
+                let byteRate = rate(of: bytes, comparedTo: earlier)
+            {
+                line +=
+                    "; \(NodeStatus.scaled(packetRate, "pps")), \(NodeStatus.scaled(byteRate * 8, "bit/s"))"
             }
+            return line
+        }
     }
 
     private func value(of counter: String) -> UInt64? { counters.first { $0.name == counter }?.value }
@@ -85,21 +90,19 @@ extension NodeStatus {
         return (seconds < 0 ? "-" : "") + (parts.isEmpty ? "0s" : parts.prefix(2).joined(separator: " "))
     }
 
-    /// Three digits and a decimal prefix: `1.23 G`, `45.6 k`, `789 `.
-    static func scaled(_ value: Double) -> String {
+    /// Three digits and a decimal prefix: `1.23 Gbit/s`, `45.6 kpps`, `789 B`.
+    static func scaled(_ value: Double, _ unit: String) -> String {
         var value = value
         var prefix = ""
         for next in ["k", "M", "G", "T"] where value >= 999.5 {
             value /= 1000
             prefix = next
         }
-        let digits = prefix.isEmpty || value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2
-        var scaled = value.rounded()
-        if digits == 0 { return "\(Int(scaled)) \(prefix)" }
-        let factor = digits == 1 ? 10.0 : 100.0
-        scaled = (value * factor).rounded()
-        let fraction = String(Int(scaled) % Int(factor))
-        return "\(Int(scaled) / Int(factor))."
-            + String(repeating: "0", count: digits - fraction.count) + fraction + " \(prefix)"
+        let places = prefix.isEmpty || value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2
+        let factor = [1, 10, 100][places]
+        let scaled = Int((value * Double(factor)).rounded())
+        let fraction = String(scaled % factor)
+        let point = places == 0 ? "" : "." + String(repeating: "0", count: places - fraction.count) + fraction
+        return "\(scaled / factor)\(point) \(prefix)\(unit)"
     }
 }

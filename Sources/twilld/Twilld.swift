@@ -15,7 +15,9 @@ struct Twilld: AsyncParsableCommand {
             \(ExitStatus.helpText)
             """,
         version: Version.text,
-        subcommands: [Run.self, Check.self],
+        subcommands: [
+            Run.self, Check.self, Status.self, Lease.self, Network.self, DockerOptions.self, Cleanup.self,
+        ],
         defaultSubcommand: Run.self)
 
     static func main() async {
@@ -52,7 +54,8 @@ struct Twilld: AsyncParsableCommand {
             return try String(contentsOfFile: path, encoding: .utf8)
         } catch {
             throw CommandFailure(
-                .configuration, "the configuration file \(path) can't be read: \(String(cString: strerror(errno)))")
+                .configuration,
+                "the configuration file \(path) can't be read: \(String(cString: strerror(errno)))")
         }
     }
 }

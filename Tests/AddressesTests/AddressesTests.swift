@@ -7,7 +7,9 @@ import Testing
         #expect(IPv4Address(text)?.description == text)
     }
 
-    @Test(arguments: ["", "1.2.3", "1.2.3.4.5", "256.0.0.1", "01.2.3.4", "1.2.3.-4", "1.2.3.+4", "a.b.c.d", "1..2.3"])
+    @Test(arguments: [
+        "", "1.2.3", "1.2.3.4.5", "256.0.0.1", "01.2.3.4", "1.2.3.-4", "1.2.3.+4", "a.b.c.d", "1..2.3",
+    ])
     func ipv4TextThatIsNoneIsRefused(_ text: String) {
         #expect(IPv4Address(text) == nil)
     }
@@ -31,7 +33,9 @@ import Testing
         #expect(IPv4Prefix("10.66.28.0-24", separator: "-") == prefix)
     }
 
-    @Test(arguments: ["10.0.0.0", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/+8", "10.0.0.0/", "/8", "10.0.0.0/8/8"])
+    @Test(arguments: [
+        "10.0.0.0", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/+8", "10.0.0.0/", "/8", "10.0.0.0/8/8",
+    ])
     func prefixTextThatIsNoneIsRefused(_ text: String) {
         #expect(IPv4Prefix(text) == nil)
     }

@@ -55,11 +55,11 @@ private func exitStatus(_ words: [String]) -> Int32? {
 
     @Test func everyFlagOfTheTableIsDeclared() throws {
         let help = Run.helpMessage(columns: 400)
-        for flag in Flag.run { #expect(help.contains("--\(flag.name) "), "\(flag.name)") }
+        for flag in GoFlag.run { #expect(help.contains("--\(flag.name) "), "\(flag.name)") }
     }
 
     @Test func everyDeclaredFlagIsInTheTable() throws {
-        let names = Set(Flag.run.map(\.name) + ["config", "version", "help"])
+        let names = Set(GoFlag.run.map(\.name) + ["config", "version", "help"])
         let declared = Run.helpMessage(columns: 400).split(separator: "\n").compactMap { line -> String? in
             line.hasPrefix("  --") ? String(line.dropFirst(4).prefix { $0 != " " }) : nil
         }
@@ -109,7 +109,9 @@ private func exitStatus(_ words: [String]) -> Int32? {
         #expect(exitStatus(words) == ExitStatus.usage.rawValue)
     }
 
-    @Test(arguments: [["--version"], ["-version"], ["--help"], ["-help"], ["run", "-help"], ["check", "-h"]])
+    @Test(arguments: [
+        ["--version"], ["-version"], ["--help"], ["-help"], ["run", "-help"], ["check", "-h"],
+    ])
     func helpAndVersionEndWithZero(words: [String]) {
         #expect(exitStatus(words) == 0)
     }

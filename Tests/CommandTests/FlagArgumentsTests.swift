@@ -6,7 +6,7 @@ import Testing
 private func normalize(
     _ words: [String], environment: [String: String] = [:], file: String? = nil
 ) throws(CommandFailure) -> FlagArguments {
-    try FlagArguments(words, environment: environment, flags: Flag.run) { path throws(CommandFailure) in
+    try FlagArguments(words, environment: environment, flags: GoFlag.run) { path throws(CommandFailure) in
         guard let file else { throw CommandFailure(.configuration, "no \(path)") }
         return file
     }
@@ -64,20 +64,21 @@ private func normalize(
     }
 
     @Test func everyFlagHasItsVariable() throws {
-        for flag in Flag.run {
+        for flag in GoFlag.run {
             let variable = flag.environmentName
             #expect(variable.allSatisfy { $0.isUppercase || $0 == "_" || $0.isNumber })
             let value = flag.kind == .boolean ? "1" : "7"
             let expected = "--\(flag.name)=\(flag.kind == .boolean ? "true" : "7")"
             #expect(try normalize([], environment: [variable: value]).normalized == [expected])
         }
-        #expect(Flag("etcd-endpoints").environmentName == "FLANNELD_ETCD_ENDPOINTS")
+        #expect(GoFlag("etcd-endpoints").environmentName == "FLANNELD_ETCD_ENDPOINTS")
     }
 
     @Test func theCommandLineWinsOverTheEnvironmentAndThatOverTheFile() throws {
         let file = "# the node's own\n\n v = 1 \nmtu=1400\r\niface = eth0\niface = eth1\nip-masq = true\n"
         let environment = [
-            "FLANNELD_V": "2", "FLANNELD_MTU": "1300", "FLANNELD_ETCD_PREFIX": "", "FLANNELD_CONFIG": "/etc/twill",
+            "FLANNELD_V": "2", "FLANNELD_MTU": "1300", "FLANNELD_ETCD_PREFIX": "",
+            "FLANNELD_CONFIG": "/etc/twill",
         ]
         let arguments = try normalize(["-v=3"], environment: environment, file: file)
         #expect(
@@ -88,7 +89,8 @@ private func normalize(
     }
 
     @Test func anEmptyFlagOnTheCommandLineStillHidesTheEnvironment() throws {
-        #expect(try normalize(["-public-ip="], environment: ["FLANNELD_PUBLIC_IP": "10.0.0.1"]).normalized == [])
+        #expect(
+            try normalize(["-public-ip="], environment: ["FLANNELD_PUBLIC_IP": "10.0.0.1"]).normalized == [])
     }
 
     @Test(arguments: [

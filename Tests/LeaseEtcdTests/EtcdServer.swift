@@ -112,6 +112,16 @@ final class EtcdServer {
     /// Loses all data.
     func wipe() throws { try FileManager.default.removeItem(atPath: directory) }
 
+    /// Replaces all data by a snapshot's.
+    func restore(_ snapshot: String) throws {
+        try wipe()
+        let peer = "http://127.0.0.1:\(peerPort)"
+        // Offline: no endpoint is asked.
+        try control(
+            "snapshot", "restore", snapshot, "--data-dir", directory, "--name", "one", "--initial-cluster",
+            "one=\(peer)", "--initial-advertise-peer-urls", peer)
+    }
+
     /// Runs etcdctl; what it prints.
     @discardableResult
     func control(_ arguments: String..., input: String? = nil) throws -> String {

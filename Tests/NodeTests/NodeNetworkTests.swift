@@ -182,6 +182,8 @@ struct NodeNetworkTests {
             return
         }
         #expect(reason.contains("--iface=node-u0: interface node-u0 has no usable IPv4 address"))
+        try await namespace.run { try execute("ip addr add 203.0.113.9/24 dev node-u0") }
+        #expect(await nextUnderlay()?.address == IPv4Address("203.0.113.9")!)
     }
 
     @Test func theRouteToAnAddressChoosesTheUnderlay() async throws {

@@ -75,7 +75,8 @@ import Testing
         let error = #expect(throws: SubnetFileError.self) { try file.write(to: "/proc/version/subnet.env") }
         #expect(
             error?.description
-                == "cannot write /proc/version/subnet.env: Not a directory; --subnet-file names another place")
+                == "cannot write /proc/version/subnet.env: Not a directory; --subnet-file names another place"
+        )
     }
 
     @Test func aFileThatIsDamagedIsAnErrorAndNotAbsent() throws {

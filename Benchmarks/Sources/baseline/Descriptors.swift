@@ -1,5 +1,5 @@
 import Addresses
-import CLinux
+import CMessages
 import Glibc
 
 /// A system call that failed at start: what was tried, on what, and errno.

@@ -1,5 +1,5 @@
 import Addresses
-import CLinux
+import CMessages
 import Glibc
 
 /// Moves packets between a TUN and a UDP socket on one thread, in the order and with the calls of flannel's

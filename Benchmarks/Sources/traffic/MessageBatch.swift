@@ -1,4 +1,4 @@
-import CLinux
+import CMessages
 import Glibc
 
 /// Memory for one `sendmmsg` or `recvmmsg`: `count` datagrams of up to `slotBytes` each, with a peer address

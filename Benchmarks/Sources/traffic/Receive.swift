@@ -1,6 +1,6 @@
 import Addresses
 import ArgumentParser
-import CLinux
+import CMessages
 import Glibc
 
 /// The other end of every other subcommand: counts datagrams, answers echoes, accepts connects.

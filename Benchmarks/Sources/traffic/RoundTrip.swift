@@ -1,6 +1,6 @@
 import Addresses
 import ArgumentParser
-import CLinux
+import CMessages
 import Glibc
 import Histogram
 

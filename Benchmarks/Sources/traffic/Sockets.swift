@@ -1,6 +1,6 @@
 import Addresses
 import ArgumentParser
-import CLinux
+import CMessages
 import Glibc
 
 /// A system call that failed: what was tried, on what, and errno.

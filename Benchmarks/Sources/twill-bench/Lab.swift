@@ -18,6 +18,9 @@ struct Lab {
         return "/" + parts.joined(separator: "/")
     }()
 
+    /// Where the kernel's tracepoints are, for perf.
+    static let tracefs = "/sys/kernel/tracing"
+
     static func up(_ underlay: Underlay, mtu: Int) throws {
         setenv("LAB", name, 1)
         try output(of: [script, "up", "\(getpid())", "2", underlay.rawValue, "\(mtu)"])

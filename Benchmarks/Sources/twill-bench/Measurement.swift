@@ -25,10 +25,11 @@ extension Measurement {
         + [
             roundTrip("rtt-bulk", title: "RTT beside TCP", isHeadline: false, besideBulk: true),
             connects,
+            Crossings.measurement,
         ]
 
     /// What is measured where nothing is asked for by name.
-    static let usual = ["rtt", "tcp-1", "tcp-4", "udp-64", "udp-64-lossless"]
+    static let usual = ["rtt", "tcp-1", "tcp-4", "udp-64", "udp-64-lossless", "crossings"]
 
     static func tcp(
         _ name: String, title: String, streams: Int, flags: [String] = [], isHeadline: Bool = true
@@ -107,12 +108,19 @@ extension Measurement {
                     name: "\(name).delivered", title: title, unit: "kpps", moreIsBetter: true,
                     isHeadline: size == 64 && flows == 1, decimals: 0)
             ],
-            estimatedSeconds: { _ in 6 },
-            run: { running, _ in
-                let report = try traffic("search", running, ["--size", "\(size)", "--flows", "\(flows)"])
+            estimatedSeconds: { trialSeconds($0) * 12 + 1 },
+            run: { running, seconds in
+                let report = try traffic(
+                    "search", running,
+                    [
+                        "--size", "\(size)", "--flows", "\(flows)", "--seconds", "\(trialSeconds(seconds))",
+                    ])
                 return [(report["received_per_second"] ?? 0) / 1000]
             })
     }
+
+    /// A search is a dozen trials; a trial of half a second holds thousands of packets at any rate of interest.
+    private static func trialSeconds(_ seconds: Double) -> Double { min(0.5, seconds / 4) }
 
     static func roundTrip(_ name: String, title: String, isHeadline: Bool, besideBulk: Bool) -> Measurement {
         let percentiles = [

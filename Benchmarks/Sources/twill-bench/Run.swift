@@ -6,6 +6,9 @@ struct Run: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Measures candidates in turn and prints medians and ratios.")
 
+    @Flag(help: "One round of one second for everything in the table: less than three minutes.")
+    var quick = false
+
     @Option(help: "Rounds: each measures every candidate once.")
     var repeats: Int = 3
 
@@ -54,10 +57,14 @@ struct Run: ParsableCommand {
     @Option(help: "The candidate that ratios are taken to.")
     var reference = "vxlan"
 
-    @Option(help: "The folder for results.json.")
+    @Option(help: "The folder under which results.json, report.md and report.html go into one of their own.")
     var results = Lab.repository + "/results"
 
-    func validate() throws {
+    mutating func validate() throws {
+        if quick {
+            repeats = 1
+            seconds = 1
+        }
         guard repeats >= 1 else { throw ValidationError("--repeats \(repeats): 1 or more") }
         guard seconds > 0 else { throw ValidationError("--seconds \(seconds): more than 0") }
         for name in measure where name != "all" && !Measurement.all.contains(where: { $0.name == name }) {
@@ -85,44 +92,45 @@ struct Run: ParsableCommand {
         session.run()
         let table = TerminalTable(results: session.results, reference: reference)
         for underlay in underlay { print("\n" + table.text(underlay)) }
-        for failure in session.results.failures {
-            print("\(failure.underlay) round \(failure.round) \(failure.candidate): \(failure.message)")
+        for warning in Summary(results: session.results, reference: reference).warnings {
+            print("! \(warning)")
         }
-        try write(session.results)
+        print(try session.results.write(under: results, reference: reference) + "/report.html")
     }
 
+    /// What `--only` names, or else what one would usually look at and whatever else is installed.
     private func chosenCandidates() throws -> [Candidate] {
         let flags = twilldFlags.split(separator: " ").map(String.init)
-        var all: [Candidate] = [.veth, .vxlan, .twill(name: "twill", program: twilld, flags: flags)]
-        for variant in variants {
+        let twill = Candidate.twill(name: "twill", program: twilld, flags: flags)
+        let asked = try variants.map { variant in
             let parts = variant.split(separator: "=", maxSplits: 1)
             guard parts.count == 2 else { throw ValidationError("--variant \(variant): NAME=FLAGS") }
             let more = parts[1].split(separator: " ").map(String.init)
-            all.append(.twill(name: String(parts[0]), program: twilld, flags: flags + more))
+            return Candidate.twill(name: String(parts[0]), program: twilld, flags: flags + more)
         }
-        all += [.baseline(name: "baseline", batch: 1), .baseline(name: "mmsg-baseline", batch: 64)]
-        all += try candidateFiles.map { try Candidate(path: $0) }
-        guard let only else { return all }
+        let forwarders: [Candidate] = [
+            .baseline(name: "baseline", batch: 1), .baseline(name: "mmsg-baseline", batch: 64),
+        ]
+        let files = try candidateFiles.map { try Candidate(path: $0) }
+        let shipped = try Candidate.shipped()
+        guard let only else {
+            let installed = quick ? [] : shipped.filter(\.missingPackages.isEmpty)
+            return [.veth, .vxlan, twill] + asked + forwarders + installed + files
+        }
+        let all =
+            [.veth, .vxlan, twill] + asked + Candidate.twillVariants(program: twilld, flags: flags)
+            + forwarders
+            + shipped + files
         return try only.map { name in
             guard let candidate = all.first(where: { $0.name == name }) else {
                 let names = all.map(\.name).joined(separator: ", ")
                 throw ValidationError("no candidate \"\(name)\"; there are: \(names)")
             }
+            guard candidate.missingPackages.isEmpty else {
+                let packages = candidate.missingPackages.joined(separator: " ")
+                throw ValidationError("\(name) is not installed: apt-get install \(packages)")
+            }
             return candidate
         }
-    }
-
-    private func write(_ measured: Results) throws {
-        let formatter = DateFormatter()
-        formatter.dateFormat = "yyyy-MM-dd-HHmmss"
-        let folder = "\(results)/\(formatter.string(from: measured.machine.date))"
-        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-        encoder.dateEncodingStrategy = .iso8601
-        encoder.nonConformingFloatEncodingStrategy = .convertToString(
-            positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
-        try encoder.encode(measured).write(to: URL(fileURLWithPath: folder + "/results.json"))
-        print("\(folder)/results.json")
     }
 }

@@ -18,6 +18,7 @@
 #include <sched.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
@@ -33,6 +34,14 @@ int twill_tun_set_offload(int descriptor, unsigned int flags);
 
 // 1 where one send of `segments` one-byte datagrams with UDP_SEGMENT is accepted on loopback, else 0.
 int twill_udp_segments_accepted(int segments);
+
+// struct mmsghdr, sendmmsg and recvmmsg, which glibc shows with _GNU_SOURCE alone.
+struct twill_batch_message {
+  struct msghdr header;
+  unsigned int length;
+};
+int twill_send_batch(int descriptor, struct twill_batch_message *messages, unsigned int count);
+int twill_receive_batch(int descriptor, struct twill_batch_message *messages, unsigned int count);
 
 // Pins the calling thread to one CPU. Returns 0 or an error number.
 int twill_pin_thread(int cpu);

@@ -3,7 +3,7 @@ import ArgumentParser
 /// A command that takes flags in Go's style, and each from the environment and a configuration file too.
 protocol FlagTaking: AsyncParsableCommand {
     /// The flags that it declares.
-    static var flags: [Flag] { get }
+    static var flags: [GoFlag] { get }
 }
 
 /// The words of the whole command line as ArgumentParser reads them: the subcommand's path, then its flags.
@@ -20,13 +20,16 @@ struct CommandLineWords {
         var command: any ParsableCommand.Type = Twilld.self
         var rest = words[...]
         while let word = rest.first,
-            let next = command.configuration.subcommands.first(where: { $0.configuration.commandName == word })
+            let next = command.configuration.subcommands.first(where: { $0.configuration.commandName == word }
+            )
         {
             path.append(word)
             command = next
             rest.removeFirst()
         }
-        if path.isEmpty, rest.first.map({ $0.hasPrefix("-") && !["-h", "-help", "--help"].contains($0) }) ?? true {
+        if path.isEmpty,
+            rest.first.map({ $0.hasPrefix("-") && !["-h", "-help", "--help"].contains($0) }) ?? true
+        {
             path = ["run"]
             command = Run.self
         }

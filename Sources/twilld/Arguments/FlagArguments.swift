@@ -27,12 +27,12 @@ struct FlagArguments {
     ///   - flags: The flags that the subcommand takes. Others pass through to ArgumentParser, which refuses them.
     ///   - readFile: Reads the file that `--config` names.
     init(
-        _ arguments: some Sequence<String>, environment: [String: String], flags: [Flag],
+        _ arguments: some Sequence<String>, environment: [String: String], flags: [GoFlag],
         readFile: (String) throws(CommandFailure) -> String
     ) throws(CommandFailure) {
-        let known = Dictionary(uniqueKeysWithValues: (flags + [Flag("config")]).map { ($0.name, $0) })
+        let known = Dictionary(uniqueKeysWithValues: (flags + [GoFlag("config")]).map { ($0.name, $0) })
         var words = Array(arguments)[...]
-        var path = environment[Flag("config").environmentName].flatMap { $0.isEmpty ? nil : $0 }
+        var path = environment[GoFlag("config").environmentName].flatMap { $0.isEmpty ? nil : $0 }
         var rest: [String] = []
 
         while let word = words.popFirst() {
@@ -81,14 +81,16 @@ struct FlagArguments {
         }
     }
 
-    private mutating func add(_ flag: Flag, _ value: String, from origin: Origin) {
+    private mutating func add(_ flag: GoFlag, _ value: String, from origin: Origin) {
         origins[flag.name] = origin
         // An empty value is what a unit file's `-public-ip=${PUBLIC_IP}` gives where nothing is set: the default.
         if !value.isEmpty { normalized.append("--\(flag.name)=\(value)") }
     }
 
     /// Adds the flags of a configuration file: `name = value` a line, `#` comments, the names of the command line.
-    private mutating func addFile(_ text: String, path: String, known: [String: Flag]) throws(CommandFailure) {
+    private mutating func addFile(_ text: String, path: String, known: [String: GoFlag])
+        throws(CommandFailure)
+    {
         let given = Set(origins.keys)
         for (index, line) in text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline)
             .enumerated()
@@ -98,16 +100,19 @@ struct FlagArguments {
             let place = "\(path), line \(index + 1)"
             let halves = content.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
             guard halves.count == 2 else {
-                throw CommandFailure(.configuration, "\(place): \"\(content)\" is not of the form name = value")
+                throw CommandFailure(
+                    .configuration, "\(place): \"\(content)\" is not of the form name = value")
             }
             let name = String(halves[0].trimmingSpaces)
             let value = String(halves[1].trimmingSpaces)
             guard name != "config", let flag = known[name] else {
-                throw CommandFailure(.configuration, "\(place): there is no flag \"\(name)\"; see twilld run --help")
+                throw CommandFailure(
+                    .configuration, "\(place): there is no flag \"\(name)\"; see twilld run --help")
             }
             if given.contains(name) { continue }
             add(
-                flag, flag.kind == .boolean ? try FlagArguments.boolean(value, of: "\(place): \(name)") : value,
+                flag,
+                flag.kind == .boolean ? try FlagArguments.boolean(value, of: "\(place): \(name)") : value,
                 from: .file(path, line: index + 1))
         }
     }
@@ -115,7 +120,9 @@ struct FlagArguments {
     /// Name and inline value of `-name`, `--name`, `-name=value`, `--name=value`; nil where the word is no flag.
     private static func split(_ word: String) -> (name: String, value: String?)? {
         let body = word.hasPrefix("--") ? word.dropFirst(2) : word.dropFirst(1)
-        guard word.hasPrefix("-"), !body.isEmpty, !body.hasPrefix("-"), !body.hasPrefix("=") else { return nil }
+        guard word.hasPrefix("-"), !body.isEmpty, !body.hasPrefix("-"), !body.hasPrefix("=") else {
+            return nil
+        }
         guard let equals = body.firstIndex(of: "=") else { return (String(body), nil) }
         return (String(body[..<equals]), String(body[body.index(after: equals)...]))
     }

@@ -28,7 +28,8 @@ struct UnderlayFlags: ParsableArguments {
             valueName: "regex"))
     var ifaceRegex: [String] = []
 
-    @Option(help: ArgumentHelp("Take the interface that the route to this address uses.", valueName: "address"))
+    @Option(
+        help: ArgumentHelp("Take the interface that the route to this address uses.", valueName: "address"))
     var ifaceCanReach: IPv4Address?
 
     @Option(
@@ -57,11 +58,13 @@ enum LeaseLossAction: String, CaseIterable, ExpressibleByArgument {
 
 /// What the node does with its lease.
 struct LeaseFlags: ParsableArguments {
-    @Option(help: ArgumentHelp("File that tells Docker and the CNI plugin the node's subnet.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("File that tells Docker and the CNI plugin the node's subnet.", valueName: "file"))
     var subnetFile = "/run/flannel/subnet.env"
 
     @Option(
-        help: ArgumentHelp("Minutes before its end at which the lease is renewed, 1 to 1439.", valueName: "minutes"))
+        help: ArgumentHelp(
+            "Minutes before its end at which the lease is renewed, 1 to 1439.", valueName: "minutes"))
     var subnetLeaseRenewMargin = 60
 
     @Option(
@@ -173,13 +176,14 @@ struct TunnelFlags: ParsableArguments {
 
 /// What is seen of the daemon from outside.
 struct ObservationFlags: ParsableArguments {
-    @Option(help: ArgumentHelp("Address on which /healthz, /readyz and /metrics answer.", valueName: "address"))
+    @Option(
+        help: ArgumentHelp("Address on which /healthz, /readyz and /metrics answer.", valueName: "address"))
     var healthzIp = "0.0.0.0"
 
     @Option(help: ArgumentHelp("Port on which they answer; 0: none.", valueName: "port"))
     var healthzPort: UInt16 = 0
 
-    @OptionGroup var status: StatusSocketOption
+    @OptionGroup var status: StatusSocketFlag
 
     @Option(
         name: .customLong("v"),
@@ -195,7 +199,7 @@ struct ObservationFlags: ParsableArguments {
 }
 
 /// The socket on which a running daemon answers `twilld status`.
-struct StatusSocketOption: ParsableArguments {
+struct StatusSocketFlag: ParsableArguments {
     @Option(help: ArgumentHelp("Unix socket of the running daemon.", valueName: "path"))
     var statusSocket = "/run/twill/twilld.sock"
 }

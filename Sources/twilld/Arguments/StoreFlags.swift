@@ -4,7 +4,8 @@ import ArgumentParser
 struct StoreFlags: ParsableArguments {
     @Option(
         help: ArgumentHelp(
-            "Directory that holds the network config and the leases, in place of etcd.", valueName: "directory"))
+            "Directory that holds the network config and the leases, in place of etcd.",
+            valueName: "directory"))
     var leaseDir: String?
 
     @Option(

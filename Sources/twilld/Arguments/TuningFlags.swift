@@ -5,6 +5,12 @@ import Worker
 struct TuningFlags: ParsableArguments {
     @Option(
         help: ArgumentHelp(
+            "What makes the system calls: uring, mmsg (plain calls), or auto: uring unless it is forbidden here.",
+            valueName: "name"))
+    var engine = Tuning().engine
+
+    @Option(
+        help: ArgumentHelp(
             "Threads that move packets, each with a queue of the device, a socket and a ring; 1 to 64.",
             valueName: "number"))
     var workers = Tuning().workerCount
@@ -17,7 +23,8 @@ struct TuningFlags: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "Send and receive buffer of each socket, 64 KiB to 1 GiB: what a burst may hold.", valueName: "bytes"))
+            "Send and receive buffer of each socket, 64 KiB to 1 GiB: what a burst may hold.",
+            valueName: "bytes"))
     var socketBuffer = Tuning().socketBufferBytes
 
     @Option(help: ArgumentHelp("Packets that wait in the device's queue; 1 to 65536.", valueName: "packets"))
@@ -40,12 +47,14 @@ struct TuningFlags: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "Microseconds to poll before sleeping, 0 to 1000: latency for CPU time.", valueName: "microseconds"))
+            "Microseconds to poll before sleeping, 0 to 1000: latency for CPU time.",
+            valueName: "microseconds"))
     var busyPoll = Tuning().busyPollMicroseconds
 
     /// The same for the data plane.
     var tuning: Tuning {
         var tuning = Tuning()
+        tuning.engine = engine
         tuning.workerCount = workers
         tuning.cpus = cpus.numbers
         tuning.socketBufferBytes = socketBuffer
@@ -69,6 +78,8 @@ struct TuningFlags: ParsableArguments {
     }
 }
 
+extension EngineChoice: ExpressibleByArgument {}
+
 /// Numbers of CPUs, written `0,2,4` or `0-3,8`.
 struct CPUList: ExpressibleByArgument, Equatable {
     /// In the order in which they were written.
@@ -82,7 +93,9 @@ struct CPUList: ExpressibleByArgument, Equatable {
     init?(argument: String) {
         var numbers: [Int] = []
         for part in argument.split(separator: ",", omittingEmptySubsequences: false) {
-            let ends = part.split(separator: "-", maxSplits: 1, omittingEmptySubsequences: false).map { Int($0) }
+            let ends = part.split(separator: "-", maxSplits: 1, omittingEmptySubsequences: false).map {
+                Int($0)
+            }
             guard let first = ends[0], let last = ends.count == 2 ? ends[1] : first,
                 first >= 0, first <= last, last < CPUList.limit
             else { return nil }
@@ -91,5 +104,7 @@ struct CPUList: ExpressibleByArgument, Equatable {
         self.numbers = numbers
     }
 
-    var defaultValueDescription: String { numbers.isEmpty ? "any" : numbers.map(String.init).joined(separator: ",") }
+    var defaultValueDescription: String {
+        numbers.isEmpty ? "any" : numbers.map(String.init).joined(separator: ",")
+    }
 }

@@ -45,7 +45,8 @@ extension Finding {
         let numbers = release.split(whereSeparator: { !$0.isNumber }).prefix(2).compactMap { Int($0) }
         let floor = "\(kernelFloor.major).\(kernelFloor.minor)"
         guard numbers.count == 2, release.first?.isNumber == true else {
-            return Finding("kernel", .degraded, "\"\(release)\"", remedy: "twilld needs Linux \(floor) or later")
+            return Finding(
+                "kernel", .degraded, "\"\(release)\"", remedy: "twilld needs Linux \(floor) or later")
         }
         guard (numbers[0], numbers[1]) >= (kernelFloor.major, kernelFloor.minor) else {
             return Finding("kernel", .bad, "Linux \(release)", remedy: "twilld needs Linux \(floor) or later")

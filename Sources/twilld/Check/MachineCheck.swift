@@ -15,7 +15,8 @@ enum MachineCheck {
     static func kernelFindings() -> [Finding] {
         var findings = [
             Finding.kernel(release: release()),
-            Finding.uringAllowed(setting: setting("/proc/sys/kernel/io_uring_disabled"), isRoot: geteuid() == 0),
+            Finding.uringAllowed(
+                setting: setting("/proc/sys/kernel/io_uring_disabled"), isRoot: geteuid() == 0),
         ]
         findings += ring()
         findings += tunnel()
@@ -29,7 +30,9 @@ enum MachineCheck {
             var findings = try UringProbe.operations().map { operation in
                 operation.isSupported
                     ? Finding("ring operation", .good, operation.name)
-                    : Finding("ring operation", .bad, operation.name, remedy: "this kernel lacks it; take a newer one")
+                    : Finding(
+                        "ring operation", .bad, operation.name,
+                        remedy: "this kernel lacks it; take a newer one")
             }
             let isRegistered = try UringProbe.makeRing(lockedBytes: probeLockedBytes)
             findings.append(Finding("ring", .good, "made with deferred task work and a buffer ring"))
@@ -80,7 +83,8 @@ enum MachineCheck {
                     ? Finding("udp buffer", .good, "\(socket.receiveBufferBytes / 1024) KiB")
                     : Finding(
                         "udp buffer", .degraded, "\(socket.receiveBufferBytes / 1024) KiB",
-                        remedy: "bursts get lost; run with CAP_NET_ADMIN, or sysctl -w net.core.rmem_max=8388608"),
+                        remedy:
+                            "bursts get lost; run with CAP_NET_ADMIN, or sysctl -w net.core.rmem_max=8388608"),
             ]
         } catch {
             return [Finding("udp", .bad, "\(error)")]

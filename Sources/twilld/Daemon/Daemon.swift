@@ -18,6 +18,11 @@ import Worker
 actor Daemon {
     /// Seconds between two tries of something that failed: doubles up to the limit.
     private static let retryPauseSeconds = (first: 1, limit: 30)
+    /// How long a taken port is waited for, how often it is tried, and after what time that is said: the kernel
+    /// takes down a ring within some milliseconds, on a busy machine within a second.
+    private static let portPatienceMilliseconds = 5000
+    private static let portPauseMilliseconds = 20
+    private static let portNoticeMilliseconds = 200
 
     private let flags: Run
     private let logger: Logger
@@ -59,7 +64,8 @@ actor Daemon {
     }
 
     init(
-        flags: Run, underlay: Underlay, logger: Logger, notification: ServiceNotification, observation: Observation
+        flags: Run, underlay: Underlay, logger: Logger, notification: ServiceNotification,
+        observation: Observation
     ) {
         self.flags = flags
         self.underlay = underlay
@@ -209,23 +215,7 @@ actor Daemon {
             tunnelName: flags.tunnel.tunName, underlay: key.underlay, mtu: mtu,
             tunnelAddress: key.tunnelAddress, tunnelAddressIPv6: lease.subnet.ipv6?.address,
             acceptsAnySource: flags.tunnel.acceptAnySource, tuning: flags.tuning.tuning)
-        let logger = logger
-        let made = try await onThread { () throws(CommandFailure) -> DataPlane in
-            do throws(DataPlaneError) {
-                let dataPlane = try DataPlane(settings) {
-                    logger.notice(
-                        "waiting for the tunnel device",
-                        metadata: [
-                            "interface": "\(settings.tunnelName)",
-                            "detail": "its name is held by another process, or by one that has just ended",
-                        ])
-                }
-                try dataPlane.start()
-                return dataPlane
-            } catch {
-                throw CommandFailure(error)
-            }
-        }
+        let made = try await open(settings)
         // While the device was waited for, the daemon may have been told to stop.
         guard !isStopping else {
             await onThread { made.stop() }
@@ -237,13 +227,56 @@ actor Daemon {
             dataPlane: made,
             tunnel: NodeStatus.Tunnel(
                 interface: settings.tunnelName, network: "\(configuration.network)", mtu: mtu))
+        if let refusal = made.uringRefusal {
+            logger.warning(
+                "io_uring is not to be had; plain system calls are used", metadata: ["detail": "\(refusal)"])
+        }
         logger.notice(
             "data plane started",
             metadata: [
+                "engine": "\(made.engine.rawValue)",
                 "interface": "\(settings.tunnelName)", "bound": "\(key.underlay)", "mtu": "\(mtu)",
-                "workers": "\(settings.tuning.workerCount)", "udp_segments": "\(made.underlayOffloads.segmentLimit)",
+                "workers": "\(settings.tuning.workerCount)",
+                "udp_segments": "\(made.underlayOffloads.segmentLimit)",
             ])
         return made
+    }
+
+    /// Opens the device and the sockets. Both can be held for a while by a data plane that has just ended, ours or
+    /// that of a killed process: the kernel takes its ring down late.
+    private func open(_ settings: DataPlaneConfiguration) async throws(CommandFailure) -> DataPlane {
+        let logger = logger
+        var waited = 0
+        while true {
+            do throws(DataPlaneError) {
+                return try await onThread { () throws(DataPlaneError) -> DataPlane in
+                    let dataPlane = try DataPlane(settings) {
+                        logger.notice(
+                            "waiting for the tunnel device",
+                            metadata: [
+                                "interface": "\(settings.tunnelName)",
+                                "detail": "its name is held by another process, or by one that has just ended",
+                            ])
+                    }
+                    try dataPlane.start()
+                    return dataPlane
+                }
+            } catch {
+                guard case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE,
+                    waited < Daemon.portPatienceMilliseconds, !isStopping
+                else { throw CommandFailure(error) }
+                if waited == Daemon.portNoticeMilliseconds {
+                    logger.notice(
+                        "waiting for the port",
+                        metadata: [
+                            "bound": "\(settings.underlay)",
+                            "detail": "another process has it, or one that has just ended",
+                        ])
+                }
+                try? await Task.sleep(for: .milliseconds(Daemon.portPauseMilliseconds))
+                waited += Daemon.portPauseMilliseconds
+            }
+        }
     }
 
     private func closeDataPlane() async {
@@ -279,7 +312,8 @@ actor Daemon {
                 observation.setProblem(
                     .rules, "neither nft nor iptables works here: no masquerade and forward rules are set")
                 logger.error(
-                    "no packet filter", metadata: ["detail": "neither nft nor iptables works; install nftables"])
+                    "no packet filter",
+                    metadata: ["detail": "neither nft nor iptables works; install nftables"])
             }
         }
         try await node.setDesired(items)
@@ -304,14 +338,15 @@ actor Daemon {
                 metadata: [
                     "file": "\(flags.lease.subnetFile)", "subnet": "\(file.subnet)", "was": "\(old.subnet)",
                     "mtu": "\(file.mtu)",
-                    "detail": "pods that run have addresses and MTU of the old file: restart Docker and the pods",
+                    "detail":
+                        "pods that run have addresses and MTU of the old file: restart Docker and the pods",
                 ])
         }
         stage.subnetFile = file
     }
 
     private func becomeReady(_ lease: OwnLease) {
-        let state = "subnet \(lease.subnet), \(table.peers.count) peers"
+        let state = "subnet \(lease.subnet), peers: \(table.peers.count)"
         if !stage.isReady {
             stage.isReady = true
             logger.notice(
@@ -338,7 +373,9 @@ actor Daemon {
             if let number = stage.dataPlane?.failureErrorNumber, number != 0 {
                 logger.critical(
                     "data plane ended",
-                    metadata: ["detail": "\(String(cString: strerror(number)))", "action": "starting it again"])
+                    metadata: [
+                        "detail": "\(String(cString: strerror(number)))", "action": "starting it again",
+                    ])
                 deviceIsLost = true
                 passContinuation.yield()
             }

@@ -8,7 +8,9 @@ enum IdentityFile {
     static func identity(in directory: String) throws(CommandFailure) -> NodeIdentity {
         let path = directory + "/identity"
         do {
-            if let text = try? String(contentsOfFile: path, encoding: .utf8), let identity = NodeIdentity(text) {
+            if let text = try? String(contentsOfFile: path, encoding: .utf8),
+                let identity = NodeIdentity(text)
+            {
                 return identity
             }
             try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)

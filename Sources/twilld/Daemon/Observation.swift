@@ -66,7 +66,9 @@ final class Observation: Observable {
         }
     }
 
-    func setProblem(_ topic: Topic, _ sentence: String) { knowledge.withLock { $0.problems[topic] = sentence } }
+    func setProblem(_ topic: Topic, _ sentence: String) {
+        knowledge.withLock { $0.problems[topic] = sentence }
+    }
 
     func clearProblem(_ topic: Topic) { knowledge.withLock { $0.problems[topic] = nil } }
 
@@ -83,7 +85,8 @@ final class Observation: Observable {
             version: Version.text, processIdentifier: getpid(), uptimeSeconds: (now - started).seconds,
             isReady: knowledge.isReady, state: knowledge.state,
             store: NodeStatus.Store(
-                name: storeName, isConnected: knowledge.table.isStoreConnected, reconnects: knowledge.reconnects))
+                name: storeName, isConnected: knowledge.table.isStoreConnected,
+                reconnects: knowledge.reconnects))
         if let underlay = knowledge.underlay {
             status.underlay = NodeStatus.Underlay(
                 interface: underlay.interfaceName, address: "\(underlay.address)",
@@ -94,14 +97,16 @@ final class Observation: Observable {
         if let lease = knowledge.table.ownLease {
             status.lease = NodeStatus.Lease(
                 subnet: "\(lease.subnet)", isReservation: lease.isReservation,
-                ageSeconds: (now - lease.acquired).seconds, expirySeconds: lease.expiry.map { ($0 - now).seconds })
+                ageSeconds: (now - lease.acquired).seconds,
+                expirySeconds: lease.expiry.map { ($0 - now).seconds })
         }
         status.peers = knowledge.table.peers.map {
             NodeStatus.Peer(subnet: "\($0.subnet)", endpoint: "\($0.endpoint)")
         }
         status.skipped = knowledge.table.skipped.map { NodeStatus.Skipped(key: $0.key, reason: $0.reason) }
         status.problems =
-            knowledge.problems.sorted { $0.key.rawValue < $1.key.rawValue }.map(\.value) + knowledge.table.problems
+            knowledge.problems.sorted { $0.key.rawValue < $1.key.rawValue }.map(\.value)
+            + knowledge.table.problems
         status.counters = knowledge.dataPlane?.counters().statusValues ?? []
         return status
     }
@@ -113,7 +118,8 @@ final class Observation: Observable {
         case "/readyz":
             let (isReady, state) = knowledge.withLock { ($0.isReady, $0.state) }
             return isReady
-                ? HTTPAnswer(status: .ok, body: "ok\n") : HTTPAnswer(status: .serviceUnavailable, body: state + "\n")
+                ? HTTPAnswer(status: .ok, body: "ok\n")
+                : HTTPAnswer(status: .serviceUnavailable, body: state + "\n")
         case "/metrics":
             var metrics = MetricsText()
             metrics.add(status)
@@ -125,7 +131,8 @@ final class Observation: Observable {
             encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
             guard let data = try? encoder.encode(status) else { return nil }
             return HTTPAnswer(
-                status: .ok, contentType: "application/json", body: String(decoding: data, as: UTF8.self) + "\n")
+                status: .ok, contentType: "application/json",
+                body: String(decoding: data, as: UTF8.self) + "\n")
         default:
             return nil
         }

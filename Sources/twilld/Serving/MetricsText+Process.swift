@@ -8,9 +8,12 @@ extension MetricsText {
     mutating func addProcess() {
         var usage = rusage()
         if getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage) == 0 {
-            let microseconds = [usage.ru_utime, usage.ru_stime].reduce(0) { $0 + $1.tv_sec * 1_000_000 + $1.tv_usec }
+            let microseconds = [usage.ru_utime, usage.ru_stime].reduce(0) {
+                $0 + $1.tv_sec * 1_000_000 + $1.tv_usec
+            }
             add(
-                "process_cpu_seconds_total", .counter, help: "CPU time of all threads.", Double(microseconds) / 1e6)
+                "process_cpu_seconds_total", .counter, help: "CPU time of all threads.",
+                Double(microseconds) / 1e6)
         }
         // proc(5), statm: sizes in pages; the second is the resident set.
         if let text = try? String(contentsOfFile: "/proc/self/statm", encoding: .utf8),

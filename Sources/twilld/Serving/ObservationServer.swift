@@ -36,7 +36,9 @@ final class ObservationServer: Sendable {
     @discardableResult
     func listen(host: String, port: UInt16) async throws(CommandFailure) -> UInt16 {
         do {
-            let channel = try await bootstrap(paths: ObservationServer.portPaths).bind(host: host, port: Int(port)).get()
+            let channel = try await bootstrap(paths: ObservationServer.portPaths).bind(
+                host: host, port: Int(port)
+            ).get()
             return channel.localAddress?.port.flatMap(UInt16.init(exactly:)) ?? port
         } catch {
             throw CommandFailure(
@@ -49,15 +51,18 @@ final class ObservationServer: Sendable {
     /// Listens on a unix socket. One that a daemon left behind when it was killed is replaced; one that answers is
     /// another daemon's.
     func listen(socketPath path: String) async throws(CommandFailure) {
-        if (try? await ClientBootstrap(group: group).connect(unixDomainSocketPath: path).get().close()) != nil {
-            throw CommandFailure(.temporary, "another twilld answers at \(path); choose another --status-socket")
+        if (try? await ClientBootstrap(group: group).connect(unixDomainSocketPath: path).get().close()) != nil
+        {
+            throw CommandFailure(
+                .temporary, "another twilld answers at \(path); choose another --status-socket")
         }
         unlink(path)
         do {
             try FileManager.default.createDirectory(
                 at: URL(filePath: path).deletingLastPathComponent(), withIntermediateDirectories: true)
             _ = try await bootstrap(paths: ObservationServer.portPaths.union(["/status"])).bind(
-                unixDomainSocketPath: path).get()
+                unixDomainSocketPath: path
+            ).get()
             // What it tells is for the node's administrators: addresses of all nodes among it.
             chmod(path, 0o600)
         } catch {
@@ -77,7 +82,8 @@ final class ObservationServer: Sendable {
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
             .childChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
-                    try channel.pipeline.syncOperations.configureHTTPServerPipeline(withPipeliningAssistance: false)
+                    try channel.pipeline.syncOperations.configureHTTPServerPipeline(
+                        withPipeliningAssistance: false, withErrorHandling: false)
                     try channel.pipeline.syncOperations.addHandler(
                         RequestHandler(observable, paths: paths))
                     channel.eventLoop.scheduleTask(in: .seconds(ObservationServer.connectionLimitSeconds)) {
@@ -132,8 +138,10 @@ private final class RequestHandler: ChannelInboundHandler {
         channel.write(HTTPServerResponsePart.head(head), promise: nil)
         if isBodyWanted {
             channel.write(
-                HTTPServerResponsePart.body(.byteBuffer(channel.allocator.buffer(string: answer.body))), promise: nil)
+                HTTPServerResponsePart.body(.byteBuffer(channel.allocator.buffer(string: answer.body))),
+                promise: nil)
         }
-        channel.writeAndFlush(HTTPServerResponsePart.end(nil)).whenComplete { _ in channel.close(promise: nil) }
+        channel.writeAndFlush(HTTPServerResponsePart.end(nil)).whenComplete { _ in channel.close(promise: nil)
+        }
     }
 }

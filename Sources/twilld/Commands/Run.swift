@@ -9,7 +9,7 @@ import UnixSignals
 
 /// `twilld run`: the daemon.
 struct Run: FlagTaking {
-    static let flags = Flag.run
+    static let flags = GoFlag.run
 
     static let configuration = CommandConfiguration(
         commandName: "run",
@@ -71,7 +71,8 @@ struct Run: FlagTaking {
         }
     }
 
-    private func run(_ leases: any LeaseStore, _ signals: UnixSignalsSequence, _ logger: Logger) async throws {
+    private func run(_ leases: any LeaseStore, _ signals: UnixSignalsSequence, _ logger: Logger) async throws
+    {
         let identity = try IdentityFile.identity(in: lease.stateDir)
         let node = try NodeNetwork(options: underlay.options, logger: logger)
         let chosen = try await node.chooseUnderlay()
@@ -114,7 +115,8 @@ struct Run: FlagTaking {
     /// Starts what answers from outside.
     ///
     /// - Returns: the path of the status socket; nil where there is none.
-    private func listen(_ server: ObservationServer, _ logger: Logger) async throws(CommandFailure) -> String? {
+    private func listen(_ server: ObservationServer, _ logger: Logger) async throws(CommandFailure) -> String?
+    {
         if observation.healthzPort != 0 {
             try await server.listen(host: observation.healthzIp, port: observation.healthzPort)
         }
@@ -154,7 +156,8 @@ struct Run: FlagTaking {
         if kubernetes.kubeSubnetMgr {
             throw CommandFailure(
                 .unavailable,
-                "--kube-subnet-mgr (leases from the Kubernetes API) is not built yet; use etcd or --lease-dir")
+                "--kube-subnet-mgr (leases from the Kubernetes API) is not built yet; use etcd or --lease-dir"
+            )
         }
     }
 }
