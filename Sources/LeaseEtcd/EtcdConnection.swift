@@ -165,16 +165,18 @@ extension LeaseStoreError {
             }
             return
         }
-        let cause = error.cause.map { ": \($0)" } ?? ""
+        let cause = error.cause.map { ", \($0)" } ?? ""
+        let message =
+            (error.message.hasSuffix(".") ? String(error.message.dropLast()) : error.message) + cause
         switch error.code {
         case .unavailable, .deadlineExceeded, .cancelled, .unknown:
-            self.init(.unreachable, "\(endpoint): \(error.message)\(cause)")
+            self.init(.unreachable, "\(endpoint): \(message)")
         case .unauthenticated, .permissionDenied:
-            self.init(.denied, "\(endpoint): \(error.message)")
+            self.init(.denied, "\(endpoint): \(message)")
         case .invalidArgument where error.message.contains("auth") || error.message.contains("user name"):
-            self.init(.denied, "\(endpoint): \(error.message); check --etcd-username and --etcd-password")
+            self.init(.denied, "\(endpoint): \(message); check --etcd-username and --etcd-password")
         default:
-            self.init(.failed, "\(endpoint): \(error.message)\(cause)")
+            self.init(.failed, "\(endpoint): \(message)")
         }
     }
 }

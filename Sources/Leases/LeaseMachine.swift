@@ -531,12 +531,18 @@ extension LeaseMachine {
         failures[request] = error
         if unreachableSince == nil { unreachableSince = now }
         guard isNew else { return }
+        let message =
+            switch error.kind {
+            case .unreachable: "store unreachable, trying again"
+            case .denied: "store refuses, trying again"
+            case .failed, .historyLost: "store failed a request, trying again"
+            }
         report(
-            .warning,
-            own == nil
-                ? "store does not do what is asked, trying again"
-                : "store does not do what is asked, trying again; packets flow on",
-            ["store": storeName, "error": error.description])
+            .warning, message,
+            [
+                "store": storeName, "error": error.description,
+                "effect": own == nil ? "no lease before it answers" : "packets flow on",
+            ])
     }
 
     private mutating func reportDataLoss(from old: Int64, to new: Int64) {
@@ -556,7 +562,7 @@ extension LeaseMachine {
         next.ownLease = own?.lease
         next.isStoreConnected = failures.isEmpty && isWatchAlive
         next.problems = [configurationProblem].compactMap { $0 }
-        next.problems += Set(failures.values.map { "\(storeName): \($0)" }).sorted()
+        next.problems += Set(failures.values.map { "lease store: \($0)" }).sorted()
         if own == nil, let network = said["none left"] {
             next.problems.append("no subnet is free in \(network)")
         }

@@ -127,7 +127,7 @@ struct EtcdSecurityTests {
             try await node.wait(for: "the refusal") {
                 $0.problems.contains { $0.contains("--etcd-password") }
             }
-            #expect(node.log.count(of: "store does not do what is asked") == 1)
+            #expect(node.log.count(of: "store refuses") == 1)
         }
         let node = TestNode("198.18.9.2", store: try server.store(username: "twill", password: "secret"))
         let subnet = try await node.subnet()

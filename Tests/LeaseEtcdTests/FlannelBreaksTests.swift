@@ -235,7 +235,7 @@ struct FlannelBreaksTests {
         let node = TestNode("198.18.9.2", store: try server.store())
         try await node.wait(for: "the problem") { !$0.problems.isEmpty }
         try await Task.sleep(for: .seconds(3))
-        #expect(node.log.count(of: "store does not do what is asked", server.endpoint) == 1)
+        #expect(node.log.count(of: "store unreachable", server.endpoint) == 1)
         try server.start()
         _ = try await node.subnet()
         #expect(node.log.count(of: "store answers again") == 1)

@@ -356,7 +356,7 @@ struct LeaseMachineTests {
         simulation.isStoreDown = true
         let node = simulation.addNode("198.18.9.2")
         simulation.run(for: hour)
-        #expect(node.count("store does not do what is asked") == 1)
+        #expect(node.count("store unreachable") == 1)
         #expect(simulation.requests.count < 3_600 / 2)
         simulation.isStoreDown = false
         simulation.run(for: .seconds(10))
