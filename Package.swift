@@ -111,7 +111,8 @@ let etcdAndDaemon: [Target] = [
     .testTarget(
         name: "CommandTests",
         dependencies: [
-            "twilld", "Addresses", "CLinux", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            "twilld", "Addresses", "CLinux", "NetworkNamespaces", "Telemetry",
+            .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
         ], swiftSettings: settings),
 ]
