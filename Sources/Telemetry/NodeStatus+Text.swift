@@ -8,8 +8,7 @@ extension NodeStatus {
         var lines = [
             "twilld \(version), process \(processIdentifier), up \(NodeStatus.duration(uptimeSeconds))",
             "state     \(isReady ? "ready" : "not ready"): \(state)",
-            "store     \(store.name), \(store.isConnected ? "connected" : "not connected; packets flow without it")"
-                + (store.reconnects == 0 ? "" : ", reconnected \(store.reconnects) times"),
+            "store     \(store.name), \(storeState)",
         ]
         if let underlay {
             lines.append(
@@ -48,6 +47,12 @@ extension NodeStatus {
             lines += problems.map { "  \($0)" }
         }
         return lines.joined(separator: "\n") + "\n"
+    }
+
+    private var storeState: String {
+        (store.isConnected
+            ? "connected" : "not connected" + (tunnel == nil ? "" : "; packets flow without it"))
+            + (store.reconnects == 0 ? "" : ", reconnected \(store.reconnects) times")
     }
 
     private func traffic(comparedTo earlier: NodeStatus?) -> [String] {
