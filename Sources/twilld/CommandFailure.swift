@@ -40,7 +40,7 @@ enum ExitStatus: Int32, CaseIterable {
 }
 
 /// An end of the program that the operator must read about: what happened, to what, and what to do.
-struct CommandFailure: Error, Equatable {
+struct CommandFailure: Error, Equatable, CustomStringConvertible {
     let status: ExitStatus
     let message: String
 
@@ -48,4 +48,6 @@ struct CommandFailure: Error, Equatable {
         self.status = status
         self.message = message
     }
+
+    var description: String { message }
 }

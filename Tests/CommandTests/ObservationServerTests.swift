@@ -29,7 +29,8 @@ private func exchange(port: UInt16, _ request: String) -> String {
         }
     }
     guard connected == 0 else { return "not connected" }
-    _ = request.withCString { send(descriptor, $0, strlen($0), 0) }
+    let bytes = Array(request.utf8)
+    #expect(send(descriptor, bytes, bytes.count, 0) == bytes.count)
     var answer: [UInt8] = []
     var buffer = [UInt8](repeating: 0, count: 4096)
     while true {

@@ -18,6 +18,11 @@ import Worker
 actor Daemon {
     /// Seconds between two tries of something that failed: doubles up to the limit.
     private static let retryPauseSeconds = (first: 1, limit: 30)
+    /// How long a taken port is waited for, how often it is tried, and after what time that is said: the kernel
+    /// takes down a ring within some milliseconds, on a busy machine within a second.
+    private static let portPatienceMilliseconds = 5000
+    private static let portPauseMilliseconds = 20
+    private static let portNoticeMilliseconds = 200
 
     private let flags: Run
     private let logger: Logger
@@ -210,23 +215,7 @@ actor Daemon {
             tunnelName: flags.tunnel.tunName, underlay: key.underlay, mtu: mtu,
             tunnelAddress: key.tunnelAddress, tunnelAddressIPv6: lease.subnet.ipv6?.address,
             acceptsAnySource: flags.tunnel.acceptAnySource, tuning: flags.tuning.tuning)
-        let logger = logger
-        let made = try await onThread { () throws(CommandFailure) -> DataPlane in
-            do throws(DataPlaneError) {
-                let dataPlane = try DataPlane(settings) {
-                    logger.notice(
-                        "waiting for the tunnel device",
-                        metadata: [
-                            "interface": "\(settings.tunnelName)",
-                            "detail": "its name is held by another process, or by one that has just ended",
-                        ])
-                }
-                try dataPlane.start()
-                return dataPlane
-            } catch {
-                throw CommandFailure(error)
-            }
-        }
+        let made = try await open(settings)
         // While the device was waited for, the daemon may have been told to stop.
         guard !isStopping else {
             await onThread { made.stop() }
@@ -251,6 +240,43 @@ actor Daemon {
                 "udp_segments": "\(made.underlayOffloads.segmentLimit)",
             ])
         return made
+    }
+
+    /// Opens the device and the sockets. Both can be held for a while by a data plane that has just ended, ours or
+    /// that of a killed process: the kernel takes its ring down late.
+    private func open(_ settings: DataPlaneConfiguration) async throws(CommandFailure) -> DataPlane {
+        let logger = logger
+        var waited = 0
+        while true {
+            do throws(DataPlaneError) {
+                return try await onThread { () throws(DataPlaneError) -> DataPlane in
+                    let dataPlane = try DataPlane(settings) {
+                        logger.notice(
+                            "waiting for the tunnel device",
+                            metadata: [
+                                "interface": "\(settings.tunnelName)",
+                                "detail": "its name is held by another process, or by one that has just ended",
+                            ])
+                    }
+                    try dataPlane.start()
+                    return dataPlane
+                }
+            } catch {
+                guard case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE,
+                    waited < Daemon.portPatienceMilliseconds, !isStopping
+                else { throw CommandFailure(error) }
+                if waited == Daemon.portNoticeMilliseconds {
+                    logger.notice(
+                        "waiting for the port",
+                        metadata: [
+                            "bound": "\(settings.underlay)",
+                            "detail": "another process has it, or one that has just ended",
+                        ])
+                }
+                try? await Task.sleep(for: .milliseconds(Daemon.portPauseMilliseconds))
+                waited += Daemon.portPauseMilliseconds
+            }
+        }
     }
 
     private func closeDataPlane() async {
