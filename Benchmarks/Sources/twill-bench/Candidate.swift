@@ -67,6 +67,7 @@ extension Candidate {
     /// twilld with something off or other than usual, each by its name.
     static func twillVariants(program: String, flags: [String]) -> [Candidate] {
         [
+            ("twill-uring", ["--engine=uring"]), ("twill-mmsg", ["--engine=mmsg"]),
             ("twill-no-tso", ["--tun-tso=false"]), ("twill-no-uso", ["--tun-uso=false"]),
             ("twill-no-gso", ["--udp-gso=false"]), ("twill-no-gro", ["--udp-gro=false"]),
             (
