@@ -345,6 +345,7 @@ let flows: [(Version, Transport)] = [(.ipv4, .tcp), (.ipv6, .tcp), (.ipv4, .udp)
             generation: .max - 3)
         for _ in 0..<8 {
             let memory = (0..<3).map { _ in GuardedMemory(capacity: 4096) }
+            defer { withExtendedLifetime(memory) {} }
             for index in 0..<3 {
                 let bytes = packet(index, .ipv4, .udp)
                 let addition = coalescer.add(memory[index].place(bytes), length: bytes.count)
