@@ -26,10 +26,10 @@ public struct CoalescedPacket {
 /// cannot merge passes as it came.
 ///
 /// A flow's packets stay in order. Slots are written in the order in which they were opened. A flow has at most one
-/// open slot, and that is the last slot with a packet of the flow: a packet of the flow either joins it, at its end,
-/// or closes it and goes into a slot opened later. A packet that hides its flow (a fragment, one with IP options or
-/// extension headers) closes the slots of all flows between its two addresses. So of two packets of a flow, the one
-/// that came first is in an earlier slot, or earlier in the same one.
+/// slot that can be joined, and that is the last slot with a packet of the flow: a packet of the flow either joins
+/// it, at its end, or closes it and goes into a slot opened later. A packet that hides its flow (a fragment, one with
+/// IP options or extension headers) closes the slots of all flows between its two addresses. So of two packets of a
+/// flow, the one that came first is in an earlier slot, or earlier in the same one.
 ///
 /// All memory is allocated by `init`. One owner at a time; nothing is locked.
 public struct Coalescer: ~Copyable {
@@ -140,7 +140,6 @@ public struct Coalescer: ~Copyable {
         let index = slotCount
         guard open(Slot(arrival, isOpen: isOpen), length: length) else { return .full }
         if isOpen {
-            if let evicted = flows.slot(set, entry) { slots[evicted].isOpen = false }
             flows.enter(set, entry, hash: hash, slot: index)
         }
         return .opened

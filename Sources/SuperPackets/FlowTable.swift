@@ -1,8 +1,7 @@
 /// Finds the open slot of a flow: a set-associative table of slot numbers, allocated once.
 ///
-/// It is a hint that is always right about what matters: a slot that the table has lost (another flow took its
-/// place) is closed by the coalescer, so an open slot is always found. Emptying it costs nothing, as an entry
-/// counts only if it carries the present generation.
+/// A slot whose entry another flow took is never found again, so never joined: as good as closed. Emptying the table
+/// costs nothing, as an entry counts only if it carries the present generation.
 struct FlowTable: ~Copyable {
     /// Entries of a set; 32 bytes, so a look-up touches one cache line.
     static let ways = 4

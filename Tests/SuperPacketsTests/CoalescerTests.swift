@@ -324,6 +324,20 @@ let flows: [(Version, Transport)] = [(.ipv4, .tcp), (.ipv6, .tcp), (.ipv4, .udp)
         #expect(harness.run([first, second]).map(\.segments) == [[first], [second]])
     }
 
+    @Test("UDP that says it has no checksum keeps saying so, also where the sum would be right by chance")
+    func noChecksumByChance() {
+        let first = packet(0, .ipv4, .udp)
+        let checksum = packet(1, .ipv4, .udp) { $0.payload[0...1] = [0, 0] }.word(26)
+        var second = packet(1, .ipv4, .udp) {
+            $0.payload[0...1] = [UInt8(checksum >> 8), UInt8(checksum & 0xFF)]
+        }
+        #expect(second.word(26) == 0xFFFF)
+        let harness = CoalescerHarness()
+        #expect(harness.run([first, second]).map(\.segments) == [[first, second]])
+        second.setWord(26, 0)
+        #expect(harness.run([first, second]).map(\.segments) == [[first], [second]])
+    }
+
     @Test("The flow table forgets at a reset, also when its generation wraps")
     func generations() {
         var coalescer = Coalescer(
@@ -331,6 +345,7 @@ let flows: [(Version, Transport)] = [(.ipv4, .tcp), (.ipv6, .tcp), (.ipv4, .udp)
             generation: .max - 3)
         for _ in 0..<8 {
             let memory = (0..<3).map { _ in GuardedMemory(capacity: 4096) }
+            defer { withExtendedLifetime(memory) {} }
             for index in 0..<3 {
                 let bytes = packet(index, .ipv4, .udp)
                 let addition = coalescer.add(memory[index].place(bytes), length: bytes.count)

@@ -55,8 +55,11 @@ extension SeededRandom {
         var random = SeededRandom(seed: 0x5E6 &+ seed)
         let corpus = corpus()
         let memory = GuardedMemory(capacity: 4096)
+        defer { withExtendedLifetime(memory) {} }
         let arena = GuardedMemory(capacity: 64 * SegmentPlan.headerStride)
+        defer { withExtendedLifetime(arena) {} }
         let vectorMemory = GuardedMemory(capacity: 128 * MemoryLayout<iovec>.stride)
+        defer { withExtendedLifetime(vectorMemory) {} }
         var planned = 0
         for _ in 0..<inputsPerSeed {
             var bytes = corpus[random.below(corpus.count)]
@@ -107,6 +110,7 @@ extension SeededRandom {
         var random = SeededRandom(seed: 0xC0A &+ seed)
         let corpus = corpus()
         let memory = (0..<32).map { _ in GuardedMemory(capacity: 4096) }
+        defer { withExtendedLifetime(memory) {} }
         var coalescer = Coalescer(slotLimit: 24, mergesTCP: true, mergesUDP: true)
         var added = 0
         var merged = 0

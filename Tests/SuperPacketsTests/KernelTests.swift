@@ -94,10 +94,12 @@ struct KernelTests {
                     }
                     var coalescer = Coalescer(slotLimit: 4, mergesTCP: true, mergesUDP: true)
                     let memory = packets.map { _ in GuardedMemory(capacity: 4096) }
+                    defer { withExtendedLifetime(memory) {} }
                     for (bytes, memory) in zip(packets, memory) {
                         _ = coalescer.add(memory.place(bytes), length: bytes.count)
                     }
                     coalescer.close()
+                    defer { coalescer.reset() }
                     try #require(coalescer.slotCount == 1)
                     let slot = coalescer.slot(0)
                     let written = entrance.write(slot.vectors, slot.vectorCount)
@@ -187,6 +189,7 @@ struct KernelTests {
 private func segments(_ plan: SegmentPlan, _ packet: UnsafeMutableRawPointer) -> [Bytes] {
     let all = 0..<plan.segmentCount
     let memory = GuardedMemory(capacity: plan.segmentCount * SegmentPlan.headerStride)
+    defer { withExtendedLifetime(memory) {} }
     let arena = memory.ending(plan.segmentCount * SegmentPlan.headerStride)
     let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: plan.segmentCount * 2)
     defer { vectors.deallocate() }

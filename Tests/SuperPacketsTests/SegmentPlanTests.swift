@@ -18,6 +18,7 @@ private func sent(
         next = segments.upperBound
 
         let arena = GuardedMemory(capacity: segments.count * SegmentPlan.headerStride)
+        defer { withExtendedLifetime(arena) {} }
         let headers = arena.ending(segments.count * SegmentPlan.headerStride)
         let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: segments.count * 2)
         defer { vectors.deallocate() }
@@ -52,6 +53,7 @@ private func header(
     func model(seed: UInt64) throws {
         var random = SeededRandom(seed: seed)
         let memory = GuardedMemory(capacity: 65_536)
+        defer { withExtendedLifetime(memory) {} }
         for _ in 0..<40 {
             var recipe = PacketRecipe()
             recipe.version = random.oneIn(2) ? .ipv4 : .ipv6
@@ -202,6 +204,7 @@ private func header(
     func partialChecksum(seed: UInt64) {
         var random = SeededRandom(seed: seed)
         let memory = GuardedMemory(capacity: 4096)
+        defer { withExtendedLifetime(memory) {} }
         for _ in 0..<50 {
             var recipe = PacketRecipe()
             recipe.version = random.oneIn(2) ? .ipv4 : .ipv6
@@ -230,6 +233,7 @@ private func header(
     @Test("A packet that asks for nothing is left alone, whatever it is")
     func untouched() {
         let memory = GuardedMemory(capacity: 4096)
+        defer { withExtendedLifetime(memory) {} }
         for count in [0, 1, 64] {
             let garbage = Bytes(repeating: 0xA5, count: count)
             let packet = memory.place(garbage)
@@ -338,6 +342,7 @@ private func header(
         var virtio = header(wrong.recipe, size: 100)
         wrong.change(&virtio, &packet)
         let placed = GuardedMemory(capacity: 65_536)
+        defer { withExtendedLifetime(placed) {} }
         let start = placed.place(packet)
         let examined = OffloadedPacket.examine(header: virtio, packet: start, length: packet.count)
         guard case .refused(let refusal) = examined else {

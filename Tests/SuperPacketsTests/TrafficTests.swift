@@ -180,6 +180,7 @@ private func sequences(_ packets: [Bytes]) -> [Order: [Bytes]] {
     func tunnel(seed: UInt64) throws {
         var random = SeededRandom(seed: seed)
         let memory = GuardedMemory(capacity: 65_536)
+        defer { withExtendedLifetime(memory) {} }
         let harness = CoalescerHarness(packetLimit: 200, packetBytes: 4096)
         for _ in 0..<10 {
             var recipe = PacketRecipe()
