@@ -47,9 +47,13 @@ let dataPlane: [Target] = [
     tests("Forwarding", ["Addresses"]),
     tests("Tunnel", ["Addresses"]),
     tests("Engines", ["CLinux"]),
+    .target(name: "CAllocationCount", path: "Tests/CAllocationCount"),
     tests(
         "Worker",
-        ["Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters", "Engines", "CLinux"]),
+        [
+            "CAllocationCount", "Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters",
+            "Engines", "CLinux",
+        ]),
 ]
 
 let controlSide: [Target] = [
@@ -67,13 +71,16 @@ let controlSide: [Target] = [
         path: "Tests/LeaseTesting", swiftSettings: settings),
     .target(name: "CNetworkNamespaces", path: "Tests/CNetworkNamespaces"),
     .target(
-        name: "NetworkNamespaces", dependencies: ["CLinux", "CNetworkNamespaces"], path: "Tests/NetworkNamespaces",
+        name: "NetworkNamespaces", dependencies: ["CLinux", "CNetworkNamespaces"],
+        path: "Tests/NetworkNamespaces",
         swiftSettings: settings),
 
     tests("Netlink", ["Addresses", "CLinux", "NetworkNamespaces"]),
     tests("Leases", ["Addresses", "LeaseTesting"]),
     tests("LeaseDirectory", ["Addresses", "Leases", "LeaseTesting"]),
-    tests("Node", ["Addresses", "Netlink", "NetworkNamespaces", .product(name: "Logging", package: "swift-log")]),
+    tests(
+        "Node",
+        ["Addresses", "Netlink", "NetworkNamespaces", .product(name: "Logging", package: "swift-log")]),
     tests("Telemetry", ["Counters"]),
 ]
 

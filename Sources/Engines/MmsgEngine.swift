@@ -208,7 +208,8 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
         while index < writeCount {
             systemCalls &+= 1
             let result = writev(tunnel, writes[index].vectors, Int32(truncatingIfNeeded: writes[index].count))
-            complete(.write, Int32(truncatingIfNeeded: writes[index].index), result < 0 ? -Int(errno) : result)
+            complete(
+                .write, Int32(truncatingIfNeeded: writes[index].index), result < 0 ? -Int(errno) : result)
             index &+= 1
         }
         writeCount = 0
@@ -218,7 +219,8 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
     private mutating func readTunnel(_ buffer: Int32) -> Int {
         systemCalls &+= 1
         let result = Glibc.read(
-            tunnel, memory.tunnelBuffer(Int(buffer)) + PacketMemory.virtioHeaderOffset, PacketMemory.tunnelReadLength)
+            tunnel, memory.tunnelBuffer(Int(buffer)) + PacketMemory.virtioHeaderOffset,
+            PacketMemory.tunnelReadLength)
         guard result < 0 else { return result }
         if errno == EAGAIN { tunnelMayBeReadable = false }
         return -Int(errno)
@@ -270,7 +272,8 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
             let header = receiveHeaders[index]
             buffer.storeBytes(of: UInt32(truncatingIfNeeded: header.header.msg_namelen), as: UInt32.self)
             buffer.storeBytes(
-                of: UInt32(truncatingIfNeeded: header.header.msg_controllen), toByteOffset: 4, as: UInt32.self)
+                of: UInt32(truncatingIfNeeded: header.header.msg_controllen), toByteOffset: 4, as: UInt32.self
+            )
             buffer.storeBytes(of: header.length, toByteOffset: 8, as: UInt32.self)
             buffer.storeBytes(
                 of: UInt32(truncatingIfNeeded: header.header.msg_flags), toByteOffset: 12, as: UInt32.self)

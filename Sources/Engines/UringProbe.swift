@@ -21,6 +21,17 @@ public enum UringProbe {
         return operations.map { ($0.0, io_uring_opcode_supported(probe, Int32($0.1.rawValue)) != 0) }
     }
 
+    /// Why `UringEngine` cannot work here, or nil.
+    public static func refusal() -> UringError? {
+        do throws(UringError) {
+            for operation in try operations() where !operation.isSupported {
+                return UringError(action: "use the operation \(operation.name)", errorNumber: EINVAL)
+            }
+            _ = try makeRing(lockedBytes: 4096)
+            return nil
+        } catch { return error }
+    }
+
     /// Makes a ring with the worker's set-up flags, a buffer ring and `lockedBytes` of registered memory, and takes
     /// it down again.
     ///

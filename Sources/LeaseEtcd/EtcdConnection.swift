@@ -56,7 +56,10 @@ actor EtcdConnection {
                 let link = try await currentLink()
                 do {
                     return try await request(link)
-                } catch let error as RPCError where error.isStaleToken && !hasAuthenticatedAnew {
+                } catch let error as RPCError
+                    where error.mayBeStaleToken && configuration.username != nil
+                    && !hasAuthenticatedAnew
+                {
                     hasAuthenticatedAnew = true
                     drop(link.number, moveOn: false)
                     continue
@@ -143,9 +146,11 @@ extension RPCError {
         code == .unavailable || code == .deadlineExceeded || code == .unknown
     }
 
-    /// Whether a new token may do better (etcd: ErrInvalidAuthToken, ErrAuthOldRevision).
-    fileprivate var isStaleToken: Bool {
-        code == .unauthenticated || message.contains("revision of auth store is old")
+    /// Whether a new token may do better: etcd's ErrInvalidAuthToken, ErrAuthOldRevision and, for a watch, what it
+    /// says to either.
+    fileprivate var mayBeStaleToken: Bool {
+        code == .unauthenticated || code == .permissionDenied
+            || message.contains("revision of auth store is old")
     }
 }
 
@@ -160,16 +165,18 @@ extension LeaseStoreError {
             }
             return
         }
-        let cause = error.cause.map { ": \($0)" } ?? ""
+        let cause = error.cause.map { ", \($0)" } ?? ""
+        let message =
+            (error.message.hasSuffix(".") ? String(error.message.dropLast()) : error.message) + cause
         switch error.code {
         case .unavailable, .deadlineExceeded, .cancelled, .unknown:
-            self.init(.unreachable, "\(endpoint): \(error.message)\(cause)")
+            self.init(.unreachable, "\(endpoint): \(message)")
         case .unauthenticated, .permissionDenied:
-            self.init(.denied, "\(endpoint): \(error.message)")
+            self.init(.denied, "\(endpoint): \(message)")
         case .invalidArgument where error.message.contains("auth") || error.message.contains("user name"):
-            self.init(.denied, "\(endpoint): \(error.message); check --etcd-username and --etcd-password")
+            self.init(.denied, "\(endpoint): \(message); check --etcd-username and --etcd-password")
         default:
-            self.init(.failed, "\(endpoint): \(error.message)\(cause)")
+            self.init(.failed, "\(endpoint): \(message)")
         }
     }
 }

@@ -88,10 +88,15 @@ private struct EtcdWatch: Sendable {
 
     private func tell(_ response: Etcdserverpb_WatchResponse) throws {
         if response.canceled {
-            throw response.compactRevision > 0
-                ? LeaseStoreError(
+            if response.compactRevision > 0 {
+                throw LeaseStoreError(
                     .historyLost, "\(link.endpoint): compacted up to revision \(response.compactRevision)")
-                : LeaseStoreError(.failed, "\(link.endpoint): the watch was ended: \(response.cancelReason)")
+            }
+            // etcd says so to a token that is no longer valid too.
+            let isDenied = response.cancelReason.contains("permission denied")
+            throw RPCError(
+                code: isDenied ? .permissionDenied : .aborted,
+                message: "the watch was ended: \(response.cancelReason)")
         }
         guard let last = response.events.last else {
             continuation.yield(.alive(revision: response.header.revision))

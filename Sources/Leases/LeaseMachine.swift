@@ -60,6 +60,9 @@ package struct LeaseMachine {
     private var unreachableSince: Instant?
 
     private var isRequestUnderWay = false
+    /// The keys that the watch told of while a write was under way: it knows better than the write's answer, which
+    /// may come after the news of what others did to the key next.
+    private var keysTold: Set<String> = []
     private var isSnapshotWanted = true
     private var isWatching = false
     private var isWatchAlive = false
@@ -136,6 +139,7 @@ extension LeaseMachine {
             succeeded(.snapshot, now: now)
             if snapshot.revision < revision { reportDataLoss(from: revision, to: snapshot.revision) }
             register.replace(with: snapshot.entries, now: now)
+            keysTold = []
             arePeersStale = true
             lost = []
             noneLeftUntil = nil
@@ -192,8 +196,12 @@ extension LeaseMachine {
             revision = max(revision, current)
             for event in events {
                 switch event {
-                case .put(let entry): register.put(entry, now: now)
-                case .deleted(let key): register.remove(key)
+                case .put(let entry):
+                    register.put(entry, now: now)
+                    if isRequestUnderWay { keysTold.insert(entry.key) }
+                case .deleted(let key):
+                    register.remove(key)
+                    if isRequestUnderWay { keysTold.insert(key) }
                 case .configuration(let text): take(configuration: text)
                 }
             }
@@ -211,7 +219,7 @@ extension LeaseMachine {
             let entry = StoreEntry(
                 key: key, value: value, version: version, holder: timeToLive == nil ? nil : options.identity,
                 lifetime: timeToLive.map { .expiring(remaining: $0) } ?? .permanent)
-            register.put(entry, now: now)
+            if !keysTold.contains(key) { register.put(entry, now: now) }
             guard let subnet = LeaseSubnet(key: key) else { return }
             hold(subnet, timeToLive: timeToLive, now: now)
             if case .create = write {
@@ -228,7 +236,7 @@ extension LeaseMachine {
                 report(.info, "another node was faster, trying the next subnet", ["subnet": "\(subnet)"])
             }
         case (.delete(let key, _), .done):
-            register.remove(key)
+            if !keysTold.contains(key) { register.remove(key) }
             arePeersStale = true
             report(.info, "lease released", ["key": key])
         case (.renew, .refused), (.delete, .refused):
@@ -479,6 +487,7 @@ extension LeaseMachine {
             if let write = nextWrite(now: now) {
                 if mayAsk(.write, now: now) {
                     isRequestUnderWay = true
+                    keysTold = []
                     actions.append(.write(write))
                 }
                 return
@@ -522,12 +531,18 @@ extension LeaseMachine {
         failures[request] = error
         if unreachableSince == nil { unreachableSince = now }
         guard isNew else { return }
+        let message =
+            switch error.kind {
+            case .unreachable: "store unreachable, trying again"
+            case .denied: "store refuses, trying again"
+            case .failed, .historyLost: "store failed a request, trying again"
+            }
         report(
-            .warning,
-            own == nil
-                ? "store does not do what is asked, trying again"
-                : "store does not do what is asked, trying again; packets flow on",
-            ["store": storeName, "error": error.description])
+            .warning, message,
+            [
+                "store": storeName, "error": error.description,
+                "effect": own == nil ? "no lease before it answers" : "packets flow on",
+            ])
     }
 
     private mutating func reportDataLoss(from old: Int64, to new: Int64) {
@@ -547,14 +562,14 @@ extension LeaseMachine {
         next.ownLease = own?.lease
         next.isStoreConnected = failures.isEmpty && isWatchAlive
         next.problems = [configurationProblem].compactMap { $0 }
-        next.problems += Set(failures.values.map { "\(storeName): \($0)" }).sorted()
+        next.problems += Set(failures.values.map { "lease store: \($0)" }).sorted()
         if own == nil, let network = said["none left"] {
             next.problems.append("no subnet is free in \(network)")
         }
         if let configuration, arePeersStale {
             let result = register.peers(
-                configuration: configuration, ownKey: own?.key, ownSubnet: own?.lease.subnet,
-                ownEndpoint: ownEndpoint, inUse: usedKeys)
+                configuration: configuration, identity: options.identity, ownKey: own?.key,
+                ownSubnet: own?.lease.subnet, ownEndpoint: ownEndpoint, inUse: usedKeys)
             next.peers = result.peers
             next.skipped = result.skipped
             usedKeys = result.keys

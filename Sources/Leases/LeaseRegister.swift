@@ -104,16 +104,18 @@ struct LeaseRegister {
     /// The peers, and what is none with the reason.
     ///
     /// - Parameters:
-    ///   - ownKey: this node's entry, which is neither.
+    ///   - ownKey: this node's entry, which is neither, as is any that `identity` holds.
     ///   - inUse: the keys of the peers before, which an overlapping newcomer does not push aside.
     func peers(
-        configuration: NetworkConfiguration, ownKey: String?, ownSubnet: LeaseSubnet?, ownEndpoint: Endpoint,
-        inUse: Set<String>
+        configuration: NetworkConfiguration, identity: NodeIdentity, ownKey: String?, ownSubnet: LeaseSubnet?,
+        ownEndpoint: Endpoint, inUse: Set<String>
     ) -> (peers: [Peer], keys: Set<String>, skipped: [SkippedLease]) {
         var peers: [Peer] = []
         var skipped: [SkippedLease] = []
         var holders: [LeaseSubnet.Half: String] = [:]
-        let ordered = records.values.filter { $0.entry.key != ownKey }.sorted {
+        let ordered = records.values.filter {
+            $0.entry.key != ownKey && $0.entry.holder != identity
+        }.sorted {
             let (left, right) = (inUse.contains($0.entry.key), inUse.contains($1.entry.key))
             return left != right ? left : $0.entry.key < $1.entry.key
         }

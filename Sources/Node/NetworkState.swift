@@ -30,6 +30,12 @@ public struct NetworkState: Sendable, Hashable {
     /// The interface of that number.
     public func link(index: Int32) -> Link? { links.first { $0.index == index } }
 
+    /// The tunnel device of that name, which the data plane makes.
+    func device(_ name: String) throws(DeviceMissingError) -> Link {
+        guard let link = link(named: name) else { throw DeviceMissingError(interfaceName: name) }
+        return link
+    }
+
     /// The IPv4 addresses that tunnel datagrams may leave by, the preferred one first, in flannel's order: global
     /// before link-local, permanent before dynamic, then as the kernel lists them. Loopback and deprecated ones
     /// are none.

@@ -22,29 +22,33 @@ struct SystemSetting: Sendable, Hashable {
 
 /// A setting of the tunnel device alone, which is therefore twill's to make.
 struct InterfaceSetting: DesiredItem {
-    let setting: SystemSetting
+    let interfaceName: String
+    let setting: String
     let value: String
 
     /// Takes in packets whose source is this machine's own address: the ICMP errors that the data plane writes
     /// into the device. Without it the kernel drops them as martians (`fib_validate_source`).
     static func acceptsLocalSources(_ interfaceName: String) -> InterfaceSetting {
-        InterfaceSetting(setting: .ofInterface(interfaceName, "accept_local"), value: "1")
+        InterfaceSetting(interfaceName: interfaceName, setting: "accept_local", value: "1")
     }
 
     /// Forwards what comes out of the overlay.
     static func forwards(_ interfaceName: String) -> InterfaceSetting {
-        InterfaceSetting(setting: .ofInterface(interfaceName, "forwarding"), value: "1")
+        InterfaceSetting(interfaceName: interfaceName, setting: "forwarding", value: "1")
     }
 
-    var name: String { "setting \(setting.path)" }
+    private var file: SystemSetting { .ofInterface(interfaceName, setting) }
+
+    var name: String { "setting \(file.path)" }
     var isEssential: Bool { false }
 
     func deviation(in state: NetworkState) throws -> String? {
-        let present = try setting.value()
+        _ = try state.device(interfaceName)
+        let present = try file.value()
         return present == value ? nil : "\(present ?? "absent") instead of \(value)"
     }
 
-    func restore(in state: NetworkState, using socket: RouteSocket) throws { try setting.set(to: value) }
+    func restore(in state: NetworkState, using socket: RouteSocket) throws { try file.set(to: value) }
 }
 
 /// The device does not ask for packets to come from where their source is routed to (RFC 3704, strict mode): a pod's
@@ -58,6 +62,7 @@ struct LooseReversePath: DesiredItem {
     private var ownSetting: SystemSetting { .ofInterface(interfaceName, "rp_filter") }
 
     func deviation(in state: NetworkState) throws -> String? {
+        _ = try state.device(interfaceName)
         // The larger of the two counts (ip-sysctl.rst), and 2, loose, is larger than 1, strict: the device's own
         // setting is enough whatever the machine's says.
         let values = [try ownSetting.value(), try SystemSetting.ofInterface("all", "rp_filter").value()]

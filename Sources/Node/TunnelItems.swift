@@ -39,13 +39,6 @@ public struct TunnelSettings: Sendable, Hashable {
     }
 }
 
-extension NetworkState {
-    fileprivate func device(_ name: String) throws(DeviceMissingError) -> Link {
-        guard let link = link(named: name) else { throw DeviceMissingError(interfaceName: name) }
-        return link
-    }
-}
-
 /// The device is up, with its MTU and queue length.
 struct TunnelLink: DesiredItem {
     let settings: TunnelSettings

@@ -84,29 +84,32 @@ private struct UnderlayChoice {
     let routeToReachable: Route?
 
     func interfaceAndAddress() throws(UnderlayError) -> Candidate {
-        if options.interfaces.isEmpty && options.interfacePatterns.isEmpty && options.reachableAddress == nil
-        {
-            return try byPublicAddressOrDefaultRoute()
-        }
+        let attempts = attempts()
+        if attempts.isEmpty { return try byPublicAddressOrDefaultRoute() }
         var reasons: [String] = []
-        for (text, choose) in attempts() {
+        for (option, choose) in attempts {
             switch choose() {
             case .success(let candidate): return candidate
-            case .failure(let error): reasons.append("\(text): \(error)")
+            case .failure(let error): reasons.append("\(option): \(error)")
             }
         }
         throw UnderlayError(
             description: "no underlay interface: \(reasons.joined(separator: "; ")); \(choices)")
     }
 
-    /// Every option in its order, with the text that names it.
-    private func attempts() -> [(text: String, choose: () -> Result<Candidate, UnderlayError>)] {
-        options.interfaces.map { name in ("--iface=\(name)", { byNameOrAddress(name) }) }
-            + options.interfacePatterns.map { pattern in ("--iface-regex=\(pattern)", { byPattern(pattern) })
-            }
-            + (options.reachableAddress.map { address in
-                [("--iface-can-reach=\(address)", { byRoute(routeToReachable) })]
-            } ?? [])
+    /// The options that name an interface, in the order in which they count.
+    private func attempts() -> [(option: String, choose: () -> Result<Candidate, UnderlayError>)] {
+        var attempts: [(option: String, choose: () -> Result<Candidate, UnderlayError>)] = []
+        for name in options.interfaces {
+            attempts.append(("--iface=\(name)", { byNameOrAddress(name) }))
+        }
+        for pattern in options.interfacePatterns {
+            attempts.append(("--iface-regex=\(pattern)", { byPattern(pattern) }))
+        }
+        if let address = options.reachableAddress {
+            attempts.append(("--iface-can-reach=\(address)", { byRoute(routeToReachable) }))
+        }
+        return attempts
     }
 
     private func byNameOrAddress(_ text: String) -> Result<Candidate, UnderlayError> {

@@ -76,6 +76,11 @@ public final class DataPlane: Sendable {
     /// The sockets' receive buffer in bytes, as granted.
     public let receiveBufferBytes: Int
 
+    /// The engine in use: `uring` or `mmsg`.
+    public let engine: EngineChoice
+    /// Why io_uring is not used although nobody said so; nil where it is.
+    public let uringRefusal: UringError?
+
     private let configuration: DataPlaneConfiguration
     private let publication: ForwardingPublication
     private let sockets: [UnderlaySocket]
@@ -91,6 +96,8 @@ public final class DataPlane: Sendable {
     public init(_ configuration: DataPlaneConfiguration, busy: () -> Void = {}) throws(DataPlaneError) {
         let tuning = configuration.tuning
         let workers = tuning.workerCount
+        uringRefusal = tuning.engine == .automatic ? UringProbe.refusal() : nil
+        engine = tuning.engine == .mmsg || uringRefusal != nil ? .mmsg : .uring
         var sockets: [UnderlaySocket] = []
         var wakes: [Int32] = []
         func closeAll() {
@@ -223,20 +230,32 @@ public final class DataPlane: Sendable {
             segmentLimit: offloads.segmentation ? offloads.segmentLimit : 1,
             coalescesTCP: tunnel.offloads.contains(.tcp4), coalescesUDP: tunnel.offloads.contains(.udp),
             busyPollMicroseconds: configuration.tuning.busyPollMicroseconds)
-        do throws(UringError) {
-            let engine = try UringEngine(
-                memory: memory, tunnel: tunnel.queues[index].descriptor, socket: sockets[index].descriptor,
-                wake: wakes[index], entries: WorkerLimits.ringEntries)
-            start.ready(nil)
-            loop(engine, memory, settings, index)
-        } catch {
-            start.ready(.engine(error.description))
+        let (tunnel, socket, wake) = (
+            tunnel.queues[index].descriptor, sockets[index].descriptor, wakes[index]
+        )
+        switch engine {
+        case .mmsg:
+            do throws(MmsgError) {
+                let engine = try MmsgEngine(
+                    memory: memory, tunnel: tunnel, socket: socket, wake: wake,
+                    entries: WorkerLimits.ringEntries)
+                start.ready(nil)
+                loop(engine, memory, settings, index)
+            } catch { start.ready(.engine(error.description)) }
+        case .uring, .automatic:
+            do throws(UringError) {
+                let engine = try UringEngine(
+                    memory: memory, tunnel: tunnel, socket: socket, wake: wake,
+                    entries: WorkerLimits.ringEntries)
+                start.ready(nil)
+                loop(engine, memory, settings, index)
+            } catch { start.ready(.engine(error.description)) }
         }
         memory.deallocate()
     }
 
-    private func loop(
-        _ engine: consuming UringEngine, _ memory: PacketMemory, _ settings: WorkerSettings, _ index: Int
+    private func loop<Engine: PacketEngine & ~Copyable>(
+        _ engine: consuming Engine, _ memory: PacketMemory, _ settings: WorkerSettings, _ index: Int
     ) {
         var worker = Worker(
             engine: engine, memory: memory, settings: settings, counters: blocks[index],

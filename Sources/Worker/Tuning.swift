@@ -1,7 +1,19 @@
 import Tunnel
 
+/// Which engine makes the system calls.
+public enum EngineChoice: String, Sendable, CaseIterable {
+    /// io_uring, or plain calls where the kernel or the container forbids it.
+    case automatic = "auto"
+    /// io_uring, or no start.
+    case uring
+    /// epoll, recvmmsg, sendmmsg, readv, writev.
+    case mmsg
+}
+
 /// What can be tuned. The defaults are right for a node that nobody tunes; docs/tuning.md says what each trades.
 public struct Tuning: Sendable, Equatable {
+    /// Which engine makes the system calls.
+    public var engine = EngineChoice.automatic
     /// Worker threads, each with a queue of the TUN device, a socket and a ring.
     public var workerCount = 1
     /// The CPUs to pin workers to, in turn; empty: not pinned.

@@ -193,10 +193,13 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         let somethingWaits = burst > 1 || arrivalCount > 0
         guard !somethingWaits else { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
         counters.add(.sleeps)
+        // While the writes hold every buffer no receive can be armed: nothing may come after them to wait for.
+        let arrival = heldCount == memory.datagramBufferCount ? 0 : 1
         if readsRestUntilMilliseconds != 0 {
-            return engine.enter(waitingFor: queuedInline &+ 1, timeoutMicroseconds: WorkerRest.microseconds)
+            return engine.enter(
+                waitingFor: queuedInline &+ arrival, timeoutMicroseconds: WorkerRest.microseconds)
         }
-        return engine.enter(waitingFor: queuedInline &+ 1, timeoutMicroseconds: -1)
+        return engine.enter(waitingFor: queuedInline &+ arrival, timeoutMicroseconds: -1)
     }
 
     private mutating func takeCompletions() {

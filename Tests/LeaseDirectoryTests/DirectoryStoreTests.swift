@@ -198,7 +198,7 @@ struct DirectoryStoreTests {
             key: "10.66.1.0-24", value: value, timeToLive: .seconds(-3_600), holder: holder)
         let node = TestNode("198.18.9.1", store: store)
         let subnet = try await node.subnet()
-        while try directory.names("subnets") != [subnet.key] { try await Task.sleep(for: .milliseconds(50)) }
-        #expect(node.log.count(of: "lease released", "10.66.1.0-24") == 1)
+        try await eventually("the files") { try directory.names("subnets") == [subnet.key] }
+        try await eventually("the log's line") { node.log.count(of: "lease released", "10.66.1.0-24") == 1 }
     }
 }

@@ -128,7 +128,7 @@ struct EtcdStoreTests {
         let store = try EtcdStore(configuration: EtcdConfiguration(endpoints: [dead, server.endpoint]))
         let node = TestNode("198.18.9.2", store: store)
         _ = try await node.subnet()
-        #expect(node.log.count(of: "store does not do what is asked") == 0)
+        #expect(node.log.count(of: "store unreachable") == 0)
         server.stop()
         try await node.wait(for: "the outage") { !$0.isStoreConnected }
         try server.start()

@@ -23,6 +23,8 @@ package final class Simulation {
     }
     /// Whether writes are done and their answers lost.
     package var losesAnswers = false
+    /// How much later than usual the answers to writes come.
+    package var answerDelay = Duration.zero
     /// When each request was made, for each node.
     package private(set) var requests: [(node: Int, at: Instant)] = []
 
@@ -172,7 +174,7 @@ package final class Simulation {
                     result = .failure(LeaseStoreError(.unreachable, "simulated: answer lost"))
                 }
                 let answer = result
-                schedule(after: latency) { node.feed(.written(write, answer)) }
+                schedule(after: latency + answerDelay) { node.feed(.written(write, answer)) }
             }
         case .watch(let after, let number):
             requests.append((node.number, now))

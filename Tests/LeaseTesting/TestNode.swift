@@ -84,6 +84,15 @@ package final class TestNode: Sendable {
     }
 }
 
+/// Waits until something is so; the limit only keeps a broken test from hanging.
+package func eventually(_ what: String, isSo: () async throws -> Bool) async throws {
+    for _ in 0..<1_500 {
+        if try await isSo() { return }
+        try await Task.sleep(for: .milliseconds(40))
+    }
+    throw TestNode.Overdue(description: what)
+}
+
 /// A log that tests read.
 package final class RecordedLog: LogHandler, Sendable {
     private let recorded = Mutex<[String]>([])

@@ -148,6 +148,12 @@ struct NodeNetworkTests {
         try await namespace.run { try execute("ip link del flannel0") }
         var events = network.events.makeAsyncIterator()
         #expect(await events.next() == .deviceLost("flannel0"))
+        // Each item says so itself, and none something else about a device that is not there.
+        for item in NodeNetworkTests.settings.desiredItems where !(item is ForwardingEnabled) {
+            #expect(throws: DeviceMissingError(interfaceName: "flannel0")) {
+                try item.deviation(in: NetworkState())
+            }
+        }
         await #expect(throws: DeviceMissingError.self) {
             try await network.setDesired(NodeNetworkTests.settings.desiredItems)
         }

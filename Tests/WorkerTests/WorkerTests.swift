@@ -281,7 +281,9 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         }
         // Late operations hold back those behind them, so draining takes many rounds; it must end all the same.
         var rounds = 0
-        while !(kernel.tunnelQueue.isEmpty && kernel.socketQueue.isEmpty && bench.worker.engine.isIdle), rounds < 50_000 {
+        while !(kernel.tunnelQueue.isEmpty && kernel.socketQueue.isEmpty && bench.worker.engine.isIdle),
+            rounds < 50_000
+        {
             #expect(bench.worker.round() == 0)
             rounds += 1
         }

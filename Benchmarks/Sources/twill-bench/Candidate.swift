@@ -9,11 +9,14 @@ struct Candidate: Codable {
     var name: String
     /// Shown beside the name: whether it encrypts, and so is not like the others.
     var encrypts: Bool?
+    /// The programs that it needs, and the Debian package of each.
+    var programs: [String: String]?
     /// Commands in the order in which they run on each node before the daemon.
     var prepare: [[String]]?
     /// The daemon; none for what the kernel does alone.
     var start: [String]?
-    /// The device that the daemon makes.
+    /// The device that the daemon makes. The harness adds the turn's number: a TUN's name stays taken for a while
+    /// after its process has ended.
     var device: String?
     /// Commands on each node once the device is there.
     var configure: [[String]]?
@@ -61,6 +64,36 @@ extension Candidate {
             address: "100.96.{node}.0")
     }
 
+    /// twilld with something off or other than usual, each by its name.
+    static func twillVariants(program: String, flags: [String]) -> [Candidate] {
+        [
+            ("twill-uring", ["--engine=uring"]), ("twill-mmsg", ["--engine=mmsg"]),
+            ("twill-no-tso", ["--tun-tso=false"]), ("twill-no-uso", ["--tun-uso=false"]),
+            ("twill-no-gso", ["--udp-gso=false"]), ("twill-no-gro", ["--udp-gro=false"]),
+            (
+                "twill-no-offloads",
+                ["--tun-tso=false", "--tun-uso=false", "--udp-gso=false", "--udp-gro=false"]
+            ),
+            ("twill-busy-poll", ["--busy-poll=50"]),
+        ].map { name, more in twill(name: name, program: program, flags: flags + more) }
+    }
+
+    /// The candidates that come as files with the harness.
+    static func shipped() throws -> [Candidate] {
+        let folder = Lab.repository + "/Benchmarks/candidates"
+        return try FileManager.default.contentsOfDirectory(atPath: folder).filter { $0.hasSuffix(".json") }
+            .sorted().map { try Candidate(path: "\(folder)/\($0)") }
+    }
+
+    /// The packages of the programs that are missing here.
+    var missingPackages: [String] {
+        let folders = (ProcessInfo.processInfo.environment["PATH"] ?? "").split(separator: ":")
+        let missing = (programs ?? [:]).filter { program, _ in
+            !folders.contains { FileManager.default.isExecutableFile(atPath: "\($0)/\(program)") }
+        }
+        return Set(missing.values).sorted()
+    }
+
     /// Reads a candidate from a file.
     init(path: String) throws {
         do {
@@ -86,24 +119,26 @@ struct RunningCandidate {
     private(set) var daemons: [Child] = []
     /// Where node 2 is reached from node 1.
     private(set) var address = ""
-    /// The daemons' device, the same name on both nodes.
-    let device: String?
+    /// The daemons' devices, one a node; none for what the kernel does alone.
+    private(set) var devices: [String] = []
 
     /// Starts it on both nodes and waits until a packet gets across and back. Where that fails, what was started
-    /// is stopped again. `turn` makes device names differ from the last turn's: a TUN's name stays taken for a
-    /// while after its process has ended.
+    /// is stopped again.
     init(_ candidate: Candidate, turn: Int) throws {
         self.candidate = candidate
         let folder = "\(Lab.folder)/turn-\(turn)"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-        let device = candidate.device.map { "\($0)".prefix(12) + "t\(turn % 10)" }.map(String.init)
-        self.device = device
+        if let device = candidate.device {
+            devices = (1...2).map { device.replacing("{node}", with: "\($0)") + "t\(turn % 10)" }
+        }
+        let devices = devices
         func fill(_ words: [String], _ node: Int) -> [String] {
             words.map { word in
                 word.replacing("{node}", with: "\(node)").replacing("{peer}", with: "\(3 - node)")
                     .replacing("{underlay}", with: Lab.underlayAddress(node))
                     .replacing("{peer-underlay}", with: Lab.underlayAddress(3 - node))
-                    .replacing("{device}", with: device ?? "").replacing("{dir}", with: folder)
+                    .replacing("{device}", with: devices.isEmpty ? "" : devices[node - 1]).replacing(
+                        "{dir}", with: folder)
             }
         }
         do {
@@ -115,15 +150,18 @@ struct RunningCandidate {
                 }
             }
             for node in 1...2 {
-                if let device { try waitForDevice(device, on: node) }
+                if !devices.isEmpty { try waitForDevice(devices[node - 1], on: node) }
                 for command in candidate.configure ?? [] { try Lab.run(on: node, fill(command, node)) }
             }
             if let template = candidate.address {
                 address = fill([template], 2)[0]
             } else {
-                try wait(seconds: 10, for: "an address on \(device ?? "?")") {
+                guard let device = devices.last else {
+                    throw CommandError(description: "\(candidate.name) names neither an address nor a device")
+                }
+                try wait(seconds: 10, for: "an address on \(device)") {
                     try checkAlive()
-                    address = try Self.firstAddress(of: device ?? "", on: 2) ?? ""
+                    address = try Self.firstAddress(of: device, on: 2) ?? ""
                     return !address.isEmpty
                 }
             }

@@ -30,13 +30,13 @@ enum Crossings {
 
     @Sendable
     private static func run(_ running: RunningCandidate, _ seconds: Double) throws -> [Double] {
-        guard !running.daemons.isEmpty, let device = running.device else {
+        guard !running.daemons.isEmpty else {
             // Nothing of the kernel's own forwarding passes through user space.
             return [0, 0, 0, 0, 0]
         }
         let counts = try countEvents(running)
         let megabytes = Double(transferMegabytes) * 2
-        let (byKernel, byDaemons) = try sumBytes(running, device: device)
+        let (byKernel, byDaemons) = try sumBytes(running)
         let difference = byDaemons.map { abs($0 - byKernel) / byKernel * 100 }
         return [
             byDaemons ?? .nan, byKernel, difference ?? .nan, counts["raw_syscalls:sys_enter"]! / megabytes,
@@ -72,17 +72,17 @@ enum Crossings {
     /// Bytes that crossed during one transfer for each byte that passed the TUN devices: by the kernel's
     /// tracepoints, and by the daemons' own counters where they have them.
     private static func sumBytes(
-        _ running: RunningCandidate, device: String
+        _ running: RunningCandidate
     ) throws -> (byKernel: Double, byDaemons: Double?) {
         let path = "\(Lab.folder)/perf-data"
         let events =
             "skb:skb_copy_datagram_iovec,sock:sock_recv_length,sock:sock_send_length,net:netif_receive_skb"
         let perf = try startPerf(["record", "-q", "-m", "16M", "-e", events, "-o", path], running)
-        let passedBefore = try bytesPassed(device)
+        let passedBefore = try bytesPassed(running.devices)
         let countedBefore = running.countedBytes()
         try transfer(running)
         let countedAfter = running.countedBytes()
-        let passed = try bytesPassed(device) - passedBefore
+        let passed = try bytesPassed(running.devices) - passedBefore
         try end(perf)
         // Reads of the TUN are seen as skb_copy_datagram_iovec. So are receives of skbs in several fragments, but
         // not of linear ones, which sock_recv_length sees as well as those: a copy with a receive of the same
@@ -95,7 +95,7 @@ enum Crossings {
                 /skb_copy_datagram_iovec/ { sum += size; copied[thread] = size; next }
                 /sock_recv_length/ && /protocol = 0x11/ && size > 0 { if (copied[thread] != size) sum += size }
                 /sock_send_length/ && /protocol = 0x11/ && size > 0 { sum += size }
-                /netif_receive_skb/ && /dev=\(device) / { sum += size }
+                /netif_receive_skb/ && /dev=(\(running.devices.joined(separator: "|"))) / { sum += size }
                 { copied[thread] = 0 }
                 END { printf "%.0f", sum }'
             """,
@@ -109,10 +109,11 @@ enum Crossings {
     }
 
     /// Bytes in and out of the TUN devices of both nodes, as the devices count them.
-    private static func bytesPassed(_ device: String) throws -> Double {
-        try (1...2).reduce(0) { sum, node in
-            let folder = "/sys/class/net/\(device)/statistics"
-            let text = try Lab.run(on: node, ["cat", "\(folder)/rx_bytes", "\(folder)/tx_bytes"])
+    private static func bytesPassed(_ devices: [String]) throws -> Double {
+        try devices.enumerated().reduce(0) { sum, device in
+            let folder = "/sys/class/net/\(device.element)/statistics"
+            let text = try Lab.run(
+                on: device.offset + 1, ["cat", "\(folder)/rx_bytes", "\(folder)/tx_bytes"])
             return sum + text.split(separator: "\n").compactMap { Double($0) }.reduce(0, +)
         }
     }

@@ -98,22 +98,37 @@ struct Run: ParsableCommand {
         print(try session.results.write(under: results, reference: reference) + "/report.html")
     }
 
+    /// What `--only` names, or else what one would usually look at and whatever else is installed.
     private func chosenCandidates() throws -> [Candidate] {
         let flags = twilldFlags.split(separator: " ").map(String.init)
-        var all: [Candidate] = [.veth, .vxlan, .twill(name: "twill", program: twilld, flags: flags)]
-        for variant in variants {
+        let twill = Candidate.twill(name: "twill", program: twilld, flags: flags)
+        let asked = try variants.map { variant in
             let parts = variant.split(separator: "=", maxSplits: 1)
             guard parts.count == 2 else { throw ValidationError("--variant \(variant): NAME=FLAGS") }
             let more = parts[1].split(separator: " ").map(String.init)
-            all.append(.twill(name: String(parts[0]), program: twilld, flags: flags + more))
+            return Candidate.twill(name: String(parts[0]), program: twilld, flags: flags + more)
         }
-        all += [.baseline(name: "baseline", batch: 1), .baseline(name: "mmsg-baseline", batch: 64)]
-        all += try candidateFiles.map { try Candidate(path: $0) }
-        guard let only else { return all }
+        let forwarders: [Candidate] = [
+            .baseline(name: "baseline", batch: 1), .baseline(name: "mmsg-baseline", batch: 64),
+        ]
+        let files = try candidateFiles.map { try Candidate(path: $0) }
+        let shipped = try Candidate.shipped()
+        guard let only else {
+            let installed = quick ? [] : shipped.filter(\.missingPackages.isEmpty)
+            return [.veth, .vxlan, twill] + asked + forwarders + installed + files
+        }
+        let all =
+            [.veth, .vxlan, twill] + asked + Candidate.twillVariants(program: twilld, flags: flags)
+            + forwarders
+            + shipped + files
         return try only.map { name in
             guard let candidate = all.first(where: { $0.name == name }) else {
                 let names = all.map(\.name).joined(separator: ", ")
                 throw ValidationError("no candidate \"\(name)\"; there are: \(names)")
+            }
+            guard candidate.missingPackages.isEmpty else {
+                let packages = candidate.missingPackages.joined(separator: " ")
+                throw ValidationError("\(name) is not installed: apt-get install \(packages)")
             }
             return candidate
         }

@@ -5,6 +5,12 @@ import Worker
 struct TuningFlags: ParsableArguments {
     @Option(
         help: ArgumentHelp(
+            "What makes the system calls: uring, mmsg (plain calls), or auto: uring unless it is forbidden here.",
+            valueName: "name"))
+    var engine = Tuning().engine
+
+    @Option(
+        help: ArgumentHelp(
             "Threads that move packets, each with a queue of the device, a socket and a ring; 1 to 64.",
             valueName: "number"))
     var workers = Tuning().workerCount
@@ -48,6 +54,7 @@ struct TuningFlags: ParsableArguments {
     /// The same for the data plane.
     var tuning: Tuning {
         var tuning = Tuning()
+        tuning.engine = engine
         tuning.workerCount = workers
         tuning.cpus = cpus.numbers
         tuning.socketBufferBytes = socketBuffer
@@ -70,6 +77,8 @@ struct TuningFlags: ParsableArguments {
         }
     }
 }
+
+extension EngineChoice: ExpressibleByArgument {}
 
 /// Numbers of CPUs, written `0,2,4` or `0-3,8`.
 struct CPUList: ExpressibleByArgument, Equatable {

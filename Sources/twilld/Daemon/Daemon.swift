@@ -227,9 +227,14 @@ actor Daemon {
             dataPlane: made,
             tunnel: NodeStatus.Tunnel(
                 interface: settings.tunnelName, network: "\(configuration.network)", mtu: mtu))
+        if let refusal = made.uringRefusal {
+            logger.warning(
+                "io_uring is not to be had; plain system calls are used", metadata: ["detail": "\(refusal)"])
+        }
         logger.notice(
             "data plane started",
             metadata: [
+                "engine": "\(made.engine.rawValue)",
                 "interface": "\(settings.tunnelName)", "bound": "\(key.underlay)", "mtu": "\(mtu)",
                 "workers": "\(settings.tuning.workerCount)",
                 "udp_segments": "\(made.underlayOffloads.segmentLimit)",

@@ -1,0 +1,148 @@
+import Foundation
+import LeaseEtcd
+import LeaseTesting
+import Leases
+import Testing
+
+/// An authority with a server's and a client's certificate, and another authority that signed neither.
+private final class Certificates {
+    let directory = NSTemporaryDirectory() + "leases-certificates-\(UUID().uuidString)"
+
+    init() throws {
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+        for authority in ["authority", "stranger"] {
+            try openssl(
+                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=\(authority)",
+                "-keyout",
+                "\(authority).key", "-out", "\(authority).pem")
+        }
+        for name in ["server", "client"] {
+            try openssl(
+                "req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=\(name)", "-keyout", "\(name).key",
+                "-out",
+                "\(name).csr")
+            try "subjectAltName=IP:127.0.0.1\n".write(
+                toFile: "\(directory)/\(name).ext", atomically: true, encoding: .utf8)
+            try openssl(
+                "x509", "-req", "-in", "\(name).csr", "-CA", "authority.pem", "-CAkey", "authority.key",
+                "-CAcreateserial", "-days", "2", "-extfile", "\(name).ext", "-out", "\(name).pem")
+        }
+    }
+
+    deinit { try? FileManager.default.removeItem(atPath: directory) }
+
+    subscript(name: String) -> String { "\(directory)/\(name)" }
+
+    private func openssl(_ arguments: String...) throws {
+        let process = Process()
+        process.executableURL = URL(filePath: "/usr/bin/openssl")
+        process.arguments = arguments
+        process.currentDirectoryURL = URL(filePath: directory)
+        process.standardOutput = FileHandle.nullDevice
+        process.standardError = FileHandle.nullDevice
+        try process.run()
+        process.waitUntilExit()
+        try #require(process.terminationStatus == 0, "openssl \(arguments)")
+    }
+}
+
+@Suite(
+    "etcd security", .enabled(if: hasEtcd, "etcd is not installed: apt-get install etcd-server etcd-client"),
+    .serialized)
+struct EtcdSecurityTests {
+    @Test("TLS with an authority alone; a server that another authority signed is refused")
+    func authority() async throws {
+        let certificates = try Certificates()
+        let server = try EtcdServer(
+            scheme: "https",
+            arguments: ["--cert-file", certificates["server.pem"], "--key-file", certificates["server.key"]],
+            clientArguments: ["--cacert", certificates["authority.pem"]])
+        try server.setNetwork()
+        var configuration = EtcdConfiguration(endpoints: [server.endpoint])
+        configuration.authorityFile = certificates["authority.pem"]
+        let node = TestNode("198.18.9.2", store: try EtcdStore(configuration: configuration))
+        let subnet = try await node.subnet()
+        try server.putLease("10.66.250.0-24", #"{"PublicIP":"198.18.9.9"}"#)
+        try await node.wait(for: "the peer") { $0.peers.count == 1 }
+        #expect(try server.leases()[subnet.key] == #"{"PublicIP":"198.18.9.2","PublicIPv6":null}"#)
+
+        for wrong in [certificates["stranger.pem"], nil] {
+            configuration.authorityFile = wrong
+            let store = try EtcdStore(configuration: configuration)
+            let error = await #expect(throws: LeaseStoreError.self) { try await store.snapshot() }
+            #expect(error?.description.contains(server.endpoint) == true, "\(error?.description ?? "")")
+        }
+    }
+
+    @Test("TLS with a client's certificate; without it the server refuses")
+    func clientCertificate() async throws {
+        let certificates = try Certificates()
+        let server = try EtcdServer(
+            scheme: "https",
+            arguments: [
+                "--cert-file", certificates["server.pem"], "--key-file", certificates["server.key"],
+                "--client-cert-auth", "--trusted-ca-file", certificates["authority.pem"],
+            ],
+            clientArguments: [
+                "--cacert", certificates["authority.pem"], "--cert", certificates["client.pem"], "--key",
+                certificates["client.key"],
+            ])
+        try server.setNetwork()
+        var configuration = EtcdConfiguration(endpoints: [server.endpoint])
+        configuration.authorityFile = certificates["authority.pem"]
+        let without = try EtcdStore(configuration: configuration)
+        await #expect(throws: LeaseStoreError.self) { try await without.snapshot() }
+        configuration.certificateFile = certificates["client.pem"]
+        #expect(throws: LeaseStoreError.self) { try EtcdStore(configuration: configuration) }
+        configuration.keyFile = certificates["client.key"]
+        let node = TestNode("198.18.9.2", store: try EtcdStore(configuration: configuration))
+        _ = try await node.subnet()
+    }
+
+    @Test("a file that is not there is named")
+    func missingFile() {
+        var configuration = EtcdConfiguration(endpoints: ["https://127.0.0.1:2379"])
+        configuration.authorityFile = "/nonexistent/authority.pem"
+        let error = #expect(throws: LeaseStoreError.self) { try EtcdStore(configuration: configuration) }
+        #expect(error?.description.contains("cannot read /nonexistent/authority.pem") == true)
+    }
+
+    @Test("user and password; a wrong one is said so, and a token that ended is replaced")
+    func password() async throws {
+        let server = try EtcdServer()
+        try server.setNetwork()
+        try server.control("user", "add", "root:rootpw")
+        try server.control("user", "grant-role", "root", "root")
+        try server.control("role", "add", "twill")
+        try server.control(
+            "role", "grant-permission", "twill", "--prefix=true", "readwrite", EtcdServer.prefix)
+        try server.control("user", "add", "twill:secret")
+        try server.control("user", "grant-role", "twill", "twill")
+        // Not enabled yet: a user is no obstacle.
+        _ = try await server.store(username: "twill", password: "secret").snapshot()
+        try server.control("auth", "enable")
+
+        for (username, password) in [("twill", "wrong"), (nil, nil)] {
+            let node = TestNode("198.18.9.3", store: try server.store(username: username, password: password))
+            try await node.wait(for: "the refusal") {
+                $0.problems.contains { $0.contains("--etcd-password") }
+            }
+            #expect(node.log.count(of: "store refuses") == 1)
+        }
+        let node = TestNode("198.18.9.2", store: try server.store(username: "twill", password: "secret"))
+        let subnet = try await node.subnet()
+        try server.control("auth", "disable", "--user=root:rootpw")
+        try server.control("auth", "enable")
+        await node.keeper.announce(.init(publicAddress: .init("198.18.9.4")!))
+        try await eventually("the new address") {
+            try server.control("get", "\(EtcdServer.prefix)/subnets/\(subnet.key)", "--user=root:rootpw")
+                .contains("198.18.9.4")
+        }
+        try server.control(
+            "put", "\(EtcdServer.prefix)/subnets/10.66.250.0-24", #"{"PublicIP":"198.18.9.9"}"#,
+            "--user=root:rootpw")
+        try await node.wait(for: "the peer") { $0.isStoreConnected && $0.peers.count == 1 }
+        server.stop()
+        try await node.wait(for: "the outage") { !$0.isStoreConnected }
+    }
+}
