@@ -28,7 +28,7 @@ let dataPlane: [Target] = [
     .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
     .target(name: "CLinux"),
     module("Addresses"),
-    module("PacketHeaders", ["Addresses"]),
+    module("PacketHeaders", ["Addresses", "CLinux"]),
     module("SuperPackets", ["PacketHeaders", "CLinux"]),
     module("Forwarding", ["Addresses"]),
     module("Counters"),
@@ -43,13 +43,17 @@ let dataPlane: [Target] = [
 
     tests("Addresses", []),
     tests("PacketHeaders", ["Addresses"]),
-    tests("SuperPackets", ["PacketHeaders", "CLinux"]),
+    tests("SuperPackets", ["PacketHeaders", "CLinux", "NetworkNamespaces"]),
     tests("Forwarding", ["Addresses"]),
     tests("Tunnel", ["Addresses"]),
     tests("Engines", ["CLinux"]),
+    .target(name: "CAllocationCount", path: "Tests/CAllocationCount"),
     tests(
         "Worker",
-        ["Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters", "Engines", "CLinux"]),
+        [
+            "CAllocationCount", "Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters",
+            "Engines", "CLinux",
+        ]),
 ]
 
 let controlSide: [Target] = [
@@ -57,7 +61,7 @@ let controlSide: [Target] = [
     module("Leases", ["Addresses", .product(name: "Logging", package: "swift-log")]),
     module("LeaseDirectory", ["Leases"]),
     module(
-        "Node", ["Addresses", "Netlink", "Leases", "CLinux", .product(name: "Logging", package: "swift-log")]),
+        "Node", ["Addresses", "Netlink", "CLinux", .product(name: "Logging", package: "swift-log")]),
     module("Telemetry", ["Counters", "Addresses"]),
 
     // What the tests of the lease side share: a node that records, and a simulated store.
@@ -65,11 +69,18 @@ let controlSide: [Target] = [
         name: "LeaseTesting",
         dependencies: ["Addresses", "Leases", .product(name: "Logging", package: "swift-log")],
         path: "Tests/LeaseTesting", swiftSettings: settings),
+    .target(name: "CNetworkNamespaces", path: "Tests/CNetworkNamespaces"),
+    .target(
+        name: "NetworkNamespaces", dependencies: ["CLinux", "CNetworkNamespaces"],
+        path: "Tests/NetworkNamespaces",
+        swiftSettings: settings),
 
-    tests("Netlink", ["Addresses", "CLinux"]),
+    tests("Netlink", ["Addresses", "CLinux", "NetworkNamespaces"]),
     tests("Leases", ["Addresses", "LeaseTesting"]),
     tests("LeaseDirectory", ["Addresses", "Leases", "LeaseTesting"]),
-    tests("Node", ["Addresses", "Netlink", "Leases"]),
+    tests(
+        "Node",
+        ["Addresses", "Netlink", "NetworkNamespaces", .product(name: "Logging", package: "swift-log")]),
     tests("Telemetry", ["Counters"]),
 ]
 
@@ -96,11 +107,21 @@ let etcdAndDaemon: [Target] = [
             "Netlink", "Leases", "LeaseDirectory", "LeaseEtcd", "Node", "Telemetry", "CLinux",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
+            .product(name: "NIOCore", package: "swift-nio"),
+            .product(name: "NIOPosix", package: "swift-nio"),
+            .product(name: "NIOHTTP1", package: "swift-nio"),
+            .product(name: "UnixSignals", package: "swift-service-lifecycle"),
         ],
         swiftSettings: settings),
 
     tests("LeaseEtcd", ["Addresses", "Leases", "LeaseTesting"]),
-    .testTarget(name: "CommandTests", dependencies: ["twilld"], swiftSettings: settings),
+    .testTarget(
+        name: "CommandTests",
+        dependencies: [
+            "twilld", "Addresses", "CLinux", "NetworkNamespaces", "Telemetry",
+            .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            .product(name: "Logging", package: "swift-log"),
+        ], swiftSettings: settings),
 ]
 
 let package = Package(
@@ -112,7 +133,9 @@ let package = Package(
             targets: [
                 "Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters", "Tunnel", "Engines",
                 "Worker",
-            ])
+            ]),
+        // What the forwarders in Benchmarks/ share with the daemon.
+        .library(name: "Addresses", targets: ["Addresses"]),
     ] + (withoutGRPC ? [] : [.executable(name: "twilld", targets: ["twilld"])]),
     dependencies: [
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2")
@@ -121,6 +144,8 @@ let package = Package(
             ? []
             : [
                 .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+                .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+                .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
                 .package(url: "https://github.com/grpc/grpc-swift-2", from: "2.4.3"),
                 .package(url: "https://github.com/grpc/grpc-swift-nio-transport", from: "2.9.2"),
                 .package(url: "https://github.com/grpc/grpc-swift-protobuf", from: "2.4.1"),

@@ -2,9 +2,6 @@
 // and kernel headers that glibc's module map leaves out. Each function states the call that it stands for.
 #pragma once
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/if.h>
@@ -16,10 +13,12 @@
 #include <linux/rtnetlink.h>
 #include <linux/udp.h>
 #include <linux/virtio_net.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
@@ -27,3 +26,44 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+// TUN: the ioctls of drivers/net/tun.c. Each returns 0, or -1 with errno set.
+int twill_tun_attach(int descriptor, const char *name, int multi_queue);
+int twill_tun_set_vnet_header(int descriptor, int *length);
+int twill_tun_set_offload(int descriptor, unsigned int flags);
+
+// 1 where one send of `segments` one-byte datagrams with UDP_SEGMENT is accepted on loopback, else 0.
+int twill_udp_segments_accepted(int segments);
+
+// struct mmsghdr, sendmmsg and recvmmsg, which glibc shows with _GNU_SOURCE alone.
+struct twill_batch_message {
+  struct msghdr header;
+  unsigned int length;
+};
+int twill_send_batch(int descriptor, struct twill_batch_message *messages, unsigned int count);
+int twill_receive_batch(int descriptor, struct twill_batch_message *messages, unsigned int count);
+
+// Pins the calling thread to one CPU. Returns 0 or an error number.
+int twill_pin_thread(int cpu);
+
+// The size of a control message with UDP_SEGMENT's 16-bit value: CMSG_SPACE(sizeof(uint16_t)).
+#define TWILL_SEGMENT_CONTROL_BYTES 24
+// Writes that control message into 8-byte-aligned memory.
+static inline void twill_write_segment_control(void *control, uint16_t segment_bytes) {
+  struct cmsghdr *header = (struct cmsghdr *)control;
+  header->cmsg_len = CMSG_LEN(sizeof(uint16_t));
+  header->cmsg_level = IPPROTO_UDP;
+  header->cmsg_type = UDP_SEGMENT;
+  memcpy(CMSG_DATA(header), &segment_bytes, sizeof segment_bytes);
+}
+// The room to receive UDP_GRO's 32-bit value: CMSG_SPACE(sizeof(int)).
+#define TWILL_COALESCE_CONTROL_BYTES 24
+// The segment size in a received control message, or 0 where there is none: the datagram came alone.
+static inline int twill_read_coalesce_control(const void *control, size_t length) {
+  const struct cmsghdr *header = (const struct cmsghdr *)control;
+  int segment_bytes = 0;
+  if (length >= CMSG_LEN(sizeof(int)) && header->cmsg_level == IPPROTO_UDP && header->cmsg_type == UDP_GRO)
+    memcpy(&segment_bytes, CMSG_DATA(header), sizeof segment_bytes);
+  return segment_bytes;
+}
+#include "checksum.h"

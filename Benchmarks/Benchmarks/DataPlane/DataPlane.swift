@@ -1,0 +1,124 @@
+import Addresses
+import Benchmark
+import CLinux
+import Forwarding
+import PacketHeaders
+import SuperPackets
+
+// What a packet costs in each pure part of the data plane. Times are for reading; the thresholds, in Thresholds/, are on
+// counts, which are the same on every machine.
+
+let sends = BenchmarkMetric.custom("sends a super-packet", polarity: .prefersSmaller, useScalingFactor: false)
+let vectors = BenchmarkMetric.custom(
+    "vectors a super-packet", polarity: .prefersSmaller, useScalingFactor: false)
+let writes = BenchmarkMetric.custom("writes a burst", polarity: .prefersSmaller, useScalingFactor: false)
+
+let benchmarks: @Sendable () -> Void = {
+    Benchmark.defaultConfiguration = .init(
+        metrics: [.wallClock, .throughput], scalingFactor: .kilo, maxDuration: .seconds(1))
+
+    for bytes in [40, 576, 1460, 65_535] {
+        Benchmark("checksum of \(bytes) bytes") { benchmark in
+            let memory = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
+            defer { memory.deallocate() }
+            memory.initializeMemory(as: UInt8.self, repeating: 0xA5, count: bytes)
+            benchmark.startMeasurement()
+            for _ in benchmark.scaledIterations {
+                var sum = InternetSum()
+                sum.add(memory, count: bytes)
+                blackHole(sum.checksum)
+            }
+            benchmark.stopMeasurement()
+        }
+    }
+
+    Benchmark(
+        "segment a super-packet of 45",
+        configuration: .init(metrics: [.wallClock, .throughput, sends, vectors])
+    ) {
+        benchmark in
+        let count = 45
+        let (header, packet, length) = TestTraffic.superPacket(segments: count)
+        let arena = UnsafeMutableRawPointer.allocate(
+            byteCount: count * SegmentPlan.headerStride, alignment: 64)
+        let gathered = UnsafeMutablePointer<iovec>.allocate(capacity: 2 * count)
+        defer {
+            packet.deallocate()
+            arena.deallocate()
+            gathered.deallocate()
+        }
+        var sendCount = 0
+        var vectorCount = 0
+        benchmark.startMeasurement()
+        for _ in benchmark.scaledIterations {
+            guard
+                case .superPacket(let plan) = OffloadedPacket.examine(
+                    header: header, packet: packet, length: length)
+            else { return benchmark.error("the super-packet is refused") }
+            sendCount = plan.sendCount(maximumSegments: SuperPacketLimits.sendSegments)
+            vectorCount = 0
+            for send in 0..<sendCount {
+                let segments = plan.segments(ofSend: send, of: sendCount)
+                plan.writeHeaders(of: segments, packet: packet, into: arena)
+                vectorCount += plan.writeVectors(of: segments, packet: packet, arena: arena, into: gathered)
+            }
+            blackHole(gathered)
+        }
+        benchmark.stopMeasurement()
+        benchmark.measurement(sends, sendCount)
+        benchmark.measurement(vectors, vectorCount)
+    }
+
+    Benchmark("coalesce a burst of 45", configuration: .init(metrics: [.wallClock, .throughput, writes])) {
+        benchmark in
+        let count = 45
+        let stride = 2048
+        let arrived = TestTraffic.segments(count, stride: stride)
+        defer { arrived.deallocate() }
+        var coalescer = Coalescer(slotLimit: 512, mergesTCP: true, mergesUDP: true)
+        var writeCount = 0
+        // `close` writes into the first segment's header, so that only the first round finds the burst as it arrived.
+        let first = UnsafeMutableRawPointer.allocate(byteCount: TestTraffic.headerBytes, alignment: 64)
+        defer { first.deallocate() }
+        first.copyMemory(from: arrived, byteCount: TestTraffic.headerBytes)
+        benchmark.startMeasurement()
+        for _ in benchmark.scaledIterations {
+            arrived.copyMemory(from: first, byteCount: TestTraffic.headerBytes)
+            for index in 0..<count {
+                blackHole(
+                    coalescer.add(
+                        arrived + index * stride,
+                        length: TestTraffic.headerBytes + TestTraffic.segmentPayloadBytes))
+            }
+            coalescer.close()
+            writeCount = coalescer.slotCount
+            coalescer.reset()
+        }
+        benchmark.stopMeasurement()
+        benchmark.measurement(writes, writeCount)
+    }
+
+    for peers in [10, 1000, 65_536] {
+        Benchmark("look up one of \(peers) peers") { benchmark in
+            let snapshot = ForwardingSnapshot.build(
+                ForwardingRoutes(
+                    peers: (0..<peers).map { index in
+                        ForwardingPeer(
+                            ipv4: IPv4Prefix(IPv4Address(bits: 0x0A00_0000 + UInt32(index) << 8), length: 24),
+                            endpoint: Endpoint(
+                                address: IPv4Address(bits: 0xC000_0200 + UInt32(index)), port: 8285))
+                    }))
+            defer { snapshot.deallocate() }
+            // A linear congruential walk over the peers: no two lookups in a row share a cache line.
+            var state: UInt32 = 1
+            benchmark.startMeasurement()
+            for _ in benchmark.scaledIterations {
+                state = state &* 1_664_525 &+ 1_013_904_223
+                blackHole(
+                    snapshot.peer(holding: IPv4Address(bits: 0x0A00_0002 + (state >> 8) % UInt32(peers) << 8))
+                )
+            }
+            benchmark.stopMeasurement()
+        }
+    }
+}

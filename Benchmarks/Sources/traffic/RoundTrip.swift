@@ -1,0 +1,93 @@
+import Addresses
+import ArgumentParser
+import CMessages
+import Glibc
+import Histogram
+
+/// Sends one datagram at a time and waits for it to come back.
+struct RoundTrip: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "round-trip", abstract: "Times request and response, one at a time.")
+
+    @OptionGroup var options: SendOptions
+
+    @Option(help: "Seconds to go on.")
+    var seconds: Double = 2
+
+    func run() throws {
+        let socket = try Socket(.datagram)
+        try socket.connect(options.to)
+        socket.setReceiveTimeout(milliseconds: 200)
+        let bytes = UnsafeMutableRawPointer.allocate(byteCount: 2048, alignment: 16)
+        defer { bytes.deallocate() }
+        bytes.initializeMemory(as: UInt8.self, repeating: 0, count: 2048)
+        let run = UInt32.random(in: 1...UInt32.max)
+        var histogram = Histogram<UInt64>(
+            highestTrackableValue: 10_000_000_000, numberOfSignificantValueDigits: .three)
+        var lost = 0
+        var sequence: UInt64 = 0
+        let start = nanosecondsNow()
+        let end = start + UInt64(seconds * 1e9)
+        var sentAt = start
+        while sentAt < end {
+            sequence += 1
+            Datagram.store(run: run, kind: .echo, flow: 0, sequence: sequence, to: bytes)
+            Glibc.send(socket.descriptor, bytes, options.size, 0)
+            var count = recv(socket.descriptor, bytes, 2048, 0)
+            // An answer that came after its time is not this request's.
+            while count > 0, bytes.load(fromByteOffset: 8, as: UInt64.self) != sequence {
+                count = recv(socket.descriptor, bytes, 2048, 0)
+            }
+            let now = nanosecondsNow()
+            if count > 0 { histogram.record(now - sentAt) } else { lost += 1 }
+            sentAt = now
+        }
+        print(histogram.json(lost: lost, seconds: Double(sentAt - start) * 1e-9))
+    }
+}
+
+/// Opens TCP connections one after another.
+struct Connect: ParsableCommand {
+    static let configuration = CommandConfiguration(abstract: "Times TCP connects, one at a time.")
+
+    @Option(help: "Address and port of `traffic receive`.", transform: parseEndpoint)
+    var to: Endpoint
+
+    @Option(help: "Seconds to go on.")
+    var seconds: Double = 2
+
+    func run() throws {
+        var histogram = Histogram<UInt64>(
+            highestTrackableValue: 10_000_000_000, numberOfSignificantValueDigits: .three)
+        var lost = 0
+        let start = nanosecondsNow()
+        let end = start + UInt64(seconds * 1e9)
+        var now = start
+        while now < end {
+            let began = now
+            let socket = try Socket(.stream)
+            // Closes with RST: thousands of connections a second would use up the ports in TIME_WAIT.
+            var reset = linger(l_onoff: 1, l_linger: 0)
+            setsockopt(
+                socket.descriptor, SOL_SOCKET, SO_LINGER, &reset, socklen_t(MemoryLayout<linger>.size))
+            let result = withSocketAddress(to) { Glibc.connect(socket.descriptor, $0, $1) }
+            now = nanosecondsNow()
+            if result == 0 { histogram.record(now - began) } else { lost += 1 }
+        }
+        print(histogram.json(lost: lost, seconds: Double(now - start) * 1e-9))
+    }
+}
+
+extension Histogram where Count == UInt64 {
+    /// The percentiles in microseconds, and how many there were a second.
+    func json(lost: Int, seconds: Double) -> String {
+        func microseconds(_ percentile: Double) -> Double {
+            Double(valueAtPercentile(percentile)) / 1000
+        }
+        return """
+            {"count":\(totalCount),"lost":\(lost),"per_second":\(Double(totalCount) / seconds),\
+            "p50_us":\(microseconds(50)),"p90_us":\(microseconds(90)),"p99_us":\(microseconds(99)),\
+            "p99_9_us":\(microseconds(99.9)),"max_us":\(microseconds(100))}
+            """
+    }
+}

@@ -1,0 +1,79 @@
+import Addresses
+import ArgumentParser
+import CMessages
+import Glibc
+
+/// A system call that failed: what was tried, on what, and errno.
+struct SystemCallError: Error, CustomStringConvertible {
+    let description: String
+
+    init(_ attempt: String) { description = "\(attempt): \(String(cString: strerror(errno)))" }
+}
+
+/// Nanoseconds of the monotonic clock.
+func nanosecondsNow() -> UInt64 {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+}
+
+func parseEndpoint(_ text: String) throws -> Endpoint {
+    let parts = text.split(separator: ":", maxSplits: 1)
+    guard parts.count == 2, let address = IPv4Address(parts[0]), let port = UInt16(parts[1]) else {
+        throw ValidationError("\(text): expected ADDRESS:PORT")
+    }
+    return Endpoint(address: address, port: port)
+}
+
+/// A socket that is closed with its owner.
+struct Socket: ~Copyable {
+    let descriptor: Int32
+
+    enum Kind { case datagram, stream }
+
+    init(_ kind: Kind) throws {
+        let type = kind == .datagram ? SOCK_DGRAM : SOCK_STREAM
+        descriptor = socket(AF_INET, Int32(type.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0 else { throw SystemCallError("make a socket") }
+    }
+
+    init(descriptor: Int32) { self.descriptor = descriptor }
+
+    deinit { close(descriptor) }
+
+    func bind(_ local: Endpoint) throws {
+        guard withSocketAddress(local, { Glibc.bind(descriptor, $0, $1) }) == 0 else {
+            throw SystemCallError("bind \(local)")
+        }
+    }
+
+    func connect(_ remote: Endpoint) throws {
+        guard withSocketAddress(remote, { Glibc.connect(descriptor, $0, $1) }) == 0 else {
+            throw SystemCallError("connect to \(remote)")
+        }
+    }
+
+    func set(_ level: Int32, _ name: Int32, _ value: Int32) {
+        var value = value
+        setsockopt(descriptor, level, name, &value, socklen_t(MemoryLayout<Int32>.size))
+    }
+
+    func setReceiveTimeout(milliseconds: Int) {
+        var time = timeval(tv_sec: milliseconds / 1000, tv_usec: milliseconds % 1000 * 1000)
+        setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))
+    }
+}
+
+func withSocketAddress<Result>(
+    _ endpoint: Endpoint, _ body: (UnsafePointer<sockaddr>, socklen_t) throws -> Result
+) rethrows -> Result {
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_port = endpoint.port.bigEndian
+    address.sin_addr.s_addr = endpoint.address.networkBytes
+    return try withUnsafePointer(to: &address) {
+        try $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+            try body($0, socklen_t(MemoryLayout<sockaddr_in>.size))
+        }
+    }
+}

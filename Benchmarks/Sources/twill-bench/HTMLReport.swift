@@ -1,0 +1,260 @@
+import Foundation
+
+/// `report.html`: one file with its style and its charts as inline SVG, for screens light and dark, and for print.
+struct HTMLReport {
+    let summary: Summary
+
+    private var results: Results { summary.results }
+
+    var text: String {
+        """
+        <!doctype html>
+        <html lang="en">
+        <head>
+        <meta charset="utf-8">
+        <meta name="viewport" content="width=device-width, initial-scale=1">
+        <title>twill-bench, \(results.machine.date.formatted(.iso8601))</title>
+        <style>\(Self.style)</style>
+        </head>
+        <body>
+        <h1>twill-bench</h1>
+        <p class="when">\(results.machine.date.formatted(.iso8601))</p>
+        <p>\(escape(summary.conditions))</p>
+        \(warnings)
+        \(results.settings.underlays.map(section).joined(separator: "\n"))
+        <p class="foot">Ratios (×) are to \(escape(summary.reference)), round by round. The whiskers span the rounds. \
+        Every raw figure is in results.json beside this file.</p>
+        </body>
+        </html>
+
+        """
+    }
+
+    private var warnings: String {
+        guard !summary.warnings.isEmpty else { return "" }
+        let items = summary.warnings.map { "<li>\(escape($0))</li>" }.joined()
+        return "<ul class=\"warnings\">\(items)</ul>"
+    }
+
+    private func section(_ underlay: Underlay) -> String {
+        let metrics = summary.metrics(underlay)
+        let charts = metrics.filter(\.isHeadline).map { barChart($0, underlay) }.joined()
+        let latency = ["rtt", "rtt-bulk"].map { latencyChart($0, metrics, underlay) }.joined()
+        return """
+            <h2>\(underlay.rawValue.capitalized) underlay</h2>
+            <p class="meaning">\(escape(underlay.meaning))</p>
+            <div class="charts">\(charts)</div>
+            \(latency)
+            \(ways(metrics, underlay))
+            <details><summary>All figures</summary>\(table(metrics, underlay))</details>
+            """
+    }
+
+    // MARK: Charts
+
+    private static let labelWidth = 130.0
+    private static let barWidth = 190.0
+    private static let rowHeight = 26.0
+
+    /// One bar a candidate, its figure and its ratio beside it.
+    private func barChart(_ metric: Metric, _ underlay: Underlay) -> String {
+        let rows = results.candidates.map { ($0, summary.figure(metric, $0, underlay)) }
+        let greatest = rows.compactMap { $0.1.map { $0.median * (1 + $0.spread) } }.max() ?? 1
+        let scale = Self.barWidth / max(greatest, .leastNonzeroMagnitude)
+        var marks = ""
+        for (index, (candidate, figure)) in rows.enumerated() {
+            let y = Double(index) * Self.rowHeight
+            marks += label(candidate, y: y)
+            guard let figure else {
+                marks += "<text class=\"figure\" x=\"\(Self.labelWidth)\" y=\"\(y + 17)\">–</text>"
+                continue
+            }
+            let length = figure.median * scale
+            let style = candidate.name.hasPrefix("twill") ? "own" : "other"
+            let from = Self.labelWidth + figure.median * (1 - figure.spread) * scale
+            let to = Self.labelWidth + figure.median * (1 + figure.spread) * scale
+            let ratio = figure.ratio.map { String(format: "  ×%.2f", $0) } ?? ""
+            marks += """
+                <rect class="\(style)" x="\(Self.labelWidth)" y="\(y + 4)" width="\(max(length, 1).rounded2)" \
+                height="18" rx="2"/>\
+                <path class="whisker" d="M\(from.rounded2) \(y + 13)H\(to.rounded2)"/>\
+                <text class="figure" x="\((max(to, Self.labelWidth + length) + 6).rounded2)" y="\(y + 17)">\
+                \(metric.format(figure.median))<tspan class="ratio">\(ratio)</tspan></text>
+                """
+        }
+        let width = Self.labelWidth + Self.barWidth + 110
+        let unit = metric.unit.isEmpty ? "" : ", \(metric.unit)"
+        let direction = metric.moreIsBetter ? "more is better" : "less is better"
+        return """
+            <figure><figcaption>\(escape(metric.title + unit)) <span>\(direction)</span></figcaption>\
+            <svg viewBox="0 0 \(width) \(Double(rows.count) * Self.rowHeight)" role="img">\(marks)</svg></figure>
+            """
+    }
+
+    /// Percentiles on a logarithmic scale, one line a candidate.
+    private func latencyChart(_ measurement: String, _ metrics: [Metric], _ underlay: Underlay) -> String {
+        let percentiles = metrics.filter { $0.name.hasPrefix(measurement + ".") }
+        let values = percentiles.flatMap { metric in
+            results.candidates.compactMap { summary.figure(metric, $0, underlay)?.median }
+        }.filter { $0 > 0 }
+        guard let least = values.min(), let greatest = values.max(), percentiles.count > 1 else { return "" }
+        let low = pow(10, floor(log10(least)))
+        let high = pow(10, ceil(log10(greatest)))
+        let width = 640.0
+        func x(_ value: Double) -> Double {
+            Self.labelWidth + 20 + log10(value / low) / max(log10(high / low), 1) * width
+        }
+        let height = Double(results.candidates.count) * Self.rowHeight
+        var marks = ""
+        var tick = low
+        while tick <= high {
+            marks += """
+                <path class="grid" d="M\(x(tick).rounded2) 0V\(height)"/>\
+                <text class="tick" x="\(x(tick).rounded2)" y="\(height + 16)">\(tick < 1000
+                    ? String(format: "%g µs", tick) : String(format: "%g ms", tick / 1000))</text>
+                """
+            tick *= 10
+        }
+        for (index, candidate) in results.candidates.enumerated() {
+            let y = Double(index) * Self.rowHeight + 13
+            marks += label(candidate, y: y - 13)
+            let points = percentiles.compactMap { metric in
+                summary.figure(metric, candidate, underlay).map { (metric, x($0.median), $0.median) }
+            }
+            guard let first = points.first, let last = points.last else { continue }
+            let style = candidate.name.hasPrefix("twill") ? "own" : "other"
+            marks += "<path class=\"span \(style)\" d=\"M\(first.1.rounded2) \(y)H\(last.1.rounded2)\"/>"
+            for (metric, position, value) in points {
+                marks += """
+                    <circle class="\(style)" cx="\(position.rounded2)" cy="\(y)" r="5">\
+                    <title>\(escape(metric.title)): \(metric.format(value)) µs</title></circle>
+                    """
+            }
+        }
+        let names = percentiles.compactMap { $0.name.split(separator: ".", maxSplits: 1).last }
+        let title = measurement == "rtt" ? "Round trip, idle" : "Round trip beside a bulk TCP flow"
+        return """
+            <figure class="wide"><figcaption>\(title) <span>from left to right: \
+            \(names.joined(separator: ", "))</span></figcaption>\
+            <svg viewBox="0 0 \(Self.labelWidth + width + 60) \(height + 22)" role="img">\(marks)</svg></figure>
+            """
+    }
+
+    private func label(_ candidate: Candidate, y: Double) -> String {
+        "<text class=\"name\" x=\"\(Self.labelWidth - 10)\" y=\"\(y + 17)\">\(escape(candidate.label))</text>"
+    }
+
+    // MARK: The way of a packet
+
+    /// A picture for each candidate: where its packets go between user space and kernel, and what was counted.
+    private func ways(_ metrics: [Metric], _ underlay: Underlay) -> String {
+        func counted(_ name: String, _ candidate: Candidate) -> Double? {
+            metrics.first { $0.name == name }.flatMap { summary.figure($0, candidate, underlay)?.median }
+        }
+        let pictures = results.candidates.compactMap { candidate -> String? in
+            guard let crossings = counted("crossings.kernel", candidate) else { return nil }
+            let own = counted("crossings.daemons", candidate)
+            let text =
+                crossings == 0
+                ? "stays in the kernel: no crossing between its two ends"
+                : String(
+                    format:
+                        "%.2f crossings a node by tracepoints, %@ by its own counters; %.0f syscalls and %.0f "
+                        + "ring operations a MB", crossings, own.map { String(format: "%.2f", $0) } ?? "none",
+                    counted("crossings.syscalls", candidate) ?? .nan,
+                    counted("crossings.ring", candidate) ?? .nan)
+            return """
+                <figure><figcaption>\(escape(candidate.label))</figcaption>\
+                \(way(throughUserSpace: crossings > 0))<p>\(escape(text))</p></figure>
+                """
+        }
+        guard !pictures.isEmpty else { return "" }
+        return """
+            <h3>The way of a packet, and where its bytes are copied</h3>\
+            <div class="charts">\(pictures.joined())</div>
+            """
+    }
+
+    private func way(throughUserSpace: Bool) -> String {
+        let path =
+            throughUserSpace
+            ? "M20 64H80V24H150V64H280V24H350V64H410" : "M20 64H410"
+        let copies = [(80, 44, "read"), (150, 44, "send"), (280, 44, "receive"), (350, 44, "write")]
+        let marks =
+            !throughUserSpace
+            ? ""
+            : copies.map { x, y, name in
+                """
+                <circle class="copy" cx="\(x)" cy="\(y)" r="6"><title>copy</title></circle>\
+                <text class="tick" x="\(x)" y="14">\(name)</text>
+                """
+            }.joined()
+        return """
+            <svg viewBox="0 0 430 92" role="img"><path class="border" d="M0 44H430"/>\
+            <text class="zone" x="215" y="34">user space</text><text class="zone" x="215" y="58">kernel</text>\
+            <path class="way" d="\(path)"/>\(marks)\
+            <text class="tick" x="24" y="84">pod</text><text class="tick" x="215" y="84">underlay</text>\
+            <text class="tick" x="406" y="84">pod</text></svg>
+            """
+    }
+
+    private func table(_ metrics: [Metric], _ underlay: Underlay) -> String {
+        let head = results.candidates.map { "<th>\(escape($0.label))</th>" }.joined()
+        let rows = metrics.map { metric in
+            let cells = results.candidates.map { candidate -> String in
+                guard let figure = summary.figure(metric, candidate, underlay) else { return "<td>–</td>" }
+                let ratio = figure.ratio.map { String(format: "×%.2f", $0) } ?? ""
+                return """
+                    <td>\(metric.format(figure.median)) <small>±\(Int((figure.spread * 100).rounded())) % \
+                    \(ratio)</small></td>
+                    """
+            }.joined()
+            let unit = metric.unit.isEmpty ? "" : ", \(metric.unit)"
+            return "<tr><th>\(escape(metric.title + unit))</th>\(cells)</tr>"
+        }.joined()
+        return "<div class=\"scroll\"><table><tr><th></th>\(head)</tr>\(rows)</table></div>"
+    }
+
+    private static let style = """
+        :root { color-scheme: light dark; --text: #1d2430; --quiet: #667085; --line: #d5dae2; --page: #fff;
+          --own: #0f766e; --other: #a3adbd; --warn: #b45309; }
+        @media (prefers-color-scheme: dark) { :root { --text: #e6e9ef; --quiet: #98a2b3; --line: #39414f;
+          --page: #12161d; --own: #2dd4bf; --other: #5c6778; --warn: #fbbf24; } }
+        body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
+          max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+        h1 { margin: 0; } h2 { margin: 2.5rem 0 0; } h3 { margin: 1.5rem 0 .5rem; }
+        .when, .meaning, .foot, figcaption span { color: var(--quiet); }
+        .when, .meaning { margin-top: 0; }
+        .warnings { border-left: 4px solid var(--warn); padding: .5rem 1rem .5rem 2rem; }
+        .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1.5rem; }
+        figure { margin: 0; break-inside: avoid; } figure.wide { margin-top: 1.5rem; max-width: 46rem; }
+        figure p { margin: .25rem 0; color: var(--quiet); font-size: 13px; }
+        figcaption { font-weight: 600; } figcaption span { font-weight: 400; font-size: 13px; }
+        svg { width: 100%; height: auto; font: 13px system-ui, sans-serif; }
+        svg text { fill: var(--text); } svg .name { text-anchor: end; }
+        svg .ratio, svg .tick, svg .zone { fill: var(--quiet); } svg .tick, svg .zone { text-anchor: middle; }
+        svg .tick, svg .zone { font-size: 11px; }
+        .own { fill: var(--own); } .other { fill: var(--other); }
+        .whisker { stroke: var(--text); stroke-width: 1.5; opacity: .55; }
+        .grid { stroke: var(--line); } .border { stroke: var(--line); stroke-dasharray: 4 4; }
+        .span { stroke-width: 2; fill: none; } .span.own { stroke: var(--own); } .span.other { stroke: var(--other); }
+        .way { fill: none; stroke: var(--own); stroke-width: 2.5; stroke-linejoin: round; }
+        .copy { fill: var(--page); stroke: var(--warn); stroke-width: 2.5; }
+        .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; }
+        th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+        tr > th:first-child { text-align: left; font-weight: 400; } small { color: var(--quiet); }
+        details { margin-top: 1.5rem; } summary { cursor: pointer; }
+        @media print { :root { color-scheme: light; } body { margin: 0; max-width: none; }
+          details { display: block; } }
+        """
+}
+
+private func escape(_ text: String) -> String {
+    text.replacing("&", with: "&amp;").replacing("<", with: "&lt;").replacing(">", with: "&gt;")
+        .replacing("\"", with: "&quot;")
+}
+
+extension Double {
+    /// Two decimals: enough for a coordinate.
+    fileprivate var rounded2: String { String(format: "%.2f", self) }
+}

@@ -1,0 +1,80 @@
+/// An address of either family.
+public enum IPAddress: Sendable, Hashable {
+    /// An IPv4 address.
+    case v4(IPv4Address)
+    /// An IPv6 address.
+    case v6(IPv6Address)
+
+    /// Parses either family's text; nil for anything else.
+    public init?(_ text: some StringProtocol) {
+        if let address = IPv4Address(text) {
+            self = .v4(address)
+        } else if let address = IPv6Address(text) {
+            self = .v6(address)
+        } else {
+            return nil
+        }
+    }
+
+    /// The length in bits of an address of this family: 32 or 128.
+    public var bitWidth: Int {
+        switch self {
+        case .v4: 32
+        case .v6: 128
+        }
+    }
+
+    /// The IPv4 address; nil for IPv6.
+    public var v4: IPv4Address? { if case .v4(let address) = self { address } else { nil } }
+
+    /// The IPv6 address; nil for IPv4.
+    public var v6: IPv6Address? { if case .v6(let address) = self { address } else { nil } }
+}
+
+extension IPAddress: CustomStringConvertible {
+    /// The family's own text.
+    public var description: String {
+        switch self {
+        case .v4(let address): address.description
+        case .v6(let address): address.description
+        }
+    }
+}
+
+/// A prefix of either family.
+public enum IPPrefix: Sendable, Hashable {
+    /// An IPv4 prefix.
+    case v4(IPv4Prefix)
+    /// An IPv6 prefix.
+    case v6(IPv6Prefix)
+
+    /// Makes the prefix of `length` bits that holds `address`. A length that the family does not have is a
+    /// programming error.
+    public init(_ address: IPAddress, length: Int) {
+        switch address {
+        case .v4(let address): self = .v4(IPv4Prefix(address, length: length))
+        case .v6(let address): self = .v6(IPv6Prefix(address, length: length))
+        }
+    }
+
+    /// The first address of the prefix.
+    public var address: IPAddress {
+        switch self {
+        case .v4(let prefix): .v4(prefix.address)
+        case .v6(let prefix): .v6(prefix.address)
+        }
+    }
+
+    /// 0 to 32 or 128 bits.
+    public var length: Int {
+        switch self {
+        case .v4(let prefix): prefix.length
+        case .v6(let prefix): prefix.length
+        }
+    }
+}
+
+extension IPPrefix: CustomStringConvertible {
+    /// `10.0.0.0/8` or `fd00::/48`.
+    public var description: String { "\(address)/\(length)" }
+}

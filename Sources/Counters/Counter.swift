@@ -1,0 +1,139 @@
+/// What a worker counts. The raw value is the counter's place in a `CounterBlock`.
+public enum Counter: Int, CaseIterable, Sendable {
+    // Pod to underlay.
+    case tunnelReads
+    case tunnelBytes
+    case superPacketsRead
+    case segmentsSent
+    case packetsSent
+    case bytesSent
+    case sends
+    // Underlay to pod.
+    case receives
+    case datagramsReceived
+    case bytesReceived
+    case packetsDelivered
+    case bytesDelivered
+    case superPacketsWritten
+    case segmentsCoalesced
+    case tunnelWrites
+    // The loop.
+    case enters
+    case completions
+    case sleeps
+    case wakes
+    case completionOverflows
+    case receiveRearms
+    case busyPolls
+    // Errors sent back.
+    case unreachablesSent
+    case timeExceededsSent
+    case fragmentationNeededsSent
+    case errorsSuppressed
+    // Fallbacks taken at run time.
+    case segmentationFallbacks
+    case replayedSegments
+    // Drops from pod to underlay.
+    case dropOutboundMalformed
+    case dropOutboundSuperPacket
+    case dropOutboundNoRoute
+    case dropOutboundTimeToLive
+    case dropOutboundTooLarge
+    case dropOutboundNoBuffer
+    case dropOutboundUnderlayFull
+    case dropOutboundUnreachable
+    case dropOutboundError
+    // Drops from underlay to pod.
+    case dropInboundTruncated
+    case dropInboundTooShort
+    case dropInboundVersion
+    case dropInboundHeaderLength
+    case dropInboundTotalLength
+    case dropInboundHeaderChecksum
+    case dropInboundTooLarge
+    case dropInboundUnknownPeer
+    case dropInboundSource
+    case dropInboundDestination
+    case dropInboundTimeToLive
+    case dropInboundTunnelDown
+    case dropInboundTunnelFull
+    case dropInboundError
+
+    /// The counter's name in text output: snake case, drops begin with `drop_`.
+    public var name: String { Counter.names[rawValue] }
+
+    static let names: [String] = Counter.allCases.map { counter in
+        var name = ""
+        for character in "\(counter)" {
+            if character.isUppercase { name.append("_") }
+            name.append(contentsOf: character.lowercased())
+        }
+        return name
+    }
+
+    /// One sentence for an operator: what was counted and, for a drop, what to do about it.
+    public var meaning: String {
+        switch self {
+        case .tunnelReads: "Packets and super-packets read from the TUN device."
+        case .tunnelBytes: "Bytes of those."
+        case .superPacketsRead: "Of those, super-packets, segmented on the way out."
+        case .segmentsSent: "Segments that super-packets were sent as."
+        case .packetsSent: "Datagrams sent to peers, one an inner packet."
+        case .bytesSent: "Inner bytes sent to peers."
+        case .sends: "Send operations; packets_sent over sends is the batch size."
+        case .receives: "Receive operations that brought datagrams."
+        case .datagramsReceived: "Datagrams received, one an inner packet."
+        case .bytesReceived: "Inner bytes received."
+        case .packetsDelivered: "Inner packets written to the TUN device."
+        case .bytesDelivered: "Inner bytes written to the TUN device."
+        case .superPacketsWritten: "Super-packets among the writes."
+        case .segmentsCoalesced: "Datagrams that were merged into super-packets."
+        case .tunnelWrites: "Write operations to the TUN device."
+        case .enters: "System calls of the engine (io_uring_enter, or all calls of the mmsg engine)."
+        case .completions: "Completed operations."
+        case .sleeps: "Rounds in which the worker waited for work."
+        case .wakes: "Wake-ups asked for by the control module."
+        case .completionOverflows:
+            "Times the completion ring overflowed; nothing is lost, raise ring-entries if it grows."
+        case .receiveRearms: "Times the multishot receive ended and was armed again."
+        case .busyPolls: "Rounds spent polling instead of sleeping."
+        case .unreachablesSent: "ICMP destination unreachable sent to pods."
+        case .timeExceededsSent: "ICMP time exceeded sent."
+        case .fragmentationNeededsSent: "ICMP fragmentation needed (or packet too big) sent to pods."
+        case .errorsSuppressed: "ICMP errors not sent, because of the rate limit or the rules of RFC 1122."
+        case .segmentationFallbacks: "Times UDP segmentation failed and was switched off."
+        case .replayedSegments: "Segments sent one by one after that failure."
+        case .dropOutboundMalformed: "The TUN device gave something that is no IP packet."
+        case .dropOutboundSuperPacket: "A super-packet whose headers do not fit its offload fields."
+        case .dropOutboundNoRoute: "No peer holds the destination; see the peers in twilld status."
+        case .dropOutboundTimeToLive: "Time to live ran out; look for a routing loop."
+        case .dropOutboundTooLarge: "Larger than the path to the peer carries; check MTUs along the underlay."
+        case .dropOutboundNoBuffer: "All send slots were in use; raise batch or ring-entries."
+        case .dropOutboundUnderlayFull:
+            "The underlay socket's buffer was full: the network is slower than the pods send."
+        case .dropOutboundUnreachable:
+            "The kernel has no way to the peer's address; check the underlay's routes."
+        case .dropOutboundError: "The kernel refused the send for another reason."
+        case .dropInboundTruncated: "A datagram larger than a receive buffer."
+        case .dropInboundTooShort: "A datagram too short for an IP header."
+        case .dropInboundVersion: "A datagram that is neither IPv4 nor IPv6."
+        case .dropInboundHeaderLength: "An IP header length that is out of bounds."
+        case .dropInboundTotalLength: "An IP total length that differs from the datagram's."
+        case .dropInboundHeaderChecksum: "An IPv4 header whose checksum is wrong."
+        case .dropInboundTooLarge:
+            "Larger than the MTU of the TUN device; the sender's MTU is larger than ours."
+        case .dropInboundUnknownPeer:
+            "From an address that no lease names: a node not registered, or not one of ours."
+        case .dropInboundSource: "Inner source outside the peer's subnet; --accept-any-source lets it pass."
+        case .dropInboundDestination:
+            "Inner destination outside this node's subnet: the sender has an old lease."
+        case .dropInboundTimeToLive: "Time to live ran out; look for a routing loop."
+        case .dropInboundTunnelDown: "The TUN device was down."
+        case .dropInboundTunnelFull: "The kernel had no memory for the packet just then."
+        case .dropInboundError: "The kernel refused the write for another reason."
+        }
+    }
+
+    /// Whether the counter counts packets that were lost.
+    public var isDrop: Bool { rawValue >= Counter.dropOutboundMalformed.rawValue }
+}

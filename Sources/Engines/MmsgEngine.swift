@@ -1,0 +1,333 @@
+// How it works. The engine for kernels and containers where io_uring is forbidden: the same operations, carried out by
+// plain system calls inside `enter`. Queued sends go out by sendmmsg, writes by writev, reads by read on a non-blocking
+// descriptor, receives by recvmmsg into all provided buffers; each leaves a completion. Where nothing was done and the
+// worker wants to wait, epoll waits for the TUN device (while a read is parked), the socket (while there are buffers)
+// and the wake-up. Datagram buffers get the layout that io_uring's multishot receive writes.
+
+import CLinux
+import Glibc
+
+/// Why the plain engine could not be made.
+public struct MmsgError: Error, CustomStringConvertible, Equatable {
+    /// What was tried.
+    public let action: String
+    /// The kernel's error number.
+    public let errorNumber: Int32
+
+    /// What happened.
+    public var description: String { "mmsg: cannot \(action): \(String(cString: strerror(errorNumber)))" }
+}
+
+/// The engine over epoll, recvmmsg, sendmmsg, read and writev.
+public struct MmsgEngine: PacketEngine, ~Copyable {
+    private static let tunnelMark: UInt64 = 0
+    private static let socketMark: UInt64 = 1
+    private static let wakeMark: UInt64 = 2
+
+    private struct Write {
+        var index: Int
+        var vectors: UnsafeMutablePointer<iovec>
+        var count: Int
+    }
+
+    private let memory: PacketMemory
+    private let tunnel: Int32
+    private let socket: Int32
+    private let wake: Int32
+    private let poll: Int32
+    private let capacity: Int
+    private let sends: UnsafeMutablePointer<Int32>
+    private var sendCount = 0
+    private let sendHeaders: UnsafeMutablePointer<twill_batch_message>
+    private let writes: UnsafeMutablePointer<Write>
+    private var writeCount = 0
+    private let reads: UnsafeMutablePointer<Int32>
+    private var readCount = 0
+    private var parkedBuffer: Int32 = -1
+    private let provided: UnsafeMutablePointer<Int32>
+    private var providedCount = 0
+    private let receiveHeaders: UnsafeMutablePointer<twill_batch_message>
+    private let receiveVectors: UnsafeMutablePointer<iovec>
+    private let completions: UnsafeMutablePointer<Completion>
+    private var completionCount = 0
+    private var completionsTaken = 0
+    private var tunnelMayBeReadable = true
+    private var socketMayBeReadable = true
+    private var tunnelIsWatched = false
+    private var isOpen = true
+
+    public private(set) var systemCalls = 0
+    public var overflows: Int { 0 }
+    public var receiveRearms: Int { 0 }
+
+    /// Makes the engine. The descriptors are set non-blocking; the caller closes them after `close`.
+    ///
+    /// - Parameters: as of `UringEngine`; `entries` bounds the operations of one round.
+    public init(
+        memory: PacketMemory, tunnel: Int32, socket: Int32, wake: Int32, entries: Int
+    ) throws(MmsgError) {
+        let poll = epoll_create1(Int32(EPOLL_CLOEXEC))
+        guard poll >= 0 else { throw MmsgError(action: "make an epoll descriptor", errorNumber: errno) }
+        for (descriptor, mark, events) in [
+            (tunnel, MmsgEngine.tunnelMark, 0), (socket, MmsgEngine.socketMark, EPOLLIN.rawValue),
+            (wake, MmsgEngine.wakeMark, EPOLLIN.rawValue),
+        ] {
+            var event = epoll_event(events: events, data: epoll_data_t(u64: mark))
+            let isNonBlocking =
+                fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK) == 0
+            guard isNonBlocking, epoll_ctl(poll, EPOLL_CTL_ADD, descriptor, &event) == 0 else {
+                let error = MmsgError(action: "watch a descriptor", errorNumber: errno)
+                Glibc.close(poll)
+                throw error
+            }
+        }
+        self.memory = memory
+        self.tunnel = tunnel
+        self.socket = socket
+        self.wake = wake
+        self.poll = poll
+        capacity = entries
+        sends = .allocate(capacity: entries)
+        sends.initialize(repeating: 0, count: entries)
+        sendHeaders = .allocate(capacity: entries)
+        sendHeaders.initialize(repeating: twill_batch_message(), count: entries)
+        writes = .allocate(capacity: entries)
+        reads = .allocate(capacity: entries)
+        reads.initialize(repeating: 0, count: entries)
+        let buffers = memory.datagramBufferCount
+        provided = .allocate(capacity: buffers)
+        provided.initialize(repeating: 0, count: buffers)
+        receiveHeaders = .allocate(capacity: buffers)
+        receiveHeaders.initialize(repeating: twill_batch_message(), count: buffers)
+        receiveVectors = .allocate(capacity: buffers)
+        receiveVectors.initialize(repeating: iovec(), count: buffers)
+        // All that was queued, a parked read, all receives, a wake-up.
+        completions = .allocate(capacity: entries + 1 + buffers + 1)
+    }
+
+    deinit {
+        precondition(!isOpen, "an engine is closed before it ends")
+        sends.deallocate()
+        sendHeaders.deallocate()
+        writes.deallocate()
+        reads.deallocate()
+        provided.deallocate()
+        receiveHeaders.deallocate()
+        receiveVectors.deallocate()
+        completions.deallocate()
+    }
+
+    public mutating func close() {
+        Glibc.close(poll)
+        isOpen = false
+    }
+
+    public var queueSpace: Int { capacity &- sendCount &- writeCount &- readCount }
+
+    public mutating func read(into buffer: Int, parked: Bool) {
+        if parked {
+            parkedBuffer = Int32(truncatingIfNeeded: buffer)
+        } else {
+            reads[readCount] = Int32(truncatingIfNeeded: buffer)
+            readCount &+= 1
+        }
+    }
+
+    public mutating func provide(_ buffer: Int) {
+        provided[providedCount] = Int32(truncatingIfNeeded: buffer)
+        providedCount &+= 1
+    }
+
+    public mutating func send(_ message: Int) {
+        sends[sendCount] = Int32(truncatingIfNeeded: message)
+        sendHeaders[sendCount].header = memory.messages[message]
+        sendCount &+= 1
+    }
+
+    public mutating func write(_ index: Int, _ vectors: UnsafeMutablePointer<iovec>, count: Int) {
+        (writes + writeCount).initialize(to: Write(index: index, vectors: vectors, count: count))
+        writeCount &+= 1
+    }
+
+    private mutating func complete(_ kind: OperationKind, _ index: Int32, _ result: Int) {
+        (completions + completionCount).initialize(
+            to: Completion(kind: kind, index: Int(index), result: result))
+        completionCount &+= 1
+    }
+
+    public mutating func enter(waitingFor wanted: Int, timeoutMicroseconds: Int) -> Int32 {
+        completionCount = 0
+        completionsTaken = 0
+        carryOutSends()
+        carryOutWrites()
+        carryOutReads()
+        if !socketMayBeReadable || !tunnelMayBeReadable {
+            // What was dry is looked at again without waiting, so that one busy side does not hide the other.
+            let error = wait(timeoutMilliseconds: 0)
+            if error != 0 { return error }
+        }
+        receive()
+        readParked()
+        while completionCount < wanted {
+            let error = wait(
+                timeoutMilliseconds: timeoutMicroseconds < 0 ? -1 : Int32((timeoutMicroseconds + 999) / 1000))
+            if error == -EINTR { break }
+            if error != 0 { return error }
+            receive()
+            readParked()
+            if timeoutMicroseconds >= 0 { break }
+        }
+        return 0
+    }
+
+    private mutating func carryOutSends() {
+        var done = 0
+        while done < sendCount {
+            systemCalls &+= 1
+            let count = twill_send_batch(
+                socket, sendHeaders + done, UInt32(truncatingIfNeeded: sendCount &- done))
+            if count < 0 {
+                // The first of them failed; those behind it are tried on their own.
+                if errno == EINTR { continue }
+                complete(.send, sends[done], -Int(errno))
+                done &+= 1
+                continue
+            }
+            var index = 0
+            while index < Int(count) {
+                complete(.send, sends[done], Int(sendHeaders[done].length))
+                done &+= 1
+                index &+= 1
+            }
+        }
+        sendCount = 0
+    }
+
+    private mutating func carryOutWrites() {
+        var index = 0
+        while index < writeCount {
+            systemCalls &+= 1
+            let result = writev(tunnel, writes[index].vectors, Int32(truncatingIfNeeded: writes[index].count))
+            complete(
+                .write, Int32(truncatingIfNeeded: writes[index].index), result < 0 ? -Int(errno) : result)
+            index &+= 1
+        }
+        writeCount = 0
+    }
+
+    @inline(__always)
+    private mutating func readTunnel(_ buffer: Int32) -> Int {
+        systemCalls &+= 1
+        let result = Glibc.read(
+            tunnel, memory.tunnelBuffer(Int(buffer)) + PacketMemory.virtioHeaderOffset,
+            PacketMemory.tunnelReadLength)
+        guard result < 0 else { return result }
+        if errno == EAGAIN { tunnelMayBeReadable = false }
+        return -Int(errno)
+    }
+
+    private mutating func carryOutReads() {
+        var index = 0
+        tunnelMayBeReadable = tunnelMayBeReadable || readCount > 0
+        while index < readCount {
+            let result = tunnelMayBeReadable ? readTunnel(reads[index]) : -Int(EAGAIN)
+            complete(.read, reads[index], result)
+            index &+= 1
+        }
+        readCount = 0
+    }
+
+    private mutating func readParked() {
+        guard parkedBuffer >= 0, tunnelMayBeReadable else { return }
+        let result = readTunnel(parkedBuffer)
+        guard result != -Int(EAGAIN), result != -Int(EINTR) else { return }
+        complete(.read, parkedBuffer, result)
+        parkedBuffer = -1
+    }
+
+    private mutating func receive() {
+        guard providedCount > 0, socketMayBeReadable else { return }
+        var index = 0
+        while index < providedCount {
+            let buffer = memory.datagramBuffer(Int(provided[index]))
+            receiveVectors[index] = iovec(
+                iov_base: buffer + PacketMemory.datagramPayloadOffset,
+                iov_len: PacketMemory.datagramBufferStride &- PacketMemory.datagramPayloadOffset)
+            receiveHeaders[index].header = msghdr(
+                msg_name: buffer + 16, msg_namelen: 16, msg_iov: receiveVectors + index, msg_iovlen: 1,
+                msg_control: buffer + 32, msg_controllen: Int(TWILL_COALESCE_CONTROL_BYTES), msg_flags: 0)
+            index &+= 1
+        }
+        systemCalls &+= 1
+        let count = Int(
+            twill_receive_batch(socket, receiveHeaders, UInt32(truncatingIfNeeded: providedCount)))
+        guard count > 0 else {
+            socketMayBeReadable = false
+            return
+        }
+        socketMayBeReadable = count == providedCount
+        index = 0
+        while index < count {
+            let buffer = memory.datagramBuffer(Int(provided[index]))
+            let header = receiveHeaders[index]
+            buffer.storeBytes(of: UInt32(truncatingIfNeeded: header.header.msg_namelen), as: UInt32.self)
+            buffer.storeBytes(
+                of: UInt32(truncatingIfNeeded: header.header.msg_controllen), toByteOffset: 4, as: UInt32.self
+            )
+            buffer.storeBytes(of: header.length, toByteOffset: 8, as: UInt32.self)
+            buffer.storeBytes(
+                of: UInt32(truncatingIfNeeded: header.header.msg_flags), toByteOffset: 12, as: UInt32.self)
+            complete(.receive, provided[index], PacketMemory.datagramPayloadOffset &+ Int(header.length))
+            index &+= 1
+        }
+        providedCount &-= count
+        index = 0
+        while index < providedCount {
+            provided[index] = provided[index &+ count]
+            index &+= 1
+        }
+    }
+
+    /// Waits for readiness and notes it. Returns 0 or a negated error number.
+    private mutating func wait(timeoutMilliseconds: Int32) -> Int32 {
+        // The TUN device is watched only while somebody wants to read from it, or epoll would not sleep.
+        let wantsTunnel = parkedBuffer >= 0
+        if wantsTunnel != tunnelIsWatched {
+            var event = epoll_event(
+                events: wantsTunnel ? EPOLLIN.rawValue : 0, data: epoll_data_t(u64: MmsgEngine.tunnelMark))
+            systemCalls &+= 1
+            epoll_ctl(poll, EPOLL_CTL_MOD, tunnel, &event)
+            tunnelIsWatched = wantsTunnel
+        }
+        var events = (epoll_event(), epoll_event(), epoll_event())
+        systemCalls &+= 1
+        let count = withUnsafeMutableBytes(of: &events) {
+            epoll_wait(poll, $0.assumingMemoryBound(to: epoll_event.self).baseAddress, 3, timeoutMilliseconds)
+        }
+        if count < 0 { return -errno }
+        note(events.0, if: count > 0)
+        note(events.1, if: count > 1)
+        note(events.2, if: count > 2)
+        return 0
+    }
+
+    @inline(__always)
+    private mutating func note(_ event: epoll_event, if isThere: Bool) {
+        guard isThere else { return }
+        switch event.data.u64 {
+        case MmsgEngine.tunnelMark: tunnelMayBeReadable = true
+        case MmsgEngine.socketMark: socketMayBeReadable = true
+        default:
+            var value: UInt64 = 0
+            systemCalls &+= 1
+            Glibc.read(wake, &value, 8)
+            complete(.wake, 0, 8)
+        }
+    }
+
+    public mutating func nextCompletion() -> Completion? {
+        guard completionsTaken < completionCount else { return nil }
+        completionsTaken &+= 1
+        return completions[completionsTaken &- 1]
+    }
+}

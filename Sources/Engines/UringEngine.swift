@@ -1,0 +1,276 @@
+// How it works. One ring for one worker thread, which alone submits and reaps (SINGLE_ISSUER, DEFER_TASKRUN). The
+// TUN queue, the socket and the wake-up eventfd are registered files, the tunnel buffers one registered buffer.
+//
+// - Reads from the TUN device are READ_FIXED with RWF_NOWAIT: a burst of them in one submission drains the device's
+//   queue without a wait, in order. One more may be parked: it has no RWF_NOWAIT, so the kernel arms a poll and the
+//   packet that arrives completes it.
+// - Receives are one standing multishot RECVMSG over a provided buffer ring. It ends when buffers run out (ENOBUFS)
+//   and is queued again as soon as there are some.
+// - Sends and writes do not wait (MSG_DONTWAIT, RWF_NOWAIT): they run to their end inside the submission, in the
+//   order in which they were queued, and cannot pass each other.
+//
+// Closing: cancel everything, reap, unregister the files (their references go at once, while the ring itself is
+// taken down by the kernel later), then let the ring go. A ring that ends with a read pending keeps its TUN device.
+
+import CLiburing
+import CLinux
+import Glibc
+
+/// Why a ring could not be made.
+public struct UringError: Error, CustomStringConvertible, Equatable {
+    /// What was tried.
+    public let action: String
+    /// The kernel's error number.
+    public let errorNumber: Int32
+
+    /// What happened and what to do about it.
+    public var description: String {
+        let advice: String =
+            switch errorNumber {
+            case EPERM, EACCES:
+                "; io_uring is forbidden here: see /proc/sys/kernel/io_uring_disabled and the container's seccomp profile"
+            case ENOSYS: "; this kernel is built without io_uring"
+            case EINVAL: "; twill's ring needs Linux 6.1 or later"
+            case ENOMEM: "; raise the memlock limit (LimitMEMLOCK= in the unit file) or grant CAP_IPC_LOCK"
+            default: ""
+            }
+        return "io_uring: cannot \(action): \(String(cString: strerror(errorNumber)))\(advice)"
+    }
+}
+
+/// The engine over io_uring.
+public struct UringEngine: PacketEngine, ~Copyable {
+    private static let tunnelFile: Int32 = 0
+    private static let socketFile: Int32 = 1
+    private static let wakeFile: Int32 = 2
+    private static let receiveGroup: UInt16 = 0
+
+    private let ring: UnsafeMutablePointer<io_uring>
+    private let bufferRing: UnsafeMutablePointer<io_uring_buf_ring>
+    private let memory: PacketMemory
+    private let receiveTemplate: UnsafeMutablePointer<msghdr>
+    private let wakeValue: UnsafeMutablePointer<UInt64>
+    private let tunnelBuffersAreRegistered: Bool
+    private var providedBuffers = 0
+    private var receiveIsArmed = false
+    private var wakeIsArmed = false
+    private var completionsReady: UInt32 = 0
+    private var completionsTaken: UInt32 = 0
+    private var isOpen = true
+
+    public private(set) var systemCalls = 0
+    public private(set) var overflows = 0
+    public private(set) var receiveRearms = 0
+
+    /// Whether reads go into registered buffers; false where locked memory was refused, which costs a few percent.
+    public var usesRegisteredBuffers: Bool { tunnelBuffersAreRegistered }
+
+    /// Makes the ring, which the calling thread alone may use from here on.
+    ///
+    /// - Parameters:
+    ///   - memory: stays allocated until after `close`.
+    ///   - tunnel, socket, wake: descriptors of a TUN queue, a UDP socket and an eventfd; the caller closes them after
+    ///     `close`.
+    ///   - entries: submission ring entries, a power of two; the completion ring has four times as many.
+    public init(
+        memory: PacketMemory, tunnel: Int32, socket: Int32, wake: Int32, entries: Int
+    ) throws(UringError) {
+        let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
+        ring.initialize(to: io_uring())
+        var parameters = io_uring_params()
+        parameters.flags = twill_setup_flags()
+        parameters.cq_entries = UInt32(entries * 4)
+        let made = io_uring_queue_init_params(UInt32(entries), ring, &parameters)
+        guard made == 0 else {
+            ring.deallocate()
+            throw UringError(action: "make a ring of \(entries) entries", errorNumber: -made)
+        }
+        var failure: UringError?
+        let files = [tunnel, socket, wake]
+        let registered = io_uring_register_files(ring, files, 3)
+        if registered != 0 { failure = UringError(action: "register files", errorNumber: -registered) }
+        let buffers = twill_make_buffer_ring(
+            ring, UInt32(memory.datagramBufferCount), Int32(UringEngine.receiveGroup))
+        if buffers == nil, failure == nil {
+            failure = UringError(action: "register a buffer ring", errorNumber: errno)
+        }
+        guard failure == nil, let buffers else {
+            io_uring_queue_exit(ring)
+            ring.deallocate()
+            throw failure!
+        }
+        // Registered buffers are locked memory; where the limit is too low, plain reads do.
+        var vector = iovec(
+            iov_base: memory.tunnelBuffers,
+            iov_len: memory.tunnelBufferCount * PacketMemory.tunnelBufferStride)
+        tunnelBuffersAreRegistered = io_uring_register_buffers(ring, &vector, 1) == 0
+
+        self.ring = ring
+        self.memory = memory
+        bufferRing = buffers
+        receiveTemplate = .allocate(capacity: 1)
+        receiveTemplate.initialize(to: msghdr())
+        receiveTemplate.pointee.msg_namelen = socklen_t(MemoryLayout<sockaddr_in>.size)
+        receiveTemplate.pointee.msg_controllen = Int(TWILL_COALESCE_CONTROL_BYTES)
+        wakeValue = .allocate(capacity: 1)
+        wakeValue.initialize(to: 0)
+        // Saves a file look-up in each enter; nothing is lost without it.
+        _ = io_uring_register_ring_fd(ring)
+    }
+
+    deinit {
+        precondition(!isOpen, "an engine is closed before it ends")
+        twill_free_buffer_ring(bufferRing, UInt32(memory.datagramBufferCount))
+        ring.deallocate()
+        receiveTemplate.deallocate()
+        wakeValue.deallocate()
+    }
+
+    public mutating func close() {
+        if wakeIsArmed {
+            while twill_sq_space(ring) == 0 { _ = io_uring_submit(ring) }
+            let entry = twill_next_sqe(ring).unsafelyUnwrapped
+            twill_prepare_cancel_all(entry)
+            io_uring_sqe_set_data64(entry, UringEngine.cancelToken)
+            // What is cancelled completes within the same enter or the next; a bound, in case it does not.
+            for _ in 0..<10 {
+                var wait = __kernel_timespec(tv_sec: 0, tv_nsec: 10_000_000)
+                var first: UnsafeMutablePointer<io_uring_cqe>?
+                _ = io_uring_submit_and_wait_timeout(ring, &first, 1, &wait, nil)
+                let ready = twill_cqes_ready(ring)
+                if ready == 0 { break }
+                twill_cqes_seen(ring, ready)
+            }
+        }
+        io_uring_unregister_files(ring)
+        io_uring_unregister_buffers(ring)
+        io_uring_queue_exit(ring)
+        isOpen = false
+    }
+
+    /// The token of the cancellation itself, which no kind has.
+    private static let cancelToken: UInt64 = 0xFF << 32
+
+    private static func token(_ kind: OperationKind, _ index: Int) -> UInt64 {
+        UInt64(kind.rawValue) << 32 | UInt64(UInt32(truncatingIfNeeded: index))
+    }
+
+    public var queueSpace: Int {
+        // Two entries are kept for the standing receive and the wake-up.
+        Int(twill_sq_space(ring)) - 2
+    }
+
+    public mutating func read(into buffer: Int, parked: Bool) {
+        let entry = twill_next_sqe(ring).unsafelyUnwrapped
+        let target = memory.tunnelBuffer(buffer) + PacketMemory.virtioHeaderOffset
+        if tunnelBuffersAreRegistered {
+            io_uring_prep_read_fixed(
+                entry, UringEngine.tunnelFile, target, UInt32(PacketMemory.tunnelReadLength), 0, 0)
+        } else {
+            io_uring_prep_read(
+                entry, UringEngine.tunnelFile, target, UInt32(PacketMemory.tunnelReadLength), 0)
+        }
+        if !parked { twill_set_no_wait(entry) }
+        entry.pointee.flags = UInt8(TWILL_SQE_FIXED_FILE)
+        io_uring_sqe_set_data64(entry, UringEngine.token(.read, buffer))
+    }
+
+    public mutating func provide(_ buffer: Int) {
+        twill_provide_buffer(
+            bufferRing, UInt32(memory.datagramBufferCount), memory.datagramBuffer(buffer),
+            UInt32(PacketMemory.datagramBufferStride), UInt16(truncatingIfNeeded: buffer))
+        providedBuffers &+= 1
+    }
+
+    public mutating func send(_ message: Int) {
+        let entry = twill_next_sqe(ring).unsafelyUnwrapped
+        io_uring_prep_sendmsg(
+            entry, UringEngine.socketFile, memory.messages + message, UInt32(MSG_DONTWAIT))
+        entry.pointee.flags = UInt8(TWILL_SQE_FIXED_FILE)
+        io_uring_sqe_set_data64(entry, UringEngine.token(.send, message))
+    }
+
+    public mutating func write(_ index: Int, _ vectors: UnsafeMutablePointer<iovec>, count: Int) {
+        let entry = twill_next_sqe(ring).unsafelyUnwrapped
+        io_uring_prep_writev(entry, UringEngine.tunnelFile, vectors, UInt32(truncatingIfNeeded: count), 0)
+        twill_set_no_wait(entry)
+        entry.pointee.flags = UInt8(TWILL_SQE_FIXED_FILE)
+        io_uring_sqe_set_data64(entry, UringEngine.token(.write, index))
+    }
+
+    private mutating func armStandingOperations() {
+        if !receiveIsArmed, providedBuffers > 0 {
+            let entry = twill_next_sqe(ring).unsafelyUnwrapped
+            io_uring_prep_recvmsg_multishot(entry, UringEngine.socketFile, receiveTemplate, 0)
+            entry.pointee.flags = UInt8(TWILL_SQE_FIXED_FILE | TWILL_SQE_BUFFER_SELECT)
+            twill_set_buffer_group(entry, UringEngine.receiveGroup)
+            io_uring_sqe_set_data64(entry, UringEngine.token(.receive, 0))
+            receiveIsArmed = true
+            receiveRearms &+= 1
+        }
+        if !wakeIsArmed {
+            let entry = twill_next_sqe(ring).unsafelyUnwrapped
+            io_uring_prep_read(entry, UringEngine.wakeFile, wakeValue, 8, 0)
+            entry.pointee.flags = UInt8(TWILL_SQE_FIXED_FILE)
+            io_uring_sqe_set_data64(entry, UringEngine.token(.wake, 0))
+            wakeIsArmed = true
+        }
+    }
+
+    public mutating func enter(waitingFor completions: Int, timeoutMicroseconds: Int) -> Int32 {
+        armStandingOperations()
+        if twill_cq_overflowed(ring) != 0 { overflows &+= 1 }
+        systemCalls &+= 1
+        let result: Int32
+        if completions == 0 {
+            result = io_uring_submit_and_get_events(ring)
+        } else if timeoutMicroseconds < 0 {
+            result = io_uring_submit_and_wait(ring, UInt32(truncatingIfNeeded: completions))
+        } else {
+            var timeout = __kernel_timespec(
+                tv_sec: Int64(timeoutMicroseconds / 1_000_000),
+                tv_nsec: Int64(timeoutMicroseconds % 1_000_000) * 1000)
+            var first: UnsafeMutablePointer<io_uring_cqe>?
+            result = io_uring_submit_and_wait_timeout(
+                ring, &first, UInt32(truncatingIfNeeded: completions), &timeout, nil)
+        }
+        completionsReady = twill_cqes_ready(ring)
+        completionsTaken = 0
+        switch result {
+        case -EINTR, -ETIME, -EBUSY, -EAGAIN: return 0  // EBUSY, EAGAIN: the kernel is short; what is queued stays queued
+        default: return result < 0 ? result : 0
+        }
+    }
+
+    public mutating func nextCompletion() -> Completion? {
+        while completionsTaken < completionsReady {
+            let entry = twill_cqe(ring, completionsTaken).unsafelyUnwrapped
+            let token = entry.pointee.user_data
+            let result = Int(entry.pointee.res)
+            let flags = entry.pointee.flags
+            completionsTaken &+= 1
+            if completionsTaken == completionsReady {
+                twill_cqes_seen(ring, completionsReady)
+                completionsReady = 0
+                completionsTaken = 0
+            }
+            let index = Int(UInt32(truncatingIfNeeded: token))
+            switch OperationKind(rawValue: UInt8(truncatingIfNeeded: token >> 32)) {
+            case .receive:
+                if flags & UInt32(TWILL_CQE_MORE) == 0 { receiveIsArmed = false }
+                guard flags & UInt32(TWILL_CQE_BUFFER) != 0 else { continue }
+                providedBuffers &-= 1
+                return Completion(
+                    kind: .receive, index: Int(flags >> UInt32(TWILL_CQE_BUFFER_SHIFT)), result: result)
+            case .wake:
+                wakeIsArmed = false
+                return Completion(kind: .wake, index: 0, result: result)
+            case .read: return Completion(kind: .read, index: index, result: result)
+            case .send: return Completion(kind: .send, index: index, result: result)
+            case .write: return Completion(kind: .write, index: index, result: result)
+            case nil: continue
+            }
+        }
+        return nil
+    }
+}

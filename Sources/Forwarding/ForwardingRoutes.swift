@@ -1,0 +1,35 @@
+import Addresses
+
+/// What the data plane must know to forward: this node's own subnets and every peer's.
+public struct ForwardingRoutes: Sendable, Equatable {
+    /// What this node's pods have as addresses; only packets to these are taken from peers.
+    public var localIPv4: IPv4Prefix?
+    /// The same for IPv6.
+    public var localIPv6: IPv6Prefix?
+    /// The other nodes.
+    public var peers: [ForwardingPeer]
+
+    /// Makes routes; at most 65,536 peers are used by a snapshot.
+    public init(localIPv4: IPv4Prefix? = nil, localIPv6: IPv6Prefix? = nil, peers: [ForwardingPeer] = []) {
+        self.localIPv4 = localIPv4
+        self.localIPv6 = localIPv6
+        self.peers = peers
+    }
+}
+
+/// One other node: the subnets behind it, and where to send what is for them.
+public struct ForwardingPeer: Sendable, Hashable {
+    /// The peer's IPv4 subnet.
+    public var ipv4: IPv4Prefix?
+    /// The peer's IPv6 subnet.
+    public var ipv6: IPv6Prefix?
+    /// The peer's address and port on the underlay.
+    public var endpoint: Endpoint
+
+    /// Makes a peer.
+    public init(ipv4: IPv4Prefix? = nil, ipv6: IPv6Prefix? = nil, endpoint: Endpoint) {
+        self.ipv4 = ipv4
+        self.ipv6 = ipv6
+        self.endpoint = endpoint
+    }
+}

@@ -1,0 +1,60 @@
+/// A network interface as the kernel reports it (rtnetlink(7), `RTM_NEWLINK`).
+public struct Link: Sendable, Hashable {
+    /// The kernel's number of the interface: never 0, and never given twice while the machine is up.
+    public var index: Int32
+    /// The name, at most 15 bytes.
+    public var name: String
+    /// What state it is in.
+    public var flags: LinkFlags
+    /// The largest packet in bytes, link-layer header not counted; 0 where the kernel did not say.
+    public var mtu: Int
+    /// The transmit queue's length in packets.
+    public var transmitQueueLength: Int
+
+    /// Makes a link from its parts.
+    public init(index: Int32, name: String, flags: LinkFlags = [], mtu: Int = 0, transmitQueueLength: Int = 0)
+    {
+        self.index = index
+        self.name = name
+        self.flags = flags
+        self.mtu = mtu
+        self.transmitQueueLength = transmitQueueLength
+    }
+
+    /// Whether somebody set the interface up (which says nothing about a carrier).
+    public var isUp: Bool { flags.contains(.up) }
+}
+
+/// Interface flags, as `net_device_flags` in linux/if.h has them.
+public struct LinkFlags: OptionSet, Sendable, Hashable {
+    /// The kernel's bits.
+    public var rawValue: UInt32
+    /// Makes flags from the kernel's bits.
+    public init(rawValue: UInt32) { self.rawValue = rawValue }
+
+    /// `IFF_UP`: set up by somebody.
+    public static let up = LinkFlags(rawValue: 1 << 0)
+    /// `IFF_LOOPBACK`.
+    public static let loopback = LinkFlags(rawValue: 1 << 3)
+    /// `IFF_POINTOPOINT`.
+    public static let pointToPoint = LinkFlags(rawValue: 1 << 4)
+    /// `IFF_RUNNING`: operationally up.
+    public static let running = LinkFlags(rawValue: 1 << 6)
+}
+
+/// What `RouteSocket.setLink` changes; nil leaves a setting as it is.
+public struct LinkChange: Sendable, Hashable {
+    /// Set up or down.
+    public var isUp: Bool?
+    /// The new MTU in bytes.
+    public var mtu: Int?
+    /// The new transmit queue length in packets.
+    public var transmitQueueLength: Int?
+
+    /// Makes a change.
+    public init(isUp: Bool? = nil, mtu: Int? = nil, transmitQueueLength: Int? = nil) {
+        self.isUp = isUp
+        self.mtu = mtu
+        self.transmitQueueLength = transmitQueueLength
+    }
+}

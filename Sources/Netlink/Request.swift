@@ -1,0 +1,177 @@
+import Addresses
+
+/// A request to rtnetlink, but for its sequence number.
+struct Request {
+    /// What is asked, for errors: `add address 10.66.28.0/32 to interface 7`.
+    let operation: String
+    /// The message, not yet finished.
+    let message: MessageWriter
+
+    private init(
+        _ operation: String, _ type: MessageType, _ flags: MessageFlags,
+        _ build: (inout MessageWriter) -> Void
+    ) {
+        self.operation = operation
+        var message = MessageWriter(type: type, flags: flags.union(.request))
+        build(&message)
+        self.message = message
+    }
+
+    // MARK: Links
+
+    static let links = Request("list interfaces", .getLink, .dump) { $0.appendLink(index: 0) }
+
+    static func link(named name: String) -> Request {
+        Request("look up interface \(name)", .getLink, .acknowledge) {
+            $0.appendLink(index: 0)
+            $0.attribute(LinkAttribute.name, name)
+        }
+    }
+
+    static func link(index: Int32) -> Request {
+        Request("look up interface \(index)", .getLink, .acknowledge) { $0.appendLink(index: index) }
+    }
+
+    static func setLink(index: Int32, _ change: LinkChange) -> Request {
+        var words: [String] = []
+        if let isUp = change.isUp { words.append(isUp ? "up" : "down") }
+        if let mtu = change.mtu { words.append("MTU \(mtu)") }
+        if let length = change.transmitQueueLength { words.append("queue length \(length)") }
+        return Request("set interface \(index) \(words.joined(separator: ", "))", .newLink, .acknowledge) {
+            $0.appendLink(
+                index: index, flags: change.isUp == true ? .up : [], changes: change.isUp == nil ? [] : .up)
+            if let mtu = change.mtu { $0.attribute(LinkAttribute.mtu, UInt32(mtu)) }
+            if let length = change.transmitQueueLength {
+                $0.attribute(LinkAttribute.transmitQueueLength, UInt32(length))
+            }
+        }
+    }
+
+    static func deleteLink(index: Int32) -> Request {
+        Request("delete interface \(index)", .deleteLink, .acknowledge) { $0.appendLink(index: index) }
+    }
+
+    // MARK: Addresses
+
+    static let addresses = Request("list addresses", .getAddress, .dump) {
+        $0.appendAddress(family: Family.unspecified, prefixLength: 0, scope: .global, interfaceIndex: 0)
+    }
+
+    static func addAddress(_ address: InterfaceAddress) -> Request {
+        Request(
+            "add address \(address.address)/\(address.prefixLength) to interface \(address.interfaceIndex)",
+            .newAddress, [.acknowledge, .create, .exclusive]
+        ) {
+            $0.appendAddress(address)
+            $0.attribute(AddressAttribute.address, address.address.wireBytes)
+        }
+    }
+
+    static func deleteAddress(_ address: InterfaceAddress) -> Request {
+        Request(
+            "delete address \(address.address)/\(address.prefixLength) from interface \(address.interfaceIndex)",
+            .deleteAddress, .acknowledge
+        ) { $0.appendAddress(address) }
+    }
+
+    // MARK: Routes
+
+    static func routes(family: UInt8) -> Request {
+        Request("list routes", .getRoute, .dump) {
+            $0.appendRoute(
+                family: family, destinationLength: 0, table: 0, origin: 0, scope: .global,
+                kind: Route.Kind(rawValue: 0))
+        }
+    }
+
+    static let learntPaths = Request("list what was learnt of paths", .getRoute, .dump) {
+        $0.appendRoute(
+            family: Family.v4, destinationLength: 0, table: 0, origin: 0, scope: .global,
+            kind: Route.Kind(rawValue: 0), flags: Route.clonedFlag)
+    }
+
+    static func route(to address: IPAddress) -> Request {
+        Request("look up the route to \(address)", .getRoute, .acknowledge) {
+            $0.appendRoute(
+                family: address.family, destinationLength: address.bitWidth, table: 0, origin: 0,
+                scope: .global,
+                kind: Route.Kind(rawValue: 0))
+            $0.attribute(RouteAttribute.destination, address.wireBytes)
+        }
+    }
+
+    static func replaceRoute(_ route: Route) -> Request {
+        Request("set route \(route)", .newRoute, [.acknowledge, .create, .replace]) { $0.appendRoute(route) }
+    }
+
+    static func deleteRoute(_ route: Route) -> Request {
+        Request("delete route \(route)", .deleteRoute, .acknowledge) { $0.appendRoute(route) }
+    }
+}
+
+extension MessageWriter {
+    /// Appends a `struct ifinfomsg`. `changes` says which of `flags` count.
+    fileprivate mutating func appendLink(index: Int32, flags: LinkFlags = [], changes: LinkFlags = []) {
+        append(Family.unspecified)
+        append(UInt8(0))
+        append(UInt16(0))
+        append(index)
+        append(flags.rawValue)
+        append(changes.rawValue)
+    }
+
+    /// Appends a `struct ifaddrmsg`.
+    fileprivate mutating func appendAddress(
+        family: UInt8, prefixLength: Int, scope: Scope, interfaceIndex: Int32
+    ) {
+        append(family)
+        append(UInt8(prefixLength))
+        append(UInt8(0))  // flags: IFA_FLAGS holds them all
+        append(scope.rawValue)
+        append(interfaceIndex)
+    }
+
+    /// Appends a `struct ifaddrmsg` and the attributes that name the address.
+    fileprivate mutating func appendAddress(_ address: InterfaceAddress) {
+        appendAddress(
+            family: address.address.family, prefixLength: address.prefixLength, scope: address.scope,
+            interfaceIndex: address.interfaceIndex)
+        attribute(AddressAttribute.local, address.address.wireBytes)
+    }
+
+    /// Appends a `struct rtmsg`.
+    fileprivate mutating func appendRoute(
+        family: UInt8, destinationLength: Int, table: UInt32, origin: UInt8, scope: Scope, kind: Route.Kind,
+        flags: UInt32 = 0
+    ) {
+        append(family)
+        append(UInt8(destinationLength))
+        append(UInt8(0))  // source length
+        append(UInt8(0))  // TOS
+        append(UInt8(exactly: table) ?? 0)  // a larger number stands in its attribute alone
+        append(origin)
+        append(scope.rawValue)
+        append(kind.rawValue)
+        append(flags)
+    }
+
+    /// Appends a `struct rtmsg` and its attributes.
+    fileprivate mutating func appendRoute(_ route: Route) {
+        appendRoute(
+            family: route.destination.address.family, destinationLength: route.destination.length,
+            table: route.table, origin: route.origin, scope: route.scope, kind: route.kind)
+        if route.destination.length > 0 {
+            attribute(RouteAttribute.destination, route.destination.address.wireBytes)
+        }
+        if UInt8(exactly: route.table) == nil { attribute(RouteAttribute.table, route.table) }
+        if route.metric != 0 { attribute(RouteAttribute.priority, route.metric) }
+        if let index = route.interfaceIndex {
+            attribute(RouteAttribute.outputInterface, UInt32(bitPattern: index))
+        }
+        if let gateway = route.gateway { attribute(RouteAttribute.gateway, gateway.wireBytes) }
+        if let source = route.preferredSource { attribute(RouteAttribute.preferredSource, source.wireBytes) }
+        if let mtu = route.mtu {
+            nested(RouteAttribute.metrics) { $0.attribute(RouteAttribute.Metric.mtu, UInt32(mtu)) }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+import CLinux
+import Glibc
+
+/// A change that the kernel told of.
+public enum NetworkChange: Sendable, Hashable {
+    /// An interface is new or changed.
+    case link(Link)
+    /// An interface is gone.
+    case linkRemoved(Link)
+    /// An address is new or changed.
+    case address(InterfaceAddress)
+    /// An address is gone.
+    case addressRemoved(InterfaceAddress)
+    /// A route is new or changed.
+    case route(Route)
+    /// A route is gone. The kernel does not tell of routes that go because their interface goes down.
+    case routeRemoved(Route)
+    /// Changes were lost, the kernel's or the reader's queue being full: read everything again.
+    case unknown
+
+    /// Decodes a notification; nil for one that is about something else.
+    init?(_ message: Message) {
+        let change: NetworkChange?
+        switch message.type {
+        case .newLink: change = Link(message).map { .link($0) }
+        case .deleteLink: change = Link(message).map { .linkRemoved($0) }
+        case .newAddress: change = InterfaceAddress(message).map { .address($0) }
+        case .deleteAddress: change = InterfaceAddress(message).map { .addressRemoved($0) }
+        case .newRoute: change = Route(message).map { .route($0) }
+        case .deleteRoute: change = Route(message).map { .routeRemoved($0) }
+        default: change = nil
+        }
+        guard let change else { return nil }
+        self = change
+    }
+}
+
+/// Tells of changes to the interfaces, addresses and routes of the network namespace in which it was made.
+///
+/// A thread of its own waits for the kernel; it ends, and the stream with it, when the monitor or the stream's
+/// reader goes away.
+public final class RouteMonitor: Sendable {
+    /// How many changes wait for the reader; of more, the oldest are lost and `NetworkChange.unknown` follows.
+    public static let queueLimit = 256
+
+    /// The changes, for one reader. Ends where the socket fails, after an `unknown`.
+    public let changes: AsyncStream<NetworkChange>
+
+    private let wake: Wake
+
+    /// Starts to listen, in the network namespace of the calling thread: every change from here on is told.
+    public init() throws(NetlinkError) {
+        let operation = "listen to network changes"
+        let socket = try NetlinkDescriptor(
+            groups: [
+                RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE,
+                RTNLGRP_IPV6_ROUTE,
+            ].map(\.rawValue), operation: operation)
+        let wake = try Wake(operation: operation)
+        let (changes, continuation) = AsyncStream.makeStream(
+            of: NetworkChange.self, bufferingPolicy: .bufferingNewest(RouteMonitor.queueLimit))
+        continuation.onTermination = { _ in wake.signal() }
+        self.changes = changes
+        self.wake = wake
+        try Listener.start(socket: socket, wake: wake, continuation: continuation, operation: operation)
+    }
+
+    deinit { wake.signal() }
+}
+
+/// An eventfd that tells the listener's thread to end.
+private final class Wake: Sendable {
+    let descriptor: Int32
+
+    init(operation: String) throws(NetlinkError) {
+        descriptor = eventfd(0, Int32(EFD_CLOEXEC))
+        guard descriptor >= 0 else { throw NetlinkError(operation: operation, code: errno) }
+    }
+
+    deinit { close(descriptor) }
+
+    func signal() { eventfd_write(descriptor, 1) }
+}
+
+/// What the listener's thread owns.
+private final class Listener {
+    private let socket: NetlinkDescriptor
+    private let wake: Wake
+    private let continuation: AsyncStream<NetworkChange>.Continuation
+
+    private init(
+        socket: consuming NetlinkDescriptor, wake: Wake, continuation: AsyncStream<NetworkChange>.Continuation
+    ) {
+        self.socket = socket
+        self.wake = wake
+        self.continuation = continuation
+    }
+
+    /// Starts the thread.
+    static func start(
+        socket: consuming NetlinkDescriptor, wake: Wake,
+        continuation: AsyncStream<NetworkChange>.Continuation,
+        operation: String
+    ) throws(NetlinkError) {
+        let listener = Unmanaged.passRetained(
+            Listener(socket: socket, wake: wake, continuation: continuation))
+        var thread = pthread_t()
+        let code = pthread_create(
+            &thread, nil,
+            { argument in
+                Unmanaged<Listener>.fromOpaque(argument!).takeRetainedValue().run()
+                return nil
+            }, listener.toOpaque())
+        guard code == 0 else {
+            listener.release()
+            throw NetlinkError(operation: operation, code: code)
+        }
+        pthread_detach(thread)
+    }
+
+    private func run() {
+        while true {
+            var waits = [
+                pollfd(fd: socket.number, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: wake.descriptor, events: Int16(POLLIN), revents: 0),
+            ]
+            guard poll(&waits, nfds_t(waits.count), -1) >= 0 else {
+                if errno == EINTR { continue }
+                break
+            }
+            if waits[1].revents != 0 { break }
+            do {
+                let messages = Message.all(in: try socket.receive(operation: "read network changes"))
+                guard let messages else {
+                    tell(.unknown)
+                    continue
+                }
+                messages.lazy.compactMap { NetworkChange($0) }.forEach(tell)
+            } catch {
+                tell(.unknown)
+                // ENOBUFS: the kernel dropped notifications because this thread was late. EMSGSIZE: one was too
+                // large. ETIMEDOUT: what there was to read came from another process. The socket still works.
+                guard [ENOBUFS, EMSGSIZE, ETIMEDOUT].contains(error.code) else { break }
+            }
+        }
+        continuation.finish()
+    }
+
+    private func tell(_ change: NetworkChange) {
+        if case .dropped = continuation.yield(change) { continuation.yield(.unknown) }
+    }
+}

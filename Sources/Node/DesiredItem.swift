@@ -1,0 +1,52 @@
+import Netlink
+
+/// One thing that this node wants to be so: an address, a route, a rule set. `NodeNetwork` compares it with what
+/// the kernel says, and restores it whenever they differ.
+///
+/// The calls may block for milliseconds (netlink, files, a child process): `NodeNetwork` makes them on a thread of
+/// its own, one at a time.
+public protocol DesiredItem: Sendable {
+    /// What log lines call it, the same for as long as it is the same thing: `route 10.66.0.0/16 dev flannel0`.
+    var name: String { get }
+
+    /// Whether the daemon cannot do its work without it. What is not essential is logged where it fails.
+    var isEssential: Bool { get }
+
+    /// Whether netlink says nothing of its changes, and looking at it costs milliseconds: looked at by the resync
+    /// alone.
+    var needsResync: Bool { get }
+
+    /// Says how the machine differs from what is wanted; nil where it does not.
+    func deviation(in state: NetworkState) throws -> String?
+
+    /// Makes it so. Called after `deviation` said that something differs, with the same state.
+    func restore(in state: NetworkState, using socket: RouteSocket) throws
+
+    /// Takes it away. Called when it is no longer wanted.
+    func withdraw(using socket: RouteSocket) throws
+}
+
+extension DesiredItem {
+    /// Yes.
+    public var isEssential: Bool { true }
+
+    /// No.
+    public var needsResync: Bool { false }
+
+    /// Does nothing: right for what goes with its device.
+    public func withdraw(using socket: RouteSocket) {}
+}
+
+/// The device that an item belongs to is not there.
+public struct DeviceMissingError: Error, Hashable, CustomStringConvertible {
+    /// The device's name.
+    public let interfaceName: String
+    /// The message to the operator.
+    public var description: String { "there is no device \(interfaceName): it was deleted, or not made yet" }
+}
+
+/// A machine setting that is not as the node needs it; the description says what to do.
+public struct SystemSettingError: Error, Hashable, CustomStringConvertible {
+    /// The message to the operator.
+    public let description: String
+}

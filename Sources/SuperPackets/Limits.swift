@@ -1,0 +1,16 @@
+/// The limits of super-packets, with their arithmetic.
+public enum SuperPacketLimits {
+    /// Bytes of payload of the largest UDP datagram over IPv4: 65,535 - 20 (IPv4) - 8 (UDP). The kernel holds a
+    /// whole `UDP_SEGMENT` send to it.
+    public static let sendBytes = 65_507
+    /// Segments of one `UDP_SEGMENT` send: `UDP_MAX_SEGMENTS` in include/linux/udp.h, 128 since Linux 6.9, 64
+    /// before.
+    public static let sendSegments = 128
+    /// Bytes of a merged packet: what the total length of an IPv4 header can say.
+    public static let mergedBytes = 65_535
+    /// Packets merged into one: as many as one receive with `UDP_GRO` can hold, so that a full one needs no
+    /// second write. With the virtio-net header that is 129 vectors, of 1,024 that a write may have (`UIO_MAXIOV`).
+    public static let mergedPackets = 128
+    /// Slots of a coalescer, which names them in 16 bits.
+    public static let slots = 4_096
+}

@@ -1,0 +1,169 @@
+/// What is known of a running node at one moment: what `twilld status` shows, as JSON what it prints with
+/// `--json`. Members may be added in later releases; none changes its meaning.
+public struct NodeStatus: Codable, Sendable, Equatable {
+    /// The release of the daemon.
+    public var version: String
+    /// The daemon's process.
+    public var processIdentifier: Int32
+    /// Seconds since the daemon was started.
+    public var uptimeSeconds: Double
+    /// Whether the lease, the device, the routes and `subnet.env` are in place.
+    public var isReady: Bool
+    /// What the daemon does or waits for, one sentence.
+    public var state: String
+    /// The store of leases.
+    public var store: Store
+    /// The interface below the tunnel; nil before it was chosen.
+    public var underlay: Underlay?
+    /// The tunnel; nil before it stands.
+    public var tunnel: Tunnel?
+    /// This node's lease; nil before it has one.
+    public var lease: Lease?
+    /// The other nodes, ordered by subnet.
+    public var peers: [Peer]
+    /// Entries of the store that are no peers.
+    public var skipped: [Skipped]
+    /// What an operator should know and do, one sentence each.
+    public var problems: [String]
+    /// Everything that the data plane counted.
+    public var counters: [CounterValue]
+
+    /// Makes a status without peers, counters or problems.
+    public init(
+        version: String, processIdentifier: Int32, uptimeSeconds: Double, isReady: Bool, state: String,
+        store: Store
+    ) {
+        self.version = version
+        self.processIdentifier = processIdentifier
+        self.uptimeSeconds = uptimeSeconds
+        self.isReady = isReady
+        self.state = state
+        self.store = store
+        peers = []
+        skipped = []
+        problems = []
+        counters = []
+    }
+
+    /// Where the leases are kept.
+    public struct Store: Codable, Sendable, Equatable {
+        /// The kind and the place: `etcd http://10.0.0.1:2379 /coreos.com/network`.
+        public var name: String
+        /// Whether the last request succeeded and changes are being followed.
+        public var isConnected: Bool
+        /// How often the connection was lost and found again.
+        public var reconnects: UInt64
+
+        /// Makes a store's state.
+        public init(name: String, isConnected: Bool, reconnects: UInt64) {
+            self.name = name
+            self.isConnected = isConnected
+            self.reconnects = reconnects
+        }
+    }
+
+    /// The interface that carries the tunnel's datagrams.
+    public struct Underlay: Codable, Sendable, Equatable {
+        /// The interface's name.
+        public var interface: String
+        /// The address that the socket is bound to.
+        public var address: String
+        /// Where the others send to: address and port.
+        public var endpoint: String
+        /// Bytes.
+        public var mtu: Int
+
+        /// Makes an underlay.
+        public init(interface: String, address: String, endpoint: String, mtu: Int) {
+            self.interface = interface
+            self.address = address
+            self.endpoint = endpoint
+            self.mtu = mtu
+        }
+    }
+
+    /// The device that pods' packets go through.
+    public struct Tunnel: Codable, Sendable, Equatable {
+        /// The device's name.
+        public var interface: String
+        /// The prefix that is routed to it.
+        public var network: String
+        /// Bytes.
+        public var mtu: Int
+
+        /// Makes a tunnel.
+        public init(interface: String, network: String, mtu: Int) {
+            self.interface = interface
+            self.network = network
+            self.mtu = mtu
+        }
+    }
+
+    /// This node's lease.
+    public struct Lease: Codable, Sendable, Equatable {
+        /// This node's subnet.
+        public var subnet: String
+        /// Whether it never expires.
+        public var isReservation: Bool
+        /// Seconds since it was acquired, or found at the start.
+        public var ageSeconds: Double
+        /// Seconds until it ends unless renewed; nil for a reservation.
+        public var expirySeconds: Double?
+
+        /// Makes a lease.
+        public init(subnet: String, isReservation: Bool, ageSeconds: Double, expirySeconds: Double?) {
+            self.subnet = subnet
+            self.isReservation = isReservation
+            self.ageSeconds = ageSeconds
+            self.expirySeconds = expirySeconds
+        }
+    }
+
+    /// Another node.
+    public struct Peer: Codable, Sendable, Equatable {
+        /// The subnet behind it.
+        public var subnet: String
+        /// Where its packets are sent.
+        public var endpoint: String
+
+        /// Makes a peer.
+        public init(subnet: String, endpoint: String) {
+            self.subnet = subnet
+            self.endpoint = endpoint
+        }
+    }
+
+    /// An entry of the store that no packet is sent to.
+    public struct Skipped: Codable, Sendable, Equatable {
+        /// Its key.
+        public var key: String
+        /// Why, one sentence.
+        public var reason: String
+
+        /// Makes a skipped entry.
+        public init(key: String, reason: String) {
+            self.key = key
+            self.reason = reason
+        }
+    }
+
+    /// One counter of the data plane.
+    public struct CounterValue: Codable, Sendable, Equatable {
+        /// As in `/metrics` and in what SIGUSR1 prints.
+        public var name: String
+        /// Since the data plane was started.
+        public var value: UInt64
+        /// What was counted and, for a drop, what to do about it.
+        public var meaning: String
+        /// Whether it counts packets that were lost.
+        public var isDrop: Bool
+
+        /// Makes a value.
+        public init(name: String, value: UInt64, meaning: String, isDrop: Bool) {
+            self.name = name
+            self.value = value
+            self.meaning = meaning
+            self.isDrop = isDrop
+        }
+    }
+}

@@ -1,0 +1,153 @@
+// How it works. A TUN device is opened by name through /dev/net/tun; each open of the same name is one more queue
+// where the device is multi-queue. Reads and writes carry a 10-byte virtio_net_hdr before the IP packet
+// (IFF_VNET_HDR), which is how super-packets and unfinished checksums cross. The descriptor stays in blocking
+// mode: io_uring answers EAGAIN instead of waiting where a descriptor is non-blocking, so "do not wait" is said
+// with each operation.
+
+import CLinux
+import Glibc
+
+/// Offloads of a TUN device: what it may hand over unfinished.
+public struct TunnelOffloads: OptionSet, Sendable {
+    /// The `TUN_F_*` bits of linux/if_tun.h.
+    public let rawValue: UInt32
+    /// Makes a set from `TUN_F_*` bits.
+    public init(rawValue: UInt32) { self.rawValue = rawValue }
+
+    /// Unfinished TCP and UDP checksums; the others need it.
+    public static let checksum = TunnelOffloads(rawValue: UInt32(TUN_F_CSUM))
+    /// TCP super-packets over IPv4.
+    public static let tcp4 = TunnelOffloads(rawValue: UInt32(TUN_F_TSO4))
+    /// TCP super-packets over IPv6.
+    public static let tcp6 = TunnelOffloads(rawValue: UInt32(TUN_F_TSO6))
+    /// TCP super-packets whose first segment carries CWR.
+    public static let tcpECN = TunnelOffloads(rawValue: UInt32(TUN_F_TSO_ECN))
+    /// UDP super-packets, IPv4 and IPv6: the kernel takes both or none (drivers/net/tun.c, since 6.2).
+    public static let udp: TunnelOffloads = [TunnelOffloads(rawValue: 0x20), TunnelOffloads(rawValue: 0x40)]
+
+    /// All that twill knows.
+    public static let all: TunnelOffloads = [.checksum, .tcp4, .tcp6, .tcpECN, .udp]
+}
+
+/// One queue of a TUN device.
+public struct TunnelQueue: Sendable {
+    /// The queue's descriptor; the owner closes it.
+    public let descriptor: Int32
+}
+
+/// Why a TUN device could not be made.
+public struct TunnelError: Error, CustomStringConvertible, Equatable {
+    /// What was tried, on what.
+    public let action: String
+    /// The kernel's error number.
+    public let errorNumber: Int32
+
+    /// What happened, to what, and what to do about it.
+    public var description: String {
+        let reason = String(cString: strerror(errorNumber))
+        let advice: String =
+            switch errorNumber {
+            case EPERM, EACCES: "; run as root, or with CAP_NET_ADMIN"
+            case ENOENT, ENODEV, ENXIO:
+                "; load the tun module (modprobe tun) and see that /dev/net/tun exists"
+            case EBUSY: "; another process holds that name"
+            case EINVAL: "; the name is taken by a device of another kind, or the kernel lacks a flag"
+            default: ""
+            }
+        return "cannot \(action): \(reason)\(advice)"
+    }
+}
+
+/// A TUN device of one or several queues, gone once all its queues are closed.
+public struct TunnelDevice: Sendable {
+    /// The device's name, at most 15 bytes.
+    public let name: String
+    /// The kernel's interface index.
+    public let index: UInt32
+    /// One queue for each worker.
+    public let queues: [TunnelQueue]
+    /// The offloads that the kernel accepted.
+    public let offloads: TunnelOffloads
+
+    /// The longest name: IFNAMSIZ (linux/if.h) less the terminating zero.
+    public static let nameLimitBytes = 15
+    /// The bytes of `virtio_net_hdr` before each packet.
+    public static let virtioHeaderLength = 10
+
+    /// Opens a device of `queueCount` queues.
+    ///
+    /// A process that ended with ring requests pending can hold its device for a while: where the name is busy,
+    /// opening is tried again until `patienceMilliseconds` are over.
+    ///
+    /// - Parameters:
+    ///   - name: at most 15 bytes; the device must not exist.
+    ///   - offloads: what to ask for. What the kernel refuses is left out of `offloads`.
+    ///   - busy: called once, the first time that the name is held by somebody else.
+    public static func open(
+        name: String, queueCount: Int, offloads wanted: TunnelOffloads, patienceMilliseconds: Int,
+        busy: () -> Void = {}
+    ) throws(TunnelError) -> TunnelDevice {
+        guard !name.isEmpty, name.utf8.count <= nameLimitBytes else {
+            throw TunnelError(
+                action: "make a TUN device named '\(name)' (1 to \(nameLimitBytes) bytes)",
+                errorNumber: EINVAL)
+        }
+        var waited = 0
+        while true {
+            do throws(TunnelError) {
+                return try open(name: name, queueCount: queueCount, wanted: wanted)
+            } catch {
+                guard error.errorNumber == EBUSY, waited < patienceMilliseconds else { throw error }
+                if waited == 0 { busy() }
+                usleep(20_000)
+                waited += 20
+            }
+        }
+    }
+
+    private static func open(
+        name: String, queueCount: Int, wanted: TunnelOffloads
+    ) throws(TunnelError) -> TunnelDevice {
+        var queues: [TunnelQueue] = []
+        func fail(_ action: String) -> TunnelError {
+            let error = TunnelError(action: action, errorNumber: errno)
+            for queue in queues { Glibc.close(queue.descriptor) }
+            return error
+        }
+        var offloads = TunnelOffloads()
+        for _ in 0..<queueCount {
+            let descriptor = Glibc.open("/dev/net/tun", O_RDWR | O_CLOEXEC)
+            guard descriptor >= 0 else { throw fail("open /dev/net/tun") }
+            queues.append(TunnelQueue(descriptor: descriptor))
+            let multiQueue = queueCount > 1
+            guard twill_tun_attach(descriptor, name, multiQueue ? 1 : 0) == 0 else {
+                throw fail("make the TUN device \(name)")
+            }
+            var headerLength = Int32(virtioHeaderLength)
+            guard twill_tun_set_vnet_header(descriptor, &headerLength) == 0 else {
+                throw fail("set the virtio header of \(name)")
+            }
+            offloads = accepted(wanted, descriptor)
+        }
+        let index = if_nametoindex(name)
+        guard index != 0 else { throw fail("find the new TUN device \(name)") }
+        return TunnelDevice(name: name, index: index, queues: queues, offloads: offloads)
+    }
+
+    /// Sets the largest wanted set that the kernel takes.
+    private static func accepted(_ wanted: TunnelOffloads, _ descriptor: Int32) -> TunnelOffloads {
+        let candidates: [TunnelOffloads] = [
+            wanted, wanted.subtracting(.udp), wanted.subtracting([.udp, .tcpECN]),
+            wanted.intersection(.checksum),
+        ]
+        for candidate in candidates where twill_tun_set_offload(descriptor, candidate.rawValue) == 0 {
+            return candidate
+        }
+        return []
+    }
+
+    /// Closes all queues; the device goes with the last one.
+    public func close() {
+        for queue in queues { Glibc.close(queue.descriptor) }
+    }
+}

@@ -1,0 +1,319 @@
+// How it works. The data plane opens the TUN device and the sockets, then starts one pinned thread for each worker.
+// Each thread allocates its own memory (so that it lies on its own NUMA node), makes its ring and tells whether that
+// worked; no packet moves before all have. From there on the two sides share three things: the forwarding
+// publication, the counters, and an eventfd for each worker that asks it for a round.
+
+import Addresses
+import CLinux
+import Counters
+import Engines
+import Forwarding
+import Glibc
+import Synchronization
+import Tunnel
+
+/// What the data plane needs to know at its start.
+public struct DataPlaneConfiguration: Sendable {
+    /// The TUN device's name, at most 15 bytes.
+    public var tunnelName: String
+    /// The underlay address and UDP port to bind.
+    public var underlay: Endpoint
+    /// The TUN device's MTU, bytes; the control side sets it on the device.
+    public var mtu: Int
+    /// The TUN device's own address: the first of this node's subnet.
+    public var tunnelAddress: IPv4Address
+    /// The same for IPv6; nil where the network has none.
+    public var tunnelAddressIPv6: IPv6Address?
+    /// Whether inner sources outside the peer's subnet are let in.
+    public var acceptsAnySource: Bool
+    /// How it is tuned.
+    public var tuning: Tuning
+
+    /// Makes a configuration.
+    public init(
+        tunnelName: String, underlay: Endpoint, mtu: Int, tunnelAddress: IPv4Address,
+        tunnelAddressIPv6: IPv6Address? = nil, acceptsAnySource: Bool = false, tuning: Tuning = Tuning()
+    ) {
+        self.tunnelName = tunnelName
+        self.underlay = underlay
+        self.mtu = mtu
+        self.tunnelAddress = tunnelAddress
+        self.tunnelAddressIPv6 = tunnelAddressIPv6
+        self.acceptsAnySource = acceptsAnySource
+        self.tuning = tuning
+    }
+}
+
+/// Why the data plane could not be started.
+public enum DataPlaneError: Error, CustomStringConvertible {
+    /// The TUN device.
+    case tunnel(TunnelError)
+    /// A socket.
+    case socket(UnderlaySocketError)
+    /// The engine.
+    case engine(String)
+    /// Memory, a thread, an eventfd: what was tried, and the kernel's error number.
+    case resource(String, errorNumber: Int32)
+
+    /// What happened, to what, and what to do about it.
+    public var description: String {
+        switch self {
+        case .tunnel(let error): error.description
+        case .socket(let error): error.description
+        case .engine(let text): text
+        case .resource(let action, let errorNumber):
+            "cannot \(action): \(String(cString: strerror(errorNumber)))"
+        }
+    }
+}
+
+/// The part of the daemon that moves packets.
+public final class DataPlane: Sendable {
+    /// The TUN device.
+    public let tunnel: TunnelDevice
+    /// What the underlay sockets can do.
+    public let underlayOffloads: UnderlayOffloads
+    /// The sockets' receive buffer in bytes, as granted.
+    public let receiveBufferBytes: Int
+
+    /// The engine in use: `uring` or `mmsg`.
+    public let engine: EngineChoice
+    /// Why io_uring is not used although nobody said so; nil where it is.
+    public let uringRefusal: UringError?
+
+    private let configuration: DataPlaneConfiguration
+    private let publication: ForwardingPublication
+    private let sockets: [UnderlaySocket]
+    private let wakes: [Int32]
+    private let blocks: [CounterBlock]
+    private let stopping = Atomic<Bool>(false)
+    private let threads = Mutex<[pthread_t]>([])
+    private let failure = Atomic<Int32>(0)
+
+    /// Opens the TUN device and the sockets.
+    ///
+    /// - Parameter busy: called once where the TUN name is still held by a process that has just ended.
+    public init(_ configuration: DataPlaneConfiguration, busy: () -> Void = {}) throws(DataPlaneError) {
+        let tuning = configuration.tuning
+        let workers = tuning.workerCount
+        uringRefusal = tuning.engine == .automatic ? UringProbe.refusal() : nil
+        engine = tuning.engine == .mmsg || uringRefusal != nil ? .mmsg : .uring
+        var sockets: [UnderlaySocket] = []
+        var wakes: [Int32] = []
+        func closeAll() {
+            for socket in sockets { socket.close() }
+            for wake in wakes { Glibc.close(wake) }
+        }
+        do throws(UnderlaySocketError) {
+            for _ in 0..<workers {
+                sockets.append(
+                    try UnderlaySocket.open(
+                        configuration.underlay, sharesPort: workers > 1,
+                        bufferBytes: tuning.socketBufferBytes,
+                        segmentation: tuning.usesSegmentation, coalescing: tuning.usesCoalescing))
+            }
+        } catch {
+            closeAll()
+            throw .socket(error)
+        }
+        for _ in 0..<workers {
+            let wake = eventfd(0, Int32(EFD_CLOEXEC))
+            guard wake >= 0 else {
+                closeAll()
+                throw .resource("make an eventfd", errorNumber: errno)
+            }
+            wakes.append(wake)
+        }
+        do throws(TunnelError) {
+            tunnel = try TunnelDevice.open(
+                name: configuration.tunnelName, queueCount: workers, offloads: tuning.tunnelOffloads,
+                patienceMilliseconds: 10_000, busy: busy)
+        } catch {
+            closeAll()
+            throw .tunnel(error)
+        }
+        self.configuration = configuration
+        self.sockets = sockets
+        self.wakes = wakes
+        underlayOffloads = sockets[0].offloads
+        receiveBufferBytes = sockets[0].receiveBufferBytes
+        publication = ForwardingPublication(workers: workers)
+        blocks = (0..<workers).map { _ in CounterBlock.allocate() }
+    }
+
+    deinit {
+        precondition(threads.withLock { $0.isEmpty }, "the data plane is stopped before it ends")
+        for block in blocks { block.deallocate() }
+    }
+
+    /// Starts the workers' threads; returns once all of them are ready to forward.
+    public func start() throws(DataPlaneError) {
+        let start = WorkerStart(count: sockets.count)
+        for index in 0..<sockets.count {
+            let context = Unmanaged.passRetained(WorkerThread(dataPlane: self, index: index, start: start))
+            var thread = pthread_t()
+            let result = pthread_create(
+                &thread, nil,
+                { argument in
+                    let worker = Unmanaged<WorkerThread>.fromOpaque(argument!).takeRetainedValue()
+                    worker.dataPlane.run(worker.index, worker.start)
+                    return nil
+                }, context.toOpaque())
+            guard result == 0 else {
+                context.release()
+                stop()
+                throw .resource("start a worker thread", errorNumber: result)
+            }
+            threads.withLock { $0.append(thread) }
+        }
+        if let error = start.wait() {
+            stop()
+            throw error
+        }
+    }
+
+    /// Replaces the forwarding routes: each worker uses the new ones from its next round on. Returns at once.
+    public func publish(_ routes: ForwardingRoutes) {
+        publication.publish(routes)
+        wakeWorkers()
+    }
+
+    /// Ends the workers and closes the sockets and the TUN device, which is gone when this returns. Takes some
+    /// milliseconds; may be called again.
+    public func stop() {
+        stopping.store(true, ordering: .sequentiallyConsistent)
+        wakeWorkers()
+        let running = threads.withLock { threads in
+            let running = threads
+            threads = []
+            return running
+        }
+        guard !running.isEmpty || !closed.exchange(true, ordering: .sequentiallyConsistent) else { return }
+        for thread in running { pthread_join(thread, nil) }
+        closed.store(true, ordering: .sequentiallyConsistent)
+        for socket in sockets { socket.close() }
+        tunnel.close()
+        for wake in wakes { Glibc.close(wake) }
+    }
+
+    private let closed = Atomic<Bool>(false)
+
+    /// What the workers have counted.
+    public func counters() -> CounterTotals { CounterTotals(blocks) }
+
+    /// What each worker has counted, in the workers' order.
+    public func countersOfWorkers() -> [CounterTotals] { blocks.map { CounterTotals([$0]) } }
+
+    /// The error number that made a worker end by itself; 0 while all is well.
+    public var failureErrorNumber: Int32 { failure.load(ordering: .acquiring) }
+
+    private func wakeWorkers() {
+        guard !closed.load(ordering: .acquiring) else { return }
+        for wake in wakes { eventfd_write(wake, 1) }
+    }
+
+    // MARK: On the worker's thread
+
+    fileprivate func run(_ index: Int, _ start: WorkerStart) {
+        if let cpu = configuration.tuning.cpu(ofWorker: index) { _ = twill_pin_thread(Int32(cpu)) }
+        guard
+            let memory = PacketMemory(
+                tunnelBufferCount: WorkerLimits.tunnelBuffers,
+                datagramBufferCount: WorkerLimits.datagramBuffers,
+                messageCount: WorkerLimits.messages, hugePages: configuration.tuning.usesHugePages)
+        else { return start.ready(.resource("allocate packet buffers", errorNumber: ENOMEM)) }
+        let offloads = sockets[index].offloads
+        let settings = WorkerSettings(
+            mtu: configuration.mtu, tunnelAddress: configuration.tunnelAddress,
+            tunnelAddressIPv6: configuration.tunnelAddressIPv6,
+            acceptsAnySource: configuration.acceptsAnySource,
+            segmentLimit: offloads.segmentation ? offloads.segmentLimit : 1,
+            coalescesTCP: tunnel.offloads.contains(.tcp4), coalescesUDP: tunnel.offloads.contains(.udp),
+            busyPollMicroseconds: configuration.tuning.busyPollMicroseconds)
+        let (tunnel, socket, wake) = (
+            tunnel.queues[index].descriptor, sockets[index].descriptor, wakes[index]
+        )
+        switch engine {
+        case .mmsg:
+            do throws(MmsgError) {
+                let engine = try MmsgEngine(
+                    memory: memory, tunnel: tunnel, socket: socket, wake: wake,
+                    entries: WorkerLimits.ringEntries)
+                start.ready(nil)
+                loop(engine, memory, settings, index)
+            } catch { start.ready(.engine(error.description)) }
+        case .uring, .automatic:
+            do throws(UringError) {
+                let engine = try UringEngine(
+                    memory: memory, tunnel: tunnel, socket: socket, wake: wake,
+                    entries: WorkerLimits.ringEntries)
+                start.ready(nil)
+                loop(engine, memory, settings, index)
+            } catch { start.ready(.engine(error.description)) }
+        }
+        memory.deallocate()
+    }
+
+    private func loop<Engine: PacketEngine & ~Copyable>(
+        _ engine: consuming Engine, _ memory: PacketMemory, _ settings: WorkerSettings, _ index: Int
+    ) {
+        var worker = Worker(
+            engine: engine, memory: memory, settings: settings, counters: blocks[index],
+            reader: publication.reader(index))
+        while !stopping.load(ordering: .relaxed) {
+            let result = worker.round()
+            if result != 0 {
+                failure.store(-result, ordering: .releasing)
+                break
+            }
+        }
+        worker.close()
+    }
+}
+
+/// What a worker's thread is given.
+private final class WorkerThread: Sendable {
+    let dataPlane: DataPlane
+    let index: Int
+    let start: WorkerStart
+
+    init(dataPlane: DataPlane, index: Int, start: WorkerStart) {
+        self.dataPlane = dataPlane
+        self.index = index
+        self.start = start
+    }
+}
+
+/// Where the threads tell that they are ready, and the starter waits for all of them.
+private final class WorkerStart: @unchecked Sendable {
+    private var mutex = pthread_mutex_t()
+    private var changed = pthread_cond_t()
+    private var waiting: Int
+    private var error: DataPlaneError?
+
+    init(count: Int) {
+        waiting = count
+        pthread_mutex_init(&mutex, nil)
+        pthread_cond_init(&changed, nil)
+    }
+
+    deinit {
+        pthread_cond_destroy(&changed)
+        pthread_mutex_destroy(&mutex)
+    }
+
+    func ready(_ failure: DataPlaneError?) {
+        pthread_mutex_lock(&mutex)
+        waiting -= 1
+        if error == nil { error = failure }
+        pthread_cond_signal(&changed)
+        pthread_mutex_unlock(&mutex)
+    }
+
+    func wait() -> DataPlaneError? {
+        pthread_mutex_lock(&mutex)
+        while waiting > 0 { pthread_cond_wait(&changed, &mutex) }
+        pthread_mutex_unlock(&mutex)
+        return error
+    }
+}

@@ -1,0 +1,183 @@
+// The way of a datagram from the underlay to the TUN device, in the order of the steps:
+//
+//   received buffer → known peer? → for each datagram in it: whole IP packet? not too large? for this node? from where
+//        that peer's packets come? → one hop taken → coalesced → written → buffer free
+//
+// What a receive brought is worked off in order of arrival, and waits for the next round where the writes of the last
+// have not ended or the coalescer has no room.
+
+import Addresses
+import CLinux
+import Counters
+import Engines
+import Forwarding
+import Glibc
+import PacketHeaders
+import SuperPackets
+
+extension Worker where Engine: ~Copyable {
+    /// Takes the end of a receive.
+    @inline(__always)
+    mutating func receiveEnded(_ buffer: Int, result: Int) {
+        guard result >= PacketMemory.datagramPayloadOffset else {
+            return engine.provide(buffer)
+        }
+        roundReceives &+= 1
+        counters.add(.receives)
+        let place = (arrivalHead &+ arrivalCount) & (memory.datagramBufferCount &- 1)
+        arrivals[place] = Int32(truncatingIfNeeded: buffer)
+        arrivalCount &+= 1
+    }
+
+    /// Works off the received buffers that the coalescer has room for.
+    @inline(__always)
+    mutating func workOffArrivals() {
+        guard writesPending == 0 else { return }
+        while arrivalCount > 0 {
+            let buffer = Int(arrivals[arrivalHead])
+            let datagrams = ReceivedDatagrams(memory.datagramBuffer(buffer))
+            let count =
+                datagrams.segmentBytes > 0
+                ? (datagrams.length &+ datagrams.segmentBytes &- 1) / datagrams.segmentBytes : 0
+            guard
+                coalescer.slotCount &+ count <= WorkerLimits.writeSlots
+                    || count > WorkerLimits.receivedSegments
+            else { return }
+            arrivalHead = (arrivalHead &+ 1) & (memory.datagramBufferCount &- 1)
+            arrivalCount &-= 1
+            counters.record(.receiveBatch, size: count)
+            if deliver(datagrams, count: count) {
+                heldBuffers[heldCount] = Int32(truncatingIfNeeded: buffer)
+                heldCount &+= 1
+            } else {
+                engine.provide(buffer)
+            }
+        }
+    }
+
+    /// Checks the datagrams of a buffer and gives them to the coalescer. Returns whether any of them went there.
+    @inline(__always)
+    private mutating func deliver(_ datagrams: ReceivedDatagrams, count: Int) -> Bool {
+        counters.add(.datagramsReceived, max(count, 1))
+        counters.add(.bytesReceived, datagrams.length)
+        guard !datagrams.isTruncated, count <= WorkerLimits.receivedSegments else {
+            counters.add(.dropInboundTruncated, max(count, 1))
+            return false
+        }
+        guard count > 0 else {
+            counters.add(.dropInboundTooShort)
+            return false
+        }
+        let outerSource = IPv4Address(bits: datagrams.sourceBits)
+        guard snapshot.peer(at: outerSource) != nil else {
+            counters.add(.dropInboundUnknownPeer, count)
+            return false
+        }
+        let answerTo =
+            UInt64(outerSource.networkBytes) | UInt64(datagrams.sourcePort.bigEndian) << 32
+        var offset = 0
+        var delivered = false
+        while offset < datagrams.length {
+            let length = min(datagrams.segmentBytes, datagrams.length &- offset)
+            let bytes = datagrams.payload + offset
+            offset &+= length
+            if let reason = refusal(bytes, length: length, from: outerSource) {
+                counters.add(reason)
+                continue
+            }
+            let packet = IPPacket(bytes, length: length)
+            guard packet.decrementTimeToLive() else {
+                counters.add(.dropInboundTimeToLive)
+                answerPeer(packet, at: answerTo, .timeExceeded)
+                continue
+            }
+            // There is a slot for each: `workOffArrivals` made sure.
+            _ = coalescer.add(bytes, length: length)
+            counters.add(.packetsDelivered)
+            counters.add(.bytesDelivered, length)
+            delivered = true
+        }
+        return delivered
+    }
+
+    /// Why a datagram is not let in, or nil.
+    @inline(__always)
+    private func refusal(_ bytes: UnsafeMutableRawPointer, length: Int, from outerSource: IPv4Address)
+        -> Counter?
+    {
+        switch IPPacket.flaw(bytes, length: length, verifyingChecksum: true) {
+        case .tooShort: return .dropInboundTooShort
+        case .version: return .dropInboundVersion
+        case .headerLength: return .dropInboundHeaderLength
+        case .totalLength: return .dropInboundTotalLength
+        case .headerChecksum: return .dropInboundHeaderChecksum
+        case nil: break
+        }
+        guard length <= settings.mtu else { return .dropInboundTooLarge }
+        let packet = IPPacket(bytes, length: length)
+        if packet.isIPv4 {
+            guard snapshot.isLocal(packet.destinationIPv4) else { return .dropInboundDestination }
+            guard !settings.acceptsAnySource else { return nil }
+            let source = packet.sourceIPv4
+            // Several peers may share an outer address, so it is the inner source that names the peer.
+            if let peer = snapshot.peer(holding: source), snapshot.endpoint(peer).address == outerSource {
+                return nil
+            }
+            return source == outerSource ? nil : .dropInboundSource
+        }
+        guard snapshot.isLocal(packet.destinationIPv6) else { return .dropInboundDestination }
+        guard !settings.acceptsAnySource else { return nil }
+        if let peer = snapshot.peer(holding: packet.sourceIPv6),
+            snapshot.endpoint(peer).address == outerSource
+        {
+            return nil
+        }
+        return .dropInboundSource
+    }
+
+    /// Closes the coalescer's slots and queues their writes.
+    @inline(__always)
+    mutating func queueWrites() {
+        guard writesPending == 0, coalescer.slotCount > 0 else { return }
+        coalescer.close()
+        let count = coalescer.slotCount
+        var index = 0
+        while index < count {
+            let slot = coalescer.slot(index)
+            engine.write(index, slot.vectors, count: slot.vectorCount)
+            counters.record(.writeBatch, size: slot.packetCount)
+            if slot.packetCount > 1 {
+                counters.add(.superPacketsWritten)
+                counters.add(.segmentsCoalesced, slot.packetCount)
+            }
+            index &+= 1
+        }
+        counters.add(.tunnelWrites, count)
+        writesPending = count
+        queuedInline &+= count
+    }
+
+    /// Takes the end of a write.
+    @inline(__always)
+    mutating func writeEnded(_ index: Int, result: Int) {
+        guard index < WorkerLimits.writeSlots else {
+            return replies.release(index &- WorkerLimits.writeSlots)
+        }
+        if result < 0 { writeFailed(coalescer.slot(index).packetCount, result: result) }
+        writesPending &-= 1
+        guard writesPending == 0 else { return }
+        coalescer.reset()
+        while heldCount > 0 {
+            heldCount &-= 1
+            engine.provide(Int(heldBuffers[heldCount]))
+        }
+    }
+
+    private mutating func writeFailed(_ packets: Int, result: Int) {
+        switch Int32(truncatingIfNeeded: -result) {
+        case EIO, ENETDOWN, EBADFD: counters.add(.dropInboundTunnelDown, packets)
+        case EAGAIN, ENOBUFS, ENOMEM: counters.add(.dropInboundTunnelFull, packets)
+        default: counters.add(.dropInboundError, packets)
+        }
+    }
+}

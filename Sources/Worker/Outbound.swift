@@ -1,0 +1,263 @@
+// The way of a packet from the TUN device to the underlay, in the order of the steps:
+//
+//   read → whole IP packet? → which peer? → one hop taken → checksum completed, or super-packet segmented
+//        → joined to the open message of that peer → sealed → sent → buffer free
+//
+// A packet that goes nowhere is answered with an ICMP error, written back into the TUN device.
+
+import Addresses
+import CLinux
+import Counters
+import Engines
+import Forwarding
+import Glibc
+import PacketHeaders
+import SuperPackets
+
+extension Worker where Engine: ~Copyable {
+    /// Forwards what was read into a tunnel buffer, and gives the buffer back where nothing came of it.
+    @inline(__always)
+    mutating func forward(_ buffer: Int, length: Int) {
+        let start = memory.tunnelBuffer(buffer)
+        let bytes = start + PacketMemory.tunnelPacketOffset
+        let packetLength = length &- (PacketMemory.tunnelPacketOffset &- PacketMemory.virtioHeaderOffset)
+        counters.add(.tunnelReads)
+        counters.add(.tunnelBytes, max(packetLength, 0))
+        guard packetLength > 0, IPPacket.flaw(bytes, length: packetLength, verifyingChecksum: false) == nil
+        else {
+            return drop(buffer, .dropOutboundMalformed)
+        }
+        let packet = IPPacket(bytes, length: packetLength)
+        let peer =
+            packet.isIPv4
+            ? snapshot.peer(holding: packet.destinationIPv4) : snapshot.peer(holding: packet.destinationIPv6)
+        guard let peer else {
+            answer(packet, .noRoute)
+            return drop(buffer, .dropOutboundNoRoute)
+        }
+        guard packet.decrementTimeToLive() else {
+            answer(packet, .timeExceeded)
+            return drop(buffer, .dropOutboundTimeToLive)
+        }
+        let endpoint = snapshot.endpoint(peer)
+        let destination = UInt64(endpoint.address.networkBytes) | UInt64(endpoint.port.bigEndian) << 32
+        let header = (start + PacketMemory.virtioHeaderOffset).loadUnaligned(as: virtio_net_hdr.self)
+        switch OffloadedPacket.examine(header: header, packet: bytes, length: packetLength) {
+        case .whole: append(packet, in: buffer, to: destination)
+        case .superPacket(let plan): segment(plan, bytes, in: buffer, to: destination)
+        case .refused: drop(buffer, .dropOutboundSuperPacket)
+        }
+    }
+
+    @inline(__always)
+    private mutating func drop(_ buffer: Int, _ reason: Counter) {
+        counters.add(reason)
+        messages.giveBackBuffer(buffer)
+    }
+
+    /// Joins a packet to the open message of its destination, or opens one.
+    @inline(__always)
+    private mutating func append(_ packet: IPPacket, in buffer: Int, to destination: UInt64) {
+        if let message = messages.openMessage(for: destination) {
+            let entry = messages.entries[message]
+            if entry.vectorsPerSegment == 1, packet.length <= entry.segmentBytes,
+                entry.byteCount &+ packet.length <= SuperPacketLimits.sendBytes
+            {
+                messages.append(packet.bytes, length: packet.length, in: buffer, to: message)
+                // Only the last segment may be shorter, and the kernel takes no more than its limit.
+                if packet.length < entry.segmentBytes || entry.segmentCount &+ 1 == segmentLimit {
+                    messages.seal(message)
+                }
+                return
+            }
+            messages.seal(message)
+        }
+        guard let message = messages.take(destination: destination) else {
+            return drop(buffer, .dropOutboundNoBuffer)
+        }
+        messages.append(packet.bytes, length: packet.length, in: buffer, to: message)
+        if segmentLimit > 1 { messages.markOpen(message) } else { messages.sealFilled(message) }
+    }
+
+    /// Joins the segments of a super-packet to the open message of its destination where they continue it (those of
+    /// the super-packet before, of the same size), and opens as many more as they need. So sends are full wherever
+    /// super-packets end: 44 segments of a full-sized one, and its last two with the next one's first 42.
+    @inline(__always)
+    private mutating func segment(
+        _ plan: SegmentPlan, _ packet: UnsafeMutableRawPointer, in buffer: Int, to destination: UInt64
+    ) {
+        roundSuperPackets &+= 1
+        counters.add(.superPacketsRead)
+        counters.add(.segmentsSent, plan.segmentCount)
+        let segmentBytes = plan.headerBytes &+ plan.segmentPayloadBytes
+        let lastIsShort = plan.lastPayloadBytes < plan.segmentPayloadBytes
+        var next = 0
+        while next < plan.segmentCount {
+            var message = messages.openMessage(for: destination) ?? -1
+            if message >= 0,
+                messages.entries[message].vectorsPerSegment != 2
+                    || messages.entries[message].segmentBytes != segmentBytes
+            {
+                messages.seal(message)
+                message = -1
+            }
+            if message < 0 {
+                guard let new = messages.take(destination: destination) else {
+                    counters.add(.dropOutboundNoBuffer, plan.segmentCount &- next)
+                    if next == 0 { messages.giveBackBuffer(buffer) }
+                    return
+                }
+                message = new
+                messages.markOpen(message)
+            }
+            let entry = messages.entries[message]
+            let room = min(
+                segmentLimit &- entry.segmentCount,
+                (SuperPacketLimits.sendBytes &- entry.byteCount) / segmentBytes)
+            let end = min(next &+ room, plan.segmentCount)
+            messages.append(next..<end, of: plan, packet: packet, in: buffer, to: message)
+            next = end
+            let after = messages.entries[message]
+            if after.segmentCount == segmentLimit
+                || after.byteCount &+ segmentBytes > SuperPacketLimits.sendBytes
+                || (next == plan.segmentCount && lastIsShort)
+            {
+                messages.seal(message)
+            }
+        }
+    }
+
+    /// Queues all sealed messages.
+    @inline(__always)
+    mutating func queueSends() {
+        var place = 0
+        while place < messages.sealedCount {
+            let message = Int(messages.sealed[place])
+            engine.send(message)
+            counters.add(.sends)
+            counters.record(.sendBatch, size: messages.entries[message].segmentCount)
+            place &+= 1
+        }
+        queuedInline &+= messages.sealedCount
+        messages.clearSealed()
+    }
+
+    /// Takes the end of a send.
+    @inline(__always)
+    mutating func sendEnded(_ message: Int, result: Int) {
+        let entry = messages.entries[message]
+        if result >= 0 {
+            counters.add(.packetsSent, entry.segmentCount)
+            counters.add(.bytesSent, entry.byteCount)
+        } else if entry.segmentCount > 1, segmentationFailed(result) {
+            return replay(message)
+        } else {
+            sendFailed(message, result: result)
+        }
+        if entry.replayed >= 0 { replayEnded(of: entry.replayed, succeeded: result >= 0) }
+        messages.release(message)
+    }
+
+    private mutating func sendFailed(_ message: Int, result: Int) {
+        let count = messages.entries[message].segmentCount
+        switch Int32(truncatingIfNeeded: -result) {
+        case EAGAIN, ENOBUFS, ENOMEM: counters.add(.dropOutboundUnderlayFull, count)
+        case EMSGSIZE: counters.add(.dropOutboundTooLarge, count)
+        case EHOSTUNREACH, ENETUNREACH, ENETDOWN, EHOSTDOWN: counters.add(.dropOutboundUnreachable, count)
+        default: counters.add(.dropOutboundError, count)
+        }
+    }
+
+    // MARK: Segmentation that a path does not take
+
+    /// Whether an error can mean that the path's device takes no segmentation (EIO: no checksum offload, up to 6.10;
+    /// EINVAL: segment larger than the path's MTU, or short tails in some releases; EMSGSIZE: too many fragments).
+    private func segmentationFailed(_ result: Int) -> Bool {
+        result == -Int(EIO) || result == -Int(EINVAL) || result == -Int(EMSGSIZE)
+    }
+
+    /// Sends the segments of a failed message again, one by one; the message keeps its memory until all have ended.
+    private mutating func replay(_ failed: Int) {
+        let destination = messages.entries[failed].destination
+        while messages.entries[failed].nextReplay < messages.entries[failed].segmentCount {
+            guard let message = messages.take(destination: destination) else { break }
+            messages.fill(message, replaying: messages.entries[failed].nextReplay, of: failed)
+            messages.entries[failed].nextReplay &+= 1
+            messages.sealFilled(message)
+            counters.add(.replayedSegments)
+        }
+        if messages.entries[failed].replaysPending == 0 {
+            // Not even one message is free: the rest is lost, and counted.
+            counters.add(
+                .dropOutboundNoBuffer,
+                messages.entries[failed].segmentCount &- messages.entries[failed].nextReplay)
+            messages.release(failed)
+        }
+    }
+
+    private mutating func replayEnded(of failed: Int, succeeded: Bool) {
+        messages.entries[failed].replaysPending &-= 1
+        if succeeded, segmentLimit > 1 {
+            // The same bytes pass one by one: it is segmentation that this path does not take.
+            failedSegmentations &+= 1
+            if failedSegmentations == WorkerLimits.failedSegmentsBeforeFallback {
+                segmentLimit = 1
+                counters.add(.segmentationFallbacks)
+            }
+        }
+        guard messages.entries[failed].replaysPending == 0 else { return }
+        if messages.entries[failed].nextReplay < messages.entries[failed].segmentCount {
+            replay(failed)
+        } else {
+            messages.release(failed)
+        }
+    }
+
+    // MARK: Errors
+
+    /// Writes an ICMP error about a packet from this node's pods back into the TUN device, where the rules and
+    /// the rate limit allow it.
+    mutating func answer(_ packet: IPPacket, _ error: ICMPError) {
+        guard ICMPError.mayAnswer(packet), packet.isIPv4 || settings.tunnelAddressIPv6 != nil,
+            replies.admit(atMilliseconds: coarseMilliseconds()), let slot = replies.take()
+        else { return counters.add(.errorsSuppressed) }
+        let length: Int
+        if packet.isIPv4 {
+            length = error.write(about: packet, from: settings.tunnelAddress, to: replies.message(slot))
+        } else {
+            length = error.write(
+                about: packet, from: settings.tunnelAddressIPv6.unsafelyUnwrapped, to: replies.message(slot))
+        }
+        replies.setLength(length, of: slot)
+        count(error)
+        engine.write(WorkerLimits.writeSlots &+ slot, replies.vectors + slot, count: 1)
+        queuedInline &+= 1
+    }
+
+    /// Sends an ICMP error about a packet that came from a peer back to that peer.
+    mutating func answerPeer(_ packet: IPPacket, at source: UInt64, _ error: ICMPError) {
+        guard ICMPError.mayAnswer(packet), packet.isIPv4 || settings.tunnelAddressIPv6 != nil,
+            replies.admit(atMilliseconds: coarseMilliseconds()),
+            let message = messages.take(destination: source)
+        else { return counters.add(.errorsSuppressed) }
+        let length: Int
+        if packet.isIPv4 {
+            length = error.write(about: packet, from: settings.tunnelAddress, to: messages.arena(message))
+        } else {
+            length = error.write(
+                about: packet, from: settings.tunnelAddressIPv6.unsafelyUnwrapped, to: messages.arena(message)
+            )
+        }
+        messages.fillFromArena(message, length: length)
+        messages.sealFilled(message)
+        count(error)
+    }
+
+    private func count(_ error: ICMPError) {
+        switch error {
+        case .noRoute: counters.add(.unreachablesSent)
+        case .timeExceeded: counters.add(.timeExceededsSent)
+        case .tooLarge: counters.add(.fragmentationNeededsSent)
+        }
+    }
+}

@@ -1,0 +1,290 @@
+// How it works. A message is one send: a destination, up to 128 segments gathered from memory (two vectors each:
+// header and payload of a segment of a super-packet; or one each: a packet read whole), and, where there are two
+// segments or more, the control message that says their size. A message is free, open (more packets for the same
+// peer may join), or sealed (in the order in which it will be queued), or with the engine. The tunnel buffers that
+// it gathers from are kept by counts until its send has ended.
+
+import CLinux
+import Engines
+import Glibc
+import SuperPackets
+
+/// The sends that a worker prepares, and which tunnel buffers they still need.
+struct OutboundMessages: ~Copyable {
+    /// What a message is made of, beside its `msghdr`.
+    struct Entry {
+        var destination: UInt64 = 0
+        /// Bytes of each segment but the last.
+        var segmentBytes = 0
+        var segmentCount = 0
+        var vectorsPerSegment = 1
+        var byteCount = 0
+        var bufferCount = 0
+        var openedInRound = 0
+        /// Where this message sends one segment of another again: that message; else -1.
+        var replayed = -1
+        /// Segments of this message that are being replayed.
+        var replaysPending = 0
+        /// The first segment that has not been replayed yet.
+        var nextReplay = 0
+    }
+
+    static let vectorsPerMessage = 2 * SuperPacketLimits.sendSegments
+    static let arenaBytes = SuperPacketLimits.sendSegments * SegmentPlan.headerStride
+
+    private let memory: PacketMemory
+    let entries: UnsafeMutablePointer<Entry>
+    private let names: UnsafeMutablePointer<sockaddr_in>
+    private let controls: UnsafeMutableRawPointer
+    private let vectors: UnsafeMutablePointer<iovec>
+    private let arenas: UnsafeMutableRawPointer
+    private let buffers: UnsafeMutablePointer<UInt16>
+    private let bufferUses: UnsafeMutablePointer<UInt16>
+    private let free: UnsafeMutablePointer<Int32>
+    private(set) var freeCount: Int
+    private let freeBuffers: UnsafeMutablePointer<Int32>
+    private(set) var freeBufferCount: Int
+    let open: UnsafeMutablePointer<Int32>
+    private(set) var openCount = 0
+    let sealed: UnsafeMutablePointer<Int32>
+    private(set) var sealedCount = 0
+    /// Counts the worker's rounds, to tell what was opened in which.
+    var round = 0
+
+    init(_ memory: PacketMemory) {
+        let count = memory.messageCount
+        self.memory = memory
+        entries = .allocate(capacity: count)
+        entries.initialize(repeating: Entry(), count: count)
+        names = .allocate(capacity: count)
+        names.initialize(repeating: sockaddr_in(), count: count)
+        controls = .allocate(byteCount: count * Int(TWILL_SEGMENT_CONTROL_BYTES), alignment: 8)
+        controls.initializeMemory(
+            as: UInt8.self, repeating: 0, count: count * Int(TWILL_SEGMENT_CONTROL_BYTES))
+        vectors = .allocate(capacity: count * OutboundMessages.vectorsPerMessage)
+        vectors.initialize(repeating: iovec(), count: count * OutboundMessages.vectorsPerMessage)
+        arenas = .allocate(byteCount: count * OutboundMessages.arenaBytes, alignment: 64)
+        arenas.initializeMemory(as: UInt8.self, repeating: 0, count: count * OutboundMessages.arenaBytes)
+        buffers = .allocate(capacity: count * SuperPacketLimits.sendSegments)
+        buffers.initialize(repeating: 0, count: count * SuperPacketLimits.sendSegments)
+        bufferUses = .allocate(capacity: memory.tunnelBufferCount)
+        bufferUses.initialize(repeating: 0, count: memory.tunnelBufferCount)
+        // Both free lists are stacks: what was used last is used next, and still in the cache.
+        free = .allocate(capacity: count)
+        for index in 0..<count { (free + index).initialize(to: Int32(count - 1 - index)) }
+        freeCount = count
+        freeBuffers = .allocate(capacity: memory.tunnelBufferCount)
+        for index in 0..<memory.tunnelBufferCount {
+            (freeBuffers + index).initialize(to: Int32(memory.tunnelBufferCount - 1 - index))
+        }
+        freeBufferCount = memory.tunnelBufferCount
+        open = .allocate(capacity: WorkerLimits.openMessages)
+        open.initialize(repeating: 0, count: WorkerLimits.openMessages)
+        sealed = .allocate(capacity: count)
+        sealed.initialize(repeating: 0, count: count)
+        for index in 0..<count {
+            memory.messages[index].msg_name = UnsafeMutableRawPointer(names + index)
+            memory.messages[index].msg_namelen = socklen_t(MemoryLayout<sockaddr_in>.size)
+            names[index].sin_family = sa_family_t(AF_INET)
+        }
+    }
+
+    deinit {
+        entries.deallocate()
+        names.deallocate()
+        controls.deallocate()
+        vectors.deallocate()
+        arenas.deallocate()
+        buffers.deallocate()
+        bufferUses.deallocate()
+        free.deallocate()
+        freeBuffers.deallocate()
+        open.deallocate()
+        sealed.deallocate()
+    }
+
+    // MARK: Tunnel buffers
+
+    /// Takes a free tunnel buffer; the caller makes sure that there is one.
+    @inline(__always)
+    mutating func takeBuffer() -> Int {
+        freeBufferCount &-= 1
+        return Int(freeBuffers[freeBufferCount])
+    }
+
+    /// Gives a tunnel buffer back that no message needs.
+    @inline(__always)
+    mutating func giveBackBuffer(_ buffer: Int) {
+        freeBuffers[freeBufferCount] = Int32(truncatingIfNeeded: buffer)
+        freeBufferCount &+= 1
+    }
+
+    @inline(__always)
+    private mutating func keep(_ buffer: Int, by message: Int) {
+        let count = entries[message].bufferCount
+        buffers[message &* SuperPacketLimits.sendSegments &+ count] = UInt16(truncatingIfNeeded: buffer)
+        entries[message].bufferCount = count &+ 1
+        bufferUses[buffer] &+= 1
+    }
+
+    // MARK: Messages
+
+    /// Bytes that headers, or an ICMP error, may be written to for a message.
+    @inline(__always)
+    func arena(_ message: Int) -> UnsafeMutableRawPointer { arenas + message &* OutboundMessages.arenaBytes }
+
+    @inline(__always)
+    func vectors(_ message: Int) -> UnsafeMutablePointer<iovec> {
+        vectors + message &* OutboundMessages.vectorsPerMessage
+    }
+
+    /// Takes a free message for a destination: the address's network bytes in the lower 32 bits, the port's in the
+    /// next 16. Nil where none is free.
+    @inline(__always)
+    mutating func take(destination: UInt64) -> Int? {
+        guard freeCount > 0 else { return nil }
+        freeCount &-= 1
+        let message = Int(free[freeCount])
+        entries[message] = Entry()
+        entries[message].destination = destination
+        names[message].sin_addr.s_addr = UInt32(truncatingIfNeeded: destination)
+        names[message].sin_port = UInt16(truncatingIfNeeded: destination >> 32)
+        return message
+    }
+
+    /// The open message for a destination.
+    @inline(__always)
+    func openMessage(for destination: UInt64) -> Int? {
+        var place = openCount
+        while place > 0 {
+            place &-= 1
+            let message = Int(open[place])
+            if entries[message].destination == destination { return message }
+        }
+        return nil
+    }
+
+    /// Opens a message for more packets; the one that has been open longest is sealed where too many are.
+    @inline(__always)
+    mutating func markOpen(_ message: Int) {
+        if openCount == WorkerLimits.openMessages { seal(Int(open[0])) }
+        open[openCount] = Int32(truncatingIfNeeded: message)
+        openCount &+= 1
+        entries[message].openedInRound = round
+    }
+
+    /// Adds a whole packet as one more segment of a message that `takesSegment` said yes for, or that is new.
+    @inline(__always)
+    mutating func append(_ packet: UnsafeMutableRawPointer, length: Int, in buffer: Int, to message: Int) {
+        let count = entries[message].segmentCount
+        if count == 0 { entries[message].segmentBytes = length }
+        vectors(message)[count] = iovec(iov_base: packet, iov_len: length)
+        entries[message].segmentCount = count &+ 1
+        entries[message].byteCount &+= length
+        keep(buffer, by: message)
+    }
+
+    /// Adds some segments of a super-packet to a message that has room for them, or that is new.
+    @inline(__always)
+    mutating func append(
+        _ segments: Range<Int>, of plan: SegmentPlan, packet: UnsafeMutableRawPointer, in buffer: Int,
+        to message: Int
+    ) {
+        let count = entries[message].segmentCount
+        let arena = arena(message) + count &* SegmentPlan.headerStride
+        plan.writeHeaders(of: segments, packet: packet, into: arena)
+        _ = plan.writeVectors(of: segments, packet: packet, arena: arena, into: vectors(message) + count &* 2)
+        if count == 0 {
+            entries[message].vectorsPerSegment = 2
+            entries[message].segmentBytes = plan.headerBytes &+ plan.segmentPayloadBytes
+        }
+        entries[message].segmentCount = count &+ segments.count
+        entries[message].byteCount &+= plan.byteCount(of: segments)
+        keep(buffer, by: message)
+    }
+
+    /// Makes a message of one packet that was written to its arena.
+    @inline(__always)
+    mutating func fillFromArena(_ message: Int, length: Int) {
+        vectors(message)[0] = iovec(iov_base: arena(message), iov_len: length)
+        entries[message].segmentCount = 1
+        entries[message].segmentBytes = length
+        entries[message].byteCount = length
+    }
+
+    /// Makes a message of one segment of a failed one, whose memory it borrows.
+    mutating func fill(_ message: Int, replaying segment: Int, of failed: Int) {
+        let width = entries[failed].vectorsPerSegment
+        var length = 0
+        for index in 0..<width {
+            let vector = vectors(failed)[segment &* width &+ index]
+            vectors(message)[index] = vector
+            length &+= vector.iov_len
+        }
+        entries[message].vectorsPerSegment = width
+        entries[message].segmentCount = 1
+        entries[message].segmentBytes = length
+        entries[message].byteCount = length
+        entries[message].replayed = failed
+        entries[failed].replaysPending &+= 1
+    }
+
+    /// Ends an open message: it will be sent after all that were sealed before it.
+    @inline(__always)
+    mutating func seal(_ message: Int) {
+        var place = 0
+        while place < openCount, Int(open[place]) != message { place &+= 1 }
+        if place < openCount {
+            openCount &-= 1
+            while place < openCount {
+                open[place] = open[place &+ 1]
+                place &+= 1
+            }
+        }
+        sealFilled(message)
+    }
+
+    /// Ends a message that was never open.
+    @inline(__always)
+    mutating func sealFilled(_ message: Int) {
+        let entry = entries[message]
+        memory.messages[message].msg_iov = vectors(message)
+        memory.messages[message].msg_iovlen = entry.segmentCount &* entry.vectorsPerSegment
+        if entry.segmentCount > 1 {
+            let control = controls + message &* Int(TWILL_SEGMENT_CONTROL_BYTES)
+            twill_write_segment_control(control, UInt16(truncatingIfNeeded: entry.segmentBytes))
+            memory.messages[message].msg_control = control
+            memory.messages[message].msg_controllen = Int(TWILL_SEGMENT_CONTROL_BYTES)
+        } else {
+            memory.messages[message].msg_control = nil
+            memory.messages[message].msg_controllen = 0
+        }
+        sealed[sealedCount] = Int32(truncatingIfNeeded: message)
+        sealedCount &+= 1
+    }
+
+    /// Ends the open messages that were opened before a round, the longest open first.
+    @inline(__always)
+    mutating func sealAll(openedBefore round: Int) {
+        while openCount > 0, entries[Int(open[0])].openedInRound < round { seal(Int(open[0])) }
+    }
+
+    /// Forgets the list of sealed messages; the caller has queued them all.
+    @inline(__always)
+    mutating func clearSealed() { sealedCount = 0 }
+
+    /// Frees a message whose send has ended, and the buffers that nobody needs any more.
+    @inline(__always)
+    mutating func release(_ message: Int) {
+        let base = message &* SuperPacketLimits.sendSegments
+        var place = 0
+        while place < entries[message].bufferCount {
+            let buffer = Int(buffers[base &+ place])
+            bufferUses[buffer] &-= 1
+            if bufferUses[buffer] == 0 { giveBackBuffer(buffer) }
+            place &+= 1
+        }
+        free[freeCount] = Int32(truncatingIfNeeded: message)
+        freeCount &+= 1
+    }
+}

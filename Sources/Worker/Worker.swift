@@ -1,0 +1,255 @@
+// How it works. One worker is one thread, one engine (ring), one TUN queue, one socket. It lives in rounds:
+//
+//   1. queue what the last round prepared: sends, writes, then reads from the TUN device;
+//   2. enter the kernel once; the sends and writes run to their end in there;
+//   3. take the completions: sends and writes give their buffers back; packets read are forwarded (Outbound.swift);
+//      received datagrams are checked and coalesced (Inbound.swift).
+//
+// How much is read in a round adapts to the traffic. Sparse: one read is parked and the receive stands, and the enter
+// sleeps until either brings something; its wait counts the queued sends and writes in, so that a packet that
+// comes alone costs one system call. Dense: bursts of reads that do not wait, doubling while they all bring packets, up
+// to 64 (4 while super-packets come, so that their payload stays in the cache).
+//
+// Order: packets are read in order, appended to messages in order, and a message is sealed before a later one to the
+// same destination is opened; sealed messages are sent in order. So packets of one flow, which have one destination,
+// keep theirs. In the other direction the coalescer keeps it (SuperPackets/Coalescer.swift).
+//
+// Ownership of a buffer: free list → engine (read, receive) → worker (completion) → message or coalescer slot →
+// engine (send, write) → free list.
+
+import Addresses
+import CLinux
+import Counters
+import Engines
+import Forwarding
+import Glibc
+import PacketHeaders
+import SuperPackets
+import Synchronization
+
+/// What a worker is told at its start and keeps.
+public struct WorkerSettings: Sendable {
+    /// The TUN device's MTU, bytes.
+    public var mtu: Int
+    /// The TUN device's address: the source of ICMP errors.
+    public var tunnelAddress: IPv4Address
+    /// The same for IPv6; nil where the network has none.
+    public var tunnelAddressIPv6: IPv6Address?
+    /// Whether inner sources outside the peer's subnet are let in.
+    public var acceptsAnySource: Bool
+    /// Datagrams of one send: 1 where segmentation is off, else 64 or 128.
+    public var segmentLimit: Int
+    /// Whether TCP segments are coalesced for the TUN device.
+    public var coalescesTCP: Bool
+    /// Whether UDP datagrams are coalesced for the TUN device.
+    public var coalescesUDP: Bool
+    /// Microseconds to poll before sleeping; 0: never.
+    public var busyPollMicroseconds: Int
+
+    /// Makes settings.
+    public init(
+        mtu: Int, tunnelAddress: IPv4Address, tunnelAddressIPv6: IPv6Address? = nil,
+        acceptsAnySource: Bool = false,
+        segmentLimit: Int, coalescesTCP: Bool, coalescesUDP: Bool, busyPollMicroseconds: Int = 0
+    ) {
+        self.mtu = mtu
+        self.tunnelAddress = tunnelAddress
+        self.tunnelAddressIPv6 = tunnelAddressIPv6
+        self.acceptsAnySource = acceptsAnySource
+        self.segmentLimit = segmentLimit
+        self.coalescesTCP = coalescesTCP
+        self.coalescesUDP = coalescesUDP
+        self.busyPollMicroseconds = busyPollMicroseconds
+    }
+}
+
+/// The loop that forwards packets, generic over what carries out its system calls.
+public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
+    var engine: Engine
+    let memory: PacketMemory
+    let settings: WorkerSettings
+    let counters: CounterBlock
+    let reader: ForwardingReader
+
+    var snapshot: ForwardingSnapshot
+    var messages: OutboundMessages
+    var coalescer: Coalescer
+    var replies: ErrorReplies
+    var segmentLimit: Int
+
+    /// Received buffers that wait to be worked off: a ring of `datagramBufferCount` places.
+    let arrivals: UnsafeMutablePointer<Int32>
+    var arrivalHead = 0
+    var arrivalCount = 0
+    /// Received buffers that the coalescer's slots point into.
+    let heldBuffers: UnsafeMutablePointer<Int32>
+    var heldCount = 0
+    var writesPending = 0
+    /// The tunnel buffer of the parked read, or -1.
+    var parkedBuffer = -1
+    var burst = 1
+    /// Rounds in a row in which the parked read brought a packet.
+    var parkedStreak = 0
+    /// Reads that did not wait, asked for in this round.
+    var roundAsked = 0
+    var roundReads = 0
+    var roundReceives = 0
+    var roundSuperPackets = 0
+    /// While the TUN device answers reads with errors, reads rest until this time.
+    var readsRestUntilMilliseconds = 0
+    /// Operations queued since the last enter that will complete within it.
+    var queuedInline = 0
+    var failedSegmentations = 0
+
+    /// Makes a worker.
+    ///
+    /// - Parameters:
+    ///   - engine: made over the same `memory`; the worker owns it, and ends it in `close`.
+    ///   - memory: allocated with the counts of `WorkerLimits`; stays until after the worker's end.
+    ///   - counters: the worker is its one writer.
+    ///   - reader: of the publication that the control side replaces snapshots in.
+    public init(
+        engine: consuming Engine, memory: PacketMemory, settings: WorkerSettings, counters: CounterBlock,
+        reader: ForwardingReader
+    ) {
+        self.engine = engine
+        self.memory = memory
+        self.settings = settings
+        self.counters = counters
+        self.reader = reader
+        snapshot = reader.load()
+        messages = OutboundMessages(memory)
+        coalescer = Coalescer(
+            slotLimit: WorkerLimits.writeSlots, mergesTCP: settings.coalescesTCP,
+            mergesUDP: settings.coalescesUDP)
+        replies = ErrorReplies()
+        segmentLimit = settings.segmentLimit
+        arrivals = .allocate(capacity: memory.datagramBufferCount)
+        arrivals.initialize(repeating: 0, count: memory.datagramBufferCount)
+        heldBuffers = .allocate(capacity: memory.datagramBufferCount)
+        heldBuffers.initialize(repeating: 0, count: memory.datagramBufferCount)
+        for buffer in 0..<memory.datagramBufferCount { self.engine.provide(buffer) }
+    }
+
+    deinit {
+        arrivals.deallocate()
+        heldBuffers.deallocate()
+    }
+
+    /// Ends every operation and closes the engine; the worker is not used any more after this.
+    public mutating func close() { engine.close() }
+
+    /// One round. Returns 0, or the negated error number that leaves the engine unable to go on.
+    public mutating func round() -> Int32 {
+        queueReads()
+        let systemCallsBefore = engine.systemCalls
+        let result = enter()
+        guard result == 0 else { return result }
+        counters.add(.enters, engine.systemCalls &- systemCallsBefore)
+
+        snapshot = reader.load()
+        roundReads = 0
+        roundReceives = 0
+        roundSuperPackets = 0
+        queuedInline = 0
+        takeCompletions()
+        workOffArrivals()
+        counters.record(.readBatch, size: roundReads)
+        // A burst that came full is followed by another at once: what was opened in it may grow until then, but not
+        // longer, so that a packet to a quiet peer does not wait for the busy ones.
+        let anotherBurstFollows = roundAsked > 0 && roundReads >= roundAsked
+        messages.sealAll(openedBefore: anotherBurstFollows ? messages.round : .max)
+        messages.round &+= 1
+        adaptBurst()
+
+        queueSends()
+        queueWrites()
+        return 0
+    }
+
+    private mutating func queueReads() {
+        roundAsked = 0
+        if readsRestUntilMilliseconds != 0 {
+            guard coarseMilliseconds() >= readsRestUntilMilliseconds else { return }
+            readsRestUntilMilliseconds = 0
+        }
+        if burst == 1 {
+            guard parkedBuffer < 0, messages.freeBufferCount > 0, engine.queueSpace > 0 else { return }
+            parkedBuffer = messages.takeBuffer()
+            engine.read(into: parkedBuffer, parked: true)
+            return
+        }
+        // One buffer stays free for the read that will be parked when the burst is over.
+        let spare = parkedBuffer < 0 ? 1 : 0
+        let count = min(burst, messages.freeBufferCount &- spare, engine.queueSpace)
+        while roundAsked < count {
+            engine.read(into: messages.takeBuffer(), parked: false)
+            roundAsked &+= 1
+        }
+        queuedInline &+= roundAsked
+    }
+
+    private mutating func enter() -> Int32 {
+        let somethingWaits = burst > 1 || arrivalCount > 0
+        guard !somethingWaits else { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
+        counters.add(.sleeps)
+        // While the writes hold every buffer no receive can be armed: nothing may come after them to wait for.
+        let arrival = heldCount == memory.datagramBufferCount ? 0 : 1
+        if readsRestUntilMilliseconds != 0 {
+            return engine.enter(
+                waitingFor: queuedInline &+ arrival, timeoutMicroseconds: WorkerRest.microseconds)
+        }
+        return engine.enter(waitingFor: queuedInline &+ arrival, timeoutMicroseconds: -1)
+    }
+
+    private mutating func takeCompletions() {
+        var count = 0
+        while let completion = engine.nextCompletion() {
+            count &+= 1
+            switch completion.kind {
+            case .read: readEnded(completion.index, result: completion.result)
+            case .receive: receiveEnded(completion.index, result: completion.result)
+            case .send: sendEnded(completion.index, result: completion.result)
+            case .write: writeEnded(completion.index, result: completion.result)
+            case .wake: counters.add(.wakes)
+            }
+        }
+        counters.add(.completions, count)
+        counters.set(.completionOverflows, engine.overflows)
+        counters.set(.receiveRearms, engine.receiveRearms)
+    }
+
+    private mutating func adaptBurst() {
+        if burst == 1 {
+            // One packet alone, a request say, is answered before the next comes: parking again costs one system
+            // call for each, a burst that finds nothing would cost two.
+            parkedStreak = roundReads > 0 ? parkedStreak &+ 1 : 0
+            if parkedStreak > 1 { burst = 2 }
+        } else if roundReads >= roundAsked, roundAsked > 0 {
+            burst = min(burst &* 2, WorkerLimits.readBurst)
+        } else {
+            burst = max(1, roundReads)
+            parkedStreak = 0
+        }
+        if roundSuperPackets > 0 { burst = min(burst, WorkerLimits.superPacketReadBurst) }
+    }
+
+    @inline(__always)
+    private mutating func readEnded(_ buffer: Int, result: Int) {
+        if buffer == parkedBuffer { parkedBuffer = -1 }
+        guard result > 0 else {
+            messages.giveBackBuffer(buffer)
+            if result != -Int(EAGAIN), result != -Int(EINTR), result != -Int(ECANCELED) {
+                readsRestUntilMilliseconds = coarseMilliseconds() &+ WorkerRest.microseconds / 1000
+            }
+            return
+        }
+        roundReads &+= 1
+        forward(buffer, length: result)
+    }
+}
+
+/// How long the worker leaves a TUN device alone whose reads fail.
+enum WorkerRest {
+    static let microseconds = 20_000
+}

@@ -1,0 +1,205 @@
+import Addresses
+import ArgumentParser
+import Node
+
+extension IPv4Address: ExpressibleByArgument {
+    /// Dotted decimal.
+    public init?(argument: String) { self.init(argument) }
+}
+
+extension IPv6Address: ExpressibleByArgument {
+    /// The forms of RFC 4291.
+    public init?(argument: String) { self.init(argument) }
+}
+
+/// Which interface carries the tunnel, and the addresses under which others reach this node.
+struct UnderlayFlags: ParsableArguments {
+    @Option(
+        parsing: .singleValue,
+        help: ArgumentHelp(
+            "Interface, by name or address, that carries the tunnel; the first that exists. Repeatable.",
+            valueName: "name|address"))
+    var iface: [String] = []
+
+    @Option(
+        parsing: .singleValue,
+        help: ArgumentHelp(
+            "Regular expression for the interface; tried on addresses, then on names, after --iface. Repeatable.",
+            valueName: "regex"))
+    var ifaceRegex: [String] = []
+
+    @Option(
+        help: ArgumentHelp("Take the interface that the route to this address uses.", valueName: "address"))
+    var ifaceCanReach: IPv4Address?
+
+    @Option(
+        help: ArgumentHelp(
+            "Address that other nodes send to, where it is not the interface's own.", valueName: "address"))
+    var publicIp: IPv4Address?
+
+    @Option(help: ArgumentHelp("The same for IPv6.", valueName: "address"))
+    var publicIpv6: IPv6Address?
+
+    /// The same for the node service.
+    var options: UnderlayOptions {
+        UnderlayOptions(
+            interfaces: iface, interfacePatterns: ifaceRegex, reachableAddress: ifaceCanReach,
+            publicAddress: publicIp)
+    }
+}
+
+/// What to do when another node took this node's subnet.
+enum LeaseLossAction: String, CaseIterable, ExpressibleByArgument {
+    /// Take another subnet and go on.
+    case reacquire
+    /// End with exit status 75, as flanneld does.
+    case exit
+}
+
+/// What the node does with its lease.
+struct LeaseFlags: ParsableArguments {
+    @Option(
+        help: ArgumentHelp("File that tells Docker and the CNI plugin the node's subnet.", valueName: "file"))
+    var subnetFile = "/run/flannel/subnet.env"
+
+    @Option(
+        help: ArgumentHelp(
+            "Minutes before its end at which the lease is renewed, 1 to 1439.", valueName: "minutes"))
+    var subnetLeaseRenewMargin = 60
+
+    @Option(
+        help: ArgumentHelp(
+            "Directory that keeps this node's identity, which tells it from another with its address.",
+            valueName: "directory"))
+    var stateDir = "/var/lib/twill"
+
+    @Option(
+        help: ArgumentHelp(
+            "When another node took this node's subnet: reacquire (another subnet) or exit, as flanneld does.",
+            valueName: "action"))
+    var onLeaseLoss = LeaseLossAction.reacquire
+
+    func validate() throws {
+        guard (1...1439).contains(subnetLeaseRenewMargin) else {
+            throw ValidationError(
+                "--subnet-lease-renew-margin is \(subnetLeaseRenewMargin) minutes; it is 1 to 1439, "
+                    + "inside the lease's 24 hours")
+        }
+    }
+}
+
+/// Masquerade, forward rules and the routes beside the overlay's.
+struct RuleFlags: ParsableArguments {
+    @Option(help: ArgumentHelp("Masquerade what leaves the overlay's network.", valueName: "bool"))
+    var ipMasq = false
+
+    @Option(help: ArgumentHelp("Masquerade without random source ports.", valueName: "bool"))
+    var ipMasqFullyRandomDisable = false
+
+    @Option(help: ArgumentHelp("Seconds between two checks of the rules.", valueName: "seconds"))
+    var iptablesResync = 5
+
+    @Option(help: ArgumentHelp("Accept forwarded packets of the overlay's network.", valueName: "bool"))
+    var iptablesForwardRules = true
+
+    @Option(
+        help: ArgumentHelp(
+            "A blackhole route for this node's subnet, for addresses that no pod has.", valueName: "bool"))
+    var ipBlackholeRoute = false
+
+    func validate() throws {
+        guard (1...86_400).contains(iptablesResync) else {
+            throw ValidationError("--iptables-resync is \(iptablesResync) seconds; it is 1 to 86400")
+        }
+    }
+}
+
+/// flanneld's Kubernetes mode: taken, so that its command lines parse; the mode itself is not built yet.
+struct KubernetesFlags: ParsableArguments {
+    @Option(help: ArgumentHelp("Leases from the Kubernetes API. Not built yet.", valueName: "bool"))
+    var kubeSubnetMgr = false
+
+    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "url"))
+    var kubeApiUrl: String?
+
+    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "prefix"))
+    var kubeAnnotationPrefix = "flannel.alpha.coreos.com"
+
+    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "file"))
+    var kubeconfigFile: String?
+
+    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "file"))
+    var netConfigPath = "/etc/kube-flannel/net-conf.json"
+
+    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "bool"))
+    var setNodeNetworkUnavailable = true
+}
+
+/// The tunnel device and what it lets through.
+struct TunnelFlags: ParsableArguments {
+    @Option(help: ArgumentHelp("Name of the tunnel device, 1 to 15 bytes.", valueName: "name"))
+    var tunName = "flannel0"
+
+    @Option(
+        help: ArgumentHelp(
+            "The tunnel's MTU; without it, the network config's, else the underlay's less 28 bytes.",
+            valueName: "bytes"))
+    var mtu: Int?
+
+    @Option(
+        help: ArgumentHelp(
+            "UDP port of this node alone, told to the others; without it, the network config's.",
+            valueName: "port"))
+    var port: UInt16?
+
+    @Option(
+        help: ArgumentHelp(
+            "Take packets whose inner source is not in the sending peer's subnet.", valueName: "bool"))
+    var acceptAnySource = false
+
+    func validate() throws {
+        // dev_valid_name() in the kernel's net/core/dev.c: below IFNAMSIZ, no slash, colon or white space.
+        let isName =
+            (1...15).contains(tunName.utf8.count) && tunName != "." && tunName != ".."
+            && !tunName.utf8.contains { $0 == 0x2F || $0 == 0x3A || $0 == 0x20 || (0x09...0x0D).contains($0) }
+        guard isName else {
+            throw ValidationError(
+                "--tun-name \"\(tunName)\" is no device name: 1 to 15 bytes without slash, colon or space")
+        }
+        if port == 0 { throw ValidationError("--port is 0; it is 1 to 65535") }
+        // RFC 791: every IPv4 link carries 68 bytes; 65,507 is the largest UDP payload.
+        if let mtu, !(68...65_507).contains(mtu) {
+            throw ValidationError("--mtu is \(mtu) bytes; it is 68 to 65507")
+        }
+    }
+}
+
+/// What is seen of the daemon from outside.
+struct ObservationFlags: ParsableArguments {
+    @Option(
+        help: ArgumentHelp("Address on which /healthz, /readyz and /metrics answer.", valueName: "address"))
+    var healthzIp = "0.0.0.0"
+
+    @Option(help: ArgumentHelp("Port on which they answer; 0: none.", valueName: "port"))
+    var healthzPort: UInt16 = 0
+
+    @OptionGroup var status: StatusSocketFlag
+
+    @Option(
+        name: .customLong("v"),
+        help: ArgumentHelp(
+            "How much is logged: 0 events, 1 and 2 debug, 3 and above trace.", valueName: "level"))
+    var verbosity = 0
+
+    @Option(
+        help: ArgumentHelp(
+            "Taken for flanneld's sake and without effect: it names files of flanneld's source.",
+            valueName: "patterns"))
+    var vmodule: String?
+}
+
+/// The socket on which a running daemon answers `twilld status`.
+struct StatusSocketFlag: ParsableArguments {
+    @Option(help: ArgumentHelp("Unix socket of the running daemon.", valueName: "path"))
+    var statusSocket = "/run/twill/twilld.sock"
+}

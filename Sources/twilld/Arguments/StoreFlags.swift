@@ -1,0 +1,51 @@
+import ArgumentParser
+
+/// Where the network config and the leases are: etcd v3, or a directory.
+struct StoreFlags: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "Directory that holds the network config and the leases, in place of etcd.",
+            valueName: "directory"))
+    var leaseDir: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "etcd's endpoints, separated by commas; tried in turn.", valueName: "urls"))
+    var etcdEndpoints = "http://127.0.0.1:4001,http://127.0.0.1:2379"
+
+    @Option(help: ArgumentHelp("etcd key under which the network is.", valueName: "key"))
+    var etcdPrefix = "/coreos.com/network"
+
+    @Option(help: ArgumentHelp("Private key of the client certificate for etcd, PEM.", valueName: "file"))
+    var etcdKeyfile: String?
+
+    @Option(help: ArgumentHelp("Client certificate for etcd, PEM.", valueName: "file"))
+    var etcdCertfile: String?
+
+    @Option(help: ArgumentHelp("Authority that signed etcd's certificate, PEM.", valueName: "file"))
+    var etcdCafile: String?
+
+    @Option(help: ArgumentHelp("User name for etcd.", valueName: "name"))
+    var etcdUsername: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Password for etcd; better given as FLANNELD_ETCD_PASSWORD, which ps does not show.",
+            valueName: "password"))
+    var etcdPassword: String?
+
+    /// The endpoints one by one, without empty ones.
+    var endpoints: [String] {
+        etcdEndpoints.split(separator: ",").map { $0.filter { $0 != " " } }.filter { !$0.isEmpty }
+    }
+
+    func validate() throws {
+        if endpoints.isEmpty { throw ValidationError("--etcd-endpoints names no endpoint") }
+        if (etcdKeyfile == nil) != (etcdCertfile == nil) {
+            throw ValidationError("--etcd-keyfile and --etcd-certfile go together: give both or neither")
+        }
+        if (etcdUsername == nil) != (etcdPassword == nil) {
+            throw ValidationError("--etcd-username and --etcd-password go together: give both or neither")
+        }
+    }
+}

@@ -1,0 +1,110 @@
+import Addresses
+import Engines
+import FoundationEssentials
+import Glibc
+import Tunnel
+
+/// Looks at the machine: each thing that twilld needs is tried, not inferred from a version.
+enum MachineCheck {
+    /// Name of the device that the check makes and takes away again.
+    private static let probeTunnelName = "twill-check"
+    /// Registered memory that the check asks for: a worker's tunnel buffers, 64 of 64 KiB.
+    private static let probeLockedBytes = 64 * 65_600
+
+    /// The findings about the kernel and this process's rights.
+    static func kernelFindings() -> [Finding] {
+        var findings = [
+            Finding.kernel(release: release()),
+            Finding.uringAllowed(
+                setting: setting("/proc/sys/kernel/io_uring_disabled"), isRoot: geteuid() == 0),
+        ]
+        findings += ring()
+        findings += tunnel()
+        findings += socket()
+        findings.append(.forwarding(setting: setting("/proc/sys/net/ipv4/ip_forward")))
+        return findings
+    }
+
+    private static func ring() -> [Finding] {
+        do throws(UringError) {
+            var findings = try UringProbe.operations().map { operation in
+                operation.isSupported
+                    ? Finding("ring operation", .good, operation.name)
+                    : Finding(
+                        "ring operation", .bad, operation.name,
+                        remedy: "this kernel lacks it; take a newer one")
+            }
+            let isRegistered = try UringProbe.makeRing(lockedBytes: probeLockedBytes)
+            findings.append(Finding("ring", .good, "made with deferred task work and a buffer ring"))
+            findings.append(.lockedMemory(limitBytes: lockedMemoryLimit(), isRegistered: isRegistered))
+            return findings
+        } catch {
+            return [Finding("ring", .bad, "\(error)")]
+        }
+    }
+
+    private static func tunnel() -> [Finding] {
+        do throws(TunnelError) {
+            let device = try TunnelDevice.open(
+                name: probeTunnelName, queueCount: 1, offloads: .all, patienceMilliseconds: 0)
+            defer { device.close() }
+            var findings = [Finding("tun", .good, "a device can be made")]
+            let offloads: [(String, TunnelOffloads)] = [
+                ("checksum", .checksum), ("TSO", [.tcp4, .tcp6]), ("TSO with ECN", .tcpECN), ("USO", .udp),
+            ]
+            for (name, offload) in offloads {
+                findings.append(
+                    device.offloads.isSuperset(of: offload)
+                        ? Finding("tun offload", .good, name)
+                        : Finding(
+                            "tun offload", .degraded, name,
+                            remedy: "this kernel lacks it (USO: Linux 6.2); twilld runs slower without"))
+            }
+            return findings
+        } catch {
+            return [Finding("tun", .bad, "\(error)")]
+        }
+    }
+
+    private static func socket() -> [Finding] {
+        do throws(UnderlaySocketError) {
+            let socket = try UnderlaySocket.open(
+                Endpoint(address: IPv4Address(127, 0, 0, 1), port: 0), sharesPort: false,
+                bufferBytes: 8 << 20, segmentation: true, coalescing: true)
+            defer { socket.close() }
+            return [
+                socket.offloads.segmentation
+                    ? Finding("udp GSO", .good, "\(socket.offloads.segmentLimit) segments a send")
+                    : Finding("udp GSO", .degraded, "missing", remedy: "twilld sends packets one by one"),
+                socket.offloads.coalescing
+                    ? Finding("udp GRO", .good, "available")
+                    : Finding("udp GRO", .degraded, "missing", remedy: "twilld receives packets one by one"),
+                socket.receiveBufferBytes >= 8 << 20
+                    ? Finding("udp buffer", .good, "\(socket.receiveBufferBytes / 1024) KiB")
+                    : Finding(
+                        "udp buffer", .degraded, "\(socket.receiveBufferBytes / 1024) KiB",
+                        remedy:
+                            "bursts get lost; run with CAP_NET_ADMIN, or sysctl -w net.core.rmem_max=8388608"),
+            ]
+        } catch {
+            return [Finding("udp", .bad, "\(error)")]
+        }
+    }
+
+    private static func release() -> String {
+        var name = utsname()
+        guard uname(&name) == 0 else { return "" }
+        return withUnsafeBytes(of: &name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+    }
+
+    private static func lockedMemoryLimit() -> UInt64? {
+        var limit = rlimit()
+        getrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
+        return limit.rlim_cur == rlim_t.max ? nil : UInt64(limit.rlim_cur)
+    }
+
+    private static func setting(_ path: String) -> String? {
+        guard let text = try? String(contentsOfFile: path, encoding: .utf8) else { return nil }
+        return String(text.prefix { !$0.isWhitespace })
+    }
+}

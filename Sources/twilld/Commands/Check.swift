@@ -1,0 +1,45 @@
+import ArgumentParser
+import Logging
+import Node
+
+/// `twilld check`: whether this machine can run the daemon.
+struct Check: FlagTaking {
+    static let flags = GoFlag.underlay + [GoFlag("mtu")]
+
+    static let configuration = CommandConfiguration(
+        commandName: "check",
+        abstract:
+            "Look at the machine; print a line for each thing that twilld needs, and what to do about it.",
+        discussion: """
+            The exit status is \(ExitStatus.checkFailed.rawValue) where a line says FAIL. The check makes a TUN \
+            device and a UDP socket on loopback and takes them away again; it changes nothing.
+            """)
+
+    @OptionGroup(title: "Underlay") var underlay: UnderlayFlags
+
+    @Option(help: ArgumentHelp("The tunnel's MTU, as it will be given to run.", valueName: "bytes"))
+    var mtu: Int?
+
+    func run() async throws {
+        let findings = MachineCheck.kernelFindings() + [await underlayFinding()]
+        for finding in findings { print(finding.line) }
+        if findings.contains(where: { $0.outcome == .bad }) {
+            throw ExitCode(ExitStatus.checkFailed.rawValue)
+        }
+    }
+
+    private func underlayFinding() async -> Finding {
+        do {
+            let node = try NodeNetwork(
+                options: underlay.options, logger: Logger(label: "check") { _ in SwiftLogNoOpLogHandler() })
+            let chosen = try await node.chooseUnderlay()
+            let tunnelMTU = try TunnelMTU.choose(underlayMTU: chosen.mtu, configured: mtu)
+            return Finding(
+                "underlay", .good,
+                "\(chosen.interfaceName) \(chosen.address), MTU \(chosen.mtu), which gives the tunnel \(tunnelMTU)"
+            )
+        } catch {
+            return Finding("underlay", .bad, "\(error)")
+        }
+    }
+}

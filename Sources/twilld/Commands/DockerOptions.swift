@@ -1,0 +1,28 @@
+import ArgumentParser
+import Node
+
+/// `twilld docker-opts`: what to start Docker with.
+struct DockerOptions: FlagTaking {
+    static let flags = [GoFlag("subnet-file")]
+
+    static let configuration = CommandConfiguration(
+        commandName: "docker-opts", abstract: "Print the options for dockerd that subnet.env stands for.",
+        discussion: "Example: dockerd $(twilld docker-opts)")
+
+    @Option(help: ArgumentHelp("File that the daemon wrote.", valueName: "file"))
+    var subnetFile = SubnetFile.defaultPath
+
+    func run() async throws {
+        let file: SubnetFile?
+        do throws(SubnetFileError) {
+            file = try SubnetFile(path: subnetFile)
+        } catch {
+            throw CommandFailure(.configuration, error.description)
+        }
+        guard let file else {
+            throw CommandFailure(
+                .unavailable, "there is no \(subnetFile): twilld run writes it as soon as it has a lease")
+        }
+        print(file.dockerOptions.joined(separator: " "))
+    }
+}

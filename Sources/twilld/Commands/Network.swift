@@ -1,0 +1,70 @@
+import ArgumentParser
+import FoundationEssentials
+import Glibc
+import Leases
+
+/// `twilld network`: the configuration of the whole network.
+struct Network: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "network", abstract: "Show and set the network config that all nodes share.",
+        subcommands: [Show.self, Set.self])
+
+    /// `twilld network show`.
+    struct Show: FlagTaking {
+        static let flags = GoFlag.store
+
+        static let configuration = CommandConfiguration(
+            commandName: "show", abstract: "Print the network config as the store has it, and what it means.")
+
+        @OptionGroup var store: StoreFlags
+
+        func run() async throws {
+            let (json, meaning) = try await store.operate { try await $0.network() }
+            print(json)
+            // What the JSON leaves to defaults is the question that brings people here; the JSON alone is for pipes.
+            StandardError.write(
+                """
+                network \(meaning.network), a /\(meaning.subnetLength) for each node, \
+                \(meaning.subnetMinimum) to \(meaning.subnetMaximum)
+                backend udp, port \(meaning.backend.port), \
+                MTU \(meaning.backend.mtu.map(String.init) ?? "of the underlay less 28 bytes")
+                """)
+        }
+    }
+
+    /// `twilld network set`.
+    struct Set: FlagTaking {
+        static let flags = GoFlag.store
+
+        static let configuration = CommandConfiguration(
+            commandName: "set",
+            abstract: "Check a network config and write it to the store.",
+            discussion: #"Example: echo '{"Network": "10.66.0.0/16"}' | twilld network set -"#)
+
+        @OptionGroup var store: StoreFlags
+
+        @Argument(help: ArgumentHelp("File with the config, JSON; - for standard input.", valueName: "file"))
+        var file: String
+
+        func run() async throws {
+            let json = try text()
+            let remarks = try await store.operate { try await $0.setNetwork(json) }
+            print("network config written")
+            for remark in remarks { print(remark) }
+        }
+
+        private func text() throws(CommandFailure) -> String {
+            if file == "-" {
+                var text = ""
+                while let line = readLine(strippingNewline: false) { text += line }
+                return text
+            }
+            do {
+                return try String(contentsOfFile: file, encoding: .utf8)
+            } catch {
+                throw CommandFailure(
+                    .usage, "the file \(file) can't be read: \(String(cString: strerror(errno)))")
+            }
+        }
+    }
+}

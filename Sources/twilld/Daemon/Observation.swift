@@ -1,0 +1,145 @@
+import Addresses
+import FoundationEssentials
+import Glibc
+import Leases
+import Node
+import Synchronization
+import Telemetry
+import Worker
+
+/// What is known of the running node, for whoever asks: told by the daemon, read by the server's thread at any time.
+final class Observation: Observable {
+    /// What a problem of the node itself is about; the lease keeper's come with the peer table.
+    enum Topic: Int, CaseIterable, Sendable {
+        case underlay
+        case setUp
+        case rules
+    }
+
+    private struct Knowledge {
+        var state = "starting"
+        var isReady = false
+        var underlay: Underlay?
+        var table = PeerTable()
+        var reconnects: UInt64 = 0
+        var hasBeenConnected = false
+        var dataPlane: DataPlane?
+        var tunnel: NodeStatus.Tunnel?
+        var problems: [Topic: String] = [:]
+    }
+
+    private let started = ContinuousClock.now
+    private let storeName: String
+    private let knowledge = Mutex(Knowledge())
+
+    init(storeName: String) { self.storeName = storeName }
+
+    // MARK: What the daemon tells
+
+    /// - Returns: whether the state is another one than before.
+    @discardableResult
+    func update(state: String, isReady: Bool) -> Bool {
+        knowledge.withLock {
+            guard $0.state != state || $0.isReady != isReady else { return false }
+            $0.state = state
+            $0.isReady = isReady
+            return true
+        }
+    }
+
+    func update(_ underlay: Underlay) { knowledge.withLock { $0.underlay = underlay } }
+
+    func update(_ table: PeerTable) {
+        knowledge.withLock {
+            if table.isStoreConnected && !$0.table.isStoreConnected {
+                if $0.hasBeenConnected { $0.reconnects += 1 }
+                $0.hasBeenConnected = true
+            }
+            $0.table = table
+        }
+    }
+
+    func update(dataPlane: DataPlane?, tunnel: NodeStatus.Tunnel?) {
+        knowledge.withLock {
+            $0.dataPlane = dataPlane
+            $0.tunnel = tunnel
+        }
+    }
+
+    func setProblem(_ topic: Topic, _ sentence: String) {
+        knowledge.withLock { $0.problems[topic] = sentence }
+    }
+
+    func clearProblem(_ topic: Topic) { knowledge.withLock { $0.problems[topic] = nil } }
+
+    // MARK: What others read
+
+    /// `name=value` lines of all counters; empty while nothing moves packets.
+    var counterLines: String { knowledge.withLock { $0.dataPlane }?.counters().lines ?? "" }
+
+    /// Everything that is known now.
+    var status: NodeStatus {
+        let knowledge = knowledge.withLock { $0 }
+        let now = ContinuousClock.now
+        var status = NodeStatus(
+            version: Version.text, processIdentifier: getpid(), uptimeSeconds: (now - started).seconds,
+            isReady: knowledge.isReady, state: knowledge.state,
+            store: NodeStatus.Store(
+                name: storeName, isConnected: knowledge.table.isStoreConnected,
+                reconnects: knowledge.reconnects))
+        if let underlay = knowledge.underlay {
+            status.underlay = NodeStatus.Underlay(
+                interface: underlay.interfaceName, address: "\(underlay.address)",
+                endpoint: knowledge.table.ownLease.map { "\($0.endpoint)" } ?? "\(underlay.publicAddress)",
+                mtu: underlay.mtu)
+        }
+        status.tunnel = knowledge.tunnel
+        if let lease = knowledge.table.ownLease {
+            status.lease = NodeStatus.Lease(
+                subnet: "\(lease.subnet)", isReservation: lease.isReservation,
+                ageSeconds: (now - lease.acquired).seconds,
+                expirySeconds: lease.expiry.map { ($0 - now).seconds })
+        }
+        status.peers = knowledge.table.peers.map {
+            NodeStatus.Peer(subnet: "\($0.subnet)", endpoint: "\($0.endpoint)")
+        }
+        status.skipped = knowledge.table.skipped.map { NodeStatus.Skipped(key: $0.key, reason: $0.reason) }
+        status.problems =
+            knowledge.problems.sorted { $0.key.rawValue < $1.key.rawValue }.map(\.value)
+            + knowledge.table.problems
+        status.counters = knowledge.dataPlane?.counters().statusValues ?? []
+        return status
+    }
+
+    func answer(path: String) -> HTTPAnswer? {
+        switch path {
+        case "/healthz":
+            return HTTPAnswer(status: .ok, body: "ok\n")
+        case "/readyz":
+            let (isReady, state) = knowledge.withLock { ($0.isReady, $0.state) }
+            return isReady
+                ? HTTPAnswer(status: .ok, body: "ok\n")
+                : HTTPAnswer(status: .serviceUnavailable, body: state + "\n")
+        case "/metrics":
+            var metrics = MetricsText()
+            metrics.add(status)
+            metrics.addProcess()
+            if let totals = knowledge.withLock({ $0.dataPlane })?.counters() { metrics.add(totals) }
+            return HTTPAnswer(status: .ok, contentType: MetricsText.contentType, body: metrics.text)
+        case "/status":
+            let encoder = JSONEncoder()
+            encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+            guard let data = try? encoder.encode(status) else { return nil }
+            return HTTPAnswer(
+                status: .ok, contentType: "application/json",
+                body: String(decoding: data, as: UTF8.self) + "\n")
+        default:
+            return nil
+        }
+    }
+}
+
+extension Duration {
+    /// Seconds, with a fraction.
+    fileprivate var seconds: Double { self / .seconds(1) }
+}

@@ -1,0 +1,103 @@
+import Glibc
+import Logging
+
+/// Writes one line an event to standard error, its fields in a fixed order:
+///
+///     2026-11-23T01:40:12.123Z notice event=lease_acquired subnet=10.66.28.0/24 timeToLive=24h
+///
+/// `event` is the message, which throughout twill is a constant phrase that names what happened, its words joined by
+/// underscores; what varies is in the fields, sorted by name. Values with spaces, quotes or `=` stand in quotes, with
+/// `\` before a quote or a backslash, and `\n` for a line's end.
+struct LineLogHandler: LogHandler {
+    var logLevel = Logger.Level.info
+    var metadata: Logger.Metadata = [:]
+    private let write: @Sendable (String) -> Void
+    private let now: @Sendable () -> timespec
+
+    /// Makes a handler that gives each line, without its end, to `write`.
+    init(
+        write: @escaping @Sendable (String) -> Void = StandardError.write,
+        now: @escaping @Sendable () -> timespec = LineLogHandler.currentTime
+    ) {
+        self.write = write
+        self.now = now
+    }
+
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+        get { metadata[key] }
+        set { metadata[key] = newValue }
+    }
+
+    func log(event: LogEvent) {
+        let fields = metadata.merging(event.metadata ?? [:]) { _, new in new }
+        var line = LineLogHandler.timestamp(now()) + " \(event.level)"
+        line += " event=" + LineLogHandler.eventName("\(event.message)")
+        for (key, value) in fields.sorted(by: { $0.key < $1.key }) {
+            line += " \(key)=" + LineLogHandler.quoted("\(value)")
+        }
+        if let error = event.error { line += " error=" + LineLogHandler.quoted("\(error)") }
+        write(line)
+    }
+
+    /// The level that `-v` asks for; flanneld's 0 shows what an operator needs.
+    static func level(verbosity: Int) -> Logger.Level {
+        switch verbosity {
+        case ...0: .info
+        case 1...2: .debug
+        default: .trace
+        }
+    }
+
+    /// `lease acquired` as `lease_acquired`.
+    static func eventName(_ message: String) -> String {
+        let words = message.lowercased().split { !($0.isLetter || $0.isNumber) }
+        return words.isEmpty ? "unnamed" : words.joined(separator: "_")
+    }
+
+    /// A value as it stands after `=`.
+    static func quoted(_ text: String) -> String {
+        let isPlain =
+            !text.isEmpty
+            && text.utf8.allSatisfy { $0 > 0x20 && $0 != 0x7F && $0 != 0x22 && $0 != 0x3D && $0 != 0x5C }
+        if isPlain { return text }
+        var result = "\""
+        for scalar in text.unicodeScalars {
+            switch scalar {
+            case "\"", "\\": result += "\\\(scalar)"
+            case "\n": result += "\\n"
+            case "\t": result += "\\t"
+            case "\r": result += "\\r"
+            default:
+                if scalar.value < 0x20 || scalar.value == 0x7F {
+                    let digits = String(scalar.value, radix: 16)
+                    result += "\\u{" + digits + "}"
+                } else {
+                    result.unicodeScalars.append(scalar)
+                }
+            }
+        }
+        return result + "\""
+    }
+
+    /// RFC 3339, UTC, milliseconds.
+    static func timestamp(_ time: timespec) -> String {
+        var seconds = time.tv_sec
+        var parts = tm()
+        gmtime_r(&seconds, &parts)
+        func padded(_ number: some BinaryInteger, _ width: Int = 2) -> String {
+            let digits = String(number)
+            return String(repeating: "0", count: max(0, width - digits.count)) + digits
+        }
+        return padded(parts.tm_year + 1900, 4) + "-" + padded(parts.tm_mon + 1) + "-" + padded(parts.tm_mday)
+            + "T"
+            + padded(parts.tm_hour) + ":" + padded(parts.tm_min) + ":" + padded(parts.tm_sec) + "."
+            + padded(time.tv_nsec / 1_000_000, 3) + "Z"
+    }
+
+    /// The real-time clock.
+    static let currentTime: @Sendable () -> timespec = {
+        var time = timespec()
+        clock_gettime(CLOCK_REALTIME, &time)
+        return time
+    }
+}

@@ -1,0 +1,31 @@
+import FoundationEssentials
+import Glibc
+import Telemetry
+
+extension MetricsText {
+    /// Writes what the kernel says of this process, under the names that Prometheus's own client libraries use. What
+    /// can't be read is left out.
+    mutating func addProcess() {
+        var usage = rusage()
+        if getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage) == 0 {
+            let microseconds = [usage.ru_utime, usage.ru_stime].reduce(0) {
+                $0 + $1.tv_sec * 1_000_000 + $1.tv_usec
+            }
+            add(
+                "process_cpu_seconds_total", .counter, help: "CPU time of all threads.",
+                Double(microseconds) / 1e6)
+        }
+        // proc(5), statm: sizes in pages; the second is the resident set.
+        if let text = try? String(contentsOfFile: "/proc/self/statm", encoding: .utf8),
+            let pages = text.split(separator: " ").dropFirst().first.flatMap({ Int($0) })
+        {
+            add(
+                "process_resident_memory_bytes", .gauge, help: "Resident memory.",
+                Double(pages * sysconf(Int32(_SC_PAGESIZE))))
+        }
+        if let descriptors = try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd") {
+            // One of them is the listing's own.
+            add("process_open_fds", .gauge, help: "Open file descriptors.", Double(descriptors.count - 1))
+        }
+    }
+}

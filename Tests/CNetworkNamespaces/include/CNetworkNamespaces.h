@@ -1,0 +1,5 @@
+#pragma once
+
+// unshare(CLONE_NEWNET): gives the calling thread a network namespace of its own. Returns 0, or -1 with errno set.
+// Apart from Swift because glibc declares unshare(2) under _GNU_SOURCE alone.
+int enter_new_network_namespace(void);

@@ -1,0 +1,133 @@
+import Addresses
+import ArgumentParser
+import Testing
+
+@testable import twilld
+
+/// Parses a whole command line, as `main` does.
+private func parse(_ words: [String], environment: [String: String] = [:]) throws -> any ParsableCommand {
+    let line = try CommandLineWords(words, environment: environment) { path throws(CommandFailure) in
+        throw CommandFailure(.configuration, "no \(path)")
+    }
+    return try Twilld.parseAsRoot(line.words)
+}
+
+private func parseRun(_ words: [String], environment: [String: String] = [:]) throws -> Run {
+    try #require(try parse(words, environment: environment) as? Run)
+}
+
+/// The exit status that a command line ends with.
+private func exitStatus(_ words: [String]) -> Int32? {
+    do {
+        var command = try parse(words)
+        if !(command is any FlagTaking) { try command.run() }
+        return nil
+    } catch let failure as CommandFailure {
+        return failure.status.rawValue
+    } catch {
+        return Twilld.exitCode(for: error).rawValue
+    }
+}
+
+@Suite struct CommandLineTests {
+    @Test func noSubcommandIsRun() throws {
+        #expect(try parse([]) is Run)
+        #expect(try parse(["run"]) is Run)
+        #expect(try parse(["-ip-masq"]) is Run)
+        #expect(try parse(["check"]) is Check)
+    }
+
+    @Test func defaultsAreFlanneldsOwn() throws {
+        let run = try parseRun([])
+        #expect(run.store.endpoints == ["http://127.0.0.1:4001", "http://127.0.0.1:2379"])
+        #expect(run.store.etcdPrefix == "/coreos.com/network")
+        #expect(run.lease.subnetFile == "/run/flannel/subnet.env")
+        #expect(run.lease.subnetLeaseRenewMargin == 60)
+        #expect(run.rules.iptablesResync == 5)
+        #expect(run.rules.iptablesForwardRules)
+        #expect(!run.rules.ipMasq)
+        #expect(!run.rules.ipBlackholeRoute)
+        #expect(run.observation.healthzIp == "0.0.0.0")
+        #expect(run.observation.healthzPort == 0)
+        #expect(run.tunnel.tunName == "flannel0")
+        #expect(!run.tunnel.acceptAnySource)
+    }
+
+    @Test func everyFlagOfTheTableIsDeclared() throws {
+        let help = Run.helpMessage(columns: 400)
+        for flag in GoFlag.run { #expect(help.contains("--\(flag.name) "), "\(flag.name)") }
+    }
+
+    @Test func everyDeclaredFlagIsInTheTable() throws {
+        let names = Set(GoFlag.run.map(\.name) + ["config", "version", "help"])
+        let declared = Run.helpMessage(columns: 400).split(separator: "\n").compactMap { line -> String? in
+            line.hasPrefix("  --") ? String(line.dropFirst(4).prefix { $0 != " " }) : nil
+        }
+        #expect(declared.count > 30)
+        for name in declared { #expect(names.contains(name), "\(name)") }
+    }
+
+    /// Command lines as unit files and init scripts in the wild have them.
+    @Test(arguments: [
+        """
+        --etcd-endpoints=https://10.0.0.1:2379,https://10.0.0.2:2379 --etcd-cafile=/etc/ssl/ca.pem \
+        --etcd-certfile=/etc/ssl/node.pem --etcd-keyfile=/etc/ssl/node.key --iface=eth1 --ip-masq
+        """,
+        "-etcd-endpoints http://127.0.0.1:2379 -etcd-prefix /coreos.com/network -iface 10.0.0.5 -v 4",
+        "-etcd-endpoints=http://10.0.0.1:2379 -ip-masq=true -healthz-port 8471 -vmodule=network=10",
+        """
+        -public-ip= -iface-regex=^eth.*$ -iface-regex 192\\.168\\..* -subnet-lease-renew-margin=120 \
+        -iptables-resync=30 -iptables-forward-rules=false -ip-blackhole-route -kube-subnet-mgr=false
+        """,
+    ])
+    func flanneldCommandLinesParse(line: String) throws {
+        _ = try parseRun(line.split(separator: " ").map(String.init))
+    }
+
+    @Test func valuesArrive() throws {
+        let run = try parseRun([
+            "-iface", "eth0", "-iface=eth1", "-public-ip=192.0.2.1", "-mtu", "1400", "-accept-any-source",
+            "-on-lease-loss=exit", "-v", "2", "-healthz-port=8471",
+        ])
+        #expect(run.underlay.iface == ["eth0", "eth1"])
+        #expect(run.underlay.publicIp == IPv4Address(192, 0, 2, 1))
+        #expect(run.tunnel.mtu == 1400)
+        #expect(run.tunnel.acceptAnySource)
+        #expect(run.lease.onLeaseLoss == .exit)
+        #expect(run.observation.verbosity == 2)
+        #expect(run.observation.healthzPort == 8471)
+    }
+
+    @Test(arguments: [
+        ["-nonsense"], ["-iface"], ["-ip-masq", "false"], ["--mtu=67"], ["--mtu=65508"], ["--mtu=big"],
+        ["--public-ip=10.0.0"], ["--subnet-lease-renew-margin=0"], ["--subnet-lease-renew-margin=1440"],
+        ["--tun-name=sixteen-bytes-xx"], ["--tun-name=a/b"], ["--etcd-keyfile=/k"], ["--etcd-username=u"],
+        ["--etcd-endpoints=,"], ["--on-lease-loss=cry"], ["--iptables-resync=0"], ["--healthz-port=65536"],
+        ["nonsense"], ["check", "--nonsense"],
+    ])
+    func badCommandLinesEndWithUsage(words: [String]) {
+        #expect(exitStatus(words) == ExitStatus.usage.rawValue)
+    }
+
+    @Test(arguments: [
+        ["--version"], ["-version"], ["--help"], ["-help"], ["run", "-help"], ["check", "-h"],
+    ])
+    func helpAndVersionEndWithZero(words: [String]) {
+        #expect(exitStatus(words) == 0)
+    }
+
+    @Test func anErrorNamesTheVariableThatCausedIt() throws {
+        let line = try CommandLineWords([], environment: ["FLANNELD_MTU": "big"]) { _ in "" }
+        let error = #expect(throws: (any Error).self) { try Twilld.parseAsRoot(line.words) }
+        let text = Twilld.fullMessage(for: try #require(error))
+        #expect(line.notes(onError: text) == ["--mtu comes from the environment variable FLANNELD_MTU"])
+    }
+
+    @Test func kubernetesModeSaysThatItIsNotBuilt() throws {
+        let run = try parseRun(["-kube-subnet-mgr"])
+        let failure = #expect(throws: CommandFailure.self) { try run.refuseWhatIsNotBuilt() }
+        #expect(failure?.status == .unavailable)
+        #expect(failure?.message.contains("--kube-subnet-mgr") == true)
+        #expect(throws: Never.self) { try parseRun(["-kube-subnet-mgr=false"]).refuseWhatIsNotBuilt() }
+    }
+}

@@ -1,0 +1,211 @@
+import Glibc
+import NetworkNamespaces
+import Testing
+
+@testable import twilld
+
+@Suite(.serialized, .enabled(if: namespacesAreExpected, "needs root and iproute2"))
+struct DaemonTests {
+    private func subnet(_ machine: TestMachine) -> Substring? {
+        machine.read("subnet.env")?.split(separator: "\n").first { $0.hasPrefix("FLANNEL_SUBNET=") }
+    }
+
+    @Test func startsStopsAndGetsTheSameSubnetAgain() async throws {
+        let machine = try await TestMachine()
+        var daemon = try await machine.start("-ip-masq -healthz-ip=127.0.0.1 -healthz-port=8471")
+        let status = try await daemon.ready()
+        let lease = try #require(status.lease)
+        let environment = try #require(machine.read("subnet.env"))
+        #expect(environment.contains("FLANNEL_NETWORK=10.66.0.0/16\n"))
+        #expect(environment.contains("FLANNEL_MTU=1472\n"))
+        #expect(environment.contains("FLANNEL_IPMASQ=true\n"))
+        let first = subnet(machine)
+        #expect(try await machine.run("ip route show 10.66.0.0/16").hasPrefix("10.66.0.0/16 dev flannel0"))
+        #expect(
+            try await machine.run("ip -o address show flannel0").contains(
+                lease.subnet.replacing("/24", with: "/32")))
+        #expect(try await machine.run("curl -s http://127.0.0.1:8471/readyz") == "ok\n")
+        #expect(try await machine.run("nft list table ip flannel-ipv4").contains("masquerade"))
+
+        daemon.signal(SIGTERM)
+        #expect(try await daemon.exitStatus() == 0)
+        #expect(try await machine.run("ip link").contains("flannel0") == false)
+        #expect(try await machine.run("ls \(machine.directory)/store/subnets").contains("-24"))
+        // The rules stay: running pods are not cut off while the daemon is started again.
+        #expect(try await machine.run("nft list tables").contains("flannel-ipv4"))
+        #expect(try await machine.run("ls \(machine.directory)").contains("twilld.sock") == false)
+
+        daemon = try await machine.start("-tun-name flannel0")
+        #expect(try await daemon.ready().lease?.subnet == lease.subnet)
+        #expect(subnet(machine) == first)
+
+        daemon.signal(SIGINT)
+        #expect(try await daemon.exitStatus() == 0)
+    }
+
+    @Test func comesBackAfterBeingKilled() async throws {
+        let machine = try await TestMachine()
+        var daemon = try await machine.start()
+        let subnet = try await daemon.ready().lease?.subnet
+        for _ in 0..<3 {
+            daemon.signal(SIGKILL)
+            #expect(try await daemon.exitStatus() == 128 + Int(SIGKILL))
+            daemon = try await machine.start()
+            #expect(try await daemon.ready().lease?.subnet == subnet)
+        }
+        daemon.signal(SIGTERM)
+        #expect(try await daemon.exitStatus() == 0)
+    }
+
+    @Test func waitsForTheNetworkConfigAndSaysSo() async throws {
+        let machine = try await TestMachine(config: nil)
+        let daemon = try await machine.start("-healthz-ip=127.0.0.1 -healthz-port=8471")
+        _ = try await daemon.until("its state") {
+            daemon.status?.state.contains("network config") == true ? true : nil
+        }
+        #expect(
+            try await machine.run("curl -s -w %{http_code} http://127.0.0.1:8471/readyz").hasSuffix("503"))
+        #expect(
+            try await machine.run("curl -s -w %{http_code} http://127.0.0.1:8471/healthz").hasSuffix("200"))
+        try machine.write(
+            "store/config", #"{"Network": "10.67.0.0/16", "Backend": {"Port": 8299, "MTU": 1300}}"#)
+        let status = try await daemon.ready()
+        #expect(status.tunnel?.network == "10.67.0.0/16")
+        #expect(status.tunnel?.mtu == 1300)
+        #expect(try await machine.run("ss -Hlun").contains("198.18.78.1:8299"))
+        daemon.signal(SIGTERM)
+        #expect(try await daemon.exitStatus() == 0)
+    }
+
+    @Test func stopsWhileItStillWaits() async throws {
+        let machine = try await TestMachine(config: nil)
+        let daemon = try await machine.start()
+        _ = try await daemon.until("an answer") { daemon.status }
+        daemon.signal(SIGTERM)
+        #expect(try await daemon.exitStatus() == 0)
+    }
+
+    @Test func peersComeAndGoAndCountersArePrinted() async throws {
+        let machine = try await TestMachine()
+        let daemon = try await machine.start()
+        _ = try await daemon.ready()
+        try machine.write("store/subnets/10.66.250.0-24", #"{"PublicIP":"198.18.78.9"}"#)
+        try machine.write("store/subnets/10.66.251.0-24", "nonsense")
+        _ = try await daemon.until("the peer") {
+            daemon.status?.peers.contains { $0.endpoint == "198.18.78.9:8285" } == true ? true : nil
+        }
+        _ = try await daemon.until("the bad lease") {
+            daemon.status?.skipped.contains { $0.key == "10.66.251.0-24" } == true ? true : nil
+        }
+        // The peer does not exist; a packet for it leaves all the same.
+        _ = try? await machine.run("ping -c 1 -W 1 10.66.250.1")
+        daemon.signal(SIGUSR1)
+        _ = try await daemon.until("the counters") { daemon.log.contains("end=counters\n") ? true : nil }
+        #expect(daemon.log.contains("\ntunnel_reads="))
+        try await machine.run("rm \(machine.directory)/store/subnets/10.66.250.0-24")
+        _ = try await daemon.until("no peer") { daemon.status?.peers.isEmpty == true ? true : nil }
+        daemon.signal(SIGTERM)
+        #expect(try await daemon.exitStatus() == 0)
+    }
+
+    @Test func anotherMTUAndAnotherAddressAreFollowed() async throws {
+        let machine = try await TestMachine()
+        let daemon = try await machine.start()
+        let subnet = try await daemon.ready().lease?.subnet
+        try await machine.run("ip link set eth0 mtu 1400")
+        _ = try await daemon.until("the MTU") {
+            machine.read("subnet.env")?.contains("FLANNEL_MTU=1372\n") == true ? true : nil
+        }
+        #expect(try await machine.run("ip link show flannel0").contains("mtu 1372"))
+        try await machine.run(
+            "sysctl -qw net.ipv4.conf.all.promote_secondaries=1 && ip address add 198.18.78.2/24 dev eth0"
+                + " && ip address delete 198.18.78.1/24 dev eth0 && ip route replace default via 198.18.78.254"
+        )
+        let status = try await daemon.until("the address") {
+            daemon.status.flatMap { $0.underlay?.endpoint == "198.18.78.2:8285" ? $0 : nil }
+        }
+        #expect(status.lease?.subnet == subnet)
+        _ = try await daemon.until("the socket") {
+            daemon.log.contains("event=data_plane_started bound=198.18.78.2:8285") ? true : nil
+        }
+        daemon.signal(SIGTERM)
+        #expect(try await daemon.exitStatus() == 0)
+    }
+
+    @Test func whatIsTakenAwayComesBack() async throws {
+        let machine = try await TestMachine()
+        let daemon = try await machine.start()
+        let status = try await daemon.ready()
+        let address = try #require(status.lease?.subnet.replacing("/24", with: "/32"))
+        for command in [
+            "ip route delete 10.66.0.0/16", "ip address flush dev flannel0", "ip link set flannel0 down",
+            "ip link delete flannel0",
+        ] {
+            try await machine.run(command)
+            var isBack = false
+            for _ in 0..<500 where !isBack {
+                try await Task.sleep(for: .milliseconds(20))
+                let routes = try await machine.run("ip route show 10.66.0.0/16")
+                let addresses = try await machine.run("ip -o address show")
+                isBack = routes.hasPrefix("10.66.0.0/16 dev flannel0") && addresses.contains(address)
+            }
+            #expect(isBack, "\(command)\n\(daemon.log)")
+        }
+        daemon.signal(SIGTERM)
+        #expect(try await daemon.exitStatus() == 0)
+    }
+
+    /// What is wrong, what must be said about it, and the exit status.
+    @Test(arguments: [
+        ("-iface=eth7", "eth7", twilld.ExitStatus.configuration),
+        ("-iface=eth7", "eth0", .configuration),
+        ("-mtu=1473", "1473", .configuration),
+        ("-mtu=100", "100", .configuration),
+        ("-tun-name=eth0", "eth0", .configuration),
+        ("-kube-subnet-mgr", "--kube-subnet-mgr", .unavailable),
+        ("-subnet-file=/proc/nowhere/subnet.env", "/proc/nowhere", .configuration),
+        ("-state-dir=/proc/nowhere", "/proc/nowhere", .configuration),
+        ("-lease-dir= -etcd-endpoints=nonsense", "nonsense", .configuration),
+        ("-ip-masq=perhaps", "perhaps", .usage),
+    ])
+    func endsWithAMessage(flags: String, text: String, status: twilld.ExitStatus) async throws {
+        let machine = try await TestMachine()
+        let daemon = try await machine.start(flags)
+        #expect(try await daemon.exitStatus() == Int(status.rawValue), "\(daemon.log)")
+        let last = daemon.log.split(separator: "\n").last ?? ""
+        #expect(last.hasPrefix("twilld: ") && last.contains(text), "\(daemon.log)")
+    }
+
+    @Test func aTakenPortIsSaidAndEndsTheDaemon() async throws {
+        let machine = try await TestMachine()
+        let first = try await machine.start()
+        _ = try await first.ready()
+        try machine.write("store/config", #"{"Network": "10.66.0.0/16"}"#)
+        let second = try await machine.start(
+            "-tun-name=flannel1 -subnet-file=\(machine.directory)/second.env"
+                + " -status-socket=\(machine.directory)/second.sock -state-dir=\(machine.directory)/state")
+        #expect(try await second.exitStatus() == Int(twilld.ExitStatus.temporary.rawValue))
+        #expect(second.log.contains("8285"))
+        #expect(first.status?.isReady == true)
+        first.signal(SIGTERM)
+        #expect(try await first.exitStatus() == 0)
+    }
+
+    @Test func metricsAreWhatPrometheusReads() async throws {
+        let machine = try await TestMachine()
+        let daemon = try await machine.start("-healthz-ip=127.0.0.1 -healthz-port=8471")
+        _ = try await daemon.ready()
+        let metrics = try await machine.run("curl -s http://127.0.0.1:8471/metrics")
+        for name in [
+            "twill_ready 1", "twill_peers 0", "twill_store_connected 1", "twill_lease_expiry_seconds ",
+            "process_open_fds ", "twill_packets_sent_total ", "twill_send_batch_bucket{le=\"+Inf\"} ",
+        ] {
+            #expect(metrics.contains("\n\(name)"), "\(name)")
+        }
+        if try await machine.run("command -v promtool || true") != "" || getenv("TWILL_CI") != nil {
+            try await machine.run("curl -s http://127.0.0.1:8471/metrics | promtool check metrics")
+        }
+        daemon.signal(SIGTERM)
+        #expect(try await daemon.exitStatus() == 0)
+    }
+}

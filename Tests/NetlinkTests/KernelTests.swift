@@ -1,0 +1,206 @@
+import Addresses
+import Glibc
+import NetworkNamespaces
+import Testing
+
+@testable import Netlink
+
+/// The real kernel, in network namespaces that the tests make; ip(8) is the other opinion.
+@Suite(.enabled(if: namespacesAreExpected, "network namespaces need root and iproute2"))
+struct KernelTests {
+    /// A namespace with an up veth pair `node-t0` (10.1.2.3/24, fd00::5/64) and `node-t1`.
+    private func namespace() async throws -> NetworkNamespace.Lease {
+        let namespace = try await NetworkNamespace.make()
+        try await namespace.run {
+            try execute(
+                """
+                ip link add node-t0 mtu 1400 txqueuelen 77 type veth peer name node-t1 && \
+                ip link set node-t1 up && ip link set node-t0 up && ip addr add 10.1.2.3/24 dev node-t0 && \
+                ip -6 addr add fd00::5/64 dev node-t0 nodad
+                """)
+        }
+        return namespace
+    }
+
+    @Test func links() async throws {
+        try await namespace().run {
+            let socket = try RouteSocket()
+            #expect(try Set(socket.links().map(\.name)).isSuperset(of: ["lo", "node-t0", "node-t1"]))
+            let link = try #require(try socket.link(named: "node-t0"))
+            #expect(link.mtu == 1400 && link.transmitQueueLength == 77 && link.isUp)
+            #expect(try socket.link(index: link.index) == link)
+            #expect(try socket.link(named: "node-t9") == nil)
+            #expect(try socket.link(index: 9999) == nil)
+
+            try socket.setLink(
+                index: link.index, LinkChange(isUp: false, mtu: 1300, transmitQueueLength: 500))
+            let changed = try #require(try socket.link(named: "node-t0"))
+            #expect(changed.mtu == 1300 && changed.transmitQueueLength == 500 && !changed.isUp)
+            #expect(try execute("ip link show node-t0").contains("mtu 1300"))
+
+            try socket.deleteLink(index: link.index)
+            #expect(try socket.link(named: "node-t0") == nil)
+            let error = #expect(throws: NetlinkError.self) {
+                try socket.setLink(index: link.index, LinkChange(isUp: true))
+            }
+            #expect(error?.code == ENODEV)
+        }
+    }
+
+    @Test func addresses() async throws {
+        try await namespace().run {
+            let socket = try RouteSocket()
+            let index = try #require(try socket.link(named: "node-t0")).index
+            let address = InterfaceAddress(
+                interfaceIndex: index, address: IPAddress("10.66.28.0")!, prefixLength: 32)
+            try socket.addAddress(address)
+            try socket.addAddress(address)
+            #expect(try socket.addresses().contains(address))
+            #expect(try execute("ip addr show node-t0").contains("inet 10.66.28.0/32 scope global"))
+            try socket.deleteAddress(address)
+            #expect(try !socket.addresses().contains(address))
+            let error = #expect(throws: NetlinkError.self) { try socket.deleteAddress(address) }
+            #expect(error?.code == EADDRNOTAVAIL)
+
+            let other = InterfaceAddress(
+                interfaceIndex: index, address: IPAddress("fd00:1::1")!, prefixLength: 64)
+            try socket.addAddress(other)
+            #expect(try socket.addresses().contains { $0.address == other.address && $0.prefixLength == 64 })
+            try socket.deleteAddress(other)
+            #expect(try !socket.addresses().contains { $0.address == other.address })
+
+            try execute("ip addr add 10.1.2.99/24 dev node-t0 valid_lft 1000 preferred_lft 0")
+            let dynamic = try #require(try socket.addresses().first { $0.address == IPAddress("10.1.2.99")! })
+            #expect(dynamic.flags.contains(.deprecated) && !dynamic.flags.contains(.permanent))
+        }
+    }
+
+    @Test func routes() async throws {
+        try await namespace().run {
+            let socket = try RouteSocket()
+            let index = try #require(try socket.link(named: "node-t0")).index
+            let overlay = Route(to: .v4(IPv4Prefix("10.66.0.0/16")!), interfaceIndex: index, scope: .link)
+            try socket.replaceRoute(overlay)
+            try socket.replaceRoute(overlay)
+            #expect(try socket.routes().filter { $0.destination == overlay.destination } == [overlay])
+            #expect(try execute("ip route show 10.66.0.0/16").contains("10.66.0.0/16 dev node-t0 scope link"))
+
+            var narrow = overlay
+            narrow.mtu = 1280
+            try socket.replaceRoute(narrow)
+            #expect(try socket.routes().filter { $0.destination == overlay.destination } == [narrow])
+            #expect(try socket.route(to: IPAddress("10.66.1.1")!).mtu == 1280)
+            #expect(try socket.route(to: IPAddress("10.66.1.1")!).preferredSource == IPAddress("10.1.2.3")!)
+            try socket.deleteRoute(narrow)
+            #expect(try !socket.routes().contains { $0.destination == overlay.destination })
+
+            let hole = Route(to: .v4(IPv4Prefix("10.66.28.0/24")!), kind: .blackhole, metric: .max)
+            try socket.replaceRoute(hole)
+            #expect(try execute("ip route show type blackhole").contains("blackhole 10.66.28.0/24"))
+            #expect(try socket.routes().contains(hole))
+            try socket.deleteRoute(hole)
+
+            let gateway = Route(
+                to: .v4(IPv4Prefix("0.0.0.0/0")!), gateway: IPAddress("10.1.2.1")!, interfaceIndex: index,
+                metric: 7)
+            try socket.replaceRoute(gateway)
+            #expect(try socket.routes().contains(gateway))
+            #expect(try socket.route(to: IPAddress("8.8.8.8")!).gateway == IPAddress("10.1.2.1")!)
+
+            let v6 = Route(
+                to: .v6(IPv6Prefix("fd00:2::/64")!), gateway: IPAddress("fd00::1")!, interfaceIndex: index,
+                metric: 1024)
+            try socket.replaceRoute(v6)
+            #expect(try socket.routes().contains(v6))
+            try socket.deleteRoute(v6)
+            #expect(try !socket.routes().contains(v6))
+
+            let error = #expect(throws: NetlinkError.self) { try socket.route(to: IPAddress("fd99::1")!) }
+            #expect(error?.code == ENETUNREACH)
+        }
+    }
+
+    /// Lists longer than one datagram, and two threads that ask at once.
+    @Test func manyRoutesForManyAskers() async throws {
+        let namespace = try await namespace()
+        let socket = try await namespace.run {
+            let socket = try RouteSocket()
+            let index = try #require(try socket.link(named: "node-t0")).index
+            for number in 0..<1000 {
+                let prefix = IPv4Prefix(IPv4Address(bits: 0x0AC8_0000 + UInt32(number) << 4), length: 28)
+                try socket.replaceRoute(Route(to: .v4(prefix), interfaceIndex: index, scope: .link))
+            }
+            return socket
+        }
+        try await withThrowingTaskGroup { group in
+            for _ in 0..<4 {
+                group.addTask { try socket.routes().count { $0.destination.length == 28 } }
+            }
+            for try await count in group { #expect(count == 1000) }
+        }
+    }
+
+    @Test(.timeLimit(.minutes(1))) func changesAreTold() async throws {
+        let namespace = try await namespace()
+        let monitor = try await namespace.run { try RouteMonitor() }
+        try await namespace.run {
+            try execute(
+                """
+                ip addr add 10.66.28.0/32 dev node-t0 && ip route add 10.66.0.0/16 dev node-t0 && \
+                ip addr del 10.66.28.0/32 dev node-t0 && ip route del 10.66.0.0/16 dev node-t0 && \
+                ip -6 route add fd00:2::/64 dev node-t0 && ip link set node-t0 down && ip link del node-t0
+                """)
+        }
+        var told: [String] = []
+        for await change in monitor.changes {
+            switch change {
+            case .address(let address) where address.address == IPAddress("10.66.28.0")!:
+                told.append("address")
+            case .addressRemoved(let address) where address.address == IPAddress("10.66.28.0")!:
+                told.append("address removed")
+            case .route(let route) where route.destination.description == "10.66.0.0/16": told.append("route")
+            case .routeRemoved(let route) where route.destination.description == "10.66.0.0/16":
+                told.append("route removed")
+            case .route(let route) where route.destination.description == "fd00:2::/64":
+                told.append("IPv6 route")
+            case .link(let link) where link.name == "node-t0" && !link.isUp && told.last != "down":
+                told.append("down")
+            case .linkRemoved(let link) where link.name == "node-t0": told.append("gone")
+            default: break
+            }
+            if told.last == "gone" { break }
+        }
+        #expect(
+            told == ["address", "route", "address removed", "route removed", "IPv6 route", "down", "gone"])
+    }
+
+    @Test(.timeLimit(.minutes(1))) func aReaderThatIsLateIsToldThatChangesWereLost() async throws {
+        let namespace = try await namespace()
+        let monitor = try await namespace.run {
+            let monitor = try RouteMonitor()
+            let socket = try RouteSocket()
+            let index = try #require(try socket.link(named: "node-t0")).index
+            for _ in 0..<RouteMonitor.queueLimit {
+                let route = Route(to: .v4(IPv4Prefix("10.66.0.0/16")!), interfaceIndex: index, scope: .link)
+                try socket.replaceRoute(route)
+                try socket.deleteRoute(route)
+            }
+            return monitor
+        }
+        // The queue is full of 256 of 512 changes: one more must come out, once the listener has seen all.
+        var sawUnknown = false
+        for await change in monitor.changes where change == .unknown {
+            sawUnknown = true
+            break
+        }
+        #expect(sawUnknown)
+    }
+
+    @Test(.timeLimit(.minutes(1))) func aMonitorThatGoesEndsItsStream() async throws {
+        let namespace = try await namespace()
+        var monitor: RouteMonitor? = try await namespace.run { try RouteMonitor() }
+        let changes = try #require(monitor).changes
+        monitor = nil
+        for await _ in changes {}
+    }
+}

@@ -1,0 +1,231 @@
+import Addresses
+import Logging
+import Netlink
+import NetworkNamespaces
+import Testing
+
+@testable import Node
+
+/// The reconciler against the real kernel, in network namespaces that the tests make.
+@Suite(
+    .enabled(if: namespacesAreExpected, "network namespaces need root and iproute2"), .timeLimit(.minutes(1)))
+struct NodeNetworkTests {
+    private static let settings = TunnelSettings(
+        interfaceName: "flannel0", address: IPv4Address("10.66.28.0")!, network: IPv4Prefix("10.66.0.0/16")!,
+        mtu: 1472, transmitQueueLength: 1000)
+
+    /// A namespace with an underlay `node-u0` (198.51.100.2/24, default route) and an idle TUN `flannel0`.
+    private func namespace() async throws -> NetworkNamespace.Lease {
+        let namespace = try await NetworkNamespace.make()
+        try await namespace.run {
+            try execute(
+                """
+                ip link add node-u0 type veth peer name node-u1 && ip link set node-u1 up && \
+                ip link set node-u0 up && ip addr add 198.51.100.2/24 dev node-u0 && \
+                ip route add default via 198.51.100.1 && ip tuntap add dev flannel0 mode tun && \
+                sysctl -q -w net.ipv4.conf.all.rp_filter=1 net.ipv4.ip_forward=1
+                """)
+        }
+        return namespace
+    }
+
+    /// Waits until `command` prints `text`; the suite's time limit ends a wait that is in vain.
+    private func wait(for text: String, in namespace: NetworkNamespace.Lease, _ command: String) async throws
+    {
+        while try await !namespace.run({ try execute(command) }).contains(text) {
+            try await Task.sleep(for: .milliseconds(20))
+        }
+    }
+
+    /// The TUN as its desired items want it, said by ip(8) and `/proc/sys`.
+    private func expectTunnel(in namespace: NetworkNamespace.Lease) async throws {
+        try await namespace.run {
+            let link = try execute("ip addr show flannel0")
+            #expect(link.contains("mtu 1472") && link.contains("qlen 1000") && link.contains(",UP"))
+            #expect(link.contains("inet 10.66.28.0/32 scope global flannel0"))
+            #expect(
+                try execute("ip route show 10.66.0.0/16").hasPrefix("10.66.0.0/16 dev flannel0 scope link"))
+            let settings = "/proc/sys/net/ipv4/conf/flannel0"
+            #expect(
+                try execute("cat \(settings)/accept_local \(settings)/rp_filter \(settings)/forwarding")
+                    == "1\n2\n1\n")
+        }
+    }
+
+    @Test func theTunnelIsMadeAsWanted() async throws {
+        let namespace = try await namespace()
+        let network = try await namespace.run {
+            // Left by somebody else: a former lease's address, and a route in the overlay's place.
+            try execute(
+                "ip addr add 10.66.99.0/32 dev flannel0; ip route add 10.66.0.0/16 via 198.51.100.9")
+            return try NodeNetwork(options: UnderlayOptions(), logger: quietLogger)
+        }
+        try await network.setDesired(NodeNetworkTests.settings.desiredItems)
+        try await expectTunnel(in: namespace)
+        let addresses = try await namespace.run { try execute("ip addr show flannel0") }
+        #expect(!addresses.contains("10.66.99.0"))
+    }
+
+    @Test func whatSomebodyTakesAwayComesBack() async throws {
+        let namespace = try await namespace()
+        // An interval that never ends within the test: what comes back does so by notification.
+        let network = try await namespace.run {
+            try NodeNetwork(options: UnderlayOptions(), resyncInterval: .seconds(3600), logger: quietLogger)
+        }
+        try await network.setDesired(NodeNetworkTests.settings.desiredItems)
+        let running = Task { await network.run() }
+        defer { running.cancel() }
+        let route = "ip route show 10.66.0.0/16"
+
+        try await namespace.run { try execute("ip route del 10.66.0.0/16") }
+        try await wait(for: "dev flannel0", in: namespace, route)
+        try await namespace.run { try execute("ip addr del 10.66.28.0/32 dev flannel0") }
+        try await wait(for: "10.66.28.0/32", in: namespace, "ip addr show flannel0")
+        try await wait(for: "dev flannel0", in: namespace, route)
+        try await namespace.run { try execute("ip link set flannel0 down") }
+        try await wait(for: ",UP", in: namespace, "ip link show flannel0")
+        try await wait(for: "dev flannel0", in: namespace, route)
+        try await namespace.run { try execute("ip link set flannel0 mtu 1000 txqueuelen 5") }
+        try await wait(for: "mtu 1472", in: namespace, "ip link show flannel0")
+        try await namespace.run { try execute("ip route replace 10.66.0.0/16 via 198.51.100.9") }
+        try await wait(for: "dev flannel0", in: namespace, route)
+        try await expectTunnel(in: namespace)
+        running.cancel()
+        await running.value
+    }
+
+    @Test func whatIsNotToldOfComesBackByTheResync() async throws {
+        let namespace = try await namespace()
+        let network = try await namespace.run {
+            try NodeNetwork(
+                options: UnderlayOptions(), resyncInterval: .milliseconds(50), logger: quietLogger)
+        }
+        try await network.setDesired(NodeNetworkTests.settings.desiredItems)
+        let running = Task { await network.run() }
+        defer { running.cancel() }
+        let setting = "cat /proc/sys/net/ipv4/conf/flannel0/accept_local"
+        try await namespace.run { try execute("echo 0 > /proc/sys/net/ipv4/conf/flannel0/accept_local") }
+        try await wait(for: "1", in: namespace, setting)
+    }
+
+    @Test func aNewLeaseTakesTheOldOnesThingsAway() async throws {
+        let namespace = try await namespace()
+        let network = try await namespace.run {
+            try NodeNetwork(options: UnderlayOptions(), logger: quietLogger)
+        }
+        let old = BlackholeRoute(subnet: IPv4Prefix("10.66.28.0/24")!)
+        try await network.setDesired(NodeNetworkTests.settings.desiredItems + [old])
+        try await namespace.run {
+            #expect(try execute("ip route show type blackhole").hasPrefix("blackhole 10.66.28.0/24"))
+            // The bridge's own route must win.
+            try execute("ip link add node-b0 type bridge && ip link set node-b0 up")
+            try execute("ip addr add 10.66.28.1/24 dev node-b0")
+            #expect(try execute("ip route get 10.66.28.7").contains("dev node-b0"))
+        }
+        var settings = NodeNetworkTests.settings
+        settings.address = IPv4Address("10.66.5.0")!
+        try await network.setDesired(
+            settings.desiredItems + [BlackholeRoute(subnet: IPv4Prefix("10.66.5.0/24")!)])
+        try await namespace.run {
+            let routes = try execute("ip route show type blackhole")
+            #expect(routes.contains("10.66.5.0/24") && !routes.contains("10.66.28.0/24"))
+            let addresses = try execute("ip -4 -o addr show flannel0")
+            #expect(addresses.contains("10.66.5.0/32") && !addresses.contains("10.66.28.0"))
+        }
+        try await network.withdrawAll()
+        let routes = try await namespace.run { try execute("ip route show type blackhole") }
+        #expect(routes.isEmpty)
+    }
+
+    @Test func aDeviceThatIsDeletedIsToldOnce() async throws {
+        let namespace = try await namespace()
+        let network = try await namespace.run {
+            try NodeNetwork(options: UnderlayOptions(), logger: quietLogger)
+        }
+        try await network.setDesired(NodeNetworkTests.settings.desiredItems)
+        let running = Task { await network.run() }
+        defer { running.cancel() }
+        try await namespace.run { try execute("ip link del flannel0") }
+        var events = network.events.makeAsyncIterator()
+        #expect(await events.next() == .deviceLost("flannel0"))
+        // Each item says so itself, and none something else about a device that is not there.
+        for item in NodeNetworkTests.settings.desiredItems where !(item is ForwardingEnabled) {
+            #expect(throws: DeviceMissingError(interfaceName: "flannel0")) {
+                try item.deviation(in: NetworkState())
+            }
+        }
+        await #expect(throws: DeviceMissingError.self) {
+            try await network.setDesired(NodeNetworkTests.settings.desiredItems)
+        }
+    }
+
+    @Test func theUnderlayIsChosenAndFollowed() async throws {
+        let namespace = try await namespace()
+        let network = try await namespace.run {
+            try NodeNetwork(options: UnderlayOptions(interfaces: ["node-u0"]), logger: quietLogger)
+        }
+        let chosen = try await network.chooseUnderlay()
+        #expect(
+            chosen.interfaceName == "node-u0" && chosen.address == IPv4Address("198.51.100.2")!
+                && chosen.mtu == 1500)
+        let running = Task { await network.run() }
+        defer { running.cancel() }
+        var events = network.events.makeAsyncIterator()
+        func nextUnderlay() async -> Underlay? {
+            if case .underlayChanged(let underlay)? = await events.next() { underlay } else { nil }
+        }
+        try await namespace.run { try execute("ip link set node-u0 mtu 1400") }
+        #expect(await nextUnderlay()?.mtu == 1400)
+        try await namespace.run { try execute("ip route replace default via 198.51.100.1 mtu 1300") }
+        #expect(await nextUnderlay()?.mtu == 1300)
+        try await namespace.run {
+            try execute("ip addr add 203.0.113.9/24 dev node-u0 && ip addr del 198.51.100.2/24 dev node-u0")
+        }
+        while let underlay = await nextUnderlay(), underlay.address != IPv4Address("203.0.113.9")! {}
+        try await namespace.run { try execute("ip addr del 203.0.113.9/24 dev node-u0") }
+        guard case .underlayLost(let reason)? = await events.next() else {
+            Issue.record("the loss of the underlay's address was not told")
+            return
+        }
+        #expect(reason.contains("--iface=node-u0: interface node-u0 has no usable IPv4 address"))
+        try await namespace.run { try execute("ip addr add 203.0.113.9/24 dev node-u0") }
+        #expect(await nextUnderlay()?.address == IPv4Address("203.0.113.9")!)
+    }
+
+    @Test func theRouteToAnAddressChoosesTheUnderlay() async throws {
+        let namespace = try await namespace()
+        let underlay = try await namespace.run {
+            try NodeNetwork(
+                options: UnderlayOptions(reachableAddress: IPv4Address("198.51.100.77")!), logger: quietLogger
+            )
+        }.chooseUnderlay()
+        #expect(underlay.interfaceName == "node-u0" && underlay.address == IPv4Address("198.51.100.2")!)
+    }
+
+    @Test func aMachineThatDoesNotForwardIsNotChangedButToldOf() async throws {
+        let namespace = try await namespace()
+        let network = try await namespace.run {
+            try execute("sysctl -q -w net.ipv4.ip_forward=0")
+            return try NodeNetwork(options: UnderlayOptions(), logger: quietLogger)
+        }
+        // Not essential: no error.
+        try await network.setDesired(NodeNetworkTests.settings.desiredItems)
+        try await namespace.run {
+            #expect(try execute("cat /proc/sys/net/ipv4/ip_forward") == "0\n")
+            let item = ForwardingEnabled()
+            #expect(try item.deviation(in: NetworkState()) != nil)
+            let socket = try RouteSocket()
+            let error = #expect(throws: SystemSettingError.self) {
+                try item.restore(in: NetworkState(), using: socket)
+            }
+            #expect(error?.description.contains("sysctl -w net.ipv4.ip_forward=1") == true)
+        }
+    }
+}
+
+/// Says nothing below errors, so that what the tests provoke does not fill their output.
+let quietLogger: Logger = {
+    var logger = Logger(label: "node-tests")
+    logger.logLevel = .critical
+    return logger
+}()

@@ -1,0 +1,224 @@
+import Addresses
+import Logging
+import Netlink
+import NetworkNamespaces
+import Testing
+
+@testable import Node
+
+private let settings = PacketFilterSettings(
+    network: IPv4Prefix("10.66.0.0/16")!, subnet: IPv4Prefix("10.66.28.0/24")!, masquerades: true)
+
+@Suite struct PacketFilterTextTests {
+    @Test func theTransactionReplacesTheTable() {
+        #expect(
+            Nftables.transaction(settings) == """
+                table ip flannel-ipv4
+                delete table ip flannel-ipv4
+                table ip flannel-ipv4 {
+                \tchain postrtg {
+                \t\ttype nat hook postrouting priority srcnat; policy accept;
+                \t\tmeta mark & 0x4000 == 0x4000 return
+                \t\tip saddr 10.66.0.0/16 ip daddr 10.66.0.0/16 return
+                \t\tip saddr != 10.66.0.0/16 ip daddr 10.66.28.0/24 return
+                \t\tip saddr 10.66.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
+                \t\tip saddr != 10.66.0.0/16 ip daddr 10.66.0.0/16 masquerade fully-random
+                \t}
+                \tchain forward {
+                \t\ttype filter hook forward priority filter; policy accept;
+                \t\tip saddr 10.66.0.0/16 accept
+                \t\tip daddr 10.66.0.0/16 accept
+                \t}
+                }
+
+                """)
+    }
+
+    @Test func whatIsNotWantedHasNoRules() {
+        var quiet = settings
+        quiet.masquerades = false
+        #expect(quiet.postroutingRules.isEmpty)
+        quiet.acceptsForwarding = false
+        #expect(quiet.forwardRules.isEmpty)
+        var ordered = settings
+        ordered.randomizesPorts = false
+        #expect(!Nftables.transaction(ordered).contains("fully-random"))
+    }
+}
+
+/// The rules in the real kernel, by either program, in namespaces that the tests make.
+@Suite(
+    .enabled(if: namespacesAreExpected, "network namespaces need root and iproute2"), .timeLimit(.minutes(1)))
+struct PacketFilterTests {
+    private static func listing(_ filter: PacketFilter) throws -> String {
+        switch filter {
+        case .nftables: try execute("nft list table ip flannel-ipv4 2>/dev/null || true")
+        case .iptables: try execute("iptables -t nat -S 2>/dev/null; iptables -S 2>/dev/null")
+        }
+    }
+
+    private func deviation(_ item: any DesiredItem) throws -> String? {
+        try item.deviation(in: NetworkState())
+    }
+
+    @Test(arguments: [PacketFilter.nftables, .iptables])
+    func rulesAreSetCheckedRestoredAndRemoved(_ filter: PacketFilter) async throws {
+        try await NetworkNamespace.make().run {
+            let socket = try RouteSocket()
+            let item = filter.desiredItem(settings)
+            let before = try PacketFilterTests.listing(filter)
+            #expect(try deviation(item) != nil)
+            try item.restore(in: NetworkState(), using: socket)
+            #expect(try deviation(item) == nil)
+            let listing = try PacketFilterTests.listing(filter)
+            switch filter {
+            case .nftables:
+                #expect(listing.contains("ip saddr 10.66.0.0/16 ip daddr 10.66.0.0/16 return"))
+                try execute("nft flush chain ip flannel-ipv4 postrtg")
+            case .iptables:
+                #expect(
+                    listing.contains(
+                        #"-A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG"#))
+                #expect(
+                    listing.contains(#"-A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD"#))
+                #expect(
+                    listing.contains(
+                        #"-A FLANNEL-POSTRTG ! -s 10.66.0.0/16 -d 10.66.0.0/16 -m comment --comment "flanneld masq" -j MASQUERADE --random-fully"#
+                    ))
+                try execute("iptables -t nat -D FLANNEL-POSTRTG 2")
+            }
+            // A rule taken out, then everything.
+            #expect(try deviation(item) != nil)
+            try item.restore(in: NetworkState(), using: socket)
+            #expect(try deviation(item) == nil)
+            #expect(try PacketFilterTests.listing(filter) == listing)
+            try execute("nft flush ruleset")
+            #expect(try deviation(item) != nil)
+            try item.restore(in: NetworkState(), using: socket)
+            #expect(try deviation(item) == nil)
+
+            // A later daemon with another subnet takes its place.
+            var moved = settings
+            moved.subnet = IPv4Prefix("10.66.5.0/24")!
+            let later = filter.desiredItem(moved)
+            #expect(try deviation(later) != nil)
+            try later.restore(in: NetworkState(), using: socket)
+            #expect(try deviation(later) == nil)
+            #expect(try !PacketFilterTests.listing(filter).contains("10.66.28.0"))
+
+            #expect(try !PacketFilter.removeAll().isEmpty)
+            #expect(try PacketFilterTests.listing(filter) == before)
+            #expect(try PacketFilter.removeAll().isEmpty)
+        }
+    }
+
+    @Test func masqueradingTurnedOffTakesItsRulesAway() async throws {
+        try await NetworkNamespace.make().run {
+            let socket = try RouteSocket()
+            try PacketFilter.iptables.desiredItem(settings).restore(in: NetworkState(), using: socket)
+            var quiet = settings
+            quiet.masquerades = false
+            let item = PacketFilter.iptables.desiredItem(quiet)
+            #expect(try deviation(item)?.contains("FLANNEL-POSTRTG") == true)
+            try item.restore(in: NetworkState(), using: socket)
+            let rules = try execute("iptables -t nat -S")
+            #expect(!rules.contains("FLANNEL"))
+        }
+    }
+
+    /// Docker sets iptables' FORWARD policy to DROP, which an accept in another table does not lift.
+    @Test func whereIptablesDropsForwardedPacketsTheyAreAcceptedThere() async throws {
+        try await NetworkNamespace.make().run {
+            let socket = try RouteSocket()
+            let item = PacketFilter.nftables.desiredItem(settings)
+            try item.restore(in: NetworkState(), using: socket)
+            #expect(try !execute("iptables -S").contains("FLANNEL-FWD"))
+            try execute("iptables -P FORWARD DROP")
+            #expect(try deviation(item) == "iptables drops forwarded packets by policy")
+            try item.restore(in: NetworkState(), using: socket)
+            #expect(try deviation(item) == nil)
+            #expect(try execute("iptables -S").contains("-A FLANNEL-FWD -s 10.66.0.0/16"))
+            try item.withdraw(using: socket)
+            #expect(try !execute("iptables -S").contains("FLANNEL"))
+        }
+    }
+
+    @Test func flanneldsMasqueradeChainDoesNotStayBesideTheTable() async throws {
+        try await NetworkNamespace.make().run {
+            try execute(
+                """
+                iptables -t nat -N FLANNEL-POSTRTG && \
+                iptables -t nat -A FLANNEL-POSTRTG -s 10.66.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE && \
+                iptables -t nat -A POSTROUTING -m comment --comment 'flanneld masq' -j FLANNEL-POSTRTG
+                """)
+            try PacketFilter.nftables.desiredItem(settings).restore(in: NetworkState(), using: RouteSocket())
+            let rules = try execute("iptables -t nat -S")
+            #expect(!rules.contains("FLANNEL"))
+        }
+    }
+
+    @Test func theResyncRestoresRulesThatNoNotificationTellsOf() async throws {
+        let namespace = try await NetworkNamespace.make()
+        let network = try await namespace.run {
+            try NodeNetwork(
+                options: UnderlayOptions(), resyncInterval: .milliseconds(100), logger: quietLogger)
+        }
+        try await network.setDesired([PacketFilter.nftables.desiredItem(settings)])
+        let running = Task { await network.run() }
+        defer { running.cancel() }
+        try await namespace.run { try execute("nft flush ruleset") }
+        while try await !namespace.run({ try PacketFilterTests.listing(.nftables) }).contains("masquerade") {
+            try await Task.sleep(for: .milliseconds(20))
+        }
+    }
+
+    /// Real packets through the rules: who does the receiver see?
+    @Test(arguments: [PacketFilter.nftables, .iptables])
+    func aPodSeesPodsAndTheWorldSeesTheNode(_ filter: PacketFilter) async throws {
+        let node = try await NetworkNamespace.make()
+        let pod = try await NetworkNamespace.make()
+        let world = try await NetworkNamespace.make()
+        // The node's veths are born in the node and pushed to the others by the id of their thread.
+        let podID = try await pod.run { threadID() }
+        let worldID = try await world.run { threadID() }
+        try await node.run {
+            try execute(
+                """
+                ip link add node-p0 type veth peer name node-p1 && ip link set node-p1 netns \(podID) && \
+                ip link add node-w0 type veth peer name node-w1 && ip link set node-w1 netns \(worldID) && \
+                ip addr add 10.66.28.1/24 dev node-p0 && ip link set node-p0 up && \
+                ip addr add 198.51.100.1/24 dev node-w0 && ip link set node-w0 up && \
+                ip route add 10.66.0.0/16 via 198.51.100.9 && sysctl -q -w net.ipv4.ip_forward=1
+                """)
+            try filter.desiredItem(settings).restore(in: NetworkState(), using: RouteSocket())
+        }
+        try await pod.run {
+            try execute(
+                "ip addr add 10.66.28.7/24 dev node-p1 && ip link set node-p1 up && ip route add default via 10.66.28.1"
+            )
+        }
+        // The world is both a machine outside and, under 10.66.5.7, a pod on another node; it answers both.
+        try await world.run {
+            try execute(
+                """
+                ip addr add 198.51.100.9/24 dev node-w1 && ip link set node-w1 up && \
+                ip addr add 10.66.5.7/32 dev lo && ip route add 10.66.28.0/24 via 198.51.100.1
+                """)
+        }
+        let receiver = try await world.run { try DatagramReceiver() }
+        let podSender = try await pod.run { try DatagramSender() }
+        try await pod.run { try podSender.send(to: "10.66.5.7", port: receiver.port) }
+        let seenByPod = try await world.run { try receiver.nextSender() }
+        #expect(seenByPod == "10.66.28.7")
+        try await pod.run { try podSender.send(to: "198.51.100.9", port: receiver.port) }
+        let seenByWorld = try await world.run { try receiver.nextSender() }
+        #expect(seenByWorld == "198.51.100.1")
+
+        // From outside to a pod here: it sees who it is.
+        let podReceiver = try await pod.run { try DatagramReceiver() }
+        let worldSender = try await world.run { try DatagramSender() }
+        try await world.run { try worldSender.send(to: "10.66.28.7", port: podReceiver.port) }
+        let seenFromOutside = try await pod.run { try podReceiver.nextSender() }
+        #expect(seenFromOutside == "198.51.100.9")
+    }
+}

@@ -1,0 +1,90 @@
+import CLinux
+import SuperPackets
+
+/// Adds packets, each of which ends at a page that faults, and reads back what the TUN would be written.
+final class CoalescerHarness {
+    /// One write, and the packets that the kernel makes of it.
+    struct Write {
+        let header: virtio_net_hdr
+        let packetCount: Int
+        let whole: Bytes
+        let segments: [Bytes]
+    }
+
+    private var coalescer: Coalescer
+    private let memory: [GuardedMemory]
+    private var used = 0
+
+    init(
+        slotLimit: Int = 64, mergesTCP: Bool = true, mergesUDP: Bool = true,
+        maximumSuperPacketBytes: Int = 65_535, packetLimit: Int = 160, packetBytes: Int = 4096
+    ) {
+        coalescer = Coalescer(
+            slotLimit: slotLimit, mergesTCP: mergesTCP, mergesUDP: mergesUDP,
+            maximumSuperPacketBytes: maximumSuperPacketBytes)
+        memory = (0..<packetLimit).map { _ in GuardedMemory(capacity: packetBytes) }
+    }
+
+    var isFull: Bool { used == memory.count }
+
+    func add(_ packet: Bytes) -> Coalescer.Addition {
+        let addition = coalescer.add(memory[used].place(packet), length: packet.count)
+        if addition != .full { used += 1 }
+        return addition
+    }
+
+    /// Closes, reads all writes, resets.
+    func flush() -> [Write] {
+        coalescer.close()
+        let writes = (0..<coalescer.slotCount).map { index in
+            let slot = coalescer.slot(index)
+            let all = gathered(slot.vectors, slot.vectorCount)
+            precondition(all.count == slot.byteCount)
+            precondition(slot.vectors[0].iov_len == 10)
+            let header = all.withUnsafeBytes { virtio_net_hdr(bytes: $0.baseAddress!) }
+            let whole = Bytes(all[10...])
+            return Write(
+                header: header, packetCount: slot.packetCount, whole: whole,
+                segments: CoalescerHarness.kernelSegments(header, whole))
+        }
+        coalescer.reset()
+        used = 0
+        return writes
+    }
+
+    /// Everything that `packets` becomes, flushed when the coalescer or the memory is full.
+    func run(_ packets: [Bytes]) -> [Write] {
+        var writes: [Write] = []
+        for packet in packets {
+            if isFull { writes += flush() }
+            if add(packet) == .full {
+                writes += flush()
+                let again = add(packet)
+                precondition(again == .opened)
+            }
+        }
+        return writes + flush()
+    }
+
+    /// What the kernel makes of a TUN write: it trusts header and checksum, as the virtio-net header tells it to.
+    private static func kernelSegments(_ header: virtio_net_hdr, _ packet: Bytes) -> [Bytes] {
+        guard header.flags != 0 || header.gso_type != 0 else { return [packet] }
+        let start = Int(header.csum_start)
+        let isIPv6 = packet[0] >> 4 == 6
+        let isTCP = header.gso_type != 5
+        // What the kernel refuses, `virtio_net_hdr_to_skb` in include/linux/virtio_net.h, or would get wrong.
+        precondition(header.flags == 1 && header.gso_size > 0)
+        precondition(header.gso_type == (isTCP ? (isIPv6 ? 4 : 1) : 5))
+        precondition(start == (isIPv6 ? 40 : 20))
+        precondition(header.csum_offset == (isTCP ? 16 : 6))
+        precondition(Int(header.hdr_len) == start + (isTCP ? Int(packet[start + 12] >> 4) * 4 : 8))
+        precondition(packet.count > Int(header.hdr_len) + Int(header.gso_size), "no super-packet at all")
+        precondition(packet.word(isIPv6 ? 4 : 2) == packet.count - (isIPv6 ? 40 : 0))
+        precondition(isIPv6 || naiveSum(packet[..<20]) == 0xFFFF)
+        precondition(isTCP || packet.word(start + 4) == packet.count - start)
+        precondition(
+            packet.word(start + Int(header.csum_offset))
+                == naiveSum(pseudoHeader(packet, transportOffset: start)))
+        return naiveSegments(packet, transportOffset: start, segmentPayload: Int(header.gso_size))
+    }
+}

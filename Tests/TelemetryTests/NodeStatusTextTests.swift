@@ -1,0 +1,90 @@
+import Testing
+
+@testable import Telemetry
+
+@Suite struct NodeStatusTextTests {
+    private static func status(packets: UInt64 = 1_000, drops: UInt64 = 0, uptime: Double = 100) -> NodeStatus
+    {
+        var status = NodeStatus(
+            version: "1.2.3", processIdentifier: 42, uptimeSeconds: uptime, isReady: true,
+            state: "carrying packets",
+            store: .init(
+                name: "etcd http://10.0.0.1:2379 /coreos.com/network", isConnected: true, reconnects: 0))
+        status.underlay = .init(interface: "eth0", address: "10.0.0.2", endpoint: "192.0.2.2:8285", mtu: 1500)
+        status.tunnel = .init(interface: "flannel0", network: "10.66.0.0/16", mtu: 1472)
+        status.lease = .init(
+            subnet: "10.66.28.0/24", isReservation: false, ageSeconds: 90_000, expirySeconds: 3_661)
+        status.peers = [
+            .init(subnet: "10.66.29.0/24", endpoint: "10.0.0.3:8285"),
+            .init(subnet: "10.66.30.0/24", endpoint: "10.0.0.4:8285"),
+        ]
+        status.counters = [
+            .init(name: "packets_sent", value: packets, meaning: "", isDrop: false),
+            .init(name: "bytes_sent", value: packets * 1000, meaning: "", isDrop: false),
+            .init(name: "drop_outbound_no_route", value: drops, meaning: "No peer.", isDrop: true),
+        ]
+        return status
+    }
+
+    @Test func aHealthyNode() {
+        #expect(
+            Self.status().text() == """
+                twilld 1.2.3, process 42, up 1m 40s
+                state     ready: carrying packets
+                store     etcd http://10.0.0.1:2379 /coreos.com/network, connected
+                underlay  eth0, bound to 10.0.0.2, reached at 192.0.2.2:8285, MTU 1500
+                tunnel    flannel0, 10.66.0.0/16, MTU 1472
+                lease     10.66.28.0/24, 1d 1h old, ends in 1h 1m unless renewed
+                out       1000 packets, 1.00 MB
+                peers     2
+                  10.66.29.0/24       10.0.0.3:8285
+                  10.66.30.0/24       10.0.0.4:8285
+
+                """)
+    }
+
+    @Test func whatIsWrongIsSaidWithWhatToDo() {
+        var status = Self.status(drops: 7)
+        status.isReady = false
+        status.state = "waiting for a lease"
+        status.store.isConnected = false
+        status.store.reconnects = 3
+        status.lease?.expirySeconds = nil
+        status.skipped = [.init(key: "10.66.31.0-24", reason: "no PublicIP")]
+        status.problems = ["etcd answers permission denied: check --etcd-username"]
+        let text = status.text(peerLimit: 1)
+        for line in [
+            "state     not ready: waiting for a lease\n",
+            "not connected; packets flow without it, reconnected 3 times\n",
+            "a reservation, never ends\n", "  10.66.29.0/24       10.0.0.3:8285\n  and 1 more\n",
+            "skipped   1 entries of the store are no peers\n  10.66.31.0-24: no PublicIP\n",
+            "dropped   7\n  drop_outbound_no_route 7: No peer.\n",
+            "problems\n  etcd answers permission denied: check --etcd-username\n",
+        ] {
+            #expect(text.contains(line))
+        }
+    }
+
+    @Test func ratesComeFromTwoStatuses() {
+        let now = Self.status(packets: 3_000, drops: 5, uptime: 102)
+        let text = now.text(comparedTo: Self.status(packets: 1_000, drops: 1))
+        #expect(text.contains("out       3000 packets, 3.00 MB; 1.00 kpps, 8.00 Mbit/s\n"))
+        #expect(text.contains("drop_outbound_no_route 5, 2 pps: No peer.\n"))
+        // The data plane was started anew: no rate is better than a wrong one.
+        #expect(!now.text(comparedTo: Self.status(packets: 9_000)).contains("bit/s"))
+    }
+
+    @Test(arguments: [
+        (0.0, "0s"), (59.4, "59s"), (59.6, "1m"), (3_600, "1h"), (3_661, "1h 1m"), (90_061, "1d 1h"),
+        (-5, "-5s"),
+    ])
+    func durations(seconds: Double, text: String) { #expect(NodeStatus.duration(seconds) == text) }
+
+    @Test(arguments: [
+        (0.0, "0 B"), (999.4, "999 B"), (999.6, "1.00 kB"), (1_006, "1.01 kB"), (1_234, "1.23 kB"),
+        (12_345, "12.3 kB"), (99_960, "100 kB"), (1_050_000, "1.05 MB"), (999_600_000, "1.00 GB"),
+        (5e12, "5.00 TB"),
+        (5e16, "50000 TB"),
+    ])
+    func scales(value: Double, text: String) { #expect(NodeStatus.scaled(value, "B") == text) }
+}

@@ -1,0 +1,341 @@
+import Addresses
+import CLinux
+import Counters
+import Engines
+import Forwarding
+import Glibc
+import PacketHeaders
+import Testing
+
+@testable import Worker
+
+/// A worker over a simulated kernel: this node is 10.66.1.0/24, its peers 10.66.2.0/24 … behind 192.168.0.2 ….
+struct Bench: ~Copyable {
+    let kernel: SimulatedKernel
+    let memory: PacketMemory
+    let counters = CounterBlock.allocate()
+    let publication = ForwardingPublication(workers: 1)
+    var worker: Worker<SimulatedEngine>
+
+    static let local = IPv4Prefix("10.66.1.0/24")!
+    static func subnet(_ peer: Int) -> IPv4Prefix { IPv4Prefix("10.66.\(peer).0/24")! }
+    static func underlay(_ peer: Int) -> IPv4Address { IPv4Address("192.168.0.\(peer)")! }
+    static func routes(peers: Range<Int> = 2..<6) -> ForwardingRoutes {
+        ForwardingRoutes(
+            localIPv4: local,
+            peers: peers.map {
+                ForwardingPeer(ipv4: subnet($0), endpoint: Endpoint(address: underlay($0), port: 8285))
+            })
+    }
+
+    init(
+        seed: UInt64 = 1, mtu: Int = 1472, segmentLimit: Int = 64, acceptsAnySource: Bool = false,
+        coalesces: Bool = true
+    ) {
+        kernel = SimulatedKernel(seed: seed)
+        memory = PacketMemory(
+            tunnelBufferCount: WorkerLimits.tunnelBuffers, datagramBufferCount: WorkerLimits.datagramBuffers,
+            messageCount: WorkerLimits.messages, hugePages: false)!
+        publication.publish(Bench.routes())
+        worker = Worker(
+            engine: SimulatedEngine(kernel: kernel, memory: memory), memory: memory,
+            settings: WorkerSettings(
+                mtu: mtu, tunnelAddress: IPv4Address("10.66.1.0")!, acceptsAnySource: acceptsAnySource,
+                segmentLimit: segmentLimit, coalescesTCP: coalesces, coalescesUDP: coalesces),
+            counters: counters, reader: publication.reader(0))
+    }
+
+    deinit {
+        memory.deallocate()
+        counters.deallocate()
+    }
+
+    mutating func fromPod(_ packet: [UInt8], header: [UInt8] = [UInt8](repeating: 0, count: 10)) {
+        kernel.tunnelQueue.append(header + packet)
+    }
+
+    mutating func fromPeer(_ peer: Int, _ payload: [UInt8], segmentBytes: Int = 0) {
+        kernel.socketQueue.append(
+            SimulatedKernel.Datagrams(
+                source: Bench.underlay(peer).bits, port: 8285, segmentBytes: segmentBytes, payload: payload))
+    }
+
+    mutating func run(rounds: Int = 8) {
+        for _ in 0..<rounds { #expect(worker.round() == 0) }
+    }
+}
+
+func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(node).\(host)")! }
+
+@Suite struct WorkerTests {
+    @Test func aPacketFromAPodLeavesForItsPeerOneHopOlder() {
+        var bench = Bench()
+        bench.fromPod(Packets.udp(pod(1), pod(3), payload: [1, 2, 3]))
+        bench.run()
+        #expect(bench.kernel.sent.count == 1)
+        #expect(bench.kernel.sent[0].address == Bench.underlay(3).bits)
+        #expect(bench.kernel.sent[0].port == 8285)
+        #expect(
+            bench.kernel.sent[0].payload == Packets.udp(pod(1), pod(3), timeToLive: 63, payload: [1, 2, 3]))
+    }
+
+    @Test func aDatagramFromAPeerReachesThePodOneHopOlder() {
+        var bench = Bench()
+        bench.fromPeer(3, Packets.udp(pod(3), pod(1), payload: [1, 2, 3]))
+        bench.run()
+        #expect(bench.kernel.written.count == 1)
+        #expect(
+            Array(bench.kernel.written[0][10...])
+                == Packets.udp(pod(3), pod(1), timeToLive: 63, payload: [1, 2, 3]))
+    }
+
+    @Test func equalNeighboursToOnePeerLeaveInOneSend() {
+        var bench = Bench()
+        for index in 0..<40 { bench.fromPod(Packets.udp(pod(1), pod(3), payload: [UInt8(index), 0, 0])) }
+        bench.run(rounds: 12)
+        #expect(bench.kernel.sent.count == 40)
+        #expect(bench.kernel.sent.map { $0.payload[28] } == (0..<40).map { UInt8($0) })
+        #expect(bench.counters[.sends] < 10)
+    }
+
+    @Test func noRouteIsAnsweredWithUnreachable() {
+        var bench = Bench()
+        let packet = Packets.udp(pod(1), pod(200), payload: [9])
+        bench.fromPod(packet)
+        bench.run()
+        #expect(bench.kernel.sent.isEmpty)
+        #expect(bench.counters[.dropOutboundNoRoute] == 1)
+        #expect(bench.kernel.written.count == 1)
+        let reply = Array(bench.kernel.written[0][10...])
+        #expect(reply[9] == 1)
+        #expect(reply[20] == 3 && reply[21] == 0)
+        #expect(Array(reply[16..<20]) == Packets.bytes(pod(1).bits))
+        #expect(Array(reply[28...]) == packet)
+        #expect(Packets.checksum(Array(reply[0..<20])) == 0)
+        #expect(Packets.checksum(Array(reply[20...])) == 0)
+    }
+
+    @Test func errorsAreLimitedAndNeverAboutErrors() {
+        var bench = Bench()
+        for _ in 0..<300 { bench.fromPod(Packets.udp(pod(1), pod(200), payload: [9])) }
+        bench.fromPod(Packets.ipv4(pod(1), pod(200), transport: 1, payload: [3, 0, 0, 0, 0, 0, 0, 0]))
+        bench.fromPod(
+            Packets.ipv4(
+                pod(1), pod(200), transport: 17, fragment: 0x0010, payload: [3, 0, 0, 0, 0, 0, 0, 0]))
+        bench.run(rounds: 40)
+        #expect(bench.counters[.dropOutboundNoRoute] == 302)
+        #expect(bench.counters[.unreachablesSent] + bench.counters[.errorsSuppressed] == 302)
+        #expect(bench.counters[.errorsSuppressed] >= 100)
+        #expect(bench.counters[.unreachablesSent] == UInt64(bench.kernel.written.count))
+    }
+
+    @Test func timeToLiveRunsOutInBothDirections() {
+        var bench = Bench()
+        bench.fromPod(Packets.udp(pod(1), pod(3), timeToLive: 1, payload: [1]))
+        bench.fromPeer(3, Packets.udp(pod(3), pod(1), timeToLive: 1, payload: [1]))
+        bench.fromPeer(3, Packets.udp(pod(3), pod(1), timeToLive: 0, payload: [1]))
+        bench.run()
+        #expect(bench.counters[.dropOutboundTimeToLive] == 1)
+        #expect(bench.counters[.dropInboundTimeToLive] == 2)
+        #expect(bench.kernel.written.count == 1)
+        #expect(bench.kernel.written[0][30] == 11)
+        #expect(bench.kernel.sent.count == 2)
+        #expect(bench.kernel.sent.allSatisfy { $0.payload[20] == 11 && $0.address == Bench.underlay(3).bits })
+    }
+
+    @Test func whatIsNoWholePacketIsDroppedByReason() {
+        var bench = Bench()
+        let good = Packets.udp(pod(3), pod(1), payload: [1, 2, 3, 4])
+        func broken(_ change: (inout [UInt8]) -> Void) -> [UInt8] {
+            var packet = good
+            change(&packet)
+            return packet
+        }
+        bench.fromPeer(3, [0x45])
+        bench.fromPeer(3, [])
+        bench.fromPeer(3, broken { $0[0] = 0x55 })
+        bench.fromPeer(3, broken { $0[0] = 0x44 })
+        bench.fromPeer(3, broken { $0[0] = 0x4F })
+        bench.fromPeer(3, good + [0])
+        bench.fromPeer(3, Array(good.dropLast()))
+        bench.fromPeer(3, broken { $0[10] ^= 1 })
+        bench.fromPeer(3, Packets.udp(pod(3), pod(1), payload: [UInt8](repeating: 0, count: 1445)))
+        bench.fromPeer(3, Packets.udp(pod(3), pod(4), payload: [1]))
+        bench.fromPeer(3, Packets.udp(pod(4), pod(1), payload: [1]))
+        bench.fromPeer(9, good)
+        bench.fromPeer(3, good)
+        bench.run()
+        #expect(bench.counters[.dropInboundTooShort] == 2)
+        #expect(bench.counters[.dropInboundVersion] == 1)
+        #expect(bench.counters[.dropInboundHeaderLength] == 2)
+        #expect(bench.counters[.dropInboundTotalLength] == 2)
+        #expect(bench.counters[.dropInboundHeaderChecksum] == 1)
+        #expect(bench.counters[.dropInboundTooLarge] == 1)
+        #expect(bench.counters[.dropInboundDestination] == 1)
+        #expect(bench.counters[.dropInboundSource] == 1)
+        #expect(bench.counters[.dropInboundUnknownPeer] == 1)
+        #expect(bench.kernel.written.count == 1)
+    }
+
+    @Test func aPeersOwnAddressIsASourceAndAnySourceIfAllowed() {
+        var bench = Bench()
+        bench.fromPeer(3, Packets.udp(Bench.underlay(3), pod(1), payload: [1]))
+        bench.run()
+        #expect(bench.kernel.written.count == 1)
+
+        var open = Bench(acceptsAnySource: true)
+        open.fromPeer(3, Packets.udp(IPv4Address("8.8.8.8")!, pod(1), payload: [1]))
+        open.fromPeer(9, Packets.udp(IPv4Address("8.8.8.8")!, pod(1), payload: [1]))
+        open.run()
+        #expect(open.kernel.written.count == 1)
+        #expect(open.counters[.dropInboundUnknownPeer] == 1)
+    }
+
+    @Test func aNewSnapshotTakesEffectInTheNextRound() {
+        var bench = Bench()
+        bench.run()
+        bench.publication.publish(Bench.routes(peers: 2..<3))
+        bench.fromPod(Packets.udp(pod(1), pod(3), payload: [1]))
+        bench.run(rounds: 1)
+        #expect(bench.counters[.dropOutboundNoRoute] == 1)
+        bench.run()
+        bench.publication.publish(Bench.routes())
+        #expect(bench.publication.retiredCount <= 1)
+    }
+
+    @Test func aPathWithoutSegmentationIsFoundOutAndNothingIsLost() {
+        var bench = Bench()
+        bench.kernel.refusesSegmentation = true
+        for index in 0..<2000 {
+            bench.fromPod(Packets.udp(pod(1), pod(3), payload: Packets.bytes(UInt32(index))))
+        }
+        bench.run(rounds: 400)
+        #expect(Set(bench.kernel.sent.map { Array($0.payload[28...]) }).count == 2000)
+        #expect(bench.counters[.segmentationFallbacks] == 1)
+        #expect(bench.worker.segmentLimit == 1)
+    }
+
+    @Test func aPacketLargerThanThePathIsDroppedWithoutAFallback() {
+        var bench = Bench()
+        bench.kernel.pathLimit = 1000
+        for _ in 0..<500 {
+            bench.fromPod(Packets.udp(pod(1), pod(3), payload: [UInt8](repeating: 7, count: 1200)))
+        }
+        bench.fromPod(Packets.udp(pod(1), pod(3), payload: [UInt8](repeating: 7, count: 100)))
+        bench.run(rounds: 300)
+        #expect(bench.counters[.dropOutboundTooLarge] == 500)
+        #expect(bench.counters[.segmentationFallbacks] == 0)
+        #expect(bench.kernel.sent.count == 1)
+    }
+
+    @Test func aTunnelThatFailsIsLeftAloneForAWhile() {
+        var bench = Bench()
+        bench.kernel.readError = EBADFD
+        bench.run(rounds: 50)
+        // The simulated clock does not wait: with a rest after each failure, 50 rounds ask only a few times.
+        #expect(bench.kernel.sleeps > 40)
+    }
+
+    @Test(arguments: 1...12)
+    func nothingIsLostOrReorderedBesideWhatFailedAndWasCounted(seed: Int) {
+        var bench = Bench(seed: UInt64(seed), segmentLimit: [1, 64, 128][seed % 3])
+        let kernel = bench.kernel
+        kernel.lateness = [0, 2, 10][seed % 3]
+        kernel.sendFailurePercent = [0, 3][seed % 2]
+        kernel.writeFailurePercent = [0, 3][(seed / 2) % 2]
+        var generator = SeededGenerator(seed: UInt64(seed) &* 977)
+        var sequences: [Int: UInt32] = [:]
+        var inbound: [Int: UInt32] = [:]
+        var outboundCount = 0
+        var inboundCount = 0
+        for _ in 0..<300 {
+            for _ in 0..<Int.random(in: 0...90, using: &generator) {
+                let flow = Int.random(in: 0..<8, using: &generator)
+                let size = generator.chance(70) ? 40 : Int.random(in: 8...1400, using: &generator)
+                let number = sequences[flow, default: 0]
+                sequences[flow] = number + 1
+                var payload = [UInt8](repeating: UInt8(flow), count: size)
+                payload.replaceSubrange(0..<4, with: Packets.bytes(number))
+                bench.fromPod(
+                    Packets.udp(pod(1), pod(2 + flow % 4), ports: (UInt16(flow), 9), payload: payload))
+                outboundCount += 1
+            }
+            for _ in 0..<Int.random(in: 0...5, using: &generator) {
+                let flow = Int.random(in: 0..<8, using: &generator)
+                let peer = 2 + flow % 4
+                let size = Int.random(in: 8...1000, using: &generator)
+                var merged: [UInt8] = []
+                let count = Int.random(in: 1...(generator.chance(50) ? 1 : 40), using: &generator)
+                for _ in 0..<count {
+                    let number = inbound[flow, default: 0]
+                    inbound[flow] = number + 1
+                    var payload = [UInt8](repeating: UInt8(flow), count: size)
+                    payload.replaceSubrange(0..<4, with: Packets.bytes(number))
+                    merged += Packets.udp(
+                        pod(peer), pod(1), ports: (UInt16(flow), 9), identification: 5, payload: payload)
+                    inboundCount += 1
+                }
+                bench.fromPeer(peer, merged, segmentBytes: count > 1 ? size + 28 : 0)
+            }
+            #expect(bench.worker.round() == 0)
+        }
+        // Late operations hold back those behind them, so draining takes many rounds; it must end all the same.
+        var rounds = 0
+        while !(kernel.tunnelQueue.isEmpty && kernel.socketQueue.isEmpty && bench.worker.engine.isIdle),
+            rounds < 50_000
+        {
+            #expect(bench.worker.round() == 0)
+            rounds += 1
+        }
+        #expect(rounds < 50_000)
+
+        var next: [Int: UInt32] = [:]
+        for sent in kernel.sent {
+            let flow = Int(sent.payload[20]) << 8 | Int(sent.payload[21])
+            let number = sent.payload[28..<32].reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
+            #expect(number >= next[flow, default: 0], "flow \(flow) out of order")
+            next[flow] = number + 1
+            #expect(sent.payload[32...].allSatisfy { Int($0) == flow })
+            #expect(sent.address == Bench.underlay(2 + flow % 4).bits)
+        }
+        let sendDrops =
+            bench.counters[.dropOutboundUnderlayFull] + bench.counters[.dropOutboundUnreachable]
+            + bench.counters[.dropOutboundError]
+        #expect(
+            kernel.sent.count + kernel.lostInSend + Int(bench.counters[.dropOutboundNoBuffer])
+                == outboundCount)
+        #expect(Int(sendDrops) == kernel.lostInSend)
+        #expect(Int(bench.counters[.packetsSent]) == kernel.sent.count)
+
+        var nextInbound: [Int: UInt32] = [:]
+        var delivered = 0
+        for frame in kernel.written {
+            for packet in segments(frame) {
+                let flow = Int(packet[20]) << 8 | Int(packet[21])
+                let number = packet[28..<32].reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
+                #expect(number >= nextInbound[flow, default: 0], "flow \(flow) out of order")
+                nextInbound[flow] = number + 1
+                #expect(packet[32...].allSatisfy { Int($0) == flow })
+                delivered += 1
+            }
+        }
+        let writeDrops =
+            bench.counters[.dropInboundTunnelDown] + bench.counters[.dropInboundTunnelFull]
+            + bench.counters[.dropInboundError]
+        #expect(delivered + Int(writeDrops) == inboundCount)
+    }
+
+    /// The UDP packets of one write: header and payload of each, whatever was merged.
+    private func segments(_ frame: [UInt8]) -> [[UInt8]] {
+        let size = Int(frame[4]) | Int(frame[5]) << 8
+        let packet = Array(frame[10...])
+        guard frame[1] != 0 else { return [packet] }
+        var result: [[UInt8]] = []
+        var offset = 28
+        while offset < packet.count {
+            result.append(Array(packet[0..<28]) + packet[offset..<min(offset + size, packet.count)])
+            offset += size
+        }
+        return result
+    }
+}
