@@ -50,19 +50,6 @@ public enum Etcdserverpb_KV: Sendable {
                 type: .unary
             )
         }
-        /// Namespace for "DeleteRange" metadata.
-        public enum DeleteRange: Sendable {
-            /// Request type for "DeleteRange".
-            public typealias Input = Etcdserverpb_DeleteRangeRequest
-            /// Response type for "DeleteRange".
-            public typealias Output = Etcdserverpb_DeleteRangeResponse
-            /// Descriptor for "DeleteRange".
-            public static let descriptor = GRPCCore.MethodDescriptor(
-                service: GRPCCore.ServiceDescriptor(fullyQualifiedService: "etcdserverpb.KV"),
-                method: "DeleteRange",
-                type: .unary
-            )
-        }
         /// Namespace for "Txn" metadata.
         public enum Txn: Sendable {
             /// Request type for "Txn".
@@ -80,7 +67,6 @@ public enum Etcdserverpb_KV: Sendable {
         public static let descriptors: [GRPCCore.MethodDescriptor] = [
             Range.descriptor,
             Put.descriptor,
-            DeleteRange.descriptor,
             Txn.descriptor
         ]
     }
@@ -137,25 +123,6 @@ extension Etcdserverpb_KV {
             deserializer: some GRPCCore.MessageDeserializer<Etcdserverpb_PutResponse>,
             options: GRPCCore.CallOptions,
             onResponse handleResponse: @Sendable @escaping (GRPCCore.ClientResponse<Etcdserverpb_PutResponse>) async throws -> Result
-        ) async throws -> Result where Result: Sendable
-
-        /// Call the "DeleteRange" method.
-        ///
-        /// - Parameters:
-        ///   - request: A request containing a single `Etcdserverpb_DeleteRangeRequest` message.
-        ///   - serializer: A serializer for `Etcdserverpb_DeleteRangeRequest` messages.
-        ///   - deserializer: A deserializer for `Etcdserverpb_DeleteRangeResponse` messages.
-        ///   - options: Options to apply to this RPC.
-        ///   - handleResponse: A closure which handles the response and returns its result to
-        ///       the caller. Returning from the closure will cancel the RPC if it hasn't
-        ///       already finished.
-        /// - Returns: The result of `handleResponse`.
-        func deleteRange<Result>(
-            request: GRPCCore.ClientRequest<Etcdserverpb_DeleteRangeRequest>,
-            serializer: some GRPCCore.MessageSerializer<Etcdserverpb_DeleteRangeRequest>,
-            deserializer: some GRPCCore.MessageDeserializer<Etcdserverpb_DeleteRangeResponse>,
-            options: GRPCCore.CallOptions,
-            onResponse handleResponse: @Sendable @escaping (GRPCCore.ClientResponse<Etcdserverpb_DeleteRangeResponse>) async throws -> Result
         ) async throws -> Result where Result: Sendable
 
         /// Call the "Txn" method.
@@ -254,36 +221,6 @@ extension Etcdserverpb_KV {
             )
         }
 
-        /// Call the "DeleteRange" method.
-        ///
-        /// - Parameters:
-        ///   - request: A request containing a single `Etcdserverpb_DeleteRangeRequest` message.
-        ///   - serializer: A serializer for `Etcdserverpb_DeleteRangeRequest` messages.
-        ///   - deserializer: A deserializer for `Etcdserverpb_DeleteRangeResponse` messages.
-        ///   - options: Options to apply to this RPC.
-        ///   - handleResponse: A closure which handles the response and returns its result to
-        ///       the caller. Returning from the closure will cancel the RPC if it hasn't
-        ///       already finished.
-        /// - Returns: The result of `handleResponse`.
-        public func deleteRange<Result>(
-            request: GRPCCore.ClientRequest<Etcdserverpb_DeleteRangeRequest>,
-            serializer: some GRPCCore.MessageSerializer<Etcdserverpb_DeleteRangeRequest>,
-            deserializer: some GRPCCore.MessageDeserializer<Etcdserverpb_DeleteRangeResponse>,
-            options: GRPCCore.CallOptions = .defaults,
-            onResponse handleResponse: @Sendable @escaping (GRPCCore.ClientResponse<Etcdserverpb_DeleteRangeResponse>) async throws -> Result = { response in
-                try response.message
-            }
-        ) async throws -> Result where Result: Sendable {
-            try await self.client.unary(
-                request: request,
-                descriptor: Etcdserverpb_KV.Method.DeleteRange.descriptor,
-                serializer: serializer,
-                deserializer: deserializer,
-                options: options,
-                onResponse: handleResponse
-            )
-        }
-
         /// Call the "Txn" method.
         ///
         /// - Parameters:
@@ -364,31 +301,6 @@ extension Etcdserverpb_KV.ClientProtocol {
             request: request,
             serializer: GRPCProtobuf.ProtobufSerializer<Etcdserverpb_PutRequest>(),
             deserializer: GRPCProtobuf.ProtobufDeserializer<Etcdserverpb_PutResponse>(),
-            options: options,
-            onResponse: handleResponse
-        )
-    }
-
-    /// Call the "DeleteRange" method.
-    ///
-    /// - Parameters:
-    ///   - request: A request containing a single `Etcdserverpb_DeleteRangeRequest` message.
-    ///   - options: Options to apply to this RPC.
-    ///   - handleResponse: A closure which handles the response and returns its result to
-    ///       the caller. Returning from the closure will cancel the RPC if it hasn't
-    ///       already finished.
-    /// - Returns: The result of `handleResponse`.
-    public func deleteRange<Result>(
-        request: GRPCCore.ClientRequest<Etcdserverpb_DeleteRangeRequest>,
-        options: GRPCCore.CallOptions = .defaults,
-        onResponse handleResponse: @Sendable @escaping (GRPCCore.ClientResponse<Etcdserverpb_DeleteRangeResponse>) async throws -> Result = { response in
-            try response.message
-        }
-    ) async throws -> Result where Result: Sendable {
-        try await self.deleteRange(
-            request: request,
-            serializer: GRPCProtobuf.ProtobufSerializer<Etcdserverpb_DeleteRangeRequest>(),
-            deserializer: GRPCProtobuf.ProtobufDeserializer<Etcdserverpb_DeleteRangeResponse>(),
             options: options,
             onResponse: handleResponse
         )
@@ -475,35 +387,6 @@ extension Etcdserverpb_KV.ClientProtocol {
             metadata: metadata
         )
         return try await self.put(
-            request: request,
-            options: options,
-            onResponse: handleResponse
-        )
-    }
-
-    /// Call the "DeleteRange" method.
-    ///
-    /// - Parameters:
-    ///   - message: request message to send.
-    ///   - metadata: Additional metadata to send, defaults to empty.
-    ///   - options: Options to apply to this RPC, defaults to `.defaults`.
-    ///   - handleResponse: A closure which handles the response and returns its result to
-    ///       the caller. Returning from the closure will cancel the RPC if it hasn't
-    ///       already finished.
-    /// - Returns: The result of `handleResponse`.
-    public func deleteRange<Result>(
-        _ message: Etcdserverpb_DeleteRangeRequest,
-        metadata: GRPCCore.Metadata = [:],
-        options: GRPCCore.CallOptions = .defaults,
-        onResponse handleResponse: @Sendable @escaping (GRPCCore.ClientResponse<Etcdserverpb_DeleteRangeResponse>) async throws -> Result = { response in
-            try response.message
-        }
-    ) async throws -> Result where Result: Sendable {
-        let request = GRPCCore.ClientRequest<Etcdserverpb_DeleteRangeRequest>(
-            message: message,
-            metadata: metadata
-        )
-        return try await self.deleteRange(
             request: request,
             options: options,
             onResponse: handleResponse
@@ -731,19 +614,6 @@ public enum Etcdserverpb_Lease: Sendable {
                 type: .unary
             )
         }
-        /// Namespace for "LeaseRevoke" metadata.
-        public enum LeaseRevoke: Sendable {
-            /// Request type for "LeaseRevoke".
-            public typealias Input = Etcdserverpb_LeaseRevokeRequest
-            /// Response type for "LeaseRevoke".
-            public typealias Output = Etcdserverpb_LeaseRevokeResponse
-            /// Descriptor for "LeaseRevoke".
-            public static let descriptor = GRPCCore.MethodDescriptor(
-                service: GRPCCore.ServiceDescriptor(fullyQualifiedService: "etcdserverpb.Lease"),
-                method: "LeaseRevoke",
-                type: .unary
-            )
-        }
         /// Namespace for "LeaseKeepAlive" metadata.
         public enum LeaseKeepAlive: Sendable {
             /// Request type for "LeaseKeepAlive".
@@ -757,25 +627,10 @@ public enum Etcdserverpb_Lease: Sendable {
                 type: .bidirectionalStreaming
             )
         }
-        /// Namespace for "LeaseTimeToLive" metadata.
-        public enum LeaseTimeToLive: Sendable {
-            /// Request type for "LeaseTimeToLive".
-            public typealias Input = Etcdserverpb_LeaseTimeToLiveRequest
-            /// Response type for "LeaseTimeToLive".
-            public typealias Output = Etcdserverpb_LeaseTimeToLiveResponse
-            /// Descriptor for "LeaseTimeToLive".
-            public static let descriptor = GRPCCore.MethodDescriptor(
-                service: GRPCCore.ServiceDescriptor(fullyQualifiedService: "etcdserverpb.Lease"),
-                method: "LeaseTimeToLive",
-                type: .unary
-            )
-        }
         /// Descriptors for all methods in the "etcdserverpb.Lease" service.
         public static let descriptors: [GRPCCore.MethodDescriptor] = [
             LeaseGrant.descriptor,
-            LeaseRevoke.descriptor,
-            LeaseKeepAlive.descriptor,
-            LeaseTimeToLive.descriptor
+            LeaseKeepAlive.descriptor
         ]
     }
 }
@@ -814,25 +669,6 @@ extension Etcdserverpb_Lease {
             onResponse handleResponse: @Sendable @escaping (GRPCCore.ClientResponse<Etcdserverpb_LeaseGrantResponse>) async throws -> Result
         ) async throws -> Result where Result: Sendable
 
-        /// Call the "LeaseRevoke" method.
-        ///
-        /// - Parameters:
-        ///   - request: A request containing a single `Etcdserverpb_LeaseRevokeRequest` message.
-        ///   - serializer: A serializer for `Etcdserverpb_LeaseRevokeRequest` messages.
-        ///   - deserializer: A deserializer for `Etcdserverpb_LeaseRevokeResponse` messages.
-        ///   - options: Options to apply to this RPC.
-        ///   - handleResponse: A closure which handles the response and returns its result to
-        ///       the caller. Returning from the closure will cancel the RPC if it hasn't
-        ///       already finished.
-        /// - Returns: The result of `handleResponse`.
-        func leaseRevoke<Result>(
-            request: GRPCCore.ClientRequest<Etcdserverpb_LeaseRevokeRequest>,
-            serializer: some GRPCCore.MessageSerializer<Etcdserverpb_LeaseRevokeRequest>,
-            deserializer: some GRPCCore.MessageDeserializer<Etcdserverpb_LeaseRevokeResponse>,
-            options: GRPCCore.CallOptions,
-            onResponse handleResponse: @Sendable @escaping (GRPCCore.ClientResponse<Etcdserverpb_LeaseRevokeResponse>) async throws -> Result
-        ) async throws -> Result where Result: Sendable
-
         /// Call the "LeaseKeepAlive" method.
         ///
         /// - Parameters:
@@ -850,25 +686,6 @@ extension Etcdserverpb_Lease {
             deserializer: some GRPCCore.MessageDeserializer<Etcdserverpb_LeaseKeepAliveResponse>,
             options: GRPCCore.CallOptions,
             onResponse handleResponse: @Sendable @escaping (GRPCCore.StreamingClientResponse<Etcdserverpb_LeaseKeepAliveResponse>) async throws -> Result
-        ) async throws -> Result where Result: Sendable
-
-        /// Call the "LeaseTimeToLive" method.
-        ///
-        /// - Parameters:
-        ///   - request: A request containing a single `Etcdserverpb_LeaseTimeToLiveRequest` message.
-        ///   - serializer: A serializer for `Etcdserverpb_LeaseTimeToLiveRequest` messages.
-        ///   - deserializer: A deserializer for `Etcdserverpb_LeaseTimeToLiveResponse` messages.
-        ///   - options: Options to apply to this RPC.
-        ///   - handleResponse: A closure which handles the response and returns its result to
-        ///       the caller. Returning from the closure will cancel the RPC if it hasn't
-        ///       already finished.
-        /// - Returns: The result of `handleResponse`.
-        func leaseTimeToLive<Result>(
-            request: GRPCCore.ClientRequest<Etcdserverpb_LeaseTimeToLiveRequest>,
-            serializer: some GRPCCore.MessageSerializer<Etcdserverpb_LeaseTimeToLiveRequest>,
-            deserializer: some GRPCCore.MessageDeserializer<Etcdserverpb_LeaseTimeToLiveResponse>,
-            options: GRPCCore.CallOptions,
-            onResponse handleResponse: @Sendable @escaping (GRPCCore.ClientResponse<Etcdserverpb_LeaseTimeToLiveResponse>) async throws -> Result
         ) async throws -> Result where Result: Sendable
     }
 
@@ -918,36 +735,6 @@ extension Etcdserverpb_Lease {
             )
         }
 
-        /// Call the "LeaseRevoke" method.
-        ///
-        /// - Parameters:
-        ///   - request: A request containing a single `Etcdserverpb_LeaseRevokeRequest` message.
-        ///   - serializer: A serializer for `Etcdserverpb_LeaseRevokeRequest` messages.
-        ///   - deserializer: A deserializer for `Etcdserverpb_LeaseRevokeResponse` messages.
-        ///   - options: Options to apply to this RPC.
-        ///   - handleResponse: A closure which handles the response and returns its result to
-        ///       the caller. Returning from the closure will cancel the RPC if it hasn't
-        ///       already finished.
-        /// - Returns: The result of `handleResponse`.
-        public func leaseRevoke<Result>(
-            request: GRPCCore.ClientRequest<Etcdserverpb_LeaseRevokeRequest>,
-            serializer: some GRPCCore.MessageSerializer<Etcdserverpb_LeaseRevokeRequest>,
-            deserializer: some GRPCCore.MessageDeserializer<Etcdserverpb_LeaseRevokeResponse>,
-            options: GRPCCore.CallOptions = .defaults,
-            onResponse handleResponse: @Sendable @escaping (GRPCCore.ClientResponse<Etcdserverpb_LeaseRevokeResponse>) async throws -> Result = { response in
-                try response.message
-            }
-        ) async throws -> Result where Result: Sendable {
-            try await self.client.unary(
-                request: request,
-                descriptor: Etcdserverpb_Lease.Method.LeaseRevoke.descriptor,
-                serializer: serializer,
-                deserializer: deserializer,
-                options: options,
-                onResponse: handleResponse
-            )
-        }
-
         /// Call the "LeaseKeepAlive" method.
         ///
         /// - Parameters:
@@ -969,36 +756,6 @@ extension Etcdserverpb_Lease {
             try await self.client.bidirectionalStreaming(
                 request: request,
                 descriptor: Etcdserverpb_Lease.Method.LeaseKeepAlive.descriptor,
-                serializer: serializer,
-                deserializer: deserializer,
-                options: options,
-                onResponse: handleResponse
-            )
-        }
-
-        /// Call the "LeaseTimeToLive" method.
-        ///
-        /// - Parameters:
-        ///   - request: A request containing a single `Etcdserverpb_LeaseTimeToLiveRequest` message.
-        ///   - serializer: A serializer for `Etcdserverpb_LeaseTimeToLiveRequest` messages.
-        ///   - deserializer: A deserializer for `Etcdserverpb_LeaseTimeToLiveResponse` messages.
-        ///   - options: Options to apply to this RPC.
-        ///   - handleResponse: A closure which handles the response and returns its result to
-        ///       the caller. Returning from the closure will cancel the RPC if it hasn't
-        ///       already finished.
-        /// - Returns: The result of `handleResponse`.
-        public func leaseTimeToLive<Result>(
-            request: GRPCCore.ClientRequest<Etcdserverpb_LeaseTimeToLiveRequest>,
-            serializer: some GRPCCore.MessageSerializer<Etcdserverpb_LeaseTimeToLiveRequest>,
-            deserializer: some GRPCCore.MessageDeserializer<Etcdserverpb_LeaseTimeToLiveResponse>,
-            options: GRPCCore.CallOptions = .defaults,
-            onResponse handleResponse: @Sendable @escaping (GRPCCore.ClientResponse<Etcdserverpb_LeaseTimeToLiveResponse>) async throws -> Result = { response in
-                try response.message
-            }
-        ) async throws -> Result where Result: Sendable {
-            try await self.client.unary(
-                request: request,
-                descriptor: Etcdserverpb_Lease.Method.LeaseTimeToLive.descriptor,
                 serializer: serializer,
                 deserializer: deserializer,
                 options: options,
@@ -1036,31 +793,6 @@ extension Etcdserverpb_Lease.ClientProtocol {
         )
     }
 
-    /// Call the "LeaseRevoke" method.
-    ///
-    /// - Parameters:
-    ///   - request: A request containing a single `Etcdserverpb_LeaseRevokeRequest` message.
-    ///   - options: Options to apply to this RPC.
-    ///   - handleResponse: A closure which handles the response and returns its result to
-    ///       the caller. Returning from the closure will cancel the RPC if it hasn't
-    ///       already finished.
-    /// - Returns: The result of `handleResponse`.
-    public func leaseRevoke<Result>(
-        request: GRPCCore.ClientRequest<Etcdserverpb_LeaseRevokeRequest>,
-        options: GRPCCore.CallOptions = .defaults,
-        onResponse handleResponse: @Sendable @escaping (GRPCCore.ClientResponse<Etcdserverpb_LeaseRevokeResponse>) async throws -> Result = { response in
-            try response.message
-        }
-    ) async throws -> Result where Result: Sendable {
-        try await self.leaseRevoke(
-            request: request,
-            serializer: GRPCProtobuf.ProtobufSerializer<Etcdserverpb_LeaseRevokeRequest>(),
-            deserializer: GRPCProtobuf.ProtobufDeserializer<Etcdserverpb_LeaseRevokeResponse>(),
-            options: options,
-            onResponse: handleResponse
-        )
-    }
-
     /// Call the "LeaseKeepAlive" method.
     ///
     /// - Parameters:
@@ -1079,31 +811,6 @@ extension Etcdserverpb_Lease.ClientProtocol {
             request: request,
             serializer: GRPCProtobuf.ProtobufSerializer<Etcdserverpb_LeaseKeepAliveRequest>(),
             deserializer: GRPCProtobuf.ProtobufDeserializer<Etcdserverpb_LeaseKeepAliveResponse>(),
-            options: options,
-            onResponse: handleResponse
-        )
-    }
-
-    /// Call the "LeaseTimeToLive" method.
-    ///
-    /// - Parameters:
-    ///   - request: A request containing a single `Etcdserverpb_LeaseTimeToLiveRequest` message.
-    ///   - options: Options to apply to this RPC.
-    ///   - handleResponse: A closure which handles the response and returns its result to
-    ///       the caller. Returning from the closure will cancel the RPC if it hasn't
-    ///       already finished.
-    /// - Returns: The result of `handleResponse`.
-    public func leaseTimeToLive<Result>(
-        request: GRPCCore.ClientRequest<Etcdserverpb_LeaseTimeToLiveRequest>,
-        options: GRPCCore.CallOptions = .defaults,
-        onResponse handleResponse: @Sendable @escaping (GRPCCore.ClientResponse<Etcdserverpb_LeaseTimeToLiveResponse>) async throws -> Result = { response in
-            try response.message
-        }
-    ) async throws -> Result where Result: Sendable {
-        try await self.leaseTimeToLive(
-            request: request,
-            serializer: GRPCProtobuf.ProtobufSerializer<Etcdserverpb_LeaseTimeToLiveRequest>(),
-            deserializer: GRPCProtobuf.ProtobufDeserializer<Etcdserverpb_LeaseTimeToLiveResponse>(),
             options: options,
             onResponse: handleResponse
         )
@@ -1142,35 +849,6 @@ extension Etcdserverpb_Lease.ClientProtocol {
         )
     }
 
-    /// Call the "LeaseRevoke" method.
-    ///
-    /// - Parameters:
-    ///   - message: request message to send.
-    ///   - metadata: Additional metadata to send, defaults to empty.
-    ///   - options: Options to apply to this RPC, defaults to `.defaults`.
-    ///   - handleResponse: A closure which handles the response and returns its result to
-    ///       the caller. Returning from the closure will cancel the RPC if it hasn't
-    ///       already finished.
-    /// - Returns: The result of `handleResponse`.
-    public func leaseRevoke<Result>(
-        _ message: Etcdserverpb_LeaseRevokeRequest,
-        metadata: GRPCCore.Metadata = [:],
-        options: GRPCCore.CallOptions = .defaults,
-        onResponse handleResponse: @Sendable @escaping (GRPCCore.ClientResponse<Etcdserverpb_LeaseRevokeResponse>) async throws -> Result = { response in
-            try response.message
-        }
-    ) async throws -> Result where Result: Sendable {
-        let request = GRPCCore.ClientRequest<Etcdserverpb_LeaseRevokeRequest>(
-            message: message,
-            metadata: metadata
-        )
-        return try await self.leaseRevoke(
-            request: request,
-            options: options,
-            onResponse: handleResponse
-        )
-    }
-
     /// Call the "LeaseKeepAlive" method.
     ///
     /// - Parameters:
@@ -1193,35 +871,6 @@ extension Etcdserverpb_Lease.ClientProtocol {
             producer: producer
         )
         return try await self.leaseKeepAlive(
-            request: request,
-            options: options,
-            onResponse: handleResponse
-        )
-    }
-
-    /// Call the "LeaseTimeToLive" method.
-    ///
-    /// - Parameters:
-    ///   - message: request message to send.
-    ///   - metadata: Additional metadata to send, defaults to empty.
-    ///   - options: Options to apply to this RPC, defaults to `.defaults`.
-    ///   - handleResponse: A closure which handles the response and returns its result to
-    ///       the caller. Returning from the closure will cancel the RPC if it hasn't
-    ///       already finished.
-    /// - Returns: The result of `handleResponse`.
-    public func leaseTimeToLive<Result>(
-        _ message: Etcdserverpb_LeaseTimeToLiveRequest,
-        metadata: GRPCCore.Metadata = [:],
-        options: GRPCCore.CallOptions = .defaults,
-        onResponse handleResponse: @Sendable @escaping (GRPCCore.ClientResponse<Etcdserverpb_LeaseTimeToLiveResponse>) async throws -> Result = { response in
-            try response.message
-        }
-    ) async throws -> Result where Result: Sendable {
-        let request = GRPCCore.ClientRequest<Etcdserverpb_LeaseTimeToLiveRequest>(
-            message: message,
-            metadata: metadata
-        )
-        return try await self.leaseTimeToLive(
             request: request,
             options: options,
             onResponse: handleResponse

@@ -91,16 +91,10 @@ actor EtcdConnection {
     func currentLink() async throws -> Link {
         if let link { return link }
         if let connecting { return try await connecting.value }
+        let endpoint = endpoints[position]
+        let client = Client(transport: try transport(to: endpoint))
         linkCount += 1
         let number = linkCount
-        let endpoint = endpoints[position]
-        let client = Client(
-            transport: try .http2NIOPosix(
-                target: endpoint.target, transportSecurity: configuration.security(of: endpoint),
-                config: .defaults { config in
-                    config.connection.keepalive = .init(
-                        time: .seconds(30), timeout: .seconds(10), allowWithoutCalls: false)
-                }))
         running = Task { try await client.runConnections() }
         let connecting = Task { [configuration] in
             var link = Link(
@@ -121,6 +115,21 @@ actor EtcdConnection {
         } catch {
             drop(number, moveOn: (error as? RPCError)?.isServerLost ?? true)
             throw error
+        }
+    }
+
+    private func transport(to endpoint: EtcdEndpoint) throws(LeaseStoreError) -> HTTP2ClientTransport.Posix {
+        do {
+            return try .http2NIOPosix(
+                target: endpoint.target, transportSecurity: configuration.security(of: endpoint),
+                config: .defaults { config in
+                    config.connection.keepalive = .init(
+                        time: .seconds(30), timeout: .seconds(10), allowWithoutCalls: false)
+                })
+        } catch {
+            // What can be wrong before anything is sent are the certificates.
+            throw LeaseStoreError(
+                .denied, "\(endpoint): check --etcd-cafile, --etcd-certfile and --etcd-keyfile: \(error)")
         }
     }
 

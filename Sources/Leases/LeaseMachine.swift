@@ -54,7 +54,8 @@ package struct LeaseMachine {
     private var announcement: NodeAnnouncement
     private var random: SplitMix64
 
-    private var register = LeaseRegister()
+    private var register: LeaseRegister
+    private var index = PeerIndex()
     private var pacing: RequestPacing
     private var failures: [RequestPacing.Request: LeaseStoreError] = [:]
     private var unreachableSince: Instant?
@@ -82,10 +83,11 @@ package struct LeaseMachine {
     private var noneLeftUntil: Instant?
 
     private var said: [String: String] = [:]
-    private var usedKeys: Set<String> = []
     private var table = PeerTable()
-    /// Whether anything changed that peers are told by.
-    private var arePeersStale = false
+    /// Why entries are no peers, as last said.
+    private var reasons: [String: String] = [:]
+    /// What changed in the register since the last table; nil where all of it may have.
+    private var keysChanged: Set<String>? = []
     private var hasEnded = false
     private var actions: [Action] = []
     private var nextWake: Instant?
@@ -105,6 +107,7 @@ package struct LeaseMachine {
         self.storeName = storeName
         self.announcement = announcement
         self.options = options
+        register = LeaseRegister(identity: options.identity)
         wanted = options.previousSubnet
         random = SplitMix64(seed: seed)
         pacing = RequestPacing(now: now)
@@ -139,8 +142,8 @@ extension LeaseMachine {
             succeeded(.snapshot, now: now)
             if snapshot.revision < revision { reportDataLoss(from: revision, to: snapshot.revision) }
             register.replace(with: snapshot.entries, now: now)
+            keysChanged = nil
             keysTold = []
-            arePeersStale = true
             lost = []
             noneLeftUntil = nil
             take(configuration: snapshot.configuration)
@@ -176,7 +179,6 @@ extension LeaseMachine {
         case .announce(let announcement):
             self.announcement = announcement
             own?.isRewriteWanted = true
-            arePeersStale = true
         }
     }
 
@@ -197,19 +199,26 @@ extension LeaseMachine {
             for event in events {
                 switch event {
                 case .put(let entry):
-                    register.put(entry, now: now)
+                    put(entry, now: now)
                     if isRequestUnderWay { keysTold.insert(entry.key) }
                 case .deleted(let key):
-                    register.remove(key)
+                    remove(key)
                     if isRequestUnderWay { keysTold.insert(key) }
                 case .configuration(let text): take(configuration: text)
                 }
             }
-            if !events.isEmpty {
-                noneLeftUntil = nil
-                arePeersStale = true
-            }
+            if !events.isEmpty { noneLeftUntil = nil }
         }
+    }
+
+    private mutating func put(_ entry: StoreEntry, now: Instant) {
+        register.put(entry, now: now)
+        keysChanged?.insert(entry.key)
+    }
+
+    private mutating func remove(_ key: String) {
+        register.remove(key)
+        keysChanged?.insert(key)
     }
 
     private mutating func take(_ result: StoreWriteResult, of write: Write, now: Instant) {
@@ -219,7 +228,7 @@ extension LeaseMachine {
             let entry = StoreEntry(
                 key: key, value: value, version: version, holder: timeToLive == nil ? nil : options.identity,
                 lifetime: timeToLive.map { .expiring(remaining: $0) } ?? .permanent)
-            if !keysTold.contains(key) { register.put(entry, now: now) }
+            if !keysTold.contains(key) { put(entry, now: now) }
             guard let subnet = LeaseSubnet(key: key) else { return }
             hold(subnet, timeToLive: timeToLive, now: now)
             if case .create = write {
@@ -236,8 +245,7 @@ extension LeaseMachine {
                 report(.info, "another node was faster, trying the next subnet", ["subnet": "\(subnet)"])
             }
         case (.delete(let key, _), .done):
-            if !keysTold.contains(key) { register.remove(key) }
-            arePeersStale = true
+            if !keysTold.contains(key) { remove(key) }
             report(.info, "lease released", ["key": key])
         case (.renew, .refused), (.delete, .refused):
             isSnapshotWanted = true
@@ -267,7 +275,6 @@ extension LeaseMachine {
             configuration = parsed
             configurationProblem = nil
             lost = []
-            arePeersStale = true
             own?.isRewriteWanted = true
             report(
                 .notice, "network configuration taken over",
@@ -323,7 +330,6 @@ extension LeaseMachine {
         }
         wanted = subnet
         said["none left"] = nil
-        arePeersStale = true
     }
 
     /// Notices that another node has taken the lease.
@@ -343,7 +349,6 @@ extension LeaseMachine {
         let subnet = own.lease.subnet
         self.own = nil
         replaced = subnet
-        arePeersStale = true
         report(
             .error, "subnet lost to another node: pods here keep addresses that are now routed there",
             [
@@ -458,11 +463,10 @@ extension LeaseMachine {
     /// Releases a lease that has ended, where the store does not do so by itself, or one that this node left
     /// behind.
     private func release(now: Instant) -> Write? {
-        register.records.values.first { record in
-            if record.entry.key == own?.key || record.isReservation { return false }
-            if record.entry.holder == options.identity { return true }
-            return record.expiry.map { $0 + Self.releaseGrace <= now } ?? false
-        }.map { .delete(key: $0.entry.key, version: $0.entry.version) }
+        let leftover = register.ownKeys.first { $0 != own?.key }
+        let ended = register.endings.first { $0.key != own?.key && $0.value + Self.releaseGrace <= now }?.key
+        guard let key = leftover ?? ended, let record = register[key] else { return nil }
+        return .delete(key: key, version: record.entry.version)
     }
 }
 
@@ -499,7 +503,7 @@ extension LeaseMachine {
         for time in [resyncAt, own?.renewAt, noneLeftUntil] {
             if let time, time > now { wake(at: time) }
         }
-        let releases = register.records.values.compactMap { $0.expiry.map { $0 + Self.releaseGrace } }
+        let releases = register.endings.values.lazy.map { $0 + Self.releaseGrace }
         if let next = releases.filter({ $0 > now }).min() { wake(at: next) }
     }
 
@@ -566,31 +570,34 @@ extension LeaseMachine {
         if own == nil, let network = said["none left"] {
             next.problems.append("no subnet is free in \(network)")
         }
-        if let configuration, arePeersStale {
-            let result = register.peers(
+        if let configuration {
+            let context = PeerIndex.Context(
                 configuration: configuration, identity: options.identity, ownKey: own?.key,
-                ownSubnet: own?.lease.subnet, ownEndpoint: ownEndpoint, inUse: usedKeys)
-            next.peers = result.peers
-            next.skipped = result.skipped
-            usedKeys = result.keys
-            arePeersStale = false
-            reportSkipped(before: table.skipped, after: result.skipped)
+                ownSubnet: own?.lease.subnet, ownEndpoint: ownEndpoint)
+            if let keysChanged {
+                for key in keysChanged { index.update(key, in: register, context: context) }
+                if keysChanged.isEmpty { index.follow(context, in: register) }
+            } else {
+                index.rebuild(register, in: context)
+            }
+            keysChanged = []
+            next.peers = index.peers
+            if index.reasons != reasons { takeReasons(into: &next) }
         }
         guard next != table else { return }
         table = next
         actions.append(.publish(next))
     }
 
-    private mutating func reportSkipped(before: [SkippedLease], after: [SkippedLease]) {
-        guard before != after else { return }
-        let known = Set(before)
-        for lease in after where !known.contains(lease) {
-            report(.warning, "lease skipped", ["key": lease.key, "reason": lease.reason])
+    private mutating func takeReasons(into next: inout PeerTable) {
+        for (key, reason) in index.reasons.sorted(by: { $0.key < $1.key }) where reasons[key] != reason {
+            report(.warning, "lease skipped", ["key": key, "reason": reason])
         }
-        let remaining = Set(after.map(\.key))
-        for lease in before where !remaining.contains(lease.key) {
-            report(.info, "lease no longer skipped", ["key": lease.key])
+        for key in reasons.keys.sorted() where index.reasons[key] == nil {
+            report(.info, "lease no longer skipped", ["key": key])
         }
+        reasons = index.reasons
+        next.skipped = reasons.map { SkippedLease(key: $0.key, reason: $0.value) }.sorted { $0.key < $1.key }
     }
 
     private mutating func report(_ level: Logger.Level, _ message: String, _ fields: [String: String]) {

@@ -15,9 +15,16 @@ struct LeaseRegister {
 
         init(_ entry: StoreEntry, now: ContinuousClock.Instant) {
             self.entry = entry
-            if case .expiring(let remaining?) = entry.lifetime { expiry = now + remaining }
             subnet = LeaseSubnet(key: entry.key)
             value = Result { () throws(LeaseValueError) in try LeaseValue(parsing: entry.value) }
+            renew(entry, now: now)
+        }
+
+        /// Takes over everything but the texts, which are the same.
+        mutating func renew(_ entry: StoreEntry, now: ContinuousClock.Instant) {
+            self.entry = entry
+            expiry = nil
+            if case .expiring(let remaining?) = entry.lifetime { expiry = now + remaining }
         }
 
         /// Where the entry's node receives.
@@ -27,31 +34,49 @@ struct LeaseRegister {
         }
     }
 
+    private let identity: NodeIdentity
     private(set) var records: [String: Record] = [:]
+    /// When entries end, for those that do and whose store leaves it to the nodes.
+    private(set) var endings: [String: ContinuousClock.Instant] = [:]
+    /// The keys that `identity` holds.
+    private(set) var ownKeys: Set<String> = []
+
+    init(identity: NodeIdentity) { self.identity = identity }
 
     subscript(key: String) -> Record? { records[key] }
 
     mutating func put(_ entry: StoreEntry, now: ContinuousClock.Instant) {
-        records[entry.key] = Record(entry, now: now)
+        insert(Record(entry, now: now))
     }
 
-    mutating func remove(_ key: String) { records[key] = nil }
+    mutating func remove(_ key: String) {
+        records[key] = nil
+        endings[key] = nil
+        ownKeys.remove(key)
+    }
 
     /// Takes a snapshot over; what did not change keeps what was parsed.
     mutating func replace(with entries: [StoreEntry], now: ContinuousClock.Instant) {
-        var replaced: [String: Record] = [:]
-        replaced.reserveCapacity(entries.count)
+        let known = records
+        records = [:]
+        records.reserveCapacity(entries.count)
+        endings = [:]
+        ownKeys = []
         for entry in entries {
-            if var known = records[entry.key], known.entry.value == entry.value {
-                known.entry = entry
-                known.expiry = nil
-                if case .expiring(let remaining?) = entry.lifetime { known.expiry = now + remaining }
-                replaced[entry.key] = known
+            if var record = known[entry.key], record.entry.value == entry.value {
+                record.renew(entry, now: now)
+                insert(record)
             } else {
-                replaced[entry.key] = Record(entry, now: now)
+                put(entry, now: now)
             }
         }
-        records = replaced
+    }
+
+    private mutating func insert(_ record: Record) {
+        let key = record.entry.key
+        records[key] = record
+        endings[key] = record.expiry
+        if record.entry.holder == identity { ownKeys.insert(key) } else { ownKeys.remove(key) }
     }
 
     /// Whether no entry, however broken its value, has any address of `subnet`.
@@ -100,84 +125,4 @@ struct LeaseRegister {
         }
         return free
     }
-
-    /// The peers, and what is none with the reason.
-    ///
-    /// - Parameters:
-    ///   - ownKey: this node's entry, which is neither, as is any that `identity` holds.
-    ///   - inUse: the keys of the peers before, which an overlapping newcomer does not push aside.
-    func peers(
-        configuration: NetworkConfiguration, identity: NodeIdentity, ownKey: String?, ownSubnet: LeaseSubnet?,
-        ownEndpoint: Endpoint, inUse: Set<String>
-    ) -> (peers: [Peer], keys: Set<String>, skipped: [SkippedLease]) {
-        var peers: [Peer] = []
-        var skipped: [SkippedLease] = []
-        var holders: [LeaseSubnet.Half: String] = [:]
-        let ordered = records.values.filter {
-            $0.entry.key != ownKey && $0.entry.holder != identity
-        }.sorted {
-            let (left, right) = (inUse.contains($0.entry.key), inUse.contains($1.entry.key))
-            return left != right ? left : $0.entry.key < $1.entry.key
-        }
-        var keys = Set<String>()
-        for record in ordered {
-            switch record.peer(in: configuration, ownSubnet: ownSubnet, ownEndpoint: ownEndpoint) {
-            case .failure(let problem):
-                skipped.append(SkippedLease(key: record.entry.key, reason: problem.description))
-            case .success(let peer):
-                if let other = peer.subnet.halves.compactMap({ holders[$0] }).first {
-                    skipped.append(
-                        SkippedLease(key: record.entry.key, reason: "it overlaps \(other), which is in use"))
-                    continue
-                }
-                for half in peer.subnet.halves { holders[half] = record.entry.key }
-                peers.append(peer)
-                keys.insert(record.entry.key)
-            }
-        }
-        return (peers.sorted { $0.subnet < $1.subnet }, keys, skipped.sorted { $0.key < $1.key })
-    }
-}
-
-extension LeaseRegister.Record {
-    /// The peer that the entry describes, or why it describes none.
-    func peer(
-        in configuration: NetworkConfiguration, ownSubnet: LeaseSubnet? = nil, ownEndpoint: Endpoint? = nil
-    ) -> Result<Peer, LeaseValueError> {
-        guard let subnet else {
-            return .failure(LeaseValueError("the key is no subnet such as 10.66.28.0-24"))
-        }
-        guard configuration.network.contains(subnet.ipv4) else {
-            return .failure(LeaseValueError("it lies outside Network, \(configuration.network)"))
-        }
-        // Peers of one length cannot overlap but by being equal, which is what makes `halves` enough.
-        guard subnet.ipv4.length == configuration.subnetLength else {
-            return .failure(
-                LeaseValueError(
-                    "it is a /\(subnet.ipv4.length), and the network's SubnetLen is \(configuration.subnetLength)"
-                ))
-        }
-        if let ownSubnet, subnet.overlaps(ownSubnet) {
-            return .failure(LeaseValueError("it overlaps this node's own subnet, \(ownSubnet)"))
-        }
-        return value.flatMap { value in
-            let endpoint = Endpoint(
-                address: value.publicAddress, port: value.port ?? configuration.backend.port)
-            if endpoint == ownEndpoint {
-                return .failure(LeaseValueError("it announces this node's own address, \(endpoint)"))
-            }
-            return .success(Peer(subnet: subnet, endpoint: endpoint))
-        }
-    }
-}
-
-extension LeaseSubnet {
-    /// One of a subnet's prefixes.
-    enum Half: Hashable {
-        case ipv4(IPv4Prefix)
-        case ipv6(IPv6Prefix)
-    }
-
-    /// The subnet's prefixes.
-    var halves: [Half] { [.ipv4(ipv4)] + (ipv6.map { [.ipv6($0)] } ?? []) }
 }

@@ -15,8 +15,9 @@ import Testing
 
     @Test(
         arguments: [
-            (nil, false, Finding.Outcome.good), ("0", false, .good), ("1", true, .good), ("1", false, .bad),
-            ("2", true, .bad),
+            (nil, false, Finding.Outcome.good), ("0", false, .good), ("1", true, .good),
+            ("1", false, .degraded),
+            ("2", true, .degraded),
         ] as [(String?, Bool, Finding.Outcome)])
     func uring(setting: String?, isRoot: Bool, outcome: Finding.Outcome) {
         #expect(Finding.uringAllowed(setting: setting, isRoot: isRoot).outcome == outcome)

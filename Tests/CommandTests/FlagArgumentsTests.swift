@@ -33,6 +33,9 @@ private func normalize(
         (["-ip-masq", "false"], ["--ip-masq=true", "false"]),
         // Repeated flags keep their order.
         (["-iface=eth0", "--iface", "eth1"], ["--iface=eth0", "--iface=eth1"]),
+        // Of others the last counts.
+        (["-v=1", "-mtu=1400", "-v=2"], ["--mtu=1400", "--v=2"]),
+        (["-lease-dir=/a", "-lease-dir="], []),
         // An empty value is the default.
         (["-public-ip="], []),
         (["-public-ip", ""], []),

@@ -50,8 +50,9 @@ final class TestMachine {
         let command =
             "\(RunningDaemon.binary) -lease-dir \(directory)/store -subnet-file \(directory)/subnet.env"
             + " --state-dir \(directory)/state --status-socket \(directory)/twilld.sock \(flags)"
+        // The shell waits for it in the foreground: `wait` hangs where SIGCHLD is blocked, as in a test's threads.
         try await run(
-            "(\(command) >\(files).log 2>&1 & echo $! >\(files).pid; wait $!; echo $? >\(files).status)"
+            "(sh -c 'echo $$ >\(files).pid; exec \(command) >\(files).log 2>&1'; echo $? >\(files).status)"
                 + " >/dev/null 2>&1 &")
         let daemon = try await RunningDaemon(files: files, socketPath: directory + "/twilld.sock")
         daemons.append(daemon)

@@ -107,6 +107,17 @@ struct EtcdSecurityTests {
         #expect(error?.description.contains("cannot read /nonexistent/authority.pem") == true)
     }
 
+    @Test("a file that is no certificate is said so")
+    func brokenFile() async throws {
+        let certificates = try Certificates()
+        var configuration = EtcdConfiguration(endpoints: ["https://127.0.0.1:2379"])
+        configuration.authorityFile = certificates["server.ext"]
+        let store = try EtcdStore(configuration: configuration)
+        let error = await #expect(throws: LeaseStoreError.self) { try await store.snapshot() }
+        #expect(error?.kind == .denied)
+        #expect(error?.description.contains("--etcd-cafile") == true)
+    }
+
     @Test("user and password; a wrong one is said so, and a token that ended is replaced")
     func password() async throws {
         let server = try EtcdServer()

@@ -197,6 +197,18 @@ struct EtcdStoreTests {
         try await node.wait(for: "the deletion") { $0.isStoreConnected && $0.peers.count == 1 }
     }
 
+    @Test("a store that is away for long costs no descriptors")
+    func descriptors() async throws {
+        let dead = "http://127.0.0.1:\(EtcdServer.deadPort())"
+        let store = try EtcdStore(configuration: EtcdConfiguration(endpoints: [dead]))
+        let open = { try FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").count }
+        await #expect(throws: LeaseStoreError.self) { try await store.snapshot() }
+        let before = try open()
+        for _ in 0..<100 { await #expect(throws: LeaseStoreError.self) { try await store.snapshot() } }
+        // Other suites open some of their own meanwhile.
+        try await eventually("no more descriptors than before") { try open() < before + 50 }
+    }
+
     @Test("two networks in one etcd keep apart")
     func prefixes() async throws {
         let server = try EtcdServer()

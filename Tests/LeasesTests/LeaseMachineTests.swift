@@ -288,6 +288,26 @@ struct LeaseMachineTests {
         #expect(node.count("lease no longer skipped") == 1)
     }
 
+    @Test("of two entries that overlap the one in use stays, and the other comes in when that one goes")
+    func overlap() {
+        let simulation = Simulation(seed: 23)
+        let node = simulation.addNode("198.18.9.2")
+        simulation.put("10.66.30.0-24&fd00::-64", #"{"PublicIP":"198.18.9.31"}"#)
+        simulation.run(for: .seconds(5))
+        simulation.put("10.66.30.0-24", #"{"PublicIP":"198.18.9.30"}"#)
+        simulation.run(for: .seconds(1))
+        #expect(node.table.peers.map(\.endpoint.description) == ["198.18.9.31:8285"])
+        #expect(node.table.skipped.map(\.reason) == ["it overlaps 10.66.30.0-24&fd00::-64, which is in use"])
+        // Also where everything is judged anew.
+        simulation.setConfiguration(#"{"Network":"10.66.0.0/16","Backend":{"Port":9000}}"#)
+        simulation.run(for: .seconds(1))
+        #expect(node.table.peers.map(\.endpoint.description) == ["198.18.9.31:9000"])
+        simulation.remove("10.66.30.0-24&fd00::-64")
+        simulation.run(for: .seconds(1))
+        #expect(node.table.peers.map(\.endpoint.description) == ["198.18.9.30:9000"])
+        #expect(node.table.skipped == [])
+    }
+
     @Test("a peer's new address or port on the same subnet is taken over, by the watch and by a snapshot")
     func peerMoves() {
         let simulation = Simulation(seed: 18)

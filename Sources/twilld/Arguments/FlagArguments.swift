@@ -83,6 +83,7 @@ struct FlagArguments {
 
     private mutating func add(_ flag: GoFlag, _ value: String, from origin: Origin) {
         origins[flag.name] = origin
+        if flag.kind != .repeatable { normalized.removeAll { $0.hasPrefix("--\(flag.name)=") } }
         // An empty value is what a unit file's `-public-ip=${PUBLIC_IP}` gives where nothing is set: the default.
         if !value.isEmpty { normalized.append("--\(flag.name)=\(value)") }
     }

@@ -63,7 +63,7 @@ extension GoFlag {
 
     /// How the data plane is tuned.
     static let tuning: [GoFlag] = [
-        GoFlag("workers"), GoFlag("cpus"), GoFlag("socket-buffer"), GoFlag("queue-length"),
+        GoFlag("engine"), GoFlag("workers"), GoFlag("cpus"), GoFlag("socket-buffer"), GoFlag("queue-length"),
         GoFlag("tun-tso", .boolean),
         GoFlag("tun-uso", .boolean), GoFlag("udp-gso", .boolean), GoFlag("udp-gro", .boolean),
         GoFlag("huge-pages", .boolean), GoFlag("busy-poll"),

@@ -63,8 +63,10 @@ extension Finding {
         case "1" where isRoot: Finding("io_uring", .good, "allowed for root")
         case let setting?:
             Finding(
-                "io_uring", .bad, "kernel.io_uring_disabled is \(setting)",
-                remedy: "sysctl -w kernel.io_uring_disabled=0" + (setting == "1" ? ", or run as root" : ""))
+                "io_uring", .degraded, "kernel.io_uring_disabled is \(setting)",
+                remedy:
+                    "twilld makes plain system calls, which is slower; sysctl -w kernel.io_uring_disabled=0"
+                    + (setting == "1" ? ", or run as root" : ""))
         }
     }
 

@@ -31,15 +31,17 @@ enum MachineCheck {
                 operation.isSupported
                     ? Finding("ring operation", .good, operation.name)
                     : Finding(
-                        "ring operation", .bad, operation.name,
-                        remedy: "this kernel lacks it; take a newer one")
+                        "ring operation", .degraded, operation.name,
+                        remedy: "this kernel lacks it: twilld makes plain system calls, which is slower")
             }
             let isRegistered = try UringProbe.makeRing(lockedBytes: probeLockedBytes)
             findings.append(Finding("ring", .good, "made with deferred task work and a buffer ring"))
             findings.append(.lockedMemory(limitBytes: lockedMemoryLimit(), isRegistered: isRegistered))
             return findings
         } catch {
-            return [Finding("ring", .bad, "\(error)")]
+            return [
+                Finding("ring", .degraded, "\(error)", remedy: "until then twilld makes plain system calls")
+            ]
         }
     }
 

@@ -4,6 +4,7 @@
 // last: data plane, routes, rules, subnet.env. What fails is said once and tried again, with a pause.
 
 import Addresses
+import Counters
 import Forwarding
 import Glibc
 import Leases
@@ -43,6 +44,7 @@ actor Daemon {
         var dataPlane: DataPlane?
         var dataPlaneKey: DataPlaneKey?
         var desired: DesiredNetwork?
+        var paths: [IPv4Prefix: IPv4Address] = [:]
         var subnetFile: SubnetFile?
         var isReady = false
     }
@@ -92,7 +94,7 @@ actor Daemon {
             group.addTask { for await table in keeper.tables { await self.take(table) } }
             group.addTask { for await event in node.events { await self.take(event, keeper: keeper) } }
             group.addTask { for await _ in self.passes { try await self.pass(node) } }
-            group.addTask { try await self.watchOver() }
+            group.addTask { try await self.watchOver(node) }
             // The first to end ends all: the task was cancelled, or one of them threw.
             defer { group.cancelAll() }
             try await group.next()
@@ -170,6 +172,7 @@ actor Daemon {
             let dataPlane = try await dataPlane(configuration, lease, mtu: mtu)
             dataPlane.publish(routes(lease))
             try await keepNetwork(node, configuration, lease, mtu: mtu, dataPlane)
+            await followPaths(node)
             try writeSubnetFile(configuration, lease, mtu: mtu)
             observation.clearProblem(.setUp)
             retryPause = Daemon.retryPauseSeconds.first
@@ -255,7 +258,8 @@ actor Daemon {
                             "waiting for the tunnel device",
                             metadata: [
                                 "interface": "\(settings.tunnelName)",
-                                "detail": "its name is held by another process, or by one that has just ended",
+                                "detail":
+                                    "its name is held by another process, or by one that has just ended",
                             ])
                     }
                     try dataPlane.start()
@@ -320,6 +324,16 @@ actor Daemon {
         stage.desired = desired
     }
 
+    /// Keeps routes of their own for peers that are reached over a path narrower than the underlay.
+    private func followPaths(_ node: NodeNetwork) async {
+        let paths = Dictionary(
+            table.peers.map { ($0.subnet.ipv4, $0.endpoint.address) }, uniquingKeysWith: { first, _ in first }
+        )
+        if paths == stage.paths { return }
+        stage.paths = paths
+        await node.followPaths(to: paths, through: flags.tunnel.tunName)
+    }
+
     private func writeSubnetFile(
         _ configuration: NetworkConfiguration, _ lease: OwnLease, mtu: Int
     ) throws(CommandFailure) {
@@ -365,11 +379,15 @@ actor Daemon {
 
     // MARK: Watching over
 
-    /// Feeds systemd's watchdog, and looks after the packet threads, which can tell nobody that they ended.
-    private func watchOver() async throws {
+    /// Feeds systemd's watchdog, and looks after the packet threads, which can tell nobody what they meet.
+    private func watchOver(_ node: NodeNetwork) async throws {
         let interval = min(notification.watchdogInterval ?? .seconds(1), .seconds(1))
+        var tooLarge: UInt64 = 0
         while true {
             try await Task.sleep(for: interval)
+            let count = stage.dataPlane?.counters()[.dropOutboundTooLarge] ?? 0
+            if count > tooLarge { await node.checkPaths() }
+            tooLarge = count
             if let number = stage.dataPlane?.failureErrorNumber, number != 0 {
                 logger.critical(
                     "data plane ended",
