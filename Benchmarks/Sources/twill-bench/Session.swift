@@ -59,13 +59,17 @@ struct Session {
                     try runTurn(candidate, round: round, underlay)
                 } catch {
                     guard !Interrupt.isAsked.load(ordering: .relaxed) else { return }
-                    results.failures.append(
-                        Failure(
-                            underlay: underlay, round: round, candidate: candidate.name, message: "\(error)"))
-                    note("\(candidate.name): \(error)")
+                    fail(candidate, round, underlay, "\(error)")
                 }
             }
         }
+    }
+
+    private mutating func fail(_ candidate: Candidate, _ round: Int, _ underlay: Underlay, _ message: String)
+    {
+        results.failures.append(
+            Failure(underlay: underlay, round: round, candidate: candidate.name, message: message))
+        note("\(candidate.name): \(message)")
     }
 
     private mutating func runTurn(_ candidate: Candidate, round: Int, _ underlay: Underlay) throws {
@@ -79,8 +83,11 @@ struct Session {
             do {
                 values = try measurement.run(running, settings.seconds)
             } catch {
+                guard !Interrupt.isAsked.load(ordering: .relaxed) else { return }
+                // A candidate that has ended cannot be measured any further; one that lives goes on.
                 try running.checkAlive()
-                throw error
+                fail(candidate, round, underlay, "\(measurement.name): \(error)")
+                continue
             }
             for (metric, value) in zip(measurement.metrics, values) {
                 results.samples.append(
