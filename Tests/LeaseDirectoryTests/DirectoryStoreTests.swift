@@ -9,14 +9,16 @@ private let day = Duration.seconds(86_400)
 
 /// A directory of a test's own.
 private final class TestDirectory {
-    let path = NSTemporaryDirectory() + "leases-directory-\(UUID().uuidString)"
+    private let parent = NSTemporaryDirectory() + "leases-directory-\(UUID().uuidString)"
+    // A store does not make its parent, so a node that outlives the test leaves nothing behind.
+    var path: String { "\(parent)/store" }
 
     init(network: String? = #"{"Network":"10.66.0.0/16"}"#) throws {
         try FileManager.default.createDirectory(atPath: "\(path)/subnets", withIntermediateDirectories: true)
         if let network { try write("config", network) }
     }
 
-    deinit { try? FileManager.default.removeItem(atPath: path) }
+    deinit { try? FileManager.default.removeItem(atPath: parent) }
 
     func write(_ name: String, _ text: String) throws {
         try text.write(toFile: "\(path)/\(name)", atomically: false, encoding: .utf8)
@@ -146,7 +148,8 @@ struct DirectoryStoreTests {
 
     @Test("a lease has its holder and its time; a reservation has neither")
     func lifetimes() async throws {
-        let store = DirectoryStore(path: try TestDirectory().path)
+        let directory = try TestDirectory()
+        let store = DirectoryStore(path: directory.path)
         _ = try await store.create(key: "10.66.1.0-24", value: value, timeToLive: day, holder: holder)
         _ = try await store.create(key: "10.66.2.0-24", value: value, timeToLive: nil, holder: nil)
         let entries = try await store.snapshot().entries.sorted { $0.key < $1.key }

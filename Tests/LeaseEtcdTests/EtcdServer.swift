@@ -45,6 +45,7 @@ final class EtcdServer {
     deinit {
         stop()
         try? FileManager.default.removeItem(atPath: directory)
+        try? FileManager.default.removeItem(atPath: directory + ".snapshot")
     }
 
     /// A port where nobody listens.

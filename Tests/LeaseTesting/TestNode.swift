@@ -13,14 +13,19 @@ package final class TestNode: Sendable {
         var lost: LeaseLost?
     }
 
+    /// Apart from the node, which the task that fills it must not keep alive.
+    private final class Observed: Sendable {
+        let state = Mutex(State())
+    }
+
     package let keeper: LeaseKeeper
     package let log = RecordedLog()
-    private let state = Mutex(State())
+    private let observed = Observed()
     private let running: Mutex<Task<Void, Never>?> = Mutex(nil)
 
-    package var table: PeerTable { state.withLock { $0.table } }
-    package var tableCount: Int { state.withLock { $0.tableCount } }
-    package var lost: LeaseLost? { state.withLock { $0.lost } }
+    package var table: PeerTable { observed.state.withLock { $0.table } }
+    package var tableCount: Int { observed.state.withLock { $0.tableCount } }
+    package var lost: LeaseLost? { observed.state.withLock { $0.lost } }
 
     package init(
         _ publicAddress: String, store: any LeaseStore, identity: NodeIdentity = .random(),
@@ -34,11 +39,11 @@ package final class TestNode: Sendable {
             store: store,
             announcement: NodeAnnouncement(publicAddress: IPv4Address(publicAddress)!, port: port),
             options: options, logger: logger)
-        let task = Task { [keeper] in
+        let task = Task { [keeper, observed] in
             await withTaskGroup { group in
                 group.addTask {
                     for await table in keeper.tables {
-                        self.state.withLock {
+                        observed.state.withLock {
                             $0.table = table
                             $0.tableCount += 1
                         }
@@ -48,7 +53,7 @@ package final class TestNode: Sendable {
                     do throws(LeaseLost) {
                         try await keeper.run()
                     } catch {
-                        self.state.withLock { $0.lost = error }
+                        observed.state.withLock { $0.lost = error }
                     }
                 }
             }
