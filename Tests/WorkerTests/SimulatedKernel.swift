@@ -47,6 +47,8 @@ final class SimulatedKernel {
     /// What the TUN device answers reads with while it is set.
     var readError: Int32 = 0
     var sleeps = 0
+    /// Waits that nothing would have ended although packets were there: a worker gone deaf.
+    var stalls = 0
     var enters = 0
 
     init(seed: UInt64) { generator = SeededGenerator(seed: seed) }
@@ -136,7 +138,13 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
         }
         pending = waiting
         receive()
-        if completions.count < wanted { kernel.sleeps += 1 }
+        if completions.count < wanted {
+            kernel.sleeps += 1
+            let somethingIsLate = pending.contains { !$0.parked }
+            let packetsAreThere =
+                !kernel.socketQueue.isEmpty || (!kernel.tunnelQueue.isEmpty && kernel.readError == 0)
+            if packetsAreThere, !somethingIsLate, timeoutMicroseconds < 0 { kernel.stalls += 1 }
+        }
         return 0
     }
 

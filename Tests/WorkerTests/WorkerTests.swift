@@ -228,6 +228,17 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         #expect(bench.kernel.sent.count == 1)
     }
 
+    @Test func aFloodThatFillsEveryReceiveBufferDoesNotMakeItDeaf() {
+        var bench = Bench()
+        for index in 0..<64 {
+            // Sizes that grow cannot be merged: each datagram is a write, and all buffers are held at once.
+            bench.fromPeer(3, Packets.udp(pod(3), pod(1), payload: [UInt8](repeating: 1, count: 10 + index)))
+        }
+        bench.run(rounds: 40)
+        #expect(bench.kernel.written.count == 64)
+        #expect(bench.kernel.stalls == 0)
+    }
+
     @Test func aTunnelThatFailsIsLeftAloneForAWhile() {
         var bench = Bench()
         bench.kernel.readError = EBADFD
@@ -288,6 +299,11 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
             rounds += 1
         }
         #expect(rounds < 50_000)
+        // What a full last burst left open goes out in the next round.
+        bench.run(rounds: 4)
+        let isIdle = bench.worker.engine.isIdle
+        #expect(isIdle)
+        #expect(kernel.stalls == 0)
 
         var next: [Int: UInt32] = [:]
         for sent in kernel.sent {
