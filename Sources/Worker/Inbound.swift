@@ -46,6 +46,7 @@ extension Worker where Engine: ~Copyable {
             arrivalHead = (arrivalHead &+ 1) & (memory.datagramBufferCount &- 1)
             arrivalCount &-= 1
             counters.record(.receiveBatch, size: count)
+            roundDatagrams &+= count
             if deliver(datagrams, count: count) {
                 heldBuffers[heldCount] = Int32(truncatingIfNeeded: buffer)
                 heldCount &+= 1
@@ -138,7 +139,9 @@ extension Worker where Engine: ~Copyable {
     /// Closes the coalescer's slots and queues their writes.
     @inline(__always)
     mutating func queueWrites() {
-        guard writesPending == 0, coalescer.slotCount > 0 else { return }
+        guard writesPending == 0, coalescer.slotCount > 0, engine.queueSpace >= coalescer.slotCount else {
+            return
+        }
         coalescer.close()
         let count = coalescer.slotCount
         var index = 0

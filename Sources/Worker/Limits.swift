@@ -21,6 +21,8 @@ public enum WorkerLimits {
     public static let receivedSegments = SuperPacketLimits.sendSegments
     /// Writes of one round: all datagrams of four buffers where nothing can be merged; more wait for the next round.
     public static let writeSlots = 4 * receivedSegments
+    /// A round of more packets than this is no sparse traffic, after which polling pays.
+    public static let sparseRoundPackets = 4
     /// ICMP errors on their way to the TUN device.
     public static let errorReplies = 8
     /// Ring entries: sends + writes + reads + the standing ones, 336 + 512 + 8 + 65 + 2 = 923, to the next power of two.

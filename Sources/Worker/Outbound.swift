@@ -127,9 +127,11 @@ extension Worker where Engine: ~Copyable {
         }
     }
 
-    /// Queues all sealed messages.
+    /// Queues all sealed messages; where the engine has no room (the kernel took less than it was given), in a later
+    /// round.
     @inline(__always)
     mutating func queueSends() {
+        guard engine.queueSpace >= messages.sealedCount else { return }
         var place = 0
         while place < messages.sealedCount {
             let message = Int(messages.sealed[place])
@@ -219,6 +221,7 @@ extension Worker where Engine: ~Copyable {
     /// the rate limit allow it.
     mutating func answer(_ packet: IPPacket, _ error: ICMPError) {
         guard ICMPError.mayAnswer(packet), packet.isIPv4 || settings.tunnelAddressIPv6 != nil,
+            engine.queueSpace > 0,
             replies.admit(atMilliseconds: coarseMilliseconds()), let slot = replies.take()
         else { return counters.add(.errorsSuppressed) }
         let length: Int

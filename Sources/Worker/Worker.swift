@@ -95,6 +95,9 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var roundReads = 0
     var roundReceives = 0
     var roundSuperPackets = 0
+    var roundDatagrams = 0
+    /// Until when the worker polls instead of sleeping, microseconds of the monotonic clock.
+    var pollUntilMicroseconds = 0
     /// While the TUN device answers reads with errors, reads rest until this time.
     var readsRestUntilMilliseconds = 0
     /// Operations queued since the last enter that will complete within it.
@@ -151,10 +154,12 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         roundReads = 0
         roundReceives = 0
         roundSuperPackets = 0
+        roundDatagrams = 0
         queuedInline = 0
         takeCompletions()
         workOffArrivals()
         counters.record(.readBatch, size: roundReads)
+        if settings.busyPollMicroseconds > 0 { adaptPolling() }
         // A burst that came full is followed by another at once: what was opened in it may grow until then, but not
         // longer, so that a packet to a quiet peer does not wait for the busy ones.
         let anotherBurstFollows = roundAsked > 0 && roundReads >= roundAsked
@@ -190,8 +195,16 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     }
 
     private mutating func enter() -> Int32 {
-        let somethingWaits = burst > 1 || arrivalCount > 0
+        let somethingWaits =
+            burst > 1 || arrivalCount > 0 || messages.sealedCount > 0
+            || (coalescer.slotCount > 0 && writesPending == 0)
         guard !somethingWaits else { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
+        if settings.busyPollMicroseconds > 0, monotonicMicroseconds() < pollUntilMicroseconds {
+            // Whoever else wants this CPU goes first: on a machine short of them, polling must not cost throughput.
+            counters.add(.busyPolls)
+            sched_yield()
+            return engine.enter(waitingFor: 0, timeoutMicroseconds: -1)
+        }
         counters.add(.sleeps)
         // While the writes hold every buffer no receive can be armed: nothing may come after them to wait for.
         let arrival = heldCount == memory.datagramBufferCount ? 0 : 1
@@ -232,6 +245,15 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             parkedStreak = 0
         }
         if roundSuperPackets > 0 { burst = min(burst, WorkerLimits.superPacketReadBurst) }
+    }
+
+    /// Polls after sparse traffic, a request that will be answered, say. Bulk traffic (super-packets, long batches) keeps
+    /// the worker busy by itself, and needs the CPU for the programs that it is for.
+    private mutating func adaptPolling() {
+        let packets = roundReads &+ roundDatagrams
+        guard packets > 0 else { return }
+        let isSparse = roundSuperPackets == 0 && packets <= WorkerLimits.sparseRoundPackets
+        pollUntilMicroseconds = isSparse ? monotonicMicroseconds() &+ settings.busyPollMicroseconds : 0
     }
 
     @inline(__always)

@@ -43,7 +43,8 @@ final class SimulatedKernel {
     var pathLimit = 65_507
     var writeFailurePercent = 0
     var writeErrors: [Int32] = [EIO, EAGAIN, EINVAL]
-    var spuriousReturnPercent = 0
+    /// Percent of enters that take only some of what was queued, as the kernel does when it is short of memory.
+    var reluctance = 0
     /// What the TUN device answers reads with while it is set.
     var readError: Int32 = 0
     var sleeps = 0
@@ -115,8 +116,11 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
         kernel.enters += 1
         systemCalls += 1
         precondition(queued.count <= 1024, "more was queued than the queue holds")
-        pending += queued
-        queued.removeAll(keepingCapacity: true)
+        let taken =
+            kernel.generator.chance(kernel.reluctance)
+            ? Int.random(in: 0...queued.count, using: &kernel.generator) : queued.count
+        pending += queued[..<taken]
+        queued.removeFirst(taken)
         var waiting: [Operation] = []
         // Sends and writes end in order: once one is late, those behind it are too.
         var lateKinds: Set<OperationKind> = []
@@ -140,7 +144,7 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
         receive()
         if completions.count < wanted {
             kernel.sleeps += 1
-            let somethingIsLate = pending.contains { !$0.parked }
+            let somethingIsLate = pending.contains { !$0.parked } || !queued.isEmpty
             let packetsAreThere =
                 !kernel.socketQueue.isEmpty || (!kernel.tunnelQueue.isEmpty && kernel.readError == 0)
             if packetsAreThere, !somethingIsLate, timeoutMicroseconds < 0 { kernel.stalls += 1 }

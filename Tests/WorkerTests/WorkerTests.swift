@@ -30,7 +30,8 @@ struct Bench: ~Copyable {
 
     init(
         seed: UInt64 = 1, mtu: Int = 1472, segmentLimit: Int = 64, acceptsAnySource: Bool = false,
-        coalesces: Bool = true
+        coalesces: Bool = true,
+        busyPollMicroseconds: Int = 0
     ) {
         kernel = SimulatedKernel(seed: seed)
         memory = PacketMemory(
@@ -41,7 +42,8 @@ struct Bench: ~Copyable {
             engine: SimulatedEngine(kernel: kernel, memory: memory), memory: memory,
             settings: WorkerSettings(
                 mtu: mtu, tunnelAddress: IPv4Address("10.66.1.0")!, acceptsAnySource: acceptsAnySource,
-                segmentLimit: segmentLimit, coalescesTCP: coalesces, coalescesUDP: coalesces),
+                segmentLimit: segmentLimit, coalescesTCP: coalesces, coalescesUDP: coalesces,
+                busyPollMicroseconds: busyPollMicroseconds),
             counters: counters, reader: publication.reader(0))
     }
 
@@ -239,6 +241,22 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         #expect(bench.kernel.stalls == 0)
     }
 
+    @Test func pollingFollowsSparseTrafficAndNotBulk() {
+        var bench = Bench(busyPollMicroseconds: 1_000_000_000)
+        bench.run()
+        #expect(bench.counters[.busyPolls] == 0)
+        bench.fromPod(Packets.udp(pod(1), pod(3), payload: [1]))
+        bench.run()
+        #expect(bench.counters[.busyPolls] > 0)
+
+        for _ in 0..<200 { bench.fromPod(Packets.udp(pod(1), pod(3), payload: [1])) }
+        while !bench.kernel.tunnelQueue.isEmpty { bench.run(rounds: 1) }
+        bench.run(rounds: 1)
+        let polls = bench.counters[.busyPolls]
+        bench.run()
+        #expect(bench.counters[.busyPolls] == polls)
+    }
+
     @Test func aTunnelThatFailsIsLeftAloneForAWhile() {
         var bench = Bench()
         bench.kernel.readError = EBADFD
@@ -252,6 +270,7 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         var bench = Bench(seed: UInt64(seed), segmentLimit: [1, 64, 128][seed % 3])
         let kernel = bench.kernel
         kernel.lateness = [0, 2, 10][seed % 3]
+        kernel.reluctance = [0, 0, 20, 60][seed % 4]
         kernel.sendFailurePercent = [0, 3][seed % 2]
         kernel.writeFailurePercent = [0, 3][(seed / 2) % 2]
         var generator = SeededGenerator(seed: UInt64(seed) &* 977)
