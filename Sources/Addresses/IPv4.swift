@@ -127,7 +127,8 @@ struct InterfaceAddressText<Text: StringProtocol> {
     init?(_ text: Text, separator: Character, limit: Int) {
         let parts = text.split(separator: separator, maxSplits: 1, omittingEmptySubsequences: false)
         guard parts.count == 2, (1...3).contains(parts[1].utf8.count),
-            parts[1].utf8.allSatisfy({ (0x30...0x39).contains($0) }), let length = Int(parts[1]), length <= limit
+            parts[1].utf8.allSatisfy({ (0x30...0x39).contains($0) }), let length = Int(parts[1]),
+            length <= limit
         else { return nil }
         address = parts[0]
         self.length = length

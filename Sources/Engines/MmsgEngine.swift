@@ -56,8 +56,11 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
     private var tunnelIsWatched = false
     private var isOpen = true
 
+    /// All calls, those of epoll included.
     public private(set) var systemCalls = 0
+    /// Completions lie in memory of the engine, sized for all that can be queued: never.
     public var overflows: Int { 0 }
+    /// There is no standing receive: never.
     public var receiveRearms: Int { 0 }
 
     /// Makes the engine. The descriptors are set non-blocking; the caller closes them after `close`.
@@ -117,13 +120,16 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
         completions.deallocate()
     }
 
+    /// Closes the epoll descriptor.
     public mutating func close() {
         Glibc.close(poll)
         isOpen = false
     }
 
+    /// Of `entries`, those not queued yet.
     public var queueSpace: Int { capacity &- sendCount &- writeCount &- readCount }
 
+    /// Queues a read; a parked one is tried in each `enter` until it brings something.
     public mutating func read(into buffer: Int, parked: Bool) {
         if parked {
             parkedBuffer = Int32(truncatingIfNeeded: buffer)
@@ -133,17 +139,20 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
         }
     }
 
+    /// Adds a buffer to those that the next recvmmsg fills.
     public mutating func provide(_ buffer: Int) {
         provided[providedCount] = Int32(truncatingIfNeeded: buffer)
         providedCount &+= 1
     }
 
+    /// Queues a message for sendmmsg.
     public mutating func send(_ message: Int) {
         sends[sendCount] = Int32(truncatingIfNeeded: message)
         sendHeaders[sendCount].header = memory.messages[message]
         sendCount &+= 1
     }
 
+    /// Queues a writev.
     public mutating func write(_ index: Int, _ vectors: UnsafeMutablePointer<iovec>, count: Int) {
         (writes + writeCount).initialize(to: Write(index: index, vectors: vectors, count: count))
         writeCount &+= 1
@@ -155,6 +164,7 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
         completionCount &+= 1
     }
 
+    /// Makes the system calls for everything that was queued, then for what is readable, and waits where asked to.
     public mutating func enter(waitingFor wanted: Int, timeoutMicroseconds: Int) -> Int32 {
         completionCount = 0
         completionsTaken = 0
@@ -325,6 +335,7 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
         }
     }
 
+    /// Takes the next completion, in the order in which the calls were made.
     public mutating func nextCompletion() -> Completion? {
         guard completionsTaken < completionCount else { return nil }
         completionsTaken &+= 1

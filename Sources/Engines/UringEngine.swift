@@ -58,8 +58,11 @@ public struct UringEngine: PacketEngine, ~Copyable {
     private var completionsTaken: UInt32 = 0
     private var isOpen = true
 
+    /// `io_uring_enter` calls.
     public private(set) var systemCalls = 0
+    /// Enters that found the overflow flag of the submission ring set.
     public private(set) var overflows = 0
+    /// Multishot receives queued, the first included.
     public private(set) var receiveRearms = 0
 
     /// Whether reads go into registered buffers; false where locked memory was refused, which costs a few percent.
@@ -126,6 +129,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
         wakeValue.deallocate()
     }
 
+    /// Cancels everything, reaps, unregisters the files and lets the ring go.
     public mutating func close() {
         if wakeIsArmed {
             while twill_sq_space(ring) == 0 { _ = io_uring_submit(ring) }
@@ -155,11 +159,12 @@ public struct UringEngine: PacketEngine, ~Copyable {
         UInt64(kind.rawValue) << 32 | UInt64(UInt32(truncatingIfNeeded: index))
     }
 
+    /// Free submission entries, less two that are kept for the standing receive and the wake-up.
     public var queueSpace: Int {
-        // Two entries are kept for the standing receive and the wake-up.
         Int(twill_sq_space(ring)) - 2
     }
 
+    /// Queues a READ_FIXED, with RWF_NOWAIT unless it is parked.
     public mutating func read(into buffer: Int, parked: Bool) {
         let entry = twill_next_sqe(ring).unsafelyUnwrapped
         let target = memory.tunnelBuffer(buffer) + PacketMemory.virtioHeaderOffset
@@ -175,6 +180,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
         io_uring_sqe_set_data64(entry, UringEngine.token(.read, buffer))
     }
 
+    /// Puts a buffer into the provided buffer ring.
     public mutating func provide(_ buffer: Int) {
         twill_provide_buffer(
             bufferRing, UInt32(memory.datagramBufferCount), memory.datagramBuffer(buffer),
@@ -182,6 +188,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
         providedBuffers &+= 1
     }
 
+    /// Queues a SENDMSG with MSG_DONTWAIT.
     public mutating func send(_ message: Int) {
         let entry = twill_next_sqe(ring).unsafelyUnwrapped
         io_uring_prep_sendmsg(
@@ -190,6 +197,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
         io_uring_sqe_set_data64(entry, UringEngine.token(.send, message))
     }
 
+    /// Queues a WRITEV with RWF_NOWAIT.
     public mutating func write(_ index: Int, _ vectors: UnsafeMutablePointer<iovec>, count: Int) {
         let entry = twill_next_sqe(ring).unsafelyUnwrapped
         io_uring_prep_writev(entry, UringEngine.tunnelFile, vectors, UInt32(truncatingIfNeeded: count), 0)
@@ -217,6 +225,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
         }
     }
 
+    /// Submits everything with one system call, and waits there where asked to.
     public mutating func enter(waitingFor completions: Int, timeoutMicroseconds: Int) -> Int32 {
         armStandingOperations()
         if twill_cq_overflowed(ring) != 0 { overflows &+= 1 }
@@ -237,11 +246,13 @@ public struct UringEngine: PacketEngine, ~Copyable {
         completionsReady = twill_cqes_ready(ring)
         completionsTaken = 0
         switch result {
-        case -EINTR, -ETIME, -EBUSY, -EAGAIN: return 0  // EBUSY, EAGAIN: the kernel is short; what is queued stays queued
+        // EBUSY, EAGAIN: the kernel is short of memory or room; what it did not take stays queued.
+        case -EINTR, -ETIME, -EBUSY, -EAGAIN: return 0
         default: return result < 0 ? result : 0
         }
     }
 
+    /// Takes the next completion entry; those of the cancellation and of ended receives are passed over.
     public mutating func nextCompletion() -> Completion? {
         while completionsTaken < completionsReady {
             let entry = twill_cqe(ring, completionsTaken).unsafelyUnwrapped

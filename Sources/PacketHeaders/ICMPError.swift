@@ -93,7 +93,8 @@ public enum ICMPError: Sendable, Equatable {
     private func writeIPv4Header(
         _ message: UnsafeMutableRawPointer, total: Int, source: IPv4Address, destination: IPv4Address
     ) {
-        message.setField32(0, 0x45C0_0000 | UInt32(total))  // precedence 6: internetwork control (RFC 1812, 4.3.2.5)
+        // Precedence 6, internetwork control (RFC 1812, 4.3.2.5).
+        message.setField32(0, 0x45C0_0000 | UInt32(total))
         message.setField32(4, 0x0000_4000)
         message.setField32(8, 0x4001_0000)  // time to live 64, ICMP
         message.setField32(12, source.bits)
