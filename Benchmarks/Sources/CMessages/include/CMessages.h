@@ -1,11 +1,17 @@
-// sendmmsg, recvmmsg and their structures, which glibc declares for _GNU_SOURCE only and its Swift module leaves out;
-// and the numbers of the TUN's flags.
+// sendmmsg, recvmmsg and their structure, which glibc declares for _GNU_SOURCE alone. That macro would also change the
+// layout of fd_set under Swift's own Glibc module, so they are declared here, as glibc's bits/socket.h has them; and
+// the numbers of the TUN's flags.
 #pragma once
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include <linux/if_tun.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+
+struct timespec;
+struct mmsghdr {
+  struct msghdr msg_hdr;
+  unsigned int msg_len;
+};
+int sendmmsg(int descriptor, struct mmsghdr *messages, unsigned int count, int flags);
+int recvmmsg(int descriptor, struct mmsghdr *messages, unsigned int count, int flags, struct timespec *timeout);
