@@ -28,7 +28,6 @@ public enum Counter: Int, CaseIterable, Sendable {
     // Errors sent back.
     case unreachablesSent
     case timeExceededsSent
-    case fragmentationNeededsSent
     case errorsSuppressed
     // Fallbacks taken at run time.
     case segmentationFallbacks
@@ -99,7 +98,6 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .busyPolls: "Rounds spent polling instead of sleeping."
         case .unreachablesSent: "ICMP destination unreachable sent to pods."
         case .timeExceededsSent: "ICMP time exceeded sent."
-        case .fragmentationNeededsSent: "ICMP fragmentation needed (or packet too big) sent to pods."
         case .errorsSuppressed: "ICMP errors not sent, because of the rate limit or the rules of RFC 1122."
         case .segmentationFallbacks: "Times UDP segmentation failed and was switched off."
         case .replayedSegments: "Segments sent one by one after that failure."

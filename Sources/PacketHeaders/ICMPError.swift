@@ -6,9 +6,6 @@ public enum ICMPError: Sendable, Equatable {
     case noRoute
     /// The time to live ran out: type 11 code 0, or type 3 code 0 for IPv6.
     case timeExceeded
-    /// The packet is larger than the path carries: type 3 code 4 (RFC 1191), or type 2 for IPv6.
-    /// `mtu`: the largest inner packet in bytes that passes.
-    case tooLarge(mtu: UInt16)
 
     /// What a message takes at most: 576 bytes for IPv4 (RFC 1812, 4.3.2.3), 1,280 for IPv6 (RFC 4443, 2.4).
     public static let messageLimit = 1280
@@ -50,9 +47,6 @@ public enum ICMPError: Sendable, Equatable {
         switch self {
         case .noRoute: message.setField16(20, 0x0300)
         case .timeExceeded: message.setField16(20, 0x0B00)
-        case .tooLarge(let mtu):
-            message.setField16(20, 0x0304)
-            message.setField16(26, mtu)
         }
         message.setField16(22, 0)
         (message + 28).copyMemory(from: packet.bytes, byteCount: quoted)
@@ -78,9 +72,6 @@ public enum ICMPError: Sendable, Equatable {
         switch self {
         case .noRoute: message.setField16(40, 0x0100)
         case .timeExceeded: message.setField16(40, 0x0300)
-        case .tooLarge(let mtu):
-            message.setField16(40, 0x0200)
-            message.setField32(44, UInt32(mtu))
         }
         message.setField16(42, 0)
         (message + 48).copyMemory(from: packet.bytes, byteCount: quoted)

@@ -108,10 +108,6 @@ public struct IPPacket {
         return bytes.byte(6) == 44 && length >= 48 && bytes.field16(42) & 0xFFF8 != 0
     }
 
-    /// Whether an IPv4 packet may be fragmented on its way: always false for IPv6.
-    @inlinable
-    public var mayBeFragmented: Bool { isIPv4 && bytes.byte(6) & 0x40 == 0 }
-
     /// Takes one hop from the time to live (hop limit), with the header checksum updated (RFC 1624).
     /// Returns false, and changes nothing, where none is left to go on.
     @inlinable @inline(__always)

@@ -52,27 +52,6 @@ public struct SegmentPlan: Sendable {
         return segments.upperBound == segmentCount
             ? whole &- (segmentPayloadBytes &- lastPayloadBytes) : whole
     }
-
-    /// The number of sends that the segments need with at most `maximumSegments` segments (1 or more) and
-    /// `SuperPacketLimits.sendBytes` in each.
-    public func sendCount(maximumSegments: Int) -> Int {
-        if segmentCount <= maximumSegments
-            && byteCount(of: 0..<segmentCount) <= SuperPacketLimits.sendBytes
-        {
-            return 1
-        }
-        let longest = min(maximumSegments, SuperPacketLimits.sendBytes / segmentBytes)
-        return (segmentCount &+ longest &- 1) / longest
-    }
-
-    /// The segments of send `index` of `count`: even shares (23 and 22, not 44 and 1), as the price of a send is
-    /// mostly fixed, and a lone last segment would pay all of it.
-    public func segments(ofSend index: Int, of count: Int) -> Range<Int> {
-        let share = segmentCount / count
-        let longer = segmentCount % count
-        let start = index &* share &+ min(index, longer)
-        return start..<(start &+ share &+ (index < longer ? 1 : 0))
-    }
 }
 
 extension SegmentPlan {

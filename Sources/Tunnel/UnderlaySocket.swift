@@ -49,9 +49,6 @@ public struct UnderlaySocket: Sendable {
     /// The receive buffer in bytes as the kernel grants it (the kernel doubles what is asked for).
     public let receiveBufferBytes: Int
 
-    /// The largest UDP payload over IPv4: 65,535 − 20 − 8 bytes (RFC 768).
-    public static let payloadLimit = 65_507
-
     /// Opens a socket and binds it.
     ///
     /// Datagrams leave with DF set (IP_PMTUDISC_DO), as flannel's do. Buffers are forced where CAP_NET_ADMIN

@@ -260,7 +260,6 @@ extension Worker where Engine: ~Copyable {
         switch error {
         case .noRoute: counters.add(.unreachablesSent)
         case .timeExceeded: counters.add(.timeExceededsSent)
-        case .tooLarge: counters.add(.fragmentationNeededsSent)
         }
     }
 }

@@ -86,9 +86,7 @@ extension SeededRandom {
             else { continue }
             planned += 1
             var total = 0
-            let sendCount = plan.sendCount(maximumSegments: 64)
-            for send in 0..<sendCount {
-                let segments = plan.segments(ofSend: send, of: sendCount)
+            for segments in runs(of: plan, maximumSegments: 64) {
                 let headers = arena.ending(segments.count * SegmentPlan.headerStride)
                 let vectors = vectorMemory.ending(segments.count * 2 * MemoryLayout<iovec>.stride)
                     .bindMemory(to: iovec.self, capacity: segments.count * 2)
