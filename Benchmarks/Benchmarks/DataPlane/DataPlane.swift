@@ -55,10 +55,11 @@ let benchmarks: @Sendable () -> Void = {
                 case .superPacket(let plan) = OffloadedPacket.examine(
                     header: header, packet: packet, length: length)
             else { return benchmark.error("the super-packet is refused") }
-            sendCount = plan.sendCount(maximumSegments: SuperPacketLimits.sendSegments)
-            vectorCount = 0
-            for send in 0..<sendCount {
-                let segments = plan.segments(ofSend: send, of: sendCount)
+            let longest = SuperPacketLimits.sendBytes / plan.segmentBytes
+            (sendCount, vectorCount) = (0, 0)
+            for start in stride(from: 0, to: plan.segmentCount, by: longest) {
+                let segments = start..<min(start + longest, plan.segmentCount)
+                sendCount += 1
                 plan.writeHeaders(of: segments, packet: packet, into: arena)
                 vectorCount += plan.writeVectors(of: segments, packet: packet, arena: arena, into: gathered)
             }
