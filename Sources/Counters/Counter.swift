@@ -93,7 +93,7 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .sleeps: "Rounds in which the worker waited for work."
         case .wakes: "Wake-ups asked for by the control module."
         case .completionOverflows:
-            "Times the completion ring overflowed; nothing is lost, raise ring-entries if it grows."
+            "Times the completion ring overflowed. Nothing is lost; the ring is sized so that it does not: report it."
         case .receiveRearms: "Times the multishot receive ended and was armed again."
         case .busyPolls: "Rounds spent polling instead of sleeping."
         case .unreachablesSent: "ICMP destination unreachable sent to pods."
@@ -106,7 +106,7 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .dropOutboundNoRoute: "No peer holds the destination; see the peers in twilld status."
         case .dropOutboundTimeToLive: "Time to live ran out; look for a routing loop."
         case .dropOutboundTooLarge: "Larger than the path to the peer carries; check MTUs along the underlay."
-        case .dropOutboundNoBuffer: "All send slots were in use; raise batch or ring-entries."
+        case .dropOutboundNoBuffer: "All send slots were in use: more peers at once than one round sends to."
         case .dropOutboundUnderlayFull:
             "The underlay socket's buffer was full: the network is slower than the pods send."
         case .dropOutboundUnreachable:
