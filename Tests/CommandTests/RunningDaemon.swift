@@ -44,11 +44,13 @@ final class TestMachine {
     }
 
     /// Starts a daemon with the flags that keep it inside the directory, and `flags`.
-    func start(_ flags: String = "") async throws -> RunningDaemon {
+    ///
+    /// - Parameter environment: `NAME=value` words.
+    func start(_ flags: String = "", environment: String = "") async throws -> RunningDaemon {
         let number = daemons.count
         let files = directory + "/daemon-\(number)"
         let command =
-            "\(RunningDaemon.binary) -lease-dir \(directory)/store -subnet-file \(directory)/subnet.env"
+            "env \(environment) \(RunningDaemon.binary) -lease-dir \(directory)/store -subnet-file \(directory)/subnet.env"
             + " --state-dir \(directory)/state --status-socket \(directory)/twilld.sock \(flags)"
         // The shell waits for it in the foreground: `wait` hangs where SIGCHLD is blocked, as in a test's threads.
         try await run(

@@ -240,6 +240,28 @@ struct EtcdStoreTests {
         #expect(error?.description.contains("\"\(endpoint)\" \(words)") == true)
     }
 
+    @Test("lease list tells how long leases have left, and that reservations never end")
+    func remainingTimes() async throws {
+        let server = try EtcdServer()
+        try server.setNetwork()
+        let store = try server.store()
+        for number in 1...40 {
+            let result = try await store.create(
+                key: "10.66.\(number).0-24", value: value, timeToLive: .seconds(3600 + number),
+                holder: NodeIdentity(number: UInt32(number)))
+            #expect(result != .refused)
+        }
+        try server.putLease("10.66.99.0-24", value)
+        let listing = try await LeaseOperations(store: store).list()
+        #expect(listing.count == 41)
+        #expect(listing.last?.isReservation == true && listing.last?.remaining == nil)
+        for (number, entry) in zip(1..., listing.dropLast()) {
+            let remaining = try #require(entry.remaining)
+            #expect(!entry.isReservation)
+            #expect(remaining > .seconds(3000) && remaining <= .seconds(3600 + number))
+        }
+    }
+
     @Test("lease list, reserve and release, network show and set")
     func operations() async throws {
         let server = try EtcdServer()
