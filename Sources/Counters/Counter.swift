@@ -152,13 +152,20 @@ public enum Counter: Int, CaseIterable, Sendable {
             "The underlay socket's buffer was full: the network is slower than the pods send."
         case .dropOutboundUnreachable:
             "The kernel has no way to the peer's address; check the underlay's routes."
-        case .dropOutboundError: "The kernel refused the send for another reason."
-        case .dropInboundTruncated: "A datagram larger than a receive buffer."
-        case .dropInboundTooShort: "A datagram too short for an IP header."
-        case .dropInboundVersion: "A datagram that is neither IPv4 nor IPv6."
-        case .dropInboundHeaderLength: "An IP header length that is out of bounds."
-        case .dropInboundTotalLength: "An IP total length that differs from the datagram's."
-        case .dropInboundHeaderChecksum: "An IPv4 header whose checksum is wrong."
+        case .dropOutboundError:
+            "The kernel refused the send for another reason; report it with the kernel's release."
+        case .dropInboundTruncated:
+            "A datagram larger than a receive buffer; no node sends one: tcpdump -ni INTERFACE udp port 8285."
+        case .dropInboundTooShort:
+            "A datagram too short for an IP header: something else than a node sends to this port."
+        case .dropInboundVersion:
+            "A datagram that is neither IPv4 nor IPv6: something else than a node sends to this port."
+        case .dropInboundHeaderLength:
+            "An IP header length that is out of bounds: something else than a node sends to this port."
+        case .dropInboundTotalLength:
+            "An IP total length that differs from the datagram's: something else than a node sends to this port."
+        case .dropInboundHeaderChecksum:
+            "An IPv4 header whose checksum is wrong: damaged on the way, or not sent by a node."
         case .dropInboundTooLarge:
             "Larger than the MTU of the TUN device; the sender's MTU is larger than ours."
         case .dropInboundUnknownPeer:
@@ -167,9 +174,12 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .dropInboundDestination:
             "Inner destination outside this node's subnet: the sender has an old lease."
         case .dropInboundTimeToLive: "Time to live ran out; look for a routing loop."
-        case .dropInboundTunnelDown: "The TUN device was down."
-        case .dropInboundTunnelFull: "The kernel had no memory for the packet just then."
-        case .dropInboundError: "The kernel refused the write for another reason."
+        case .dropInboundTunnelDown:
+            "The TUN device was down; twilld brings it up again and says restored in the log: find out who takes it down."
+        case .dropInboundTunnelFull:
+            "The kernel had no memory for the packet just then: look at the node's memory."
+        case .dropInboundError:
+            "The kernel refused the write for another reason; report it with the kernel's release."
         }
     }
 
