@@ -131,7 +131,7 @@ public enum Counter: Int, CaseIterable, Sendable {
             "A super-packet whose IP or UDP length is not its own. The kernel makes none: report it."
         case .dropOutboundSuperPacketTransport:
             "A super-packet whose transport is not its offload type's, or lies behind IPv6 extension headers; "
-                + "--tun-tso=false makes the kernel cut them."
+                + "--tun-tso4=false and --tun-tso6=false make the kernel cut them."
         case .dropOutboundSuperPacketFragment:
             "A super-packet that is a fragment, which cannot be cut. The kernel makes none: report it."
         case .dropOutboundSuperPacketSegmentation:
@@ -139,7 +139,7 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .dropOutboundSuperPacketSegmentSize:
             "A super-packet without payload or segment size, or with segments larger than a datagram: report it."
         case .dropOutboundSuperPacketFlags:
-            "A TCP super-packet with SYN, RST or URG, which no segment may repeat; --tun-tso=false makes the kernel "
+            "A TCP super-packet with SYN, RST or URG, which no segment may repeat; --tun-tso4=false and --tun-tso6=false make the kernel "
                 + "cut them."
         case .dropOutboundSuperPacketChecksumPlace:
             "A packet whose checksum is to be written outside of it or of its transport; a program with a packet "
