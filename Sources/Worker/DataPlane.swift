@@ -94,6 +94,8 @@ public final class DataPlane: Sendable {
     private let sockets: [UnderlaySocket]
     private let wakes: [Int32]
     private let blocks: [CounterBlock]
+    private let peerBlocks: [PeerCounterBlock]
+    private let peerSlots = Mutex(PeerSlots())
     private let stopping = Atomic<Bool>(false)
     private let threads = Mutex<[pthread_t]>([])
     private let failure = Atomic<Int32>(0)
@@ -159,11 +161,13 @@ public final class DataPlane: Sendable {
         receiveBufferBytes = sockets[0].receiveBufferBytes
         publication = ForwardingPublication(workers: workers)
         blocks = (0..<workers).map { _ in CounterBlock.allocate() }
+        peerBlocks = (0..<workers).map { _ in PeerCounterBlock.allocate() }
     }
 
     deinit {
         precondition(threads.withLock { $0.isEmpty }, "the data plane is stopped before it ends")
         for block in blocks { block.deallocate() }
+        for block in peerBlocks { block.deallocate() }
     }
 
     /// Starts the workers' threads; returns once all of them are ready to forward.
@@ -194,7 +198,11 @@ public final class DataPlane: Sendable {
 
     /// Replaces the forwarding routes: each worker uses the new ones from its next round on. Returns at once.
     public func publish(_ routes: ForwardingRoutes) {
-        publication.publish(routes)
+        peerSlots.withLock { slots in
+            var routes = routes
+            slots.assign(to: &routes.peers, counts: counts(ofSlot:))
+            publication.publish(routes)
+        }
         wakeWorkers()
     }
 
@@ -220,6 +228,17 @@ public final class DataPlane: Sendable {
 
     /// What the workers have counted.
     public func counters() -> CounterTotals { CounterTotals(blocks) }
+
+    /// What was carried to and from each peer.
+    public func countersOfPeers() -> PeerTotals {
+        peerSlots.withLock { $0.totals(counts: counts(ofSlot:)) }
+    }
+
+    private func counts(ofSlot slot: UInt16) -> PeerCounts {
+        var sum = PeerCounts()
+        for block in peerBlocks { sum.add(block[slot]) }
+        return sum
+    }
 
     /// What each worker has counted, in the workers' order.
     public func countersOfWorkers() -> [CounterTotals] { blocks.map { CounterTotals([$0]) } }
@@ -286,7 +305,7 @@ public final class DataPlane: Sendable {
     ) {
         var worker = Worker(
             engine: engine, memory: memory, limits: limits, settings: settings, counters: blocks[index],
-            reader: publication.reader(index))
+            peerCounters: peerBlocks[index], reader: publication.reader(index))
         while !stopping.load(ordering: .relaxed) {
             let result = worker.round()
             if result != 0 {

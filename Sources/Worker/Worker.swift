@@ -71,6 +71,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     let limits: WorkerLimits
     let settings: WorkerSettings
     let counters: CounterBlock
+    let peerCounters: PeerCounterBlock
     let reader: ForwardingReader
 
     var snapshot: ForwardingSnapshot
@@ -104,6 +105,10 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var readsRestUntilMilliseconds = 0
     /// Operations queued since the last enter that will complete within it.
     var queuedInline = 0
+    /// When this round's work began, nanoseconds of the monotonic clock; 0 while that is not known.
+    var workBeganNanoseconds = 0
+    /// Operations that can be queued when none is.
+    let queueCapacity: Int
     var failedSegmentations = 0
 
     /// Makes a worker.
@@ -111,17 +116,18 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// - Parameters:
     ///   - engine: made over the same `memory`; the worker owns it, and ends it in `close`.
     ///   - memory: allocated with the counts of `limits`; stays until after the worker's end.
-    ///   - counters: the worker is its one writer.
+    ///   - counters, peerCounters: the worker is their one writer.
     ///   - reader: of the publication that the control side replaces snapshots in.
     public init(
         engine: consuming Engine, memory: PacketMemory, limits: WorkerLimits, settings: WorkerSettings,
-        counters: CounterBlock, reader: ForwardingReader
+        counters: CounterBlock, peerCounters: PeerCounterBlock, reader: ForwardingReader
     ) {
         self.engine = engine
         self.memory = memory
         self.limits = limits
         self.settings = settings
         self.counters = counters
+        self.peerCounters = peerCounters
         self.reader = reader
         snapshot = reader.load()
         messages = OutboundMessages(memory)
@@ -132,6 +138,9 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         arrivals.initialize(repeating: 0, count: memory.datagramBufferCount)
         heldBuffers = .allocate(capacity: memory.datagramBufferCount)
         heldBuffers.initialize(repeating: 0, count: memory.datagramBufferCount)
+        queueCapacity = self.engine.queueSpace
+        counters.set(.ringSubmissionCapacity, queueCapacity)
+        counters.set(.receiveBuffers, memory.datagramBufferCount)
         for buffer in 0..<memory.datagramBufferCount { self.engine.provide(buffer) }
     }
 
@@ -146,20 +155,22 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// One round. Returns 0, or the negated error number that leaves the engine unable to go on.
     public mutating func round() -> Int32 {
         queueReads()
+        counters.set(.ringSubmissions, queueCapacity &- engine.queueSpace)
         let systemCallsBefore = engine.systemCalls
         let result = enter()
         guard result == 0 else { return result }
         counters.add(.enters, engine.systemCalls &- systemCallsBefore)
 
+        if workBeganNanoseconds == 0 { workBeganNanoseconds = monotonicNanoseconds() }
         snapshot = reader.load()
         roundReads = 0
         roundReceives = 0
         roundSuperPackets = 0
         roundDatagrams = 0
         queuedInline = 0
-        takeCompletions()
+        let completions = takeCompletions()
         workOffArrivals()
-        counters.record(.readBatch, size: roundReads)
+        counters.record(.readBatch, roundReads)
         if settings.busyPollMicroseconds > 0 { adaptPolling() }
         // A burst that came full is followed by another at once: what was opened in it may grow until then, but not
         // longer, so that a packet to a quiet peer does not wait for the busy ones.
@@ -170,6 +181,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
 
         queueSends()
         queueWrites()
+        recordRound(completions: completions)
         return 0
     }
 
@@ -207,6 +219,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             return engine.enter(waitingFor: 0, timeoutMicroseconds: -1)
         }
         counters.add(.sleeps)
+        workBeganNanoseconds = 0
         // While the writes hold every buffer no receive can be armed: nothing may come after them to wait for.
         let arrival = heldCount == memory.datagramBufferCount ? 0 : 1
         if readsRestUntilMilliseconds != 0 {
@@ -226,7 +239,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         roundSuperPackets > 0 || roundReads &+ roundDatagrams > WorkerLimits.sparseRoundPackets
     }
 
-    private mutating func takeCompletions() {
+    private mutating func takeCompletions() -> Int {
         var count = 0
         while let completion = engine.nextCompletion() {
             count &+= 1
@@ -241,6 +254,21 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         counters.add(.completions, count)
         counters.set(.completionOverflows, engine.overflows)
         counters.set(.receiveRearms, engine.receiveRearms)
+        return count
+    }
+
+    /// One clock read ends this round's time and begins the next one's, whose system call counts to it where it does
+    /// not wait. Rounds that brought nothing are not counted.
+    private mutating func recordRound(completions: Int) {
+        counters.set(.ringCompletions, completions)
+        counters.set(.receiveBuffersFree, memory.datagramBufferCount &- heldCount &- arrivalCount)
+        guard completions > 0 else {
+            workBeganNanoseconds = 0
+            return
+        }
+        let now = monotonicNanoseconds()
+        counters.record(.roundTime, now &- workBeganNanoseconds)
+        workBeganNanoseconds = now
     }
 
     private mutating func adaptBurst() {

@@ -111,6 +111,7 @@ struct EndlessEngine: PacketEngine, ~Copyable {
         let limits = try! WorkerLimits(Tuning())
         let memory = PacketMemory(limits, hugePages: false)!
         let counters = CounterBlock.allocate()
+        let peerCounters = PeerCounterBlock.allocate()
         let publication = ForwardingPublication(workers: 1)
         publication.publish(Bench.routes())
         let header = [UInt8](repeating: 0, count: 10)
@@ -147,7 +148,7 @@ struct EndlessEngine: PacketEngine, ~Copyable {
             limits: limits,
             settings: WorkerSettings(
                 mtu: 1472, tunnelAddress: pod(1, 0), segmentLimit: 64, coalesces: .all),
-            counters: counters, reader: publication.reader(0))
+            counters: counters, peerCounters: peerCounters, reader: publication.reader(0))
         for _ in 0..<10 { #expect(worker.round() == 0) }
 
         allocation_count_begin()
@@ -158,10 +159,11 @@ struct EndlessEngine: PacketEngine, ~Copyable {
         let allocations = allocation_count_end()
         #expect(failed == 0)
         #expect(allocations == 0)
-        #expect(counters[.dropOutboundNoRoute] > 0 && counters[.dropOutboundMalformed] > 0)
+        #expect(counters[.dropOutboundNoRoute] > 0 && counters[.dropOutboundMalformedTooShort] > 0)
         #expect(counters[.dropInboundDestination] > 0 && counters[.superPacketsWritten] > 0)
         worker.close()
         memory.deallocate()
         counters.deallocate()
+        peerCounters.deallocate()
     }
 }

@@ -14,6 +14,7 @@ struct Bench: ~Copyable {
     let kernel: SimulatedKernel
     let memory: PacketMemory
     let counters = CounterBlock.allocate()
+    let peerCounters = PeerCounterBlock.allocate()
     let publication = ForwardingPublication(workers: 1)
     var worker: Worker<SimulatedEngine>
 
@@ -24,7 +25,9 @@ struct Bench: ~Copyable {
         ForwardingRoutes(
             localIPv4: local,
             peers: peers.map {
-                ForwardingPeer(ipv4: subnet($0), endpoint: Endpoint(address: underlay($0), port: 8285))
+                ForwardingPeer(
+                    ipv4: subnet($0), endpoint: Endpoint(address: underlay($0), port: 8285),
+                    counterSlot: UInt16($0))
             })
     }
 
@@ -46,12 +49,13 @@ struct Bench: ~Copyable {
                 segmentLimit: segmentLimit, coalesces: coalesces ? .all : [],
                 busyPollMicroseconds: busyPollMicroseconds,
                 minimumWaitMicroseconds: minimumWaitMicroseconds),
-            counters: counters, reader: publication.reader(0))
+            counters: counters, peerCounters: peerCounters, reader: publication.reader(0))
     }
 
     deinit {
         memory.deallocate()
         counters.deallocate()
+        peerCounters.deallocate()
     }
 
     mutating func fromPod(_ packet: [UInt8], header: [UInt8] = [UInt8](repeating: 0, count: 10)) {
@@ -344,6 +348,15 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
                 == outboundCount)
         #expect(Int(sendDrops) == kernel.lostInSend)
         #expect(Int(bench.counters[.packetsSent]) == kernel.sent.count)
+        // What is counted for the peers is what is counted in all, and each packet for the peer that it went to.
+        let peers = (2..<6).map { bench.peerCounters[UInt16($0)] }
+        for (index, peer) in peers.enumerated() {
+            let bytes = kernel.sent.filter { $0.address == Bench.underlay(2 + index).bits }.map(
+                \.payload.count)
+            #expect(peer.packetsSent == bytes.count && peer.bytesSent == bytes.reduce(0, +))
+        }
+        #expect(peers.reduce(0) { $0 + $1.packetsReceived } == bench.counters[.packetsDelivered])
+        #expect(peers.reduce(0) { $0 + $1.bytesReceived } == bench.counters[.bytesDelivered])
 
         var nextInbound: [Int: UInt32] = [:]
         var delivered = 0

@@ -74,7 +74,8 @@ extension GoFlag {
 
     /// What is seen from outside.
     static let observation: [GoFlag] = [
-        GoFlag("healthz-ip"), GoFlag("healthz-port"), GoFlag("status-socket"), GoFlag("v"), GoFlag("vmodule"),
+        GoFlag("healthz-ip"), GoFlag("healthz-port"), GoFlag("metrics-peers"), GoFlag("status-socket"),
+        GoFlag("v"), GoFlag("vmodule"),
     ]
 
     /// What `twilld run` takes, besides `--config`, `--help` and `--version`.

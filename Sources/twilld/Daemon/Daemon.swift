@@ -43,6 +43,7 @@ actor Daemon {
     private struct Stage {
         var dataPlane: DataPlane?
         var dataPlaneKey: DataPlaneKey?
+        var fallbacks = FallbackWatch()
         var desired: DesiredNetwork?
         var paths: [IPv4Prefix: IPv4Address] = [:]
         var subnetFile: SubnetFile?
@@ -226,6 +227,7 @@ actor Daemon {
         }
         stage.dataPlane = made
         stage.dataPlaneKey = key
+        stage.fallbacks = FallbackWatch()
         observation.update(
             dataPlane: made,
             tunnel: NodeStatus.Tunnel(
@@ -385,9 +387,12 @@ actor Daemon {
         var tooLarge: UInt64 = 0
         while true {
             try await Task.sleep(for: interval)
-            let count = stage.dataPlane?.counters()[.dropOutboundTooLarge] ?? 0
+            let counters = stage.dataPlane?.counters()
+            let count = counters?[.dropOutboundTooLarge] ?? 0
             if count > tooLarge { await node.checkPaths() }
             tooLarge = count
+            if let counters { reportFallbacks(in: counters) }
+            observation.sampleTraffic()
             if let number = stage.dataPlane?.failureErrorNumber, number != 0 {
                 logger.critical(
                     "data plane ended",
@@ -398,6 +403,19 @@ actor Daemon {
                 passContinuation.yield()
             }
             notification.watchdog()
+        }
+    }
+}
+
+extension Daemon {
+    private func reportFallbacks(in counters: CounterTotals) {
+        for fallback in stage.fallbacks.news(in: counters) {
+            logger.warning(
+                "fallback taken",
+                metadata: [
+                    "fallback": "\(fallback.name)", "underlay": "\(underlay.interfaceName)",
+                    "interface": "\(flags.tunnel.tunName)", "detail": "\(fallback.meaning)",
+                ])
         }
     }
 }
