@@ -118,7 +118,8 @@ let etcdAndDaemon: [Target] = [
     .testTarget(
         name: "CommandTests",
         dependencies: [
-            "twilld", "Addresses", "CLinux", "Counters", "Leases", "NetworkNamespaces", "Telemetry", "Worker",
+            "twilld", "Addresses", "CLinux", "Counters", "Leases", "NetworkNamespaces", "Telemetry", "Tunnel",
+            "Worker",
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),

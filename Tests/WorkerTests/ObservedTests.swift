@@ -89,11 +89,11 @@ import Testing
         #expect(bench.counters[.ringSubmissionCapacity] == 1024)
         #expect(bench.counters[.ringSubmissions] == 1)
         #expect(bench.counters[.ringCompletions] == 1)
-        #expect(bench.counters[.receiveBuffers] == UInt64(WorkerLimits.datagramBuffers))
+        #expect(bench.counters[.receiveBuffers] == UInt64(Tuning().receiveBuffers))
         // Its datagram is on the way to the TUN device.
-        #expect(bench.counters[.receiveBuffersFree] == UInt64(WorkerLimits.datagramBuffers - 1))
+        #expect(bench.counters[.receiveBuffersFree] == UInt64(Tuning().receiveBuffers - 1))
         bench.run()
-        #expect(bench.counters[.receiveBuffersFree] == UInt64(WorkerLimits.datagramBuffers))
+        #expect(bench.counters[.receiveBuffersFree] == UInt64(Tuning().receiveBuffers))
     }
 }
 
