@@ -19,7 +19,7 @@ public struct DataPlaneConfiguration: Sendable {
     public var tunnelName: String
     /// The underlay address and UDP port to bind.
     public var underlay: Endpoint
-    /// The TUN device's MTU, bytes; the control side sets it on the device.
+    /// The TUN device's MTU at first, bytes; the control side sets it on the device, and may publish others.
     public var mtu: Int
     /// The TUN device's own address: the first of this node's subnet.
     public var tunnelAddress: IPv4Address
@@ -196,6 +196,9 @@ public final class DataPlane: Sendable {
         }
     }
 
+    /// Whether routes with this MTU, bytes, may be published: a receive buffer holds a packet of that size.
+    public func carries(mtu: Int) -> Bool { configuration.tuning.receiveBufferBytes >= mtu }
+
     /// Replaces the forwarding routes: each worker uses the new ones from its next round on. Returns at once.
     public func publish(_ routes: ForwardingRoutes) {
         peerSlots.withLock { slots in
@@ -261,7 +264,7 @@ public final class DataPlane: Sendable {
         }
         let offloads = sockets[index].offloads
         let settings = WorkerSettings(
-            mtu: configuration.mtu, tunnelAddress: configuration.tunnelAddress,
+            tunnelAddress: configuration.tunnelAddress,
             tunnelAddressIPv6: configuration.tunnelAddressIPv6,
             acceptsAnySource: configuration.acceptsAnySource,
             segmentLimit: offloads.segmentation ? offloads.segmentLimit : 1,

@@ -137,7 +137,7 @@ extension Worker where Engine: ~Copyable {
         case .headerChecksum: return .dropInboundHeaderChecksum
         case nil: break
         }
-        guard length <= settings.mtu else { return .dropInboundTooLarge }
+        guard length <= snapshot.mtu else { return .dropInboundTooLarge }
         let packet = IPPacket(bytes, length: length)
         if packet.isIPv4 {
             guard snapshot.isLocal(packet.destinationIPv4) else { return .dropInboundDestination }

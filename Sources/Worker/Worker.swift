@@ -29,8 +29,6 @@ import Synchronization
 
 /// What a worker is told at its start and keeps.
 public struct WorkerSettings: Sendable {
-    /// The TUN device's MTU, bytes.
-    public var mtu: Int
     /// The TUN device's address: the source of ICMP errors.
     public var tunnelAddress: IPv4Address
     /// The same for IPv6; nil where the network has none.
@@ -48,12 +46,11 @@ public struct WorkerSettings: Sendable {
 
     /// Makes settings.
     public init(
-        mtu: Int, tunnelAddress: IPv4Address, tunnelAddressIPv6: IPv6Address? = nil,
+        tunnelAddress: IPv4Address, tunnelAddressIPv6: IPv6Address? = nil,
         acceptsAnySource: Bool = false,
         segmentLimit: Int, coalesces: MergedKinds, busyPollMicroseconds: Int = 0,
         minimumWaitMicroseconds: Int = 0
     ) {
-        self.mtu = mtu
         self.tunnelAddress = tunnelAddress
         self.tunnelAddressIPv6 = tunnelAddressIPv6
         self.acceptsAnySource = acceptsAnySource

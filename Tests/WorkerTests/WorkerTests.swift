@@ -21,9 +21,9 @@ struct Bench: ~Copyable {
     static let local = IPv4Prefix("10.66.1.0/24")!
     static func subnet(_ peer: Int) -> IPv4Prefix { IPv4Prefix("10.66.\(peer).0/24")! }
     static func underlay(_ peer: Int) -> IPv4Address { IPv4Address("192.168.0.\(peer)")! }
-    static func routes(peers: Range<Int> = 2..<6) -> ForwardingRoutes {
+    static func routes(peers: Range<Int> = 2..<6, mtu: Int = 1472) -> ForwardingRoutes {
         ForwardingRoutes(
-            localIPv4: local,
+            localIPv4: local, mtu: mtu,
             peers: peers.map {
                 ForwardingPeer(
                     ipv4: subnet($0), endpoint: Endpoint(address: underlay($0), port: 8285),
@@ -32,7 +32,7 @@ struct Bench: ~Copyable {
     }
 
     init(
-        seed: UInt64 = 1, mtu: Int = 1472, segmentLimit: Int = 64, acceptsAnySource: Bool = false,
+        seed: UInt64 = 1, segmentLimit: Int = 64, acceptsAnySource: Bool = false,
         coalesces: Bool = true,
         busyPollMicroseconds: Int = 0, minimumWaitMicroseconds: Int = 0, tuning: Tuning = Tuning()
     ) {
@@ -45,7 +45,7 @@ struct Bench: ~Copyable {
             memory: memory,
             limits: limits,
             settings: WorkerSettings(
-                mtu: mtu, tunnelAddress: IPv4Address("10.66.1.0")!, acceptsAnySource: acceptsAnySource,
+                tunnelAddress: IPv4Address("10.66.1.0")!, acceptsAnySource: acceptsAnySource,
                 segmentLimit: segmentLimit, coalesces: coalesces ? .all : [],
                 busyPollMicroseconds: busyPollMicroseconds,
                 minimumWaitMicroseconds: minimumWaitMicroseconds),
@@ -209,6 +209,23 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         bench.run()
         bench.publication.publish(Bench.routes())
         #expect(bench.publication.retiredCount <= 1)
+    }
+
+    @Test func aNewMTUTakesEffectInTheNextRoundAndNothingIsLost() {
+        var bench = Bench()
+        let large = Packets.udp(pod(3), pod(1), payload: [UInt8](repeating: 0, count: 1400))
+        bench.fromPeer(3, large)
+        bench.run()
+        bench.publication.publish(Bench.routes(mtu: 1427))
+        bench.fromPeer(3, large)
+        bench.fromPeer(3, Packets.udp(pod(3), pod(1), payload: [UInt8](repeating: 0, count: 1399)))
+        bench.run()
+        #expect(bench.counters[.dropInboundTooLarge] == 1)
+        #expect(bench.kernel.written.count == 2)
+        bench.publication.publish(Bench.routes(mtu: 1428))
+        bench.fromPeer(3, large)
+        bench.run()
+        #expect(bench.kernel.written.count == 3)
     }
 
     @Test func aPathWithoutSegmentationIsFoundOutAndNothingIsLost() {

@@ -67,13 +67,14 @@ final class Observation: Observable {
         }
     }
 
-    func update(dataPlane: DataPlane?, tunnel: NodeStatus.Tunnel?) {
+    func update(_ dataPlane: DataPlane?) {
         knowledge.withLock {
             $0.dataPlane = dataPlane
-            $0.tunnel = tunnel
             $0.samples = TrafficSamples()
         }
     }
+
+    func update(_ tunnel: NodeStatus.Tunnel?) { knowledge.withLock { $0.tunnel = tunnel } }
 
     /// Keeps what has been counted until now, for rates; to be called every second or so.
     func sampleTraffic() {
