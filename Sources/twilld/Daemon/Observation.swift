@@ -78,13 +78,14 @@ final class Observation: Observable {
 
     /// Keeps what has been counted until now, for rates; to be called every second or so.
     func sampleTraffic() {
+        let now = monotonicNanoseconds()
+        let (wanting, samples) = knowledge.withLock { ($0.dataPlane, $0.samples) }
+        guard let dataPlane = wanting, samples.isDue(nowNanoseconds: now) else { return }
+        // Not under the lock, which whoever asks for a status waits for.
+        let sample = TrafficSamples.Sample(
+            counters: dataPlane.counters(), peers: dataPlane.countersOfPeers(), nanoseconds: now)
         knowledge.withLock {
-            guard let dataPlane = $0.dataPlane else { return }
-            let now = monotonicNanoseconds()
-            $0.samples.take(
-                TrafficSamples.Sample(
-                    counters: dataPlane.counters(), peers: dataPlane.countersOfPeers(), nanoseconds: now),
-                nowNanoseconds: now)
+            if $0.dataPlane === dataPlane { $0.samples.take(sample) }
         }
     }
 
