@@ -23,6 +23,11 @@ public struct EtcdStore: LeaseStore {
     }
 }
 
+extension EtcdStore {
+    /// Connects anew, rather than after the limit of a request that nobody answers.
+    public func addressChanged() async { await connection.drop() }
+}
+
 // MARK: - Reading
 
 extension EtcdStore {

@@ -42,6 +42,14 @@ public protocol LeaseStore: Sendable {
     /// The stream throws `LeaseStoreError`, also where it can no longer tell whether it is alive; one of kind
     /// `.historyLost` asks for a new snapshot. It is stopped by ending its consumer's task.
     func watch(after revision: Int64) -> AsyncThrowingStream<StoreUpdate, any Error>
+
+    /// Told that this machine's address is another: a connection from the old one is dead, and nobody says so.
+    func addressChanged() async
+}
+
+extension LeaseStore {
+    /// Does nothing: right for a store without connections.
+    public func addressChanged() {}
 }
 
 extension LeaseStore {

@@ -155,6 +155,17 @@ struct DaemonTests {
         #expect(try await daemon.exitStatus() == 0)
     }
 
+    @Test func rulesAreLookedAfterAsOftenAsAskedFor() async throws {
+        let machine = try await TestMachine()
+        let daemon = try await machine.start("-ip-masq -iptables-resync=1")
+        _ = try await daemon.ready()
+        try await machine.run("nft delete table ip flannel-ipv4")
+        _ = try await daemon.until("the rules") { daemon.log.contains("event=restored") ? true : nil }
+        #expect(try await machine.run("nft list table ip flannel-ipv4").contains("masquerade"))
+        daemon.signal(SIGTERM)
+        #expect(try await daemon.exitStatus() == 0)
+    }
+
     /// What is wrong, what must be said about it, and the exit status.
     @Test(arguments: [
         ("-iface=eth7", "eth7", twilld.ExitStatus.configuration),

@@ -126,10 +126,11 @@ actor Daemon {
                     "interface": "\(underlay.interfaceName)", "address": "\(underlay.address)",
                     "public": "\(underlay.publicAddress)", "mtu": "\(underlay.mtu)",
                 ])
+            let before = (self.underlay.address, announcement)
             self.underlay = underlay
             observation.update(underlay)
             observation.clearProblem(.underlay)
-            await keeper.announce(announcement)
+            if (underlay.address, announcement) != before { await keeper.announce(announcement) }
         case .underlayLost(let reason):
             logger.error("underlay lost", metadata: ["detail": "\(reason)"])
             observation.setProblem(.underlay, reason)
