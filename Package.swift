@@ -45,7 +45,7 @@ let dataPlane: [Target] = [
     tests("PacketHeaders", ["Addresses"]),
     tests("SuperPackets", ["PacketHeaders", "CLinux", "NetworkNamespaces"]),
     tests("Forwarding", ["Addresses"]),
-    tests("Tunnel", ["Addresses"]),
+    tests("Tunnel", ["Addresses", "CLinux", "NetworkNamespaces"]),
     tests("Engines", ["CLinux"]),
     .target(name: "CAllocationCount", path: "Tests/CAllocationCount"),
     tests(

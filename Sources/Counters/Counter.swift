@@ -32,6 +32,16 @@ public enum Counter: Int, CaseIterable, Sendable {
     // Fallbacks taken at run time.
     case segmentationFallbacks
     case replayedSegments
+    case shortTailFallbacks
+    case mergedWriteFallbacks
+    case rewrittenPackets
+    // Fallbacks taken at the start.
+    case receiveCoalescingFallbacks
+    case tunnelTCPFallbacks
+    case tunnelUDPFallbacks
+    case datagramSteeringFallbacks
+    case packetSteeringFallbacks
+    case lockedMemoryFallbacks
     // Drops from pod to underlay. What comes before these is no drop.
     case dropOutboundMalformedTooShort
     case dropOutboundMalformedVersion
@@ -115,6 +125,23 @@ public enum Counter: Int, CaseIterable, Sendable {
                 + "The underlay's driver lacks checksum offload (ethtool -k INTERFACE; ethtool -K INTERFACE tx on), or a "
                 + "path carries less than the interface. Restart twilld to try again; --udp-gso=false never tries."
         case .replayedSegments: "Segments sent one by one after that failure."
+        case .shortTailFallbacks:
+            "The kernel refused merged packets whose last is shorter, and gets none any more; 6.6.44 and 6.10.3 do, take a later one."
+        case .mergedWriteFallbacks:
+            "The kernel refused merged packets of one size; packets of that kind are written one by one."
+        case .rewrittenPackets: "Packets written one by one after such a refusal."
+        case .receiveCoalescingFallbacks:
+            "The kernel refused UDP_GRO (Linux 5.0); datagrams are received one by one."
+        case .tunnelTCPFallbacks:
+            "The TUN device takes no TCP super-packets; TCP goes packet by packet."
+        case .tunnelUDPFallbacks:
+            "The TUN device takes no UDP super-packets (Linux 6.2); UDP goes packet by packet."
+        case .datagramSteeringFallbacks:
+            "The kernel refused to steer datagrams to workers by their source; it spreads them by a hash, less evenly."
+        case .packetSteeringFallbacks:
+            "The kernel refused to steer packets to workers by their flow; grant CAP_BPF, or use one worker where order matters."
+        case .lockedMemoryFallbacks:
+            "Packet buffers could not be locked, which costs a few percent; raise the memlock limit (LimitMEMLOCK=) or grant CAP_IPC_LOCK."
         case .dropOutboundMalformedTooShort:
             "From a pod, too short for an IP header; a program there writes raw packets: tcpdump -ni flannel0."
         case .dropOutboundMalformedVersion:

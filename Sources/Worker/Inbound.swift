@@ -74,9 +74,6 @@ extension Worker where Engine: ~Copyable {
             counters.add(.dropInboundUnknownPeer, count)
             return false
         }
-        let answerTo = MessageDestination.of(
-            Endpoint(address: outerSource, port: datagrams.sourcePort),
-            counterSlot: snapshot.counterSlot(peer))
         var offset = 0
         var delivered = false
         // Datagrams in a row from one peer are counted together; where several peers share the address, the inner
@@ -104,7 +101,7 @@ extension Worker where Engine: ~Copyable {
             let packet = IPPacket(bytes, length: length)
             guard packet.decrementTimeToLive() else {
                 counters.add(.dropInboundTimeToLive)
-                answerPeer(packet, at: answerTo, .timeExceeded)
+                answerPeer(packet, from: sender, .timeExceeded)
                 continue
             }
             // There is a slot for each: `workOffArrivals` made sure.
@@ -191,7 +188,7 @@ extension Worker where Engine: ~Copyable {
         guard index < limits.writeSlots else {
             return replies.release(index &- limits.writeSlots)
         }
-        if result < 0 { writeFailed(coalescer.slot(index).packetCount, result: result) }
+        if result < 0 || separationsUnderWay > 0, goOnSeparating(index, result: result) { return }
         writesPending &-= 1
         guard writesPending == 0 else { return }
         coalescer.reset()
@@ -199,6 +196,52 @@ extension Worker where Engine: ~Copyable {
             heldCount &-= 1
             engine.provide(Int(heldBuffers[heldCount]))
         }
+    }
+
+    // MARK: Super-packets that the kernel does not take
+
+    /// Counts a write that failed; where it was refused for being merged, or is one of such a one's packets, queues the
+    /// write of the next packet. Returns whether it did.
+    ///
+    /// Packets of the flow that are in later slots have passed these by then: the price of losing none.
+    private mutating func goOnSeparating(_ index: Int, result: Int) -> Bool {
+        let merged = coalescer.merged(index)
+        let isSeparated = merged == nil && coalescer.isSeparated(index)
+        if result == -Int(EINVAL), let merged {
+            separationsUnderWay &+= 1
+            noteRefusal(of: merged)
+        } else {
+            if result < 0 {
+                writeFailed(isSeparated ? 1 : coalescer.slot(index).packetCount, result: result)
+            }
+            guard isSeparated else { return false }
+        }
+        let left = coalescer.packetsToSeparate(index)
+        if left > 0, engine.queueSpace > 0, let write = coalescer.separate(index) {
+            engine.write(index, write.vectors, count: write.vectorCount)
+            counters.add(.tunnelWrites)
+            counters.add(.rewrittenPackets)
+            queuedInline &+= 1
+            return true
+        }
+        if left > 0 { counters.add(.dropInboundTunnelFull, left) }
+        separationsUnderWay &-= 1
+        return false
+    }
+
+    /// Merges no more what was refused too often: a kernel's fault, and not a packet's.
+    private mutating func noteRefusal(of merged: MergedWrite) {
+        switch merged {
+        case .shortTail:
+            refusedShortTails &+= 1
+            guard refusedShortTails == WorkerLimits.refusedWritesBeforeFallback else { return }
+            counters.add(.shortTailFallbacks)
+        case .even:
+            refusedEvenWrites &+= 1
+            guard refusedEvenWrites % WorkerLimits.refusedWritesBeforeFallback == 0 else { return }
+            counters.add(.mergedWriteFallbacks)
+        }
+        coalescer.stopMerging(merged)
     }
 
     private mutating func writeFailed(_ packets: Int, result: Int) {

@@ -107,6 +107,10 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// Operations that can be queued when none is.
     let queueCapacity: Int
     var failedSegmentations = 0
+    /// Slots whose merged write was refused, and whose packets are being written one by one.
+    var separationsUnderWay = 0
+    var refusedShortTails = 0
+    var refusedEvenWrites = 0
 
     /// Makes a worker.
     ///
@@ -280,7 +284,9 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             burst = max(1, roundReads)
             parkedStreak = 0
         }
-        if roundSuperPackets > 0 { burst = min(burst, limits.superPacketReadBurst) }
+        if roundSuperPackets > 0 {
+            burst = min(burst, segmentLimit > 1 ? limits.superPacketReadBurst : limits.unsegmentedReadBurst)
+        }
     }
 
     /// Polls after sparse traffic, a request that will be answered, say. Bulk traffic (super-packets, long batches) keeps

@@ -33,6 +33,11 @@ final class TestMachine {
     @discardableResult
     func run(_ command: String) async throws -> String { try await namespace.run { try execute(command) } }
 
+    /// Makes `io_uring_setup` fail for the daemons that are started from here on.
+    func forbidUring(errorNumber: Int32) async throws {
+        try await namespace.run { try NetworkNamespaces.forbidUring(errorNumber: errorNumber) }
+    }
+
     /// Writes a file below the directory.
     func write(_ name: String, _ text: String) throws {
         try Data(text.utf8).write(to: URL(filePath: directory + "/" + name), options: .atomic)

@@ -432,9 +432,8 @@ extension CommandFailure {
             switch error {
             case .tunnel(let error): error.errorNumber
             case .socket(let error): error.errorNumber
-            case .engine: 0
             case .tuning: EINVAL
-            case .resource(_, let errorNumber): errorNumber
+            case .engine(_, let errorNumber), .resource(_, let errorNumber): errorNumber
             }
         let status: ExitStatus =
             switch number {

@@ -172,7 +172,10 @@ final class Observation: Observable {
             metrics.add(status)
             metrics.addPeers(status, limit: peerMetricsLimit, unixTime: Date.now.timeIntervalSince1970)
             metrics.addProcess()
-            if let totals = knowledge.withLock({ $0.dataPlane })?.counters() { metrics.add(totals) }
+            if let dataPlane = knowledge.withLock({ $0.dataPlane }) {
+                metrics.add(dataPlane.counters())
+                metrics.add(workers: dataPlane.countersOfWorkers())
+            }
             return HTTPAnswer(status: .ok, contentType: MetricsText.contentType, body: metrics.text)
         case "/status":
             let encoder = JSONEncoder()
