@@ -32,9 +32,20 @@ public enum Counter: Int, CaseIterable, Sendable {
     // Fallbacks taken at run time.
     case segmentationFallbacks
     case replayedSegments
-    // Drops from pod to underlay.
-    case dropOutboundMalformed
-    case dropOutboundSuperPacket
+    // Drops from pod to underlay. What comes before these is no drop.
+    case dropOutboundMalformedTooShort
+    case dropOutboundMalformedVersion
+    case dropOutboundMalformedHeaderLength
+    case dropOutboundMalformedTotalLength
+    case dropOutboundSuperPacketTruncated
+    case dropOutboundSuperPacketVersion
+    case dropOutboundSuperPacketLength
+    case dropOutboundSuperPacketTransport
+    case dropOutboundSuperPacketFragment
+    case dropOutboundSuperPacketSegmentation
+    case dropOutboundSuperPacketSegmentSize
+    case dropOutboundSuperPacketFlags
+    case dropOutboundSuperPacketChecksumPlace
     case dropOutboundNoRoute
     case dropOutboundTimeToLive
     case dropOutboundTooLarge
@@ -99,10 +110,40 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .unreachablesSent: "ICMP destination unreachable sent to pods."
         case .timeExceededsSent: "ICMP time exceeded sent."
         case .errorsSuppressed: "ICMP errors not sent, because of the rate limit or the rules of RFC 1122."
-        case .segmentationFallbacks: "Times UDP segmentation failed and was switched off."
+        case .segmentationFallbacks:
+            "Times UDP segmentation failed and was switched off: each packet is a send of its own now, which costs CPU. "
+                + "The underlay's driver lacks checksum offload (ethtool -k INTERFACE; ethtool -K INTERFACE tx on), or a "
+                + "path carries less than the interface. Restart twilld to try again; --udp-gso=false never tries."
         case .replayedSegments: "Segments sent one by one after that failure."
-        case .dropOutboundMalformed: "The TUN device gave something that is no IP packet."
-        case .dropOutboundSuperPacket: "A super-packet whose headers do not fit its offload fields."
+        case .dropOutboundMalformedTooShort:
+            "From a pod, too short for an IP header; a program there writes raw packets: tcpdump -ni flannel0."
+        case .dropOutboundMalformedVersion:
+            "From a pod, neither IPv4 nor IPv6; a program there writes raw packets: tcpdump -ni flannel0."
+        case .dropOutboundMalformedHeaderLength:
+            "From a pod, an IP header length that is out of bounds; a program there writes raw packets."
+        case .dropOutboundMalformedTotalLength:
+            "From a pod, an IP total length that differs from the packet's; a program there writes raw packets."
+        case .dropOutboundSuperPacketTruncated:
+            "A super-packet shorter than its own headers. The kernel makes none: report it with the kernel's release."
+        case .dropOutboundSuperPacketVersion:
+            "A super-packet whose IP version is not its offload type's. The kernel makes none: report it."
+        case .dropOutboundSuperPacketLength:
+            "A super-packet whose IP or UDP length is not its own. The kernel makes none: report it."
+        case .dropOutboundSuperPacketTransport:
+            "A super-packet whose transport is not its offload type's, or lies behind IPv6 extension headers; "
+                + "--tun-tso=false makes the kernel cut them."
+        case .dropOutboundSuperPacketFragment:
+            "A super-packet that is a fragment, which cannot be cut. The kernel makes none: report it."
+        case .dropOutboundSuperPacketSegmentation:
+            "A super-packet of an offload type that twilld did not ask for. The kernel makes none: report it."
+        case .dropOutboundSuperPacketSegmentSize:
+            "A super-packet without payload or segment size, or with segments larger than a datagram: report it."
+        case .dropOutboundSuperPacketFlags:
+            "A TCP super-packet with SYN, RST or URG, which no segment may repeat; --tun-tso=false makes the kernel "
+                + "cut them."
+        case .dropOutboundSuperPacketChecksumPlace:
+            "A packet whose checksum is to be written outside of it or of its transport; a program with a packet "
+                + "socket (a virtual machine's monitor) made it."
         case .dropOutboundNoRoute: "No peer holds the destination; see the peers in twilld status."
         case .dropOutboundTimeToLive: "Time to live ran out; look for a routing loop."
         case .dropOutboundTooLarge: "Larger than the path to the peer carries; check MTUs along the underlay."
@@ -133,5 +174,9 @@ public enum Counter: Int, CaseIterable, Sendable {
     }
 
     /// Whether the counter counts packets that were lost.
-    public var isDrop: Bool { rawValue >= Counter.dropOutboundMalformed.rawValue }
+    public var isDrop: Bool { rawValue >= Counter.dropOutboundMalformedTooShort.rawValue }
+
+    /// Whether the counter counts ways of doing something that failed at run time and were given up for a slower
+    /// one. By its name, so that the log and `twilld status` know of each.
+    public var isFallback: Bool { name.hasSuffix("_fallbacks") }
 }

@@ -10,9 +10,9 @@ import Synchronization
 public struct CounterBlock: @unchecked Sendable {
     @usableFromInline let cells: UnsafeMutablePointer<Atomic<UInt64>>
 
-    /// Buckets of a histogram: batch sizes 1, 2, 3–4, 5–8, …, 65 and more.
-    public static let histogramBuckets = 8
-    static let cellCount = Counter.allCases.count + CounterHistogram.allCases.count * histogramBuckets
+    static let cellCount =
+        Counter.allCases.count + CounterHistogram.allCases.count * CounterHistogram.cellCount
+        + CounterGauge.allCases.count
 
     /// Makes a block of zeros.
     public static func allocate() -> CounterBlock {
@@ -42,12 +42,19 @@ public struct CounterBlock: @unchecked Sendable {
         cells[counter.rawValue].store(UInt64(truncatingIfNeeded: value), ordering: .relaxed)
     }
 
-    /// Counts a batch of `size` in a histogram. For the block's one writer.
+    /// Sets a gauge. For the block's one writer.
     @inlinable @inline(__always)
-    public func record(_ histogram: CounterHistogram, size: Int) {
-        guard size > 0 else { return }
-        let bucket = min(Int.bitWidth - (size - 1).leadingZeroBitCount, CounterBlock.histogramBuckets - 1)
-        addToCell(CounterHistogram.firstCell + histogram.rawValue * CounterBlock.histogramBuckets + bucket, 1)
+    public func set(_ gauge: CounterGauge, _ value: Int) {
+        cells[gauge.cell].store(UInt64(truncatingIfNeeded: value), ordering: .relaxed)
+    }
+
+    /// Takes one observation, over 0, into a histogram; others are not counted. For the block's one writer.
+    @inlinable @inline(__always)
+    public func record(_ histogram: CounterHistogram, _ value: Int) {
+        guard value > 0 else { return }
+        let first = histogram.firstCell
+        addToCell(first &+ histogram.bucket(of: value), 1)
+        addToCell(first &+ CounterHistogram.bucketLimit, UInt64(truncatingIfNeeded: value))
     }
 
     @inlinable @inline(__always)
@@ -59,63 +66,44 @@ public struct CounterBlock: @unchecked Sendable {
     /// The counter's value now.
     public subscript(_ counter: Counter) -> UInt64 { cells[counter.rawValue].load(ordering: .relaxed) }
 
-    /// The histogram's buckets now.
-    public func buckets(_ histogram: CounterHistogram) -> [UInt64] {
-        (0..<CounterBlock.histogramBuckets).map {
-            cells[CounterHistogram.firstCell + histogram.rawValue * CounterBlock.histogramBuckets + $0]
-                .load(ordering: .relaxed)
+    /// The gauge's value now.
+    public subscript(_ gauge: CounterGauge) -> UInt64 { cells[gauge.cell].load(ordering: .relaxed) }
+
+    /// The histogram now.
+    public subscript(_ histogram: CounterHistogram) -> HistogramTotals {
+        let first = histogram.firstCell
+        var totals = HistogramTotals(histogram)
+        for index in totals.counts.indices {
+            totals.counts[index] = cells[first + index].load(ordering: .relaxed)
         }
-    }
-}
-
-/// The histograms of a worker, in powers of two.
-public enum CounterHistogram: Int, CaseIterable, Sendable {
-    /// Packets read from the TUN device in one round.
-    case readBatch
-    /// Datagrams in one send.
-    case sendBatch
-    /// Datagrams in one receive.
-    case receiveBatch
-    /// Packets in one write to the TUN device.
-    case writeBatch
-
-    // A stored constant would be reached through an initializer that runs once, on the packet path.
-    @inlinable @inline(__always)
-    static var firstCell: Int { Counter.dropInboundError.rawValue &+ 1 }
-
-    /// The name in text output.
-    public var name: String {
-        switch self {
-        case .readBatch: "read_batch"
-        case .sendBatch: "send_batch"
-        case .receiveBatch: "receive_batch"
-        case .writeBatch: "write_batch"
-        }
+        totals.sum = cells[first + CounterHistogram.bucketLimit].load(ordering: .relaxed)
+        return totals
     }
 }
 
 /// What all workers have counted, at about one instant.
 public struct CounterTotals: Sendable {
     private var values = [UInt64](repeating: 0, count: Counter.allCases.count)
-    private var histograms = [[UInt64]](
-        repeating: [UInt64](repeating: 0, count: CounterBlock.histogramBuckets),
-        count: CounterHistogram.allCases.count)
+    private var histograms = CounterHistogram.allCases.map { HistogramTotals($0) }
+    private var gauges = [UInt64](repeating: 0, count: CounterGauge.allCases.count)
 
     /// Sums the blocks of all workers.
     public init(_ blocks: [CounterBlock]) {
         for block in blocks {
             for counter in Counter.allCases { values[counter.rawValue] &+= block[counter] }
             for histogram in CounterHistogram.allCases {
-                for (index, count) in block.buckets(histogram).enumerated() {
-                    histograms[histogram.rawValue][index] &+= count
-                }
+                histograms[histogram.rawValue].add(block[histogram])
             }
+            for gauge in CounterGauge.allCases { gauges[gauge.rawValue] &+= block[gauge] }
         }
     }
 
     /// The sum of a counter.
     public subscript(_ counter: Counter) -> UInt64 { values[counter.rawValue] }
 
-    /// The sums of a histogram's buckets: sizes 1, 2, 3–4, 5–8, …, 65 and more.
-    public subscript(_ histogram: CounterHistogram) -> [UInt64] { histograms[histogram.rawValue] }
+    /// The sums of a histogram.
+    public subscript(_ histogram: CounterHistogram) -> HistogramTotals { histograms[histogram.rawValue] }
+
+    /// The sum of a gauge.
+    public subscript(_ gauge: CounterGauge) -> UInt64 { gauges[gauge.rawValue] }
 }

@@ -25,11 +25,35 @@ public struct ForwardingPeer: Sendable, Hashable {
     public var ipv6: IPv6Prefix?
     /// The peer's address and port on the underlay.
     public var endpoint: Endpoint
+    /// Where what is carried to and from the peer is counted; whoever publishes the routes gives the number.
+    public var counterSlot: UInt16
 
     /// Makes a peer.
-    public init(ipv4: IPv4Prefix? = nil, ipv6: IPv6Prefix? = nil, endpoint: Endpoint) {
+    public init(
+        ipv4: IPv4Prefix? = nil, ipv6: IPv6Prefix? = nil, endpoint: Endpoint, counterSlot: UInt16 = 0
+    ) {
         self.ipv4 = ipv4
         self.ipv6 = ipv6
         self.endpoint = endpoint
+        self.counterSlot = counterSlot
     }
+}
+
+/// What names a peer while its address changes: the subnets behind it.
+public struct PeerSubnets: Sendable, Hashable {
+    /// The peer's IPv4 subnet.
+    public var ipv4: IPv4Prefix?
+    /// The peer's IPv6 subnet.
+    public var ipv6: IPv6Prefix?
+
+    /// Makes a name.
+    public init(ipv4: IPv4Prefix?, ipv6: IPv6Prefix?) {
+        self.ipv4 = ipv4
+        self.ipv6 = ipv6
+    }
+}
+
+extension ForwardingPeer {
+    /// What names the peer.
+    public var subnets: PeerSubnets { PeerSubnets(ipv4: ipv4, ipv6: ipv6) }
 }

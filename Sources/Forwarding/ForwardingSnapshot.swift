@@ -20,9 +20,16 @@ public struct ForwardingSnapshot: @unchecked Sendable {
     /// to four hash cells.
     public static let peerLimit = 65_536
 
+    // 8 bytes: address, port, slot.
+    @frozen @usableFromInline
+    struct Peer {
+        @usableFromInline var endpoint: Endpoint
+        @usableFromInline var counterSlot: UInt16
+    }
+
     @frozen @usableFromInline
     struct Storage {
-        @usableFromInline var peers: UnsafeMutablePointer<Endpoint>
+        @usableFromInline var peers: UnsafeMutablePointer<Peer>
         @usableFromInline var peerCount: Int
         @usableFromInline var ipv4: PrefixTable<UInt32>
         @usableFromInline var ipv6: PrefixTable<IPv6Address>
@@ -34,7 +41,7 @@ public struct ForwardingSnapshot: @unchecked Sendable {
 
         @usableFromInline
         init(
-            peers: UnsafeMutablePointer<Endpoint>, peerCount: Int, ipv4: PrefixTable<UInt32>,
+            peers: UnsafeMutablePointer<Peer>, peerCount: Int, ipv4: PrefixTable<UInt32>,
             ipv6: PrefixTable<IPv6Address>, outer: PrefixTable<UInt32>, routes: ForwardingRoutes
         ) {
             self.peers = peers
@@ -52,8 +59,10 @@ public struct ForwardingSnapshot: @unchecked Sendable {
     /// Builds a snapshot. Where two peers hold the same prefix the later one wins.
     public static func build(_ routes: ForwardingRoutes) -> ForwardingSnapshot {
         let peers = routes.peers.prefix(peerLimit)
-        let endpoints = UnsafeMutablePointer<Endpoint>.allocate(capacity: max(peers.count, 1))
-        for (index, peer) in peers.enumerated() { (endpoints + index).initialize(to: peer.endpoint) }
+        let places = UnsafeMutablePointer<Peer>.allocate(capacity: max(peers.count, 1))
+        for (index, peer) in peers.enumerated() {
+            (places + index).initialize(to: Peer(endpoint: peer.endpoint, counterSlot: peer.counterSlot))
+        }
 
         var ipv4: [Int: [(UInt32, Int)]] = [:]
         var ipv6: [Int: [(IPv6Address, Int)]] = [:]
@@ -68,7 +77,7 @@ public struct ForwardingSnapshot: @unchecked Sendable {
         let storage = UnsafeMutablePointer<Storage>.allocate(capacity: 1)
         storage.initialize(
             to: Storage(
-                peers: endpoints, peerCount: peers.count, ipv4: .build(ipv4), ipv6: .build(ipv6),
+                peers: places, peerCount: peers.count, ipv4: .build(ipv4), ipv6: .build(ipv6),
                 outer: .build(outer), routes: routes))
         return ForwardingSnapshot(storage: storage)
     }
@@ -91,7 +100,11 @@ public struct ForwardingSnapshot: @unchecked Sendable {
 
     /// Where to send what is for a peer.
     @inlinable @inline(__always)
-    public func endpoint(_ peer: PeerIndex) -> Endpoint { storage.pointee.peers[peer] }
+    public func endpoint(_ peer: PeerIndex) -> Endpoint { storage.pointee.peers[peer].endpoint }
+
+    /// Where what is carried to and from a peer is counted.
+    @inlinable @inline(__always)
+    public func counterSlot(_ peer: PeerIndex) -> UInt16 { storage.pointee.peers[peer].counterSlot }
 
     /// The peer whose subnet holds an inner address; the longest prefix wins.
     @inlinable @inline(__always)

@@ -1,10 +1,8 @@
 extension NodeStatus {
     /// The status for a terminal.
     ///
-    /// - Parameters:
-    ///   - earlier: the status some time before, for rates; nil for none.
-    ///   - peerLimit: how many peers are listed; the rest is counted.
-    public func text(comparedTo earlier: NodeStatus? = nil, peerLimit: Int = .max) -> String {
+    /// - Parameter peerLimit: how many peers are listed; the rest is counted.
+    public func text(peerLimit: Int = .max) -> String {
         var lines = [
             "twilld \(version), process \(processIdentifier), up \(NodeStatus.duration(uptimeSeconds))",
             "state     \(isReady ? "ready" : "not ready"): \(state)",
@@ -22,13 +20,8 @@ extension NodeStatus {
                 ?? "a reservation, never ends"
             lines.append("lease     \(lease.subnet), \(NodeStatus.duration(lease.ageSeconds)) old, \(end)")
         }
-        lines += traffic(comparedTo: earlier)
-        lines.append("peers     \(peers.count)")
-        for peer in peers.prefix(peerLimit) {
-            let padding = String(repeating: " ", count: max(1, 20 - peer.subnet.count))
-            lines.append("  \(peer.subnet)\(padding)\(peer.endpoint)")
-        }
-        if peers.count > peerLimit { lines.append("  and \(peers.count - peerLimit) more") }
+        lines += traffic
+        lines += peerLines(limit: peerLimit)
         if !skipped.isEmpty {
             lines.append("skipped   \(skipped.count) entries of the store are no peers")
             lines += skipped.map { "  \($0.key): \($0.reason)" }
@@ -37,10 +30,14 @@ extension NodeStatus {
         if !drops.isEmpty {
             lines.append("dropped   \(drops.reduce(0) { $0 &+ $1.value })")
             lines += drops.map { drop in
-                let rate =
-                    rate(of: drop.name, comparedTo: earlier).map { ", \(NodeStatus.scaled($0, "pps"))" } ?? ""
+                let rate = drop.perSecond.map { ", \(NodeStatus.scaled($0, "pps"))" } ?? ""
                 return "  \(drop.name) \(drop.value)\(rate): \(drop.meaning)"
             }
+        }
+        let fallbacks = counters.filter { $0.isFallback && $0.value > 0 }
+        if !fallbacks.isEmpty {
+            lines.append("fallbacks")
+            lines += fallbacks.map { "  \($0.name) \($0.value): \($0.meaning)" }
         }
         if !problems.isEmpty {
             lines.append("problems")
@@ -55,17 +52,15 @@ extension NodeStatus {
             + (store.reconnects == 0 ? "" : ", reconnected \(store.reconnects) times")
     }
 
-    private func traffic(comparedTo earlier: NodeStatus?) -> [String] {
+    private var traffic: [String] {
         [
             ("out       ", "packets_sent", "bytes_sent"),
             ("in        ", "packets_delivered", "bytes_delivered"),
         ]
         .compactMap { label, packets, bytes in
-            guard let packetCount = value(of: packets), let byteCount = value(of: bytes) else { return nil }
-            var line = "\(label)\(packetCount) packets, \(NodeStatus.scaled(Double(byteCount), "B"))"
-            if let packetRate = rate(of: packets, comparedTo: earlier),
-                let byteRate = rate(of: bytes, comparedTo: earlier)
-            {
+            guard let packets = counter(packets), let bytes = counter(bytes) else { return nil }
+            var line = "\(label)\(packets.value) packets, \(NodeStatus.scaled(Double(bytes.value), "B"))"
+            if let packetRate = packets.perSecond, let byteRate = bytes.perSecond {
                 line +=
                     "; \(NodeStatus.scaled(packetRate, "pps")), \(NodeStatus.scaled(byteRate * 8, "bit/s"))"
             }
@@ -73,15 +68,36 @@ extension NodeStatus {
         }
     }
 
-    private func value(of counter: String) -> UInt64? { counters.first { $0.name == counter }?.value }
+    private func counter(_ name: String) -> CounterValue? { counters.first { $0.name == name } }
 
-    /// Per second; nil where there is nothing to compare with, or the counters started anew in between.
-    private func rate(of counter: String, comparedTo earlier: NodeStatus?) -> Double? {
-        guard let earlier, earlier.processIdentifier == processIdentifier,
-            let now = value(of: counter), let before = earlier.value(of: counter), now >= before
-        else { return nil }
-        let seconds = uptimeSeconds - earlier.uptimeSeconds
-        return seconds > 0 ? Double(now - before) / seconds : nil
+    /// The peers in columns, under a heading.
+    private func peerLines(limit: Int) -> [String] {
+        let widths = [20, 23, 11, 13, 11, 13]
+        func line(_ columns: [String]) -> String {
+            let padded = zip(columns, widths).map { column, width in
+                column + String(repeating: " ", count: max(1, width - column.count))
+            }
+            return "  " + padded.joined() + columns[widths.count...].joined()
+        }
+        func rate(_ flow: Flow) -> String {
+            flow.bytesPerSecond.map { NodeStatus.scaled($0 * 8, "bit/s") } ?? "-"
+        }
+        func row(_ name: String, _ endpoint: String, _ traffic: Traffic?) -> String {
+            guard let traffic else { return line([name, endpoint, "-", "-", "-", "-", "-"]) }
+            let heard = traffic.lastReceivedSeconds.map { "\(NodeStatus.duration($0)) ago" } ?? "never"
+            return line([
+                name, endpoint, NodeStatus.scaled(Double(traffic.sent.bytes), "B"), rate(traffic.sent),
+                NodeStatus.scaled(Double(traffic.received.bytes), "B"), rate(traffic.received), heard,
+            ])
+        }
+        var lines = ["peers     \(peers.count)"]
+        if !peers.isEmpty, limit > 0 {
+            lines.append(line(["SUBNET", "ENDPOINT", "OUT", "", "IN", "", "HEARD"]))
+        }
+        lines += peers.prefix(limit).map { row($0.subnet, $0.endpoint, $0.traffic) }
+        if peers.count > limit { lines.append("  and \(peers.count - limit) more") }
+        if let otherPeersTraffic { lines.append(row("those with -", "", otherPeersTraffic)) }
+        return lines
     }
 
     /// `3d 4h`, `5m 6s`, `7s`: the two largest units.

@@ -21,12 +21,18 @@ public struct NodeStatus: Codable, Sendable, Equatable {
     public var lease: Lease?
     /// The other nodes, ordered by subnet.
     public var peers: [Peer]
+    /// What was carried to and from all peers together that are not counted one by one; nil where each is.
+    public var otherPeersTraffic: Traffic?
     /// Entries of the store that are no peers.
     public var skipped: [Skipped]
     /// What an operator should know and do, one sentence each.
     public var problems: [String]
     /// Everything that the data plane counted.
     public var counters: [CounterValue]
+    /// How batches and times are distributed.
+    public var histograms: [Histogram]
+    /// What stood at some level in the workers' last rounds.
+    public var gauges: [Gauge]
 
     /// Makes a status without peers, counters or problems.
     public init(
@@ -43,6 +49,8 @@ public struct NodeStatus: Codable, Sendable, Equatable {
         skipped = []
         problems = []
         counters = []
+        histograms = []
+        gauges = []
     }
 
     /// Where the leases are kept.
@@ -125,11 +133,53 @@ public struct NodeStatus: Codable, Sendable, Equatable {
         public var subnet: String
         /// Where its packets are sent.
         public var endpoint: String
+        /// What was carried; nil before anything can be, and where the peer is not counted by itself.
+        public var traffic: Traffic?
 
         /// Makes a peer.
-        public init(subnet: String, endpoint: String) {
+        public init(subnet: String, endpoint: String, traffic: Traffic? = nil) {
             self.subnet = subnet
             self.endpoint = endpoint
+            self.traffic = traffic
+        }
+    }
+
+    /// What was carried to and from a peer since the data plane was started.
+    public struct Traffic: Codable, Sendable, Equatable {
+        /// Sent to it.
+        public var sent: Flow
+        /// Received from it and let in.
+        public var received: Flow
+        /// Seconds since the last packet came from it; nil where none did.
+        public var lastReceivedSeconds: Double?
+
+        /// Makes a traffic.
+        public init(sent: Flow, received: Flow, lastReceivedSeconds: Double? = nil) {
+            self.sent = sent
+            self.received = received
+            self.lastReceivedSeconds = lastReceivedSeconds
+        }
+    }
+
+    /// Packets in one direction.
+    public struct Flow: Codable, Sendable, Equatable {
+        /// Inner packets.
+        public var packets: UInt64
+        /// Inner bytes.
+        public var bytes: UInt64
+        /// Over the last seconds; nil before there are any.
+        public var packetsPerSecond: Double?
+        /// Over the last seconds; nil before there are any.
+        public var bytesPerSecond: Double?
+
+        /// Makes a flow.
+        public init(
+            packets: UInt64, bytes: UInt64, packetsPerSecond: Double? = nil, bytesPerSecond: Double? = nil
+        ) {
+            self.packets = packets
+            self.bytes = bytes
+            self.packetsPerSecond = packetsPerSecond
+            self.bytesPerSecond = bytesPerSecond
         }
     }
 
@@ -157,13 +207,46 @@ public struct NodeStatus: Codable, Sendable, Equatable {
         public var meaning: String
         /// Whether it counts packets that were lost.
         public var isDrop: Bool
+        /// Whether it counts ways of doing something that failed and were given up for slower ones.
+        public var isFallback: Bool
+        /// Over the last seconds; nil before there are any.
+        public var perSecond: Double?
 
         /// Makes a value.
-        public init(name: String, value: UInt64, meaning: String, isDrop: Bool) {
+        public init(
+            name: String, value: UInt64, meaning: String, isDrop: Bool = false, isFallback: Bool = false,
+            perSecond: Double? = nil
+        ) {
             self.name = name
             self.value = value
             self.meaning = meaning
             self.isDrop = isDrop
+            self.isFallback = isFallback
+            self.perSecond = perSecond
         }
+    }
+
+    /// How a size or a time is distributed.
+    public struct Histogram: Codable, Sendable, Equatable {
+        /// As in `/metrics`; times end in `_seconds`.
+        public var name: String
+        /// What an observation is.
+        public var meaning: String
+        /// The largest value in each bucket but the last, which has no limit.
+        public var bounds: [Double]
+        /// Observations in each bucket, not those below it; one more than `bounds`.
+        public var counts: [UInt64]
+        /// The sum of all observations.
+        public var sum: Double
+    }
+
+    /// A level.
+    public struct Gauge: Codable, Sendable, Equatable {
+        /// As in `/metrics`.
+        public var name: String
+        /// In the last round of each worker, summed.
+        public var value: UInt64
+        /// What stands at the level.
+        public var meaning: String
     }
 }

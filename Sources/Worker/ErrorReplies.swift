@@ -77,10 +77,14 @@ func coarseMilliseconds() -> Int {
     return time.tv_sec &* 1000 &+ time.tv_nsec / 1_000_000
 }
 
-/// Microseconds of the monotonic clock: a read of a shared page, no system call.
+/// Nanoseconds of the monotonic clock: a read of a shared page, no system call.
 @inline(__always)
-func monotonicMicroseconds() -> Int {
+func monotonicNanoseconds() -> Int {
     var time = timespec()
     clock_gettime(CLOCK_MONOTONIC, &time)
-    return time.tv_sec &* 1_000_000 &+ time.tv_nsec / 1000
+    return time.tv_sec &* 1_000_000_000 &+ time.tv_nsec
 }
+
+/// Microseconds of the same clock.
+@inline(__always)
+func monotonicMicroseconds() -> Int { monotonicNanoseconds() / 1000 }

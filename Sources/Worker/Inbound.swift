@@ -40,12 +40,12 @@ extension Worker where Engine: ~Copyable {
                 datagrams.segmentBytes > 0
                 ? (datagrams.length &+ datagrams.segmentBytes &- 1) / datagrams.segmentBytes : 0
             guard
-                coalescer.slotCount &+ count <= WorkerLimits.writeSlots
+                coalescer.slotCount &+ count <= limits.writeSlots
                     || count > WorkerLimits.receivedSegments
             else { return }
             arrivalHead = (arrivalHead &+ 1) & (memory.datagramBufferCount &- 1)
             arrivalCount &-= 1
-            counters.record(.receiveBatch, size: count)
+            counters.record(.receiveBatch, count)
             roundDatagrams &+= count
             if deliver(datagrams, count: count) {
                 heldBuffers[heldCount] = Int32(truncatingIfNeeded: buffer)
@@ -62,7 +62,7 @@ extension Worker where Engine: ~Copyable {
         counters.add(.datagramsReceived, max(count, 1))
         counters.add(.bytesReceived, datagrams.length)
         let outerSource = IPv4Address(bits: datagrams.sourceBits)
-        guard snapshot.peer(at: outerSource) != nil else {
+        guard let peer = snapshot.peer(at: outerSource) else {
             counters.add(.dropInboundUnknownPeer, max(count, 1))
             return false
         }
@@ -74,18 +74,33 @@ extension Worker where Engine: ~Copyable {
             counters.add(.dropInboundTooShort)
             return false
         }
-        let answerTo =
-            UInt64(outerSource.networkBytes) | UInt64(datagrams.sourcePort.bigEndian) << 32
+        let answerTo = MessageDestination.of(
+            Endpoint(address: outerSource, port: datagrams.sourcePort),
+            counterSlot: snapshot.counterSlot(peer))
         var offset = 0
         var delivered = false
+        // Datagrams in a row from one peer are counted together; where several peers share the address, the inner
+        // source tells which it is.
+        var sender = peer
+        var packets = 0
+        var bytesOfSender = 0
         while offset < datagrams.length {
             let length = min(datagrams.segmentBytes, datagrams.length &- offset)
             let bytes = datagrams.payload + offset
             offset &+= length
-            if let reason = refusal(bytes, length: length, from: outerSource) {
+            var holder = peer
+            if let reason = refusal(bytes, length: length, from: outerSource, holder: &holder) {
                 counters.add(reason)
                 continue
             }
+            if holder != sender {
+                countReceived(from: sender, packets: packets, bytes: bytesOfSender)
+                sender = holder
+                packets = 0
+                bytesOfSender = 0
+            }
+            packets &+= 1
+            bytesOfSender &+= length
             let packet = IPPacket(bytes, length: length)
             guard packet.decrementTimeToLive() else {
                 counters.add(.dropInboundTimeToLive)
@@ -98,14 +113,22 @@ extension Worker where Engine: ~Copyable {
             counters.add(.bytesDelivered, length)
             delivered = true
         }
+        countReceived(from: sender, packets: packets, bytes: bytesOfSender)
         return delivered
     }
 
-    /// Why a datagram is not let in, or nil.
     @inline(__always)
-    private func refusal(_ bytes: UnsafeMutableRawPointer, length: Int, from outerSource: IPv4Address)
-        -> Counter?
-    {
+    private func countReceived(from peer: Int, packets: Int, bytes: Int) {
+        guard packets > 0 else { return }
+        peerCounters.addReceived(
+            snapshot.counterSlot(peer), packets: packets, bytes: bytes, atNanoseconds: workBeganNanoseconds)
+    }
+
+    /// Why a datagram is not let in, or nil; then `holder` is the peer whose inner source it has, where one has it.
+    @inline(__always)
+    private func refusal(
+        _ bytes: UnsafeMutableRawPointer, length: Int, from outerSource: IPv4Address, holder: inout Int
+    ) -> Counter? {
         switch IPPacket.flaw(bytes, length: length, verifyingChecksum: true) {
         case .tooShort: return .dropInboundTooShort
         case .version: return .dropInboundVersion
@@ -122,6 +145,7 @@ extension Worker where Engine: ~Copyable {
             let source = packet.sourceIPv4
             // Several peers may share an outer address, so it is the inner source that names the peer.
             if let peer = snapshot.peer(holding: source), snapshot.endpoint(peer).address == outerSource {
+                holder = peer
                 return nil
             }
             return source == outerSource ? nil : .dropInboundSource
@@ -131,6 +155,7 @@ extension Worker where Engine: ~Copyable {
         if let peer = snapshot.peer(holding: packet.sourceIPv6),
             snapshot.endpoint(peer).address == outerSource
         {
+            holder = peer
             return nil
         }
         return .dropInboundSource
@@ -148,7 +173,7 @@ extension Worker where Engine: ~Copyable {
         while index < count {
             let slot = coalescer.slot(index)
             engine.write(index, slot.vectors, count: slot.vectorCount)
-            counters.record(.writeBatch, size: slot.packetCount)
+            counters.record(.writeBatch, slot.packetCount)
             if slot.packetCount > 1 {
                 counters.add(.superPacketsWritten)
                 counters.add(.segmentsCoalesced, slot.packetCount)
@@ -163,8 +188,8 @@ extension Worker where Engine: ~Copyable {
     /// Takes the end of a write.
     @inline(__always)
     mutating func writeEnded(_ index: Int, result: Int) {
-        guard index < WorkerLimits.writeSlots else {
-            return replies.release(index &- WorkerLimits.writeSlots)
+        guard index < limits.writeSlots else {
+            return replies.release(index &- limits.writeSlots)
         }
         if result < 0 { writeFailed(coalescer.slot(index).packetCount, result: result) }
         writesPending &-= 1

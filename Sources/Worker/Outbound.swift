@@ -23,9 +23,8 @@ extension Worker where Engine: ~Copyable {
         let packetLength = length &- (PacketMemory.tunnelPacketOffset &- PacketMemory.virtioHeaderOffset)
         counters.add(.tunnelReads)
         counters.add(.tunnelBytes, max(packetLength, 0))
-        guard packetLength > 0, IPPacket.flaw(bytes, length: packetLength, verifyingChecksum: false) == nil
-        else {
-            return drop(buffer, .dropOutboundMalformed)
+        if let flaw = IPPacket.flaw(bytes, length: packetLength, verifyingChecksum: false) {
+            return drop(buffer, counter(of: flaw))
         }
         let packet = IPPacket(bytes, length: packetLength)
         let peer =
@@ -40,12 +39,12 @@ extension Worker where Engine: ~Copyable {
             return drop(buffer, .dropOutboundTimeToLive)
         }
         let endpoint = snapshot.endpoint(peer)
-        let destination = UInt64(endpoint.address.networkBytes) | UInt64(endpoint.port.bigEndian) << 32
+        let destination = MessageDestination.of(endpoint, counterSlot: snapshot.counterSlot(peer))
         let header = (start + PacketMemory.virtioHeaderOffset).loadUnaligned(as: virtio_net_hdr.self)
         switch OffloadedPacket.examine(header: header, packet: bytes, length: packetLength) {
         case .whole: append(packet, in: buffer, to: destination)
         case .superPacket(let plan): segment(plan, bytes, in: buffer, to: destination)
-        case .refused: drop(buffer, .dropOutboundSuperPacket)
+        case .refused(let refusal): drop(buffer, counter(of: refusal))
         }
     }
 
@@ -53,6 +52,30 @@ extension Worker where Engine: ~Copyable {
     private mutating func drop(_ buffer: Int, _ reason: Counter) {
         counters.add(reason)
         messages.giveBackBuffer(buffer)
+    }
+
+    private func counter(of flaw: IPPacketFlaw) -> Counter {
+        switch flaw {
+        case .tooShort: .dropOutboundMalformedTooShort
+        case .version: .dropOutboundMalformedVersion
+        // The checksum is not looked at: the kernel wrote it.
+        case .headerLength, .headerChecksum: .dropOutboundMalformedHeaderLength
+        case .totalLength: .dropOutboundMalformedTotalLength
+        }
+    }
+
+    private func counter(of refusal: OffloadRefusal) -> Counter {
+        switch refusal {
+        case .truncated: .dropOutboundSuperPacketTruncated
+        case .version: .dropOutboundSuperPacketVersion
+        case .length: .dropOutboundSuperPacketLength
+        case .transport: .dropOutboundSuperPacketTransport
+        case .fragment: .dropOutboundSuperPacketFragment
+        case .segmentation: .dropOutboundSuperPacketSegmentation
+        case .segmentSize: .dropOutboundSuperPacketSegmentSize
+        case .flags: .dropOutboundSuperPacketFlags
+        case .checksumPlace: .dropOutboundSuperPacketChecksumPlace
+        }
     }
 
     /// Joins a packet to the open message of its destination, or opens one.
@@ -137,7 +160,7 @@ extension Worker where Engine: ~Copyable {
             let message = Int(messages.sealed[place])
             engine.send(message)
             counters.add(.sends)
-            counters.record(.sendBatch, size: messages.entries[message].segmentCount)
+            counters.record(.sendBatch, messages.entries[message].segmentCount)
             place &+= 1
         }
         queuedInline &+= messages.sealedCount
@@ -151,6 +174,9 @@ extension Worker where Engine: ~Copyable {
         if result >= 0 {
             counters.add(.packetsSent, entry.segmentCount)
             counters.add(.bytesSent, entry.byteCount)
+            peerCounters.addSent(
+                MessageDestination.counterSlot(entry.destination), packets: entry.segmentCount,
+                bytes: entry.byteCount)
         } else if entry.segmentCount > 1, segmentationFailed(result) {
             return replay(message)
         } else {
@@ -233,7 +259,7 @@ extension Worker where Engine: ~Copyable {
         }
         replies.setLength(length, of: slot)
         count(error)
-        engine.write(WorkerLimits.writeSlots &+ slot, replies.vectors + slot, count: 1)
+        engine.write(limits.writeSlots &+ slot, replies.vectors + slot, count: 1)
         queuedInline &+= 1
     }
 

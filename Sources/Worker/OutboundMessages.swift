@@ -138,8 +138,7 @@ struct OutboundMessages: ~Copyable {
         vectors + message &* OutboundMessages.vectorsPerMessage
     }
 
-    /// Takes a free message for a destination: the address's network bytes in the lower 32 bits, the port's in the
-    /// next 16. Nil where none is free.
+    /// Takes a free message for a destination (`MessageDestination`). Nil where none is free.
     @inline(__always)
     mutating func take(destination: UInt64) -> Int? {
         guard freeCount > 0 else { return nil }

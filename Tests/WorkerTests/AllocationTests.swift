@@ -108,10 +108,10 @@ struct EndlessEngine: PacketEngine, ~Copyable {
 
     /// A million packets each way, sparse and dense, of many sizes, to peers, to nowhere, malformed.
     @Test func aMillionPacketsCostNoAllocation() {
-        let memory = PacketMemory(
-            tunnelBufferCount: WorkerLimits.tunnelBuffers, datagramBufferCount: WorkerLimits.datagramBuffers,
-            messageCount: WorkerLimits.messages, hugePages: false)!
+        let limits = try! WorkerLimits(Tuning())
+        let memory = PacketMemory(limits, hugePages: false)!
         let counters = CounterBlock.allocate()
+        let peerCounters = PeerCounterBlock.allocate()
         let publication = ForwardingPublication(workers: 1)
         publication.publish(Bench.routes())
         let header = [UInt8](repeating: 0, count: 10)
@@ -145,9 +145,10 @@ struct EndlessEngine: PacketEngine, ~Copyable {
         var worker = Worker(
             engine: EndlessEngine(memory: memory, frames: frames, datagrams: datagrams + payload),
             memory: memory,
+            limits: limits,
             settings: WorkerSettings(
-                mtu: 1472, tunnelAddress: pod(1, 0), segmentLimit: 64, coalescesTCP: true, coalescesUDP: true),
-            counters: counters, reader: publication.reader(0))
+                mtu: 1472, tunnelAddress: pod(1, 0), segmentLimit: 64, coalesces: .all),
+            counters: counters, peerCounters: peerCounters, reader: publication.reader(0))
         for _ in 0..<10 { #expect(worker.round() == 0) }
 
         allocation_count_begin()
@@ -158,10 +159,11 @@ struct EndlessEngine: PacketEngine, ~Copyable {
         let allocations = allocation_count_end()
         #expect(failed == 0)
         #expect(allocations == 0)
-        #expect(counters[.dropOutboundNoRoute] > 0 && counters[.dropOutboundMalformed] > 0)
+        #expect(counters[.dropOutboundNoRoute] > 0 && counters[.dropOutboundMalformedTooShort] > 0)
         #expect(counters[.dropInboundDestination] > 0 && counters[.superPacketsWritten] > 0)
         worker.close()
         memory.deallocate()
         counters.deallocate()
+        peerCounters.deallocate()
     }
 }

@@ -14,6 +14,7 @@ struct Bench: ~Copyable {
     let kernel: SimulatedKernel
     let memory: PacketMemory
     let counters = CounterBlock.allocate()
+    let peerCounters = PeerCounterBlock.allocate()
     let publication = ForwardingPublication(workers: 1)
     var worker: Worker<SimulatedEngine>
 
@@ -24,32 +25,37 @@ struct Bench: ~Copyable {
         ForwardingRoutes(
             localIPv4: local,
             peers: peers.map {
-                ForwardingPeer(ipv4: subnet($0), endpoint: Endpoint(address: underlay($0), port: 8285))
+                ForwardingPeer(
+                    ipv4: subnet($0), endpoint: Endpoint(address: underlay($0), port: 8285),
+                    counterSlot: UInt16($0))
             })
     }
 
     init(
         seed: UInt64 = 1, mtu: Int = 1472, segmentLimit: Int = 64, acceptsAnySource: Bool = false,
         coalesces: Bool = true,
-        busyPollMicroseconds: Int = 0
+        busyPollMicroseconds: Int = 0, minimumWaitMicroseconds: Int = 0, tuning: Tuning = Tuning()
     ) {
+        let limits = try! WorkerLimits(tuning)
         kernel = SimulatedKernel(seed: seed)
-        memory = PacketMemory(
-            tunnelBufferCount: WorkerLimits.tunnelBuffers, datagramBufferCount: WorkerLimits.datagramBuffers,
-            messageCount: WorkerLimits.messages, hugePages: false)!
+        memory = PacketMemory(limits, hugePages: false)!
         publication.publish(Bench.routes())
         worker = Worker(
-            engine: SimulatedEngine(kernel: kernel, memory: memory), memory: memory,
+            engine: SimulatedEngine(kernel: kernel, memory: memory, entries: limits.ringEntries),
+            memory: memory,
+            limits: limits,
             settings: WorkerSettings(
                 mtu: mtu, tunnelAddress: IPv4Address("10.66.1.0")!, acceptsAnySource: acceptsAnySource,
-                segmentLimit: segmentLimit, coalescesTCP: coalesces, coalescesUDP: coalesces,
-                busyPollMicroseconds: busyPollMicroseconds),
-            counters: counters, reader: publication.reader(0))
+                segmentLimit: segmentLimit, coalesces: coalesces ? .all : [],
+                busyPollMicroseconds: busyPollMicroseconds,
+                minimumWaitMicroseconds: minimumWaitMicroseconds),
+            counters: counters, peerCounters: peerCounters, reader: publication.reader(0))
     }
 
     deinit {
         memory.deallocate()
         counters.deallocate()
+        peerCounters.deallocate()
     }
 
     mutating func fromPod(_ packet: [UInt8], header: [UInt8] = [UInt8](repeating: 0, count: 10)) {
@@ -268,7 +274,8 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
 
     @Test(arguments: 1...12)
     func nothingIsLostOrReorderedBesideWhatFailedAndWasCounted(seed: Int) {
-        var bench = Bench(seed: UInt64(seed), segmentLimit: [1, 64, 128][seed % 3])
+        var bench = Bench(
+            seed: UInt64(seed), segmentLimit: [1, 64, 128][seed % 3], tuning: Tuning.extremes[seed % 4])
         let kernel = bench.kernel
         kernel.lateness = [0, 2, 10][seed % 3]
         kernel.reluctance = [0, 0, 20, 60][seed % 4]
@@ -342,6 +349,15 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
                 == outboundCount)
         #expect(Int(sendDrops) == kernel.lostInSend)
         #expect(Int(bench.counters[.packetsSent]) == kernel.sent.count)
+        // What is counted for the peers is what is counted in all, and each packet for the peer that it went to.
+        let peers = (2..<6).map { bench.peerCounters[UInt16($0)] }
+        for (index, peer) in peers.enumerated() {
+            let bytes = kernel.sent.filter { $0.address == Bench.underlay(2 + index).bits }.map(
+                \.payload.count)
+            #expect(peer.packetsSent == bytes.count && peer.bytesSent == bytes.reduce(0, +))
+        }
+        #expect(peers.reduce(0) { $0 + $1.packetsReceived } == bench.counters[.packetsDelivered])
+        #expect(peers.reduce(0) { $0 + $1.bytesReceived } == bench.counters[.bytesDelivered])
 
         var nextInbound: [Int: UInt32] = [:]
         var delivered = 0

@@ -183,6 +183,12 @@ struct ObservationFlags: ParsableArguments {
     @Option(help: ArgumentHelp("Port on which they answer; 0: none.", valueName: "port"))
     var healthzPort: UInt16 = 0
 
+    @Option(
+        help: ArgumentHelp(
+            "Up to how many nodes /metrics has series for each; with more it has none of them.",
+            valueName: "number"))
+    var metricsPeers = 100
+
     @OptionGroup var status: StatusSocketFlag
 
     @Option(
@@ -196,6 +202,10 @@ struct ObservationFlags: ParsableArguments {
             "Taken for flanneld's sake and without effect: it names files of flanneld's source.",
             valueName: "patterns"))
     var vmodule: String?
+
+    func validate() throws {
+        if metricsPeers < 0 { throw ValidationError("--metrics-peers is negative; 0 is none") }
+    }
 }
 
 /// The socket on which a running daemon answers `twilld status`.

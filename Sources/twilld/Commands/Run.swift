@@ -83,7 +83,7 @@ struct Run: FlagTaking {
                 "public": "\(chosen.publicAddress)", "mtu": "\(chosen.mtu)",
             ])
         let notification = ServiceNotification(environment: ProcessInfo.processInfo.environment)
-        let seen = Observation(storeName: leases.name)
+        let seen = Observation(storeName: leases.name, peerMetricsLimit: observation.metricsPeers)
         let server = ObservationServer(seen)
         let socketPath = try await listen(server, logger)
         let daemon = Daemon(

@@ -16,7 +16,7 @@ struct Status: FlagTaking {
     @Flag(help: "Print the status document as JSON.")
     var json = false
 
-    @Flag(help: "Show it again every two seconds, with rates.")
+    @Flag(help: "Show it again every two seconds.")
     var watch = false
 
     @Option(help: ArgumentHelp("How many peers are listed.", valueName: "number"))
@@ -35,20 +35,18 @@ struct Status: FlagTaking {
             print(try client.statusText(), terminator: "")
             return
         }
-        var last = try client.status()
         guard watch else {
-            print(last.text(peerLimit: peers), terminator: "")
+            print(try client.status().text(peerLimit: peers), terminator: "")
             return
         }
         let isTerminal = isatty(STDOUT_FILENO) == 1
         while true {
-            sleep(Status.watchSeconds)
             let status = try client.status()
             // Home and clear, as on every terminal since the VT100.
             if isTerminal { print("\u{1B}[H\u{1B}[2J", terminator: "") }
-            print(status.text(comparedTo: last, peerLimit: peers))
+            print(status.text(peerLimit: peers))
             fflush(nil)
-            last = status
+            sleep(Status.watchSeconds)
         }
     }
 }

@@ -43,6 +43,7 @@ actor Daemon {
     private struct Stage {
         var dataPlane: DataPlane?
         var dataPlaneKey: DataPlaneKey?
+        var fallbacks = FallbackWatch()
         var desired: DesiredNetwork?
         var paths: [IPv4Prefix: IPv4Address] = [:]
         var subnetFile: SubnetFile?
@@ -226,6 +227,7 @@ actor Daemon {
         }
         stage.dataPlane = made
         stage.dataPlaneKey = key
+        stage.fallbacks = FallbackWatch()
         observation.update(
             dataPlane: made,
             tunnel: NodeStatus.Tunnel(
@@ -239,7 +241,7 @@ actor Daemon {
             metadata: [
                 "engine": "\(made.engine.rawValue)",
                 "interface": "\(settings.tunnelName)", "bound": "\(key.underlay)", "mtu": "\(mtu)",
-                "workers": "\(settings.tuning.workerCount)",
+                "workers": "\(made.workerCount)",
                 "udp_segments": "\(made.underlayOffloads.segmentLimit)",
             ])
         return made
@@ -299,7 +301,7 @@ actor Daemon {
         let desired = DesiredNetwork(
             tunnel: TunnelSettings(
                 interfaceName: flags.tunnel.tunName, address: subnet.address, network: configuration.network,
-                mtu: mtu, transmitQueueLength: flags.tuning.queueLength),
+                mtu: mtu, transmitQueueLength: flags.tuning.tuning.queueLength),
             rules: PacketFilterSettings(
                 network: configuration.network, subnet: subnet, masquerades: flags.rules.ipMasq,
                 randomizesPorts: !flags.rules.ipMasqFullyRandomDisable,
@@ -385,9 +387,12 @@ actor Daemon {
         var tooLarge: UInt64 = 0
         while true {
             try await Task.sleep(for: interval)
-            let count = stage.dataPlane?.counters()[.dropOutboundTooLarge] ?? 0
+            let counters = stage.dataPlane?.counters()
+            let count = counters?[.dropOutboundTooLarge] ?? 0
             if count > tooLarge { await node.checkPaths() }
             tooLarge = count
+            if let counters { reportFallbacks(in: counters) }
+            observation.sampleTraffic()
             if let number = stage.dataPlane?.failureErrorNumber, number != 0 {
                 logger.critical(
                     "data plane ended",
@@ -402,6 +407,19 @@ actor Daemon {
     }
 }
 
+extension Daemon {
+    private func reportFallbacks(in counters: CounterTotals) {
+        for fallback in stage.fallbacks.news(in: counters) {
+            logger.warning(
+                "fallback taken",
+                metadata: [
+                    "fallback": "\(fallback.name)", "underlay": "\(underlay.interfaceName)",
+                    "interface": "\(flags.tunnel.tunName)", "detail": "\(fallback.meaning)",
+                ])
+        }
+    }
+}
+
 extension CommandFailure {
     /// What a data plane's failure means for the exit status.
     init(_ error: DataPlaneError) {
@@ -410,6 +428,7 @@ extension CommandFailure {
             case .tunnel(let error): error.errorNumber
             case .socket(let error): error.errorNumber
             case .engine: 0
+            case .tuning: EINVAL
             case .resource(_, let errorNumber): errorNumber
             }
         let status: ExitStatus =

@@ -1,4 +1,6 @@
 import Addresses
+import Counters
+import Forwarding
 import FoundationEssentials
 import Glibc
 import Leases
@@ -25,14 +27,20 @@ final class Observation: Observable {
         var hasBeenConnected = false
         var dataPlane: DataPlane?
         var tunnel: NodeStatus.Tunnel?
+        var samples = TrafficSamples()
         var problems: [Topic: String] = [:]
     }
 
     private let started = ContinuousClock.now
     private let storeName: String
+    private let peerMetricsLimit: Int
     private let knowledge = Mutex(Knowledge())
 
-    init(storeName: String) { self.storeName = storeName }
+    /// - Parameter peerMetricsLimit: up to how many peers `/metrics` has series for each.
+    init(storeName: String, peerMetricsLimit: Int = 0) {
+        self.storeName = storeName
+        self.peerMetricsLimit = peerMetricsLimit
+    }
 
     // MARK: What the daemon tells
 
@@ -63,6 +71,19 @@ final class Observation: Observable {
         knowledge.withLock {
             $0.dataPlane = dataPlane
             $0.tunnel = tunnel
+            $0.samples = TrafficSamples()
+        }
+    }
+
+    /// Keeps what has been counted until now, for rates; to be called every second or so.
+    func sampleTraffic() {
+        knowledge.withLock {
+            guard let dataPlane = $0.dataPlane else { return }
+            let now = monotonicNanoseconds()
+            $0.samples.take(
+                TrafficSamples.Sample(
+                    counters: dataPlane.counters(), peers: dataPlane.countersOfPeers(), nanoseconds: now),
+                nowNanoseconds: now)
         }
     }
 
@@ -103,12 +124,35 @@ final class Observation: Observable {
         status.peers = knowledge.table.peers.map {
             NodeStatus.Peer(subnet: "\($0.subnet)", endpoint: "\($0.endpoint)")
         }
+        if let dataPlane = knowledge.dataPlane { addTraffic(of: dataPlane, knowledge, to: &status) }
         status.skipped = knowledge.table.skipped.map { NodeStatus.Skipped(key: $0.key, reason: $0.reason) }
         status.problems =
             knowledge.problems.sorted { $0.key.rawValue < $1.key.rawValue }.map(\.value)
             + knowledge.table.problems
-        status.counters = knowledge.dataPlane?.counters().statusValues ?? []
         return status
+    }
+
+    private func addTraffic(of dataPlane: DataPlane, _ knowledge: Knowledge, to status: inout NodeStatus) {
+        let now = monotonicNanoseconds()
+        let earlier = knowledge.samples.reference(nowNanoseconds: now)
+        let counters = dataPlane.counters()
+        status.counters = counters.statusValues(
+            since: earlier?.sample.counters, seconds: earlier?.seconds ?? 0)
+        status.histograms = counters.statusHistograms
+        status.gauges = counters.statusGauges
+        let totals = dataPlane.countersOfPeers()
+        func traffic(_ counts: PeerCounts, since before: PeerCounts?) -> NodeStatus.Traffic {
+            counts.statusTraffic(since: before, seconds: earlier?.seconds ?? 0, nowNanoseconds: now)
+        }
+        for (index, peer) in knowledge.table.peers.enumerated() {
+            let subnets = PeerSubnets(ipv4: peer.subnet.ipv4, ipv6: peer.subnet.ipv6)
+            guard let counts = totals.peers[subnets] else { continue }
+            status.peers[index].traffic = traffic(
+                counts, since: earlier.map { $0.sample.peers.peers[subnets] ?? PeerCounts() })
+        }
+        if status.peers.contains(where: { $0.traffic == nil }) {
+            status.otherPeersTraffic = traffic(totals.others, since: earlier?.sample.peers.others)
+        }
     }
 
     func answer(path: String) -> HTTPAnswer? {
@@ -122,7 +166,9 @@ final class Observation: Observable {
                 : HTTPAnswer(status: .serviceUnavailable, body: state + "\n")
         case "/metrics":
             var metrics = MetricsText()
+            let status = status
             metrics.add(status)
+            metrics.addPeers(status, limit: peerMetricsLimit, unixTime: Date.now.timeIntervalSince1970)
             metrics.addProcess()
             if let totals = knowledge.withLock({ $0.dataPlane })?.counters() { metrics.add(totals) }
             return HTTPAnswer(status: .ok, contentType: MetricsText.contentType, body: metrics.text)
