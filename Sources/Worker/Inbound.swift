@@ -61,17 +61,17 @@ extension Worker where Engine: ~Copyable {
     private mutating func deliver(_ datagrams: ReceivedDatagrams, count: Int) -> Bool {
         counters.add(.datagramsReceived, max(count, 1))
         counters.add(.bytesReceived, datagrams.length)
+        let outerSource = IPv4Address(bits: datagrams.sourceBits)
+        guard let peer = snapshot.peer(at: outerSource) else {
+            counters.add(.dropInboundUnknownPeer, max(count, 1))
+            return false
+        }
         guard !datagrams.isTruncated, count <= WorkerLimits.receivedSegments else {
             counters.add(.dropInboundTruncated, max(count, 1))
             return false
         }
         guard count > 0 else {
             counters.add(.dropInboundTooShort)
-            return false
-        }
-        let outerSource = IPv4Address(bits: datagrams.sourceBits)
-        guard let peer = snapshot.peer(at: outerSource) else {
-            counters.add(.dropInboundUnknownPeer, count)
             return false
         }
         var offset = 0

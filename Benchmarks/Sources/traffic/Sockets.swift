@@ -67,13 +67,18 @@ struct Socket: ~Copyable {
 func withSocketAddress<Result>(
     _ endpoint: Endpoint, _ body: (UnsafePointer<sockaddr>, socklen_t) throws -> Result
 ) rethrows -> Result {
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_port = endpoint.port.bigEndian
-    address.sin_addr.s_addr = endpoint.address.networkBytes
+    var address = socketAddress(endpoint)
     return try withUnsafePointer(to: &address) {
         try $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
             try body($0, socklen_t(MemoryLayout<sockaddr_in>.size))
         }
     }
+}
+
+func socketAddress(_ endpoint: Endpoint) -> sockaddr_in {
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_port = endpoint.port.bigEndian
+    address.sin_addr.s_addr = endpoint.address.networkBytes
+    return address
 }
