@@ -152,8 +152,8 @@ struct HTMLReport {
             metrics.first { $0.name == name }.flatMap { summary.figure($0, candidate, underlay)?.median }
         }
         let pictures = results.candidates.compactMap { candidate -> String? in
-            guard let crossings = counted("crossings.kernel", candidate) else { return nil }
-            let own = counted("crossings.daemons", candidate)
+            guard let crossings = counted("copies.kernel", candidate) else { return nil }
+            let own = counted("copies.own", candidate)
             let text =
                 crossings == 0
                 ? "stays in the kernel: no crossing between its two ends"
@@ -161,8 +161,8 @@ struct HTMLReport {
                     format:
                         "%.2f crossings a node by tracepoints, %@ by its own counters; %.0f syscalls and %.0f "
                         + "ring operations a MB", crossings, own.map { String(format: "%.2f", $0) } ?? "none",
-                    counted("crossings.syscalls", candidate) ?? .nan,
-                    counted("crossings.ring", candidate) ?? .nan)
+                    counted("copies.syscalls", candidate) ?? .nan,
+                    counted("copies.ring", candidate) ?? .nan)
             return """
                 <figure><figcaption>\(escape(candidate.label))</figcaption>\
                 \(way(throughUserSpace: crossings > 0))<p>\(escape(text))</p></figure>
