@@ -8,7 +8,7 @@ struct TerminalTable {
     private var results: Results { summary.results }
 
     func text(_ underlay: Underlay) -> String {
-        let headlines = results.metrics.filter(\.isHeadline)
+        let headlines = summary.metrics(underlay).filter(\.isHeadline)
         let table = TextTable<Candidate> { candidate in
             [Column(title: "\(underlay) underlay", value: candidate.label)]
                 + headlines.map { metric in
