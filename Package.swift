@@ -125,7 +125,7 @@ let etcdAndDaemon: [Target] = [
     .testTarget(
         name: "CommandTests",
         dependencies: [
-            "twilld", "Addresses", "CLinux", "Leases", "NetworkNamespaces", "Telemetry",
+            "twilld", "Addresses", "CLinux", "Leases", "NetworkNamespaces", "Telemetry", "Tunnel", "Worker",
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
@@ -144,6 +144,8 @@ let package = Package(
             ]),
         // What the forwarders in Benchmarks/ share with the daemon.
         .library(name: "Addresses", targets: ["Addresses"]),
+        // What its micro-benchmarks share with the tests.
+        .library(name: "CAllocationCount", targets: ["CAllocationCount"]),
     ] + (withoutGRPC ? [] : [.executable(name: "twilld", targets: ["twilld"])]),
     dependencies: [
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2")

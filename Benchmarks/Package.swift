@@ -62,6 +62,7 @@ let package = Package(
             name: "DataPlane",
             dependencies: [
                 .product(name: "TwillDataPlane", package: "twill"),
+                .product(name: "CAllocationCount", package: "twill"),
                 .product(name: "Benchmark", package: "benchmark"),
             ],
             path: "Benchmarks/DataPlane",
