@@ -26,6 +26,9 @@ extension Worker where Engine: ~Copyable {
         if let flaw = IPPacket.flaw(bytes, length: packetLength, verifyingChecksum: false) {
             return drop(buffer, counter(of: flaw))
         }
+        #if TWILL_EXTRA_COPY
+            extraCopy.copyMemory(from: bytes, byteCount: packetLength)
+        #endif
         let packet = IPPacket(bytes, length: packetLength)
         let peer =
             packet.isIPv4

@@ -111,6 +111,10 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var separationsUnderWay = 0
     var refusedShortTails = 0
     var refusedEvenWrites = 0
+    #if TWILL_EXTRA_COPY
+        /// Where the copy goes that nobody needs.
+        let extraCopy = UnsafeMutableRawPointer.allocate(byteCount: 65_536, alignment: 64)
+    #endif
 
     /// Makes a worker.
     ///
@@ -148,6 +152,9 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     deinit {
         arrivals.deallocate()
         heldBuffers.deallocate()
+        #if TWILL_EXTRA_COPY
+            extraCopy.deallocate()
+        #endif
     }
 
     /// Ends every operation and closes the engine; the worker is not used any more after this.
