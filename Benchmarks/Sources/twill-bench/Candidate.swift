@@ -1,7 +1,8 @@
 import Foundation
 
 /// A way to get a packet from node 1 to node 2. In every word of a command `{node}` and `{peer}` stand for the
-/// two nodes' numbers (1 and 2), `{underlay}` and `{peer-underlay}` for their addresses on the underlay,
+/// two nodes' numbers (1 and 2), `{processors}` for the machine's processors in the order in which the node takes
+/// them, `{underlay}` and `{peer-underlay}` for their addresses on the underlay,
 /// `{device}` for the device's name, `{dir}` for an empty folder that both nodes share.
 ///
 /// A JSON file of the same shape adds any other program: see `docs/benchmarks.md`.
@@ -25,6 +26,8 @@ struct Candidate: Codable {
 }
 
 extension Candidate {
+    static let processorsPlaceholder = "{processors}"
+
     static let veth = Candidate(name: "veth", address: "{underlay}")
     static let vxlan = Candidate(name: "vxlan", address: "100.97.{node}.0")
 
@@ -137,6 +140,7 @@ struct RunningCandidate {
                 word.replacing("{node}", with: "\(node)").replacing("{peer}", with: "\(3 - node)")
                     .replacing("{underlay}", with: Lab.underlayAddress(node))
                     .replacing("{peer-underlay}", with: Lab.underlayAddress(3 - node))
+                    .replacing(Candidate.processorsPlaceholder, with: Lab.processors(node))
                     .replacing("{device}", with: devices.isEmpty ? "" : devices[node - 1]).replacing(
                         "{dir}", with: folder)
             }

@@ -34,6 +34,14 @@ struct Lab {
 
     static func underlayAddress(_ node: Int) -> String { "172.20.32.\(100 + node)" }
 
+    /// The machine's processors as a list that starts at another place for each node: two daemons that pin in turn
+    /// do not start on one processor.
+    static func processors(_ node: Int) -> String {
+        let count = ProcessInfo.processInfo.activeProcessorCount
+        let first = (node - 1) * count / 2
+        return (0..<count).map { "\((first + $0) % count)" }.joined(separator: ",")
+    }
+
     /// The words that run `command` on a node.
     static func command(on node: Int, _ command: [String]) -> [String] {
         ["ip", "netns", "exec", "\(name)-node\(node)"] + command

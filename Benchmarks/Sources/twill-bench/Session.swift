@@ -41,12 +41,12 @@ struct Session {
                 servers = try Measurement.startServers()
                 runRounds(underlay)
             } catch {
-                note("\(underlay): \(error)")
+                ProgressLine.note("\(underlay): \(error)")
                 results.failures.append(
                     Failure(underlay: underlay, round: 0, candidate: "lab", message: "\(error)"))
             }
             for server in servers { server.stop() }
-            do { try Lab.down() } catch { note("take down the lab: \(error)") }
+            do { try Lab.down() } catch { ProgressLine.note("take down the lab: \(error)") }
         }
     }
 
@@ -69,7 +69,7 @@ struct Session {
     {
         results.failures.append(
             Failure(underlay: underlay, round: round, candidate: candidate.name, message: message))
-        note("\(candidate.name): \(message)")
+        ProgressLine.note("\(candidate.name): \(message)")
     }
 
     private mutating func runTurn(_ candidate: Candidate, round: Int, _ underlay: Underlay) throws {
@@ -102,16 +102,7 @@ struct Session {
     private func showProgress(_ what: String) {
         let turns = settings.underlays.count * settings.rounds * results.candidates.count
         let left = Double(turns - turn + 1) * turnSeconds
-        let text = String(format: "%3d/%d  %2d:%02d left  ", turn, turns, Int(left) / 60, Int(left) % 60)
-        if isatty(STDERR_FILENO) == 1 {
-            FileHandle.standardError.write(Data("\r\u{1B}[K\(text)\(what)".utf8))
-        } else {
-            FileHandle.standardError.write(Data("\(text)\(what)\n".utf8))
-        }
-    }
-
-    private func note(_ text: String) {
-        let start = isatty(STDERR_FILENO) == 1 ? "\r\u{1B}[K" : ""
-        FileHandle.standardError.write(Data("\(start)\(text)\n".utf8))
+        let progress = String(format: "%3d/%d", turn, turns)
+        ProgressLine.show("\(progress)  \(ProgressLine.timeLeft(seconds: left))  \(what)")
     }
 }
