@@ -147,8 +147,14 @@ extension Measurement {
                         ], label: "bulk")
                     usleep(300_000)
                 }
-                defer { _ = bulk?.wait() }
-                let report = try traffic("round-trip", running, ["--seconds", "\(seconds)"])
+                defer { bulk?.stop() }
+                // Beside a flow answers wait behind its bursts: requests that waited for them would see one long
+                // wait for hundreds of short ones, wherever the flow pauses.
+                let pace = besideBulk ? ["--interval", "1000"] : []
+                let report = try traffic("round-trip", running, ["--seconds", "\(seconds)"] + pace)
+                if let status = bulk?.wait(), status != 0 {
+                    throw CommandError(description: "iperf3 beside it: \(bulk?.lastWords ?? "")")
+                }
                 return percentiles.map { report[$0.1] ?? .infinity }
             })
     }
