@@ -118,7 +118,7 @@ let etcdAndDaemon: [Target] = [
     .testTarget(
         name: "CommandTests",
         dependencies: [
-            "twilld", "Addresses", "CLinux", "Leases", "NetworkNamespaces", "Telemetry",
+            "twilld", "Addresses", "CLinux", "Leases", "NetworkNamespaces", "Telemetry", "Tunnel", "Worker",
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),

@@ -53,9 +53,11 @@ static inline void twill_provide_buffer(
   io_uring_buf_ring_advance(buffers, 1);
 }
 
-// `flags` of the ring: one thread issues, and completions are worked off in its own enters (Linux 6.1).
-static inline unsigned twill_setup_flags(void) {
-  return IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
+// `flags` of the ring: one thread issues, and completions are worked off in its own enters (Linux 6.1), which the
+// kernel does not do where its own thread submits.
+static inline unsigned twill_setup_flags(int submission_polling) {
+  return IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP |
+         (submission_polling ? IORING_SETUP_SQPOLL : IORING_SETUP_DEFER_TASKRUN);
 }
 static inline void twill_prepare_cancel_all(struct io_uring_sqe *sqe) {
   io_uring_prep_cancel64(sqe, 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);

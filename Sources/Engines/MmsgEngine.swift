@@ -262,7 +262,7 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
             let buffer = memory.datagramBuffer(Int(provided[index]))
             receiveVectors[index] = iovec(
                 iov_base: buffer + PacketMemory.datagramPayloadOffset,
-                iov_len: PacketMemory.datagramBufferStride &- PacketMemory.datagramPayloadOffset)
+                iov_len: memory.datagramBufferStride &- PacketMemory.datagramPayloadOffset)
             receiveHeaders[index].header = msghdr(
                 msg_name: buffer + 16, msg_namelen: 16, msg_iov: receiveVectors + index, msg_iovlen: 1,
                 msg_control: buffer + 32, msg_controllen: Int(TWILL_COALESCE_CONTROL_BYTES), msg_flags: 0)

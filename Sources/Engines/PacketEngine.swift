@@ -105,8 +105,6 @@ public struct PacketMemory {
 
     /// Before each datagram: `io_uring_recvmsg_out` (16 bytes), source address (16), control message (24).
     public static let datagramPayloadOffset = 56
-    /// 56 + 65,507 bytes, up to the next odd number of cache lines: 1,025 × 64.
-    public static let datagramBufferStride = 65_600
 
     /// The tunnel buffers, `tunnelBufferStride` apart.
     public let tunnelBuffers: UnsafeMutableRawPointer
@@ -116,6 +114,9 @@ public struct PacketMemory {
     public let datagramBuffers: UnsafeMutableRawPointer
     /// How many datagram buffers there are, a power of two.
     public let datagramBufferCount: Int
+    /// Bytes from one datagram buffer to the next: `datagramPayloadOffset`, and what it holds, up to the next odd
+    /// number of cache lines.
+    public let datagramBufferStride: Int
     /// What is sent: the worker fills a message before it queues its send.
     public let messages: UnsafeMutablePointer<msghdr>
     /// How many messages there are.
@@ -125,12 +126,18 @@ public struct PacketMemory {
 
     /// Allocates all buffers in one mapping, touched, so that no page fault comes later.
     ///
-    /// - Parameter hugePages: whether to ask for transparent huge pages.
+    /// - Parameters:
+    ///   - datagramBytes: bytes of datagrams that each datagram buffer holds at least.
+    ///   - hugePages: whether to ask for transparent huge pages.
     /// - Returns: nil where the kernel has no memory.
-    public init?(tunnelBufferCount: Int, datagramBufferCount: Int, messageCount: Int, hugePages: Bool) {
+    public init?(
+        tunnelBufferCount: Int, datagramBufferCount: Int, datagramBytes: Int = 65_507, messageCount: Int,
+        hugePages: Bool
+    ) {
         precondition(datagramBufferCount & (datagramBufferCount - 1) == 0)
+        datagramBufferStride = ((PacketMemory.datagramPayloadOffset + datagramBytes + 63) / 64 | 1) * 64
         let tunnelBytes = (tunnelBufferCount * PacketMemory.tunnelBufferStride + 4095) & ~4095
-        let datagramBytes = (datagramBufferCount * PacketMemory.datagramBufferStride + 4095) & ~4095
+        let datagramBytes = (datagramBufferCount * datagramBufferStride + 4095) & ~4095
         mappedBytes = tunnelBytes + datagramBytes
         guard let base = mmap(nil, mappedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
             base != MAP_FAILED
@@ -162,7 +169,7 @@ public struct PacketMemory {
     /// The first byte of a datagram buffer.
     @inlinable @inline(__always)
     public func datagramBuffer(_ index: Int) -> UnsafeMutableRawPointer {
-        datagramBuffers + index &* PacketMemory.datagramBufferStride
+        datagramBuffers + index &* datagramBufferStride
     }
 }
 

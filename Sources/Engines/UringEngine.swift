@@ -44,6 +44,8 @@ public struct UringEngine: PacketEngine, ~Copyable {
     private static let socketFile: Int32 = 1
     private static let wakeFile: Int32 = 2
     private static let receiveGroup: UInt16 = 0
+    /// How long the kernel's thread looks for submissions before it sleeps.
+    private static let submissionPollingIdleMilliseconds: UInt32 = 10
 
     private let ring: UnsafeMutablePointer<io_uring>
     private let bufferRing: UnsafeMutablePointer<io_uring_buf_ring>
@@ -75,13 +77,16 @@ public struct UringEngine: PacketEngine, ~Copyable {
     ///   - tunnel, socket, wake: descriptors of a TUN queue, a UDP socket and an eventfd; the caller closes them after
     ///     `close`.
     ///   - entries: submission ring entries, a power of two; the completion ring has four times as many.
+    ///   - usesSubmissionPolling: whether a kernel thread takes submissions, without a system call (SQPOLL).
     public init(
-        memory: PacketMemory, tunnel: Int32, socket: Int32, wake: Int32, entries: Int
+        memory: PacketMemory, tunnel: Int32, socket: Int32, wake: Int32, entries: Int,
+        usesSubmissionPolling: Bool = false
     ) throws(UringError) {
         let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
         ring.initialize(to: io_uring())
         var parameters = io_uring_params()
-        parameters.flags = twill_setup_flags()
+        parameters.flags = twill_setup_flags(usesSubmissionPolling ? 1 : 0)
+        parameters.sq_thread_idle = UringEngine.submissionPollingIdleMilliseconds
         parameters.cq_entries = UInt32(entries * 4)
         let made = io_uring_queue_init_params(UInt32(entries), ring, &parameters)
         guard made == 0 else {
@@ -184,7 +189,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
     public mutating func provide(_ buffer: Int) {
         twill_provide_buffer(
             bufferRing, UInt32(memory.datagramBufferCount), memory.datagramBuffer(buffer),
-            UInt32(PacketMemory.datagramBufferStride), UInt16(truncatingIfNeeded: buffer))
+            UInt32(truncatingIfNeeded: memory.datagramBufferStride), UInt16(truncatingIfNeeded: buffer))
         providedBuffers &+= 1
     }
 

@@ -41,7 +41,7 @@ public enum UringProbe {
         defer { ring.deallocate() }
         ring.initialize(to: io_uring())
         var parameters = io_uring_params()
-        parameters.flags = twill_setup_flags()
+        parameters.flags = twill_setup_flags(0)
         parameters.cq_entries = 256
         let made = io_uring_queue_init_params(64, ring, &parameters)
         guard made == 0 else { throw UringError(action: "make a ring", errorNumber: -made) }

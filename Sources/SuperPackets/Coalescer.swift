@@ -63,29 +63,27 @@ public struct Coalescer: ~Copyable {
     ///
     /// - Parameters:
     ///   - slotLimit: The number of packets and super-packets held at once, 1 to `SuperPacketLimits.slots`.
-    ///   - mergesTCP: Whether the TUN takes TCP super-packets of both IP versions (`TUN_F_TSO4`, `TUN_F_TSO6`).
-    ///   - mergesUDP: Whether the TUN takes UDP super-packets (`TUN_F_USO4`, `TUN_F_USO6`).
+    ///   - merges: The packets whose super-packets the TUN takes (`TUN_F_TSO4`, `TUN_F_TSO6`, `TUN_F_USO4` with
+    ///     `TUN_F_USO6`).
     ///   - maximumSuperPacketBytes: Bytes of a merged packet, IP header included; at most 65,535.
     public init(
-        slotLimit: Int, mergesTCP: Bool, mergesUDP: Bool,
+        slotLimit: Int, merges: MergedKinds,
         maximumSuperPacketBytes: Int = SuperPacketLimits.mergedBytes
     ) {
         self.init(
-            slotLimit: slotLimit, mergesTCP: mergesTCP, mergesUDP: mergesUDP,
-            maximumSuperPacketBytes: maximumSuperPacketBytes, generation: 1)
+            slotLimit: slotLimit, merges: merges, maximumSuperPacketBytes: maximumSuperPacketBytes,
+            generation: 1)
     }
 
     /// As the public one, with a flow table that begins at `generation`: tests begin near its wrap.
     init(
-        slotLimit: Int, mergesTCP: Bool, mergesUDP: Bool, maximumSuperPacketBytes: Int, generation: UInt32
+        slotLimit: Int, merges: MergedKinds, maximumSuperPacketBytes: Int, generation: UInt32
     ) {
         precondition((1...SuperPacketLimits.slots).contains(slotLimit))
         precondition((1...SuperPacketLimits.mergedBytes).contains(maximumSuperPacketBytes))
         self.slotLimit = slotLimit
         maximumBytes = maximumSuperPacketBytes
-        mergedKinds =
-            (mergesTCP ? Arrival.Kind.tcpOverIPv4.bit | Arrival.Kind.tcpOverIPv6.bit : 0)
-            | (mergesUDP ? Arrival.Kind.udpOverIPv4.bit | Arrival.Kind.udpOverIPv6.bit : 0)
+        mergedKinds = merges.rawValue
         slotCount = 0
         slots = .allocate(capacity: slotLimit)
         headers = .allocate(capacity: slotLimit)

@@ -9,6 +9,7 @@ import Counters
 import Engines
 import Forwarding
 import Glibc
+import SuperPackets
 import Synchronization
 import Tunnel
 
@@ -52,6 +53,8 @@ public enum DataPlaneError: Error, CustomStringConvertible {
     case socket(UnderlaySocketError)
     /// The engine.
     case engine(String)
+    /// How it is tuned.
+    case tuning(TuningError)
     /// Memory, a thread, an eventfd: what was tried, and the kernel's error number.
     case resource(String, errorNumber: Int32)
 
@@ -61,6 +64,7 @@ public enum DataPlaneError: Error, CustomStringConvertible {
         case .tunnel(let error): error.description
         case .socket(let error): error.description
         case .engine(let text): text
+        case .tuning(let error): error.description
         case .resource(let action, let errorNumber):
             "cannot \(action): \(String(cString: strerror(errorNumber)))"
         }
@@ -81,7 +85,11 @@ public final class DataPlane: Sendable {
     /// Why io_uring is not used although nobody said so; nil where it is.
     public let uringRefusal: UringError?
 
+    /// The number of workers.
+    public var workerCount: Int { sockets.count }
+
     private let configuration: DataPlaneConfiguration
+    private let limits: WorkerLimits
     private let publication: ForwardingPublication
     private let sockets: [UnderlaySocket]
     private let wakes: [Int32]
@@ -96,6 +104,18 @@ public final class DataPlane: Sendable {
     public init(_ configuration: DataPlaneConfiguration, busy: () -> Void = {}) throws(DataPlaneError) {
         let tuning = configuration.tuning
         let workers = tuning.workerCount
+        do throws(TuningError) {
+            limits = try WorkerLimits(tuning)
+            guard tuning.receiveBufferBytes >= configuration.mtu else {
+                throw TuningError(
+                    """
+                    --receive-buffer-size \(tuning.receiveBufferBytes) is less than the tunnel's MTU of \
+                    \(configuration.mtu) bytes: raise it
+                    """)
+            }
+        } catch {
+            throw .tuning(error)
+        }
         uringRefusal = tuning.engine == .automatic ? UringProbe.refusal() : nil
         engine = tuning.engine == .mmsg || uringRefusal != nil ? .mmsg : .uring
         var sockets: [UnderlaySocket] = []
@@ -216,20 +236,18 @@ public final class DataPlane: Sendable {
 
     fileprivate func run(_ index: Int, _ start: WorkerStart) {
         if let cpu = configuration.tuning.cpu(ofWorker: index) { _ = twill_pin_thread(Int32(cpu)) }
-        guard
-            let memory = PacketMemory(
-                tunnelBufferCount: WorkerLimits.tunnelBuffers,
-                datagramBufferCount: WorkerLimits.datagramBuffers,
-                messageCount: WorkerLimits.messages, hugePages: configuration.tuning.usesHugePages)
-        else { return start.ready(.resource("allocate packet buffers", errorNumber: ENOMEM)) }
+        let tuning = configuration.tuning
+        guard let memory = PacketMemory(limits, hugePages: tuning.usesHugePages) else {
+            return start.ready(.resource("allocate packet buffers", errorNumber: ENOMEM))
+        }
         let offloads = sockets[index].offloads
         let settings = WorkerSettings(
             mtu: configuration.mtu, tunnelAddress: configuration.tunnelAddress,
             tunnelAddressIPv6: configuration.tunnelAddressIPv6,
             acceptsAnySource: configuration.acceptsAnySource,
             segmentLimit: offloads.segmentation ? offloads.segmentLimit : 1,
-            coalescesTCP: tunnel.offloads.contains(.tcp4), coalescesUDP: tunnel.offloads.contains(.udp),
-            busyPollMicroseconds: configuration.tuning.busyPollMicroseconds)
+            coalesces: mergedKinds, busyPollMicroseconds: tuning.busyPollMicroseconds,
+            minimumWaitMicroseconds: tuning.minimumWaitMicroseconds)
         let (tunnel, socket, wake) = (
             tunnel.queues[index].descriptor, sockets[index].descriptor, wakes[index]
         )
@@ -238,7 +256,7 @@ public final class DataPlane: Sendable {
             do throws(MmsgError) {
                 let engine = try MmsgEngine(
                     memory: memory, tunnel: tunnel, socket: socket, wake: wake,
-                    entries: WorkerLimits.ringEntries)
+                    entries: limits.ringEntries)
                 start.ready(nil)
                 loop(engine, memory, settings, index)
             } catch { start.ready(.engine(error.description)) }
@@ -246,7 +264,7 @@ public final class DataPlane: Sendable {
             do throws(UringError) {
                 let engine = try UringEngine(
                     memory: memory, tunnel: tunnel, socket: socket, wake: wake,
-                    entries: WorkerLimits.ringEntries)
+                    entries: limits.ringEntries, usesSubmissionPolling: tuning.usesSubmissionPolling)
                 start.ready(nil)
                 loop(engine, memory, settings, index)
             } catch { start.ready(.engine(error.description)) }
@@ -254,11 +272,20 @@ public final class DataPlane: Sendable {
         memory.deallocate()
     }
 
+    /// What the TUN device may be given merged: what it would also give.
+    private var mergedKinds: MergedKinds {
+        var kinds: MergedKinds = []
+        if tunnel.offloads.contains(.tcp4) { kinds.insert(.tcpOverIPv4) }
+        if tunnel.offloads.contains(.tcp6) { kinds.insert(.tcpOverIPv6) }
+        if tunnel.offloads.contains(.udp) { kinds.insert(.udp) }
+        return kinds
+    }
+
     private func loop<Engine: PacketEngine & ~Copyable>(
         _ engine: consuming Engine, _ memory: PacketMemory, _ settings: WorkerSettings, _ index: Int
     ) {
         var worker = Worker(
-            engine: engine, memory: memory, settings: settings, counters: blocks[index],
+            engine: engine, memory: memory, limits: limits, settings: settings, counters: blocks[index],
             reader: publication.reader(index))
         while !stopping.load(ordering: .relaxed) {
             let result = worker.round()

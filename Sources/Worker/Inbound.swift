@@ -40,7 +40,7 @@ extension Worker where Engine: ~Copyable {
                 datagrams.segmentBytes > 0
                 ? (datagrams.length &+ datagrams.segmentBytes &- 1) / datagrams.segmentBytes : 0
             guard
-                coalescer.slotCount &+ count <= WorkerLimits.writeSlots
+                coalescer.slotCount &+ count <= limits.writeSlots
                     || count > WorkerLimits.receivedSegments
             else { return }
             arrivalHead = (arrivalHead &+ 1) & (memory.datagramBufferCount &- 1)
@@ -163,8 +163,8 @@ extension Worker where Engine: ~Copyable {
     /// Takes the end of a write.
     @inline(__always)
     mutating func writeEnded(_ index: Int, result: Int) {
-        guard index < WorkerLimits.writeSlots else {
-            return replies.release(index &- WorkerLimits.writeSlots)
+        guard index < limits.writeSlots else {
+            return replies.release(index &- limits.writeSlots)
         }
         if result < 0 { writeFailed(coalescer.slot(index).packetCount, result: result) }
         writesPending &-= 1

@@ -1,37 +1,111 @@
 import Engines
 import SuperPackets
 
-/// The worker's limits, with their arithmetic. All memory follows from them and is allocated at the start.
-public enum WorkerLimits {
-    /// Reads of one round: 64 small packets make one full send on any kernel with UDP segmentation.
-    public static let readBurst = 64
-    /// Reads of one round while super-packets come: their payload (4 × 64 KiB) and the round before stay in the
-    /// second-level cache (512 KiB to 2 MiB on today's servers).
-    public static let superPacketReadBurst = 4
+/// The limits of one worker, with their arithmetic. All its memory follows from them and is allocated at the start.
+public struct WorkerLimits: Sendable, Equatable {
+    // MARK: As tuned
+
+    /// Reads of one round at most.
+    public let readBurst: Int
+    /// Reads of one round while super-packets come.
+    public let superPacketReadBurst: Int
+    /// Receive buffers given to the kernel, a power of two: the most that one round takes in, and the round before.
+    public let datagramBuffers: Int
+    /// Bytes of datagrams that a receive buffer holds.
+    public let datagramBufferBytes: Int
+    /// Submission entries of the ring, a power of two; the completion ring has four times as many.
+    public let ringEntries: Int
+
+    // MARK: What follows
+
     /// Reads of one round, those of the round before (their sends are under way), one parked read.
-    public static let tunnelBuffers = 2 * readBurst + 1
-    /// Messages that are open for more packets at the same time, one for each peer that traffic goes to.
-    public static let openMessages = 16
+    public let tunnelBuffers: Int
     /// Each read may need a message of its own, a super-packet two (65,535 bytes with all headers added exceed one
     /// send); those of the round before; the open ones; as many again for replays.
-    public static let messages = 2 * 2 * readBurst + openMessages + readBurst
-    /// Receive buffers given to the kernel: the most that one round takes in, and the round before.
-    public static let datagramBuffers = 16
+    public let messages: Int
+    /// Writes of one round: all datagrams of as many received buffers as the ring has room for, where nothing can be
+    /// merged. More wait for the next round. With the defaults 4 × 128, of 1,024 - 336 - 8 - 65 - 2 = 613 free entries.
+    public let writeSlots: Int
+    /// What the ring waits for while it waits for more: what half the receive buffers take, so that the kernel does
+    /// not run out of them meanwhile.
+    public let gatheredCompletions: Int
+
+    // MARK: Fixed
+
+    /// Messages that are open for more packets at the same time, one for each peer that traffic goes to.
+    public static let openMessages = 16
     /// Packets of one received buffer: what the largest UDP segmentation of a sender makes.
     public static let receivedSegments = SuperPacketLimits.sendSegments
-    /// Writes of one round: all datagrams of four buffers where nothing can be merged; more wait for the next round.
-    public static let writeSlots = 4 * receivedSegments
-    /// A round of more packets than this is no sparse traffic, after which polling pays.
+    /// A round of more packets than this is no sparse traffic, after which polling pays, but load, under which
+    /// waiting for more does.
     public static let sparseRoundPackets = 4
     /// ICMP errors on their way to the TUN device.
     public static let errorReplies = 8
-    /// Ring entries: sends + writes + reads + the standing ones, 336 + 512 + 8 + 65 + 2 = 923, to the next power of two.
-    public static let ringEntries = 1024
+    /// Ring entries of the standing receive and of the wake-up.
+    public static let standingOperations = 2
     /// Segments that must pass one by one, after the send that carried them together failed, before segmentation is
-    /// switched off: two full sends, so that one odd packet does not.
-    public static let failedSegmentsBeforeFallback = 2 * readBurst
+    /// switched off: a full send, so that one odd packet does not.
+    public static let failedSegmentsBeforeFallback = SuperPacketLimits.sendSegments
     /// ICMP errors a second, and at once (icmp_msgs_per_sec and icmp_msgs_burst of net/ipv4/icmp.c).
     public static let errorsPerSecond = 1000
     /// See `errorsPerSecond`.
     public static let errorBurst = 50
+
+    /// Checks how the worker is tuned, and works out what follows.
+    ///
+    /// - Throws: what is out of range, or does not go together, with the flag to change.
+    public init(_ tuning: Tuning) throws(TuningError) {
+        try tuning.checkRanges()
+        readBurst = tuning.batch
+        superPacketReadBurst = min(tuning.superPacketBatch, tuning.batch)
+        datagramBuffers = tuning.receiveBuffers
+        datagramBufferBytes = tuning.receiveBufferBytes
+        ringEntries = tuning.ringEntries
+        tunnelBuffers = 2 * readBurst + 1
+        messages = WorkerLimits.messages(readBurst: readBurst)
+        gatheredCompletions = max(1, min(readBurst, datagramBuffers / 2))
+
+        let writeRoom = ringEntries - WorkerLimits.otherOperations(readBurst: readBurst)
+        let buffersAtOnce = min(
+            writeRoom / WorkerLimits.receivedSegments, datagramBuffers,
+            SuperPacketLimits.slots / WorkerLimits.receivedSegments)
+        guard buffersAtOnce > 0 else {
+            throw TuningError(
+                """
+                --ring-entries \(ringEntries) is too few for --batch \(tuning.batch), which needs \
+                \(WorkerLimits.ringEntriesNeeded(readBurst: readBurst)): raise the one or lower the other
+                """)
+        }
+        writeSlots = buffersAtOnce * WorkerLimits.receivedSegments
+
+        guard !tuning.usesCoalescing || datagramBufferBytes >= SuperPacketLimits.sendBytes else {
+            throw TuningError(
+                """
+                --receive-buffer-size \(datagramBufferBytes) would lose what the kernel coalesces, up to \
+                \(SuperPacketLimits.sendBytes) bytes: raise it, or give --udp-gro=false
+                """)
+        }
+    }
+
+    private static func messages(readBurst: Int) -> Int { 2 * 2 * readBurst + openMessages + readBurst }
+
+    /// Ring entries that one round may need beside its writes.
+    private static func otherOperations(readBurst: Int) -> Int {
+        messages(readBurst: readBurst) + errorReplies + readBurst + 1 + standingOperations
+    }
+
+    /// The power of two that holds those, and the writes of one received buffer.
+    private static func ringEntriesNeeded(readBurst: Int) -> Int {
+        let needed = otherOperations(readBurst: readBurst) + receivedSegments
+        return 1 << (Int.bitWidth - (needed - 1).leadingZeroBitCount)
+    }
+}
+
+extension PacketMemory {
+    /// Allocates all buffers and messages of one worker.
+    init?(_ limits: WorkerLimits, hugePages: Bool) {
+        self.init(
+            tunnelBufferCount: limits.tunnelBuffers, datagramBufferCount: limits.datagramBuffers,
+            datagramBytes: limits.datagramBufferBytes, messageCount: limits.messages, hugePages: hugePages)
+    }
 }

@@ -233,7 +233,7 @@ extension Worker where Engine: ~Copyable {
         }
         replies.setLength(length, of: slot)
         count(error)
-        engine.write(WorkerLimits.writeSlots &+ slot, replies.vectors + slot, count: 1)
+        engine.write(limits.writeSlots &+ slot, replies.vectors + slot, count: 1)
         queuedInline &+= 1
     }
 

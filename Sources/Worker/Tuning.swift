@@ -1,3 +1,5 @@
+import CLinux
+import Glibc
 import Tunnel
 
 /// Which engine makes the system calls.
@@ -10,16 +12,62 @@ public enum EngineChoice: String, Sendable, CaseIterable {
     case mmsg
 }
 
+/// How many workers there are.
+public enum WorkerCount: Sendable, Equatable {
+    /// One for each CPU that workers are pinned to; else one for every four CPUs that this process may use, 1 to 8:
+    /// the rest is for the programs that the packets are for.
+    case automatic
+    /// As many.
+    case fixed(Int)
+
+    static let cpusPerWorker = 4
+    static let automaticLimit = 8
+
+    /// The number, on a machine that lets this process use `usableCPUs`.
+    func number(pinnedTo cpus: [Int], usableCPUs: Int) -> Int {
+        switch self {
+        case .fixed(let count): count
+        case .automatic where !cpus.isEmpty: min(cpus.count, Tuning.Ranges.workers.upperBound)
+        case .automatic: min(max(1, usableCPUs / WorkerCount.cpusPerWorker), WorkerCount.automaticLimit)
+        }
+    }
+}
+
+/// A tuning that is out of range or does not go together.
+public struct TuningError: Error, CustomStringConvertible, Equatable {
+    /// What is wrong, and which flag to change.
+    public let description: String
+
+    init(_ description: String) { self.description = description }
+}
+
 /// What can be tuned. The defaults are right for a node that nobody tunes; docs/tuning.md says what each trades.
 public struct Tuning: Sendable, Equatable {
     /// Which engine makes the system calls.
     public var engine = EngineChoice.automatic
     /// Worker threads, each with a queue of the TUN device, a socket and a ring.
-    public var workerCount = 1
+    public var workers = WorkerCount.automatic
     /// The CPUs to pin workers to, in turn; empty: not pinned.
     public var cpus: [Int] = []
+    /// Submission entries of each ring, a power of two.
+    public var ringEntries = 1024
+    /// Buffers for received datagrams of each worker, a power of two.
+    public var receiveBuffers = 16
+    /// Bytes of each: the largest datagram has 65,507.
+    public var receiveBufferBytes = 65_536
+    /// Reads of one round: 64 small packets make one full send on any kernel with UDP segmentation.
+    public var batch = 64
+    /// Reads of one round while super-packets come: their payload (4 × 64 KiB) and the round before stay in the
+    /// second-level cache (512 KiB to 2 MiB on today's servers).
+    public var superPacketBatch = 4
+    /// Microseconds that the ring waits for more completions under load; 0: never.
+    public var minimumWaitMicroseconds = 0
+    /// Whether a kernel thread takes submissions from each ring (SQPOLL).
+    public var usesSubmissionPolling = false
     /// Send and receive buffer of each socket, bytes: 8 MiB hold 120 super-packets, or 6 ms at 10 Gbit/s.
     public var socketBufferBytes = 8 << 20
+    /// Packets that wait in the TUN device for a worker (`txqueuelen`).
+    public var queueLength = 1000
     /// What to let the kernel hand over unfinished.
     public var tunnelOffloads = TunnelOffloads.all
     /// Whether one send carries many datagrams (`UDP_SEGMENT`).
@@ -33,6 +81,59 @@ public struct Tuning: Sendable, Equatable {
 
     /// The defaults.
     public init() {}
+
+    /// From where to where each number can be tuned.
+    public enum Ranges {
+        /// Worker threads.
+        public static let workers = 1...64
+        /// Submission entries: the largest completion ring of the kernel (65,536, io_uring/io_uring.h) is four times the
+        /// upper bound.
+        public static let ringEntries = 256...16_384
+        /// Receive buffers of a worker.
+        public static let receiveBuffers = 1...4096
+        /// Bytes of a receive buffer: from what every IPv6 path carries (RFC 8200) to any datagram.
+        public static let receiveBufferBytes = 1280...65_536
+        /// Reads of a round.
+        public static let batch = 1...64
+        /// Reads of a round while super-packets come.
+        public static let superPacketBatch = 1...16
+        /// Microseconds to wait for more.
+        public static let minimumWaitMicroseconds = 0...1000
+        /// Bytes of a socket's buffers.
+        public static let socketBufferBytes = 65_536...1 << 30
+        /// Packets in the TUN device's queue.
+        public static let queueLength = 1...65_536
+        /// Microseconds of polling.
+        public static let busyPollMicroseconds = 0...1000
+    }
+
+    func checkRanges() throws(TuningError) {
+        let numbers: [(flag: String, value: Int, range: ClosedRange<Int>)] = [
+            ("ring-entries", ringEntries, Ranges.ringEntries),
+            ("receive-buffers", receiveBuffers, Ranges.receiveBuffers),
+            ("receive-buffer-size", receiveBufferBytes, Ranges.receiveBufferBytes),
+            ("batch", batch, Ranges.batch), ("super-packet-batch", superPacketBatch, Ranges.superPacketBatch),
+            ("minimum-wait", minimumWaitMicroseconds, Ranges.minimumWaitMicroseconds),
+            ("socket-buffer", socketBufferBytes, Ranges.socketBufferBytes),
+            ("queue-length", queueLength, Ranges.queueLength),
+            ("busy-poll", busyPollMicroseconds, Ranges.busyPollMicroseconds),
+        ]
+        for (flag, value, range) in numbers where !range.contains(value) {
+            throw TuningError("--\(flag) is \(value); it is \(range.lowerBound) to \(range.upperBound)")
+        }
+        if case .fixed(let count) = workers, !Ranges.workers.contains(count) {
+            throw TuningError(
+                "--workers is \(count); it is auto, or \(Ranges.workers.lowerBound) to \(Ranges.workers.upperBound)"
+            )
+        }
+        for (flag, value) in [("ring-entries", ringEntries), ("receive-buffers", receiveBuffers)]
+        where value & (value - 1) != 0 {
+            throw TuningError("--\(flag) is \(value); it is a power of two")
+        }
+    }
+
+    /// The number of workers on this machine.
+    var workerCount: Int { workers.number(pinnedTo: cpus, usableCPUs: Int(twill_usable_cpus())) }
 
     func cpu(ofWorker index: Int) -> Int? { cpus.isEmpty ? nil : cpus[index % cpus.count] }
 }

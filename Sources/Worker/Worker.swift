@@ -8,7 +8,7 @@
 // How much is read in a round adapts to the traffic. Sparse: one read is parked and the receive stands, and the enter
 // sleeps until either brings something; its wait counts the queued sends and writes in, so that a packet that
 // comes alone costs one system call. Dense: bursts of reads that do not wait, doubling while they all bring packets, up
-// to 64 (4 while super-packets come, so that their payload stays in the cache).
+// to 64 (4 while super-packets come, so that their payload stays in the cache; both can be tuned).
 //
 // Order: packets are read in order, appended to messages in order, and a message is sealed before a later one to the
 // same destination is opened; sealed messages are sent in order. So packets of one flow, which have one destination,
@@ -39,27 +39,28 @@ public struct WorkerSettings: Sendable {
     public var acceptsAnySource: Bool
     /// Datagrams of one send: 1 where segmentation is off, else 64 or 128.
     public var segmentLimit: Int
-    /// Whether TCP segments are coalesced for the TUN device.
-    public var coalescesTCP: Bool
-    /// Whether UDP datagrams are coalesced for the TUN device.
-    public var coalescesUDP: Bool
+    /// What is coalesced for the TUN device.
+    public var coalesces: MergedKinds
     /// Microseconds to poll before sleeping; 0: never.
     public var busyPollMicroseconds: Int
+    /// Microseconds to wait for more under load; 0: never.
+    public var minimumWaitMicroseconds: Int
 
     /// Makes settings.
     public init(
         mtu: Int, tunnelAddress: IPv4Address, tunnelAddressIPv6: IPv6Address? = nil,
         acceptsAnySource: Bool = false,
-        segmentLimit: Int, coalescesTCP: Bool, coalescesUDP: Bool, busyPollMicroseconds: Int = 0
+        segmentLimit: Int, coalesces: MergedKinds, busyPollMicroseconds: Int = 0,
+        minimumWaitMicroseconds: Int = 0
     ) {
         self.mtu = mtu
         self.tunnelAddress = tunnelAddress
         self.tunnelAddressIPv6 = tunnelAddressIPv6
         self.acceptsAnySource = acceptsAnySource
         self.segmentLimit = segmentLimit
-        self.coalescesTCP = coalescesTCP
-        self.coalescesUDP = coalescesUDP
+        self.coalesces = coalesces
         self.busyPollMicroseconds = busyPollMicroseconds
+        self.minimumWaitMicroseconds = minimumWaitMicroseconds
     }
 }
 
@@ -67,6 +68,7 @@ public struct WorkerSettings: Sendable {
 public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var engine: Engine
     let memory: PacketMemory
+    let limits: WorkerLimits
     let settings: WorkerSettings
     let counters: CounterBlock
     let reader: ForwardingReader
@@ -108,23 +110,22 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     ///
     /// - Parameters:
     ///   - engine: made over the same `memory`; the worker owns it, and ends it in `close`.
-    ///   - memory: allocated with the counts of `WorkerLimits`; stays until after the worker's end.
+    ///   - memory: allocated with the counts of `limits`; stays until after the worker's end.
     ///   - counters: the worker is its one writer.
     ///   - reader: of the publication that the control side replaces snapshots in.
     public init(
-        engine: consuming Engine, memory: PacketMemory, settings: WorkerSettings, counters: CounterBlock,
-        reader: ForwardingReader
+        engine: consuming Engine, memory: PacketMemory, limits: WorkerLimits, settings: WorkerSettings,
+        counters: CounterBlock, reader: ForwardingReader
     ) {
         self.engine = engine
         self.memory = memory
+        self.limits = limits
         self.settings = settings
         self.counters = counters
         self.reader = reader
         snapshot = reader.load()
         messages = OutboundMessages(memory)
-        coalescer = Coalescer(
-            slotLimit: WorkerLimits.writeSlots, mergesTCP: settings.coalescesTCP,
-            mergesUDP: settings.coalescesUDP)
+        coalescer = Coalescer(slotLimit: limits.writeSlots, merges: settings.coalesces)
         replies = ErrorReplies()
         segmentLimit = settings.segmentLimit
         arrivals = .allocate(capacity: memory.datagramBufferCount)
@@ -212,7 +213,17 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             return engine.enter(
                 waitingFor: queuedInline &+ arrival, timeoutMicroseconds: WorkerRest.microseconds)
         }
+        if settings.minimumWaitMicroseconds > 0, isUnderLoad, arrival > 0 {
+            return engine.enter(
+                waitingFor: queuedInline &+ limits.gatheredCompletions,
+                timeoutMicroseconds: settings.minimumWaitMicroseconds)
+        }
         return engine.enter(waitingFor: queuedInline &+ arrival, timeoutMicroseconds: -1)
+    }
+
+    /// Whether the last round brought so much that more will follow soon.
+    private var isUnderLoad: Bool {
+        roundSuperPackets > 0 || roundReads &+ roundDatagrams > WorkerLimits.sparseRoundPackets
     }
 
     private mutating func takeCompletions() {
@@ -237,14 +248,14 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             // One packet alone, a request say, is answered before the next comes: parking again costs one system
             // call for each, a burst that finds nothing would cost two.
             parkedStreak = roundReads > 0 ? parkedStreak &+ 1 : 0
-            if parkedStreak > 1 { burst = 2 }
+            if parkedStreak > 1 { burst = min(2, limits.readBurst) }
         } else if roundReads >= roundAsked, roundAsked > 0 {
-            burst = min(burst &* 2, WorkerLimits.readBurst)
+            burst = min(burst &* 2, limits.readBurst)
         } else {
             burst = max(1, roundReads)
             parkedStreak = 0
         }
-        if roundSuperPackets > 0 { burst = min(burst, WorkerLimits.superPacketReadBurst) }
+        if roundSuperPackets > 0 { burst = min(burst, limits.superPacketReadBurst) }
     }
 
     /// Polls after sparse traffic, a request that will be answered, say. Bulk traffic (super-packets, long batches) keeps

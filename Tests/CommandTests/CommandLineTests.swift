@@ -1,6 +1,8 @@
 import Addresses
 import ArgumentParser
 import Testing
+import Tunnel
+import Worker
 
 @testable import twilld
 
@@ -129,5 +131,38 @@ private func exitStatus(_ words: [String]) -> Int32? {
         #expect(failure?.status == .unavailable)
         #expect(failure?.message.contains("--kube-subnet-mgr") == true)
         #expect(throws: Never.self) { try parseRun(["-kube-subnet-mgr=false"]).refuseWhatIsNotBuilt() }
+    }
+
+    @Test func tuningFlagsReachTheDataPlane() throws {
+        let words =
+            "-workers 3 -cpus 0,1 -ring-entries 2048 -sq-poll -minimum-wait 50 -busy-poll 20 -batch 32"
+            + " -super-packet-batch 8 -receive-buffers 32 -receive-buffer-size 4096 -huge-pages"
+            + " -socket-buffer 1048576 -queue-length 500 -tun-tso4=false -tun-uso=false -udp-gro=false"
+        var expected = Tuning()
+        expected.workers = .fixed(3)
+        expected.cpus = [0, 1]
+        expected.ringEntries = 2048
+        expected.usesSubmissionPolling = true
+        expected.minimumWaitMicroseconds = 50
+        expected.busyPollMicroseconds = 20
+        expected.batch = 32
+        expected.superPacketBatch = 8
+        expected.receiveBuffers = 32
+        expected.receiveBufferBytes = 4096
+        expected.usesHugePages = true
+        expected.socketBufferBytes = 1 << 20
+        expected.queueLength = 500
+        expected.tunnelOffloads = [.checksum, .tcp6, .tcpECN]
+        expected.usesCoalescing = false
+        #expect(try parseRun(words.split(separator: " ").map(String.init)).tuning.tuning == expected)
+        #expect(try parseRun([]).tuning.tuning == Tuning())
+        #expect(try parseRun(["-workers=auto"]).tuning.tuning.workers == .automatic)
+        let withoutTSO = try parseRun(["-tun-tso4=false", "-tun-tso6=false"]).tuning.tuning
+        #expect(withoutTSO.tunnelOffloads == [.checksum, .udp])
+    }
+
+    @Test(arguments: [["-batch=65"], ["-ring-entries=512"], ["-workers=some"], ["-receive-buffer-size=2000"]])
+    func aTuningThatCannotWorkEndsTheCommand(words: [String]) {
+        #expect(exitStatus(words) == 64)
     }
 }

@@ -43,7 +43,7 @@ private func allocated(_ count: Int) -> UnsafeMutableRawPointer? {
                 flags: 1, gso_type: 1, hdr_len: 0, gso_size: 1400, csum_start: 20, csum_offset: 16)
             let arena = UnsafeMutableRawPointer.allocate(byteCount: 128 * 128, alignment: 64)
             let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: 256)
-            var coalescer = Coalescer(slotLimit: 8, mergesTCP: true, mergesUDP: true)
+            var coalescer = Coalescer(slotLimit: 8, merges: .all)
 
             var joined = 0
             var segments = 0

@@ -16,11 +16,11 @@ final class CoalescerHarness {
     private var used = 0
 
     init(
-        slotLimit: Int = 64, mergesTCP: Bool = true, mergesUDP: Bool = true,
+        slotLimit: Int = 64, merges: MergedKinds = .all,
         maximumSuperPacketBytes: Int = 65_535, packetLimit: Int = 160, packetBytes: Int = 4096
     ) {
         coalescer = Coalescer(
-            slotLimit: slotLimit, mergesTCP: mergesTCP, mergesUDP: mergesUDP,
+            slotLimit: slotLimit, merges: merges,
             maximumSuperPacketBytes: maximumSuperPacketBytes)
         memory = (0..<packetLimit).map { _ in GuardedMemory(capacity: packetBytes) }
     }

@@ -301,10 +301,12 @@ let flows: [(Version, Transport)] = [(.ipv4, .tcp), (.ipv6, .tcp), (.ipv4, .udp)
     func switches() {
         let tcp = (0..<3).map { packet($0, .ipv4, .tcp) }
         let udp = (0..<3).map { packet($0, .ipv6, .udp) }
-        let withoutTCP = CoalescerHarness(mergesTCP: false).run(tcp + udp)
+        let withoutTCP = CoalescerHarness(merges: .udp).run(tcp + udp)
         #expect(withoutTCP.map(\.packetCount) == [1, 1, 1, 3])
-        let withoutUDP = CoalescerHarness(mergesUDP: false).run(tcp + udp)
+        let withoutUDP = CoalescerHarness(merges: .tcp).run(tcp + udp)
         #expect(withoutUDP.map(\.packetCount) == [3, 1, 1, 1])
+        let withoutTCPOverIPv4 = CoalescerHarness(merges: [.tcpOverIPv6, .udp]).run(tcp + udp)
+        #expect(withoutTCPOverIPv4.map(\.packetCount) == [1, 1, 1, 3])
         #expect((withoutTCP + withoutUDP).flatMap(\.segments) == tcp + udp + tcp + udp)
     }
 
@@ -341,7 +343,7 @@ let flows: [(Version, Transport)] = [(.ipv4, .tcp), (.ipv6, .tcp), (.ipv4, .udp)
     @Test("The flow table forgets at a reset, also when its generation wraps")
     func generations() {
         var coalescer = Coalescer(
-            slotLimit: 4, mergesTCP: true, mergesUDP: true, maximumSuperPacketBytes: 65_535,
+            slotLimit: 4, merges: .all, maximumSuperPacketBytes: 65_535,
             generation: .max - 3)
         for _ in 0..<8 {
             let memory = (0..<3).map { _ in GuardedMemory(capacity: 4096) }

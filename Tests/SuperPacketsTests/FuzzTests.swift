@@ -109,7 +109,7 @@ extension SeededRandom {
         let corpus = corpus()
         let memory = (0..<32).map { _ in GuardedMemory(capacity: 4096) }
         defer { withExtendedLifetime(memory) {} }
-        var coalescer = Coalescer(slotLimit: 24, mergesTCP: true, mergesUDP: true)
+        var coalescer = Coalescer(slotLimit: 24, merges: .all)
         var added = 0
         var merged = 0
         var lengths: [Int] = []

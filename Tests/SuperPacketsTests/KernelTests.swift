@@ -92,7 +92,7 @@ struct KernelTests {
                         }
                         return base.packet()
                     }
-                    var coalescer = Coalescer(slotLimit: 4, mergesTCP: true, mergesUDP: true)
+                    var coalescer = Coalescer(slotLimit: 4, merges: .all)
                     let memory = packets.map { _ in GuardedMemory(capacity: 4096) }
                     defer { withExtendedLifetime(memory) {} }
                     for (bytes, memory) in zip(packets, memory) {

@@ -108,9 +108,8 @@ struct EndlessEngine: PacketEngine, ~Copyable {
 
     /// A million packets each way, sparse and dense, of many sizes, to peers, to nowhere, malformed.
     @Test func aMillionPacketsCostNoAllocation() {
-        let memory = PacketMemory(
-            tunnelBufferCount: WorkerLimits.tunnelBuffers, datagramBufferCount: WorkerLimits.datagramBuffers,
-            messageCount: WorkerLimits.messages, hugePages: false)!
+        let limits = try! WorkerLimits(Tuning())
+        let memory = PacketMemory(limits, hugePages: false)!
         let counters = CounterBlock.allocate()
         let publication = ForwardingPublication(workers: 1)
         publication.publish(Bench.routes())
@@ -145,8 +144,9 @@ struct EndlessEngine: PacketEngine, ~Copyable {
         var worker = Worker(
             engine: EndlessEngine(memory: memory, frames: frames, datagrams: datagrams + payload),
             memory: memory,
+            limits: limits,
             settings: WorkerSettings(
-                mtu: 1472, tunnelAddress: pod(1, 0), segmentLimit: 64, coalescesTCP: true, coalescesUDP: true),
+                mtu: 1472, tunnelAddress: pod(1, 0), segmentLimit: 64, coalesces: .all),
             counters: counters, reader: publication.reader(0))
         for _ in 0..<10 { #expect(worker.round() == 0) }
 

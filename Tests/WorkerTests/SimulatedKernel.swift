@@ -68,6 +68,7 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
 
     let kernel: SimulatedKernel
     let memory: PacketMemory
+    let entries: Int
     private var queued: [Operation] = []
     private var pending: [Operation] = []
     private var provided: [Int] = []
@@ -79,7 +80,8 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
     let overflows = 0
     let receiveRearms = 0
 
-    init(kernel: SimulatedKernel, memory: PacketMemory) {
+    init(kernel: SimulatedKernel, memory: PacketMemory, entries: Int) {
+        self.entries = entries
         self.kernel = kernel
         self.memory = memory
         bufferOwners = [Owner](repeating: .worker, count: memory.tunnelBufferCount)
@@ -87,7 +89,7 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
         datagramOwners = [Owner](repeating: .worker, count: memory.datagramBufferCount)
     }
 
-    var queueSpace: Int { 1024 - queued.count }
+    var queueSpace: Int { entries - queued.count }
 
     mutating func read(into buffer: Int, parked: Bool) {
         precondition(bufferOwners[buffer] == .worker, "tunnel buffer \(buffer) has two owners")
@@ -115,7 +117,7 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
     mutating func enter(waitingFor wanted: Int, timeoutMicroseconds: Int) -> Int32 {
         kernel.enters += 1
         systemCalls += 1
-        precondition(queued.count <= 1024, "more was queued than the queue holds")
+        precondition(queued.count <= entries, "more was queued than the queue holds")
         let taken =
             kernel.generator.chance(kernel.reluctance)
             ? Int.random(in: 0...queued.count, using: &kernel.generator) : queued.count
@@ -233,7 +235,7 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
             let datagrams = kernel.socketQueue.removeFirst()
             let index = provided.removeFirst()
             let buffer = memory.datagramBuffer(index)
-            let room = PacketMemory.datagramBufferStride - PacketMemory.datagramPayloadOffset
+            let room = memory.datagramBufferStride - PacketMemory.datagramPayloadOffset
             let kept = min(datagrams.payload.count, room)
             memset(buffer, 0, PacketMemory.datagramPayloadOffset)
             buffer.storeBytes(of: 16, as: UInt32.self)

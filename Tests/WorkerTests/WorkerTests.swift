@@ -31,19 +31,21 @@ struct Bench: ~Copyable {
     init(
         seed: UInt64 = 1, mtu: Int = 1472, segmentLimit: Int = 64, acceptsAnySource: Bool = false,
         coalesces: Bool = true,
-        busyPollMicroseconds: Int = 0
+        busyPollMicroseconds: Int = 0, minimumWaitMicroseconds: Int = 0, tuning: Tuning = Tuning()
     ) {
+        let limits = try! WorkerLimits(tuning)
         kernel = SimulatedKernel(seed: seed)
-        memory = PacketMemory(
-            tunnelBufferCount: WorkerLimits.tunnelBuffers, datagramBufferCount: WorkerLimits.datagramBuffers,
-            messageCount: WorkerLimits.messages, hugePages: false)!
+        memory = PacketMemory(limits, hugePages: false)!
         publication.publish(Bench.routes())
         worker = Worker(
-            engine: SimulatedEngine(kernel: kernel, memory: memory), memory: memory,
+            engine: SimulatedEngine(kernel: kernel, memory: memory, entries: limits.ringEntries),
+            memory: memory,
+            limits: limits,
             settings: WorkerSettings(
                 mtu: mtu, tunnelAddress: IPv4Address("10.66.1.0")!, acceptsAnySource: acceptsAnySource,
-                segmentLimit: segmentLimit, coalescesTCP: coalesces, coalescesUDP: coalesces,
-                busyPollMicroseconds: busyPollMicroseconds),
+                segmentLimit: segmentLimit, coalesces: coalesces ? .all : [],
+                busyPollMicroseconds: busyPollMicroseconds,
+                minimumWaitMicroseconds: minimumWaitMicroseconds),
             counters: counters, reader: publication.reader(0))
     }
 
@@ -267,7 +269,8 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
 
     @Test(arguments: 1...12)
     func nothingIsLostOrReorderedBesideWhatFailedAndWasCounted(seed: Int) {
-        var bench = Bench(seed: UInt64(seed), segmentLimit: [1, 64, 128][seed % 3])
+        var bench = Bench(
+            seed: UInt64(seed), segmentLimit: [1, 64, 128][seed % 3], tuning: Tuning.extremes[seed % 4])
         let kernel = bench.kernel
         kernel.lateness = [0, 2, 10][seed % 3]
         kernel.reluctance = [0, 0, 20, 60][seed % 4]

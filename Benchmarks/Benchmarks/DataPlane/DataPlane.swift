@@ -76,7 +76,7 @@ let benchmarks: @Sendable () -> Void = {
         let stride = 2048
         let arrived = TestTraffic.segments(count, stride: stride)
         defer { arrived.deallocate() }
-        var coalescer = Coalescer(slotLimit: 512, mergesTCP: true, mergesUDP: true)
+        var coalescer = Coalescer(slotLimit: 512, merges: .all)
         var writeCount = 0
         // `close` writes into the first segment's header, so that only the first round finds the burst as it arrived.
         let first = UnsafeMutableRawPointer.allocate(byteCount: TestTraffic.headerBytes, alignment: 64)

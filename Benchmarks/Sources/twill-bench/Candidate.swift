@@ -71,11 +71,14 @@ extension Candidate {
     static func twillVariants(program: String, flags: [String]) -> [Candidate] {
         [
             ("twill-uring", ["--engine=uring"]), ("twill-mmsg", ["--engine=mmsg"]),
-            ("twill-no-tso", ["--tun-tso=false"]), ("twill-no-uso", ["--tun-uso=false"]),
+            ("twill-no-tso", ["--tun-tso4=false", "--tun-tso6=false"]), ("twill-no-uso", ["--tun-uso=false"]),
             ("twill-no-gso", ["--udp-gso=false"]), ("twill-no-gro", ["--udp-gro=false"]),
             (
                 "twill-no-offloads",
-                ["--tun-tso=false", "--tun-uso=false", "--udp-gso=false", "--udp-gro=false"]
+                [
+                    "--tun-tso4=false", "--tun-tso6=false", "--tun-uso=false", "--udp-gso=false",
+                    "--udp-gro=false",
+                ]
             ),
             ("twill-busy-poll", ["--busy-poll=50"]),
         ].map { name, more in twill(name: name, program: program, flags: flags + more) }

@@ -45,6 +45,8 @@ int twill_receive_batch(int descriptor, struct twill_batch_message *messages, un
 
 // Pins the calling thread to one CPU. Returns 0 or an error number.
 int twill_pin_thread(int cpu);
+// How many CPUs the calling thread may use: 1 or more.
+int twill_usable_cpus(void);
 
 // The size of a control message with UDP_SEGMENT's 16-bit value: CMSG_SPACE(sizeof(uint16_t)).
 #define TWILL_SEGMENT_CONTROL_BYTES 24

@@ -63,10 +63,13 @@ extension GoFlag {
 
     /// How the data plane is tuned.
     static let tuning: [GoFlag] = [
-        GoFlag("engine"), GoFlag("workers"), GoFlag("cpus"), GoFlag("socket-buffer"), GoFlag("queue-length"),
-        GoFlag("tun-tso", .boolean),
+        GoFlag("engine"), GoFlag("workers"), GoFlag("cpus"),
+        GoFlag("ring-entries"), GoFlag("sq-poll", .boolean), GoFlag("minimum-wait"), GoFlag("busy-poll"),
+        GoFlag("batch"), GoFlag("super-packet-batch"),
+        GoFlag("receive-buffers"), GoFlag("receive-buffer-size"), GoFlag("huge-pages", .boolean),
+        GoFlag("socket-buffer"), GoFlag("queue-length"),
+        GoFlag("tun-tso4", .boolean), GoFlag("tun-tso6", .boolean), GoFlag("tun-ecn", .boolean),
         GoFlag("tun-uso", .boolean), GoFlag("udp-gso", .boolean), GoFlag("udp-gro", .boolean),
-        GoFlag("huge-pages", .boolean), GoFlag("busy-poll"),
     ]
 
     /// What is seen from outside.

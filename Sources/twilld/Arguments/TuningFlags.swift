@@ -1,79 +1,214 @@
 import ArgumentParser
+import Tunnel
 import Worker
 
-/// How the data plane is tuned: every limit with its arithmetic is in `Tuning`.
+/// How the data plane is tuned: defaults and ranges are in `Tuning`, what follows from them in `WorkerLimits`.
 struct TuningFlags: ParsableArguments {
     @Option(
         help: ArgumentHelp(
-            "What makes the system calls: uring, mmsg (plain calls), or auto: uring unless it is forbidden here.",
-            valueName: "name"))
+            """
+            What makes the system calls: uring, mmsg (plain calls, several times as many), or auto: uring unless it \
+            is forbidden here.
+            """, valueName: "name"))
     var engine = Tuning().engine
 
     @Option(
         help: ArgumentHelp(
-            "Threads that move packets, each with a queue of the device, a socket and a ring; 1 to 64.",
-            valueName: "number"))
-    var workers = Tuning().workerCount
+            """
+            Threads that move packets, \(Tuning.Ranges.workers.text), or auto: more carry more flows at once and leave \
+            fewer CPUs to the pods.
+            """, valueName: "number"))
+    var workers = Tuning().workers
 
     @Option(
         help: ArgumentHelp(
-            "CPUs to pin the workers to, in turn: 0,2,4. Without it the scheduler places them.",
-            valueName: "list"))
+            """
+            CPUs to pin the workers to, in turn, 0,2,4: steady caches and memory nearby, but no way out when a CPU is \
+            busy. Without it the scheduler places them.
+            """, valueName: "list"))
     var cpus: CPUList = CPUList(numbers: [])
 
     @Option(
         help: ArgumentHelp(
-            "Send and receive buffer of each socket, 64 KiB to 1 GiB: what a burst may hold.",
-            valueName: "bytes"))
-    var socketBuffer = Tuning().socketBufferBytes
+            """
+            Operations that one system call can carry, a power of two, \(Tuning.Ranges.ringEntries.text): more let \
+            more packets that nothing can be merged with through at once, for memory.
+            """, valueName: "number"))
+    var ringEntries = Tuning().ringEntries
 
-    @Option(help: ArgumentHelp("Packets that wait in the device's queue; 1 to 65536.", valueName: "packets"))
-    var queueLength = 1000
+    @Option(
+        help: ArgumentHelp(
+            "A kernel thread takes submissions without a system call: it needs a CPU of its own for each worker.",
+            valueName: "bool"))
+    var sqPoll = Tuning().usesSubmissionPolling
 
-    @Option(help: ArgumentHelp("Take TCP super-packets from and give them to the device.", valueName: "bool"))
-    var tunTso = true
+    @Option(
+        help: ArgumentHelp(
+            """
+            Microseconds, \(Tuning.Ranges.minimumWaitMicroseconds.text), that a worker under load waits for more before \
+            it wakes: fewer and fuller rounds for latency. The mmsg engine wakes at the first packet all the same.
+            """, valueName: "microseconds"))
+    var minimumWait = Tuning().minimumWaitMicroseconds
 
-    @Option(help: ArgumentHelp("The same for UDP (Linux 6.2).", valueName: "bool"))
-    var tunUso = true
+    @Option(
+        help: ArgumentHelp(
+            """
+            Microseconds, \(Tuning.Ranges.busyPollMicroseconds.text), to poll before sleeping when traffic is sparse: \
+            latency for CPU time.
+            """, valueName: "microseconds"))
+    var busyPoll = Tuning().busyPollMicroseconds
 
-    @Option(help: ArgumentHelp("Send many datagrams in one operation (UDP_SEGMENT).", valueName: "bool"))
-    var udpGso = Tuning().usesSegmentation
+    @Option(
+        help: ArgumentHelp(
+            """
+            Packets read from the device at once, \(Tuning.Ranges.batch.text): more share one send and one system \
+            call, fewer wait less for each other and stay in smaller caches.
+            """, valueName: "packets"))
+    var batch = Tuning().batch
 
-    @Option(help: ArgumentHelp("Receive many datagrams in one operation (UDP_GRO).", valueName: "bool"))
-    var udpGro = Tuning().usesCoalescing
+    @Option(
+        help: ArgumentHelp(
+            """
+            The same while super-packets come, \(Tuning.Ranges.superPacketBatch.text): each is up to 64 KiB, and what \
+            does not fit the second-level cache is fetched twice.
+            """, valueName: "packets"))
+    var superPacketBatch = Tuning().superPacketBatch
 
-    @Option(help: ArgumentHelp("Ask for huge pages for packet buffers.", valueName: "bool"))
+    @Option(
+        help: ArgumentHelp(
+            """
+            Buffers for received datagrams of each worker, a power of two, \(Tuning.Ranges.receiveBuffers.text): \
+            more take in longer bursts, fewer stay in the cache.
+            """, valueName: "number"))
+    var receiveBuffers = Tuning().receiveBuffers
+
+    @Option(
+        help: ArgumentHelp(
+            """
+            Bytes of each, \(Tuning.Ranges.receiveBufferBytes.text): small ones save memory and caches, but need \
+            --udp-gro=false, as what the kernel coalesces has up to 65507 bytes.
+            """, valueName: "bytes"))
+    var receiveBufferSize = Tuning().receiveBufferBytes
+
+    @Option(
+        help: ArgumentHelp(
+            "Ask for huge pages for packet buffers: fewer address look-ups for memory that comes in 2 MiB steps.",
+            valueName: "bool"))
     var hugePages = Tuning().usesHugePages
 
     @Option(
         help: ArgumentHelp(
-            "Microseconds to poll before sleeping, 0 to 1000: latency for CPU time.",
-            valueName: "microseconds"))
-    var busyPoll = Tuning().busyPollMicroseconds
+            """
+            Bytes of the send and of the receive buffer of each socket, \(Tuning.Ranges.socketBufferBytes.text): longer \
+            bursts are not lost, but may wait longer.
+            """, valueName: "bytes"))
+    var socketBuffer = Tuning().socketBufferBytes
+
+    @Option(
+        help: ArgumentHelp(
+            """
+            Packets that wait in the device's queue, \(Tuning.Ranges.queueLength.text): longer bursts are not lost, \
+            but may wait longer.
+            """, valueName: "packets"))
+    var queueLength = Tuning().queueLength
+
+    @Option(
+        help: ArgumentHelp(
+            "Take TCP super-packets over IPv4 from and give them to the device: off costs most of the throughput.",
+            valueName: "bool"))
+    var tunTso4 = true
+
+    @Option(help: ArgumentHelp("The same for TCP over IPv6.", valueName: "bool"))
+    var tunTso6 = true
+
+    @Option(
+        help: ArgumentHelp(
+            "Take TCP super-packets that announce congestion (CWR) whole too; off, the kernel cuts those.",
+            valueName: "bool"))
+    var tunEcn = true
+
+    @Option(
+        help: ArgumentHelp(
+            "Take UDP super-packets from and give them to the device (Linux 6.2): fewer, larger operations.",
+            valueName: "bool"))
+    var tunUso = true
+
+    @Option(
+        help: ArgumentHelp(
+            "Send many datagrams in one operation (UDP_SEGMENT): off only for paths whose devices break it.",
+            valueName: "bool"))
+    var udpGso = Tuning().usesSegmentation
+
+    @Option(
+        help: ArgumentHelp(
+            "Receive many datagrams in one operation (UDP_GRO): off costs throughput and lets buffers be small.",
+            valueName: "bool"))
+    var udpGro = Tuning().usesCoalescing
 
     /// The same for the data plane.
     var tuning: Tuning {
         var tuning = Tuning()
         tuning.engine = engine
-        tuning.workerCount = workers
+        tuning.workers = workers
         tuning.cpus = cpus.numbers
+        tuning.ringEntries = ringEntries
+        tuning.usesSubmissionPolling = sqPoll
+        tuning.minimumWaitMicroseconds = minimumWait
+        tuning.busyPollMicroseconds = busyPoll
+        tuning.batch = batch
+        tuning.superPacketBatch = superPacketBatch
+        tuning.receiveBuffers = receiveBuffers
+        tuning.receiveBufferBytes = receiveBufferSize
+        tuning.usesHugePages = hugePages
         tuning.socketBufferBytes = socketBuffer
-        if !tunTso { tuning.tunnelOffloads.subtract([.tcp4, .tcp6, .tcpECN]) }
-        if !tunUso { tuning.tunnelOffloads.subtract(.udp) }
+        tuning.queueLength = queueLength
+        tuning.tunnelOffloads = tunnelOffloads
         tuning.usesSegmentation = udpGso
         tuning.usesCoalescing = udpGro
-        tuning.usesHugePages = hugePages
-        tuning.busyPollMicroseconds = busyPoll
         return tuning
     }
 
+    private var tunnelOffloads: TunnelOffloads {
+        var offloads: TunnelOffloads = .checksum
+        if tunTso4 { offloads.insert(.tcp4) }
+        if tunTso6 { offloads.insert(.tcp6) }
+        // ECN is an addition to TCP super-packets; alone the kernel refuses it (drivers/net/tun.c).
+        if tunEcn, tunTso4 || tunTso6 { offloads.insert(.tcpECN) }
+        if tunUso { offloads.insert(.udp) }
+        return offloads
+    }
+
     func validate() throws {
-        let limits: [(String, Int, ClosedRange<Int>)] = [
-            ("workers", workers, 1...64), ("socket-buffer", socketBuffer, 65_536...1 << 30),
-            ("queue-length", queueLength, 1...65_536), ("busy-poll", busyPoll, 0...1000),
-        ]
-        for (name, value, range) in limits where !range.contains(value) {
-            throw ValidationError("--\(name) is \(value); it is \(range.lowerBound) to \(range.upperBound)")
+        do throws(TuningError) {
+            _ = try WorkerLimits(tuning)
+        } catch {
+            throw ValidationError(error.description)
+        }
+    }
+}
+
+extension ClosedRange<Int> {
+    /// As a sentence has it.
+    fileprivate var text: String { "\(lowerBound) to \(upperBound)" }
+}
+
+extension WorkerCount: ExpressibleByArgument {
+    /// A number, or `auto`.
+    public init?(argument: String) {
+        if argument == "auto" {
+            self = .automatic
+        } else if let count = Int(argument) {
+            self = .fixed(count)
+        } else {
+            return nil
+        }
+    }
+
+    /// As it is written.
+    public var defaultValueDescription: String {
+        switch self {
+        case .automatic: "auto"
+        case .fixed(let count): "\(count)"
         }
     }
 }

@@ -239,7 +239,7 @@ actor Daemon {
             metadata: [
                 "engine": "\(made.engine.rawValue)",
                 "interface": "\(settings.tunnelName)", "bound": "\(key.underlay)", "mtu": "\(mtu)",
-                "workers": "\(settings.tuning.workerCount)",
+                "workers": "\(made.workerCount)",
                 "udp_segments": "\(made.underlayOffloads.segmentLimit)",
             ])
         return made
@@ -299,7 +299,7 @@ actor Daemon {
         let desired = DesiredNetwork(
             tunnel: TunnelSettings(
                 interfaceName: flags.tunnel.tunName, address: subnet.address, network: configuration.network,
-                mtu: mtu, transmitQueueLength: flags.tuning.queueLength),
+                mtu: mtu, transmitQueueLength: flags.tuning.tuning.queueLength),
             rules: PacketFilterSettings(
                 network: configuration.network, subnet: subnet, masquerades: flags.rules.ipMasq,
                 randomizesPorts: !flags.rules.ipMasqFullyRandomDisable,
@@ -410,6 +410,7 @@ extension CommandFailure {
             case .tunnel(let error): error.errorNumber
             case .socket(let error): error.errorNumber
             case .engine: 0
+            case .tuning: EINVAL
             case .resource(_, let errorNumber): errorNumber
             }
         let status: ExitStatus =
