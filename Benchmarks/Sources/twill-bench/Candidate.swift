@@ -1,9 +1,9 @@
 import Foundation
 
 /// A way to get a packet from node 1 to node 2. In every word of a command `{node}` and `{peer}` stand for the
-/// two nodes' numbers (1 and 2), `{processors}` for the machine's processors in the order in which the node takes
-/// them, `{underlay}` and `{peer-underlay}` for their addresses on the underlay,
-/// `{device}` for the device's name, `{dir}` for an empty folder that both nodes share.
+/// two nodes' numbers (1 and 2), `{underlay}` and `{peer-underlay}` for their addresses on the underlay,
+/// `{processors}` for the node's share of the machine's processors, `{device}` for the device's name, `{dir}` for
+/// an empty folder that both nodes share.
 ///
 /// A JSON file of the same shape adds any other program: see `docs/benchmarks.md`.
 struct Candidate: Codable {
@@ -143,7 +143,7 @@ struct RunningCandidate {
                 word.replacing("{node}", with: "\(node)").replacing("{peer}", with: "\(3 - node)")
                     .replacing("{underlay}", with: Lab.underlayAddress(node))
                     .replacing("{peer-underlay}", with: Lab.underlayAddress(3 - node))
-                    .replacing(Candidate.processorsPlaceholder, with: Lab.processors(node))
+                    .replacing(Candidate.processorsPlaceholder, with: Lab.processors(ofNode: node))
                     .replacing("{device}", with: devices.isEmpty ? "" : devices[node - 1]).replacing(
                         "{dir}", with: folder)
             }

@@ -34,12 +34,13 @@ struct Lab {
 
     static func underlayAddress(_ node: Int) -> String { "172.20.32.\(100 + node)" }
 
-    /// The machine's processors as a list that starts at another place for each node: two daemons that pin in turn
-    /// do not start on one processor.
-    static func processors(_ node: Int) -> String {
+    /// A node's share of the processors, as taskset takes it: an equal part of them, or one that it shares with
+    /// other nodes where there are more nodes than processors.
+    static func processors(ofNode node: Int) -> String {
         let count = ProcessInfo.processInfo.activeProcessorCount
-        let first = (node - 1) * count / 2
-        return (0..<count).map { "\((first + $0) % count)" }.joined(separator: ",")
+        let share = max(count / 2, 1)
+        let first = (node - 1) * share % count
+        return share == 1 ? "\(first)" : "\(first)-\(first + share - 1)"
     }
 
     /// The words that run `command` on a node.

@@ -107,6 +107,6 @@ struct TuneReport {
 
     /// A value as node 1 has it.
     private func shown(_ value: String) -> String {
-        value.replacing(Candidate.processorsPlaceholder, with: Lab.processors(1))
+        value.replacing(Candidate.processorsPlaceholder, with: Lab.processors(ofNode: 1))
     }
 }

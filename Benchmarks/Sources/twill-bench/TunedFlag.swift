@@ -18,7 +18,7 @@ struct TunedFlag: Codable, Equatable {
             ("cpus", [Candidate.processorsPlaceholder]),
             ("ring-entries", ["2048", "4096"]),
             ("receive-buffers", ["8", "16", "32", "64"]),
-            ("receive-buffer-size", ["16384", "32768"]),
+            ("receive-buffer-size", ["16384"]),
             ("batch", ["16", "32", "64"]),
             ("super-packet-batch", ["2", "4", "8", "16"]),
             ("minimum-wait", ["0", "10", "50"]),
