@@ -63,6 +63,7 @@ struct Tune: ParsableCommand {
         print("score: \(goal.scoreMeaning); over the default's, median ± half the range of the rounds\n")
         print(report.table)
         if let together = report.tableTogether { print("\n\(together)") }
+        if let disturbance = report.disturbance { print("\n! \(disturbance)") }
         print("\n\(report.verdict)\n\(path)")
         if failure is Interruption { throw ExitCode(128 + SIGINT) }
         if let failure { throw failure }

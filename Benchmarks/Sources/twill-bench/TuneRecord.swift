@@ -10,7 +10,9 @@ struct TuneRecord: Codable {
     let settings: Settings
     var trials: [TuneTrial]
     /// The found set as a whole beside the defaults.
-    var together: [TuneRound] = []
+    private(set) var together: [TuneRound] = []
+    /// Rounds of these that were measured anew because other programs disturbed them.
+    private(set) var repeatedRoundsTogether = 0
     /// Why the found set as a whole cannot be had.
     var togetherFailure: String?
 
@@ -55,6 +57,15 @@ struct TuneRecord: Codable {
     var turnsLeft: Int {
         let ofFlags = trials.reduce(0) { $0 + $1.turnsLeft }
         return isComplete ? 0 : ofFlags + 2 * (settings.roundsTogether - together.count)
+    }
+
+    /// Takes in a round of the found set; see `TuneTrial.add`.
+    mutating func addTogether(_ round: TuneRound) {
+        if round.isDisturbed, repeatedRoundsTogether < settings.roundsTogether {
+            repeatedRoundsTogether += 1
+        } else {
+            together.append(round)
+        }
     }
 
     // MARK: On disk

@@ -80,6 +80,18 @@ struct TuneReport {
             : "all together: \(comparison.text), no better than the defaults beyond the spread: keep the defaults"
     }
 
+    /// How quiet the machine was; nil where nobody else took anything.
+    var disturbance: String? {
+        let counted = record.trials.flatMap { $0.screening + $0.confirmation } + record.together
+        let disturbed = counted.filter(\.isDisturbed).count
+        let repeated = record.trials.map(\.repeatedRounds).reduce(record.repeatedRoundsTogether, +)
+        guard disturbed + repeated > 0 else { return nil }
+        return """
+            other programs took over \(TuneRound.toleratedLoad) of a processor: \(repeated) rounds were measured \
+            anew, \(disturbed) of the \(counted.count) that count are such
+            """
+    }
+
     // MARK: The configuration file
 
     /// What `twilld --config` reads. Values that did not prove themselves as a whole are there as comments.
@@ -94,6 +106,7 @@ struct TuneReport {
             "# score: \(settings.goal.scoreMeaning)",
             "# \(verdict)",
         ]
+        if let disturbance { lines.append("# \(disturbance)") }
         for (trial, value) in record.found {
             let setting = "\(trial.flag.name) = \(shown(value))"
             lines += [

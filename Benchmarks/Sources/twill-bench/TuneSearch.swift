@@ -65,7 +65,7 @@ struct TuneSearch {
             let found = try takeTurn(
                 "the found set",
                 flags: ["--config=\(path)"] + perNode.map { "--\($0.trial.flag.name)=\($0.value)" })
-            record.together.append(
+            record.addTogether(
                 TuneRound(byDefault: byDefault, byValue: [TuneRecord.foundKey: found]))
         } catch let error where !(error is Interruption) {
             record.togetherFailure = "\(error)"
@@ -84,17 +84,19 @@ struct TuneSearch {
                 .twill(name: "twill", program: record.settings.twilld, flags: flags), turn: turn)
             defer { running.stop() }
             var figures: [String: Double] = [:]
+            let load = OtherLoad.now()
             for measurement in measurements {
                 let values = try measurement.run(running, record.settings.seconds)
                 for (metric, value) in zip(measurement.metrics, values) { figures[metric.name] = value }
                 try stopIfAsked()
             }
+            let otherLoad = load.processors()
             try running.checkAlive()
             guard let score = record.settings.goal.score(figures, of: metrics) else {
                 throw CommandError(description: "carried nothing in one of its measurements")
             }
             // JSON has no infinity.
-            return TuneTurn(score: score, figures: figures.filter { $0.value.isFinite })
+            return TuneTurn(score: score, figures: figures.filter { $0.value.isFinite }, otherLoad: otherLoad)
         } catch {
             // A signal from the terminal reaches the daemons and the load too: that they ended says nothing.
             try stopIfAsked()

@@ -5,6 +5,8 @@ struct TuneTurn: Codable, Equatable {
     let score: Double
     /// Every metric that was measured, by name.
     let figures: [String: Double]
+    /// Processors that programs outside of the lab kept busy meanwhile.
+    let otherLoad: Double
 }
 
 /// Turns right after one another: only these are compared, as a machine's speed drifts.
@@ -12,6 +14,15 @@ struct TuneRound: Codable, Equatable {
     let byDefault: TuneTurn
     /// By what stood in the default's place.
     let byValue: [String: TuneTurn]
+
+    /// What other programs may take without showing in the figures: a twentieth of a processor is within the
+    /// spread of a quiet machine.
+    static let toleratedLoad = 0.05
+
+    /// Whether other programs disturbed a turn.
+    var isDisturbed: Bool {
+        ([byDefault] + byValue.values).contains { $0.otherLoad > TuneRound.toleratedLoad }
+    }
 }
 
 /// How two settings compare, round by round.
@@ -62,6 +73,8 @@ struct TuneTrial: Codable {
     private(set) var confirmation: [TuneRound] = []
     /// Why a value cannot be had, by value.
     private(set) var failures: [String: String] = [:]
+    /// Rounds that were measured anew because other programs disturbed them.
+    private(set) var repeatedRounds = 0
 
     init(_ flag: TunedFlag, rounds: Int) {
         self.flag = flag
@@ -75,8 +88,13 @@ struct TuneTrial: Codable {
         return [promising]
     }
 
-    /// Takes in a round of what `nextValues` asked for.
+    /// Takes in a round of what `nextValues` asked for; a disturbed one counts only where the machine does not
+    /// become quiet.
     mutating func add(_ round: TuneRound) {
+        if round.isDisturbed, repeatedRounds < rounds {
+            repeatedRounds += 1
+            return
+        }
         if screening.count < rounds { screening.append(round) } else { confirmation.append(round) }
     }
 

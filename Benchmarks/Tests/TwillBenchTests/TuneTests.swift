@@ -3,7 +3,9 @@ import Testing
 
 @testable import twill_bench
 
-private func turn(_ score: Double) -> TuneTurn { TuneTurn(score: score, figures: [:]) }
+private func turn(_ score: Double, otherLoad: Double = 0) -> TuneTurn {
+    TuneTurn(score: score, figures: [:], otherLoad: otherLoad)
+}
 
 /// Plays a search over one flag: `score` gives what a value comes to in a round, counted from 0.
 private func play(
@@ -94,6 +96,19 @@ struct TuneTests {
         #expect(trial.chosen == "32")
     }
 
+    @Test("A disturbed round is measured anew, but not for ever")
+    func disturbed() {
+        var trial = TuneTrial(batch, rounds: 2)
+        for _ in 0..<4 {
+            #expect(trial.nextValues == ["16", "32"])
+            trial.add(
+                TuneRound(
+                    byDefault: turn(1), byValue: ["16": turn(1), "32": turn(1, otherLoad: 0.5)]))
+        }
+        #expect(trial.repeatedRounds == 2)
+        #expect(trial.nextValues == nil)
+    }
+
     @Test("A flag none of whose values works is done")
     func allFail() {
         var trial = TuneTrial(batch, rounds: 3)
@@ -149,8 +164,9 @@ struct TuneReportTests {
                 goal: .throughput, underlay: .plain, seconds: 1, rounds: 2, twilld: "/twilld", flags: [batch])
         )
         _ = play(&record.trials[0]) { value, _ in value == "32" ? 1.1 : 1 }
-        record.together = together.map {
-            TuneRound(byDefault: turn(1), byValue: [TuneRecord.foundKey: turn($0)])
+        for score in together {
+            record.addTogether(
+                TuneRound(byDefault: turn(1), byValue: [TuneRecord.foundKey: turn(score)]))
         }
         return record
     }
