@@ -143,7 +143,7 @@ extension Measurement {
                         on: 1,
                         [
                             "iperf3", "-c", running.address, "-C", "cubic", "-t",
-                            "\(Int(seconds.rounded(.up)) + 1)",
+                            "\(Int(seconds.rounded(.up)) + 5)",
                         ], label: "bulk")
                     usleep(300_000)
                 }
@@ -152,8 +152,11 @@ extension Measurement {
                 // wait for hundreds of short ones, wherever the flow pauses.
                 let pace = besideBulk ? ["--interval", "1000"] : []
                 let report = try traffic("round-trip", running, ["--seconds", "\(seconds)"] + pace)
-                if let status = bulk?.wait(), status != 0 {
-                    throw CommandError(description: "iperf3 beside it: \(bulk?.lastWords ?? "")")
+                if let bulk, let status = bulk.exitStatusIfEnded() {
+                    throw CommandError(
+                        description:
+                            "iperf3 ended before the round trips beside it, status \(status): \(bulk.lastWords)"
+                    )
                 }
                 return percentiles.map { report[$0.1] ?? .infinity }
             })

@@ -7,28 +7,28 @@ struct TunedFlag: Codable, Equatable {
     /// Without the default.
     let values: [String]
 
-    /// What is worth trying of each flag: a step or two to both sides of where defaults have been. What a machine
-    /// or the other flags do not allow, the daemon refuses by name, and the table says so.
+    /// What is worth trying of each flag: a step to both sides of where defaults have been. What a machine or the
+    /// other flags do not allow, the daemon refuses by name, and the table says so.
     private static func catalogue(processors: Int) -> [(name: String, values: [String])] {
-        let workers = sequence(first: 1) { $0 * 2 }.prefix { $0 <= processors }.map(String.init)
+        let workers = sequence(first: 2) { $0 * 2 }.prefix { $0 <= processors }.map(String.init)
         let either = ["true", "false"]
         return [
-            ("engine", ["uring", "mmsg"]),
+            ("engine", ["mmsg"]),
             ("workers", workers),
             ("cpus", [Candidate.processorsPlaceholder]),
-            ("ring-entries", ["2048", "4096"]),
-            ("receive-buffers", ["8", "16", "32", "64"]),
-            ("receive-buffer-size", ["16384"]),
             ("batch", ["16", "32", "64"]),
-            ("super-packet-batch", ["2", "4", "8", "16"]),
-            ("minimum-wait", ["0", "10", "50"]),
+            ("super-packet-batch", ["2", "4", "8"]),
+            ("receive-buffers", ["8", "16", "64"]),
+            ("receive-buffer-size", ["16384"]),
+            ("ring-entries", ["1024", "4096"]),
+            ("minimum-wait", ["0", "20"]),
+            ("busy-poll", ["0", "50", "200"]),
             ("sq-poll", either),
-            ("tun-tso4", either), ("tun-tso6", either), ("tun-ecn", either), ("tun-uso", either),
             ("udp-gso", either), ("udp-gro", either),
+            ("tun-tso4", either), ("tun-uso", either), ("tun-ecn", either), ("tun-tso6", either),
             ("socket-buffer", ["1048576", "8388608", "33554432"]),
             ("queue-length", ["250", "1000", "4000"]),
             ("huge-pages", either),
-            ("busy-poll", ["0", "20", "50", "200"]),
         ]
     }
 
