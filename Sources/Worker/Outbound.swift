@@ -27,6 +27,9 @@ extension Worker where Engine: ~Copyable {
         else {
             return drop(buffer, .dropOutboundMalformed)
         }
+        #if TWILL_EXTRA_COPY
+            extraCopy.copyMemory(from: bytes, byteCount: packetLength)
+        #endif
         let packet = IPPacket(bytes, length: packetLength)
         let peer =
             packet.isIPv4

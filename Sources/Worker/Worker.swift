@@ -105,6 +105,10 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// Operations queued since the last enter that will complete within it.
     var queuedInline = 0
     var failedSegmentations = 0
+    #if TWILL_EXTRA_COPY
+        /// Where the copy goes that nobody needs.
+        let extraCopy = UnsafeMutableRawPointer.allocate(byteCount: 65_536, alignment: 64)
+    #endif
 
     /// Makes a worker.
     ///
@@ -138,6 +142,9 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     deinit {
         arrivals.deallocate()
         heldBuffers.deallocate()
+        #if TWILL_EXTRA_COPY
+            extraCopy.deallocate()
+        #endif
     }
 
     /// Ends every operation and closes the engine; the worker is not used any more after this.

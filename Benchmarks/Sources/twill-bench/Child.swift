@@ -52,10 +52,13 @@ struct Child {
     /// Asks the process to end, and makes it after `seconds`; false where it had to be made.
     @discardableResult
     func stop(within seconds: Double = 3) -> Bool {
-        kill(processIdentifier, SIGTERM)
         let deadline = Date.now.addingTimeInterval(seconds)
+        var isAsked = false
         while Date.now < deadline {
-            if exitStatusIfEnded() != nil { return true }
+            // Its number may be another process's once it was waited for.
+            if waitpid(processIdentifier, nil, WNOHANG) != 0 { return true }
+            if !isAsked { kill(processIdentifier, SIGTERM) }
+            isAsked = true
             usleep(5000)
         }
         kill(processIdentifier, SIGKILL)

@@ -40,7 +40,7 @@ struct TuneReport {
     /// Every metric of the found set beside the defaults; nil where they have not been measured.
     var tableTogether: String? {
         guard !record.together.isEmpty else { return nil }
-        let metrics = record.settings.goal.measurements.flatMap(\.metrics)
+        let metrics = record.settings.goal.measurements.flatMap(\.metrics).filter { !$0.isLimit }
         let table = TextTable<Metric> { metric in
             let pairs = record.together.compactMap { round -> (Double, Double)? in
                 guard let found = round.byValue[TuneRecord.foundKey]?.figures[metric.name],
