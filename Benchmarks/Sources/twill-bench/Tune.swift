@@ -62,6 +62,7 @@ struct Tune: ParsableCommand {
         ProgressLine.note("")
         print("score: \(goal.scoreMeaning); over the default's, median ± half the range of the rounds\n")
         print(report.table)
+        for failure in report.failures { print("! \(failure)") }
         if let together = report.tableTogether { print("\n\(together)") }
         if let disturbance = report.disturbance { print("\n! \(disturbance)") }
         print("\n\(report.verdict)\n\(path)")

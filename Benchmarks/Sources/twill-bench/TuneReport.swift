@@ -17,8 +17,8 @@ struct TuneReport {
             for (index, value) in trial.flag.values.enumerated() {
                 var row = Row(value: shown(value), score: trial.comparison(value).text)
                 if index == 0 { (row.flag, row.defaultValue) = (trial.flag.name, trial.flag.defaultValue) }
-                if let message = trial.failures[value] {
-                    row.verdict = "failed: \(message)"
+                if trial.failures[value] != nil {
+                    row.verdict = "failed"
                 } else if trial.chosen == value {
                     row.verdict = "chosen"
                 }
@@ -35,6 +35,15 @@ struct TuneReport {
             ]
         }
         return table.string(for: rows, style: Style.simple) ?? ""
+    }
+
+    /// Why values failed, a line each.
+    var failures: [String] {
+        record.trials.flatMap { trial in
+            trial.flag.values.compactMap { value in
+                trial.failures[value].map { "\(trial.flag.name) \(shown(value)): \($0)" }
+            }
+        }
     }
 
     /// Every metric of the found set beside the defaults; nil where they have not been measured.
