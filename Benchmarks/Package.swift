@@ -25,6 +25,10 @@ let package = Package(
     targets: [
         .target(name: "CMessages"),
         .target(name: "CPerfEvents"),
+        .target(name: "CRingLoop"),
+        .target(
+            name: "RingLoop", dependencies: [.product(name: "TwillDataPlane", package: "twill")],
+            swiftSettings: settings),
         .target(name: "CCopyCount"),
         .executableTarget(
             name: "twill-bench",
@@ -63,6 +67,7 @@ let package = Package(
             dependencies: [
                 .product(name: "TwillDataPlane", package: "twill"),
                 .product(name: "CAllocationCount", package: "twill"),
+                "CRingLoop", "RingLoop",
                 .product(name: "Benchmark", package: "benchmark"),
             ],
             path: "Benchmarks/DataPlane",

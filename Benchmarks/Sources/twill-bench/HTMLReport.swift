@@ -106,7 +106,8 @@ struct HTMLReport {
     }
 
     private func ratios(_ figure: Summary.Figure) -> String {
-        [figure.ratio, figure.ratioToBaseline].map { ratio in
+        guard figure.median != 0, figure.ratio != nil || figure.ratioToBaseline != nil else { return "" }
+        return [figure.ratio, figure.ratioToBaseline].map { ratio in
             ratio.map { String(format: $0 < 10 ? "×%.2f" : "×%.0f", $0) } ?? "–"
         }.joined(separator: " · ")
     }
@@ -219,7 +220,7 @@ struct HTMLReport {
         figcaption { font-weight: 600; } figcaption span { font-weight: 400; font-size: 13px; }
         svg { width: 100%; height: auto; font: 13px system-ui, sans-serif; }
         svg text { fill: var(--text); } svg .name { text-anchor: end; }
-        svg .ratio, svg .tick, svg .zone { fill: var(--quiet); } svg .tick, svg .zone { text-anchor: middle; } svg .bad { fill: var(--warn); }
+        svg .ratio, svg .tick, svg .zone { fill: var(--quiet); } svg .tick { text-anchor: middle; } svg .bad { fill: var(--warn); }
         svg .tick, svg .zone { font-size: 11px; }
         .own { fill: var(--own); } .other { fill: var(--other); }
         .whisker { stroke: var(--text); stroke-width: 1.5; opacity: .55; }

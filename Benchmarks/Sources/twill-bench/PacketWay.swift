@@ -82,7 +82,7 @@ struct PacketWay {
         }
         return """
             <svg viewBox="0 0 460 104" role="img"><path class="border" d="M0 57H460"/>\
-            <text class="zone" x="230" y="50">user space</text><text class="zone" x="230" y="70">kernel</text>\
+            <text class="zone" x="2" y="52">user space</text><text class="zone" x="2" y="70">kernel</text>\
             <path class="way" d="\(path)"/>\(marks)</svg>
             """
     }

@@ -2,8 +2,8 @@ import CLinux
 import Engines
 import Glibc
 
-/// A ring whose socket sends to itself over the loopback interface, and memory for it.
-struct LoopbackEngine: ~Copyable {
+/// A ring whose socket sends to itself over the loopback interface, and memory for it: CRingLoop.h.
+private final class RingLoop {
     private static let payloadBytes = 64
     private static let receiveBuffers = 16
 
@@ -21,6 +21,7 @@ struct LoopbackEngine: ~Copyable {
         address.sin_family = sa_family_t(AF_INET)
         address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
         var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let socket = socket
         withUnsafeMutablePointer(to: &address) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
                 _ = bind(socket, $0, length)
@@ -49,7 +50,7 @@ struct LoopbackEngine: ~Copyable {
     var systemCalls: Int { engine.systemCalls }
 
     /// Sends one datagram and takes it in again; false where the ring gave up.
-    mutating func roundTrip() -> Bool {
+    func roundTrip() -> Bool {
         engine.send(0)
         var isBack = false
         while !isBack {
@@ -63,7 +64,7 @@ struct LoopbackEngine: ~Copyable {
         return true
     }
 
-    consuming func end() {
+    func end() {
         engine.close()
         memory.deallocate()
         vector.deallocate()
@@ -71,4 +72,24 @@ struct LoopbackEngine: ~Copyable {
         close(socket)
         close(wake)
     }
+}
+
+@_cdecl("ring_loop_make")
+func makeRingLoop() -> UnsafeMutableRawPointer? {
+    (try? RingLoop()).map { Unmanaged.passRetained($0).toOpaque() }
+}
+
+@_cdecl("ring_loop_round_trip")
+func roundTrip(_ loop: UnsafeMutableRawPointer) -> Bool {
+    Unmanaged<RingLoop>.fromOpaque(loop).takeUnretainedValue().roundTrip()
+}
+
+@_cdecl("ring_loop_system_calls")
+func systemCalls(_ loop: UnsafeMutableRawPointer) -> Int {
+    Unmanaged<RingLoop>.fromOpaque(loop).takeUnretainedValue().systemCalls
+}
+
+@_cdecl("ring_loop_end")
+func end(_ loop: UnsafeMutableRawPointer) {
+    Unmanaged<RingLoop>.fromOpaque(loop).takeRetainedValue().end()
 }
