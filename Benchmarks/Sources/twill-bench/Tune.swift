@@ -46,9 +46,7 @@ struct Tune: ParsableCommand {
     }
 
     func run() throws {
-        guard getuid() == 0 else {
-            throw CommandError(description: "network namespaces and TUN devices need root: run it with sudo")
-        }
+        try Prerequisites.check(twilld: twilld)
         let path = output ?? Lab.repository + "/results/tune-\(goal.rawValue).conf"
         var search = TuneSearch(try startingRecord(path + ".json"))
         Interrupt.install()
