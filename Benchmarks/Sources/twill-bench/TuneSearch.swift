@@ -55,11 +55,11 @@ struct TuneSearch {
     /// One round of the defaults and of the found set, which the daemon reads from a file.
     private mutating func measureTogether() throws {
         let byDefault = try takeTurn("the defaults", flags: [])
-        let path = "\(Lab.folder)/found.conf"
-        let lines = record.found.map { "\($0.trial.flag.name) = \($0.value)\n" }
-        // On each node the daemon has processors of its own.
+        // On each node the daemon has processors of its own: those go on the command line.
         let perNode = record.found.filter { $0.value == Candidate.processorsPlaceholder }
-        try lines.filter { !$0.contains(Candidate.processorsPlaceholder) }.joined()
+        let others = record.found.filter { $0.value != Candidate.processorsPlaceholder }
+        let path = "\(Lab.folder)/found.conf"
+        try others.map { "\($0.trial.flag.name) = \($0.value)\n" }.joined()
             .write(toFile: path, atomically: true, encoding: .utf8)
         do {
             let found = try takeTurn(
