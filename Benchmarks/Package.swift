@@ -73,6 +73,8 @@ let package = Package(
             path: "Benchmarks/DataPlane",
             swiftSettings: settings,
             plugins: [.plugin(name: "BenchmarkPlugin", package: "benchmark")]),
+        .testTarget(
+            name: "TwillBenchTests", dependencies: ["twill-bench"], swiftSettings: settings),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -4,6 +4,7 @@ import Foundation
 /// and `{underlay}` for its address on the underlay, `{mtu}` for the underlay's MTU in bytes, `{device}` for the
 /// device's name, `{dir}` for an empty folder that all nodes share. `{peer}` and `{peer-underlay}` are node 2's for
 /// node 1 and the other way round: a program that needs to be told of its peer runs on these two nodes alone.
+/// `{processors}` stands for the node's share of the machine's processors.
 ///
 /// A JSON file of the same shape adds any other program: see `docs/benchmarks.md`.
 struct Candidate: Codable {
@@ -31,6 +32,8 @@ struct Candidate: Codable {
 }
 
 extension Candidate {
+    static let processorsPlaceholder = "{processors}"
+
     static let veth = Candidate(name: "veth", address: "{underlay}")
     static let vxlan = Candidate(name: "vxlan", address: "100.97.{node}.0")
 
@@ -290,6 +293,7 @@ private struct NodeWords {
             word.replacing("{node}", with: "\(node)").replacing("{peer}", with: "\(peer)")
                 .replacing("{underlay}", with: Lab.underlayAddress(node))
                 .replacing("{peer-underlay}", with: Lab.underlayAddress(peer))
+                .replacing(Candidate.processorsPlaceholder, with: Lab.processors(ofNode: node))
                 .replacing("{mtu}", with: "\(Lab.layout.mtu)")
                 .replacing("{device}", with: devices.isEmpty ? "" : devices[node - 1])
                 .replacing("{dir}", with: folder)

@@ -66,11 +66,15 @@ struct Child {
         return false
     }
 
-    /// The last line that it wrote to standard error, or else to standard output.
+    /// What it said of its end: the line that ArgumentParser begins with "Error:", or else the last line that it wrote
+    /// to standard error, or else to standard output.
     var lastWords: String {
         for path in [errorPath, outputPath] {
             let text = (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
-            if let line = text.split(separator: "\n").last { return String(line) }
+            let lines = text.split(separator: "\n")
+            if let line = lines.first(where: { $0.hasPrefix("Error: ") }) ?? lines.last {
+                return String(line)
+            }
         }
         return "said nothing"
     }

@@ -166,12 +166,21 @@ extension Measurement {
                         on: 1,
                         [
                             "iperf3", "-c", running.address, "-C", "cubic", "-t",
-                            "\(Int(seconds.rounded(.up)) + 1)",
+                            "\(Int(seconds.rounded(.up)) + 5)",
                         ], label: "bulk")
                     usleep(300_000)
                 }
-                defer { _ = bulk?.wait() }
-                let report = try TrafficReport.run("round-trip", running, ["--seconds", "\(seconds)"])
+                defer { bulk?.stop() }
+                // Beside a flow answers wait behind its bursts: requests that waited for them would see one long
+                // wait for hundreds of short ones, wherever the flow pauses.
+                let pace = besideBulk ? ["--interval", "1000"] : []
+                let report = try TrafficReport.run("round-trip", running, ["--seconds", "\(seconds)"] + pace)
+                if let bulk, let status = bulk.exitStatusIfEnded() {
+                    throw CommandError(
+                        description:
+                            "iperf3 ended before the round trips beside it, status \(status): \(bulk.lastWords)"
+                    )
+                }
                 return percentiles.map { report[$0.1, default: .infinity] }
             })
     }
