@@ -37,8 +37,8 @@ public enum Counter: Int, CaseIterable, Sendable {
     case rewrittenPackets
     // Fallbacks taken at the start.
     case receiveCoalescingFallbacks
-    case tunnelTCPFallbacks
-    case tunnelUDPFallbacks
+    case tunnelStreamFallbacks
+    case tunnelDatagramFallbacks
     case datagramSteeringFallbacks
     case packetSteeringFallbacks
     case lockedMemoryFallbacks
@@ -132,9 +132,9 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .rewrittenPackets: "Packets written one by one after such a refusal."
         case .receiveCoalescingFallbacks:
             "The kernel refused UDP_GRO (Linux 5.0); datagrams are received one by one."
-        case .tunnelTCPFallbacks:
+        case .tunnelStreamFallbacks:
             "The TUN device takes no TCP super-packets; TCP goes packet by packet."
-        case .tunnelUDPFallbacks:
+        case .tunnelDatagramFallbacks:
             "The TUN device takes no UDP super-packets (Linux 6.2); UDP goes packet by packet."
         case .datagramSteeringFallbacks:
             "The kernel refused to steer datagrams to workers by their source; it spreads them by a hash, less evenly."

@@ -340,8 +340,8 @@ public final class DataPlane: Sendable {
                 configuration.tuning.usesCoalescing && !underlayOffloads.coalescing
             ),
             (.segmentationFallbacks, configuration.tuning.usesSegmentation && !underlayOffloads.segmentation),
-            (.tunnelTCPFallbacks, !refused.isDisjoint(with: [.tcp4, .tcp6, .tcpECN])),
-            (.tunnelUDPFallbacks, !refused.isDisjoint(with: .udp)),
+            (.tunnelStreamFallbacks, !refused.isDisjoint(with: [.tcp4, .tcp6, .tcpECN])),
+            (.tunnelDatagramFallbacks, !refused.isDisjoint(with: .udp)),
             (.datagramSteeringFallbacks, !steersDatagrams), (.packetSteeringFallbacks, !steersPackets),
         ]
         for (counter, isTaken) in fallbacks where isTaken { blocks[0].add(counter) }

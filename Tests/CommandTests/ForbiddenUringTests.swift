@@ -19,17 +19,15 @@ import Testing
         #expect(try await daemon.exitStatus() == 0)
     }
 
-    @Test(arguments: [
-        (EPERM, ExitStatus.permission, "/proc/sys/kernel/io_uring_disabled"),
-        (ENOSYS, .system, "the container's seccomp profile hides it"),
-    ])
-    func uringRefusesAndSaysWhatToDo(errorNumber: Int32, status: ExitStatus, reason: String) async throws {
+    @Test(arguments: [EPERM, ENOSYS])
+    func uringRefusesAndSaysWhatToDo(errorNumber: Int32) async throws {
         let machine = try await TestMachine()
         try await machine.forbidUring(errorNumber: errorNumber)
         let daemon = try await machine.start("-engine=uring")
-        #expect(try await daemon.exitStatus() == Int(status.rawValue))
+        let expected: twilld.ExitStatus = errorNumber == EPERM ? .permission : .system
+        #expect(try await daemon.exitStatus() == Int(expected.rawValue))
         #expect(daemon.log.contains("io_uring: cannot make a ring"))
-        #expect(daemon.log.contains(reason))
+        #expect(daemon.log.contains("the container's seccomp profile"))
         #expect(daemon.log.contains("--engine=auto"))
     }
 
