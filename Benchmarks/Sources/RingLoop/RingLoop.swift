@@ -7,21 +7,34 @@ private final class RingLoop {
     private static let payloadBytes = 64
     private static let receiveBuffers = 16
 
-    private var engine: UringEngine
+    private let engine: UnsafeMutablePointer<UringEngine>
     private let memory: PacketMemory
     private let socket: Int32
     private let wake: Int32
     private let vector: UnsafeMutablePointer<iovec>
     private let name: UnsafeMutablePointer<sockaddr_in>
 
-    init() throws {
-        socket = Glibc.socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
-        wake = eventfd(0, 0)
+    private init(
+        _ engine: UnsafeMutablePointer<UringEngine>, _ memory: PacketMemory, socket: Int32, wake: Int32,
+        _ vector: UnsafeMutablePointer<iovec>, _ name: UnsafeMutablePointer<sockaddr_in>
+    ) {
+        self.engine = engine
+        self.memory = memory
+        self.socket = socket
+        self.wake = wake
+        self.vector = vector
+        self.name = name
+        for buffer in 0..<Self.receiveBuffers { engine.pointee.provide(buffer) }
+    }
+
+    /// nil where there is no io_uring.
+    static func make() -> RingLoop? {
+        let socket = Glibc.socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
+        let wake = eventfd(0, 0)
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
         address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
         var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-        let socket = socket
         withUnsafeMutablePointer(to: &address) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
                 _ = bind(socket, $0, length)
@@ -30,34 +43,40 @@ private final class RingLoop {
         }
         guard
             let memory = PacketMemory(
-                tunnelBufferCount: 1, datagramBufferCount: Self.receiveBuffers, messageCount: 1,
-                hugePages: false)
-        else { preconditionFailure("no memory") }
-        self.memory = memory
-        vector = .allocate(capacity: 1)
-        vector.initialize(to: iovec(iov_base: memory.tunnelBuffer(0), iov_len: Self.payloadBytes))
-        name = .allocate(capacity: 1)
+                tunnelBufferCount: 1, datagramBufferCount: receiveBuffers, messageCount: 1, hugePages: false)
+        else { return nil }
+        let vector = UnsafeMutablePointer<iovec>.allocate(capacity: 1)
+        vector.initialize(to: iovec(iov_base: memory.tunnelBuffer(0), iov_len: payloadBytes))
+        let name = UnsafeMutablePointer<sockaddr_in>.allocate(capacity: 1)
         name.initialize(to: address)
         memory.messages[0].msg_name = UnsafeMutableRawPointer(name)
         memory.messages[0].msg_namelen = length
         memory.messages[0].msg_iov = vector
         memory.messages[0].msg_iovlen = 1
-        // Nothing is read from the tunnel here: any descriptor does.
-        engine = try UringEngine(memory: memory, tunnel: wake, socket: socket, wake: wake, entries: 64)
-        for buffer in 0..<Self.receiveBuffers { engine.provide(buffer) }
+        let engine = UnsafeMutablePointer<UringEngine>.allocate(capacity: 1)
+        do throws(UringError) {
+            // Nothing is read from the tunnel here: any descriptor does.
+            let ring = try UringEngine(memory: memory, tunnel: wake, socket: socket, wake: wake, entries: 64)
+            engine.initialize(to: ring)
+        } catch {
+            return nil
+        }
+        return RingLoop(engine, memory, socket: socket, wake: wake, vector, name)
     }
 
-    var systemCalls: Int { engine.systemCalls }
+    var systemCalls: Int { engine.pointee.systemCalls }
 
     /// Sends one datagram and takes it in again; false where the ring gave up.
     func roundTrip() -> Bool {
-        engine.send(0)
+        engine.pointee.send(0)
         var isBack = false
         while !isBack {
-            guard engine.enter(waitingFor: 2, timeoutMicroseconds: 1_000_000) == 0 else { return false }
-            while let completion = engine.nextCompletion() {
+            guard engine.pointee.enter(waitingFor: 2, timeoutMicroseconds: 1_000_000) == 0 else {
+                return false
+            }
+            while let completion = engine.pointee.nextCompletion() {
                 guard completion.kind == .receive else { continue }
-                engine.provide(completion.index)
+                engine.pointee.provide(completion.index)
                 isBack = true
             }
         }
@@ -65,7 +84,8 @@ private final class RingLoop {
     }
 
     func end() {
-        engine.close()
+        engine.pointee.close()
+        engine.deinitialize(count: 1).deallocate()
         memory.deallocate()
         vector.deallocate()
         name.deallocate()
@@ -76,7 +96,7 @@ private final class RingLoop {
 
 @_cdecl("ring_loop_make")
 func makeRingLoop() -> UnsafeMutableRawPointer? {
-    (try? RingLoop()).map { Unmanaged.passRetained($0).toOpaque() }
+    RingLoop.make().map { Unmanaged.passRetained($0).toOpaque() }
 }
 
 @_cdecl("ring_loop_round_trip")

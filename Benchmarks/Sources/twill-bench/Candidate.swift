@@ -248,6 +248,12 @@ struct RunningCandidate {
         }
     }
 
+    /// Runs a command on a node to its end, which comes at once where a daemon has ended: iperf3 would wait for ever.
+    @discardableResult
+    func run(on node: Int, _ words: [String]) throws -> String {
+        try output(of: Lab.command(on: node, words), while: checkAlive)
+    }
+
     /// Stops the daemons.
     func stop() {
         for daemon in daemons { daemon.stop() }

@@ -236,7 +236,7 @@ struct HTMLReport {
         @media print { :root { color-scheme: light; --text: #1d2430; --quiet: #667085; --line: #d5dae2; --page: #fff;
             --own: #0f766e; --other: #a3adbd; --warn: #b45309; }
           * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-          body { margin: 0; max-width: none; font-size: 12px; } h2 { break-before: page; }
+          body { margin: 0; max-width: none; font-size: 12px; } h2:not(:first-of-type) { break-before: page; }
           .charts { grid-template-columns: 1fr 1fr; } .scroll { overflow: visible; } table { font-size: 8px; }
           th, td { white-space: normal; padding: .1rem .3rem; } tr { break-inside: avoid; } }
         """

@@ -290,7 +290,7 @@ struct TrafficReport {
     static func run(
         _ subcommand: String, _ running: RunningCandidate, _ flags: [String]
     ) throws -> TrafficReport {
-        let text = try Lab.run(
+        let text = try running.run(
             on: 1, [sibling("traffic"), subcommand, "--to", "\(running.address):\(port)"] + flags)
         let object = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any] ?? [:]
         return TrafficReport(
@@ -327,7 +327,7 @@ struct IperfReport {
         }
         var report = IperfReport()
         defer { for client in further { client.stop(within: 0) } }
-        try report.add(try Lab.run(on: 1, command(running.address)))
+        try report.add(try running.run(on: 1, command(running.address)))
         for client in further {
             guard client.wait() == 0 else {
                 throw CommandError(description: "iperf3: \(client.lastWords)")
