@@ -159,7 +159,8 @@ public struct UnderlaySocket: Sendable {
     }
 
     private static func bound(
-        to endpoint: Endpoint, sharesPort: Bool, sharesAddress: Bool = false, sendBytes: Int, receiveBytes: Int
+        to endpoint: Endpoint, sharesPort: Bool, sharesAddress: Bool = false, sendBytes: Int,
+        receiveBytes: Int
     ) throws(UnderlaySocketError) -> Int32 {
         let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else {

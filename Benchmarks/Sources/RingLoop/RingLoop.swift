@@ -56,7 +56,8 @@ private final class RingLoop {
         let engine = UnsafeMutablePointer<UringEngine>.allocate(capacity: 1)
         do throws(UringError) {
             // Nothing is read from the tunnel here: any descriptor does.
-            let ring = try UringEngine(memory: memory, tunnel: wake, socket: socket, wake: wake, entries: 64)
+            let ring = try UringEngine(
+                memory: memory, tunnel: wake, socket: socket, sender: socket, wake: wake, entries: 64)
             engine.initialize(to: ring)
         } catch {
             return nil
