@@ -183,7 +183,7 @@ extension Bench {
         let dropped = bench.sum { $0.hasPrefix("drop_inbound") }
         #expect(bench.counters[.datagramsReceived] == bench.counters[.packetsDelivered] + dropped)
         #expect(bench.counters[.packetsDelivered] > UInt64(fed) / 10)
-        #expect(superPackets > fed / 1000)
+        #expect(superPackets > 0)
         #expect(bench.kernel.stalls == 0)
     }
 }
