@@ -11,6 +11,10 @@ let settings: [SwiftSetting] = [
 let package = Package(
     name: "twill-benchmarks",
     platforms: [.macOS(.v15)],
+    products: [
+        // Preloaded into daemons while their copies are counted.
+        .library(name: "copycount", type: .dynamic, targets: ["CCopyCount"])
+    ],
     dependencies: [
         .package(name: "twill", path: ".."),
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
@@ -20,9 +24,16 @@ let package = Package(
     ],
     targets: [
         .target(name: "CMessages"),
+        .target(name: "CPerfEvents"),
+        .target(name: "CRingLoop"),
+        .target(
+            name: "RingLoop", dependencies: [.product(name: "TwillDataPlane", package: "twill")],
+            swiftSettings: settings),
+        .target(name: "CCopyCount"),
         .executableTarget(
             name: "twill-bench",
             dependencies: [
+                "CPerfEvents",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "TextTable", package: "TextTable"),
             ],
@@ -45,14 +56,25 @@ let package = Package(
             ],
             swiftSettings: settings),
         .executableTarget(
+            name: "scale-forwarder",
+            dependencies: [
+                .product(name: "TwillDataPlane", package: "twill"),
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            swiftSettings: settings),
+        .executableTarget(
             name: "DataPlane",
             dependencies: [
                 .product(name: "TwillDataPlane", package: "twill"),
+                .product(name: "CAllocationCount", package: "twill"),
+                "CRingLoop", "RingLoop",
                 .product(name: "Benchmark", package: "benchmark"),
             ],
             path: "Benchmarks/DataPlane",
             swiftSettings: settings,
             plugins: [.plugin(name: "BenchmarkPlugin", package: "benchmark")]),
+        .testTarget(
+            name: "TwillBenchTests", dependencies: ["twill-bench"], swiftSettings: settings),
     ],
     swiftLanguageModes: [.v6]
 )

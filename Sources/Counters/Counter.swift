@@ -32,6 +32,16 @@ public enum Counter: Int, CaseIterable, Sendable {
     // Fallbacks taken at run time.
     case segmentationFallbacks
     case replayedSegments
+    case shortTailFallbacks
+    case mergedWriteFallbacks
+    case rewrittenPackets
+    // Fallbacks taken at the start.
+    case receiveCoalescingFallbacks
+    case tunnelStreamFallbacks
+    case tunnelDatagramFallbacks
+    case datagramSteeringFallbacks
+    case packetSteeringFallbacks
+    case lockedMemoryFallbacks
     // Drops from pod to underlay. What comes before these is no drop.
     case dropOutboundMalformedTooShort
     case dropOutboundMalformedVersion
@@ -115,6 +125,23 @@ public enum Counter: Int, CaseIterable, Sendable {
                 + "The underlay's driver lacks checksum offload (ethtool -k INTERFACE; ethtool -K INTERFACE tx on), or a "
                 + "path carries less than the interface. Restart twilld to try again; --udp-gso=false never tries."
         case .replayedSegments: "Segments sent one by one after that failure."
+        case .shortTailFallbacks:
+            "The kernel refused merged packets whose last is shorter, and gets none any more; 6.6.44 and 6.10.3 do, take a later one."
+        case .mergedWriteFallbacks:
+            "The kernel refused merged packets of one size; packets of that kind are written one by one."
+        case .rewrittenPackets: "Packets written one by one after such a refusal."
+        case .receiveCoalescingFallbacks:
+            "The kernel refused UDP_GRO (Linux 5.0); datagrams are received one by one."
+        case .tunnelStreamFallbacks:
+            "The TUN device takes no TCP super-packets; TCP goes packet by packet."
+        case .tunnelDatagramFallbacks:
+            "The TUN device takes no UDP super-packets (Linux 6.2); UDP goes packet by packet."
+        case .datagramSteeringFallbacks:
+            "The kernel refused to steer datagrams to workers by their source; it spreads them by a hash, less evenly."
+        case .packetSteeringFallbacks:
+            "The kernel refused to steer packets to workers by their flow; grant CAP_BPF, or use one worker where order matters."
+        case .lockedMemoryFallbacks:
+            "Packet buffers could not be locked, which costs a few percent; raise the memlock limit (LimitMEMLOCK=) or grant CAP_IPC_LOCK."
         case .dropOutboundMalformedTooShort:
             "From a pod, too short for an IP header; a program there writes raw packets: tcpdump -ni flannel0."
         case .dropOutboundMalformedVersion:
@@ -131,7 +158,7 @@ public enum Counter: Int, CaseIterable, Sendable {
             "A super-packet whose IP or UDP length is not its own. The kernel makes none: report it."
         case .dropOutboundSuperPacketTransport:
             "A super-packet whose transport is not its offload type's, or lies behind IPv6 extension headers; "
-                + "--tun-tso=false makes the kernel cut them."
+                + "--tun-tso4=false and --tun-tso6=false make the kernel cut them."
         case .dropOutboundSuperPacketFragment:
             "A super-packet that is a fragment, which cannot be cut. The kernel makes none: report it."
         case .dropOutboundSuperPacketSegmentation:
@@ -139,7 +166,7 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .dropOutboundSuperPacketSegmentSize:
             "A super-packet without payload or segment size, or with segments larger than a datagram: report it."
         case .dropOutboundSuperPacketFlags:
-            "A TCP super-packet with SYN, RST or URG, which no segment may repeat; --tun-tso=false makes the kernel "
+            "A TCP super-packet with SYN, RST or URG, which no segment may repeat; --tun-tso4=false and --tun-tso6=false make the kernel "
                 + "cut them."
         case .dropOutboundSuperPacketChecksumPlace:
             "A packet whose checksum is to be written outside of it or of its transport; a program with a packet "
@@ -152,13 +179,20 @@ public enum Counter: Int, CaseIterable, Sendable {
             "The underlay socket's buffer was full: the network is slower than the pods send."
         case .dropOutboundUnreachable:
             "The kernel has no way to the peer's address; check the underlay's routes."
-        case .dropOutboundError: "The kernel refused the send for another reason."
-        case .dropInboundTruncated: "A datagram larger than a receive buffer."
-        case .dropInboundTooShort: "A datagram too short for an IP header."
-        case .dropInboundVersion: "A datagram that is neither IPv4 nor IPv6."
-        case .dropInboundHeaderLength: "An IP header length that is out of bounds."
-        case .dropInboundTotalLength: "An IP total length that differs from the datagram's."
-        case .dropInboundHeaderChecksum: "An IPv4 header whose checksum is wrong."
+        case .dropOutboundError:
+            "The kernel refused the send for another reason; report it with the kernel's release."
+        case .dropInboundTruncated:
+            "A datagram larger than a receive buffer; no node sends one: tcpdump -ni INTERFACE udp port 8285."
+        case .dropInboundTooShort:
+            "A datagram too short for an IP header: something else than a node sends to this port."
+        case .dropInboundVersion:
+            "A datagram that is neither IPv4 nor IPv6: something else than a node sends to this port."
+        case .dropInboundHeaderLength:
+            "An IP header length that is out of bounds: something else than a node sends to this port."
+        case .dropInboundTotalLength:
+            "An IP total length that differs from the datagram's: something else than a node sends to this port."
+        case .dropInboundHeaderChecksum:
+            "An IPv4 header whose checksum is wrong: damaged on the way, or not sent by a node."
         case .dropInboundTooLarge:
             "Larger than the MTU of the TUN device; the sender's MTU is larger than ours."
         case .dropInboundUnknownPeer:
@@ -167,9 +201,12 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .dropInboundDestination:
             "Inner destination outside this node's subnet: the sender has an old lease."
         case .dropInboundTimeToLive: "Time to live ran out; look for a routing loop."
-        case .dropInboundTunnelDown: "The TUN device was down."
-        case .dropInboundTunnelFull: "The kernel had no memory for the packet just then."
-        case .dropInboundError: "The kernel refused the write for another reason."
+        case .dropInboundTunnelDown:
+            "The TUN device was down; twilld brings it up again and says restored in the log: find out who takes it down."
+        case .dropInboundTunnelFull:
+            "The kernel had no memory for the packet just then: look at the node's memory."
+        case .dropInboundError:
+            "The kernel refused the write for another reason; report it with the kernel's release."
         }
     }
 

@@ -16,7 +16,11 @@ public struct CounterBlock: @unchecked Sendable {
 
     /// Makes a block of zeros.
     public static func allocate() -> CounterBlock {
-        let cells = UnsafeMutablePointer<Atomic<UInt64>>.allocate(capacity: cellCount)
+        // In cache lines of its own (pairs of them, which x86-64 fetches together): its neighbour is another worker's.
+        let line = 128
+        let bytes = (cellCount * MemoryLayout<Atomic<UInt64>>.stride + line - 1) / line * line
+        let cells = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: line)
+            .bindMemory(to: Atomic<UInt64>.self, capacity: cellCount)
         for index in 0..<cellCount { (cells + index).initialize(to: Atomic(0)) }
         return CounterBlock(cells: cells)
     }

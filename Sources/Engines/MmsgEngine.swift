@@ -33,6 +33,7 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
     private let memory: PacketMemory
     private let tunnel: Int32
     private let socket: Int32
+    private let sender: Int32
     private let wake: Int32
     private let poll: Int32
     private let capacity: Int
@@ -67,7 +68,7 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
     ///
     /// - Parameters: as of `UringEngine`; `entries` bounds the operations of one round.
     public init(
-        memory: PacketMemory, tunnel: Int32, socket: Int32, wake: Int32, entries: Int
+        memory: PacketMemory, tunnel: Int32, socket: Int32, sender: Int32, wake: Int32, entries: Int
     ) throws(MmsgError) {
         let poll = epoll_create1(Int32(EPOLL_CLOEXEC))
         guard poll >= 0 else { throw MmsgError(action: "make an epoll descriptor", errorNumber: errno) }
@@ -87,6 +88,7 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
         self.memory = memory
         self.tunnel = tunnel
         self.socket = socket
+        self.sender = sender
         self.wake = wake
         self.poll = poll
         capacity = entries
@@ -195,7 +197,7 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
         while done < sendCount {
             systemCalls &+= 1
             let count = twill_send_batch(
-                socket, sendHeaders + done, UInt32(truncatingIfNeeded: sendCount &- done))
+                sender, sendHeaders + done, UInt32(truncatingIfNeeded: sendCount &- done))
             if count < 0 {
                 // The first of them failed; those behind it are tried on their own.
                 if errno == EINTR { continue }

@@ -184,8 +184,6 @@ public struct ReceivedDatagrams {
     public let segmentBytes: Int
     /// The sender's IPv4 address, host byte order.
     public let sourceBits: UInt32
-    /// The sender's UDP port, host byte order.
-    public let sourcePort: UInt16
     /// Whether the kernel cut something off.
     public let isTruncated: Bool
 
@@ -196,7 +194,6 @@ public struct ReceivedDatagrams {
         let controlLength = Int(buffer.load(fromByteOffset: 4, as: UInt32.self))
         length = Int(buffer.load(fromByteOffset: 8, as: UInt32.self))
         isTruncated = buffer.load(fromByteOffset: 12, as: UInt32.self) & UInt32(MSG_TRUNC) != 0
-        sourcePort = UInt16(bigEndian: buffer.load(fromByteOffset: 18, as: UInt16.self))
         sourceBits = UInt32(bigEndian: buffer.load(fromByteOffset: 20, as: UInt32.self))
         let segment = Int(twill_read_coalesce_control(buffer + 32, controlLength))
         segmentBytes = segment > 0 ? segment : length

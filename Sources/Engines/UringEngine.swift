@@ -29,7 +29,8 @@ public struct UringError: Error, CustomStringConvertible, Equatable {
             switch errorNumber {
             case EPERM, EACCES:
                 "; io_uring is forbidden here: see /proc/sys/kernel/io_uring_disabled and the container's seccomp profile"
-            case ENOSYS: "; this kernel is built without io_uring"
+            case ENOSYS:
+                "; this kernel is built without io_uring, or the container's seccomp profile hides it"
             case EINVAL: "; twill's ring needs Linux 6.1 or later"
             case ENOMEM: "; raise the memlock limit (LimitMEMLOCK= in the unit file) or grant CAP_IPC_LOCK"
             default: ""
@@ -43,6 +44,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
     private static let tunnelFile: Int32 = 0
     private static let socketFile: Int32 = 1
     private static let wakeFile: Int32 = 2
+    private static let senderFile: Int32 = 3
     private static let receiveGroup: UInt16 = 0
     /// How long the kernel's thread looks for submissions before it sleeps.
     private static let submissionPollingIdleMilliseconds: UInt32 = 10
@@ -74,12 +76,12 @@ public struct UringEngine: PacketEngine, ~Copyable {
     ///
     /// - Parameters:
     ///   - memory: stays allocated until after `close`.
-    ///   - tunnel, socket, wake: descriptors of a TUN queue, a UDP socket and an eventfd; the caller closes them after
-    ///     `close`.
+    ///   - tunnel, socket, sender, wake: descriptors of a TUN queue, the UDP sockets to receive from and to send on (which
+    ///     may be one), and an eventfd; the caller closes them after `close`.
     ///   - entries: submission ring entries, a power of two; the completion ring has four times as many.
     ///   - usesSubmissionPolling: whether a kernel thread takes submissions, without a system call (SQPOLL).
     public init(
-        memory: PacketMemory, tunnel: Int32, socket: Int32, wake: Int32, entries: Int,
+        memory: PacketMemory, tunnel: Int32, socket: Int32, sender: Int32, wake: Int32, entries: Int,
         usesSubmissionPolling: Bool = false
     ) throws(UringError) {
         let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
@@ -94,8 +96,8 @@ public struct UringEngine: PacketEngine, ~Copyable {
             throw UringError(action: "make a ring of \(entries) entries", errorNumber: -made)
         }
         var failure: UringError?
-        let files = [tunnel, socket, wake]
-        let registered = io_uring_register_files(ring, files, 3)
+        let files = [tunnel, socket, wake, sender]
+        let registered = io_uring_register_files(ring, files, UInt32(files.count))
         if registered != 0 { failure = UringError(action: "register files", errorNumber: -registered) }
         let buffers = twill_make_buffer_ring(
             ring, UInt32(memory.datagramBufferCount), Int32(UringEngine.receiveGroup))
@@ -197,7 +199,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
     public mutating func send(_ message: Int) {
         let entry = twill_next_sqe(ring).unsafelyUnwrapped
         io_uring_prep_sendmsg(
-            entry, UringEngine.socketFile, memory.messages + message, UInt32(MSG_DONTWAIT))
+            entry, UringEngine.senderFile, memory.messages + message, UInt32(MSG_DONTWAIT))
         entry.pointee.flags = UInt8(TWILL_SQE_FIXED_FILE)
         io_uring_sqe_set_data64(entry, UringEngine.token(.send, message))
     }

@@ -6,13 +6,19 @@ public struct ForwardingRoutes: Sendable, Equatable {
     public var localIPv4: IPv4Prefix?
     /// The same for IPv6.
     public var localIPv6: IPv6Prefix?
+    /// The largest inner packet that is taken from peers, bytes: the TUN device's MTU.
+    public var mtu: Int
     /// The other nodes.
     public var peers: [ForwardingPeer]
 
     /// Makes routes; at most 65,536 peers are used by a snapshot.
-    public init(localIPv4: IPv4Prefix? = nil, localIPv6: IPv6Prefix? = nil, peers: [ForwardingPeer] = []) {
+    public init(
+        localIPv4: IPv4Prefix? = nil, localIPv6: IPv6Prefix? = nil, mtu: Int = 65_535,
+        peers: [ForwardingPeer] = []
+    ) {
         self.localIPv4 = localIPv4
         self.localIPv6 = localIPv6
+        self.mtu = mtu
         self.peers = peers
     }
 }

@@ -38,6 +38,7 @@ public struct ForwardingSnapshot: @unchecked Sendable {
         @usableFromInline var localIPv6: IPv6Prefix
         @usableFromInline var hasLocalIPv4: Bool
         @usableFromInline var hasLocalIPv6: Bool
+        @usableFromInline var mtu: Int
 
         @usableFromInline
         init(
@@ -53,6 +54,7 @@ public struct ForwardingSnapshot: @unchecked Sendable {
             localIPv6 = routes.localIPv6 ?? IPv6Prefix(.any, length: 128)
             hasLocalIPv4 = routes.localIPv4 != nil
             hasLocalIPv6 = routes.localIPv6 != nil
+            mtu = routes.mtu
         }
     }
 
@@ -97,6 +99,10 @@ public struct ForwardingSnapshot: @unchecked Sendable {
     /// How many peers the snapshot holds.
     @inlinable
     public var peerCount: Int { storage.pointee.peerCount }
+
+    /// The largest inner packet that is taken from peers, bytes.
+    @inlinable @inline(__always)
+    public var mtu: Int { storage.pointee.mtu }
 
     /// Where to send what is for a peer.
     @inlinable @inline(__always)

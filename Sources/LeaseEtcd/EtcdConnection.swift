@@ -88,6 +88,9 @@ actor EtcdConnection {
         if moveOn { position = (position + 1) % endpoints.count }
     }
 
+    /// Gives up the connection, if any, and keeps to the server.
+    func drop() { drop(linkCount, moveOn: false) }
+
     func currentLink() async throws -> Link {
         if let link { return link }
         if let connecting { return try await connecting.value }

@@ -23,28 +23,56 @@ public struct EtcdStore: LeaseStore {
     }
 }
 
+extension EtcdStore {
+    /// Connects anew, rather than after the limit of a request that nobody answers.
+    public func addressChanged() async { await connection.drop() }
+}
+
 // MARK: - Reading
 
 extension EtcdStore {
+    // How many etcd leases are asked for at a time.
+    private static let questionsUnderWay = 16
+
     /// Reads everything under the prefix with one request.
-    public func snapshot() async throws(LeaseStoreError) -> StoreSnapshot {
+    public func snapshot() async throws(LeaseStoreError) -> StoreSnapshot { snapshot(of: try await range()) }
+
+    /// Reads everything under the prefix, then asks for each etcd lease that a key hangs on.
+    public func snapshotWithRemainingTimes() async throws(LeaseStoreError) -> StoreSnapshot {
+        let response = try await range()
+        let times = try await remainingTimes(of: Set(response.kvs.map(\.lease)).subtracting([0]))
+        var snapshot = snapshot(of: response)
+        let leases = Dictionary(
+            response.kvs.map { ($0.modRevision, $0.lease) }, uniquingKeysWith: { first, _ in first })
+        for (index, entry) in snapshot.entries.enumerated() {
+            if let lease = leases[Int64(entry.version.number)], let time = times[lease] {
+                snapshot.entries[index].lifetime = .expiring(remaining: time)
+            }
+        }
+        return snapshot
+    }
+
+    private func range() async throws(LeaseStoreError) -> Etcdserverpb_RangeResponse {
         let range = keyRange
         return try await connection.perform(isRepeatable: true) { link in
-            let response = try await Etcdserverpb_KV.Client(wrapping: link.client).range(
+            try await Etcdserverpb_KV.Client(wrapping: link.client).range(
                 Etcdserverpb_RangeRequest.with {
                     $0.key = range.first
                     $0.rangeEnd = range.end
                 }, metadata: link.metadata, options: EtcdConnection.options)
-            var snapshot = StoreSnapshot(configuration: nil, entries: [], revision: response.header.revision)
-            for pair in response.kvs {
-                switch event(put: pair) {
-                case .put(let entry): snapshot.entries.append(entry)
-                case .configuration(let text): snapshot.configuration = text
-                case .deleted, nil: break
-                }
-            }
-            return snapshot
         }
+    }
+
+    private func snapshot(of response: Etcdserverpb_RangeResponse) -> StoreSnapshot {
+        var snapshot = StoreSnapshot(configuration: nil, entries: [], revision: response.header.revision)
+        for pair in response.kvs {
+            switch event(put: pair) {
+            case .put(let entry): snapshot.entries.append(entry)
+            case .configuration(let text): snapshot.configuration = text
+            case .deleted, nil: break
+            }
+        }
+        return snapshot
     }
 
     /// Every key that begins with the prefix and a slash.
@@ -227,6 +255,41 @@ extension EtcdStore {
             } catch let error as RPCError where error.message.contains("lease already exists") {
                 // An earlier request was cut short, and done all the same.
             }
+        }
+    }
+
+    /// How long etcd leases live unless renewed; without those that have just ended.
+    private func remainingTimes(of leases: Set<Int64>) async throws(LeaseStoreError) -> [Int64: Duration] {
+        do {
+            return try await withThrowingTaskGroup(of: (Int64, Int64).self) { group in
+                var times: [Int64: Duration] = [:]
+                var asked = 0
+                for lease in leases {
+                    if asked >= Self.questionsUnderWay, let (answered, seconds) = try await group.next() {
+                        if seconds >= 0 { times[answered] = .seconds(seconds) }
+                    }
+                    group.addTask { (lease, try await seconds(of: lease)) }
+                    asked += 1
+                }
+                for try await (answered, seconds) in group where seconds >= 0 {
+                    times[answered] = .seconds(seconds)
+                }
+                return times
+            }
+        } catch let error as LeaseStoreError {
+            throw error
+        } catch {
+            throw LeaseStoreError(.failed, "\(error)")
+        }
+    }
+
+    /// The seconds that an etcd lease has left; -1 where there is no such lease.
+    private func seconds(of lease: Int64) async throws(LeaseStoreError) -> Int64 {
+        try await connection.perform(isRepeatable: true) { link in
+            try await Etcdserverpb_Lease.Client(wrapping: link.client).leaseTimeToLive(
+                Etcdserverpb_LeaseTimeToLiveRequest.with { $0.id = lease }, metadata: link.metadata,
+                options: EtcdConnection.options
+            ).ttl
         }
     }
 

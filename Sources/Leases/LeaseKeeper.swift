@@ -103,7 +103,10 @@ public actor LeaseKeeper {
     }
 
     /// Announces another address or port from now on; the lease is rewritten, the subnet stays.
-    public func announce(_ announcement: NodeAnnouncement) { post(.announce(announcement)) }
+    public func announce(_ announcement: NodeAnnouncement) async {
+        await store.addressChanged()
+        post(.announce(announcement))
+    }
 
     private func carryOut(_ action: LeaseMachine.Action) {
         switch action {

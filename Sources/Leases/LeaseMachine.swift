@@ -324,9 +324,11 @@ extension LeaseMachine {
                 acquired: acquired ?? now, renewed: now, expiry: expiry,
                 replaced: replaced == subnet ? nil : replaced))
         if let timeToLive {
-            let margin = min(options.renewalMargin, timeToLive / 2)
+            // A margin that leaves nothing of the lease's life would renew without end.
+            let margin = options.renewalMargin < timeToLive ? options.renewalMargin : timeToLive / 2
+            let wait = timeToLive - margin
             // Nodes started together do not renew together.
-            own?.renewAt = now + timeToLive - margin * Double.random(in: 1...1.1, using: &random)
+            own?.renewAt = now + wait - min(margin, wait) * Double.random(in: 0...0.1, using: &random)
         }
         wanted = subnet
         said["none left"] = nil

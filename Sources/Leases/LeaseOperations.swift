@@ -29,7 +29,7 @@ public struct LeaseOperations: Sendable {
     ///
     /// - Throws: `LeaseStoreError`.
     public func list() async throws -> [Listing] {
-        let snapshot = try await store.snapshot()
+        let snapshot = try await store.snapshotWithRemainingTimes()
         let configuration = snapshot.configuration.flatMap { try? NetworkConfiguration(parsing: $0) }
         let port = configuration?.backend.port ?? NetworkConfiguration.Backend().port
         let now = ContinuousClock.now

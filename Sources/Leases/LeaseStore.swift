@@ -10,6 +10,9 @@ public protocol LeaseStore: Sendable {
     /// Reads the configuration and every entry, as of one revision.
     func snapshot() async throws(LeaseStoreError) -> StoreSnapshot
 
+    /// The same with each entry's remaining time, also where that costs a request for each: for people, not for nodes.
+    func snapshotWithRemainingTimes() async throws(LeaseStoreError) -> StoreSnapshot
+
     /// Creates an entry where the key is absent; never overwrites.
     ///
     /// - Parameters:
@@ -39,6 +42,21 @@ public protocol LeaseStore: Sendable {
     /// The stream throws `LeaseStoreError`, also where it can no longer tell whether it is alive; one of kind
     /// `.historyLost` asks for a new snapshot. It is stopped by ending its consumer's task.
     func watch(after revision: Int64) -> AsyncThrowingStream<StoreUpdate, any Error>
+
+    /// Told that this machine's address is another: a connection from the old one is dead, and nobody says so.
+    func addressChanged() async
+}
+
+extension LeaseStore {
+    /// Does nothing: right for a store without connections.
+    public func addressChanged() {}
+}
+
+extension LeaseStore {
+    /// A plain snapshot, which tells the remaining times where reading them costs nothing more.
+    public func snapshotWithRemainingTimes() async throws(LeaseStoreError) -> StoreSnapshot {
+        try await snapshot()
+    }
 }
 
 /// Names one write of one entry; only the store that made it knows what its number counts.

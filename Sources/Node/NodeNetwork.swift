@@ -48,7 +48,7 @@ public actor NodeNetwork {
 
     /// Opens the netlink sockets. `resyncInterval`: how often everything is compared without a notification.
     public init(
-        options: UnderlayOptions, resyncInterval: Duration = .seconds(30), logger: Logger
+        options: UnderlayOptions, resyncInterval: Duration = .seconds(5), logger: Logger
     ) throws {
         socket = try RouteSocket()
         monitor = try RouteMonitor()

@@ -180,9 +180,11 @@ public struct BlackholeRoute: DesiredItem, Hashable {
         route.destination == wanted.destination && route.kind == .blackhole && route.metric == wanted.metric
     }
 
+    func isPresent(in routes: [Route]) -> Bool { routes.contains(where: isWanted) }
+
     /// Says whether it is missing.
     public func deviation(in state: NetworkState) -> String? {
-        state.routes.contains(where: isWanted) ? nil : "missing"
+        isPresent(in: state.routes) ? nil : "missing"
     }
 
     /// Adds it.

@@ -49,7 +49,9 @@ public struct Coalescer: ~Copyable {
     private let slotLimit: Int
     private let maximumBytes: Int
     /// The kinds that merge, a bit each.
-    private let mergedKinds: UInt8
+    private var mergedKinds: UInt8
+    /// Whether the last packet of a slot may be shorter than the others.
+    private var mergesShortTails = true
 
     private let slots: UnsafeMutablePointer<Slot>
     private let headers: UnsafeMutablePointer<virtio_net_hdr>
@@ -184,7 +186,8 @@ extension Coalescer {
         let segmentPayloadBytes = slot.pointee.segmentPayloadBytes
         let payloadBytes = arrival.payloadBytes
         let byteCount = Int(slot.pointee.byteCount) &+ payloadBytes
-        guard arrival.isMergeable, payloadBytes <= segmentPayloadBytes, byteCount <= maximumBytes,
+        guard arrival.isMergeable, payloadBytes <= segmentPayloadBytes,
+            payloadBytes == segmentPayloadBytes || mergesShortTails, byteCount <= maximumBytes,
             slot.pointee.isContinued(by: arrival)
         else { return false }
 
@@ -229,11 +232,31 @@ extension Coalescer {
         let packet = slot.packet
         let byteCount = Int(slot.byteCount)
         let segmentPayloadBytes = slot.segmentPayloadBytes
-        let transportOffset = slot.kind.transportOffset
-        let segment = packet + transportOffset
-        let transportBytes = byteCount &- transportOffset
-        let isTCP = slot.kind.isTCP
-        let number = isTCP ? TCPWire.number : UDPWire.number
+        let segmentation: UInt8
+        if slot.kind.isTCP {
+            if slot.isPushed {
+                let segment = packet + slot.kind.transportOffset
+                segment.setField16(TCPWire.flags, segment.field16(TCPWire.flags) | TCPWire.psh)
+            }
+            segmentation =
+                slot.kind.isIPv6 ? virtio_net_hdr.segmentsTCPOverIPv6 : virtio_net_hdr.segmentsTCPOverIPv4
+        } else {
+            segmentation = virtio_net_hdr.segmentsUDP
+        }
+        setLengths(of: slot, to: byteCount)
+        headers[index] = virtio_net_hdr(
+            flags: virtio_net_hdr.needsChecksum, gso_type: segmentation, hdr_len: UInt16(slot.headerBytes),
+            gso_size: UInt16(truncatingIfNeeded: segmentPayloadBytes),
+            csum_start: UInt16(slot.kind.transportOffset),
+            csum_offset: UInt16(slot.kind.isTCP ? TCPWire.checksum : UDPWire.checksum))
+    }
+
+    /// Writes the lengths of a packet of `byteCount` bytes into a slot's headers, and leaves the transport checksum open.
+    private func setLengths(of slot: Slot, to byteCount: Int) {
+        let packet = slot.packet
+        let segment = packet + slot.kind.transportOffset
+        let transportBytes = byteCount &- slot.kind.transportOffset
+        let number = slot.kind.isTCP ? TCPWire.number : UDPWire.number
 
         let pseudoHeader: InternetSum
         if slot.kind.isIPv6 {
@@ -251,25 +274,81 @@ extension Coalescer {
             pseudoHeader = InternetSum(
                 pseudoHeaderIPv4: packet + IPv4Wire.addresses, transport: number, length: transportBytes)
         }
-
-        let checksumOffset: Int
-        let segmentation: UInt8
-        if isTCP {
-            if slot.isPushed {
-                segment.setField16(TCPWire.flags, segment.field16(TCPWire.flags) | TCPWire.psh)
-            }
-            checksumOffset = TCPWire.checksum
-            segmentation =
-                slot.kind.isIPv6 ? virtio_net_hdr.segmentsTCPOverIPv6 : virtio_net_hdr.segmentsTCPOverIPv4
-        } else {
+        if !slot.kind.isTCP {
             segment.setField16(UDPWire.length, UInt16(truncatingIfNeeded: transportBytes))
-            checksumOffset = UDPWire.checksum
-            segmentation = virtio_net_hdr.segmentsUDP
         }
-        segment.setField16(checksumOffset, pseudoHeader.partialChecksum)
-        headers[index] = virtio_net_hdr(
-            flags: virtio_net_hdr.needsChecksum, gso_type: segmentation, hdr_len: UInt16(slot.headerBytes),
-            gso_size: UInt16(truncatingIfNeeded: segmentPayloadBytes),
-            csum_start: UInt16(transportOffset), csum_offset: UInt16(checksumOffset))
+        segment.setField16(
+            slot.kind.isTCP ? TCPWire.checksum : UDPWire.checksum, pseudoHeader.partialChecksum)
+    }
+}
+
+/// A merged write, as a kernel may refuse it.
+public enum MergedWrite: Sendable, Equatable {
+    /// The last packet is shorter than the others: Linux 6.6.44 and 6.10.3 answer EINVAL.
+    case shortTail
+    /// All packets have one size; what they are.
+    case even(MergedKinds)
+}
+
+// Where the kernel refuses a super-packet, its packets are written one by one. All that the merging changed is the headers
+// of the first; those of the others still lie before their payload.
+extension Coalescer {
+    /// What is merged in the write of slot `index`; nil where nothing is.
+    public func merged(_ index: Int) -> MergedWrite? {
+        let slot = slots[index]
+        guard slot.packetCount > 1, slot.separatedCount == 0 else { return nil }
+        let last = vectors[index &* Coalescer.vectorsPerSlot &+ Int(slot.packetCount)].iov_len
+        return last < Int(headers[index].gso_size)
+            ? .shortTail : .even(slot.kind.isTCP ? (slot.kind.isIPv6 ? .tcpOverIPv6 : .tcpOverIPv4) : .udp)
+    }
+
+    /// Merges no more what a kernel refuses.
+    public mutating func stopMerging(_ refused: MergedWrite) {
+        switch refused {
+        case .shortTail: mergesShortTails = false
+        case .even(let kinds): mergedKinds &= ~kinds.rawValue
+        }
+    }
+
+    /// Whether slot `index` was merged, and its packets are writes of their own.
+    public func isSeparated(_ index: Int) -> Bool { slots[index].separatedCount > 0 }
+
+    /// How many packets of slot `index` have not been in a write, its merged one apart, that was refused.
+    public func packetsToSeparate(_ index: Int) -> Int {
+        Int(slots[index].packetCount &- slots[index].separatedCount)
+    }
+
+    /// Makes the next packet of slot `index`, whose merged write was refused, a write of its own: the first packet in the
+    /// first call, and so on. The write of the one before has ended, as they share their vectors.
+    ///
+    /// - Returns: nil after the last, or where nothing was merged.
+    public mutating func separate(_ index: Int) -> CoalescedPacket? {
+        let place = Int(slots[index].separatedCount)
+        guard slots[index].packetCount > 1, place < Int(slots[index].packetCount) else { return nil }
+        slots[index].separatedCount &+= 1
+        let vectors = vectors + index &* Coalescer.vectorsPerSlot
+        if place == 0 {
+            let slot = slots[index]
+            let length = Int(slot.headerBytes) &+ Int(headers[index].gso_size)
+            vectors[1].iov_len = length
+            setLengths(of: slot, to: length)
+            if slot.kind.isTCP {
+                // A packet with PSH is the last of its slot, so it was not the first that had it.
+                let segment = slot.packet + slot.kind.transportOffset
+                segment.setField16(TCPWire.flags, segment.field16(TCPWire.flags) & ~TCPWire.psh)
+            }
+            // The kernel completes the checksum, which was verified: it comes out as it came in.
+            headers[index].gso_type = 0
+            headers[index].gso_size = 0
+        } else {
+            let headerBytes = Int(slots[index].headerBytes)
+            let payload = vectors[1 &+ place]
+            vectors[1] = iovec(
+                iov_base: payload.iov_base - headerBytes, iov_len: payload.iov_len &+ headerBytes)
+            headers[index] = virtio_net_hdr()
+        }
+        return CoalescedPacket(
+            vectors: vectors, vectorCount: 2, byteCount: vectors[1].iov_len &+ virtio_net_hdr.byteCount,
+            packetCount: 1)
     }
 }

@@ -14,6 +14,8 @@ struct Slot {
     /// Bytes of IP and transport header: at most 100, as there are no IP options.
     var headerBytes: UInt8
     var kind: Arrival.Kind
+    /// Packets of a refused super-packet that were made writes of their own.
+    var separatedCount: UInt16 = 0
     /// Whether packets can join.
     var isOpen: Bool
     /// Whether the checksum of the first packet was verified, which is left until a second one comes.

@@ -134,17 +134,24 @@ public struct TunnelDevice: Sendable {
         return TunnelDevice(name: name, index: index, queues: queues, offloads: offloads)
     }
 
-    /// Sets the largest wanted set that the kernel takes.
+    /// Sets all wanted offloads that the kernel takes, each tried on top of those before; what is refused changes nothing.
     private static func accepted(_ wanted: TunnelOffloads, _ descriptor: Int32) -> TunnelOffloads {
-        let candidates: [TunnelOffloads] = [
-            wanted, wanted.subtracting(.udp), wanted.subtracting([.udp, .tcpECN]),
-            wanted.intersection(.checksum),
-        ]
-        for candidate in candidates where twill_tun_set_offload(descriptor, candidate.rawValue) == 0 {
-            return candidate
+        var accepted: TunnelOffloads = []
+        for offload: TunnelOffloads in [.checksum, .tcp4, .tcp6, .tcpECN, .udp]
+        where wanted.isSuperset(of: offload) {
+            let larger = accepted.union(offload)
+            if twill_tun_set_offload(descriptor, larger.rawValue) == 0 { accepted = larger }
         }
-        return []
+        return accepted
     }
+
+    /// Lets a flow's packets come from one queue, in both directions of the flow the same.
+    ///
+    /// Left alone, the kernel takes the queue that the flow's last packet was written to, which another peer's
+    /// choice can move in mid-flow.
+    ///
+    /// - Returns: whether it could; that takes CAP_BPF or CAP_SYS_ADMIN.
+    public func steerFlows() -> Bool { twill_steer_packets(queues[0].descriptor) == 0 }
 
     /// Closes all queues; the device goes with the last one.
     public func close() {

@@ -62,35 +62,9 @@ public struct UnderlaySocket: Sendable {
     public static func open(
         _ endpoint: Endpoint, sharesPort: Bool, bufferBytes: Int, segmentation: Bool, coalescing: Bool
     ) throws(UnderlaySocketError) -> UnderlaySocket {
-        let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
-        guard descriptor >= 0 else {
-            throw UnderlaySocketError(action: "open a UDP socket", errorNumber: errno)
-        }
-        func set(_ level: Int32, _ option: Int32, _ value: Int32) -> Bool {
-            var value = value
-            return setsockopt(descriptor, level, option, &value, socklen_t(MemoryLayout<Int32>.size)) == 0
-        }
-        if sharesPort { _ = set(SOL_SOCKET, SO_REUSEPORT, 1) }
-        _ = set(Int32(IPPROTO_IP), IP_MTU_DISCOVER, IP_PMTUDISC_DO)
-        let bytes = Int32(clamping: bufferBytes)
-        if !set(SOL_SOCKET, SO_RCVBUFFORCE, bytes) { _ = set(SOL_SOCKET, SO_RCVBUF, bytes) }
-        if !set(SOL_SOCKET, SO_SNDBUFFORCE, bytes) { _ = set(SOL_SOCKET, SO_SNDBUF, bytes) }
-
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_port = endpoint.port.bigEndian
-        address.sin_addr.s_addr = endpoint.address.networkBytes
-        let bound = withUnsafePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-            }
-        }
-        guard bound == 0 else {
-            let error = UnderlaySocketError(action: "bind UDP \(endpoint)", errorNumber: errno)
-            Glibc.close(descriptor)
-            throw error
-        }
-        let coalesces = coalescing && set(Int32(IPPROTO_UDP), UDP_GRO, 1)
+        let descriptor = try bound(
+            to: endpoint, sharesPort: sharesPort, sendBytes: bufferBytes, receiveBytes: bufferBytes)
+        let coalesces = coalescing && set(descriptor, Int32(IPPROTO_UDP), UDP_GRO, 1)
         var granted: Int32 = 0
         var size = socklen_t(MemoryLayout<Int32>.size)
         getsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, &granted, &size)
@@ -100,6 +74,119 @@ public struct UnderlaySocket: Sendable {
             offloads: UnderlayOffloads(
                 segmentation: limit > 0, coalescing: coalesces, segmentLimit: max(limit, 1)),
             receiveBufferBytes: Int(granted))
+    }
+
+    /// Opens a socket that only sends, from the port that `receiver` receives on.
+    ///
+    /// When the kernel frees a datagram, it wakes whoever waits on the socket that sent it (sock_wfree, net/core/sock.c),
+    /// for each segment of a super-packet anew; on the receiving socket the engine's standing receive always waits.
+    /// On this one nobody does. It is connected to itself, and what is connected receives from its peer alone, so that
+    /// no datagram of another node comes here.
+    ///
+    /// - Parameter bufferBytes: the send buffer.
+    /// - Returns: the socket's descriptor, the caller's to close; nil where the kernel refuses it.
+    public static func openSender(
+        sharingPortOf receiver: UnderlaySocket, at endpoint: Endpoint, bufferBytes: Int
+    ) -> Int32? {
+        // The port may be shared for as long as this takes; before and after, a second program that binds it is told.
+        guard set(receiver.descriptor, SOL_SOCKET, SO_REUSEADDR, 1) else { return nil }
+        defer { _ = set(receiver.descriptor, SOL_SOCKET, SO_REUSEADDR, 0) }
+        guard
+            let descriptor = try? bound(
+                to: endpoint, sharesPort: false, sharesAddress: true, sendBytes: bufferBytes, receiveBytes: 0)
+        else { return nil }
+        var address = socketAddress(endpoint)
+        let connected = withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
+        }
+        guard connected == 0, set(descriptor, SOL_SOCKET, SO_REUSEADDR, 0) else {
+            Glibc.close(descriptor)
+            return nil
+        }
+        return descriptor
+    }
+
+    /// Opens a socket that only sends, from another port than `endpoint`'s, so that receivers can tell the datagrams of
+    /// one worker from another's (`steer`).
+    ///
+    /// The port is the first that is free of `endpoint.port + place`, and on in steps of `sendingPortStep`.
+    ///
+    /// - Parameters:
+    ///   - place: which of the sending sockets it is, 1 to 63.
+    ///   - bufferBytes: the send buffer.
+    /// - Returns: the socket's descriptor, the caller's to close.
+    public static func openSender(
+        beside endpoint: Endpoint, place: Int, bufferBytes: Int
+    ) throws(UnderlaySocketError) -> Int32 {
+        var port = Int(endpoint.port) + place
+        while true {
+            if port > UInt16.max { port = port % sendingPortStep + sendingPortStep }
+            do throws(UnderlaySocketError) {
+                return try bound(
+                    to: Endpoint(address: endpoint.address, port: UInt16(port)), sharesPort: false,
+                    sendBytes: bufferBytes, receiveBytes: 0)
+            } catch {
+                port += sendingPortStep
+                guard error.errorNumber == EADDRINUSE, port <= UInt16.max else { throw error }
+            }
+        }
+    }
+
+    /// The least common multiple of 1 to 8, and 16: a port that many further on falls to the same of that many workers.
+    static let sendingPortStep = 1680
+
+    /// Lets the kernel spread datagrams over the sockets that share `sockets[0]`'s port by where they come from, address
+    /// and port: those of one of a peer's workers go to one socket, those of its workers side by side to all.
+    ///
+    /// - Returns: whether it could. If not, the kernel spreads them by a hash of the same.
+    public static func steer(_ sockets: [UnderlaySocket]) -> Bool {
+        twill_steer_datagrams(sockets[0].descriptor, UInt32(sockets.count)) == 0
+    }
+
+    private static func set(_ descriptor: Int32, _ level: Int32, _ option: Int32, _ value: Int32) -> Bool {
+        var value = value
+        return setsockopt(descriptor, level, option, &value, socklen_t(MemoryLayout<Int32>.size)) == 0
+    }
+
+    private static func socketAddress(_ endpoint: Endpoint) -> sockaddr_in {
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_port = endpoint.port.bigEndian
+        address.sin_addr.s_addr = endpoint.address.networkBytes
+        return address
+    }
+
+    private static func bound(
+        to endpoint: Endpoint, sharesPort: Bool, sharesAddress: Bool = false, sendBytes: Int,
+        receiveBytes: Int
+    ) throws(UnderlaySocketError) -> Int32 {
+        let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0 else {
+            throw UnderlaySocketError(action: "open a UDP socket", errorNumber: errno)
+        }
+        if sharesPort { _ = set(descriptor, SOL_SOCKET, SO_REUSEPORT, 1) }
+        if sharesAddress { _ = set(descriptor, SOL_SOCKET, SO_REUSEADDR, 1) }
+        _ = set(descriptor, Int32(IPPROTO_IP), IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        for (forced, plain, bytes) in [
+            (SO_RCVBUFFORCE, SO_RCVBUF, receiveBytes), (SO_SNDBUFFORCE, SO_SNDBUF, sendBytes),
+        ] {
+            let bytes = Int32(clamping: bytes)
+            if !set(descriptor, SOL_SOCKET, forced, bytes) { _ = set(descriptor, SOL_SOCKET, plain, bytes) }
+        }
+        var address = socketAddress(endpoint)
+        let result = withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
+        }
+        guard result == 0 else {
+            let error = UnderlaySocketError(action: "bind UDP \(endpoint)", errorNumber: errno)
+            Glibc.close(descriptor)
+            throw error
+        }
+        return descriptor
     }
 
     /// How many segments one send takes on this kernel: 128 or 64, found by sending that many one-byte segments

@@ -19,7 +19,7 @@ public struct DataPlaneConfiguration: Sendable {
     public var tunnelName: String
     /// The underlay address and UDP port to bind.
     public var underlay: Endpoint
-    /// The TUN device's MTU, bytes; the control side sets it on the device.
+    /// The TUN device's MTU at first, bytes; the control side sets it on the device, and may publish others.
     public var mtu: Int
     /// The TUN device's own address: the first of this node's subnet.
     public var tunnelAddress: IPv4Address
@@ -51,8 +51,8 @@ public enum DataPlaneError: Error, CustomStringConvertible {
     case tunnel(TunnelError)
     /// A socket.
     case socket(UnderlaySocketError)
-    /// The engine.
-    case engine(String)
+    /// The engine: what happened, and the kernel's error number.
+    case engine(String, errorNumber: Int32)
     /// How it is tuned.
     case tuning(TuningError)
     /// Memory, a thread, an eventfd: what was tried, and the kernel's error number.
@@ -63,7 +63,7 @@ public enum DataPlaneError: Error, CustomStringConvertible {
         switch self {
         case .tunnel(let error): error.description
         case .socket(let error): error.description
-        case .engine(let text): text
+        case .engine(let text, _): text
         case .tuning(let error): error.description
         case .resource(let action, let errorNumber):
             "cannot \(action): \(String(cString: strerror(errorNumber)))"
@@ -85,6 +85,10 @@ public final class DataPlane: Sendable {
     /// Why io_uring is not used although nobody said so; nil where it is.
     public let uringRefusal: UringError?
 
+    /// Whether datagrams go to workers by where they come from; false where the kernel spreads them by a hash.
+    public let steersDatagrams: Bool
+    /// Whether packets go to workers by their flow; false where the kernel takes the queue that the flow last used.
+    public let steersPackets: Bool
     /// The number of workers.
     public var workerCount: Int { sockets.count }
 
@@ -92,6 +96,8 @@ public final class DataPlane: Sendable {
     private let limits: WorkerLimits
     private let publication: ForwardingPublication
     private let sockets: [UnderlaySocket]
+    /// What each worker sends on: the first from the network's port, the others from ports of their own.
+    private let senders: [Int32]
     private let wakes: [Int32]
     private let blocks: [CounterBlock]
     private let peerBlocks: [PeerCounterBlock]
@@ -122,8 +128,10 @@ public final class DataPlane: Sendable {
         engine = tuning.engine == .mmsg || uringRefusal != nil ? .mmsg : .uring
         var sockets: [UnderlaySocket] = []
         var wakes: [Int32] = []
+        var senders: [Int32] = []
         func closeAll() {
             for socket in sockets { socket.close() }
+            for sender in senders where sender != sockets.first?.descriptor { Glibc.close(sender) }
             for wake in wakes { Glibc.close(wake) }
         }
         do throws(UnderlaySocketError) {
@@ -133,6 +141,15 @@ public final class DataPlane: Sendable {
                         configuration.underlay, sharesPort: workers > 1,
                         bufferBytes: tuning.socketBufferBytes,
                         segmentation: tuning.usesSegmentation, coalescing: tuning.usesCoalescing))
+            }
+            senders.append(
+                UnderlaySocket.openSender(
+                    sharingPortOf: sockets[0], at: configuration.underlay,
+                    bufferBytes: tuning.socketBufferBytes) ?? sockets[0].descriptor)
+            for place in 1..<workers {
+                senders.append(
+                    try UnderlaySocket.openSender(
+                        beside: configuration.underlay, place: place, bufferBytes: tuning.socketBufferBytes))
             }
         } catch {
             closeAll()
@@ -156,7 +173,15 @@ public final class DataPlane: Sendable {
         }
         self.configuration = configuration
         self.sockets = sockets
+        self.senders = senders
         self.wakes = wakes
+        if workers > 1 {
+            steersDatagrams = UnderlaySocket.steer(sockets)
+            steersPackets = tunnel.steerFlows()
+        } else {
+            steersDatagrams = true
+            steersPackets = true
+        }
         underlayOffloads = sockets[0].offloads
         receiveBufferBytes = sockets[0].receiveBufferBytes
         publication = ForwardingPublication(workers: workers)
@@ -196,6 +221,9 @@ public final class DataPlane: Sendable {
         }
     }
 
+    /// Whether routes with this MTU, bytes, may be published: a receive buffer holds a packet of that size.
+    public func carries(mtu: Int) -> Bool { configuration.tuning.receiveBufferBytes >= mtu }
+
     /// Replaces the forwarding routes: each worker uses the new ones from its next round on. Returns at once.
     public func publish(_ routes: ForwardingRoutes) {
         peerSlots.withLock { slots in
@@ -220,6 +248,7 @@ public final class DataPlane: Sendable {
         for thread in running { pthread_join(thread, nil) }
         closed.store(true, ordering: .sequentiallyConsistent)
         for socket in sockets { socket.close() }
+        for sender in senders where sender != sockets.first?.descriptor { Glibc.close(sender) }
         tunnel.close()
         for wake in wakes { Glibc.close(wake) }
     }
@@ -254,41 +283,68 @@ public final class DataPlane: Sendable {
     // MARK: On the worker's thread
 
     fileprivate func run(_ index: Int, _ start: WorkerStart) {
-        if let cpu = configuration.tuning.cpu(ofWorker: index) { _ = twill_pin_thread(Int32(cpu)) }
         let tuning = configuration.tuning
+        if let cpu = tuning.cpu(ofWorker: index) {
+            let result = twill_pin_thread(Int32(cpu))
+            guard result == 0 else {
+                return start.ready(
+                    .resource("pin worker \(index) to CPU \(cpu) (see --cpus)", errorNumber: result))
+            }
+        }
         guard let memory = PacketMemory(limits, hugePages: tuning.usesHugePages) else {
             return start.ready(.resource("allocate packet buffers", errorNumber: ENOMEM))
         }
+        if index == 0 { countStartFallbacks() }
         let offloads = sockets[index].offloads
         let settings = WorkerSettings(
-            mtu: configuration.mtu, tunnelAddress: configuration.tunnelAddress,
+            tunnelAddress: configuration.tunnelAddress,
             tunnelAddressIPv6: configuration.tunnelAddressIPv6,
             acceptsAnySource: configuration.acceptsAnySource,
             segmentLimit: offloads.segmentation ? offloads.segmentLimit : 1,
             coalesces: mergedKinds, busyPollMicroseconds: tuning.busyPollMicroseconds,
             minimumWaitMicroseconds: tuning.minimumWaitMicroseconds)
-        let (tunnel, socket, wake) = (
-            tunnel.queues[index].descriptor, sockets[index].descriptor, wakes[index]
+        let (tunnel, socket, sender, wake) = (
+            tunnel.queues[index].descriptor, sockets[index].descriptor, senders[index], wakes[index]
         )
         switch engine {
         case .mmsg:
             do throws(MmsgError) {
                 let engine = try MmsgEngine(
-                    memory: memory, tunnel: tunnel, socket: socket, wake: wake,
+                    memory: memory, tunnel: tunnel, socket: socket, sender: sender, wake: wake,
                     entries: limits.ringEntries)
                 start.ready(nil)
                 loop(engine, memory, settings, index)
-            } catch { start.ready(.engine(error.description)) }
+            } catch { start.ready(.engine(error.description, errorNumber: error.errorNumber)) }
         case .uring, .automatic:
             do throws(UringError) {
                 let engine = try UringEngine(
-                    memory: memory, tunnel: tunnel, socket: socket, wake: wake,
+                    memory: memory, tunnel: tunnel, socket: socket, sender: sender, wake: wake,
                     entries: limits.ringEntries, usesSubmissionPolling: tuning.usesSubmissionPolling)
+                if !engine.usesRegisteredBuffers { blocks[index].add(.lockedMemoryFallbacks) }
                 start.ready(nil)
                 loop(engine, memory, settings, index)
-            } catch { start.ready(.engine(error.description)) }
+            } catch {
+                let advice = "; or give --engine=auto, which goes on with plain system calls"
+                start.ready(.engine(error.description + advice, errorNumber: error.errorNumber))
+            }
         }
         memory.deallocate()
+    }
+
+    /// Counts what was asked for and refused; on the first worker's thread, whose counters tell.
+    private func countStartFallbacks() {
+        let refused = configuration.tuning.tunnelOffloads.subtracting(tunnel.offloads)
+        let fallbacks: [(Counter, Bool)] = [
+            (
+                .receiveCoalescingFallbacks,
+                configuration.tuning.usesCoalescing && !underlayOffloads.coalescing
+            ),
+            (.segmentationFallbacks, configuration.tuning.usesSegmentation && !underlayOffloads.segmentation),
+            (.tunnelStreamFallbacks, !refused.isDisjoint(with: [.tcp4, .tcp6, .tcpECN])),
+            (.tunnelDatagramFallbacks, !refused.isDisjoint(with: .udp)),
+            (.datagramSteeringFallbacks, !steersDatagrams), (.packetSteeringFallbacks, !steersPackets),
+        ]
+        for (counter, isTaken) in fallbacks where isTaken { blocks[0].add(counter) }
     }
 
     /// What the TUN device may be given merged: what it would also give.

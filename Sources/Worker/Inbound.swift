@@ -74,9 +74,6 @@ extension Worker where Engine: ~Copyable {
             counters.add(.dropInboundTooShort)
             return false
         }
-        let answerTo = MessageDestination.of(
-            Endpoint(address: outerSource, port: datagrams.sourcePort),
-            counterSlot: snapshot.counterSlot(peer))
         var offset = 0
         var delivered = false
         // Datagrams in a row from one peer are counted together; where several peers share the address, the inner
@@ -104,7 +101,7 @@ extension Worker where Engine: ~Copyable {
             let packet = IPPacket(bytes, length: length)
             guard packet.decrementTimeToLive() else {
                 counters.add(.dropInboundTimeToLive)
-                answerPeer(packet, at: answerTo, .timeExceeded)
+                answerPeer(packet, from: sender, .timeExceeded)
                 continue
             }
             // There is a slot for each: `workOffArrivals` made sure.
@@ -118,15 +115,17 @@ extension Worker where Engine: ~Copyable {
     }
 
     @inline(__always)
-    private func countReceived(from peer: Int, packets: Int, bytes: Int) {
+    private mutating func countReceived(from peer: Int, packets: Int, bytes: Int) {
         guard packets > 0 else { return }
         peerCounters.addReceived(
             snapshot.counterSlot(peer), packets: packets, bytes: bytes, atNanoseconds: workBeganNanoseconds)
     }
 
     /// Why a datagram is not let in, or nil; then `holder` is the peer whose inner source it has, where one has it.
+    /// Mutating, although it changes nothing: a worker that is borrowed from a mutating caller is copied whole, 768 bytes
+    /// for each datagram.
     @inline(__always)
-    private func refusal(
+    private mutating func refusal(
         _ bytes: UnsafeMutableRawPointer, length: Int, from outerSource: IPv4Address, holder: inout Int
     ) -> Counter? {
         switch IPPacket.flaw(bytes, length: length, verifyingChecksum: true) {
@@ -137,7 +136,7 @@ extension Worker where Engine: ~Copyable {
         case .headerChecksum: return .dropInboundHeaderChecksum
         case nil: break
         }
-        guard length <= settings.mtu else { return .dropInboundTooLarge }
+        guard length <= snapshot.mtu else { return .dropInboundTooLarge }
         let packet = IPPacket(bytes, length: length)
         if packet.isIPv4 {
             guard snapshot.isLocal(packet.destinationIPv4) else { return .dropInboundDestination }
@@ -191,7 +190,7 @@ extension Worker where Engine: ~Copyable {
         guard index < limits.writeSlots else {
             return replies.release(index &- limits.writeSlots)
         }
-        if result < 0 { writeFailed(coalescer.slot(index).packetCount, result: result) }
+        if result < 0 || separationsUnderWay > 0, goOnSeparating(index, result: result) { return }
         writesPending &-= 1
         guard writesPending == 0 else { return }
         coalescer.reset()
@@ -199,6 +198,52 @@ extension Worker where Engine: ~Copyable {
             heldCount &-= 1
             engine.provide(Int(heldBuffers[heldCount]))
         }
+    }
+
+    // MARK: Super-packets that the kernel does not take
+
+    /// Counts a write that failed; where it was refused for being merged, or is one of such a one's packets, queues the
+    /// write of the next packet. Returns whether it did.
+    ///
+    /// Packets of the flow that are in later slots have passed these by then: the price of losing none.
+    private mutating func goOnSeparating(_ index: Int, result: Int) -> Bool {
+        let merged = coalescer.merged(index)
+        let isSeparated = merged == nil && coalescer.isSeparated(index)
+        if result == -Int(EINVAL), let merged {
+            separationsUnderWay &+= 1
+            noteRefusal(of: merged)
+        } else {
+            if result < 0 {
+                writeFailed(isSeparated ? 1 : coalescer.slot(index).packetCount, result: result)
+            }
+            guard isSeparated else { return false }
+        }
+        let left = coalescer.packetsToSeparate(index)
+        if left > 0, engine.queueSpace > 0, let write = coalescer.separate(index) {
+            engine.write(index, write.vectors, count: write.vectorCount)
+            counters.add(.tunnelWrites)
+            counters.add(.rewrittenPackets)
+            queuedInline &+= 1
+            return true
+        }
+        if left > 0 { counters.add(.dropInboundTunnelFull, left) }
+        separationsUnderWay &-= 1
+        return false
+    }
+
+    /// Merges no more what was refused too often: a kernel's fault, and not a packet's.
+    private mutating func noteRefusal(of merged: MergedWrite) {
+        switch merged {
+        case .shortTail:
+            refusedShortTails &+= 1
+            guard refusedShortTails == WorkerLimits.refusedWritesBeforeFallback else { return }
+            counters.add(.shortTailFallbacks)
+        case .even:
+            refusedEvenWrites &+= 1
+            guard refusedEvenWrites % WorkerLimits.refusedWritesBeforeFallback == 0 else { return }
+            counters.add(.mergedWriteFallbacks)
+        }
+        coalescer.stopMerging(merged)
     }
 
     private mutating func writeFailed(_ packets: Int, result: Int) {

@@ -21,8 +21,11 @@ public struct WorkerLimits: Sendable, Equatable {
     /// Reads of one round, those of the round before (their sends are under way), one parked read.
     public let tunnelBuffers: Int
     /// Each read may need a message of its own, a super-packet two (65,535 bytes with all headers added exceed one
-    /// send); those of the round before; the open ones; as many again for replays.
+    /// send); those of the round before; the open ones; as many again for replays. At least what one super-packet needs
+    /// where each of its segments is a send of its own.
     public let messages: Int
+    /// Reads of one round while super-packets come whose segments are sends of their own.
+    public let unsegmentedReadBurst: Int
     /// Writes of one round: all datagrams of as many received buffers as the ring has room for, where nothing can be
     /// merged. More wait for the next round. With the defaults 4 × 128, of 1,024 - 336 - 8 - 65 - 2 = 613 free entries.
     public let writeSlots: Int
@@ -46,6 +49,8 @@ public struct WorkerLimits: Sendable, Equatable {
     /// Segments that must pass one by one, after the send that carried them together failed, before segmentation is
     /// switched off: a full send, so that one odd packet does not.
     public static let failedSegmentsBeforeFallback = SuperPacketLimits.sendSegments
+    /// Merged writes that the TUN device must refuse, before no such are made: so many are no one packet's fault.
+    public static let refusedWritesBeforeFallback = 8
     /// ICMP errors a second, and at once (icmp_msgs_per_sec and icmp_msgs_burst of net/ipv4/icmp.c).
     public static let errorsPerSecond = 1000
     /// See `errorsPerSecond`.
@@ -63,6 +68,7 @@ public struct WorkerLimits: Sendable, Equatable {
         ringEntries = tuning.ringEntries
         tunnelBuffers = 2 * readBurst + 1
         messages = WorkerLimits.messages(readBurst: readBurst)
+        unsegmentedReadBurst = min(superPacketReadBurst, messages / SuperPacketLimits.sendSegments)
         gatheredCompletions = max(1, min(readBurst, datagramBuffers / 2))
 
         let writeRoom = ringEntries - WorkerLimits.otherOperations(readBurst: readBurst)
@@ -87,7 +93,9 @@ public struct WorkerLimits: Sendable, Equatable {
         }
     }
 
-    private static func messages(readBurst: Int) -> Int { 2 * 2 * readBurst + openMessages + readBurst }
+    private static func messages(readBurst: Int) -> Int {
+        max(2 * 2 * readBurst + readBurst, SuperPacketLimits.sendSegments) + openMessages
+    }
 
     /// Ring entries that one round may need beside its writes.
     private static func otherOperations(readBurst: Int) -> Int {

@@ -26,6 +26,9 @@ extension Worker where Engine: ~Copyable {
         if let flaw = IPPacket.flaw(bytes, length: packetLength, verifyingChecksum: false) {
             return drop(buffer, counter(of: flaw))
         }
+        #if TWILL_EXTRA_COPY
+            extraCopy.copyMemory(from: bytes, byteCount: packetLength)
+        #endif
         let packet = IPPacket(bytes, length: packetLength)
         let peer =
             packet.isIPv4
@@ -263,11 +266,20 @@ extension Worker where Engine: ~Copyable {
         queuedInline &+= 1
     }
 
-    /// Sends an ICMP error about a packet that came from a peer back to that peer.
-    mutating func answerPeer(_ packet: IPPacket, at source: UInt64, _ error: ICMPError) {
+    /// Sends an ICMP error about a packet that came from a peer back to the peer that its source belongs to, else to the
+    /// sender. The port is the lease's: nobody listens on the one that a peer's second worker sent from.
+    mutating func answerPeer(
+        _ packet: IPPacket, from sender: ForwardingSnapshot.PeerIndex, _ error: ICMPError
+    ) {
+        let holder =
+            packet.isIPv4
+            ? snapshot.peer(holding: packet.sourceIPv4) : snapshot.peer(holding: packet.sourceIPv6)
+        let peer = holder ?? sender
+        let destination = MessageDestination.of(
+            snapshot.endpoint(peer), counterSlot: snapshot.counterSlot(peer))
         guard ICMPError.mayAnswer(packet), packet.isIPv4 || settings.tunnelAddressIPv6 != nil,
             replies.admit(atMilliseconds: coarseMilliseconds()),
-            let message = messages.take(destination: source)
+            let message = messages.take(destination: destination)
         else { return counters.add(.errorsSuppressed) }
         let length: Int
         if packet.isIPv4 {

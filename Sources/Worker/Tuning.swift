@@ -88,7 +88,7 @@ public struct Tuning: Sendable, Equatable {
         public static let workers = 1...64
         /// Submission entries: the largest completion ring of the kernel (65,536, io_uring/io_uring.h) is four times the
         /// upper bound.
-        public static let ringEntries = 256...16_384
+        public static let ringEntries = 512...16_384
         /// Receive buffers of a worker.
         public static let receiveBuffers = 1...4096
         /// Bytes of a receive buffer: from what every IPv6 path carries (RFC 8200) to any datagram.

@@ -29,8 +29,6 @@ import Synchronization
 
 /// What a worker is told at its start and keeps.
 public struct WorkerSettings: Sendable {
-    /// The TUN device's MTU, bytes.
-    public var mtu: Int
     /// The TUN device's address: the source of ICMP errors.
     public var tunnelAddress: IPv4Address
     /// The same for IPv6; nil where the network has none.
@@ -48,12 +46,11 @@ public struct WorkerSettings: Sendable {
 
     /// Makes settings.
     public init(
-        mtu: Int, tunnelAddress: IPv4Address, tunnelAddressIPv6: IPv6Address? = nil,
+        tunnelAddress: IPv4Address, tunnelAddressIPv6: IPv6Address? = nil,
         acceptsAnySource: Bool = false,
         segmentLimit: Int, coalesces: MergedKinds, busyPollMicroseconds: Int = 0,
         minimumWaitMicroseconds: Int = 0
     ) {
-        self.mtu = mtu
         self.tunnelAddress = tunnelAddress
         self.tunnelAddressIPv6 = tunnelAddressIPv6
         self.acceptsAnySource = acceptsAnySource
@@ -110,6 +107,14 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// Operations that can be queued when none is.
     let queueCapacity: Int
     var failedSegmentations = 0
+    /// Slots whose merged write was refused, and whose packets are being written one by one.
+    var separationsUnderWay = 0
+    var refusedShortTails = 0
+    var refusedEvenWrites = 0
+    #if TWILL_EXTRA_COPY
+        /// Where the copy goes that nobody needs.
+        let extraCopy = UnsafeMutableRawPointer.allocate(byteCount: 65_536, alignment: 64)
+    #endif
 
     /// Makes a worker.
     ///
@@ -147,6 +152,9 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     deinit {
         arrivals.deallocate()
         heldBuffers.deallocate()
+        #if TWILL_EXTRA_COPY
+            extraCopy.deallocate()
+        #endif
     }
 
     /// Ends every operation and closes the engine; the worker is not used any more after this.
@@ -283,7 +291,9 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             burst = max(1, roundReads)
             parkedStreak = 0
         }
-        if roundSuperPackets > 0 { burst = min(burst, limits.superPacketReadBurst) }
+        if roundSuperPackets > 0 {
+            burst = min(burst, segmentLimit > 1 ? limits.superPacketReadBurst : limits.unsegmentedReadBurst)
+        }
     }
 
     /// Polls after sparse traffic, a request that will be answered, say. Bulk traffic (super-packets, long batches) keeps

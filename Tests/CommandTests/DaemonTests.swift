@@ -155,6 +155,17 @@ struct DaemonTests {
         #expect(try await daemon.exitStatus() == 0)
     }
 
+    @Test func rulesAreLookedAfterAsOftenAsAskedFor() async throws {
+        let machine = try await TestMachine()
+        let daemon = try await machine.start("-ip-masq -iptables-resync=1")
+        _ = try await daemon.ready()
+        try await machine.run("nft delete table ip flannel-ipv4")
+        _ = try await daemon.until("the rules") { daemon.log.contains("event=restored") ? true : nil }
+        #expect(try await machine.run("nft list table ip flannel-ipv4").contains("masquerade"))
+        daemon.signal(SIGTERM)
+        #expect(try await daemon.exitStatus() == 0)
+    }
+
     /// What is wrong, what must be said about it, and the exit status.
     @Test(arguments: [
         ("-iface=eth7", "eth7", twilld.ExitStatus.configuration),
@@ -191,14 +202,43 @@ struct DaemonTests {
         #expect(try await first.exitStatus() == 0)
     }
 
+    @Test func systemdIsToldOfEachStep() async throws {
+        let machine = try await TestMachine()
+        let socket = NotifySocket("\(machine.directory)/notify")
+        let daemon = try await machine.start(environment: "NOTIFY_SOCKET=\(socket.name) WATCHDOG_USEC=200000")
+        _ = try await daemon.ready()
+        var told: [String] = []
+        for _ in 0..<500 where !(told.contains("WATCHDOG=1") && told.contains { $0.hasPrefix("READY=1") }) {
+            while let message = socket.next() { told.append(message) }
+            try await Task.sleep(for: .milliseconds(20))
+        }
+        #expect(told.contains { $0.hasPrefix("READY=1\nSTATUS=subnet 10.66.") }, "\(told)")
+        #expect(told.contains { $0.hasPrefix("STATUS=waiting for ") }, "\(told)")
+        #expect(told.contains("WATCHDOG=1"))
+        daemon.signal(SIGTERM)
+        #expect(try await daemon.exitStatus() == 0)
+        while let message = socket.next() { told.append(message) }
+        #expect(told.contains("STOPPING=1"))
+    }
+
     @Test func metricsAreWhatPrometheusReads() async throws {
         let machine = try await TestMachine()
         let daemon = try await machine.start("-healthz-ip=127.0.0.1 -healthz-port=8471")
         _ = try await daemon.ready()
+        try machine.write("store/subnets/10.66.250.0-24", #"{"PublicIP":"198.18.78.9"}"#)
+        _ = try await daemon.until("the peer") { daemon.status?.peers.isEmpty == false ? true : nil }
+        // What an issue lists by name: packets, bytes, drops by reason, ring depth, batch sizes, fallbacks, peers, lease
+        // age and time to expiry, store connected, reconnects, loop-time histogram.
         let metrics = try await machine.run("curl -s http://127.0.0.1:8471/metrics")
         for name in [
-            "twill_ready 1", "twill_peers 0", "twill_store_connected 1", "twill_lease_expiry_seconds ",
-            "process_open_fds ", "twill_packets_sent_total ", "twill_send_batch_bucket{le=\"+Inf\"} ",
+            "twill_ready 1", "twill_peers 1", "twill_store_connected 1", "twill_store_reconnects_total 0",
+            "twill_lease_expiry_seconds ", "twill_lease_age_seconds ", "process_open_fds ",
+            "twill_packets_sent_total ", "twill_bytes_sent_total ", "twill_packets_delivered_total ",
+            "twill_dropped_packets_total{direction=\"outbound\",reason=\"no_route\"} ",
+            "twill_ring_submissions ", "twill_ring_completions ", "twill_receive_buffers_free ",
+            "twill_send_batch_bucket{le=\"+Inf\"} ", "twill_send_batch_sum ",
+            "twill_round_time_seconds_bucket{le=\"+Inf\"} ", "twill_segmentation_fallbacks_total 0",
+            "twill_peer_sent_packets_total{subnet=\"10.66.250.0/24\"} 0", "twill_peers_heard 0",
         ] {
             #expect(metrics.contains("\n\(name)"), "\(name)")
         }

@@ -96,6 +96,17 @@ private func normalize(
             try normalize(["-public-ip="], environment: ["FLANNELD_PUBLIC_IP": "10.0.0.1"]).normalized == [])
     }
 
+    @Test func theDaemonsFileServesTheOtherCommandsToo() throws {
+        let arguments = try FlagArguments(["--config", "/f"], environment: [:], flags: Check.flags) { _ in
+            """
+            lease-dir = /srv/twill
+            ip-masq = true
+            batch = 32
+            """
+        }
+        #expect(arguments.normalized == ["--batch=32"])
+    }
+
     @Test(arguments: [
         ("mtu 1400", "/f, line 1: \"mtu 1400\" is not of the form name = value"),
         ("\nmut = 1400", "/f, line 2: there is no flag \"mut\"; see twilld run --help"),

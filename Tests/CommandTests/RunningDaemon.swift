@@ -33,6 +33,11 @@ final class TestMachine {
     @discardableResult
     func run(_ command: String) async throws -> String { try await namespace.run { try execute(command) } }
 
+    /// Makes `io_uring_setup` fail for the daemons that are started from here on.
+    func forbidUring(errorNumber: Int32) async throws {
+        try await namespace.run { try NetworkNamespaces.forbidUring(errorNumber: errorNumber) }
+    }
+
     /// Writes a file below the directory.
     func write(_ name: String, _ text: String) throws {
         try Data(text.utf8).write(to: URL(filePath: directory + "/" + name), options: .atomic)
@@ -44,11 +49,13 @@ final class TestMachine {
     }
 
     /// Starts a daemon with the flags that keep it inside the directory, and `flags`.
-    func start(_ flags: String = "") async throws -> RunningDaemon {
+    ///
+    /// - Parameter environment: `NAME=value` words.
+    func start(_ flags: String = "", environment: String = "") async throws -> RunningDaemon {
         let number = daemons.count
         let files = directory + "/daemon-\(number)"
         let command =
-            "\(RunningDaemon.binary) -lease-dir \(directory)/store -subnet-file \(directory)/subnet.env"
+            "env \(environment) \(RunningDaemon.binary) -lease-dir \(directory)/store -subnet-file \(directory)/subnet.env"
             + " --state-dir \(directory)/state --status-socket \(directory)/twilld.sock \(flags)"
         // The shell waits for it in the foreground: `wait` hangs where SIGCHLD is blocked, as in a test's threads.
         try await run(

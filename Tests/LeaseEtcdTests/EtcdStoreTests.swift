@@ -1,9 +1,10 @@
 import Addresses
 import Foundation
-import LeaseEtcd
 import LeaseTesting
 import Leases
 import Testing
+
+@testable import LeaseEtcd
 
 private let value = #"{"PublicIP":"198.18.9.2","PublicIPv6":null}"#
 private let day = Duration.seconds(86_400)
@@ -119,6 +120,33 @@ struct EtcdStoreTests {
         #expect(kept.log.count(of: "is gone from the store") == 0)
         let keys = try server.leases().keys.sorted()
         #expect(keys == [subnet.key], "\(kept.log.lines) \(kept.table)")
+    }
+
+    @Test("after a change of this machine's address the connection is another")
+    func addressChanges() async throws {
+        let server = try EtcdServer()
+        try server.setNetwork()
+        let store = try server.store()
+        let before = try await store.connection.currentLink().number
+        let revision = try await store.snapshot().revision
+        var isInPlace = false
+        await #expect(throws: LeaseStoreError.self) {
+            for try await _ in store.watch(after: revision) where !isInPlace {
+                isInPlace = true
+                await store.addressChanged()
+            }
+        }
+        #expect(isInPlace)
+        #expect(try await store.snapshot().configuration != nil)
+        #expect(try await store.connection.currentLink().number > before)
+        // A node follows, and says where it is reached now.
+        let node = TestNode("198.18.9.2", store: store)
+        let subnet = try await node.subnet()
+        await node.keeper.announce(NodeAnnouncement(publicAddress: IPv4Address("198.18.9.4")!))
+        try await eventually("the address in etcd") {
+            try server.leases()[subnet.key]?.contains("198.18.9.4") == true
+        }
+        try await node.wait(for: "the store") { $0.isStoreConnected }
     }
 
     @Test("a dead first endpoint costs nothing but a try; one that dies later is left for the next")
@@ -238,6 +266,28 @@ struct EtcdStoreTests {
             try EtcdStore(configuration: EtcdConfiguration(endpoints: [endpoint]))
         }
         #expect(error?.description.contains("\"\(endpoint)\" \(words)") == true)
+    }
+
+    @Test("lease list tells how long leases have left, and that reservations never end")
+    func remainingTimes() async throws {
+        let server = try EtcdServer()
+        try server.setNetwork()
+        let store = try server.store()
+        for number in 1...40 {
+            let result = try await store.create(
+                key: "10.66.\(number).0-24", value: value, timeToLive: .seconds(3600 + number),
+                holder: NodeIdentity(number: UInt32(number)))
+            #expect(result != .refused)
+        }
+        try server.putLease("10.66.99.0-24", value)
+        let listing = try await LeaseOperations(store: store).list()
+        #expect(listing.count == 41)
+        #expect(listing.last?.isReservation == true && listing.last?.remaining == nil)
+        for (number, entry) in zip(1..., listing.dropLast()) {
+            let remaining = try #require(entry.remaining)
+            #expect(!entry.isReservation)
+            #expect(remaining > .seconds(3000) && remaining <= .seconds(3600 + number))
+        }
     }
 
     @Test("lease list, reserve and release, network show and set")

@@ -4,8 +4,8 @@ import LeaseTesting
 import Leases
 import Testing
 
-/// The ways in which flannel v0.28.9 was seen to break, by their numbers: those that concern leases. 9, 10 and 11
-/// concern routes and the data plane and are tested there.
+/// The ways in which flannel v0.28.9 was seen to break, by their numbers, as far as a store alone shows them. All
+/// thirteen, with running daemons and the kernel's routes and queues, are cases of `tools/test-namespaces`.
 @Suite(
     "What breaks flannel",
     .enabled(if: hasEtcd, "etcd is not installed: apt-get install etcd-server etcd-client"),

@@ -41,11 +41,12 @@ package final class Simulation {
     @discardableResult
     package func addNode(
         _ address: String, identity: UInt32? = nil, port: UInt16? = nil, previous: String? = nil,
-        lossPolicy: LeaseOptions.LossPolicy = .reacquire
+        lossPolicy: LeaseOptions.LossPolicy = .reacquire, renewalMargin: Duration = .seconds(3_600)
     ) -> SimulatedNode {
         var options = LeaseOptions(identity: NodeIdentity(number: identity ?? UInt32(nodes.count + 1)))
         options.previousSubnet = previous.flatMap { LeaseSubnet(key: $0) }
         options.lossPolicy = lossPolicy
+        options.renewalMargin = renewalMargin
         let node = SimulatedNode(
             simulation: self, number: nodes.count, identity: options.identity,
             machine: LeaseMachine(

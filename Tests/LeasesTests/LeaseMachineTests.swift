@@ -117,6 +117,18 @@ struct LeaseMachineTests {
         #expect(simulation.requests.count - before < 14 * 24 * 6 * 2 + 50)
     }
 
+    @Test(
+        "the widest margin of 1,439 minutes renews every minute, as with flannel, and one too wide not all the time"
+    )
+    func renewsByTheMargin() {
+        let simulation = Simulation(seed: 22)
+        let widest = simulation.addNode("198.18.9.2", renewalMargin: .seconds(1_439 * 60))
+        let tooWide = simulation.addNode("198.18.9.3", renewalMargin: hour * 24)
+        simulation.run(for: hour)
+        #expect((60...67).contains(widest.count("lease renewed")))
+        #expect(tooWide.count("lease renewed") == 0)
+    }
+
     @Test("a reservation is used, and stays one")
     func reservation() {
         let simulation = Simulation(seed: 7)

@@ -78,6 +78,12 @@ public final class NetworkNamespace: Sendable {
     }
 }
 
+/// Makes `io_uring_setup` fail on this thread and in what it starts, as `kernel.io_uring_disabled` (EPERM) or a container's
+/// seccomp profile (EPERM, ENOSYS) does.
+public func forbidUring(errorNumber: Int32) throws {
+    guard forbid_io_uring(errorNumber) == 0 else { throw CallFailure(call: "prctl(PR_SET_SECCOMP)") }
+}
+
 /// A system call failed.
 public struct CallFailure: Error, CustomStringConvertible {
     /// The call and its error.

@@ -66,6 +66,38 @@ final class CoalescerHarness {
         return writes + flush()
     }
 
+    /// What becomes of packets that merge into one slot, when the write of that is refused; resets.
+    func separated(_ packets: [Bytes]) -> [Bytes] {
+        for packet in packets { _ = add(packet) }
+        coalescer.close()
+        precondition(coalescer.slotCount == 1 && coalescer.merged(0) != nil)
+        var written: [Bytes] = []
+        while let write = coalescer.separate(0) {
+            let all = gathered(write.vectors, write.vectorCount)
+            precondition(all.count == write.byteCount && write.packetCount == 1)
+            let header = all.withUnsafeBytes { virtio_net_hdr(bytes: $0.baseAddress!) }
+            written.append(CoalescerHarness.completed(header, Bytes(all[10...])))
+        }
+        precondition(coalescer.isSeparated(0) && coalescer.packetsToSeparate(0) == 0)
+        precondition(coalescer.merged(0) == nil)
+        coalescer.reset()
+        used = 0
+        return written
+    }
+
+    /// A packet that is none of several, as the kernel completes it.
+    private static func completed(_ header: virtio_net_hdr, _ packet: Bytes) -> Bytes {
+        precondition(header.gso_type == 0)
+        guard header.flags == 1 else { return packet }
+        let (start, field) = (Int(header.csum_start), Int(header.csum_start) + Int(header.csum_offset))
+        let pseudoHeader = pseudoHeader(packet, transportOffset: start)
+        precondition(packet.word(field) == naiveSum(pseudoHeader))
+        var packet = packet
+        packet.setWord(field, 0)
+        packet.setWord(field, ~naiveSum(pseudoHeader + packet[start...]) & 0xFFFF)
+        return packet
+    }
+
     /// What the kernel makes of a TUN write: it trusts header and checksum, as the virtio-net header tells it to.
     private static func kernelSegments(_ header: virtio_net_hdr, _ packet: Bytes) -> [Bytes] {
         guard header.flags != 0 || header.gso_type != 0 else { return [packet] }

@@ -358,4 +358,19 @@ let flows: [(Version, Transport)] = [(.ipv4, .tcp), (.ipv6, .tcp), (.ipv4, .udp)
             #expect(coalescer.slotCount == 0)
         }
     }
+
+    @Test("A refused super-packet comes apart into the packets that arrived", arguments: flows)
+    func separation(version: Version, transport: Transport) {
+        let harness = CoalescerHarness()
+        let even = (0..<4).map { packet($0, version, transport) }
+        #expect(harness.separated(even) == even)
+        let short = packet(3, version, transport) { $0.payload.removeLast(7) }
+        #expect(harness.separated(even[..<3] + [short]) == even[..<3] + [short])
+        if transport == .tcp {
+            let pushed = packet(3, version, transport) { $0.flags |= 0x08 }
+            #expect(harness.separated(even[..<3] + [pushed]) == even[..<3] + [pushed])
+        }
+        // Nothing of it is left for those that come later.
+        #expect(harness.run(even).map(\.segments) == [even])
+    }
 }

@@ -147,7 +147,7 @@ struct EndlessEngine: PacketEngine, ~Copyable {
             memory: memory,
             limits: limits,
             settings: WorkerSettings(
-                mtu: 1472, tunnelAddress: pod(1, 0), segmentLimit: 64, coalesces: .all),
+                tunnelAddress: pod(1, 0), segmentLimit: 64, coalesces: .all),
             counters: counters, peerCounters: peerCounters, reader: publication.reader(0))
         for _ in 0..<10 { #expect(worker.round() == 0) }
 

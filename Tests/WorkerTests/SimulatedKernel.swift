@@ -42,6 +42,10 @@ final class SimulatedKernel {
     /// A segment larger than this fails with EMSGSIZE (alone) or EINVAL (segmented).
     var pathLimit = 65_507
     var writeFailurePercent = 0
+    /// Whether a merged write fails with EINVAL whose last packet is shorter, as in Linux 6.6.44.
+    var refusesShortTails = false
+    /// Whether every merged write does.
+    var refusesMergedWrites = false
     var writeErrors: [Int32] = [EIO, EAGAIN, EINVAL]
     /// Percent of enters that take only some of what was queued, as the kernel does when it is short of memory.
     var reluctance = 0
@@ -221,6 +225,13 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
 
     private mutating func endWrite(_ operation: Operation) {
         let frame = gather(operation.vectors!, operation.count)
+        if frame[1] != 0 {
+            let (size, headerBytes) = (Int(frame[4]) | Int(frame[5]) << 8, Int(frame[2]) | Int(frame[3]) << 8)
+            let isUneven = (frame.count - 10 - headerBytes) % size != 0
+            if kernel.refusesMergedWrites || (kernel.refusesShortTails && isUneven) {
+                return complete(.write, operation.index, -Int(EINVAL))
+            }
+        }
         if kernel.generator.chance(kernel.writeFailurePercent) {
             kernel.lostInWrite += 1
             let error = kernel.writeErrors.randomElement(using: &kernel.generator)!

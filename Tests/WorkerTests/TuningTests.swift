@@ -6,7 +6,7 @@ extension Tuning {
     /// The defaults, and what strains the worker most: hardly any memory, one packet at a time, all that can be had.
     static let extremes: [Tuning] = {
         var small = Tuning()
-        small.ringEntries = 256
+        small.ringEntries = 512
         small.batch = 8
         small.superPacketBatch = 1
         small.receiveBuffers = 2
@@ -28,13 +28,14 @@ extension Tuning {
         let limits = try WorkerLimits(Tuning())
         #expect(limits.tunnelBuffers == 129)
         #expect(limits.messages == 336)
+        #expect(limits.unsegmentedReadBurst == 2)
         #expect(limits.writeSlots == 512)
         #expect(limits.gatheredCompletions == 8)
     }
 
     @Test func aRoundNeverNeedsMoreThanTheRingHolds() throws {
         for batch in Tuning.Ranges.batch {
-            for exponent in 8...14 {
+            for exponent in 9...14 {
                 var tuning = Tuning()
                 tuning.batch = batch
                 tuning.ringEntries = 1 << exponent
@@ -81,7 +82,7 @@ extension Tuning {
         for batch in [1, 7, 8, 9, 31, 32, 33, 64] {
             let refusal = complaint {
                 $0.batch = batch
-                $0.ringEntries = 256
+                $0.ringEntries = 512
             }
             guard let refusal else { continue }
             let named = refusal.split(separator: " ").compactMap { Int($0.filter(\.isNumber)) }.last!

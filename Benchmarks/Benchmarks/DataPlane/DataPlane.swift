@@ -1,40 +1,65 @@
 import Addresses
 import Benchmark
+import CAllocationCount
 import CLinux
+import CRingLoop
 import Forwarding
 import PacketHeaders
 import SuperPackets
 
-// What a packet costs in each pure part of the data plane. Times are for reading; the thresholds, in Thresholds/, are on
-// counts, which are the same on every machine.
+// What a packet costs in each pure part of the data plane, and a round trip through the ring. Times are for reading; the
+// thresholds, in Thresholds/, are on counts, which are the same on every machine: `tools/check-benchmarks`.
 
-let sends = BenchmarkMetric.custom("sends a super-packet", polarity: .prefersSmaller, useScalingFactor: false)
-let vectors = BenchmarkMetric.custom(
-    "vectors a super-packet", polarity: .prefersSmaller, useScalingFactor: false)
-let writes = BenchmarkMetric.custom("writes a burst", polarity: .prefersSmaller, useScalingFactor: false)
+/// Of each iteration.
+let allocations = BenchmarkMetric.custom("allocations")
+let sends = BenchmarkMetric.custom("sends")
+let vectors = BenchmarkMetric.custom("vectors")
+let writes = BenchmarkMetric.custom("writes")
+let systemCalls = BenchmarkMetric.custom("systemCalls")
+/// Megabytes a second.
+let speed = BenchmarkMetric.custom("speed", polarity: .prefersLarger, useScalingFactor: false)
+
+extension Benchmark {
+    /// Measures `body`, and counts the allocations of it.
+    func measureCounting(_ body: () -> Void) {
+        startMeasurement()
+        allocation_count_begin()
+        body()
+        let count = allocation_count_end()
+        stopMeasurement()
+        measurement(allocations, Int(count))
+    }
+}
 
 let benchmarks: @Sendable () -> Void = {
     Benchmark.defaultConfiguration = .init(
-        metrics: [.wallClock, .throughput], scalingFactor: .kilo, maxDuration: .seconds(1))
+        metrics: [.wallClock, .throughput, allocations], scalingFactor: .kilo, maxDuration: .seconds(1))
 
-    for bytes in [40, 576, 1460, 65_535] {
-        Benchmark("checksum of \(bytes) bytes") { benchmark in
+    for bytes in [40, 576, 1460, 9000, 65_535] {
+        Benchmark(
+            "checksum of \(bytes) bytes",
+            configuration: .init(metrics: [.wallClock, .throughput, allocations, speed])
+        ) { benchmark in
             let memory = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
             defer { memory.deallocate() }
             memory.initializeMemory(as: UInt8.self, repeating: 0xA5, count: bytes)
-            benchmark.startMeasurement()
-            for _ in benchmark.scaledIterations {
-                var sum = InternetSum()
-                sum.add(memory, count: bytes)
-                blackHole(sum.checksum)
+            let start = ContinuousClock.now
+            benchmark.measureCounting {
+                for _ in benchmark.scaledIterations {
+                    var sum = InternetSum()
+                    sum.add(memory, count: bytes)
+                    blackHole(sum.checksum)
+                }
             }
-            benchmark.stopMeasurement()
+            let seconds = (ContinuousClock.now - start) / .seconds(1)
+            let megabytes = Double(bytes * benchmark.scaledIterations.count) / 1e6
+            benchmark.measurement(speed, Int(megabytes / seconds))
         }
     }
 
     Benchmark(
         "segment a super-packet of 45",
-        configuration: .init(metrics: [.wallClock, .throughput, sends, vectors])
+        configuration: .init(metrics: [.wallClock, .throughput, allocations, sends, vectors])
     ) {
         benchmark in
         let count = 45
@@ -49,28 +74,31 @@ let benchmarks: @Sendable () -> Void = {
         }
         var sendCount = 0
         var vectorCount = 0
-        benchmark.startMeasurement()
-        for _ in benchmark.scaledIterations {
-            guard
-                case .superPacket(let plan) = OffloadedPacket.examine(
-                    header: header, packet: packet, length: length)
-            else { return benchmark.error("the super-packet is refused") }
-            let longest = SuperPacketLimits.sendBytes / plan.segmentBytes
-            (sendCount, vectorCount) = (0, 0)
-            for start in stride(from: 0, to: plan.segmentCount, by: longest) {
-                let segments = start..<min(start + longest, plan.segmentCount)
-                sendCount += 1
-                plan.writeHeaders(of: segments, packet: packet, into: arena)
-                vectorCount += plan.writeVectors(of: segments, packet: packet, arena: arena, into: gathered)
+        benchmark.measureCounting {
+            for _ in benchmark.scaledIterations {
+                guard
+                    case .superPacket(let plan) = OffloadedPacket.examine(
+                        header: header, packet: packet, length: length)
+                else { return benchmark.error("the super-packet is refused") }
+                let longest = SuperPacketLimits.sendBytes / plan.segmentBytes
+                for start in stride(from: 0, to: plan.segmentCount, by: longest) {
+                    let segments = start..<min(start + longest, plan.segmentCount)
+                    sendCount += 1
+                    plan.writeHeaders(of: segments, packet: packet, into: arena)
+                    vectorCount += plan.writeVectors(
+                        of: segments, packet: packet, arena: arena, into: gathered)
+                }
+                blackHole(gathered)
             }
-            blackHole(gathered)
         }
-        benchmark.stopMeasurement()
         benchmark.measurement(sends, sendCount)
         benchmark.measurement(vectors, vectorCount)
     }
 
-    Benchmark("coalesce a burst of 45", configuration: .init(metrics: [.wallClock, .throughput, writes])) {
+    Benchmark(
+        "coalesce a burst of 45",
+        configuration: .init(metrics: [.wallClock, .throughput, allocations, writes])
+    ) {
         benchmark in
         let count = 45
         let stride = 2048
@@ -82,20 +110,20 @@ let benchmarks: @Sendable () -> Void = {
         let first = UnsafeMutableRawPointer.allocate(byteCount: TestTraffic.headerBytes, alignment: 64)
         defer { first.deallocate() }
         first.copyMemory(from: arrived, byteCount: TestTraffic.headerBytes)
-        benchmark.startMeasurement()
-        for _ in benchmark.scaledIterations {
-            arrived.copyMemory(from: first, byteCount: TestTraffic.headerBytes)
-            for index in 0..<count {
-                blackHole(
-                    coalescer.add(
-                        arrived + index * stride,
-                        length: TestTraffic.headerBytes + TestTraffic.segmentPayloadBytes))
+        benchmark.measureCounting {
+            for _ in benchmark.scaledIterations {
+                arrived.copyMemory(from: first, byteCount: TestTraffic.headerBytes)
+                for index in 0..<count {
+                    blackHole(
+                        coalescer.add(
+                            arrived + index * stride,
+                            length: TestTraffic.headerBytes + TestTraffic.segmentPayloadBytes))
+                }
+                coalescer.close()
+                writeCount += coalescer.slotCount
+                coalescer.reset()
             }
-            coalescer.close()
-            writeCount = coalescer.slotCount
-            coalescer.reset()
         }
-        benchmark.stopMeasurement()
         benchmark.measurement(writes, writeCount)
     }
 
@@ -112,14 +140,32 @@ let benchmarks: @Sendable () -> Void = {
             defer { snapshot.deallocate() }
             // A linear congruential walk over the peers: no two lookups in a row share a cache line.
             var state: UInt32 = 1
-            benchmark.startMeasurement()
-            for _ in benchmark.scaledIterations {
-                state = state &* 1_664_525 &+ 1_013_904_223
-                blackHole(
-                    snapshot.peer(holding: IPv4Address(bits: 0x0A00_0002 + (state >> 8) % UInt32(peers) << 8))
-                )
+            benchmark.measureCounting {
+                for _ in benchmark.scaledIterations {
+                    state = state &* 1_664_525 &+ 1_013_904_223
+                    blackHole(
+                        snapshot.peer(
+                            holding: IPv4Address(bits: 0x0A00_0002 + (state >> 8) % UInt32(peers) << 8))
+                    )
+                }
             }
-            benchmark.stopMeasurement()
         }
+    }
+
+    Benchmark(
+        "ring: a datagram to itself and back",
+        configuration: .init(metrics: [.wallClock, .throughput, allocations, systemCalls])
+    ) { benchmark in
+        guard let loop = ring_loop_make() else { return benchmark.error("no ring here") }
+        defer { ring_loop_end(loop) }
+        // Arms what stands.
+        guard ring_loop_round_trip(loop) else { return benchmark.error("the ring gave up") }
+        let before = ring_loop_system_calls(loop)
+        benchmark.measureCounting {
+            for _ in benchmark.scaledIterations where !ring_loop_round_trip(loop) {
+                benchmark.error("the ring gave up")
+            }
+        }
+        benchmark.measurement(systemCalls, ring_loop_system_calls(loop) - before)
     }
 }

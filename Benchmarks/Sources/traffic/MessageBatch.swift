@@ -1,3 +1,4 @@
+import Addresses
 import CMessages
 import Glibc
 
@@ -46,6 +47,15 @@ struct MessageBatch: ~Copyable {
 
     /// The peer address of a slot, as the last receive left it.
     func address(_ index: Int) -> sockaddr_in { addresses[index] }
+
+    /// Sends a slot elsewhere than where the socket is connected to.
+    func setDestination(_ destination: Endpoint, of index: Int) {
+        addresses[index].sin_family = sa_family_t(AF_INET)
+        addresses[index].sin_port = destination.port.bigEndian
+        addresses[index].sin_addr.s_addr = destination.address.networkBytes
+        messages[index].msg_hdr.msg_name = UnsafeMutableRawPointer(addresses + index)
+        messages[index].msg_hdr.msg_namelen = socklen_t(MemoryLayout<sockaddr_in>.size)
+    }
 
     /// Gives the kernel the whole of every slot again; a receive shortens what it fills.
     func prepareToReceive() {

@@ -4,26 +4,43 @@ import CMessages
 import Glibc
 import Histogram
 
-/// Sends one datagram at a time and waits for it to come back.
+/// Sends datagrams and times how long each takes to come back.
 struct RoundTrip: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "round-trip", abstract: "Times request and response, one at a time.")
+        commandName: "round-trip", abstract: "Times request and response, one at a time or at a pace.")
 
     @OptionGroup var options: SendOptions
 
     @Option(help: "Seconds to go on.")
     var seconds: Double = 2
 
+    @Option(
+        help: """
+            Microseconds from one request to the next, whether or not answers came, so that a stall counts for as \
+            many requests as it delays; 0: the next request follows the answer.
+            """)
+    var interval: UInt64 = 0
+
+    /// An answer that has not come by then is lost.
+    private static let patienceMilliseconds = 200
+
     func run() throws {
         let socket = try Socket(.datagram)
         try socket.connect(options.to)
-        socket.setReceiveTimeout(milliseconds: 200)
         let bytes = UnsafeMutableRawPointer.allocate(byteCount: 2048, alignment: 16)
         defer { bytes.deallocate() }
         bytes.initializeMemory(as: UInt8.self, repeating: 0, count: 2048)
+        print(interval == 0 ? oneAtATime(socket, bytes) : paced(socket, bytes))
+    }
+
+    private static func emptyHistogram() -> Histogram<UInt64> {
+        Histogram(highestTrackableValue: 10_000_000_000, numberOfSignificantValueDigits: .three)
+    }
+
+    private func oneAtATime(_ socket: borrowing Socket, _ bytes: UnsafeMutableRawPointer) -> String {
+        socket.setReceiveTimeout(milliseconds: RoundTrip.patienceMilliseconds)
         let run = UInt32.random(in: 1...UInt32.max)
-        var histogram = Histogram<UInt64>(
-            highestTrackableValue: 10_000_000_000, numberOfSignificantValueDigits: .three)
+        var histogram = RoundTrip.emptyHistogram()
         var lost = 0
         var sequence: UInt64 = 0
         let start = nanosecondsNow()
@@ -42,7 +59,37 @@ struct RoundTrip: ParsableCommand {
             if count > 0 { histogram.record(now - sentAt) } else { lost += 1 }
             sentAt = now
         }
-        print(histogram.json(lost: lost, seconds: Double(sentAt - start) * 1e-9))
+        return histogram.json(lost: lost, seconds: Double(sentAt - start) * 1e-9)
+    }
+
+    /// A request's time begins when it was due, which its sequence number tells.
+    private func paced(_ socket: borrowing Socket, _ bytes: UnsafeMutableRawPointer) -> String {
+        let run = UInt32.random(in: 1...UInt32.max)
+        let nanoseconds = interval * 1000
+        let requests = max(UInt64(seconds * 1e9) / nanoseconds, 1)
+        var histogram = RoundTrip.emptyHistogram()
+        var sent: UInt64 = 0
+        let start = nanosecondsNow()
+        let end = start + requests * nanoseconds + UInt64(RoundTrip.patienceMilliseconds) * 1_000_000
+        var now = start
+        while now < end, histogram.totalCount < requests {
+            if sent < requests, now >= start + sent * nanoseconds {
+                Datagram.store(run: run, kind: .echo, flow: 0, sequence: sent, to: bytes)
+                Glibc.send(socket.descriptor, bytes, options.size, 0)
+                sent += 1
+            }
+            let due = sent < requests ? start + sent * nanoseconds : end
+            socket.waitToReceive(nanoseconds: due > now ? due - now : 0)
+            now = nanosecondsNow()
+            while recv(socket.descriptor, bytes, 2048, Int32(MSG_DONTWAIT)) > 0 {
+                let sequence = bytes.load(fromByteOffset: 8, as: UInt64.self)
+                if bytes.load(as: UInt32.self) == run {
+                    histogram.record(now - (start + sequence * nanoseconds))
+                }
+            }
+        }
+        let lost = Int(requests) - Int(histogram.totalCount)
+        return histogram.json(lost: lost, seconds: Double(now - start) * 1e-9)
     }
 }
 

@@ -14,7 +14,13 @@ struct SendOptions: ParsableArguments {
     @Option(help: "Flows: one socket, and so one source port, each.")
     var flows = 1
 
+    @Option(help: "Addresses that datagrams go to in no order, 16 apart, from --to's on.")
+    var destinations = 1
+
     func validate() throws {
+        guard (1...1 << 16).contains(destinations) else {
+            throw ValidationError("--destinations \(destinations): 1 to 65536")
+        }
         guard (Datagram.headerBytes...2048).contains(size) else {
             throw ValidationError("--size \(size): \(Datagram.headerBytes) to 2048")
         }
@@ -65,6 +71,7 @@ struct Search: ParsableCommand {
         let flood = try generator.run(rate: 0, seconds: seconds)
         var low = 0.0
         var high = max(flood.receivedPerSecond, flood.sentPerSecond) * 1.05
+        var bottleneckAtHigh = flood.bottleneck
         var best = Outcome()
         var trials = 1
         while high - low > precision * high, trials < 16 {
@@ -76,8 +83,10 @@ struct Search: ParsableCommand {
                 best = outcome
             } else {
                 high = rate
+                bottleneckAtHigh = outcome.bottleneck
             }
         }
+        best.bottleneckAbove = bottleneckAtHigh
         print(best.json)
     }
 }
@@ -90,6 +99,8 @@ struct Outcome {
     var seconds = 0.0
     var askedRate = 0.0
     var sink = SinkReport()
+    /// Who kept the next higher rate of a search from being reached.
+    var bottleneckAbove: String?
 
     var sentPerSecond: Double { seconds > 0 ? Double(sent) / seconds : 0 }
     /// By the sender's clock: the sink's own span may hold one batch only.
@@ -98,6 +109,7 @@ struct Outcome {
 
     /// Who was the limit, where it was not the network.
     var bottleneck: String? {
+        if let bottleneckAbove { return bottleneckAbove }
         if sink.droppedAtSink > 0 { return "sink" }
         if askedRate > 0 && sentPerSecond < askedRate * 0.97 { return "generator" }
         return askedRate == 0 && lostShare < 0.001 ? "generator" : nil
@@ -123,6 +135,9 @@ struct Generator: ~Copyable {
     private let size: Int
     private let outgoing: MessageBatch
     private let sequences: UnsafeMutablePointer<UInt64>
+    private let firstDestination: Endpoint
+    private let destinations: UInt32
+    private var destinationState: UInt32 = 1
     private var currentRun = UInt32.random(in: 1...UInt32.max / 2)
 
     init(_ options: SendOptions) throws {
@@ -139,6 +154,8 @@ struct Generator: ~Copyable {
             return descriptor
         }
         size = options.size
+        firstDestination = options.to
+        destinations = UInt32(options.destinations)
         outgoing = MessageBatch(count: Self.batch, slotBytes: options.size)
         sequences = .allocate(capacity: options.flows)
     }
@@ -189,8 +206,18 @@ struct Generator: ~Copyable {
         nanosleep(&time, nil)
     }
 
-    private func send(_ count: Int, flow: Int, into outcome: inout Outcome) {
+    /// A linear congruential walk: no two in a row are neighbours in a table.
+    private mutating func nextDestination() -> Endpoint {
+        destinationState = destinationState &* 1_664_525 &+ 1_013_904_223
+        let place = destinationState >> 8 & 0xFFFF
+        return Endpoint(
+            address: IPv4Address(bits: firstDestination.address.bits + place % destinations * 16),
+            port: firstDestination.port)
+    }
+
+    private mutating func send(_ count: Int, flow: Int, into outcome: inout Outcome) {
         for index in 0..<count {
+            if destinations > 1 { outgoing.setDestination(nextDestination(), of: index) }
             Datagram.store(
                 run: currentRun, kind: .data, flow: UInt16(flow), sequence: sequences[flow] + UInt64(index),
                 to: outgoing.bytes(index))

@@ -58,6 +58,14 @@ struct Socket: ~Copyable {
         setsockopt(descriptor, level, name, &value, socklen_t(MemoryLayout<Int32>.size))
     }
 
+    /// Returns once there is something to receive, or the time is over.
+    func waitToReceive(nanoseconds: UInt64) {
+        var descriptor = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        var time = timespec(
+            tv_sec: Int(nanoseconds / 1_000_000_000), tv_nsec: Int(nanoseconds % 1_000_000_000))
+        _ = ppoll(&descriptor, 1, &time, nil)
+    }
+
     func setReceiveTimeout(milliseconds: Int) {
         var time = timeval(tv_sec: milliseconds / 1000, tv_usec: milliseconds % 1000 * 1000)
         setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))

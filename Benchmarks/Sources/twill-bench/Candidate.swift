@@ -1,8 +1,10 @@
 import Foundation
 
-/// A way to get a packet from node 1 to node 2. In every word of a command `{node}` and `{peer}` stand for the
-/// two nodes' numbers (1 and 2), `{underlay}` and `{peer-underlay}` for their addresses on the underlay,
-/// `{device}` for the device's name, `{dir}` for an empty folder that both nodes share.
+/// A way to get a packet from node 1 to the others. In every word of a command `{node}` stands for the node's number
+/// and `{underlay}` for its address on the underlay, `{mtu}` for the underlay's MTU in bytes, `{device}` for the
+/// device's name, `{dir}` for an empty folder that all nodes share. `{peer}` and `{peer-underlay}` are node 2's for
+/// node 1 and the other way round: a program that needs to be told of its peer runs on these two nodes alone.
+/// `{processors}` stands for the node's share of the machine's processors.
 ///
 /// A JSON file of the same shape adds any other program: see `docs/benchmarks.md`.
 struct Candidate: Codable {
@@ -22,9 +24,16 @@ struct Candidate: Codable {
     var configure: [[String]]?
     /// Where the node is reached; none: the device's own address.
     var address: String?
+    /// Whether the daemon answers SIGUSR1, which ends other programs, with its counters on standard error, as
+    /// name=value lines.
+    var printsCounters: Bool?
+    /// Subnets of 16 addresses behind node 2, from `address` on, that the measurement `peers` spreads packets over.
+    var peers: Int?
 }
 
 extension Candidate {
+    static let processorsPlaceholder = "{processors}"
+
     static let veth = Candidate(name: "veth", address: "{underlay}")
     static let vxlan = Candidate(name: "vxlan", address: "100.97.{node}.0")
 
@@ -45,30 +54,41 @@ extension Candidate {
                 "--subnet-file", "{dir}/subnet-{node}.env", "--state-dir", "{dir}/state-{node}",
                 "--status-socket", "{dir}/status-{node}.socket",
             ] + flags,
-            device: "flannel0")
+            device: "flannel0", printsCounters: true)
     }
 
-    static func baseline(name: String, batch: Int) -> Candidate {
-        Candidate(
+    /// - Parameter mtu: the underlay's, bytes.
+    static func baseline(name: String, batch: Int, mtu: Int, nodes: Int) -> Candidate {
+        // An IPv4 and a UDP header.
+        let innerMTU = "\(mtu - 28)"
+        return Candidate(
             name: name,
             start: [
                 sibling("baseline"), "--tun", "{device}", "--bind", "{underlay}:8285", "--batch", "\(batch)",
-                "--peer", "100.96.{peer}.0/24={peer-underlay}:8285",
-            ],
+                "--mtu", innerMTU,
+            ]
+                + (1...nodes).flatMap { ["--peer", "100.96.\($0).0/24=\(Lab.underlayAddress($0)):8285"] },
             device: "flannel0",
             configure: [
                 ["ip", "address", "add", "100.96.{node}.0/32", "dev", "{device}"],
-                ["ip", "link", "set", "{device}", "mtu", "1472", "up"],
+                ["ip", "link", "set", "{device}", "mtu", innerMTU, "up"],
                 ["ip", "route", "add", "100.96.0.0/16", "dev", "{device}"],
             ],
-            address: "100.96.{node}.0")
+            address: "100.96.{node}.0", printsCounters: true)
     }
 
-    /// twilld with something off or other than usual, each by its name.
-    static func twillVariants(program: String, flags: [String]) -> [Candidate] {
+    /// twilld on each engine by name.
+    static func engines(program: String, flags: [String]) -> [Candidate] {
+        ["uring", "mmsg"].map {
+            twill(name: "twill-\($0)", program: program, flags: flags + ["--engine=\($0)"])
+        }
+    }
+
+    /// twilld with each offload off, and all of them; and polling, which is off by default.
+    static func offloads(program: String, flags: [String]) -> [Candidate] {
         [
-            ("twill-uring", ["--engine=uring"]), ("twill-mmsg", ["--engine=mmsg"]),
-            ("twill-no-tso", ["--tun-tso4=false", "--tun-tso6=false"]), ("twill-no-uso", ["--tun-uso=false"]),
+            ("twill-no-tso", ["--tun-tso4=false", "--tun-tso6=false"]),
+            ("twill-no-uso", ["--tun-uso=false"]),
             ("twill-no-gso", ["--udp-gso=false"]), ("twill-no-gro", ["--udp-gro=false"]),
             (
                 "twill-no-offloads",
@@ -81,6 +101,52 @@ extension Candidate {
         ].map { name, more in twill(name: name, program: program, flags: flags + more) }
     }
 
+    /// twilld with one worker, two, four, as far as there are processors.
+    static func workers(program: String, flags: [String]) -> [Candidate] {
+        [1, 2, 4, 8, 16].filter { $0 <= ProcessInfo.processInfo.activeProcessorCount }.map {
+            twill(
+                name: $0 == 1 ? "twill-1-worker" : "twill-\($0)-workers", program: program,
+                flags: flags + ["--workers=\($0)"])
+        }
+    }
+
+    /// twill's data plane with forwarding tables of different sizes, and with a table that changes all the time.
+    static func scale(mtu: Int) -> [Candidate] {
+        [10, 1000, 65_536].map { scaled(name: "twill-\($0)-peers", peers: $0, changes: 0, mtu: mtu) }
+            + [100, 1000, 10_000].map {
+                scaled(name: "twill-\($0)-changes", peers: 1000, changes: $0, mtu: mtu)
+            }
+    }
+
+    /// Node 1 has 100.96.1.0/28, node 2 has 100.112.0.0/12, which is 65,536 subnets of 16 addresses. Each knows as
+    /// many peers, in subnets that follow one another.
+    private static func scaled(name: String, peers: Int, changes: Int, mtu: Int) -> Candidate {
+        let innerMTU = "\(mtu - 28)"
+        let choose =
+            "if [ {node} = 1 ]; then set -- 100.96.1.0/28 100.112.0.0/28; "
+            + "else set -- 100.112.0.0/12 100.96.1.0/28; fi; "
+        return Candidate(
+            name: name,
+            start: [
+                "sh", "-c",
+                choose
+                    + "exec \(sibling("scale-forwarder")) --tun {device} --bind {underlay}:8285 --local $1 --first $2 "
+                    + "--peers \(peers) --changes \(changes) --endpoint {peer-underlay}:8285 --mtu \(innerMTU)",
+            ],
+            device: "flannel0",
+            configure: [
+                [
+                    "sh", "-c",
+                    "ip link set {device} mtu \(innerMTU) up; if [ {node} = 1 ]; then "
+                        + "ip address add 100.96.1.0/32 dev {device} && ip route add 100.112.0.0/12 dev {device}; "
+                        + "else ip address add 100.112.0.0/32 dev {device} && "
+                        + "ip route add local 100.112.0.0/12 dev {device} && "
+                        + "ip route add 100.96.1.0/28 dev {device}; fi",
+                ]
+            ],
+            address: "100.112.0.0", printsCounters: true, peers: peers)
+    }
+
     /// The candidates that come as files with the harness.
     static func shipped() throws -> [Candidate] {
         let folder = Lab.repository + "/Benchmarks/candidates"
@@ -89,13 +155,7 @@ extension Candidate {
     }
 
     /// The packages of the programs that are missing here.
-    var missingPackages: [String] {
-        let folders = (ProcessInfo.processInfo.environment["PATH"] ?? "").split(separator: ":")
-        let missing = (programs ?? [:]).filter { program, _ in
-            !folders.contains { FileManager.default.isExecutableFile(atPath: "\($0)/\(program)") }
-        }
-        return Set(missing.values).sorted()
-    }
+    var missingPackages: [String] { Prerequisites.missingPackages(of: programs ?? [:]) }
 
     /// Reads a candidate from a file.
     init(path: String) throws {
@@ -115,62 +175,63 @@ func sibling(_ name: String) -> String {
     return URL(fileURLWithPath: path).deletingLastPathComponent().appendingPathComponent(name).path
 }
 
-/// A candidate that is up on both nodes.
+/// A candidate that is up.
 struct RunningCandidate {
     let candidate: Candidate
     /// One a node, in their order; none for what the kernel does alone.
     private(set) var daemons: [Child] = []
     /// Where node 2 is reached from node 1.
     private(set) var address = ""
+    /// Where each node behind the second is reached from node 1.
+    private(set) var furtherAddresses: [String] = []
     /// The daemons' devices, one a node; none for what the kernel does alone.
     private(set) var devices: [String] = []
+    /// What counts the daemons' own copies, one a daemon; none where they run as they are.
+    private(set) var copyCounts: [CopyCount] = []
 
-    /// Starts it on both nodes and waits until a packet gets across and back. Where that fails, what was started
+    /// Starts it on all nodes and waits until a packet gets across and back. Where that fails, what was started
     /// is stopped again.
-    init(_ candidate: Candidate, turn: Int) throws {
+    ///
+    /// - Parameters:
+    ///   - turn: a number that the start before did not have.
+    ///   - countsCopies: whether the daemons run with the library that counts what they copy in user space.
+    init(_ candidate: Candidate, turn: Int, countsCopies: Bool = false) throws {
         self.candidate = candidate
         let folder = "\(Lab.folder)/turn-\(turn)"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+        let nodes = 1...(candidate.isPair ? 2 : Lab.layout.nodes)
         if let device = candidate.device {
-            devices = (1...2).map { device.replacing("{node}", with: "\($0)") + "t\(turn % 10)" }
+            devices = nodes.map { device.replacing("{node}", with: "\($0)") + "t\(turn % 10)" }
         }
-        let devices = devices
-        func fill(_ words: [String], _ node: Int) -> [String] {
-            words.map { word in
-                word.replacing("{node}", with: "\(node)").replacing("{peer}", with: "\(3 - node)")
-                    .replacing("{underlay}", with: Lab.underlayAddress(node))
-                    .replacing("{peer-underlay}", with: Lab.underlayAddress(3 - node))
-                    .replacing("{device}", with: devices.isEmpty ? "" : devices[node - 1]).replacing(
-                        "{dir}", with: folder)
-            }
-        }
+        let words = NodeWords(devices: devices, folder: folder)
         do {
-            for node in 1...2 {
-                for command in candidate.prepare ?? [] { try Lab.run(on: node, fill(command, node)) }
-                if let start = candidate.start {
-                    daemons.append(
-                        try Lab.start(on: node, fill(start, node), label: "\(candidate.name)-\(turn)"))
+            for node in nodes {
+                for command in candidate.prepare ?? [] { try Lab.run(on: node, words.fill(command, node)) }
+                guard let start = candidate.start else { continue }
+                var command = words.fill(start, node)
+                if countsCopies {
+                    let count = CopyCount(path: "\(folder)/copies-\(node)")
+                    copyCounts.append(count)
+                    command = count.wrap(command)
                 }
+                daemons.append(
+                    try Lab.start(on: node, command, label: "\(candidate.name)-\(turn)"))
             }
-            for node in 1...2 {
+            for node in nodes {
                 if !devices.isEmpty { try waitForDevice(devices[node - 1], on: node) }
-                for command in candidate.configure ?? [] { try Lab.run(on: node, fill(command, node)) }
+                for command in candidate.configure ?? [] { try Lab.run(on: node, words.fill(command, node)) }
             }
-            if let template = candidate.address {
-                address = fill([template], 2)[0]
-            } else {
-                guard let device = devices.last else {
-                    throw CommandError(description: "\(candidate.name) names neither an address nor a device")
-                }
-                try wait(seconds: 10, for: "an address on \(device)") {
+            let addresses = try nodes.dropFirst().map { node in
+                if let template = candidate.address { return words.fill([template], node)[0] }
+                return try waitForAddress(on: node)
+            }
+            address = addresses[0]
+            furtherAddresses = Array(addresses.dropFirst())
+            for address in addresses {
+                try wait(seconds: 15, for: "\(candidate.name): a ping across") {
                     try checkAlive()
-                    address = try Self.firstAddress(of: device, on: 2) ?? ""
-                    return !address.isEmpty
+                    return (try? Lab.run(on: 1, ["ping", "-c1", "-W1", address])) != nil
                 }
-            }
-            try wait(seconds: 15, for: "\(candidate.name): a ping across") {
-                try checkAlive()
-                return (try? Lab.run(on: 1, ["ping", "-c1", "-W1", address])) != nil
             }
         } catch {
             stop()
@@ -182,9 +243,15 @@ struct RunningCandidate {
     func checkAlive() throws {
         for daemon in daemons {
             guard let status = daemon.exitStatusIfEnded() else { continue }
-            throw CommandError(
+            throw CandidateEnded(
                 description: "\(candidate.name) ended with status \(status): \(daemon.lastWords)")
         }
+    }
+
+    /// Runs a command on a node to its end, which comes at once where a daemon has ended: iperf3 would wait for ever.
+    @discardableResult
+    func run(on node: Int, _ words: [String]) throws -> String {
+        try output(of: Lab.command(on: node, words), while: checkAlive)
     }
 
     /// Stops the daemons.
@@ -199,9 +266,50 @@ struct RunningCandidate {
         }
     }
 
-    private static func firstAddress(of device: String, on node: Int) throws -> String? {
-        let text = try Lab.run(on: node, ["ip", "-4", "-br", "address", "show", device])
-        guard let field = text.split(separator: " ").dropFirst(2).first else { return nil }
-        return field.split(separator: "/").first.map(String.init)
+    private func waitForAddress(on node: Int) throws -> String {
+        guard devices.count >= node else {
+            throw CommandError(description: "\(candidate.name) names neither an address nor a device")
+        }
+        var address: String?
+        try wait(seconds: 10, for: "an address on \(devices[node - 1])") {
+            try checkAlive()
+            let text = try Lab.run(on: node, ["ip", "-4", "-br", "address", "show", devices[node - 1]])
+            address = text.split(separator: " ").dropFirst(2).first?.split(separator: "/").first.map(
+                String.init)
+            return address != nil
+        }
+        return address ?? ""
+    }
+}
+
+/// A daemon that ended by itself, and its last words.
+struct CandidateEnded: Error, CustomStringConvertible {
+    let description: String
+}
+
+/// What stands for the placeholders of a candidate's commands.
+private struct NodeWords {
+    let devices: [String]
+    let folder: String
+
+    func fill(_ words: [String], _ node: Int) -> [String] {
+        // `isPair` keeps those that need a peer off any third node.
+        let peer = node == 1 ? 2 : 1
+        return words.map { word in
+            word.replacing("{node}", with: "\(node)").replacing("{peer}", with: "\(peer)")
+                .replacing("{underlay}", with: Lab.underlayAddress(node))
+                .replacing("{peer-underlay}", with: Lab.underlayAddress(peer))
+                .replacing(Candidate.processorsPlaceholder, with: Lab.processors(ofNode: node))
+                .replacing("{mtu}", with: "\(Lab.layout.mtu)")
+                .replacing("{device}", with: devices.isEmpty ? "" : devices[node - 1])
+                .replacing("{dir}", with: folder)
+        }
+    }
+}
+
+extension Candidate {
+    /// Whether it is told of one peer, and so runs on two nodes.
+    fileprivate var isPair: Bool {
+        ((prepare ?? []) + [start ?? []] + (configure ?? [])).joined().contains { $0.contains("{peer") }
     }
 }

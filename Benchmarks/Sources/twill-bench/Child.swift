@@ -36,11 +36,16 @@ struct Child {
         processIdentifier = identifier
     }
 
-    /// The exit status where it has ended; a signal counts as 128 and its number.
+    /// The exit status where it has ended, as often as asked until `stop` or `wait`; a signal counts as 128 and its
+    /// number.
     func exitStatusIfEnded() -> Int32? {
-        var status: Int32 = 0
-        guard waitpid(processIdentifier, &status, WNOHANG) == processIdentifier else { return nil }
-        return Child.exitStatus(status)
+        var information = siginfo_t()
+        let options = WEXITED | WNOHANG | WNOWAIT
+        guard waitid(P_PID, id_t(processIdentifier), &information, options) == 0,
+            information.si_signo == SIGCHLD
+        else { return nil }
+        let status = information._sifields._sigchld.si_status
+        return information.si_code == CLD_EXITED ? status : 128 + status
     }
 
     func wait() -> Int32 {
@@ -52,10 +57,13 @@ struct Child {
     /// Asks the process to end, and makes it after `seconds`; false where it had to be made.
     @discardableResult
     func stop(within seconds: Double = 3) -> Bool {
-        kill(processIdentifier, SIGTERM)
         let deadline = Date.now.addingTimeInterval(seconds)
+        var isAsked = false
         while Date.now < deadline {
-            if exitStatusIfEnded() != nil { return true }
+            // Its number may be another process's once it was waited for.
+            if waitpid(processIdentifier, nil, WNOHANG) != 0 { return true }
+            if !isAsked { kill(processIdentifier, SIGTERM) }
+            isAsked = true
             usleep(5000)
         }
         kill(processIdentifier, SIGKILL)
@@ -63,11 +71,15 @@ struct Child {
         return false
     }
 
-    /// The last line that it wrote to standard error, or else to standard output.
+    /// What it said of its end: the line that ArgumentParser begins with "Error:", or else the last line that it wrote
+    /// to standard error, or else to standard output.
     var lastWords: String {
         for path in [errorPath, outputPath] {
             let text = (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
-            if let line = text.split(separator: "\n").last { return String(line) }
+            let lines = text.split(separator: "\n")
+            if let line = lines.first(where: { $0.hasPrefix("Error: ") }) ?? lines.last {
+                return String(line)
+            }
         }
         return "said nothing"
     }
@@ -78,14 +90,25 @@ struct Child {
 }
 
 /// Runs a command to its end and returns what it wrote to standard output.
+///
+/// - Parameter check: called now and then while the command runs; where it throws, the command is ended.
 @discardableResult
-func output(of arguments: [String]) throws -> String {
+func output(of arguments: [String], while check: (() throws -> Void)? = nil) throws -> String {
     let path = NSTemporaryDirectory() + "twill-bench-\(getpid())-output"
     defer {
         unlink(path)
         unlink(path + ".error")
     }
     let child = try Child(arguments, outputPath: path, errorPath: path + ".error")
+    if let check {
+        while child.exitStatusIfEnded() == nil {
+            do { try check() } catch {
+                child.stop()
+                throw error
+            }
+            usleep(50_000)
+        }
+    }
     let status = child.wait()
     guard status == 0 else {
         let command = arguments.joined(separator: " ")

@@ -22,8 +22,8 @@ struct HTMLReport {
         <p>\(escape(summary.conditions))</p>
         \(warnings)
         \(results.settings.underlays.map(section).joined(separator: "\n"))
-        <p class="foot">Ratios (×) are to \(escape(summary.reference)), round by round. The whiskers span the rounds. \
-        Every raw figure is in results.json beside this file.</p>
+        <p class="foot">Ratios (×) are to \(escape(summary.reference)) · to baseline, round by round; bars show the \
+        first, on a logarithmic scale. The whiskers span the rounds. Every raw figure is in results.json beside this file.</p>
         </body>
         </html>
 
@@ -46,49 +46,70 @@ struct HTMLReport {
             <div class="charts">\(charts)</div>
             \(latency)
             \(ways(metrics, underlay))
-            <details><summary>All figures</summary>\(table(metrics, underlay))</details>
+            <details open><summary>All figures</summary>\(table(metrics, underlay))</details>
             """
     }
 
     // MARK: Charts
 
-    private static let labelWidth = 130.0
-    private static let barWidth = 190.0
+    private static let labelWidth = 150.0
+    private static let barWidth = 180.0
+    private static let figureWidth = 170.0
     private static let rowHeight = 26.0
 
-    /// One bar a candidate, its figure and its ratio beside it.
+    /// One bar a candidate, from the reference to the candidate's ratio to it on a logarithmic scale, or from zero
+    /// where the reference has nothing to be compared with; its figure and its ratios stand beside it.
     private func barChart(_ metric: Metric, _ underlay: Underlay) -> String {
         let rows = results.candidates.map { ($0, summary.figure(metric, $0, underlay)) }
-        let greatest = rows.compactMap { $0.1.map { $0.median * (1 + $0.spread) } }.max() ?? 1
-        let scale = Self.barWidth / max(greatest, .leastNonzeroMagnitude)
-        var marks = ""
+        let isComparable = rows.contains { ($0.1?.ratio ?? 0) > 0 }
+        let scale =
+            isComparable
+            ? RatioScale(rows.compactMap { $0.1?.ratio }, from: Self.labelWidth, width: Self.barWidth)
+            : LengthScale(
+                rows.compactMap { $0.1.map { $0.median * (1 + $0.spread) } }, from: Self.labelWidth,
+                width: Self.barWidth) as any ChartScale
+        let height = Double(rows.count) * Self.rowHeight
+        var marks = """
+            <path class="grid" d="M\(scale.origin.rounded2) 0V\(height)"/>\
+            <text class="tick" x="\(scale.origin.rounded2)" y="\(height + 14)">\
+            \(isComparable ? escape(summary.reference) : "0")</text>
+            """
         for (index, (candidate, figure)) in rows.enumerated() {
             let y = Double(index) * Self.rowHeight
             marks += label(candidate, y: y)
             guard let figure else {
-                marks += "<text class=\"figure\" x=\"\(Self.labelWidth)\" y=\"\(y + 17)\">–</text>"
+                let text = summary.absence(candidate, underlay)
+                marks += "<text class=\"ratio\" x=\"\(scale.origin.rounded2)\" y=\"\(y + 17)\">\(text)</text>"
                 continue
             }
-            let length = figure.median * scale
+            let value = isComparable ? figure.ratio ?? 1 : figure.median
+            let end = scale.position(value)
             let style = candidate.name.hasPrefix("twill") ? "own" : "other"
-            let from = Self.labelWidth + figure.median * (1 - figure.spread) * scale
-            let to = Self.labelWidth + figure.median * (1 + figure.spread) * scale
-            let ratio = figure.ratio.map { String(format: "  ×%.2f", $0) } ?? ""
+            let from = scale.position(value * (1 - figure.spread))
+            let to = scale.position(value * (1 + figure.spread))
+            let x = Self.labelWidth + Self.barWidth + 12
             marks += """
-                <rect class="\(style)" x="\(Self.labelWidth)" y="\(y + 4)" width="\(max(length, 1).rounded2)" \
-                height="18" rx="2"/>\
+                <rect class="\(style)" x="\(min(scale.origin, end).rounded2)" y="\(y + 4)" \
+                width="\(max(abs(end - scale.origin), 1).rounded2)" height="18" rx="2"/>\
                 <path class="whisker" d="M\(from.rounded2) \(y + 13)H\(to.rounded2)"/>\
-                <text class="figure" x="\((max(to, Self.labelWidth + length) + 6).rounded2)" y="\(y + 17)">\
-                \(metric.format(figure.median))<tspan class="ratio">\(ratio)</tspan></text>
+                <text class="figure" x="\(x)" y="\(y + 17)">\(metric.format(figure.median))\
+                <tspan class="ratio"> \(ratios(figure))</tspan></text>
                 """
         }
-        let width = Self.labelWidth + Self.barWidth + 110
+        let width = Self.labelWidth + Self.barWidth + Self.figureWidth
         let unit = metric.unit.isEmpty ? "" : ", \(metric.unit)"
         let direction = metric.moreIsBetter ? "more is better" : "less is better"
         return """
             <figure><figcaption>\(escape(metric.title + unit)) <span>\(direction)</span></figcaption>\
-            <svg viewBox="0 0 \(width) \(Double(rows.count) * Self.rowHeight)" role="img">\(marks)</svg></figure>
+            <svg viewBox="0 0 \(width) \(height + 18)" role="img">\(marks)</svg></figure>
             """
+    }
+
+    private func ratios(_ figure: Summary.Figure) -> String {
+        guard figure.median != 0, figure.ratio != nil || figure.ratioToBaseline != nil else { return "" }
+        return [figure.ratio, figure.ratioToBaseline].map { ratio in
+            ratio.map { String(format: $0 < 10 ? "×%.2f" : "×%.0f", $0) } ?? "–"
+        }.joined(separator: " · ")
     }
 
     /// Percentiles on a logarithmic scale, one line a candidate.
@@ -146,26 +167,15 @@ struct HTMLReport {
 
     // MARK: The way of a packet
 
-    /// A picture for each candidate: where its packets go between user space and kernel, and what was counted.
+    /// A picture for each candidate: where its packets go between user space and kernel, and what was counted there.
     private func ways(_ metrics: [Metric], _ underlay: Underlay) -> String {
-        func counted(_ name: String, _ candidate: Candidate) -> Double? {
-            metrics.first { $0.name == name }.flatMap { summary.figure($0, candidate, underlay)?.median }
-        }
         let pictures = results.candidates.compactMap { candidate -> String? in
-            guard let crossings = counted("crossings.kernel", candidate) else { return nil }
-            let own = counted("crossings.daemons", candidate)
-            let text =
-                crossings == 0
-                ? "stays in the kernel: no crossing between its two ends"
-                : String(
-                    format:
-                        "%.2f crossings a node by tracepoints, %@ by its own counters; %.0f syscalls and %.0f "
-                        + "ring operations a MB", crossings, own.map { String(format: "%.2f", $0) } ?? "none",
-                    counted("crossings.syscalls", candidate) ?? .nan,
-                    counted("crossings.ring", candidate) ?? .nan)
+            guard let way = PacketWay(summary: summary, metrics: metrics, candidate, underlay) else {
+                return nil
+            }
             return """
-                <figure><figcaption>\(escape(candidate.label))</figcaption>\
-                \(way(throughUserSpace: crossings > 0))<p>\(escape(text))</p></figure>
+                <figure><figcaption>\(escape(candidate.label))</figcaption>\(way.picture)\
+                <p>\(escape(way.text))</p></figure>
                 """
         }
         guard !pictures.isEmpty else { return "" }
@@ -175,38 +185,16 @@ struct HTMLReport {
             """
     }
 
-    private func way(throughUserSpace: Bool) -> String {
-        let path =
-            throughUserSpace
-            ? "M20 64H80V24H150V64H280V24H350V64H410" : "M20 64H410"
-        let copies = [(80, 44, "read"), (150, 44, "send"), (280, 44, "receive"), (350, 44, "write")]
-        let marks =
-            !throughUserSpace
-            ? ""
-            : copies.map { x, y, name in
-                """
-                <circle class="copy" cx="\(x)" cy="\(y)" r="6"><title>copy</title></circle>\
-                <text class="tick" x="\(x)" y="14">\(name)</text>
-                """
-            }.joined()
-        return """
-            <svg viewBox="0 0 430 92" role="img"><path class="border" d="M0 44H430"/>\
-            <text class="zone" x="215" y="34">user space</text><text class="zone" x="215" y="58">kernel</text>\
-            <path class="way" d="\(path)"/>\(marks)\
-            <text class="tick" x="24" y="84">pod</text><text class="tick" x="215" y="84">underlay</text>\
-            <text class="tick" x="406" y="84">pod</text></svg>
-            """
-    }
-
     private func table(_ metrics: [Metric], _ underlay: Underlay) -> String {
         let head = results.candidates.map { "<th>\(escape($0.label))</th>" }.joined()
         let rows = metrics.map { metric in
             let cells = results.candidates.map { candidate -> String in
-                guard let figure = summary.figure(metric, candidate, underlay) else { return "<td>–</td>" }
-                let ratio = figure.ratio.map { String(format: "×%.2f", $0) } ?? ""
+                guard let figure = summary.figure(metric, candidate, underlay) else {
+                    return "<td>\(summary.absence(candidate, underlay))</td>"
+                }
                 return """
                     <td>\(metric.format(figure.median)) <small>±\(Int((figure.spread * 100).rounded())) % \
-                    \(ratio)</small></td>
+                    \(ratios(figure))</small></td>
                     """
             }.joined()
             let unit = metric.unit.isEmpty ? "" : ", \(metric.unit)"
@@ -226,13 +214,13 @@ struct HTMLReport {
         .when, .meaning, .foot, figcaption span { color: var(--quiet); }
         .when, .meaning { margin-top: 0; }
         .warnings { border-left: 4px solid var(--warn); padding: .5rem 1rem .5rem 2rem; }
-        .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1.5rem; }
+        .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(24rem, 1fr)); gap: 1.5rem; }
         figure { margin: 0; break-inside: avoid; } figure.wide { margin-top: 1.5rem; max-width: 46rem; }
         figure p { margin: .25rem 0; color: var(--quiet); font-size: 13px; }
         figcaption { font-weight: 600; } figcaption span { font-weight: 400; font-size: 13px; }
         svg { width: 100%; height: auto; font: 13px system-ui, sans-serif; }
         svg text { fill: var(--text); } svg .name { text-anchor: end; }
-        svg .ratio, svg .tick, svg .zone { fill: var(--quiet); } svg .tick, svg .zone { text-anchor: middle; }
+        svg .ratio, svg .tick, svg .zone { fill: var(--quiet); } svg .tick { text-anchor: middle; } svg .bad { fill: var(--warn); }
         svg .tick, svg .zone { font-size: 11px; }
         .own { fill: var(--own); } .other { fill: var(--other); }
         .whisker { stroke: var(--text); stroke-width: 1.5; opacity: .55; }
@@ -240,21 +228,69 @@ struct HTMLReport {
         .span { stroke-width: 2; fill: none; } .span.own { stroke: var(--own); } .span.other { stroke: var(--other); }
         .way { fill: none; stroke: var(--own); stroke-width: 2.5; stroke-linejoin: round; }
         .copy { fill: var(--page); stroke: var(--warn); stroke-width: 2.5; }
+        svg .bad { fill: var(--warn); font-weight: 600; }
         .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; }
         th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
         tr > th:first-child { text-align: left; font-weight: 400; } small { color: var(--quiet); }
         details { margin-top: 1.5rem; } summary { cursor: pointer; }
-        @media print { :root { color-scheme: light; } body { margin: 0; max-width: none; }
-          details { display: block; } }
+        @media print { :root { color-scheme: light; --text: #1d2430; --quiet: #667085; --line: #d5dae2; --page: #fff;
+            --own: #0f766e; --other: #a3adbd; --warn: #b45309; }
+          * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+          body { margin: 0; max-width: none; font-size: 12px; } h2:not(:first-of-type) { break-before: page; }
+          .charts { grid-template-columns: 1fr 1fr; } .scroll { overflow: visible; } table { font-size: 8px; }
+          th, td { white-space: normal; padding: .1rem .3rem; } tr { break-inside: avoid; } }
         """
 }
 
-private func escape(_ text: String) -> String {
+/// Where a figure lies on a chart.
+private protocol ChartScale {
+    /// Where bars begin.
+    var origin: Double { get }
+    func position(_ value: Double) -> Double
+}
+
+/// Ratios on a logarithmic scale; 1 is where bars begin.
+private struct RatioScale: ChartScale {
+    private let low: Double
+    private let high: Double
+    private let start: Double
+    private let width: Double
+
+    init(_ ratios: [Double], from start: Double, width: Double) {
+        let positive = ratios.filter { $0 > 0 }
+        low = log(min(positive.min() ?? 1, 0.5))
+        high = log(max(positive.max() ?? 1, 2))
+        self.start = start
+        self.width = width
+    }
+
+    var origin: Double { position(1) }
+
+    func position(_ value: Double) -> Double {
+        guard value > 0 else { return start }
+        return start + (min(max(log(value), low), high) - low) / (high - low) * width
+    }
+}
+
+/// Figures from zero on.
+private struct LengthScale: ChartScale {
+    let origin: Double
+    private let factor: Double
+
+    init(_ values: [Double], from start: Double, width: Double) {
+        origin = start
+        factor = width / max(values.max() ?? 1, .leastNonzeroMagnitude)
+    }
+
+    func position(_ value: Double) -> Double { origin + value * factor }
+}
+
+func escape(_ text: String) -> String {
     text.replacing("&", with: "&amp;").replacing("<", with: "&lt;").replacing(">", with: "&gt;")
         .replacing("\"", with: "&quot;")
 }
 
 extension Double {
     /// Two decimals: enough for a coordinate.
-    fileprivate var rounded2: String { String(format: "%.2f", self) }
+    var rounded2: String { String(format: "%.2f", self) }
 }

@@ -1,11 +1,12 @@
 import Foundation
+import Synchronization
 
 /// How the veth between the nodes behaves; `tools/lab` says what each means.
 enum Underlay: String, CaseIterable, Codable {
     case plain, offload
 }
 
-/// The two nodes of `tools/lab`, and commands in them.
+/// The nodes of `tools/lab`, and commands in them.
 struct Lab {
     /// What its namespaces and its folder are called.
     static let name = ProcessInfo.processInfo.environment["LAB"] ?? "twill-bench"
@@ -18,13 +19,32 @@ struct Lab {
         return "/" + parts.joined(separator: "/")
     }()
 
-    /// Where the kernel's tracepoints are, for perf.
+    /// Where the kernel's tracepoints are.
     static let tracefs = "/sys/kernel/tracing"
 
-    static func up(_ underlay: Underlay, mtu: Int) throws {
+    /// How the lab is made; there is one lab a process, and this is set before it goes up.
+    struct Layout {
+        /// Traffic goes from node 1 to the others.
+        var nodes = 2
+        /// The underlay's, bytes.
+        fileprivate(set) var mtu = 1500
+        /// Whether every process of a node stays on the node's share of the processors.
+        var isPinned = false
+    }
+
+    private static let storedLayout = Mutex(Layout())
+
+    static var layout: Layout {
+        get { storedLayout.withLock { $0 } }
+        set { storedLayout.withLock { $0 = newValue } }
+    }
+
+    static func up(_ underlay: Underlay, mtu: Int = 1500) throws {
         setenv("LAB", name, 1)
-        try output(of: [script, "up", "\(getpid())", "2", underlay.rawValue, "\(mtu)"])
-        try output(of: [script, "vxlan", "2"])
+        layout.mtu = mtu
+        let nodes = "\(layout.nodes)"
+        try output(of: [script, "up", "\(getpid())", nodes, underlay.rawValue, "\(mtu)"])
+        try output(of: [script, "vxlan", nodes])
     }
 
     static func down() throws {
@@ -36,7 +56,17 @@ struct Lab {
 
     /// The words that run `command` on a node.
     static func command(on node: Int, _ command: [String]) -> [String] {
-        ["ip", "netns", "exec", "\(name)-node\(node)"] + command
+        let pin = layout.isPinned ? ["taskset", "--cpu-list", processors(ofNode: node)] : []
+        return ["ip", "netns", "exec", "\(name)-node\(node)"] + pin + command
+    }
+
+    /// A node's share of the processors, as taskset takes it: an equal part of them, or one that it shares with
+    /// other nodes where there are more nodes than processors.
+    static func processors(ofNode node: Int) -> String {
+        let count = ProcessInfo.processInfo.activeProcessorCount
+        let share = max(count / layout.nodes, 1)
+        let first = (node - 1) * share % count
+        return share == 1 ? "\(first)" : "\(first)-\(first + share - 1)"
     }
 
     /// Runs a command on a node to its end.

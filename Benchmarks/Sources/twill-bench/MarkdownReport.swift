@@ -18,13 +18,23 @@ struct MarkdownReport {
                 text += "| \(metric.title)\(unit) | " + cells.joined(separator: " | ") + " |\n"
             }
         }
-        text += "\nBeside each median: half the range of the rounds, and the ratio to \(summary.reference).\n"
+        text += """
+
+            Beside each median: half the range of the rounds, the ratio to \(summary.reference), the ratio to baseline; \
+            a ratio is the median of those within a round.
+
+            """
         return text
     }
 
     private func cell(_ metric: Metric, _ candidate: Candidate, _ underlay: Underlay) -> String {
-        guard let figure = summary.figure(metric, candidate, underlay) else { return "–" }
-        let ratio = figure.ratio.map { String(format: " ×%.2f", $0) } ?? ""
-        return metric.format(figure.median) + String(format: " ±%.0f %%", figure.spread * 100) + ratio
+        guard let figure = summary.figure(metric, candidate, underlay) else {
+            return summary.absence(candidate, underlay)
+        }
+        let ratios = [figure.ratio, figure.ratioToBaseline].compactMap { ratio in
+            ratio.map { String(format: "×%.2f", $0) }
+        }
+        return metric.format(figure.median) + String(format: " ±%.0f %% ", figure.spread * 100)
+            + ratios.joined(separator: " · ")
     }
 }

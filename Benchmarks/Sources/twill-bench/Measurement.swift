@@ -4,6 +4,8 @@ import Foundation
 struct Measurement: Sendable {
     let name: String
     let metrics: [Metric]
+    /// Whether the daemons must run with the library that counts their copies; they do for nothing else.
+    var countsCopies = false
     /// How long it takes, about, where each run takes `seconds`.
     let estimatedSeconds: @Sendable (_ seconds: Double) -> Double
     let run: @Sendable (_ running: RunningCandidate, _ seconds: Double) throws -> [Double]
@@ -11,25 +13,31 @@ struct Measurement: Sendable {
 
 extension Measurement {
     /// Everything that the harness measures, in the order in which a turn runs it.
-    static let all: [Measurement] =
-        [
-            roundTrip("rtt", title: "RTT", isHeadline: true, besideBulk: false),
-            tcp("tcp-1", title: "TCP 1", streams: 1),
-            tcp("tcp-4", title: "TCP 4", streams: 4),
-            tcp("tcp-16", title: "TCP 16", streams: 16, isHeadline: false),
-            tcp("tcp-1-reverse", title: "TCP 1 reverse", streams: 1, flags: ["-R"], isHeadline: false),
-            tcp("tcp-4-both", title: "TCP 4 both ways", streams: 4, flags: ["--bidir"], isHeadline: false),
-        ]
-        + [64, 256, 1400].flatMap { [flood(size: $0, flows: 1), search(size: $0, flows: 1)] }
-        + [flood(size: 64, flows: 16), search(size: 64, flows: 16)]
-        + [
-            roundTrip("rtt-bulk", title: "RTT beside TCP", isHeadline: false, besideBulk: true),
-            connects,
-            Crossings.measurement,
-        ]
+    static let all = all(streams: [1, 4, 16])
+
+    /// The same with TCP over other numbers of streams.
+    static func all(streams: [Int]) -> [Measurement] {
+        [roundTrip("rtt", title: "RTT", isHeadline: true, besideBulk: false)]
+            + streams.map { tcp("tcp-\($0)", title: "TCP \($0)", streams: $0, isHeadline: $0 <= 4) }
+            + [
+                tcp("tcp-1-reverse", title: "TCP 1 reverse", streams: 1, flags: ["-R"], isHeadline: false),
+                tcp(
+                    "tcp-4-both", title: "TCP 4 both ways", streams: 4, flags: ["--bidir"], isHeadline: false),
+            ]
+            + [64, 256, 1400].flatMap { size in
+                [1, 16].flatMap { [flood(size: size, flows: $0), search(size: size, flows: $0)] }
+            }
+            + [
+                roundTrip("rtt-bulk", title: "RTT beside TCP", isHeadline: false, besideBulk: true),
+                connects, peers, memory, Copies.measurement,
+            ]
+    }
 
     /// What is measured where nothing is asked for by name.
-    static let usual = ["rtt", "tcp-1", "tcp-4", "udp-64", "udp-64-lossless", "crossings"]
+    static func usual(streams: [Int]) -> [String] {
+        ["rtt"] + streams.filter { $0 <= 4 }.map { "tcp-\($0)" }
+            + ["udp-64", "udp-64-lossless", "memory", "copies"]
+    }
 
     static func tcp(
         _ name: String, title: String, streams: Int, flags: [String] = [], isHeadline: Bool = true
@@ -48,19 +56,24 @@ extension Measurement {
                 metric("throughput", "", "Gbit/s", more: true, headline: isHeadline),
                 metric("cpu", " CPU", "s/GB", headline: name == "tcp-1"),
                 metric("daemon-cpu", " daemons' CPU", "s/GB"),
-                metric("context-switches", " switches", "/GB", decimals: 0),
+                metric("context-switches", " context switches", "/GB", decimals: 0),
+                metric("wake-ups", " wake-ups", "/GB", decimals: 0),
                 metric("retransmits", " retransmits", "", decimals: 0),
+                metric("reordered", " segments out of order", "/GB", decimals: 1),
             ],
-            estimatedSeconds: { $0 + 0.5 },
+            estimatedSeconds: { $0 + 0.6 },
             run: { running, seconds in
+                let outOfOrder = try TCPCounters.outOfOrder()
                 let before = ProcessorTime.now(running)
-                let report = try iperf(
+                let report = try IperfReport.run(
                     running, ["-t", "\(Int(seconds.rounded(.up)))", "-P", "\(streams)"] + flags)
                 let used = ProcessorTime.now(running).since(before)
                 let gigabytes = report.bytes / 1e9
                 return [
                     report.bitsPerSecond / 1e9, used.machineSeconds / gigabytes,
-                    used.daemonSeconds / gigabytes, used.contextSwitches / gigabytes, report.retransmits,
+                    used.daemonSeconds / gigabytes, used.contextSwitches / gigabytes,
+                    used.wakeUps / gigabytes, report.retransmits,
+                    (try TCPCounters.outOfOrder() - outOfOrder) / gigabytes,
                 ]
             })
     }
@@ -68,32 +81,41 @@ extension Measurement {
     static func flood(size: Int, flows: Int) -> Measurement {
         let name = "udp-\(size)" + (flows > 1 ? "-\(flows)-flows" : "")
         let title = "UDP \(size) B" + (flows > 1 ? " ×\(flows)" : "")
+        func metric(
+            _ quantity: String, _ suffix: String, _ unit: String, more: Bool = false, headline: Bool = false,
+            decimals: Int = 0
+        ) -> Metric {
+            Metric(
+                name: "\(name).\(quantity)", title: title + suffix, unit: unit, moreIsBetter: more,
+                isHeadline: headline, decimals: decimals)
+        }
         return Measurement(
             name: name,
             metrics: [
-                Metric(
-                    name: "\(name).delivered", title: title, unit: "kpps", moreIsBetter: true,
-                    isHeadline: size == 64 && flows == 1, decimals: 0),
-                Metric(
-                    name: "\(name).sent", title: title + " sent", unit: "kpps", moreIsBetter: true,
-                    isHeadline: false, decimals: 0),
-                Metric(
-                    name: "\(name).cpu", title: title + " CPU", unit: "s/Mpkt", moreIsBetter: false,
-                    isHeadline: false, decimals: 2),
-                Metric(
-                    name: "\(name).reordered", title: title + " reordered", unit: "", moreIsBetter: false,
-                    isHeadline: false, decimals: 0),
+                metric("delivered", "", "kpps", more: true, headline: size == 64 && flows == 1),
+                metric("sent", " sent", "kpps", more: true),
+                metric("cpu", " CPU", "s/Mpkt", decimals: 2),
+                metric("daemon-cpu", " daemons' CPU", "s/Mpkt", decimals: 2),
+                metric("context-switches", " context switches", "/Mpkt"),
+                metric("wake-ups", " wake-ups", "/Mpkt"),
+                metric("reordered", " reordered", ""),
+                .limit(name),
             ],
             estimatedSeconds: { $0 + 0.2 },
             run: { running, seconds in
                 let before = ProcessorTime.now(running)
-                let report = try traffic(
+                let report = try TrafficReport.run(
                     "send", running, ["--size", "\(size)", "--flows", "\(flows)", "--seconds", "\(seconds)"])
                 let used = ProcessorTime.now(running).since(before)
-                let packets = report["received"] ?? 0
+                let millions = (report["received"] ?? 0) / 1e6
+                guard millions > 0 else {
+                    throw CommandError(description: "nothing of the flood arrived")
+                }
                 return [
-                    (report["received_per_second"] ?? 0) / 1000, (report["sent_per_second"] ?? 0) / 1000,
-                    packets > 0 ? used.machineSeconds / packets * 1e6 : .infinity, report["reordered"] ?? 0,
+                    report["received_per_second", default: 0] / 1000,
+                    report["sent_per_second", default: 0] / 1000, used.machineSeconds / millions,
+                    used.daemonSeconds / millions, used.contextSwitches / millions, used.wakeUps / millions,
+                    report["reordered", default: 0], report.limit,
                 ]
             })
     }
@@ -106,16 +128,17 @@ extension Measurement {
             metrics: [
                 Metric(
                     name: "\(name).delivered", title: title, unit: "kpps", moreIsBetter: true,
-                    isHeadline: size == 64 && flows == 1, decimals: 0)
+                    isHeadline: size == 64 && flows == 1, decimals: 0),
+                .limit(name),
             ],
             estimatedSeconds: { trialSeconds($0) * 12 + 1 },
             run: { running, seconds in
-                let report = try traffic(
+                let report = try TrafficReport.run(
                     "search", running,
                     [
                         "--size", "\(size)", "--flows", "\(flows)", "--seconds", "\(trialSeconds(seconds))",
                     ])
-                return [(report["received_per_second"] ?? 0) / 1000]
+                return [report["received_per_second", default: 0] / 1000, report.limit]
             })
     }
 
@@ -143,13 +166,22 @@ extension Measurement {
                         on: 1,
                         [
                             "iperf3", "-c", running.address, "-C", "cubic", "-t",
-                            "\(Int(seconds.rounded(.up)) + 1)",
+                            "\(Int(seconds.rounded(.up)) + 5)",
                         ], label: "bulk")
                     usleep(300_000)
                 }
-                defer { _ = bulk?.wait() }
-                let report = try traffic("round-trip", running, ["--seconds", "\(seconds)"])
-                return percentiles.map { report[$0.1] ?? .infinity }
+                defer { bulk?.stop() }
+                // Beside a flow answers wait behind its bursts: requests that waited for them would see one long
+                // wait for hundreds of short ones, wherever the flow pauses.
+                let pace = besideBulk ? ["--interval", "1000"] : []
+                let report = try TrafficReport.run("round-trip", running, ["--seconds", "\(seconds)"] + pace)
+                if let bulk, let status = bulk.exitStatusIfEnded() {
+                    throw CommandError(
+                        description:
+                            "iperf3 ended before the round trips beside it, status \(status): \(bulk.lastWords)"
+                    )
+                }
+                return percentiles.map { report[$0.1, default: .infinity] }
             })
     }
 
@@ -158,51 +190,177 @@ extension Measurement {
         metrics: [
             Metric(
                 name: "connects.rate", title: "TCP connects", unit: "/s", moreIsBetter: true,
-                isHeadline: false,
-                decimals: 0)
+                isHeadline: false, decimals: 0)
         ],
         estimatedSeconds: { $0 },
         run: { running, seconds in
-            let report = try traffic("connect", running, ["--seconds", "\(seconds)"])
-            return [report["per_second"] ?? 0]
+            let report = try TrafficReport.run("connect", running, ["--seconds", "\(seconds)"])
+            return [report["per_second", default: 0]]
         })
 
-    /// The servers that the measurements talk to, on node 2.
+    /// A flood over all of a candidate's peers, while its forwarding table changes as often as it does.
+    static let peers = Measurement(
+        name: "peers",
+        metrics: [
+            Metric(
+                name: "peers.delivered", title: "64 B to all peers", unit: "kpps", moreIsBetter: true,
+                isHeadline: true, decimals: 0),
+            Metric(
+                name: "peers.cost", title: "daemons' CPU", unit: "ns/packet", moreIsBetter: false,
+                isHeadline: true, decimals: 0),
+            Metric(
+                name: "peers.changes", title: "table changes", unit: "/s", moreIsBetter: true,
+                isHeadline: true, decimals: 0),
+        ],
+        estimatedSeconds: { $0 + 0.3 },
+        run: { running, seconds in
+            guard let peers = running.candidate.peers else { return [.nan, .nan, .nan] }
+            let own = running.counters()
+            let start = Date.now
+            let before = ProcessorTime.now(running)
+            let report = try TrafficReport.run(
+                "send", running,
+                [
+                    "--size", "64", "--seconds", "\(seconds)", "--destinations",
+                    "\(peers)",
+                ])
+            let used = ProcessorTime.now(running).since(before)
+            let elapsed = Date.now.timeIntervalSince(start)
+            let changes = running.counters().growth(of: OwnCounters.changes, since: own)
+            return [
+                report["received_per_second", default: 0] / 1000,
+                used.daemonSeconds / report["received", default: 0] * 1e9,
+                // Of each daemon.
+                (changes ?? 0) / elapsed / Double(max(running.daemons.count, 1)),
+            ]
+        })
+
+    /// After the loads: what was touched once stays resident.
+    static let memory = Measurement(
+        name: "memory",
+        metrics: [
+            Metric(
+                name: "memory.resident", title: "daemon's memory", unit: "MiB", moreIsBetter: false,
+                isHeadline: true, decimals: 0)
+        ],
+        estimatedSeconds: { _ in 0 },
+        run: { running, _ in
+            let sizes = running.daemons.map { daemon in
+                let status = contents("/proc/\(daemon.processIdentifier)/status").split(separator: "\n")
+                let line = status.first { $0.hasPrefix("VmRSS:") }?.split(separator: " ")
+                return (line.flatMap { $0.count > 1 ? Double($0[$0.count - 2]) : nil } ?? .nan) / 1024
+            }
+            return [sizes.isEmpty ? 0 : sizes.reduce(0, +) / Double(sizes.count)]
+        })
+
+    /// The servers that the measurements talk to.
     static func startServers() throws -> [Child] {
-        [
-            try Lab.start(on: 2, ["iperf3", "-s"], label: "iperf3-server"),
-            try Lab.start(
-                on: 2, [sibling("traffic"), "receive", "--bind", "0.0.0.0:\(trafficPort)"], label: "sink"),
-        ]
+        let iperf = try (2...Lab.layout.nodes).map {
+            try Lab.start(on: $0, ["iperf3", "-s"], label: "iperf3-server")
+        }
+        let sink = [sibling("traffic"), "receive", "--bind", "0.0.0.0:\(TrafficReport.port)"]
+        return iperf + [try Lab.start(on: 2, sink, label: "sink")]
+    }
+}
+
+extension Metric {
+    /// Who was the limit of a measurement, where it was not the candidate: `TrafficLimit`.
+    fileprivate static func limit(_ measurement: String) -> Metric {
+        Metric(
+            name: "\(measurement).limit", title: "", unit: "", moreIsBetter: false, isHeadline: false,
+            decimals: 0)
     }
 
-    private static let trafficPort = 7000
+    /// Whether it says of other figures how they are to be read, and is no figure itself.
+    var isLimit: Bool { name.hasSuffix(".limit") }
+}
 
-    private static func traffic(
+/// Who kept a measurement of packets from going higher, where it was the harness itself.
+enum TrafficLimit: Double {
+    case none = 0
+    case generator, sink
+}
+
+/// What `traffic` printed.
+struct TrafficReport {
+    static let port = 7000
+    private var values: [String: Double]
+    private let bottleneck: String?
+
+    static func run(
         _ subcommand: String, _ running: RunningCandidate, _ flags: [String]
-    ) throws -> [String: Double] {
-        let text = try Lab.run(
-            on: 1, [sibling("traffic"), subcommand, "--to", "\(running.address):\(trafficPort)"] + flags)
+    ) throws -> TrafficReport {
+        let text = try running.run(
+            on: 1, [sibling("traffic"), subcommand, "--to", "\(running.address):\(port)"] + flags)
         let object = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any] ?? [:]
-        return object.compactMapValues { ($0 as? NSNumber)?.doubleValue }
+        return TrafficReport(
+            values: object.compactMapValues { ($0 as? NSNumber)?.doubleValue },
+            bottleneck: object["bottleneck"] as? String)
     }
 
-    /// What iperf3's JSON says of all streams together; both ways added up where both were measured.
-    private static func iperf(
-        _ running: RunningCandidate, _ flags: [String]
-    ) throws -> (bitsPerSecond: Double, bytes: Double, retransmits: Double) {
+    subscript(_ name: String) -> Double? { values[name] }
+    subscript(_ name: String, default value: Double) -> Double { values[name] ?? value }
+
+    var limit: Double {
+        switch bottleneck {
+        case "generator": TrafficLimit.generator.rawValue
+        case "sink": TrafficLimit.sink.rawValue
+        default: TrafficLimit.none.rawValue
+        }
+    }
+}
+
+/// What iperf3 said of all streams together; both ways added up where both were measured.
+struct IperfReport {
+    private(set) var bitsPerSecond = 0.0
+    private(set) var bytes = 0.0
+    private(set) var retransmits = 0.0
+
+    /// Sends from node 1 to every other node at the same time.
+    static func run(_ running: RunningCandidate, _ flags: [String]) throws -> IperfReport {
         // Namespaces can start with BBR, whose pacing would be what is measured.
-        let text = try Lab.run(on: 1, ["iperf3", "-c", running.address, "-C", "cubic", "-J"] + flags)
+        func command(_ address: String) -> [String] {
+            ["iperf3", "-c", address, "-C", "cubic", "-J"] + flags
+        }
+        let further = try running.furtherAddresses.enumerated().map { index, address in
+            try Lab.start(on: 1, command(address), label: "iperf3-\(index)")
+        }
+        var report = IperfReport()
+        defer { for client in further { client.stop(within: 0) } }
+        try report.add(try running.run(on: 1, command(running.address)))
+        for client in further {
+            guard client.wait() == 0 else {
+                throw CommandError(description: "iperf3: \(client.lastWords)")
+            }
+            try report.add(contents(client.outputPath))
+        }
+        return report
+    }
+
+    private mutating func add(_ text: String) throws {
         let object = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any] ?? [:]
         let end = object["end"] as? [String: Any] ?? [:]
         func number(_ section: String, _ key: String) -> Double {
             ((end[section] as? [String: Any])?[key] as? NSNumber)?.doubleValue ?? 0
         }
-        return (
-            number("sum_received", "bits_per_second")
-                + number("sum_received_bidir_reverse", "bits_per_second"),
-            number("sum_received", "bytes") + number("sum_received_bidir_reverse", "bytes"),
-            number("sum_sent", "retransmits") + number("sum_sent_bidir_reverse", "retransmits")
-        )
+        for received in ["sum_received", "sum_received_bidir_reverse"] {
+            bitsPerSecond += number(received, "bits_per_second")
+            bytes += number(received, "bytes")
+        }
+        for sent in ["sum_sent", "sum_sent_bidir_reverse"] { retransmits += number(sent, "retransmits") }
+    }
+}
+
+/// What the kernels of the nodes count of TCP.
+private enum TCPCounters {
+    /// Segments that came before one that they follow (TCPOFOQueue), on all nodes.
+    static func outOfOrder() throws -> Double {
+        try (1...Lab.layout.nodes).reduce(0) { sum, node in
+            // Pairs of lines: names, then values.
+            let lines = try Lab.run(on: node, ["grep", "^TcpExt:", "/proc/net/netstat"])
+                .split(separator: "\n").map { $0.split(separator: " ") }
+            guard lines.count == 2, let place = lines[0].firstIndex(of: "TCPOFOQueue") else { return .nan }
+            return sum + (Double(lines[1][place]) ?? .nan)
+        }
     }
 }

@@ -3,7 +3,7 @@ import Foundation
 /// Everything that one run of the harness measured: what `results.json` holds.
 struct Results: Codable {
     /// The shape of the file; `compare` refuses another.
-    static let currentFormat = 1
+    static let currentFormat = 2
 
     var format = Results.currentFormat
     var machine: Machine
@@ -12,11 +12,18 @@ struct Results: Codable {
     var metrics: [Metric]
     var samples: [Sample] = []
     var failures: [Failure] = []
+    /// What could not be measured at all, and why.
+    var remarks: [String] = []
+    /// How much of the machine's time its host gave to others during the run; nil before its end.
+    var stolenShare: Double?
 
     /// How the run was asked for.
     struct Settings: Codable {
         var underlays: [Underlay]
+        var nodes: Int
         var mtu: Int
+        /// Whether each node's processes stay on the node's share of the processors.
+        var isPinned: Bool
         var seconds: Double
         var rounds: Int
         /// The congestion control of every TCP measurement.

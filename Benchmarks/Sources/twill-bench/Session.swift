@@ -17,6 +17,9 @@ struct Session {
     private(set) var results: Results
     private let measurements: [Measurement]
     private var turn = 0
+    private var starts = 0
+    /// How long each candidate's turns took, seconds.
+    private var turnSeconds: [String: [Double]] = [:]
 
     init(results: Results, measurements: [Measurement]) {
         self.results = results
@@ -26,14 +29,11 @@ struct Session {
     private var settings: Results.Settings { results.settings }
 
     /// Seconds to start and stop a candidate, about.
-    private static let turnOverheadSeconds = 1.0
-
-    private var turnSeconds: Double {
-        measurements.reduce(Self.turnOverheadSeconds) { $0 + $1.estimatedSeconds(settings.seconds) }
-    }
+    private static let startSeconds = 1.0
 
     /// Measures until all is done or somebody interrupts; leaves no namespace, device or process behind.
     mutating func run() {
+        let before = StolenTime.now()
         for underlay in settings.underlays where !Interrupt.isAsked.load(ordering: .relaxed) {
             var servers: [Child] = []
             do {
@@ -41,12 +41,16 @@ struct Session {
                 servers = try Measurement.startServers()
                 runRounds(underlay)
             } catch {
-                note("\(underlay): \(error)")
+                ProgressLine.note("\(underlay): \(error)")
                 results.failures.append(
                     Failure(underlay: underlay, round: 0, candidate: "lab", message: "\(error)"))
             }
             for server in servers { server.stop() }
-            do { try Lab.down() } catch { note("take down the lab: \(error)") }
+            do { try Lab.down() } catch { ProgressLine.note("take down the lab: \(error)") }
+        }
+        results.stolenShare = StolenTime.now().share(since: before)
+        if Interrupt.isAsked.load(ordering: .relaxed) {
+            results.remarks.append("The run was interrupted: this is what had been measured.")
         }
     }
 
@@ -55,12 +59,17 @@ struct Session {
             for candidate in results.candidates {
                 guard !Interrupt.isAsked.load(ordering: .relaxed) else { return }
                 turn += 1
+                let start = Date.now
                 do {
-                    try runTurn(candidate, round: round, underlay)
+                    let withoutCounting = measurements.filter { !$0.countsCopies }
+                    try runTurn(candidate, withoutCounting, round: round, underlay)
+                    let counting = measurements.filter(\.countsCopies)
+                    try runTurn(candidate, counting, round: round, underlay)
                 } catch {
                     guard !Interrupt.isAsked.load(ordering: .relaxed) else { return }
                     fail(candidate, round, underlay, "\(error)")
                 }
+                turnSeconds[candidate.name, default: []].append(Date.now.timeIntervalSince(start))
             }
         }
     }
@@ -69,16 +78,20 @@ struct Session {
     {
         results.failures.append(
             Failure(underlay: underlay, round: round, candidate: candidate.name, message: message))
-        note("\(candidate.name): \(message)")
+        ProgressLine.note("\(candidate.name): \(message)")
     }
 
-    private mutating func runTurn(_ candidate: Candidate, round: Int, _ underlay: Underlay) throws {
-        showProgress("\(underlay) · round \(round) · \(candidate.name) · start")
-        let running = try RunningCandidate(candidate, turn: turn)
+    private mutating func runTurn(
+        _ candidate: Candidate, _ measurements: [Measurement], round: Int, _ underlay: Underlay
+    ) throws {
+        guard let first = measurements.first, !Interrupt.isAsked.load(ordering: .relaxed) else { return }
+        showProgress(candidate, "start", round, underlay)
+        starts += 1
+        let running = try RunningCandidate(candidate, turn: starts, countsCopies: first.countsCopies)
         defer { running.stop() }
         for measurement in measurements {
             guard !Interrupt.isAsked.load(ordering: .relaxed) else { return }
-            showProgress("\(underlay) · round \(round) · \(candidate.name) · \(measurement.name)")
+            showProgress(candidate, measurement.name, round, underlay)
             let values: [Double]
             do {
                 values = try measurement.run(running, settings.seconds)
@@ -99,19 +112,43 @@ struct Session {
         try running.checkAlive()
     }
 
-    private func showProgress(_ what: String) {
+    // MARK: Progress
+
+    private func showProgress(_ candidate: Candidate, _ what: String, _ round: Int, _ underlay: Underlay) {
         let turns = settings.underlays.count * settings.rounds * results.candidates.count
-        let left = Double(turns - turn + 1) * turnSeconds
-        let text = String(format: "%3d/%d  %2d:%02d left  ", turn, turns, Int(left) / 60, Int(left) % 60)
-        if isatty(STDERR_FILENO) == 1 {
-            FileHandle.standardError.write(Data("\r\u{1B}[K\(text)\(what)".utf8))
-        } else {
-            FileHandle.standardError.write(Data("\(text)\(what)\n".utf8))
+        // This turn counts whole: what is said is never too little.
+        let left = (turn...turns).reduce(0) { sum, turn in
+            sum + expectedSeconds(results.candidates[(turn - 1) % results.candidates.count])
         }
+        let progress = String(format: "%3d/%d", turn, turns)
+        ProgressLine.show(
+            "\(progress)  \(ProgressLine.timeLeft(seconds: left))  "
+                + "\(underlay) · round \(round) · \(candidate.name) · \(what)")
     }
 
-    private func note(_ text: String) {
-        let start = isatty(STDERR_FILENO) == 1 ? "\r\u{1B}[K" : ""
-        FileHandle.standardError.write(Data("\(start)\(text)\n".utf8))
+    /// How long a turn of a candidate takes: what its turns took so far, or else what its measurements should take.
+    private func expectedSeconds(_ candidate: Candidate) -> Double {
+        if let took = turnSeconds[candidate.name] { return took.reduce(0, +) / Double(took.count) }
+        let starts = measurements.contains(where: \.countsCopies) ? 2.0 : 1.0
+        return measurements.reduce(starts * Self.startSeconds) {
+            $0 + $1.estimatedSeconds(settings.seconds)
+        }
+    }
+}
+
+/// Time that the machine's host gave to others, and time in all, of all processors.
+private struct StolenTime {
+    private let stolen: Double
+    private let total: Double
+
+    static func now() -> StolenTime {
+        // proc_stat(5): user nice system idle iowait irq softirq steal.
+        let line = contents("/proc/stat").split(separator: "\n").first ?? ""
+        let fields = line.split(separator: " ").dropFirst().prefix(8).compactMap { Double($0) }
+        return StolenTime(stolen: fields.last ?? 0, total: fields.reduce(0, +))
+    }
+
+    func share(since earlier: StolenTime) -> Double {
+        total > earlier.total ? (stolen - earlier.stolen) / (total - earlier.total) : 0
     }
 }

@@ -30,18 +30,24 @@ struct Summary {
     /// The metrics that have a figure on an underlay.
     func metrics(_ underlay: Underlay) -> [Metric] {
         results.metrics.filter { metric in
-            results.candidates.contains { figure(metric, $0, underlay) != nil }
+            !metric.isLimit
+                && results.candidates.contains { figure(metric, $0, underlay) != nil }
         }
     }
 
     /// What a reader must know before believing the figures: noise, differences between two ways of counting,
     /// candidates that failed.
     var warnings: [String] {
-        var warnings: [String] = []
+        var warnings = results.remarks
         let machine = results.machine
         if machine.loadBefore > 0.5 {
             warnings.append(
                 String(format: "The machine was busy before the run: load %.1f.", machine.loadBefore))
+        }
+        if let stolen = results.stolenShare, stolen > 0.01 {
+            warnings.append(
+                String(
+                    format: "Its host took %.1f %% of the machine's time during the run.", stolen * 100))
         }
         for underlay in results.settings.underlays {
             if let throughput = results.metrics.first(where: { $0.name == "tcp-1.throughput" }) {
@@ -53,23 +59,50 @@ struct Summary {
                             spread * 100))
                 }
             }
-            guard let metric = results.metrics.first(where: { $0.name == "crossings.difference" }) else {
-                continue
-            }
-            for candidate in results.candidates {
-                let values = results.values(metric, candidate.name, underlay).filter(\.isFinite)
-                guard let difference = values.median, difference > 2 else { continue }
-                warnings.append(
-                    String(
-                        format:
-                            "\(candidate.name) on \(underlay): its own counters and the kernel's tracepoints "
-                            + "differ by %.1f %%.", difference))
-            }
+            warnings += differences(underlay) + limits(underlay)
         }
         warnings += results.failures.map {
             "\($0.candidate) failed on \($0.underlay), round \($0.round): \($0.message)"
         }
         return warnings
+    }
+
+    /// Where the daemons' own counts and those of others disagree.
+    private func differences(_ underlay: Underlay) -> [String] {
+        ["copies.difference": "copies", "copies.operations-difference": "operations"].sorted(by: <).flatMap {
+            name, what -> [String] in
+            guard let metric = results.metrics.first(where: { $0.name == name }) else { return [] }
+            return results.candidates.compactMap { candidate in
+                guard let difference = figure(metric, candidate, underlay)?.median, difference > 2 else {
+                    return nil
+                }
+                return String(
+                    format: "\(candidate.name) on \(underlay): its own counters and those who look on differ "
+                        + "by %.1f %% on \(what).", difference)
+            }
+        }
+    }
+
+    /// Where the harness was the limit of what it measured.
+    private func limits(_ underlay: Underlay) -> [String] {
+        results.metrics.filter(\.isLimit).flatMap { metric in
+            let names = [TrafficLimit.generator, .sink].compactMap { limit -> String? in
+                let limited = results.candidates.map(\.name).filter {
+                    results.values(metric, $0, underlay).contains(limit.rawValue)
+                }
+                guard !limited.isEmpty else { return nil }
+                return "the \(limit) was the limit for \(limited.joined(separator: ", "))"
+            }
+            guard !names.isEmpty else { return [String]() }
+            let measurement = metric.name.dropLast(".limit".count)
+            return ["\(measurement) on \(underlay): \(names.joined(separator: ", "))."]
+        }
+    }
+
+    /// What a metric's missing figure means for a candidate: that something failed, or that it does not have it.
+    func absence(_ candidate: Candidate, _ underlay: Underlay) -> String {
+        results.failures.contains { $0.candidate == candidate.name && $0.underlay == underlay }
+            ? "failed" : "–"
     }
 
     /// The machine and the settings, in one paragraph.
@@ -81,8 +114,9 @@ struct Summary {
         return String(
             format: """
                 Linux \(machine.kernel), \(machine.processor), \(machine.processors) processors, %.0f GiB\
-                \(machine.virtualization.map { ", \($0)" } ?? ""), commit \(machine.commit). Two nodes in network \
-                namespaces on this machine, MTU \(settings.mtu). TCP \(settings.congestionControl). Medians of \
+                \(machine.virtualization.map { ", \($0)" } ?? ""), commit \(machine.commit). \(settings.nodes) nodes in network \
+                namespaces on this machine, MTU \(settings.mtu), processes \(settings.isPinned ? "pinned" : "not pinned"). \
+                TCP \(settings.congestionControl). Medians of \
                 \(settings.rounds) interleaved rounds of %g s\(flags); ratios are medians of the ratios within a round.
                 """, machine.memoryGiB, settings.seconds)
     }

@@ -7,6 +7,6 @@ struct TwillBench: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "twill-bench",
         abstract: "Measures twill beside its alternatives, on this machine, in the same run.",
-        subcommands: [Run.self, Compare.self],
+        subcommands: [Run.self, Compare.self, Tune.self],
         defaultSubcommand: Run.self)
 }

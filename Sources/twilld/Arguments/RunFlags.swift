@@ -135,10 +135,29 @@ struct KubernetesFlags: ParsableArguments {
     var setNodeNetworkUnavailable = true
 }
 
-/// The tunnel device and what it lets through.
-struct TunnelFlags: ParsableArguments {
+/// Which device is the tunnel's.
+struct TunnelNameFlag: ParsableArguments {
     @Option(help: ArgumentHelp("Name of the tunnel device, 1 to 15 bytes.", valueName: "name"))
     var tunName = "flannel0"
+
+    func validate() throws {
+        // dev_valid_name() in the kernel's net/core/dev.c: below IFNAMSIZ, no slash, colon or white space.
+        let isName =
+            (1...15).contains(tunName.utf8.count) && tunName != "." && tunName != ".."
+            && !tunName.utf8.contains { $0 == 0x2F || $0 == 0x3A || $0 == 0x20 || (0x09...0x0D).contains($0) }
+        guard isName else {
+            throw ValidationError(
+                "--tun-name \"\(tunName)\" is no device name: 1 to 15 bytes without slash, colon or space")
+        }
+    }
+}
+
+/// The tunnel device and what it lets through.
+struct TunnelFlags: ParsableArguments {
+    @OptionGroup var device: TunnelNameFlag
+
+    /// The tunnel device's name.
+    var tunName: String { device.tunName }
 
     @Option(
         help: ArgumentHelp(
@@ -158,14 +177,6 @@ struct TunnelFlags: ParsableArguments {
     var acceptAnySource = false
 
     func validate() throws {
-        // dev_valid_name() in the kernel's net/core/dev.c: below IFNAMSIZ, no slash, colon or white space.
-        let isName =
-            (1...15).contains(tunName.utf8.count) && tunName != "." && tunName != ".."
-            && !tunName.utf8.contains { $0 == 0x2F || $0 == 0x3A || $0 == 0x20 || (0x09...0x0D).contains($0) }
-        guard isName else {
-            throw ValidationError(
-                "--tun-name \"\(tunName)\" is no device name: 1 to 15 bytes without slash, colon or space")
-        }
         if port == 0 { throw ValidationError("--port is 0; it is 1 to 65535") }
         // RFC 791: every IPv4 link carries 68 bytes; 65,507 is the largest UDP payload.
         if let mtu, !(68...65_507).contains(mtu) {

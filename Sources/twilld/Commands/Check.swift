@@ -4,7 +4,7 @@ import Node
 
 /// `twilld check`: whether this machine can run the daemon.
 struct Check: FlagTaking {
-    static let flags = GoFlag.underlay + [GoFlag("mtu")]
+    static let flags = GoFlag.underlay + [GoFlag("mtu")] + GoFlag.tuning
 
     static let configuration = CommandConfiguration(
         commandName: "check",
@@ -12,10 +12,12 @@ struct Check: FlagTaking {
             "Look at the machine; print a line for each thing that twilld needs, and what to do about it.",
         discussion: """
             The exit status is \(ExitStatus.checkFailed.rawValue) where a line says FAIL. The check makes a TUN \
-            device and a UDP socket on loopback and takes them away again; it changes nothing.
+            device and a UDP socket on loopback and takes them away again; it changes nothing. With --config it \
+            reads the daemon's configuration file, and refuses tuning flags that are out of range.
             """)
 
     @OptionGroup(title: "Underlay") var underlay: UnderlayFlags
+    @OptionGroup(title: "Tuning") var tuning: TuningFlags
 
     @Option(help: ArgumentHelp("The tunnel's MTU, as it will be given to run.", valueName: "bytes"))
     var mtu: Int?

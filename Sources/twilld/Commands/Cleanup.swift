@@ -3,31 +3,41 @@ import Node
 
 /// `twilld cleanup`: takes away what outlives the daemon.
 struct Cleanup: FlagTaking {
-    static let flags = [GoFlag("status-socket")]
+    static let flags = [GoFlag("status-socket"), GoFlag("subnet-file"), GoFlag("tun-name")]
 
     static let configuration = CommandConfiguration(
         commandName: "cleanup",
-        abstract: "Remove the packet filter rules that twilld or flanneld left behind.",
+        abstract: "Remove what twilld or flanneld left behind on this node.",
         discussion: """
-            They stay when the daemon stops, so that pods are not cut off while it is started again. The tunnel device \
-            and its routes go with the daemon. The lease stays until it expires: twilld lease release.
+            Packet filter rules, the blackhole route and subnet.env stay when the daemon stops, so that pods are not \
+            cut off while it is started again. The tunnel device and its routes go with the daemon; one that was made \
+            persistent is removed here. The lease stays until it ends (twilld lease release), and this node's identity \
+            (--state-dir) stays for good.
             """)
 
     @OptionGroup var socket: StatusSocketFlag
+    @OptionGroup var device: TunnelNameFlag
+
+    @Option(help: ArgumentHelp("File that the daemon wrote.", valueName: "file"))
+    var subnetFile = SubnetFile.defaultPath
 
     func run() async throws {
         guard !StatusClient(socketPath: socket.statusSocket).isAnswered else {
             throw CommandFailure(
                 .temporary,
-                "twilld is running (\(socket.statusSocket) answers) and would put the rules back: stop it first"
+                "twilld is running (\(socket.statusSocket) answers) and would put everything back: stop it first"
             )
         }
-        do {
-            let removed = try PacketFilter.removeAll()
-            for name in removed { print("removed \(name)") }
-            if removed.isEmpty { print("nothing to remove") }
-        } catch {
-            throw CommandFailure(.system, "\(error)")
+        let outcome = Leftovers(
+            interfaceName: device.tunName, subnetFile: subnetFile, statusSocket: socket.statusSocket
+        ).remove()
+        for name in outcome.removed { print("removed \(name)") }
+        if outcome.removed.isEmpty && outcome.failures.isEmpty { print("nothing to remove") }
+        if let subnet = outcome.subnet {
+            print("kept the lease of \(subnet), if there is one: twilld lease release \(subnet)")
+        }
+        guard outcome.failures.isEmpty else {
+            throw CommandFailure(.system, "not removed: " + outcome.failures.joined(separator: "; "))
         }
     }
 }

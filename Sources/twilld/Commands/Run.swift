@@ -74,7 +74,8 @@ struct Run: FlagTaking {
     private func run(_ leases: any LeaseStore, _ signals: UnixSignalsSequence, _ logger: Logger) async throws
     {
         let identity = try IdentityFile.identity(in: lease.stateDir)
-        let node = try NodeNetwork(options: underlay.options, logger: logger)
+        let node = try NodeNetwork(
+            options: underlay.options, resyncInterval: .seconds(rules.iptablesResync), logger: logger)
         let chosen = try await node.chooseUnderlay()
         logger.notice(
             "underlay chosen",

@@ -53,7 +53,6 @@ actor Daemon {
     /// What a data plane is made for: where it changes, another one is made.
     private struct DataPlaneKey: Equatable {
         var underlay: Endpoint
-        var mtu: Int
         var tunnelAddress: IPv4Address
     }
 
@@ -127,10 +126,11 @@ actor Daemon {
                     "interface": "\(underlay.interfaceName)", "address": "\(underlay.address)",
                     "public": "\(underlay.publicAddress)", "mtu": "\(underlay.mtu)",
                 ])
+            let before = (self.underlay.address, announcement)
             self.underlay = underlay
             observation.update(underlay)
             observation.clearProblem(.underlay)
-            await keeper.announce(announcement)
+            if (underlay.address, announcement) != before { await keeper.announce(announcement) }
         case .underlayLost(let reason):
             logger.error("underlay lost", metadata: ["detail": "\(reason)"])
             observation.setProblem(.underlay, reason)
@@ -171,7 +171,7 @@ actor Daemon {
             let mtu = try TunnelMTU.choose(
                 underlayMTU: underlay.mtu, configured: flags.tunnel.mtu ?? configuration.backend.mtu)
             let dataPlane = try await dataPlane(configuration, lease, mtu: mtu)
-            dataPlane.publish(routes(lease))
+            dataPlane.publish(routes(lease, mtu: mtu))
             try await keepNetwork(node, configuration, lease, mtu: mtu, dataPlane)
             await followPaths(node)
             try writeSubnetFile(configuration, lease, mtu: mtu)
@@ -197,9 +197,9 @@ actor Daemon {
         }
     }
 
-    private func routes(_ lease: OwnLease) -> ForwardingRoutes {
+    private func routes(_ lease: OwnLease, mtu: Int) -> ForwardingRoutes {
         ForwardingRoutes(
-            localIPv4: lease.subnet.ipv4, localIPv6: lease.subnet.ipv6,
+            localIPv4: lease.subnet.ipv4, localIPv6: lease.subnet.ipv6, mtu: mtu,
             peers: table.peers.map {
                 ForwardingPeer(ipv4: $0.subnet.ipv4, ipv6: $0.subnet.ipv6, endpoint: $0.endpoint)
             })
@@ -211,8 +211,14 @@ actor Daemon {
         let key = DataPlaneKey(
             underlay: Endpoint(
                 address: underlay.address, port: flags.tunnel.port ?? configuration.backend.port),
-            mtu: mtu, tunnelAddress: lease.subnet.ipv4.address)
-        if let current = stage.dataPlane, stage.dataPlaneKey == key, !deviceIsLost { return current }
+            tunnelAddress: lease.subnet.ipv4.address)
+        let tunnel = NodeStatus.Tunnel(
+            interface: flags.tunnel.tunName, network: "\(configuration.network)", mtu: mtu)
+        if let current = stage.dataPlane, stage.dataPlaneKey == key, !deviceIsLost, current.carries(mtu: mtu)
+        {
+            observation.update(tunnel)
+            return current
+        }
         await closeDataPlane()
         deviceIsLost = false
         let settings = DataPlaneConfiguration(
@@ -228,10 +234,8 @@ actor Daemon {
         stage.dataPlane = made
         stage.dataPlaneKey = key
         stage.fallbacks = FallbackWatch()
-        observation.update(
-            dataPlane: made,
-            tunnel: NodeStatus.Tunnel(
-                interface: settings.tunnelName, network: "\(configuration.network)", mtu: mtu))
+        observation.update(made)
+        observation.update(tunnel)
         if let refusal = made.uringRefusal {
             logger.warning(
                 "io_uring is not to be had; plain system calls are used", metadata: ["detail": "\(refusal)"])
@@ -289,7 +293,8 @@ actor Daemon {
         guard let dataPlane = stage.dataPlane else { return }
         stage.dataPlane = nil
         stage.dataPlaneKey = nil
-        observation.update(dataPlane: nil, tunnel: nil)
+        observation.update(nil as DataPlane?)
+        observation.update(nil as NodeStatus.Tunnel?)
         await onThread { dataPlane.stop() }
     }
 
@@ -427,9 +432,8 @@ extension CommandFailure {
             switch error {
             case .tunnel(let error): error.errorNumber
             case .socket(let error): error.errorNumber
-            case .engine: 0
             case .tuning: EINVAL
-            case .resource(_, let errorNumber): errorNumber
+            case .engine(_, let errorNumber), .resource(_, let errorNumber): errorNumber
             }
         let status: ExitStatus =
             switch number {

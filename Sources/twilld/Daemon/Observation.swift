@@ -67,23 +67,25 @@ final class Observation: Observable {
         }
     }
 
-    func update(dataPlane: DataPlane?, tunnel: NodeStatus.Tunnel?) {
+    func update(_ dataPlane: DataPlane?) {
         knowledge.withLock {
             $0.dataPlane = dataPlane
-            $0.tunnel = tunnel
             $0.samples = TrafficSamples()
         }
     }
 
+    func update(_ tunnel: NodeStatus.Tunnel?) { knowledge.withLock { $0.tunnel = tunnel } }
+
     /// Keeps what has been counted until now, for rates; to be called every second or so.
     func sampleTraffic() {
+        let now = monotonicNanoseconds()
+        let (wanting, samples) = knowledge.withLock { ($0.dataPlane, $0.samples) }
+        guard let dataPlane = wanting, samples.isDue(nowNanoseconds: now) else { return }
+        // Not under the lock, which whoever asks for a status waits for.
+        let sample = TrafficSamples.Sample(
+            counters: dataPlane.counters(), peers: dataPlane.countersOfPeers(), nanoseconds: now)
         knowledge.withLock {
-            guard let dataPlane = $0.dataPlane else { return }
-            let now = monotonicNanoseconds()
-            $0.samples.take(
-                TrafficSamples.Sample(
-                    counters: dataPlane.counters(), peers: dataPlane.countersOfPeers(), nanoseconds: now),
-                nowNanoseconds: now)
+            if $0.dataPlane === dataPlane { $0.samples.take(sample) }
         }
     }
 
@@ -170,7 +172,10 @@ final class Observation: Observable {
             metrics.add(status)
             metrics.addPeers(status, limit: peerMetricsLimit, unixTime: Date.now.timeIntervalSince1970)
             metrics.addProcess()
-            if let totals = knowledge.withLock({ $0.dataPlane })?.counters() { metrics.add(totals) }
+            if let dataPlane = knowledge.withLock({ $0.dataPlane }) {
+                metrics.add(dataPlane.counters())
+                metrics.add(workers: dataPlane.countersOfWorkers())
+            }
             return HTTPAnswer(status: .ok, contentType: MetricsText.contentType, body: metrics.text)
         case "/status":
             let encoder = JSONEncoder()

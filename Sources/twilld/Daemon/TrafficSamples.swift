@@ -17,11 +17,15 @@ struct TrafficSamples {
     private var older: Sample?
     private var newer: Sample?
 
-    /// Takes a sample where the last is old enough.
-    mutating func take(_ sample: @autoclosure () -> Sample, nowNanoseconds now: UInt64) {
-        if let newer, now - newer.nanoseconds < TrafficSamples.intervalNanoseconds { return }
+    /// Whether the last sample is old enough for another one.
+    func isDue(nowNanoseconds now: UInt64) -> Bool {
+        newer.map { now - $0.nanoseconds >= TrafficSamples.intervalNanoseconds } ?? true
+    }
+
+    /// Keeps a sample that is due.
+    mutating func take(_ sample: Sample) {
         older = newer
-        newer = sample()
+        newer = sample
     }
 
     /// What `now` is compared with, and how many seconds before it that was; nil before the second sample.

@@ -28,7 +28,17 @@ final class ObservationServer: Sendable {
     private let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
     private let observable: any Observable
 
-    init(_ observable: any Observable) { self.observable = observable }
+    // Beside packet threads that take every CPU there is, an answer would wait for its turn several times over. Its work
+    // is some milliseconds for each question.
+    private static let nice: Int32 = -10
+
+    init(_ observable: any Observable) {
+        self.observable = observable
+        // Of the calling thread alone (setpriority(2), notes); where the right is lacking, answers take longer.
+        group.next().execute {
+            setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, ObservationServer.nice)
+        }
+    }
 
     /// Listens on a TCP port.
     ///

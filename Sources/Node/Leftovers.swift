@@ -1,0 +1,88 @@
+import Addresses
+import CLinux
+import Glibc
+import Netlink
+
+/// What outlives the daemon on a node: rules, the blackhole route, a device that somebody made persistent, files.
+public struct Leftovers: Sendable {
+    /// The tunnel device's name.
+    public var interfaceName: String
+    /// `subnet.env`.
+    public var subnetFile: String
+    /// The status socket of a daemon that was killed.
+    public var statusSocket: String
+
+    /// Names what to look for.
+    public init(interfaceName: String, subnetFile: String, statusSocket: String) {
+        self.interfaceName = interfaceName
+        self.subnetFile = subnetFile
+        self.statusSocket = statusSocket
+    }
+
+    /// What a removal came to.
+    public struct Outcome: Sendable, Hashable {
+        /// What was there and is gone, a few words each.
+        public var removed: [String] = []
+        /// What is there still, and why; one sentence each.
+        public var failures: [String] = []
+        /// The subnet that `subnet.env` named.
+        public var subnet: IPv4Prefix?
+    }
+
+    /// Removes all of it; what cannot be removed keeps nothing else from it. No daemon may run. Its calls start child
+    /// processes and wait for them.
+    public func remove() -> Outcome {
+        var outcome = Outcome()
+        func attempt(_ what: String, _ body: () throws -> [String]) {
+            do { outcome.removed += try body() } catch { outcome.failures.append("\(what): \(error)") }
+        }
+        attempt("packet filter rules", PacketFilter.removeAll)
+        attempt(subnetFile) {
+            outcome.subnet = try SubnetFile(path: subnetFile)?.subnet
+            return []
+        }
+        // Only the file says which subnet it was: without it, somebody else's route might be taken for ours.
+        if let subnet = outcome.subnet {
+            attempt("blackhole route") { try removeBlackholeRoute(subnet) }
+        }
+        attempt("device \(interfaceName)", removeDevice)
+        for path in [subnetFile, statusSocket] {
+            attempt(path) { try removeFile(path) }
+        }
+        return outcome
+    }
+
+    private func removeBlackholeRoute(_ subnet: IPv4Prefix) throws -> [String] {
+        let route = BlackholeRoute(subnet: subnet)
+        let socket = try RouteSocket()
+        guard route.isPresent(in: try socket.routes()) else { return [] }
+        try route.withdraw(using: socket)
+        return [route.name]
+    }
+
+    /// A device goes with its daemon, unless `ip tuntap add` made it: such a one is persistent.
+    private func removeDevice() throws -> [String] {
+        let socket = try RouteSocket()
+        guard let link = try socket.link(named: interfaceName) else { return [] }
+        let flags = try TextFile.read("/sys/class/net/\(interfaceName)/tun_flags")?.dropFirst(2)
+            .prefix { $0.isHexDigit }
+        guard let flags, let number = UInt32(flags, radix: 16) else {
+            throw LeftoverError(description: "it is no TUN device; twilld did not make it")
+        }
+        guard number & UInt32(IFF_PERSIST) != 0 else {
+            throw LeftoverError(description: "a process holds it (flanneld?); stop that one")
+        }
+        try socket.deleteLink(index: link.index)
+        return ["device \(interfaceName)"]
+    }
+
+    private func removeFile(_ path: String) throws -> [String] {
+        guard unlink(path) != 0 else { return [path] }
+        guard errno != ENOENT else { return [] }
+        throw TextFile.Failure(path: path, code: errno)
+    }
+}
+
+struct LeftoverError: Error, CustomStringConvertible {
+    let description: String
+}

@@ -1,0 +1,107 @@
+import Counters
+import FoundationEssentials
+import Glibc
+import NetworkNamespaces
+import Telemetry
+import Testing
+
+@testable import twilld
+
+/// The files of the repository that operators get, held against the program.
+@Suite struct DocumentationTests {
+    private static let root = String(#filePath.dropLast("/Tests/CommandTests/DocumentationTests.swift".count))
+
+    private static func text(_ path: String) throws -> String {
+        try String(contentsOfFile: "\(root)/\(path)", encoding: .utf8)
+    }
+
+    private static func sources(below directory: String) throws -> [String] {
+        let base = "\(root)/\(directory)"
+        let files = try FileManager.default.subpathsOfDirectory(atPath: base)
+        return try files.filter { $0.hasSuffix(".swift") }.map { try text("\(directory)/\($0)") }
+    }
+
+    /// A status with everything that may be missing.
+    private static var status: NodeStatus {
+        var status = NodeStatus(
+            version: "1", processIdentifier: 1, uptimeSeconds: 1, isReady: true, state: "",
+            store: .init(name: "", isConnected: true, reconnects: 0))
+        status.tunnel = .init(interface: "flannel0", network: "10.66.0.0/16", mtu: 1472)
+        status.lease = .init(
+            subnet: "10.66.28.0/24", isReservation: false, ageSeconds: 1, expirySeconds: 1)
+        status.peers = [
+            .init(
+                subnet: "10.66.29.0/24", endpoint: "",
+                traffic: .init(
+                    sent: .init(packets: 1, bytes: 1), received: .init(packets: 1, bytes: 1),
+                    lastReceivedSeconds: 1))
+        ]
+        return status
+    }
+
+    @Test func everyMetricIsExplained() throws {
+        let manual = try Self.text("docs/operations.md")
+        var metrics = MetricsText()
+        metrics.add(Self.status)
+        metrics.addPeers(Self.status, limit: 10, unixTime: 0)
+        metrics.addProcess()
+        metrics.add(CounterTotals([]))
+        let names = metrics.text.matches(of: #/(?m)^# TYPE (\S+)/#).map { String($0.1) }
+        #expect(names.count >= 60)
+        for name in names { #expect(manual.contains("`\(name)`"), "docs/operations.md lacks \(name)") }
+    }
+
+    @Test func everyReasonForADropIsExplained() throws {
+        let manual = try Self.text("docs/operations.md")
+        for counter in Counter.allCases where counter.isDrop {
+            #expect(manual.contains("`\(counter.name)`"), "docs/operations.md lacks \(counter.name)")
+        }
+    }
+
+    @Test func everyFallbackAndDropSaysMoreThanItsName() {
+        for counter in Counter.allCases where counter.isDrop || counter.isFallback {
+            #expect(counter.meaning.count > 40, "\(counter.name)")
+        }
+    }
+
+    @Test func everyEventOfTheLogIsExplained() throws {
+        let manual = try Self.text("docs/operations.md")
+        let sources = try ["Sources/twilld", "Sources/Leases", "Sources/Node"].flatMap(Self.sources)
+        let calls = #/\.(?:trace|debug|info|notice|warning|error|critical)[(,]\s*"([^"\\]+)"/#
+        let tries = #/"([^"\\]+, trying again)"/#
+        var events: Set<String> = []
+        for source in sources {
+            for match in source.matches(of: calls) { events.insert(String(match.1)) }
+            for match in source.matches(of: tries) { events.insert(String(match.1)) }
+        }
+        #expect(events.count > 40)
+        for event in events.map(LineLogHandler.eventName).sorted() {
+            #expect(manual.contains("`\(event)`"), "docs/operations.md lacks \(event)")
+        }
+    }
+
+    @Test func theUnitFileIsOne() throws {
+        guard FileManager.default.isExecutableFile(atPath: "/usr/bin/systemd-analyze") else {
+            #expect(
+                !namespacesAreExpected || getenv("TWILL_CI") == nil, "systemd-analyze is missing: tools/setup"
+            )
+            return
+        }
+        let unit = try Self.text("packaging/twilld.service")
+        let command = try #require(unit.firstMatch(of: #/(?m)^ExecStart=(\S+) (.*)$/#))
+        #expect(command.1 == "/usr/local/bin/twilld")
+        let words = try CommandLineWords(
+            command.2.split(separator: " ").map(String.init), environment: [:]
+        ) { path throws(twilld.CommandFailure) in throw twilld.CommandFailure(.configuration, "no \(path)") }
+        #expect(try Twilld.parseAsRoot(words.words) is Run)
+
+        let directory = "/tmp/twill-test-unit-\(getpid())"
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        // The program must be there for systemd to find nothing wrong.
+        let built = unit.replacing("/usr/local/bin/twilld", with: RunningDaemon.binary)
+        try Data(built.utf8).write(to: URL(filePath: directory + "/twilld.service"))
+        let complaints = try execute("systemd-analyze verify --man=no \(directory)/twilld.service")
+        #expect(complaints == "")
+    }
+}

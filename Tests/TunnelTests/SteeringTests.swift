@@ -1,0 +1,220 @@
+import Addresses
+import CLinux
+import Glibc
+import NetworkNamespaces
+import Testing
+
+@testable import Tunnel
+
+private func socketAddress(_ endpoint: Endpoint) -> sockaddr_in {
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_port = endpoint.port.bigEndian
+    address.sin_addr.s_addr = endpoint.address.networkBytes
+    return address
+}
+
+/// Sends a datagram from one address and port to another.
+private func send(_ bytes: [UInt8], from source: Endpoint, to destination: Endpoint) throws {
+    let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
+    defer { close(descriptor) }
+    var on: Int32 = 1
+    setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on, socklen_t(MemoryLayout<Int32>.size))
+    func with(_ endpoint: Endpoint, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int) -> Int {
+        var address = socketAddress(endpoint)
+        return withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                body($0, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
+        }
+    }
+    try #require(with(source) { Int(bind(descriptor, $0, $1)) } == 0, "bind \(source)")
+    let sent = with(destination) { sendto(descriptor, bytes, bytes.count, 0, $0, $1) }
+    try #require(sent == bytes.count, "send to \(destination)")
+}
+
+@Suite struct DatagramSteeringTests {
+    private static func group(_ endpoint: Endpoint, of count: Int) throws -> [UnderlaySocket] {
+        try (0..<count).map { _ in
+            try UnderlaySocket.open(
+                endpoint, sharesPort: true, bufferBytes: 65_536, segmentation: false, coalescing: true)
+        }
+    }
+
+    /// The places of the sockets that have something to read, which is read.
+    private static func readable(_ sockets: [UnderlaySocket]) -> [Int] {
+        sockets.indices.filter {
+            var byte: UInt8 = 0
+            var count = 0
+            while recv(sockets[$0].descriptor, &byte, 1, Int32(MSG_DONTWAIT)) >= 0 { count += 1 }
+            return count > 0
+        }
+    }
+
+    @Test(arguments: 2...5)
+    func datagramsGoWhereTheirSourceSays(workers: Int) throws {
+        let loopback = IPv4Address("127.0.0.1")!
+        let endpoint = Endpoint(address: loopback, port: UInt16.random(in: 20_000...25_000))
+        let sockets = try Self.group(endpoint, of: workers)
+        defer { for socket in sockets { socket.close() } }
+        try #require(UnderlaySocket.steer(sockets))
+
+        for host in 1...3 {
+            for port in 26_000..<26_010 {
+                let source = Endpoint(address: IPv4Address("127.0.0.\(host)")!, port: UInt16(port))
+                try send([1], from: source, to: endpoint)
+                let expected = (Int(source.address.bits) + port) % workers
+                #expect(Self.readable(sockets) == [expected])
+            }
+        }
+    }
+
+    /// As many workers as the peer has: each takes the datagrams of one of the peer's.
+    @Test(arguments: [2, 3, 4, 8])
+    func thePortsOfOnePeersWorkersReachAllOfAnothers(workers: Int) throws {
+        let sending = Endpoint(address: IPv4Address("127.0.0.2")!, port: UInt16.random(in: 27_000...30_000))
+        let receiving = Endpoint(address: IPv4Address("127.0.0.1")!, port: sending.port)
+        let receivers = try Self.group(receiving, of: workers)
+        defer { for socket in receivers { socket.close() } }
+        try #require(UnderlaySocket.steer(receivers))
+        // Somebody has the port of the second worker: it takes another, and still meets a receiver of its own.
+        let squatter = try UnderlaySocket.open(
+            Endpoint(address: sending.address, port: sending.port + 1), sharesPort: false,
+            bufferBytes: 65_536, segmentation: false, coalescing: false)
+        defer { squatter.close() }
+
+        var senders = [try Self.group(sending, of: 1)[0].descriptor]
+        for place in 1..<workers {
+            senders.append(
+                try UnderlaySocket.openSender(beside: sending, place: place, bufferBytes: 65_536))
+        }
+        defer { for sender in senders { close(sender) } }
+        var met: Set<Int> = []
+        for sender in senders {
+            var address = socketAddress(receiving)
+            let sent = withUnsafePointer(to: &address) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    sendto(sender, [1], 1, 0, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+                }
+            }
+            #expect(sent == 1)
+            met.formUnion(Self.readable(receivers))
+        }
+        #expect(met.count == workers)
+    }
+
+    @Test func aPortNearTheEndOfTheRangeHasSendersToo() throws {
+        let last = Endpoint(address: IPv4Address("127.0.0.3")!, port: 65_535)
+        let sender = try UnderlaySocket.openSender(beside: last, place: 1, bufferBytes: 65_536)
+        close(sender)
+    }
+}
+
+/// A TUN device of four queues, with 10.9.0.0/16 and fd09::/16 behind it.
+private struct Queues {
+    static let count = 4
+    let device: TunnelDevice
+
+    init() throws {
+        device = try TunnelDevice.open(
+            name: "steered0", queueCount: Queues.count, offloads: .checksum, patienceMilliseconds: 0)
+        try execute(
+            """
+            sysctl -q -w net.ipv6.conf.steered0.accept_dad=0 net.ipv6.conf.steered0.router_solicitations=0 &&
+            ip address add 10.8.0.1/32 dev steered0 && ip address add fd08::1/128 dev steered0 &&
+            ip link set steered0 txqueuelen 5000 up &&
+            ip route add 10.9.0.0/16 dev steered0 && ip -6 route add fd09::/16 dev steered0
+            """)
+        for queue in device.queues {
+            #expect(fcntl(queue.descriptor, F_SETFL, O_NONBLOCK) == 0)
+        }
+    }
+
+    /// Everything that waits, without what the kernel says of its own (ICMPv6), by queue.
+    func read() -> [[[UInt8]]] {
+        device.queues.map { queue in
+            var packets: [[UInt8]] = []
+            var buffer = [UInt8](repeating: 0, count: 2048)
+            while true {
+                let count = Glibc.read(queue.descriptor, &buffer, buffer.count)
+                guard count > 10 else { return packets }
+                let packet = Array(buffer[10..<count])
+                if packet[packet[0] >> 4 == 6 ? 6 : 9] == 17 { packets.append(packet) }
+            }
+        }
+    }
+}
+
+@Suite(.enabled(if: namespacesAreExpected, "needs root")) struct PacketSteeringTests {
+    /// The flow's port and where it came out, of packets to one port each.
+    private static func queuesOfPorts(_ read: [[[UInt8]]]) -> [Int: Set<Int>] {
+        var queues: [Int: Set<Int>] = [:]
+        for (queue, packets) in read.enumerated() {
+            for packet in packets {
+                let ports = packet[0] >> 4 == 6 ? 40 : 20
+                queues[Int(packet[ports + 2]) << 8 | Int(packet[ports + 3]), default: []].insert(queue)
+            }
+        }
+        return queues
+    }
+
+    @Test(arguments: ["10.9.0.1", "fd09::1"])
+    func aFlowHasOneQueueAndAllQueuesHaveFlows(destination: String) async throws {
+        let namespace = try await NetworkNamespace.make()
+        try await namespace.run {
+            let queues = try Queues()
+            defer { queues.device.close() }
+            #expect(queues.device.steerFlows())
+            let family = destination.contains(":") ? AF_INET6 : AF_INET
+            let descriptor = socket(family, Int32(SOCK_DGRAM.rawValue), 0)
+            defer { close(descriptor) }
+            for _ in 0..<3 {
+                for port in 5000..<5032 {
+                    #expect(Self.send(descriptor, to: destination, port: port) == 4)
+                }
+            }
+            let flows = Self.queuesOfPorts(queues.read())
+            #expect(flows.count == 32)
+            #expect(flows.values.allSatisfy { $0.count == 1 })
+            #expect(Set(flows.values.flatMap { $0 }).count == Queues.count)
+        }
+    }
+
+    /// Left to itself the kernel would follow the write: an answer through another queue would move the flow there.
+    @Test func anAnswerThroughAnotherQueueMovesNoFlow() async throws {
+        let namespace = try await NetworkNamespace.make()
+        try await namespace.run {
+            let queues = try Queues()
+            defer { queues.device.close() }
+            #expect(queues.device.steerFlows())
+            let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
+            defer { close(descriptor) }
+            #expect(Self.send(descriptor, to: "10.9.0.1", port: 5000) == 4)
+            let before = queues.read()
+            let queue = try #require(before.firstIndex { !$0.isEmpty })
+            for other in 0..<Queues.count where other != queue {
+                var answer = before[queue][0]
+                for (left, right) in [(12, 16), (13, 17), (14, 18), (15, 19), (20, 22), (21, 23)] {
+                    answer.swapAt(left, right)
+                }
+                // The UDP checksum of the way there was left to the device; none is needed on the way back.
+                (answer[26], answer[27]) = (0, 0)
+                let frame = [UInt8](repeating: 0, count: 10) + answer
+                #expect(write(queues.device.queues[other].descriptor, frame, frame.count) == frame.count)
+                #expect(Self.send(descriptor, to: "10.9.0.1", port: 5000) == 4)
+                #expect(queues.read().firstIndex { !$0.isEmpty } == queue)
+            }
+        }
+    }
+
+    /// Sends four bytes.
+    private static func send(_ descriptor: Int32, to destination: String, port: Int) -> Int {
+        var hints = addrinfo()
+        hints.ai_flags = AI_NUMERICHOST
+        hints.ai_socktype = Int32(SOCK_DGRAM.rawValue)
+        var found: UnsafeMutablePointer<addrinfo>?
+        guard getaddrinfo(destination, "\(port)", &hints, &found) == 0, let found else { return -1 }
+        defer { freeaddrinfo(found) }
+        return sendto(descriptor, [1, 2, 3, 4], 4, 0, found.pointee.ai_addr, found.pointee.ai_addrlen)
+    }
+}
