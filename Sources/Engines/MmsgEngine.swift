@@ -1,7 +1,7 @@
 // How it works. The engine for kernels and containers where io_uring is forbidden: the same operations, carried out by
 // plain system calls inside `enter`. Queued sends go out by sendmmsg, writes by writev, reads by read on a non-blocking
 // descriptor, receives by recvmmsg into all provided buffers; each leaves a completion. Where nothing was done and the
-// worker wants to wait, epoll waits for the TUN device (while a read is parked), the socket (while there are buffers)
+// worker wants to wait, epoll waits for the TUN device (while a read is parked), the receiving socket (while there are buffers)
 // and the wake-up. Datagram buffers get the layout that io_uring's multishot receive writes.
 
 import CLinux

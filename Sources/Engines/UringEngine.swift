@@ -1,5 +1,6 @@
 // How it works. One ring for one worker thread, which alone submits and reaps (SINGLE_ISSUER, DEFER_TASKRUN). The
-// TUN queue, the socket and the wake-up eventfd are registered files, the tunnel buffers one registered buffer.
+// TUN queue, the sockets (one to receive from, one to send on) and the wake-up eventfd are registered files, the tunnel
+// buffers one registered buffer.
 //
 // - Reads from the TUN device are READ_FIXED with RWF_NOWAIT: a burst of them in one submission drains the device's
 //   queue without a wait, in order. One more may be parked: it has no RWF_NOWAIT, so the kernel arms a poll and the

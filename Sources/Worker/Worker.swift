@@ -1,4 +1,5 @@
-// How it works. One worker is one thread, one engine (ring), one TUN queue, one socket. It lives in rounds:
+// How it works. One worker is one thread, one engine (ring), one TUN queue, one socket to receive from and one to
+// send on (ADR 6). It lives in rounds:
 //
 //   1. queue what the last round prepared: sends, writes, then reads from the TUN device;
 //   2. enter the kernel once; the sends and writes run to their end in there;
