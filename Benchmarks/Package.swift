@@ -13,7 +13,9 @@ let package = Package(
     platforms: [.macOS(.v15)],
     products: [
         // Preloaded into daemons while their copies are counted.
-        .library(name: "copycount", type: .dynamic, targets: ["CCopyCount"])
+        .library(name: "copycount", type: .dynamic, targets: ["CCopyCount"]),
+        // Preloaded into iperf3.
+        .library(name: "congestion", type: .dynamic, targets: ["CCongestion"]),
     ],
     dependencies: [
         .package(name: "twill", path: ".."),
@@ -30,6 +32,7 @@ let package = Package(
             name: "RingLoop", dependencies: [.product(name: "TwillDataPlane", package: "twill")],
             swiftSettings: settings),
         .target(name: "CCopyCount"),
+        .target(name: "CCongestion"),
         .executableTarget(
             name: "twill-bench",
             dependencies: [

@@ -25,6 +25,7 @@ public enum Counter: Int, CaseIterable, Sendable {
     case completionOverflows
     case receiveRearms
     case busyPolls
+    case yields
     // Errors sent back.
     case unreachablesSent
     case timeExceededsSent
@@ -117,6 +118,7 @@ public enum Counter: Int, CaseIterable, Sendable {
             "Times the completion ring overflowed. Nothing is lost; the ring is sized so that it does not: report it."
         case .receiveRearms: "Times the multishot receive ended and was armed again."
         case .busyPolls: "Rounds spent polling instead of sleeping."
+        case .yields: "Times that a busy worker found nothing to do and let other programs run before it slept."
         case .unreachablesSent: "ICMP destination unreachable sent to pods."
         case .timeExceededsSent: "ICMP time exceeded sent."
         case .errorsSuppressed: "ICMP errors not sent, because of the rate limit or the rules of RFC 1122."

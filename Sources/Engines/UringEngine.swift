@@ -140,15 +140,14 @@ public struct UringEngine: PacketEngine, ~Copyable {
     /// Cancels everything, reaps, unregisters the files and lets the ring go.
     public mutating func close() {
         if wakeIsArmed {
-            while twill_sq_space(ring) == 0 { _ = io_uring_submit(ring) }
+            while twill_sq_space(ring) == 0 { _ = twill_enter(ring, 0, nil) }
             let entry = twill_next_sqe(ring).unsafelyUnwrapped
             twill_prepare_cancel_all(entry)
             io_uring_sqe_set_data64(entry, UringEngine.cancelToken)
             // What is cancelled completes within the same enter or the next; a bound, in case it does not.
             for _ in 0..<10 {
                 var wait = __kernel_timespec(tv_sec: 0, tv_nsec: 10_000_000)
-                var first: UnsafeMutablePointer<io_uring_cqe>?
-                _ = io_uring_submit_and_wait_timeout(ring, &first, 1, &wait, nil)
+                _ = twill_enter(ring, 1, &wait)
                 let ready = twill_cqes_ready(ring)
                 if ready == 0 { break }
                 twill_cqes_seen(ring, ready)
@@ -239,17 +238,14 @@ public struct UringEngine: PacketEngine, ~Copyable {
         if twill_cq_overflowed(ring) != 0 { overflows &+= 1 }
         systemCalls &+= 1
         let result: Int32
-        if completions == 0 {
-            result = io_uring_submit_and_get_events(ring)
-        } else if timeoutMicroseconds < 0 {
-            result = io_uring_submit_and_wait(ring, UInt32(truncatingIfNeeded: completions))
+        let wait = UInt32(truncatingIfNeeded: completions)
+        if completions == 0 || timeoutMicroseconds < 0 {
+            result = twill_enter(ring, wait, nil)
         } else {
             var timeout = __kernel_timespec(
                 tv_sec: Int64(timeoutMicroseconds / 1_000_000),
                 tv_nsec: Int64(timeoutMicroseconds % 1_000_000) * 1000)
-            var first: UnsafeMutablePointer<io_uring_cqe>?
-            result = io_uring_submit_and_wait_timeout(
-                ring, &first, UInt32(truncatingIfNeeded: completions), &timeout, nil)
+            result = twill_enter(ring, wait, &timeout)
         }
         completionsReady = twill_cqes_ready(ring)
         completionsTaken = 0

@@ -86,7 +86,7 @@ extension Worker where Engine: ~Copyable {
     private mutating func append(_ packet: IPPacket, in buffer: Int, to destination: UInt64) {
         if let message = messages.openMessage(for: destination) {
             let entry = messages.entries[message]
-            if entry.vectorsPerSegment == 1, packet.length <= entry.segmentBytes,
+            if packet.length <= entry.segmentBytes,
                 entry.byteCount &+ packet.length <= SuperPacketLimits.sendBytes
             {
                 messages.append(packet.bytes, length: packet.length, in: buffer, to: message)
@@ -105,8 +105,8 @@ extension Worker where Engine: ~Copyable {
         if segmentLimit > 1 { messages.markOpen(message) } else { messages.sealFilled(message) }
     }
 
-    /// Joins the segments of a super-packet to the open message of its destination where they continue it (those of
-    /// the super-packet before, of the same size), and opens as many more as they need. So sends are full wherever
+    /// Joins the segments of a super-packet to the open message of its destination where they continue it (packets of the
+    /// same size, most often of the super-packet before), and opens as many more as they need. So sends are full wherever
     /// super-packets end: 44 segments of a full-sized one, and its last two with the next one's first 42.
     @inline(__always)
     private mutating func segment(
@@ -120,10 +120,7 @@ extension Worker where Engine: ~Copyable {
         var next = 0
         while next < plan.segmentCount {
             var message = messages.openMessage(for: destination) ?? -1
-            if message >= 0,
-                messages.entries[message].vectorsPerSegment != 2
-                    || messages.entries[message].segmentBytes != segmentBytes
-            {
+            if message >= 0, messages.entries[message].segmentBytes != segmentBytes {
                 messages.seal(message)
                 message = -1
             }

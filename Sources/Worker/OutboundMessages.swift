@@ -1,8 +1,8 @@
-// How it works. A message is one send: a destination, up to 128 segments gathered from memory (two vectors each:
-// header and payload of a segment of a super-packet; or one each: a packet read whole), and, where there are two
-// segments or more, the control message that says their size. A message is free, open (more packets for the same
-// peer may join), or sealed (in the order in which it will be queued), or with the engine. The tunnel buffers that
-// it gathers from are kept by counts until its send has ended.
+// How it works. A message is one send: a destination, up to 128 segments gathered from memory, and, where there are two
+// segments or more, the control message that says their size. A segment takes one vector (a packet read whole) or two
+// (header and payload of a super-packet's segment; where both kinds share a message, a whole packet's second is empty).
+// A message is free, open (more packets for the same peer may join), or sealed (in the order in which it will be
+// queued), or with the engine. The tunnel buffers that it gathers from are kept by counts until its send has ended.
 
 import CLinux
 import Engines
@@ -172,15 +172,30 @@ struct OutboundMessages: ~Copyable {
         entries[message].openedInRound = round
     }
 
-    /// Adds a whole packet as one more segment of a message that `takesSegment` said yes for, or that is new.
+    /// Adds a whole packet as one more segment of a message that has room for it, or that is new.
     @inline(__always)
     mutating func append(_ packet: UnsafeMutableRawPointer, length: Int, in buffer: Int, to message: Int) {
         let count = entries[message].segmentCount
         if count == 0 { entries[message].segmentBytes = length }
-        vectors(message)[count] = iovec(iov_base: packet, iov_len: length)
+        let width = entries[message].vectorsPerSegment
+        vectors(message)[count &* width] = iovec(iov_base: packet, iov_len: length)
+        if width == 2 { vectors(message)[count &* 2 &+ 1] = iovec(iov_base: packet, iov_len: 0) }
         entries[message].segmentCount = count &+ 1
         entries[message].byteCount &+= length
         keep(buffer, by: message)
+    }
+
+    /// Gives each packet of a message two vectors, the second empty, so that segments of super-packets can follow.
+    private mutating func widen(_ message: Int) {
+        let vectors = vectors(message)
+        var index = entries[message].segmentCount
+        while index > 0 {
+            index &-= 1
+            let whole = vectors[index]
+            vectors[index &* 2] = whole
+            vectors[index &* 2 &+ 1] = iovec(iov_base: whole.iov_base, iov_len: 0)
+        }
+        entries[message].vectorsPerSegment = 2
     }
 
     /// Adds some segments of a super-packet to a message that has room for them, or that is new.
@@ -189,12 +204,12 @@ struct OutboundMessages: ~Copyable {
         _ segments: Range<Int>, of plan: SegmentPlan, packet: UnsafeMutableRawPointer, in buffer: Int,
         to message: Int
     ) {
+        if entries[message].vectorsPerSegment != 2 { widen(message) }
         let count = entries[message].segmentCount
         let arena = arena(message) + count &* SegmentPlan.headerStride
         plan.writeHeaders(of: segments, packet: packet, into: arena)
         _ = plan.writeVectors(of: segments, packet: packet, arena: arena, into: vectors(message) + count &* 2)
         if count == 0 {
-            entries[message].vectorsPerSegment = 2
             entries[message].segmentBytes = plan.headerBytes &+ plan.segmentPayloadBytes
         }
         entries[message].segmentCount = count &+ segments.count

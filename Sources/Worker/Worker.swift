@@ -9,7 +9,8 @@
 // How much is read in a round adapts to the traffic. Sparse: one read is parked and the receive stands, and the enter
 // sleeps until either brings something; its wait counts the queued sends and writes in, so that a packet that
 // comes alone costs one system call. Dense: bursts of reads that do not wait, doubling while they all bring packets, up
-// to 64 (4 while super-packets come, so that their payload stays in the cache; both can be tuned).
+// to 64 (16 while super-packets come, as each takes fifty times as long; both can be tuned). When a dense time ends,
+// whoever else wants the CPU has it once before the thread sleeps (ADR 8).
 //
 // Order: packets are read in order, appended to messages in order, and a message is sealed before a later one to the
 // same destination is opened; sealed messages are sent in order. So packets of one flow, which have one destination,
@@ -224,6 +225,13 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         if settings.busyPollMicroseconds > 0, monotonicMicroseconds() < pollUntilMicroseconds {
             // Whoever else wants this CPU goes first: on a machine short of them, polling must not cost throughput.
             counters.add(.busyPolls)
+            sched_yield()
+            return engine.enter(waitingFor: 0, timeoutMicroseconds: -1)
+        }
+        if isUnderLoad, settings.minimumWaitMicroseconds == 0 {
+            // More will follow soon. Where another program wants this CPU it runs now, and whoever sends meanwhile need not
+            // wake this thread; where none does, this costs one look (ADR 8). An empty round ends the load.
+            counters.add(.yields)
             sched_yield()
             return engine.enter(waitingFor: 0, timeoutMicroseconds: -1)
         }

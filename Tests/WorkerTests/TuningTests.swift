@@ -16,7 +16,7 @@ extension Tuning {
         single.minimumWaitMicroseconds = 100
         var large = Tuning()
         large.ringEntries = 4096
-        large.superPacketBatch = 16
+        large.superPacketBatch = 64
         large.receiveBuffers = 64
         large.minimumWaitMicroseconds = 1000
         return [Tuning(), small, single, large]

@@ -106,6 +106,97 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         #expect(bench.counters[.sends] < 10)
     }
 
+    /// Packets of TCP flows from a pod to one peer, whole ones and super-packets, and what must leave.
+    private struct TCPTraffic {
+        private(set) var expected: [[UInt8]] = []
+        private var sequences: [UInt16: UInt32] = [:]
+        private var identification: UInt16 = 0
+
+        /// The next packet of a flow, of `count` segments, the last of them with `tailBytes` of payload.
+        mutating func packet(
+            flow: UInt16, segments count: Int, segmentBytes: Int, tailBytes: Int
+        ) -> (packet: [UInt8], header: [UInt8]) {
+            let sequence = sequences[flow, default: 0]
+            let payload = (0..<(count - 1) * segmentBytes + tailBytes).map {
+                UInt8(truncatingIfNeeded: $0 / 7)
+            }
+            let first = identification
+            for index in 0..<count {
+                let start = index * segmentBytes
+                let end = min(start + segmentBytes, payload.count)
+                expected.append(
+                    Packets.tcp(
+                        pod(1), pod(3), ports: (flow, 2000), sequence: sequence &+ UInt32(start),
+                        flags: index == count - 1 ? 0x18 : 0x10, timeToLive: 63,
+                        identification: first &+ UInt16(index), payload: Array(payload[start..<end])))
+            }
+            sequences[flow] = sequence &+ UInt32(payload.count)
+            identification &+= UInt16(count)
+            var whole = Packets.tcp(
+                pod(1), pod(3), ports: (flow, 2000), sequence: sequence, flags: 0x18, identification: first,
+                payload: payload)
+            guard count > 1 else { return (whole, [UInt8](repeating: 0, count: 10)) }
+            // As the kernel leaves a super-packet: the checksum holds the sum of the pseudo header alone.
+            let pseudoHeader = Packets.pseudoSum(pod(1), pod(3), 6, whole.count - 20)
+            whole.replaceSubrange(36..<38, with: Packets.bytes(~Packets.checksum([], pseudoHeader)))
+            return (whole, [1, 1, 40, 0, UInt8(segmentBytes & 0xFF), UInt8(segmentBytes >> 8), 20, 0, 16, 0])
+        }
+    }
+
+    @Test(arguments: [[1, 20, 20, 20], [20, 1, 20, 20], [20, 20, 20, 1]])
+    func aFullSizedPacketSharesTheSendsOfTheSuperPacketsAroundIt(counts: [Int]) {
+        var bench = Bench()
+        var traffic = TCPTraffic()
+        // The first two bring the worker to read in bursts.
+        for count in [1, 1] + counts {
+            let made = traffic.packet(flow: 1000, segments: count, segmentBytes: 1432, tailBytes: 1432)
+            bench.fromPod(made.packet, header: made.header)
+        }
+        bench.run(rounds: 12)
+        #expect(bench.kernel.sent.count == traffic.expected.count)
+        #expect(firstDifference(bench.kernel.sent.map(\.payload), traffic.expected) == nil)
+        // One each for the first two; 44 segments fit a send, and 61 follow.
+        #expect(bench.counters[.sends] <= 4)
+    }
+
+    @Test(arguments: 1...6)
+    func whatAPodSendsToOnePeerLeavesInOrderHoweverItIsMixed(seed: Int) {
+        var generator = SeededGenerator(seed: UInt64(seed) &* 31)
+        var bench = Bench(seed: UInt64(seed), segmentLimit: [1, 64, 128][seed % 3])
+        // Where sends are refused and replayed, nothing is lost, but packets pass each other.
+        bench.kernel.refusesSegmentation = seed == 6
+        var traffic = TCPTraffic()
+        for _ in 0..<15 {
+            for _ in 0..<Int.random(in: 0...9, using: &generator) {
+                let segmentBytes = generator.chance(80) ? 1432 : 500
+                let made = traffic.packet(
+                    flow: UInt16.random(in: 1...2, using: &generator),
+                    segments: generator.chance(50) ? 1 : Int.random(in: 2...45, using: &generator),
+                    segmentBytes: segmentBytes,
+                    tailBytes: generator.chance(70)
+                        ? segmentBytes : Int.random(in: 1...segmentBytes, using: &generator))
+                bench.fromPod(made.packet, header: made.header)
+            }
+            #expect(bench.worker.round() == 0)
+        }
+        while !(bench.kernel.tunnelQueue.isEmpty && bench.worker.engine.isIdle) {
+            guard bench.worker.round() == 0 else { break }
+        }
+        bench.run(rounds: 4)
+        #expect(bench.kernel.sent.count == traffic.expected.count)
+        if bench.kernel.refusesSegmentation {
+            let areTheSame = Set(bench.kernel.sent.map(\.payload)) == Set(traffic.expected)
+            #expect(areTheSame)
+        } else {
+            #expect(firstDifference(bench.kernel.sent.map(\.payload), traffic.expected) == nil)
+        }
+    }
+
+    /// Where two lists of packets differ first; a failed comparison of the lists would print them.
+    private func firstDifference(_ packets: [[UInt8]], _ others: [[UInt8]]) -> Int? {
+        zip(packets, others).enumerated().first { $0.element.0 != $0.element.1 }?.offset
+    }
+
     @Test func noRouteIsAnsweredWithUnreachable() {
         var bench = Bench()
         let packet = Packets.udp(pod(1), pod(200), payload: [9])

@@ -164,10 +164,9 @@ extension Measurement {
                 if besideBulk {
                     bulk = try Lab.start(
                         on: 1,
-                        [
-                            "iperf3", "-c", running.address, "-C", "cubic", "-t",
-                            "\(Int(seconds.rounded(.up)) + 5)",
-                        ], label: "bulk")
+                        IperfReport.command(
+                            ["-c", running.address, "-t", "\(Int(seconds.rounded(.up)) + 5)"]),
+                        label: "bulk")
                     usleep(300_000)
                 }
                 defer { bulk?.stop() }
@@ -256,7 +255,7 @@ extension Measurement {
     /// The servers that the measurements talk to.
     static func startServers() throws -> [Child] {
         let iperf = try (2...Lab.layout.nodes).map {
-            try Lab.start(on: $0, ["iperf3", "-s"], label: "iperf3-server")
+            try Lab.start(on: $0, IperfReport.command(["-s"]), label: "iperf3-server")
         }
         let sink = [sibling("traffic"), "receive", "--bind", "0.0.0.0:\(TrafficReport.port)"]
         return iperf + [try Lab.start(on: 2, sink, label: "sink")]
@@ -316,12 +315,21 @@ struct IperfReport {
     private(set) var bytes = 0.0
     private(set) var retransmits = 0.0
 
+    /// Of every TCP measurement: what clusters run where nobody chose.
+    static let congestionControl = "cubic"
+
+    /// iperf3 whose sockets have the congestion control of every measurement from their first moment: a namespace can
+    /// start with BBR, whose pacing stays with a socket that leaves BBR later, as `iperf3 -C` makes it do.
+    static func command(_ flags: [String]) -> [String] {
+        [
+            "env", "LD_PRELOAD=\(sibling("libcongestion.so"))",
+            "TCP_CONGESTION=\(congestionControl)", "iperf3",
+        ] + flags
+    }
+
     /// Sends from node 1 to every other node at the same time.
     static func run(_ running: RunningCandidate, _ flags: [String]) throws -> IperfReport {
-        // Namespaces can start with BBR, whose pacing would be what is measured.
-        func command(_ address: String) -> [String] {
-            ["iperf3", "-c", address, "-C", "cubic", "-J"] + flags
-        }
+        func command(_ address: String) -> [String] { Self.command(["-c", address, "-J"] + flags) }
         let further = try running.furtherAddresses.enumerated().map { index, address in
             try Lab.start(on: 1, command(address), label: "iperf3-\(index)")
         }

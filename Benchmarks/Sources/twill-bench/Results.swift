@@ -2,8 +2,8 @@ import Foundation
 
 /// Everything that one run of the harness measured: what `results.json` holds.
 struct Results: Codable {
-    /// The shape of the file; `compare` refuses another.
-    static let currentFormat = 2
+    /// The shape of the file, and how its figures were measured; `compare` refuses another.
+    static let currentFormat = 3
 
     var format = Results.currentFormat
     var machine: Machine
@@ -27,7 +27,7 @@ struct Results: Codable {
         var seconds: Double
         var rounds: Int
         /// The congestion control of every TCP measurement.
-        var congestionControl = "cubic"
+        var congestionControl = IperfReport.congestionControl
         var twilldFlags: [String]
         var commandLine: [String]
     }

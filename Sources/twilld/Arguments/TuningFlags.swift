@@ -69,8 +69,8 @@ struct TuningFlags: ParsableArguments {
     @Option(
         help: ArgumentHelp(
             """
-            The same while super-packets come, \(Tuning.Ranges.superPacketBatch.text): each is up to 64 KiB, and what \
-            does not fit the second-level cache is fetched twice.
+            The same while super-packets come, \(Tuning.Ranges.superPacketBatch.text): each is up to 64 KiB; more \
+            save switches, fewer let answers pass sooner.
             """, valueName: "packets"))
     var superPacketBatch = Tuning().superPacketBatch
 
