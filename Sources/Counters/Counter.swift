@@ -43,6 +43,7 @@ public enum Counter: Int, CaseIterable, Sendable {
     case datagramSteeringFallbacks
     case packetSteeringFallbacks
     case lockedMemoryFallbacks
+    case sendingSocketFallbacks
     // Drops from pod to underlay. What comes before these is no drop.
     case dropOutboundMalformedTooShort
     case dropOutboundMalformedVersion
@@ -118,7 +119,8 @@ public enum Counter: Int, CaseIterable, Sendable {
             "Times the completion ring overflowed. Nothing is lost; the ring is sized so that it does not: report it."
         case .receiveRearms: "Times the multishot receive ended and was armed again."
         case .busyPolls: "Rounds spent polling instead of sleeping."
-        case .yields: "Times that a busy worker found nothing to do and let other programs run before it slept."
+        case .yields:
+            "Times that a busy worker ran dry and let other programs run before it slept."
         case .unreachablesSent: "ICMP destination unreachable sent to pods."
         case .timeExceededsSent: "ICMP time exceeded sent."
         case .errorsSuppressed: "ICMP errors not sent, because of the rate limit or the rules of RFC 1122."
@@ -144,6 +146,8 @@ public enum Counter: Int, CaseIterable, Sendable {
             "The kernel refused to steer packets to workers by their flow; grant CAP_BPF, or use one worker where order matters."
         case .lockedMemoryFallbacks:
             "Packet buffers could not be locked, which costs a few percent; raise the memlock limit (LimitMEMLOCK=) or grant CAP_IPC_LOCK."
+        case .sendingSocketFallbacks:
+            "No second socket could be had on the port; what is sent leaves through the receiving one, which costs a few percent."
         case .dropOutboundMalformedTooShort:
             "From a pod, too short for an IP header; a program there writes raw packets: tcpdump -ni flannel0."
         case .dropOutboundMalformedVersion:

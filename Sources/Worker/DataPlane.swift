@@ -343,6 +343,7 @@ public final class DataPlane: Sendable {
             (.tunnelStreamFallbacks, !refused.isDisjoint(with: [.tcp4, .tcp6, .tcpECN])),
             (.tunnelDatagramFallbacks, !refused.isDisjoint(with: .udp)),
             (.datagramSteeringFallbacks, !steersDatagrams), (.packetSteeringFallbacks, !steersPackets),
+            (.sendingSocketFallbacks, senders[0] == sockets[0].descriptor),
         ]
         for (counter, isTaken) in fallbacks where isTaken { blocks[0].add(counter) }
     }

@@ -6,7 +6,7 @@ import Testing
 
 @testable import Tunnel
 
-private func socketAddress(_ endpoint: Endpoint) -> sockaddr_in {
+func socketAddress(_ endpoint: Endpoint) -> sockaddr_in {
     var address = sockaddr_in()
     address.sin_family = sa_family_t(AF_INET)
     address.sin_port = endpoint.port.bigEndian

@@ -1,4 +1,5 @@
 import Addresses
+import Glibc
 import Testing
 
 @testable import Tunnel
@@ -27,6 +28,62 @@ import Testing
         let error = #expect(throws: UnderlaySocketError.self) { _ = try open() }
         #expect(error?.description.contains("127.0.0.1:\(port)") == true)
         #expect(error?.description.contains("Backend.Port") == true)
+    }
+
+    @Test func aSecondSocketSendsFromThePortAndReceivesNothing() throws {
+        let endpoint = Endpoint(
+            address: IPv4Address("127.0.0.4")!, port: UInt16.random(in: 40_000...50_000))
+        func open(_ endpoint: Endpoint) throws -> UnderlaySocket {
+            try UnderlaySocket.open(
+                endpoint, sharesPort: false, bufferBytes: 65_536, segmentation: false, coalescing: false)
+        }
+        let receiver = try open(endpoint)
+        defer { receiver.close() }
+        let sender = try #require(
+            UnderlaySocket.openSender(sharingPortOf: receiver, at: endpoint, bufferBytes: 65_536))
+        defer { close(sender) }
+        let peerEndpoint = Endpoint(address: IPv4Address("127.0.0.5")!, port: endpoint.port)
+        let peer = try open(peerEndpoint)
+        defer { peer.close() }
+
+        #expect(send("out", from: sender, to: peerEndpoint) == 3)
+        let arrived = receive(on: peer.descriptor)
+        #expect(arrived?.text == "out" && arrived?.source == endpoint)
+        // Many, as two sockets on one port could share them.
+        for _ in 0..<50 { #expect(send("in", from: peer.descriptor, to: endpoint) == 2) }
+        #expect((0..<50).allSatisfy { _ in receive(on: receiver.descriptor)?.text == "in" })
+        #expect(receive(on: sender) == nil)
+        // Who comes later is still told that the port is taken.
+        let error = #expect(throws: UnderlaySocketError.self) { _ = try open(endpoint) }
+        #expect(error?.errorNumber == EADDRINUSE)
+    }
+
+    private func send(_ text: String, from descriptor: Int32, to endpoint: Endpoint) -> Int {
+        var address = socketAddress(endpoint)
+        return withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                sendto(descriptor, text, text.utf8.count, 0, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
+        }
+    }
+
+    /// What waits on a socket, and where it came from; nil where nothing does.
+    private func receive(on descriptor: Int32) -> (text: String, source: Endpoint)? {
+        var bytes = [UInt8](repeating: 0, count: 16)
+        var address = sockaddr_in()
+        var size = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let count = withUnsafeMutablePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                recvfrom(descriptor, &bytes, bytes.count, Int32(MSG_DONTWAIT), $0, &size)
+            }
+        }
+        guard count >= 0 else { return nil }
+        return (
+            String(decoding: bytes[..<count], as: UTF8.self),
+            Endpoint(
+                address: IPv4Address(bits: UInt32(bigEndian: address.sin_addr.s_addr)),
+                port: UInt16(bigEndian: address.sin_port))
+        )
     }
 
     @Test func anAddressThatIsNotOursIsSaid() {
