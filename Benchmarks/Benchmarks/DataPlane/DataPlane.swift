@@ -37,7 +37,7 @@ let benchmarks: @Sendable () -> Void = {
 
     for bytes in [40, 576, 1460, 9000, 65_535] {
         Benchmark(
-            "checksum of \(bytes) bytes",
+            "checksum-of-\(bytes)-bytes",
             configuration: .init(metrics: [.wallClock, .throughput, allocations, speed])
         ) { benchmark in
             let memory = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
@@ -58,7 +58,7 @@ let benchmarks: @Sendable () -> Void = {
     }
 
     Benchmark(
-        "segment a super-packet of 45",
+        "segment-a-super-packet-of-45",
         configuration: .init(metrics: [.wallClock, .throughput, allocations, sends, vectors])
     ) {
         benchmark in
@@ -96,7 +96,7 @@ let benchmarks: @Sendable () -> Void = {
     }
 
     Benchmark(
-        "coalesce a burst of 45",
+        "coalesce-a-burst-of-45",
         configuration: .init(metrics: [.wallClock, .throughput, allocations, writes])
     ) {
         benchmark in
@@ -128,7 +128,7 @@ let benchmarks: @Sendable () -> Void = {
     }
 
     for peers in [10, 1000, 65_536] {
-        Benchmark("look up one of \(peers) peers") { benchmark in
+        Benchmark("look-up-one-of-\(peers)-peers") { benchmark in
             let snapshot = ForwardingSnapshot.build(
                 ForwardingRoutes(
                     peers: (0..<peers).map { index in
@@ -153,7 +153,7 @@ let benchmarks: @Sendable () -> Void = {
     }
 
     Benchmark(
-        "ring: a datagram to itself and back",
+        "ring-a-datagram-to-itself-and-back",
         configuration: .init(metrics: [.wallClock, .throughput, allocations, systemCalls])
     ) { benchmark in
         guard let loop = ring_loop_make() else { return benchmark.error("no ring here") }
