@@ -90,10 +90,8 @@ extension Worker where Engine: ~Copyable {
                 entry.byteCount &+ packet.length <= SuperPacketLimits.sendBytes
             {
                 messages.append(packet.bytes, length: packet.length, in: buffer, to: message)
-                // Only the last segment may be shorter, and the kernel takes no more than its limit.
-                if packet.length < entry.segmentBytes || entry.segmentCount &+ 1 == segmentLimit {
-                    messages.seal(message)
-                }
+                // Only the last segment may be shorter.
+                if packet.length < entry.segmentBytes || isFull(message) { messages.seal(message) }
                 return
             }
             messages.seal(message)
@@ -140,14 +138,16 @@ extension Worker where Engine: ~Copyable {
             let end = min(next &+ room, plan.segmentCount)
             messages.append(next..<end, of: plan, packet: packet, in: buffer, to: message)
             next = end
-            let after = messages.entries[message]
-            if after.segmentCount == segmentLimit
-                || after.byteCount &+ segmentBytes > SuperPacketLimits.sendBytes
-                || (next == plan.segmentCount && lastIsShort)
-            {
-                messages.seal(message)
-            }
+            if isFull(message) || (next == plan.segmentCount && lastIsShort) { messages.seal(message) }
         }
+    }
+
+    /// Whether a message has no room for one more segment of its size, in segments or in bytes. An open one always has.
+    @inline(__always)
+    private func isFull(_ message: Int) -> Bool {
+        let entry = messages.entries[message]
+        return entry.segmentCount == segmentLimit
+            || entry.byteCount &+ entry.segmentBytes > SuperPacketLimits.sendBytes
     }
 
     /// Queues all sealed messages; where the engine has no room (the kernel took less than it was given), in a later
