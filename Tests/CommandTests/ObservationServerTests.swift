@@ -108,6 +108,41 @@ private func exchange(port: UInt16, _ request: String) -> String {
         }
     }
 
+    @Test func aDaemonThatIsTooBusyToAnswerKeepsItsSocket() async throws {
+        let path = "/tmp/twill-test-\(getpid())-busy.sock"
+        unlink(path)
+        let listener = unixSocket(path, bind)
+        defer {
+            close(listener)
+            unlink(path)
+        }
+        // One connection may wait to be taken, and does: the next is refused with EAGAIN.
+        #expect(listen(listener, 0) == 0)
+        let waiting = unixSocket(path, connect)
+        defer { close(waiting) }
+        let second = ObservationServer(Fixed())
+        await #expect(throws: CommandFailure.self) { try await second.listen(socketPath: path) }
+        await second.stop(removing: nil)
+        #expect(access(path, F_OK) == 0)
+    }
+
+    /// A stream socket with the name `path`: its own, or that of its peer.
+    private func unixSocket(
+        _ path: String, _ named: (Int32, UnsafePointer<sockaddr>, socklen_t) -> Int32
+    ) -> Int32 {
+        let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: Array(path.utf8)) }
+        let outcome = withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                named(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+            }
+        }
+        #expect(outcome == 0)
+        return descriptor
+    }
+
     @Test func aSocketThatNobodyListensToIsReplaced() async throws {
         let path = "/tmp/twill-test-\(getpid())-left.sock"
         #expect(close(open(path, O_CREAT | O_WRONLY, 0o600)) == 0)

@@ -69,7 +69,10 @@ struct FlannelBreaksTests {
         let server = try EtcdServer()
         try server.setNetwork()
         let nodes = try (1...5).map { TestNode("198.18.9.\($0)", store: try server.store()) }
-        for node in nodes { try await node.wait(for: "the peers") { $0.peers.count == 4 } }
+        // Others may see a node's lease before it has etcd's answer itself.
+        for node in nodes {
+            try await node.wait(for: "its lease and the peers") { $0.ownLease != nil && $0.peers.count == 4 }
+        }
         let before = nodes.map { $0.table.ownLease?.subnet }
         // A history longer than the new one will be.
         for number in 0..<30 { try server.control("put", "/elsewhere/\(number)", "x") }

@@ -70,7 +70,7 @@ struct TuningFlags: ParsableArguments {
         help: ArgumentHelp(
             """
             The same while super-packets come, \(Tuning.Ranges.superPacketBatch.text): each is up to 64 KiB; more \
-            save switches, fewer let answers pass sooner.
+            save system calls and switches, fewer keep what they hold in smaller caches.
             """, valueName: "packets"))
     var superPacketBatch = Tuning().superPacketBatch
 

@@ -58,15 +58,23 @@ final class ObservationServer: Sendable {
         }
     }
 
-    /// Listens on a unix socket. One that a daemon left behind when it was killed is replaced; one that answers is
-    /// another daemon's.
+    /// Listens on a unix socket. One that a daemon left behind when it was killed is replaced; one that takes
+    /// connections is another daemon's, however long that one needs to answer.
     func listen(socketPath path: String) async throws(CommandFailure) {
-        if (try? await ClientBootstrap(group: group).connect(unixDomainSocketPath: path).get().close()) != nil
-        {
+        do {
+            let connection = try await ClientBootstrap(group: group).connect(unixDomainSocketPath: path).get()
+            connection.close(promise: nil)
             throw CommandFailure(
                 .temporary, "another twilld answers at \(path); choose another --status-socket")
+        } catch let failure as CommandFailure {
+            throw failure
+        } catch let error as IOError where error.errnoCode == ENOENT {
+        } catch let error as IOError where error.errnoCode == ECONNREFUSED {
+            unlink(path)
+        } catch {
+            throw CommandFailure(
+                .temporary, "who listens at \(path) can't be found out: \(error); choose another --status-socket")
         }
-        unlink(path)
         do {
             try FileManager.default.createDirectory(
                 at: URL(filePath: path).deletingLastPathComponent(), withIntermediateDirectories: true)
