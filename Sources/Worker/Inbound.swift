@@ -47,6 +47,7 @@ extension Worker where Engine: ~Copyable {
             arrivalCount &-= 1
             counters.record(.receiveBatch, count)
             roundDatagrams &+= count
+            if datagrams.segmentBytes <= WorkerLimits.smallDatagramBytes { roundSmallDatagrams &+= count }
             if deliver(datagrams, count: count) {
                 heldBuffers[heldCount] = Int32(truncatingIfNeeded: buffer)
                 heldCount &+= 1

@@ -42,6 +42,8 @@ public struct WorkerLimits: Sendable, Equatable {
     /// A round of more packets than this is no sparse traffic, after which polling pays, but load, under which
     /// waiting for more does.
     public static let sparseRoundPackets = 4
+    /// Datagrams up to this size are small ones: segments of bulk traffic are larger on every usual MTU.
+    public static let smallDatagramBytes = 512
     /// ICMP errors on their way to the TUN device.
     public static let errorReplies = 8
     /// Ring entries of the standing receive and of the wake-up.

@@ -98,6 +98,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var roundReceives = 0
     var roundSuperPackets = 0
     var roundDatagrams = 0
+    var roundSmallDatagrams = 0
     /// Until when the worker polls instead of sleeping, microseconds of the monotonic clock.
     var pollUntilMicroseconds = 0
     /// While the TUN device answers reads with errors, reads rest until this time.
@@ -177,6 +178,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         roundReceives = 0
         roundSuperPackets = 0
         roundDatagrams = 0
+        roundSmallDatagrams = 0
         queuedInline = 0
         let completions = takeCompletions()
         workOffArrivals()
@@ -228,7 +230,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             sched_yield()
             return engine.enter(waitingFor: 0, timeoutMicroseconds: -1)
         }
-        if isUnderLoad, settings.minimumWaitMicroseconds == 0 {
+        if isUnderSmallPackets, settings.minimumWaitMicroseconds == 0 {
             // More will follow soon. Where another program wants this CPU it runs now, and whoever sends meanwhile need not
             // wake this thread; where none does, this costs one look (ADR 8). An empty round ends the load.
             counters.add(.yields)
@@ -254,6 +256,11 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// Whether the last round brought so much that more will follow soon.
     private var isUnderLoad: Bool {
         roundSuperPackets > 0 || roundReads &+ roundDatagrams > WorkerLimits.sparseRoundPackets
+    }
+
+    /// Whether that load is of small packets, where what a switch costs is most of what a packet costs.
+    private var isUnderSmallPackets: Bool {
+        roundSuperPackets == 0 && roundReads &+ roundSmallDatagrams > WorkerLimits.sparseRoundPackets
     }
 
     private mutating func takeCompletions() -> Int {

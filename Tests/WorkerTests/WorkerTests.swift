@@ -163,6 +163,16 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         #expect(Int(bench.counters[.sends]) <= mostSends)
     }
 
+    @Test(arguments: [(32, true), (1392, false)])
+    func aWorkerLetsOthersRunAfterManySmallPacketsAlone(payloadBytes: Int, letsRun: Bool) {
+        var bench = Bench()
+        let packet = Packets.udp(pod(3), pod(1), payload: [UInt8](repeating: 7, count: payloadBytes))
+        for _ in 0..<20 { bench.fromPeer(3, (0..<20).flatMap { _ in packet }, segmentBytes: packet.count) }
+        bench.run(rounds: 60)
+        #expect((bench.counters[.yields] > 0) == letsRun)
+        #expect(bench.counters[.sleeps] > 0)
+    }
+
     @Test(arguments: 1...6)
     func whatAPodSendsToOnePeerLeavesInOrderHoweverItIsMixed(seed: Int) {
         var generator = SeededGenerator(seed: UInt64(seed) &* 31)

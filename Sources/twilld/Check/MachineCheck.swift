@@ -72,7 +72,7 @@ enum MachineCheck {
         do throws(UnderlaySocketError) {
             let socket = try UnderlaySocket.open(
                 Endpoint(address: IPv4Address(127, 0, 0, 1), port: 0), sharesPort: false,
-                bufferBytes: 8 << 20, segmentation: true, coalescing: true)
+                bufferBytes: Tuning().socketBufferBytes, segmentation: true, coalescing: true)
             defer { socket.close() }
             return [
                 socket.offloads.segmentation
@@ -81,12 +81,13 @@ enum MachineCheck {
                 socket.offloads.coalescing
                     ? Finding("udp GRO", .good, "available")
                     : Finding("udp GRO", .degraded, "missing", remedy: "twilld receives packets one by one"),
-                socket.receiveBufferBytes >= 8 << 20
+                socket.receiveBufferBytes >= Tuning().socketBufferBytes
                     ? Finding("udp buffer", .good, "\(socket.receiveBufferBytes / 1024) KiB")
                     : Finding(
                         "udp buffer", .degraded, "\(socket.receiveBufferBytes / 1024) KiB",
                         remedy:
-                            "bursts get lost; run with CAP_NET_ADMIN, or sysctl -w net.core.rmem_max=8388608"),
+                            "bursts get lost; run with CAP_NET_ADMIN, or "
+                            + "sysctl -w net.core.rmem_max=\(Tuning().socketBufferBytes)"),
             ]
         } catch {
             return [Finding("udp", .bad, "\(error)")]
