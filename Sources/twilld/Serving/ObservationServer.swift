@@ -73,7 +73,8 @@ final class ObservationServer: Sendable {
             unlink(path)
         } catch {
             throw CommandFailure(
-                .temporary, "who listens at \(path) can't be found out: \(error); choose another --status-socket")
+                .temporary,
+                "who listens at \(path) can't be found out: \(error); choose another --status-socket")
         }
         do {
             try FileManager.default.createDirectory(
