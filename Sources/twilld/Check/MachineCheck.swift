@@ -3,6 +3,7 @@ import Engines
 import FoundationEssentials
 import Glibc
 import Tunnel
+import Worker
 
 /// Looks at the machine: each thing that twilld needs is tried, not inferred from a version.
 enum MachineCheck {
