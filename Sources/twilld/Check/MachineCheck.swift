@@ -82,7 +82,8 @@ enum MachineCheck {
                 socket.offloads.coalescing
                     ? Finding("udp GRO", .good, "available")
                     : Finding("udp GRO", .degraded, "missing", remedy: "twilld receives packets one by one"),
-                socket.receiveBufferBytes >= Tuning().socketBufferBytes
+                // The kernel counts twice what it was asked for.
+                socket.receiveBufferBytes >= 2 * Tuning().socketBufferBytes
                     ? Finding("udp buffer", .good, "\(socket.receiveBufferBytes / 1024) KiB")
                     : Finding(
                         "udp buffer", .degraded, "\(socket.receiveBufferBytes / 1024) KiB",
