@@ -9,7 +9,9 @@ struct Run: ParsableCommand {
     @Flag(help: "One round of one second for everything in the table: less than three minutes.")
     var quick = false
 
-    @Option(help: "Rounds: each measures every candidate once.")
+    @Option(
+        name: [.customLong("repeats"), .customLong("repeat")],
+        help: "Rounds: each measures every candidate once.")
     var repeats: Int = 3
 
     @Option(help: "Seconds for each timed run.")
