@@ -258,7 +258,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         roundSuperPackets > 0 || roundReads &+ roundDatagrams > WorkerLimits.sparseRoundPackets
     }
 
-    /// Whether that load is of small packets, where what a switch costs is most of what a packet costs.
+    /// Whether that load is of small packets, where what a switch costs is most of what a packet costs. What the device
+    /// gives whole counts as small: larger ones mostly come as super-packets.
     private var isUnderSmallPackets: Bool {
         roundSuperPackets == 0 && roundReads &+ roundSmallDatagrams > WorkerLimits.sparseRoundPackets
     }

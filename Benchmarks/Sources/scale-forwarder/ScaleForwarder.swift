@@ -70,7 +70,7 @@ struct ScaleForwarder: ParsableCommand {
             if Signals.report.exchange(false, ordering: .relaxed) {
                 report(dataPlane.counters(), changes: published)
             }
-            // Waking up more often than there are changes would be most of what is measured. A signal ends a sleep at once.
+            // Waking up more often than there are changes would be measured as well. A signal ends a sleep at once.
             let wait = changes > 0 ? start + Double(published) / changes - secondsNow() : 0.1
             guard wait <= 0 else {
                 usleep(UInt32(min(wait, 0.1) * 1e6) + 1)
