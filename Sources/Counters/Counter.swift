@@ -8,6 +8,7 @@ public enum Counter: Int, CaseIterable, Sendable {
     case packetsSent
     case bytesSent
     case sends
+    case outboundPassed
     // Underlay to pod.
     case receives
     case datagramsReceived
@@ -17,6 +18,7 @@ public enum Counter: Int, CaseIterable, Sendable {
     case superPacketsWritten
     case segmentsCoalesced
     case tunnelWrites
+    case inboundPassed
     // The loop.
     case enters
     case completions
@@ -103,6 +105,7 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .packetsSent: "Datagrams sent to peers, one an inner packet."
         case .bytesSent: "Inner bytes sent to peers."
         case .sends: "Send operations; packets_sent over sends is the batch size."
+        case .outboundPassed: "Packets that went ahead of other flows' waiting super-packets."
         case .receives: "Receive operations that brought datagrams."
         case .datagramsReceived: "Datagrams received, one an inner packet."
         case .bytesReceived: "Inner bytes received."
@@ -111,6 +114,7 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .superPacketsWritten: "Super-packets among the writes."
         case .segmentsCoalesced: "Datagrams that were merged into super-packets."
         case .tunnelWrites: "Write operations to the TUN device."
+        case .inboundPassed: "Datagrams that went ahead of other flows' waiting ones."
         case .enters: "System calls of the engine (io_uring_enter, or all calls of the mmsg engine)."
         case .completions: "Completed operations."
         case .sleeps: "Rounds in which the worker waited for work."

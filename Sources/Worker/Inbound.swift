@@ -1,9 +1,9 @@
 // The way of a datagram from the underlay to the TUN device, in the order of the steps:
 //
-//   received buffer → known peer? → for each datagram in it: whole IP packet? not too large? for this node? from where
+//   received buffer → in line, or ahead of it → known peer? → for each datagram in it: whole IP packet? not too large? for this node? from where
 //        that peer's packets come? → one hop taken → coalesced → written → buffer free
 //
-// What a receive brought is worked off in order of arrival, and waits for the next round where the writes of the last
+// What a receive brought is worked off in order of arrival, but for single datagrams of sparse flows, and waits for the next round where the writes of the last
 // have not ended or the coalescer has no room.
 
 import Addresses
@@ -24,16 +24,30 @@ extension Worker where Engine: ~Copyable {
         }
         roundReceives &+= 1
         counters.add(.receives)
+        let datagrams = ReceivedDatagrams(memory.datagramBuffer(buffer))
+        if arrivalCount > 0, datagrams.length == datagrams.segmentBytes, datagrams.length > 0,
+            writesPending == 0, coalescer.slotCount < limits.writeSlots,
+            arrivalFlows.mayPass(
+                PacketFlow.number(of: datagrams.payload, length: datagrams.length),
+                atNanoseconds: workBeganNanoseconds)
+        {
+            counters.add(.inboundPassed)
+            notePassed(datagrams.payload, length: datagrams.length)
+            return workOff(buffer, datagrams, count: 1)
+        }
+        arrivalFlows.add(datagrams, atNanoseconds: workBeganNanoseconds)
         let place = (arrivalHead &+ arrivalCount) & (memory.datagramBufferCount &- 1)
         arrivals[place] = Int32(truncatingIfNeeded: buffer)
         arrivalCount &+= 1
     }
 
-    /// Works off the received buffers that the coalescer has room for.
+    /// Works off the received buffers that the coalescer has room for, a batch at most: the rest waits for the next round,
+    /// which first takes in what has come meanwhile.
     @inline(__always)
     mutating func workOffArrivals() {
         guard writesPending == 0 else { return }
-        while arrivalCount > 0 {
+        var bytesLeft = superPacketBatch &* SuperPacketLimits.sendBytes
+        while arrivalCount > 0, bytesLeft > 0 {
             let buffer = Int(arrivals[arrivalHead])
             let datagrams = ReceivedDatagrams(memory.datagramBuffer(buffer))
             let count =
@@ -45,15 +59,22 @@ extension Worker where Engine: ~Copyable {
             else { return }
             arrivalHead = (arrivalHead &+ 1) & (memory.datagramBufferCount &- 1)
             arrivalCount &-= 1
-            counters.record(.receiveBatch, count)
-            roundDatagrams &+= count
-            if datagrams.segmentBytes <= WorkerLimits.smallDatagramBytes { roundSmallDatagrams &+= count }
-            if deliver(datagrams, count: count) {
-                heldBuffers[heldCount] = Int32(truncatingIfNeeded: buffer)
-                heldCount &+= 1
-            } else {
-                engine.provide(buffer)
-            }
+            bytesLeft &-= datagrams.length
+            arrivalFlows.remove(datagrams)
+            workOff(buffer, datagrams, count: count)
+        }
+    }
+
+    @inline(__always)
+    private mutating func workOff(_ buffer: Int, _ datagrams: ReceivedDatagrams, count: Int) {
+        counters.record(.receiveBatch, count)
+        roundDatagrams &+= count
+        if datagrams.segmentBytes <= WorkerLimits.smallDatagramBytes { roundSmallDatagrams &+= count }
+        if deliver(datagrams, count: count) {
+            heldBuffers[heldCount] = Int32(truncatingIfNeeded: buffer)
+            heldCount &+= 1
+        } else {
+            engine.provide(buffer)
         }
     }
 

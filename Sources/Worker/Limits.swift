@@ -7,8 +7,8 @@ public struct WorkerLimits: Sendable, Equatable {
 
     /// Reads of one round at most.
     public let readBurst: Int
-    /// Reads of one round while super-packets come.
-    public let superPacketReadBurst: Int
+    /// Super-packets, or received buffers, that one round forwards.
+    public let superPacketBatch: Int
     /// Receive buffers given to the kernel, a power of two: the most that one round takes in, and the round before.
     public let datagramBuffers: Int
     /// Bytes of datagrams that a receive buffer holds.
@@ -18,14 +18,12 @@ public struct WorkerLimits: Sendable, Equatable {
 
     // MARK: What follows
 
-    /// Reads of one round, those of the round before (their sends are under way), one parked read.
+    /// Reads of one round, as many whose sends are under way or that wait, one parked read.
     public let tunnelBuffers: Int
     /// Each read may need a message of its own, a super-packet two (65,535 bytes with all headers added exceed one
     /// send); those of the round before; the open ones; as many again for replays. At least what one super-packet needs
     /// where each of its segments is a send of its own.
     public let messages: Int
-    /// Reads of one round while super-packets come whose segments are sends of their own.
-    public let unsegmentedReadBurst: Int
     /// Writes of one round: all datagrams of as many received buffers as the ring has room for, where nothing can be
     /// merged. More wait for the next round. With the defaults 4 × 128, of 1,024 - 336 - 8 - 65 - 2 = 613 free entries.
     public let writeSlots: Int
@@ -37,6 +35,9 @@ public struct WorkerLimits: Sendable, Equatable {
 
     /// Messages that are open for more packets at the same time, one for each peer that traffic goes to.
     public static let openMessages = 16
+    /// Messages that a super-packet of full-sized segments may need: what is left of an open one, a full one, a new one.
+    /// One of more segments finds fewer free at worst, and loses what does not fit.
+    static let messagesOfSuperPacket = 3
     /// Packets of one received buffer: what the largest UDP segmentation of a sender makes.
     public static let receivedSegments = SuperPacketLimits.sendSegments
     /// A round of more packets than this is no sparse traffic, after which polling pays, but load, under which
@@ -44,6 +45,11 @@ public struct WorkerLimits: Sendable, Equatable {
     public static let sparseRoundPackets = 4
     /// Datagrams up to this size are small ones: segments of bulk traffic are larger on every usual MTU.
     public static let smallDatagramBytes = 512
+    /// Super-packets, or received buffers, that a short round forwards each way: some 60 µs of work.
+    static let shortRoundSuperPackets = 1
+    /// A flow without super-packets for so long is sparse; rounds are short for so long after a sparse flow's packet
+    /// went ahead.
+    static let sparseAfterNanoseconds = 100_000_000
     /// ICMP errors on their way to the TUN device.
     public static let errorReplies = 8
     /// Ring entries of the standing receive and of the wake-up.
@@ -64,13 +70,12 @@ public struct WorkerLimits: Sendable, Equatable {
     public init(_ tuning: Tuning) throws(TuningError) {
         try tuning.checkRanges()
         readBurst = tuning.batch
-        superPacketReadBurst = min(tuning.superPacketBatch, tuning.batch)
+        superPacketBatch = tuning.superPacketBatch
         datagramBuffers = tuning.receiveBuffers
         datagramBufferBytes = tuning.receiveBufferBytes
         ringEntries = tuning.ringEntries
         tunnelBuffers = 2 * readBurst + 1
         messages = WorkerLimits.messages(readBurst: readBurst)
-        unsegmentedReadBurst = min(superPacketReadBurst, messages / SuperPacketLimits.sendSegments)
         gatheredCompletions = max(1, min(readBurst, datagramBuffers / 2))
 
         let writeRoom = ringEntries - WorkerLimits.otherOperations(readBurst: readBurst)

@@ -1,7 +1,7 @@
 // The way of a packet from the TUN device to the underlay, in the order of the steps:
 //
-//   read → whole IP packet? → which peer? → one hop taken → checksum completed, or super-packet segmented
-//        → joined to the open message of that peer → sealed → sent → buffer free
+//   read → in line, or ahead of it → whole IP packet? → which peer? → one hop taken
+//        → checksum completed, or super-packet segmented → joined to the open message of that peer → sealed → sent → buffer free
 //
 // A packet that goes nowhere is answered with an ICMP error, written back into the TUN device.
 
@@ -15,9 +15,52 @@ import PacketHeaders
 import SuperPackets
 
 extension Worker where Engine: ~Copyable {
+    /// Takes what was read into a tunnel buffer. A super-packet gets in line (`forwardWaiting`), and so does a whole packet
+    /// that finds one there, unless its flow is a sparse one: then it goes ahead.
+    @inline(__always)
+    mutating func readArrived(_ buffer: Int, length: Int) {
+        let bytes = memory.tunnelBuffer(buffer) + PacketMemory.tunnelPacketOffset
+        let header = (memory.tunnelBuffer(buffer) + PacketMemory.virtioHeaderOffset)
+            .loadUnaligned(as: virtio_net_hdr.self)
+        let isWhole = header.gso_type == 0
+        if isWhole, waitingReads.count == 0 { return forward(buffer, length: length) }
+        let packetLength = length &- (PacketMemory.tunnelPacketOffset &- PacketMemory.virtioHeaderOffset)
+        let flow = PacketFlow.number(of: bytes, length: packetLength)
+        if isWhole, waitingFlows.mayPass(flow, atNanoseconds: workBeganNanoseconds) {
+            counters.add(.outboundPassed)
+            notePassed(bytes, length: packetLength)
+            roundPassed = true
+            return forward(buffer, length: length, goesAhead: true)
+        }
+        waitingFlows.add(flow, isBulk: !isWhole, atNanoseconds: workBeganNanoseconds)
+        waitingReads.append(
+            WaitingReads.Read(
+                buffer: Int32(truncatingIfNeeded: buffer), length: Int32(truncatingIfNeeded: length),
+                flow: flow))
+    }
+
+    /// Forwards packets that wait, in order: as many super-packets as a round may, and what whole packets lie between
+    /// them. The rest waits for the next round, which first takes in what has come meanwhile.
+    @inline(__always)
+    mutating func forwardWaiting() {
+        guard waitingReads.count > 0 else { return }
+        // What went ahead leaves first, and joins nothing that waits.
+        if roundPassed { messages.sealAll(openedIn: messages.round) }
+        // Where every segment is a send of its own, a super-packet may need as many messages.
+        let messagesNeeded =
+            segmentLimit > 1 ? WorkerLimits.messagesOfSuperPacket : SuperPacketLimits.sendSegments
+        while waitingReads.count > 0, roundSuperPackets < superPacketBatch,
+            messages.freeCount >= messagesNeeded
+        {
+            let read = waitingReads.removeFirst()
+            waitingFlows.remove(read.flow)
+            forward(Int(read.buffer), length: Int(read.length))
+        }
+    }
+
     /// Forwards what was read into a tunnel buffer, and gives the buffer back where nothing came of it.
     @inline(__always)
-    mutating func forward(_ buffer: Int, length: Int) {
+    private mutating func forward(_ buffer: Int, length: Int, goesAhead: Bool = false) {
         let start = memory.tunnelBuffer(buffer)
         let bytes = start + PacketMemory.tunnelPacketOffset
         let packetLength = length &- (PacketMemory.tunnelPacketOffset &- PacketMemory.virtioHeaderOffset)
@@ -45,7 +88,7 @@ extension Worker where Engine: ~Copyable {
         let destination = MessageDestination.of(endpoint, counterSlot: snapshot.counterSlot(peer))
         let header = (start + PacketMemory.virtioHeaderOffset).loadUnaligned(as: virtio_net_hdr.self)
         switch OffloadedPacket.examine(header: header, packet: bytes, length: packetLength) {
-        case .whole: append(packet, in: buffer, to: destination)
+        case .whole: append(packet, in: buffer, to: destination, goesAhead: goesAhead)
         case .superPacket(let plan): segment(plan, bytes, in: buffer, to: destination)
         case .refused(let refusal): drop(buffer, counter(of: refusal))
         }
@@ -83,10 +126,14 @@ extension Worker where Engine: ~Copyable {
 
     /// Joins a packet to the open message of its destination, or opens one.
     @inline(__always)
-    private mutating func append(_ packet: IPPacket, in buffer: Int, to destination: UInt64) {
+    private mutating func append(
+        _ packet: IPPacket, in buffer: Int, to destination: UInt64, goesAhead: Bool
+    ) {
         if let message = messages.openMessage(for: destination) {
             let entry = messages.entries[message]
-            if packet.length <= entry.segmentBytes,
+            // What goes ahead of the line does not become the tail of what the line left open: the receiver could not let
+            // it go ahead there.
+            if packet.length == entry.segmentBytes || (packet.length < entry.segmentBytes && !goesAhead),
                 entry.byteCount &+ packet.length <= SuperPacketLimits.sendBytes
             {
                 messages.append(packet.bytes, length: packet.length, in: buffer, to: message)

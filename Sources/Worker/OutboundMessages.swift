@@ -283,6 +283,14 @@ struct OutboundMessages: ~Copyable {
         while openCount > 0, entries[Int(open[0])].openedInRound < round { seal(Int(open[0])) }
     }
 
+    /// Ends the open messages that were opened in a round.
+    @inline(__always)
+    mutating func sealAll(openedIn round: Int) {
+        while openCount > 0, entries[Int(open[openCount &- 1])].openedInRound == round {
+            seal(Int(open[openCount &- 1]))
+        }
+    }
+
     /// Forgets the list of sealed messages; the caller has queued them all.
     @inline(__always)
     mutating func clearSealed() { sealedCount = 0 }

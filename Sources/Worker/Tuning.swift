@@ -57,7 +57,7 @@ public struct Tuning: Sendable, Equatable {
     public var receiveBufferBytes = 65_536
     /// Reads of one round: 64 small packets make one full send on any kernel with UDP segmentation.
     public var batch = 64
-    /// Reads of one round while super-packets come, some 0.5 ms of work: fewer switches between reading and sending, and
+    /// Super-packets that a round forwards each way, some 0.5 ms of work: fewer switches between reading and sending, and
     /// between this node's programs, outweigh that 16 × 64 KiB do not stay in the second-level cache.
     public var superPacketBatch = 16
     /// Microseconds that the ring waits for more completions under load; 0: never.
@@ -97,7 +97,7 @@ public struct Tuning: Sendable, Equatable {
         public static let receiveBufferBytes = 1280...65_536
         /// Reads of a round.
         public static let batch = 1...64
-        /// Reads of a round while super-packets come.
+        /// Super-packets of a round.
         public static let superPacketBatch = 1...64
         /// Microseconds to wait for more.
         public static let minimumWaitMicroseconds = 0...1000

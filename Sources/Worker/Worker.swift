@@ -4,17 +4,19 @@
 //   1. queue what the last round prepared: sends, writes, then reads from the TUN device;
 //   2. enter the kernel once; the sends and writes run to their end in there;
 //   3. take the completions: sends and writes give their buffers back; packets read are forwarded (Outbound.swift);
-//      received datagrams are checked and coalesced (Inbound.swift).
+//      received datagrams are checked and coalesced (Inbound.swift). Super-packets and received bundles wait in a line,
+//      and packets of sparse flows go ahead of it (WaitingFlows.swift, ADR 9).
 //
 // How much is read in a round adapts to the traffic. Sparse: one read is parked and the receive stands, and the enter
 // sleeps until either brings something; its wait counts the queued sends and writes in, so that a packet that
 // comes alone costs one system call. Dense: bursts of reads that do not wait, doubling while they all bring packets, up
-// to 64 (16 while super-packets come, as each takes fifty times as long; both can be tuned). When a dense time ends,
+// to 64 (16 while super-packets come, as each takes fifty times as long; both can be tuned). After a packet went ahead
+// of the line, rounds are short for a while: each takes in all that has come, and forwards one super-packet each way. When a dense time ends,
 // whoever else wants the CPU has it once before the thread sleeps (ADR 8).
 //
 // Order: packets are read in order, appended to messages in order, and a message is sealed before a later one to the
 // same destination is opened; sealed messages are sent in order. So packets of one flow, which have one destination,
-// keep theirs. In the other direction the coalescer keeps it (SuperPackets/Coalescer.swift).
+// keep theirs. What goes ahead of the line has nothing of its flow in it. In the other direction the coalescer keeps it (SuperPackets/Coalescer.swift).
 //
 // Ownership of a buffer: free list → engine (read, receive) → worker (completion) → message or coalescer slot →
 // engine (send, write) → free list.
@@ -87,6 +89,14 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     let heldBuffers: UnsafeMutablePointer<Int32>
     var heldCount = 0
     var writesPending = 0
+    /// The flows of the datagrams that wait in `arrivals`.
+    var arrivalFlows = WaitingFlows()
+    /// Packets read that wait to be forwarded, and their flows.
+    var waitingReads: WaitingReads
+    var waitingFlows = WaitingFlows()
+    /// Until when rounds are short, nanoseconds of the monotonic clock.
+    var shortRoundsUntilNanoseconds = 0
+    var roundIsShort = false
     /// The tunnel buffer of the parked read, or -1.
     var parkedBuffer = -1
     var burst = 1
@@ -98,6 +108,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var roundReceives = 0
     var roundSuperPackets = 0
     var roundDatagrams = 0
+    /// Whether a packet went ahead of the line.
+    var roundPassed = false
     var roundSmallDatagrams = 0
     /// Until when the worker polls instead of sleeping, microseconds of the monotonic clock.
     var pollUntilMicroseconds = 0
@@ -140,6 +152,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         snapshot = reader.load()
         messages = OutboundMessages(memory)
         coalescer = Coalescer(slotLimit: limits.writeSlots, merges: settings.coalesces)
+        waitingReads = WaitingReads(capacity: memory.tunnelBufferCount)
         replies = ErrorReplies()
         segmentLimit = settings.segmentLimit
         arrivals = .allocate(capacity: memory.datagramBufferCount)
@@ -173,20 +186,23 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         counters.add(.enters, engine.systemCalls &- systemCallsBefore)
 
         if workBeganNanoseconds == 0 { workBeganNanoseconds = monotonicNanoseconds() }
+        roundIsShort = workBeganNanoseconds < shortRoundsUntilNanoseconds
         snapshot = reader.load()
         roundReads = 0
         roundReceives = 0
         roundSuperPackets = 0
         roundDatagrams = 0
+        roundPassed = false
         roundSmallDatagrams = 0
         queuedInline = 0
         let completions = takeCompletions()
+        forwardWaiting()
         workOffArrivals()
         counters.record(.readBatch, roundReads)
         if settings.busyPollMicroseconds > 0 { adaptPolling() }
-        // A burst that came full is followed by another at once: what was opened in it may grow until then, but not
-        // longer, so that a packet to a quiet peer does not wait for the busy ones.
-        let anotherBurstFollows = roundAsked > 0 && roundReads >= roundAsked
+        // A burst that came full is followed by another at once, and so is one that left some waiting: what was opened in
+        // it may grow until then, but not longer, so that a packet to a quiet peer does not wait for the busy ones.
+        let anotherBurstFollows = waitingReads.count > 0 || (roundAsked > 0 && roundReads >= roundAsked)
         messages.sealAll(openedBefore: anotherBurstFollows ? messages.round : .max)
         messages.round &+= 1
         adaptBurst()
@@ -195,6 +211,19 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         queueWrites()
         recordRound(completions: completions)
         return 0
+    }
+
+    /// Super-packets, or received buffers, that this round forwards each way.
+    var superPacketBatch: Int {
+        roundIsShort ? WorkerLimits.shortRoundSuperPackets : limits.superPacketBatch
+    }
+
+    /// Notes that a packet went ahead of others. Unless it is a mere acknowledgement, somebody may wait for it: the next
+    /// rounds are short.
+    @inline(__always)
+    mutating func notePassed(_ packet: UnsafeMutableRawPointer, length: Int) {
+        guard !PacketFlow.isBareAcknowledgement(packet, length: length) else { return }
+        shortRoundsUntilNanoseconds = workBeganNanoseconds &+ WorkerLimits.sparseAfterNanoseconds
     }
 
     private mutating func queueReads() {
@@ -221,7 +250,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
 
     private mutating func enter() -> Int32 {
         let somethingWaits =
-            burst > 1 || arrivalCount > 0 || messages.sealedCount > 0
+            burst > 1 || waitingReads.count > 0 || arrivalCount > 0 || messages.sealedCount > 0
             || (coalescer.slotCount > 0 && writesPending == 0)
         guard !somethingWaits else { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
         if settings.busyPollMicroseconds > 0, monotonicMicroseconds() < pollUntilMicroseconds {
@@ -308,9 +337,9 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             burst = max(1, roundReads)
             parkedStreak = 0
         }
-        if roundSuperPackets > 0 {
-            burst = min(burst, segmentLimit > 1 ? limits.superPacketReadBurst : limits.unsegmentedReadBurst)
-        }
+        // In a short round all that has come is read, so that what may go ahead is seen. Else no more than the round
+        // forwards: what is sent soon after it was read is still in the cache.
+        if roundSuperPackets > 0, !roundIsShort { burst = min(burst, limits.superPacketBatch) }
     }
 
     /// Polls after sparse traffic, a request that will be answered, say. Bulk traffic (super-packets, long batches) keeps
@@ -333,7 +362,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             return
         }
         roundReads &+= 1
-        forward(buffer, length: result)
+        readArrived(buffer, length: result)
     }
 }
 

@@ -124,6 +124,8 @@ private func exchange(port: UInt16, _ request: String) -> String {
         await #expect(throws: CommandFailure.self) { try await second.listen(socketPath: path) }
         await second.stop(removing: nil)
         #expect(access(path, F_OK) == 0)
+        // Nor does `twilld cleanup` take it for one that has ended.
+        #expect(try StatusClient(socketPath: path).isListenedTo())
     }
 
     /// A stream socket with the name `path`: its own, or that of its peer.
@@ -146,6 +148,7 @@ private func exchange(port: UInt16, _ request: String) -> String {
     @Test func aSocketThatNobodyListensToIsReplaced() async throws {
         let path = "/tmp/twill-test-\(getpid())-left.sock"
         #expect(close(open(path, O_CREAT | O_WRONLY, 0o600)) == 0)
+        #expect(try !StatusClient(socketPath: path).isListenedTo())
         let server = ObservationServer(Fixed())
         try await server.listen(socketPath: path)
         #expect(StatusClient(socketPath: path).isAnswered)

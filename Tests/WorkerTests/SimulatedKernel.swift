@@ -27,6 +27,8 @@ final class SimulatedKernel {
     var tunnelQueue: [[UInt8]] = []
     var socketQueue: [Datagrams] = []
     var sent: [Sent] = []
+    /// Segments of each send that succeeded.
+    var sendSizes: [Int] = []
     var written: [[UInt8]] = []
     var lostInSend = 0
     var lostInWrite = 0
@@ -213,6 +215,7 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
             kernel.sendFailures += 1
             return complete(.send, message, -Int(error))
         }
+        kernel.sendSizes.append(count)
         for index in 0..<count {
             let segment = payload[index * segmentBytes..<min((index + 1) * segmentBytes, payload.count)]
             kernel.sent.append(

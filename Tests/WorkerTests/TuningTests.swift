@@ -28,7 +28,7 @@ extension Tuning {
         let limits = try WorkerLimits(Tuning())
         #expect(limits.tunnelBuffers == 129)
         #expect(limits.messages == 336)
-        #expect(limits.unsegmentedReadBurst == 2)
+        #expect(limits.superPacketBatch == 16)
         #expect(limits.writeSlots == 512)
         #expect(limits.gatheredCompletions == 8)
     }

@@ -182,12 +182,16 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         var traffic = TCPTraffic()
         for _ in 0..<15 {
             for _ in 0..<Int.random(in: 0...9, using: &generator) {
+                // Two flows send whatever a flow can send, four more send single packets.
+                let flow = UInt16.random(in: 1...(generator.chance(80) ? 2 : 6), using: &generator)
+                let isSparse = flow > 2
                 let segmentBytes = generator.chance(80) ? 1432 : 500
                 let made = traffic.packet(
-                    flow: UInt16.random(in: 1...2, using: &generator),
-                    segments: generator.chance(50) ? 1 : Int.random(in: 2...45, using: &generator),
+                    flow: flow,
+                    segments: isSparse || generator.chance(50)
+                        ? 1 : Int.random(in: 2...45, using: &generator),
                     segmentBytes: segmentBytes,
-                    tailBytes: generator.chance(70)
+                    tailBytes: generator.chance(isSparse ? 20 : 70)
                         ? segmentBytes : Int.random(in: 1...segmentBytes, using: &generator))
                 bench.fromPod(made.packet, header: made.header)
             }
@@ -199,8 +203,69 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
             let areTheSame = Set(bench.kernel.sent.map(\.payload)) == Set(traffic.expected)
             #expect(areTheSame)
         } else {
-            #expect(firstDifference(bench.kernel.sent.map(\.payload), traffic.expected) == nil)
+            for flow in UInt8(1)...6 {
+                let sent = bench.kernel.sent.map(\.payload).filter { $0[21] == flow }
+                #expect(firstDifference(sent, traffic.expected.filter { $0[21] == flow }) == nil)
+            }
         }
+    }
+
+    @Test func aRequestGoesAheadOfABulkFlowThatWaitsAndLeavesAlone() {
+        var bench = Bench()
+        var traffic = TCPTraffic()
+        // The first six bring the worker to read eight in a burst.
+        for _ in 0..<6 {
+            let made = traffic.packet(flow: 1, segments: 1, segmentBytes: 1432, tailBytes: 1432)
+            bench.fromPod(made.packet, header: made.header)
+        }
+        for place in 0..<8 {
+            let made = traffic.packet(
+                flow: 1, segments: place < 6 ? 20 : 1, segmentBytes: 1432, tailBytes: 1432)
+            bench.fromPod(made.packet, header: made.header)
+            if place == 4 { bench.fromPod(Packets.udp(pod(1), pod(3), payload: [1, 2, 3])) }
+        }
+        bench.run(rounds: 20)
+        let sent = bench.kernel.sent.map(\.payload)
+        let request = sent.firstIndex { $0[9] == 17 }
+        let requestsPlace = try! #require(request)
+        // Read behind five super-packets, of which it passed some.
+        #expect(requestsPlace < 6 + 4 * 20)
+        #expect(bench.counters[.outboundPassed] == 1)
+        #expect(firstDifference(sent.filter { $0[9] == 6 }, traffic.expected) == nil)
+        // Nothing shares its send: at the receiver's it may go ahead again.
+        #expect(bench.kernel.sendSizes.contains(1))
+    }
+
+    @Test func anAnswerGoesAheadOfABulkFlowsDatagramsAndAlonePacketsOfThatFlowDoNot() {
+        func segment(_ place: Int, port: UInt16, bytes: Int) -> [UInt8] {
+            Packets.tcp(
+                pod(3), pod(1), ports: (port, 2), sequence: UInt32(place * 1432),
+                identification: UInt16(truncatingIfNeeded: place),
+                payload: [UInt8](repeating: UInt8(truncatingIfNeeded: place), count: bytes))
+        }
+        var bench = Bench(coalesces: false)
+        for bundle in 0..<5 {
+            bench.fromPeer(
+                3, (0..<40).flatMap { segment(bundle * 40 + $0, port: 7, bytes: 1432) }, segmentBytes: 1472)
+        }
+        bench.fromPeer(3, segment(200, port: 7, bytes: 10))
+        bench.fromPeer(3, Packets.udp(pod(3), pod(1), payload: [1, 2, 3]))
+        bench.fromPeer(
+            3,
+            Packets.ipv4(
+                pod(3), pod(1), transport: 17, fragment: 0x2000, payload: [UInt8](repeating: 1, count: 16)))
+        bench.fromPeer(3, Packets.udp(pod(3), pod(1), ports: (5, 6), payload: [4, 5, 6]))
+        bench.run(rounds: 20)
+        let written = bench.kernel.written.map { Array($0[10...]) }
+        #expect(written.count == 204)
+        #expect(written[0] == Packets.udp(pod(3), pod(1), timeToLive: 63, payload: [1, 2, 3]))
+        // The bulk flow in order to its end, the fragment behind it, and nothing ahead of that.
+        let bulk = written[1...201]
+        #expect(bulk.allSatisfy { $0[9] == 6 })
+        #expect(bulk.map { Array($0[24..<28]) } == (0...200).map { Packets.bytes(UInt32($0 * 1432)) })
+        #expect(written[202][6] == 0x20)
+        #expect(written[203][22...23].elementsEqual([0, 6]))
+        #expect(bench.counters[.inboundPassed] == 1)
     }
 
     /// Where two lists of packets differ first; a failed comparison of the lists would print them.

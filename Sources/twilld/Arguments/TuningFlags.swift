@@ -69,7 +69,7 @@ struct TuningFlags: ParsableArguments {
     @Option(
         help: ArgumentHelp(
             """
-            The same while super-packets come, \(Tuning.Ranges.superPacketBatch.text): each is up to 64 KiB; more \
+            Super-packets of a round, \(Tuning.Ranges.superPacketBatch.text): each is up to 64 KiB; more \
             save system calls and switches, fewer keep what they hold in smaller caches.
             """, valueName: "packets"))
     var superPacketBatch = Tuning().superPacketBatch

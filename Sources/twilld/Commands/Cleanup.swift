@@ -22,10 +22,10 @@ struct Cleanup: FlagTaking {
     var subnetFile = SubnetFile.defaultPath
 
     func run() async throws {
-        guard !StatusClient(socketPath: socket.statusSocket).isAnswered else {
+        guard try !StatusClient(socketPath: socket.statusSocket).isListenedTo() else {
             throw CommandFailure(
                 .temporary,
-                "twilld is running (\(socket.statusSocket) answers) and would put everything back: stop it first"
+                "twilld is running (it listens at \(socket.statusSocket)) and would put everything back: stop it first"
             )
         }
         let outcome = Leftovers(

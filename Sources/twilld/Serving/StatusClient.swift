@@ -37,15 +37,31 @@ struct StatusClient {
     /// Whether a daemon answers.
     var isAnswered: Bool { (try? get("/healthz")) != nil }
 
-    private func get(_ path: String) throws(CommandFailure) -> String {
+    /// Whether a daemon listens, however long that one needs to answer: not where the kernel says that nobody does.
+    func isListenedTo() throws(CommandFailure) -> Bool {
+        let descriptor = try unconnectedSocket()
+        defer { close(descriptor) }
+        if try connect(descriptor) { return true }
+        switch errno {
+        case ENOENT, ECONNREFUSED: return false
+        // More connections wait to be taken than may.
+        case EAGAIN: return true
+        default: throw failure("find out who listens")
+        }
+    }
+
+    private func unconnectedSocket() throws(CommandFailure) -> Int32 {
         let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw failure("open a socket") }
-        defer { close(descriptor) }
         var timeout = timeval(tv_sec: StatusClient.timeoutSeconds, tv_usec: 0)
         let size = socklen_t(MemoryLayout<timeval>.size)
         setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &timeout, size)
         setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &timeout, size)
+        return descriptor
+    }
 
+    /// Connects to the daemon. Returns whether it did; else `errno` says why not.
+    private func connect(_ descriptor: Int32) throws(CommandFailure) -> Bool {
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)
         guard socketPath.utf8.count < MemoryLayout.size(ofValue: address.sun_path) else {
@@ -53,12 +69,17 @@ struct StatusClient {
                 .usage, "--status-socket is longer than a unix socket's path can be: \(socketPath)")
         }
         withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: Array(socketPath.utf8)) }
-        let connected = withUnsafePointer(to: &address) {
+        return withUnsafePointer(to: &address) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+                Glibc.connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size)) == 0
             }
         }
-        guard connected == 0 else { throw failure("reach a running twilld") }
+    }
+
+    private func get(_ path: String) throws(CommandFailure) -> String {
+        let descriptor = try unconnectedSocket()
+        defer { close(descriptor) }
+        guard try connect(descriptor) else { throw failure("reach a running twilld") }
 
         let request = Array("GET \(path) HTTP/1.1\r\nHost: twilld\r\nConnection: close\r\n\r\n".utf8)
         guard send(descriptor, request, request.count, Int32(MSG_NOSIGNAL)) == request.count else {

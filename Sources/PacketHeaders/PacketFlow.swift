@@ -1,0 +1,57 @@
+/// Which flow a packet belongs to: all packets of one flow have the same number. Two flows may share one, which costs them
+/// only that they do not pass each other.
+public enum PacketFlow {
+    /// The number of the flow of `length` bytes at `packet`: addresses, transport and, for TCP and UDP, ports. Never
+    /// reads past them. What is no IP packet has a number as well.
+    ///
+    /// - Returns: nil where the packet does not tell: fragments, IPv4 options, IPv6 extension headers.
+    @inlinable @inline(__always)
+    public static func number(of packet: UnsafeMutableRawPointer, length: Int) -> UInt32? {
+        guard length >= 24 else { return 0 }
+        let first = packet.byte(0)
+        if first >> 4 == 4 {
+            // All of the fragment field but "do not fragment".
+            guard first == 0x45, packet.field16(6) & 0xBFFF == 0 else { return nil }
+            let transport = packet.byte(9)
+            let addresses = packet.loadUnaligned(fromByteOffset: 12, as: UInt64.self)
+            return mix(addresses, ports(packet, at: 20, transport) | UInt64(transport) << 32)
+        }
+        guard first >> 4 == 6, length >= 44 else { return 0 }
+        let transport = packet.byte(6)
+        guard transport == tcp || transport == udp || transport == icmpIPv6 else { return nil }
+        var sum = UInt64(0)
+        for offset in stride(from: 8, to: 40, by: 8) {
+            sum = UInt64(mix(sum, packet.loadUnaligned(fromByteOffset: offset, as: UInt64.self)))
+        }
+        return mix(sum, ports(packet, at: 40, transport) | UInt64(transport) << 32)
+    }
+
+    /// Whether `length` bytes at `packet` are a TCP segment without payload in IPv4 or IPv6, as the receiver of a bulk
+    /// flow sends them. Never reads past them.
+    @inlinable @inline(__always)
+    public static func isBareAcknowledgement(_ packet: UnsafeMutableRawPointer, length: Int) -> Bool {
+        guard length >= 40 else { return false }
+        let isIPv4 = packet.byte(0) >> 4 == 4
+        let offset = isIPv4 ? 20 : 40
+        guard packet.byte(isIPv4 ? 9 : 6) == tcp, length >= offset &+ 20 else { return false }
+        return offset &+ Int(packet.byte(offset &+ 12) >> 4) &* 4 == length
+    }
+
+    /// Source and destination port as one word; 0 for a transport without.
+    @inlinable @inline(__always)
+    static func ports(_ packet: UnsafeMutableRawPointer, at offset: Int, _ transport: UInt8) -> UInt64 {
+        guard transport == tcp || transport == udp else { return 0 }
+        return UInt64(packet.loadUnaligned(fromByteOffset: offset, as: UInt32.self))
+    }
+
+    @inlinable @inline(__always)
+    static func mix(_ first: UInt64, _ second: UInt64) -> UInt32 {
+        var hash = (first ^ second &* 0x9E37_79B9_7F4A_7C15) &* 0xD6E8_FEB8_6659_FD93
+        hash ^= hash >> 32
+        return UInt32(truncatingIfNeeded: hash &* 0xD6E8_FEB8_6659_FD93 >> 32)
+    }
+
+    @usableFromInline static let tcp: UInt8 = 6
+    @usableFromInline static let udp: UInt8 = 17
+    @usableFromInline static let icmpIPv6: UInt8 = 58
+}

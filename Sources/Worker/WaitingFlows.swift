@@ -1,0 +1,144 @@
+// How it works. Packets that a round leaves for the next wait in a line: behind a bulk flow's super-packets, some for
+// milliseconds. A packet may go ahead of the line if nothing of its own flow is in it: then it passes packets of other
+// flows, and none of its own. It shall, if its flow is a sparse one, a request or its answer, say: one that had no
+// super-packet lately. (A bulk flow's odd small packet gains nothing ahead of those of other bulk flows.) So what needs
+// to be known of each flow is how many of its packets wait, and when it last was bulk.
+
+import Engines
+import PacketHeaders
+
+/// Which flows have packets that wait, and which are sparse. Flows are told apart by a hash: two that collide wait for
+/// each other.
+struct WaitingFlows: ~Copyable {
+    private struct Place {
+        /// Packets, or runs of datagrams received together, that wait.
+        var waiting: Int32 = 0
+        /// When bulk was last seen, in units of 2^20 nanoseconds.
+        var bulkTime: UInt32 = 0
+    }
+
+    /// Places that flows are spread over: beside 16 bulk flows, 1 of 64 others is taken for one. 8 KiB.
+    private static let placeCount = 1024
+
+    private let places: UnsafeMutablePointer<Place>
+    /// Waiting packets that do not tell their flow: nothing passes them.
+    private var hidden = 0
+
+    init() {
+        places = .allocate(capacity: WaitingFlows.placeCount)
+        places.initialize(repeating: Place(), count: WaitingFlows.placeCount)
+    }
+
+    deinit { places.deallocate() }
+
+    @inline(__always)
+    private static func time(_ nanoseconds: Int) -> UInt32 { UInt32(truncatingIfNeeded: nanoseconds >> 20) }
+
+    /// Whether a packet of a flow (`PacketFlow.number`) may go ahead: the flow is sparse, and none of it waits.
+    @inline(__always)
+    func mayPass(_ flow: UInt32?, atNanoseconds now: Int) -> Bool {
+        guard hidden == 0, let flow else { return false }
+        let place = places[Int(flow) & (WaitingFlows.placeCount &- 1)]
+        return place.waiting == 0
+            && WaitingFlows.time(now) &- place.bulkTime
+                > WaitingFlows.time(WorkerLimits.sparseAfterNanoseconds)
+    }
+
+    /// Counts a packet of a flow that begins to wait.
+    @inline(__always)
+    mutating func add(_ flow: UInt32?, isBulk: Bool, atNanoseconds now: Int) {
+        guard let flow else { return hidden &+= 1 }
+        let place = Int(flow) & (WaitingFlows.placeCount &- 1)
+        places[place].waiting &+= 1
+        if isBulk { places[place].bulkTime = WaitingFlows.time(now) }
+    }
+
+    /// Counts one that waits no more.
+    @inline(__always)
+    mutating func remove(_ flow: UInt32?) {
+        guard let flow else { return hidden &-= 1 }
+        places[Int(flow) & (WaitingFlows.placeCount &- 1)].waiting &-= 1
+    }
+
+    /// The same for datagrams received together: those of one flow in a row count as one, and as bulk where they are
+    /// more than one and no small ones.
+    @inline(__always)
+    mutating func add(_ datagrams: ReceivedDatagrams, atNanoseconds now: Int) {
+        let mayBeBulk = datagrams.segmentBytes > WorkerLimits.smallDatagramBytes
+        var offset = 0
+        while offset < datagrams.length {
+            let (flow, end) = WaitingFlows.run(of: datagrams, from: offset)
+            add(flow, isBulk: mayBeBulk && end &- offset > datagrams.segmentBytes, atNanoseconds: now)
+            offset = end
+        }
+    }
+
+    /// See `add`.
+    @inline(__always)
+    mutating func remove(_ datagrams: ReceivedDatagrams) {
+        var offset = 0
+        while offset < datagrams.length {
+            let (flow, end) = WaitingFlows.run(of: datagrams, from: offset)
+            remove(flow)
+            offset = end
+        }
+    }
+
+    /// The flow of the datagram at an offset, and where the last one of that flow in a row ends.
+    @inline(__always)
+    private static func run(of datagrams: ReceivedDatagrams, from start: Int) -> (flow: UInt32?, end: Int) {
+        let flow = self.flow(of: datagrams, at: start)
+        var end = min(start &+ datagrams.segmentBytes, datagrams.length)
+        while end < datagrams.length, self.flow(of: datagrams, at: end) == flow {
+            end = min(end &+ datagrams.segmentBytes, datagrams.length)
+        }
+        return (flow, end)
+    }
+
+    @inline(__always)
+    private static func flow(of datagrams: ReceivedDatagrams, at offset: Int) -> UInt32? {
+        PacketFlow.number(
+            of: datagrams.payload + offset, length: min(datagrams.segmentBytes, datagrams.length &- offset))
+    }
+}
+
+/// The packets read from the TUN device that wait to be forwarded, the first read first: a ring.
+struct WaitingReads: ~Copyable {
+    /// One of them.
+    struct Read {
+        var buffer: Int32
+        /// Bytes that were read.
+        var length: Int32
+        var flow: UInt32?
+    }
+
+    private let reads: UnsafeMutablePointer<Read>
+    private let capacity: Int
+    private var head = 0
+    private(set) var count = 0
+
+    /// A ring for as many packets as there are tunnel buffers.
+    init(capacity: Int) {
+        self.capacity = capacity
+        reads = .allocate(capacity: capacity)
+        reads.initialize(repeating: Read(buffer: 0, length: 0, flow: nil), count: capacity)
+    }
+
+    deinit { reads.deallocate() }
+
+    @inline(__always)
+    mutating func append(_ read: Read) {
+        let place = head &+ count
+        reads[place < capacity ? place : place &- capacity] = read
+        count &+= 1
+    }
+
+    /// Takes the first one; the caller makes sure that there is one.
+    @inline(__always)
+    mutating func removeFirst() -> Read {
+        let read = reads[head]
+        head = head &+ 1 < capacity ? head &+ 1 : 0
+        count &-= 1
+        return read
+    }
+}
