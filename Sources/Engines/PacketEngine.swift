@@ -187,6 +187,10 @@ public struct ReceivedDatagrams {
     /// Whether the kernel cut something off.
     public let isTruncated: Bool
 
+    /// How many datagrams; 0 where they have no bytes.
+    @inlinable @inline(__always)
+    public var count: Int { segmentBytes > 0 ? (length &+ segmentBytes &- 1) / segmentBytes : 0 }
+
     /// Reads the layout that every engine leaves (`io_uring_recvmsg_out`, Linux 6.0): four 32-bit words (name length,
     /// control length, payload length, flags), the address, the control message, the payload.
     @inlinable @inline(__always)

@@ -3,7 +3,7 @@
 //   received buffer → in line, or ahead of it → known peer? → for each datagram in it: whole IP packet? not too large? for this node? from where
 //        that peer's packets come? → one hop taken → coalesced → written → buffer free
 //
-// What a receive brought is worked off in order of arrival, but for single datagrams of sparse flows, and waits for the next round where the writes of the last
+// What a receive brought is worked off in order of arrival, but for those of sparse flows, and waits for the next round where the writes of the last
 // have not ended or the coalescer has no room.
 
 import Addresses
@@ -25,15 +25,14 @@ extension Worker where Engine: ~Copyable {
         roundReceives &+= 1
         counters.add(.receives)
         let datagrams = ReceivedDatagrams(memory.datagramBuffer(buffer))
-        if arrivalCount > 0, datagrams.length == datagrams.segmentBytes, datagrams.length > 0,
-            writesPending == 0, coalescer.slotCount < limits.writeSlots,
-            arrivalFlows.mayPass(
-                PacketFlow.number(of: datagrams.payload, length: datagrams.length),
-                atNanoseconds: workBeganNanoseconds)
+        let count = datagrams.count
+        if arrivalCount > 0, count > 0, datagrams.length < WorkerLimits.bulkBytes, writesPending == 0,
+            coalescer.slotCount &+ count <= limits.writeSlots,
+            arrivalFlows.mayPass(datagrams, atNanoseconds: workBeganNanoseconds)
         {
-            counters.add(.inboundPassed)
-            notePassed(datagrams.payload, length: datagrams.length)
-            return workOff(buffer, datagrams, count: 1)
+            counters.add(.inboundPassed, count)
+            notePassed(datagrams.payload, length: min(datagrams.segmentBytes, datagrams.length))
+            return workOff(buffer, datagrams, count: count)
         }
         arrivalFlows.add(datagrams, atNanoseconds: workBeganNanoseconds)
         let place = (arrivalHead &+ arrivalCount) & (memory.datagramBufferCount &- 1)
@@ -50,9 +49,7 @@ extension Worker where Engine: ~Copyable {
         while arrivalCount > 0, bytesLeft > 0 {
             let buffer = Int(arrivals[arrivalHead])
             let datagrams = ReceivedDatagrams(memory.datagramBuffer(buffer))
-            let count =
-                datagrams.segmentBytes > 0
-                ? (datagrams.length &+ datagrams.segmentBytes &- 1) / datagrams.segmentBytes : 0
+            let count = datagrams.count
             guard
                 coalescer.slotCount &+ count <= limits.writeSlots
                     || count > WorkerLimits.receivedSegments

@@ -47,7 +47,9 @@ public struct WorkerLimits: Sendable, Equatable {
     public static let smallDatagramBytes = 512
     /// Super-packets, or received buffers, that a short round forwards each way: some 60 µs of work.
     static let shortRoundSuperPackets = 1
-    /// A flow without super-packets for so long is sparse; rounds are short for so long after a sparse flow's packet
+    /// From so many bytes on a super-packet is bulk: requests and answers mostly have less.
+    static let bulkBytes = 16_384
+    /// A flow without bulk for so long is sparse; rounds are short for so long after a sparse flow's packet
     /// went ahead.
     static let sparseAfterNanoseconds = 100_000_000
     /// ICMP errors on their way to the TUN device.

@@ -15,28 +15,35 @@ import PacketHeaders
 import SuperPackets
 
 extension Worker where Engine: ~Copyable {
-    /// Takes what was read into a tunnel buffer. A super-packet gets in line (`forwardWaiting`), and so does a whole packet
-    /// that finds one there, unless its flow is a sparse one: then it goes ahead.
+    /// Takes what was read into a tunnel buffer. A super-packet gets in line (`forwardWaiting`), and so does what finds one
+    /// there, unless its flow is a sparse one: then it goes ahead.
     @inline(__always)
     mutating func readArrived(_ buffer: Int, length: Int) {
         let bytes = memory.tunnelBuffer(buffer) + PacketMemory.tunnelPacketOffset
         let header = (memory.tunnelBuffer(buffer) + PacketMemory.virtioHeaderOffset)
             .loadUnaligned(as: virtio_net_hdr.self)
-        let isWhole = header.gso_type == 0
-        if isWhole, waitingReads.count == 0 { return forward(buffer, length: length) }
+        if header.gso_type == 0, waitingReads.count == 0 { return forward(buffer, length: length) }
         let packetLength = length &- (PacketMemory.tunnelPacketOffset &- PacketMemory.virtioHeaderOffset)
         let flow = PacketFlow.number(of: bytes, length: packetLength)
-        if isWhole, waitingFlows.mayPass(flow, atNanoseconds: workBeganNanoseconds) {
+        if waitingReads.count > 0, packetLength < WorkerLimits.bulkBytes,
+            waitingFlows.mayPass(flow, atNanoseconds: workBeganNanoseconds),
+            messages.freeCount >= messagesOfSuperPacket
+        {
             counters.add(.outboundPassed)
             notePassed(bytes, length: packetLength)
             roundPassed = true
             return forward(buffer, length: length, goesAhead: true)
         }
-        waitingFlows.add(flow, isBulk: !isWhole, atNanoseconds: workBeganNanoseconds)
+        waitingFlows.add(flow, bytes: packetLength, atNanoseconds: workBeganNanoseconds)
         waitingReads.append(
             WaitingReads.Read(
                 buffer: Int32(truncatingIfNeeded: buffer), length: Int32(truncatingIfNeeded: length),
                 flow: flow))
+    }
+
+    /// Messages that a super-packet may need: where every segment is a send of its own, as many.
+    private var messagesOfSuperPacket: Int {
+        segmentLimit > 1 ? WorkerLimits.messagesOfSuperPacket : SuperPacketLimits.sendSegments
     }
 
     /// Forwards packets that wait, in order: as many super-packets as a round may, and what whole packets lie between
@@ -46,11 +53,8 @@ extension Worker where Engine: ~Copyable {
         guard waitingReads.count > 0 else { return }
         // What went ahead leaves first, and joins nothing that waits.
         if roundPassed { messages.sealAll(openedIn: messages.round) }
-        // Where every segment is a send of its own, a super-packet may need as many messages.
-        let messagesNeeded =
-            segmentLimit > 1 ? WorkerLimits.messagesOfSuperPacket : SuperPacketLimits.sendSegments
         while waitingReads.count > 0, roundSuperPackets < superPacketBatch,
-            messages.freeCount >= messagesNeeded
+            messages.freeCount >= messagesOfSuperPacket
         {
             let read = waitingReads.removeFirst()
             waitingFlows.remove(read.flow)

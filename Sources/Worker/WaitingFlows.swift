@@ -1,6 +1,6 @@
 // How it works. Packets that a round leaves for the next wait in a line: behind a bulk flow's super-packets, some for
 // milliseconds. A packet may go ahead of the line if nothing of its own flow is in it: then it passes packets of other
-// flows, and none of its own. It shall, if its flow is a sparse one, a request or its answer, say: one that had no
+// flows, and none of its own. It shall, if its flow is a sparse one, a request or its answer, say: one that had no large
 // super-packet lately. (A bulk flow's odd small packet gains nothing ahead of those of other bulk flows.) So what needs
 // to be known of each flow is how many of its packets wait, and when it last was bulk.
 
@@ -44,13 +44,27 @@ struct WaitingFlows: ~Copyable {
                 > WaitingFlows.time(WorkerLimits.sparseAfterNanoseconds)
     }
 
-    /// Counts a packet of a flow that begins to wait.
+    /// Whether all of some datagrams received together may.
     @inline(__always)
-    mutating func add(_ flow: UInt32?, isBulk: Bool, atNanoseconds now: Int) {
+    func mayPass(_ datagrams: ReceivedDatagrams, atNanoseconds now: Int) -> Bool {
+        var offset = 0
+        while offset < datagrams.length {
+            let (flow, end) = WaitingFlows.run(of: datagrams, from: offset)
+            guard mayPass(flow, atNanoseconds: now) else { return false }
+            offset = end
+        }
+        return true
+    }
+
+    /// Counts a packet, or a run, of a flow that begins to wait.
+    ///
+    /// - Parameter bytes: its bytes; many are bulk.
+    @inline(__always)
+    mutating func add(_ flow: UInt32?, bytes: Int, atNanoseconds now: Int) {
         guard let flow else { return hidden &+= 1 }
         let place = Int(flow) & (WaitingFlows.placeCount &- 1)
         places[place].waiting &+= 1
-        if isBulk { places[place].bulkTime = WaitingFlows.time(now) }
+        if bytes >= WorkerLimits.bulkBytes { places[place].bulkTime = WaitingFlows.time(now) }
     }
 
     /// Counts one that waits no more.
@@ -60,15 +74,13 @@ struct WaitingFlows: ~Copyable {
         places[Int(flow) & (WaitingFlows.placeCount &- 1)].waiting &-= 1
     }
 
-    /// The same for datagrams received together: those of one flow in a row count as one, and as bulk where they are
-    /// more than one and no small ones.
+    /// The same for datagrams received together: those of one flow in a row are a run.
     @inline(__always)
     mutating func add(_ datagrams: ReceivedDatagrams, atNanoseconds now: Int) {
-        let mayBeBulk = datagrams.segmentBytes > WorkerLimits.smallDatagramBytes
         var offset = 0
         while offset < datagrams.length {
             let (flow, end) = WaitingFlows.run(of: datagrams, from: offset)
-            add(flow, isBulk: mayBeBulk && end &- offset > datagrams.segmentBytes, atNanoseconds: now)
+            add(flow, bytes: end &- offset, atNanoseconds: now)
             offset = end
         }
     }

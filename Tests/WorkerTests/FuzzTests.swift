@@ -72,9 +72,7 @@ extension Bench {
 
     fileprivate mutating func drain() {
         var rounds = 0
-        while !(kernel.tunnelQueue.isEmpty && kernel.socketQueue.isEmpty && worker.engine.isIdle),
-            rounds < 10_000
-        {
+        while !isDrained, rounds < 10_000 {
             #expect(worker.round() == 0)
             rounds += 1
         }

@@ -20,6 +20,8 @@ final class SimulatedKernel {
         var address: UInt32
         var port: UInt16
         var payload: [UInt8]
+        /// How many segments the send had that it was one of.
+        var segmentCount: Int
     }
 
     var generator: SeededGenerator
@@ -27,8 +29,6 @@ final class SimulatedKernel {
     var tunnelQueue: [[UInt8]] = []
     var socketQueue: [Datagrams] = []
     var sent: [Sent] = []
-    /// Segments of each send that succeeded.
-    var sendSizes: [Int] = []
     var written: [[UInt8]] = []
     var lostInSend = 0
     var lostInWrite = 0
@@ -215,13 +215,12 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
             kernel.sendFailures += 1
             return complete(.send, message, -Int(error))
         }
-        kernel.sendSizes.append(count)
         for index in 0..<count {
             let segment = payload[index * segmentBytes..<min((index + 1) * segmentBytes, payload.count)]
             kernel.sent.append(
                 SimulatedKernel.Sent(
                     address: UInt32(bigEndian: name.sin_addr.s_addr), port: UInt16(bigEndian: name.sin_port),
-                    payload: Array(segment)))
+                    payload: Array(segment), segmentCount: count))
         }
         complete(.send, message, payload.count)
     }

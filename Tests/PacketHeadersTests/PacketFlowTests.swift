@@ -1,0 +1,93 @@
+import PacketHeaders
+import Testing
+
+@Suite struct PacketFlowTests {
+    /// An IPv4 packet of 60 bytes, mostly zeros.
+    private func ipv4(transport: UInt8, change: (inout [UInt8]) -> Void = { _ in }) -> [UInt8] {
+        var packet = [UInt8](repeating: 0, count: 60)
+        packet[0] = 0x45
+        packet[6] = 0x40
+        packet[9] = transport
+        packet[15] = 1
+        packet[19] = 2
+        packet[21] = 3
+        packet[23] = 4
+        change(&packet)
+        return packet
+    }
+
+    /// An IPv6 packet of 80 bytes, mostly zeros.
+    private func ipv6(transport: UInt8, change: (inout [UInt8]) -> Void = { _ in }) -> [UInt8] {
+        var packet = [UInt8](repeating: 0, count: 80)
+        packet[0] = 0x60
+        packet[6] = transport
+        packet[23] = 1
+        packet[39] = 2
+        packet[41] = 3
+        packet[43] = 4
+        change(&packet)
+        return packet
+    }
+
+    private func number(_ packet: [UInt8]) -> UInt32? {
+        var packet = packet
+        return packet.withUnsafeMutableBytes { PacketFlow.number(of: $0.baseAddress!, length: $0.count) }
+    }
+
+    private func isBareAcknowledgement(_ packet: [UInt8]) -> Bool {
+        var packet = packet
+        return packet.withUnsafeMutableBytes {
+            PacketFlow.isBareAcknowledgement($0.baseAddress!, length: $0.count)
+        }
+    }
+
+    @Test(arguments: [6, 17] as [UInt8])
+    func aFlowIsAddressesTransportAndPorts(transport: UInt8) {
+        for make in [ipv4(transport:change:), ipv6(transport:change:)] {
+            let flow = number(make(transport) { _ in })
+            #expect(flow != nil)
+            let isIPv4 = make(transport) { _ in }[0] == 0x45
+            // What differs from packet to packet of a flow: traffic class, hop limit, sequence number.
+            #expect(number(make(transport) { $0[1] = 8 }) == flow)
+            #expect(number(make(transport) { $0[isIPv4 ? 8 : 7] = 9 }) == flow)
+            #expect(number(make(transport) { $0[isIPv4 ? 27 : 47] = 9 }) == flow)
+            for place in isIPv4 ? [15, 19, 21, 23, 9] : [23, 39, 41, 43] {
+                #expect(number(make(transport) { $0[place] = 11 }) != flow, "byte \(place)")
+            }
+        }
+    }
+
+    @Test func otherTransportsHaveNoPorts() {
+        #expect(number(ipv4(transport: 1)) == number(ipv4(transport: 1) { $0[20] = 8 }))
+        #expect(number(ipv6(transport: 58)) == number(ipv6(transport: 58) { $0[40] = 8 }))
+    }
+
+    @Test func whatHidesItsFlowHasNone() {
+        #expect(number(ipv4(transport: 17) { $0[6] = 0x20 }) == nil)
+        #expect(number(ipv4(transport: 17) { $0[7] = 1 }) == nil)
+        #expect(number(ipv4(transport: 6) { $0[0] = 0x46 }) == nil)
+        for extensionHeader in [0, 43, 44, 60] as [UInt8] {
+            #expect(number(ipv6(transport: extensionHeader)) == nil)
+        }
+    }
+
+    @Test func whatIsNoPacketIsReadToItsEndAndNoFurther() {
+        for length in 1..<44 {
+            #expect(number(Array(ipv6(transport: 6).prefix(length))) != nil)
+        }
+        for length in 1..<24 {
+            #expect(number(Array(ipv4(transport: 6).prefix(length))) != nil)
+        }
+        #expect(number([UInt8](repeating: 0xFF, count: 60)) != nil)
+    }
+
+    @Test func anAcknowledgementIsBareWithoutPayload() {
+        // 60 bytes: 20 of IPv4, 40 of TCP with options; 80 bytes: 40 and 40.
+        #expect(isBareAcknowledgement(ipv4(transport: 6) { $0[32] = 0xA0 }))
+        #expect(!isBareAcknowledgement(ipv4(transport: 6) { $0[32] = 0x50 }))
+        #expect(!isBareAcknowledgement(ipv4(transport: 17) { $0[32] = 0xA0 }))
+        #expect(isBareAcknowledgement(ipv6(transport: 6) { $0[52] = 0xA0 }))
+        #expect(!isBareAcknowledgement(ipv6(transport: 6) { $0[52] = 0x80 }))
+        #expect(!isBareAcknowledgement(Array(ipv4(transport: 6) { $0[32] = 0x50 }.prefix(39))))
+    }
+}
