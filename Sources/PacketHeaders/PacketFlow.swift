@@ -48,7 +48,7 @@ public enum PacketFlow {
     static func mix(_ first: UInt64, _ second: UInt64) -> UInt32 {
         var hash = (first ^ second &* 0x9E37_79B9_7F4A_7C15) &* 0xD6E8_FEB8_6659_FD93
         hash ^= hash >> 32
-        return UInt32(truncatingIfNeeded: hash &* 0xD6E8_FEB8_6659_FD93 >> 32)
+        return UInt32(truncatingIfNeeded: (hash &* 0xD6E8_FEB8_6659_FD93) >> 32)
     }
 
     @usableFromInline static let tcp: UInt8 = 6

@@ -57,6 +57,22 @@ import Testing
         }
     }
 
+    @Test func flowsThatDifferLittleAreSpreadEvenlyOverTheLowestBits() {
+        for make in [ipv4(transport:change:), ipv6(transport:change:)] {
+            let ports = make(6) { _ in }[0] == 0x45 ? 20 : 40
+            var places: Set<UInt32> = []
+            for port in 40_000..<41_024 {
+                let packet = make(6) {
+                    $0[ports] = UInt8(port >> 8)
+                    $0[ports + 1] = UInt8(port & 0xFF)
+                }
+                places.insert(number(packet)! & 1023)
+            }
+            // 1,024 flows thrown at 1,024 places by chance meet 647.
+            #expect(places.count > 600)
+        }
+    }
+
     @Test func otherTransportsHaveNoPorts() {
         #expect(number(ipv4(transport: 1)) == number(ipv4(transport: 1) { $0[20] = 8 }))
         #expect(number(ipv6(transport: 58)) == number(ipv6(transport: 58) { $0[40] = 8 }))
