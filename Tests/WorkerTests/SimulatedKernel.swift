@@ -107,6 +107,8 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
     mutating func provide(_ buffer: Int) {
         precondition(datagramOwners[buffer] == .worker, "datagram buffer \(buffer) has two owners")
         datagramOwners[buffer] = .engine
+        // The kernel may write into it at once.
+        memset(memory.datagramBuffer(buffer), 0xEE, memory.datagramBufferStride)
         provided.append(buffer)
     }
 
