@@ -1,10 +1,11 @@
 // The way of a datagram from the underlay to the TUN device, in the order of the steps:
 //
-//   received buffer → in line, or ahead of it → known peer? → for each datagram in it: whole IP packet? not too large? for this node? from where
-//        that peer's packets come? → one hop taken → coalesced → written → buffer free
+//   received buffer → in line, or ahead of it → known peer? → for each datagram in it: whole IP packet? not too large?
+//        for this node? from where that peer's packets come? → one hop taken → coalesced → written → buffer free
 //
-// What a receive brought is worked off in order of arrival, but for those of sparse flows, and waits for the next round where the writes of the last
-// have not ended or the coalescer has no room.
+// What a receive brought is worked off in order of arrival, but for what goes ahead of the line (WaitingFlows.swift). It
+// waits for the next round where the writes of the last have not ended, the coalescer has no room, or the round has done
+// its part.
 
 import Addresses
 import CLinux

@@ -1,7 +1,8 @@
 // The way of a packet from the TUN device to the underlay, in the order of the steps:
 //
 //   read → in line, or ahead of it → whole IP packet? → which peer? → one hop taken
-//        → checksum completed, or super-packet segmented → joined to the open message of that peer → sealed → sent → buffer free
+//        → checksum completed, or super-packet segmented → joined to the open message of that peer → sealed → sent
+//        → buffer free
 //
 // A packet that goes nowhere is answered with an ICMP error, written back into the TUN device.
 

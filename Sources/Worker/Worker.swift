@@ -11,12 +11,13 @@
 // sleeps until either brings something; its wait counts the queued sends and writes in, so that a packet that
 // comes alone costs one system call. Dense: bursts of reads that do not wait, doubling while they all bring packets, up
 // to 64 (16 while super-packets come, as each takes fifty times as long; both can be tuned). After a packet went ahead
-// of the line, rounds are short for a while: each takes in all that has come, and forwards one super-packet each way. When a dense time ends,
-// whoever else wants the CPU has it once before the thread sleeps (ADR 8).
+// of the line, rounds are short for a while: each takes in all that has come, and forwards one super-packet each way.
+// When a dense time ends, whoever else wants the CPU has it once before the thread sleeps (ADR 8).
 //
 // Order: packets are read in order, appended to messages in order, and a message is sealed before a later one to the
 // same destination is opened; sealed messages are sent in order. So packets of one flow, which have one destination,
-// keep theirs. What goes ahead of the line has nothing of its flow in it. In the other direction the coalescer keeps it (SuperPackets/Coalescer.swift).
+// keep theirs. What goes ahead of the line has nothing of its flow in it. In the other direction the coalescer keeps the
+// order (SuperPackets/Coalescer.swift).
 //
 // Ownership of a buffer: free list → engine (read, receive) → worker (completion) → message or coalescer slot →
 // engine (send, write) → free list.

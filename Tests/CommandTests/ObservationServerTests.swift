@@ -41,6 +41,11 @@ private func exchange(port: UInt16, _ request: String) -> String {
     }
 }
 
+extension StatusClient {
+    /// Whether a daemon answers.
+    fileprivate var isAnswered: Bool { (try? statusText()) != nil }
+}
+
 @Suite struct ObservationServerTests {
     /// Runs `body` with a server on a port that the kernel chose and on a unix socket.
     private func withServer(_ body: (UInt16, String) async throws -> Void) async throws {

@@ -2,31 +2,22 @@ import PacketHeaders
 import Testing
 
 @Suite struct PacketFlowTests {
-    /// An IPv4 packet of 60 bytes, mostly zeros.
-    private func ipv4(transport: UInt8, change: (inout [UInt8]) -> Void = { _ in }) -> [UInt8] {
-        var packet = [UInt8](repeating: 0, count: 60)
-        packet[0] = 0x45
-        packet[6] = 0x40
-        packet[9] = transport
-        packet[15] = 1
-        packet[19] = 2
-        packet[21] = 3
-        packet[23] = 4
+    /// `count` bytes, zeros but for those that are given and what `change` does.
+    private func packet(
+        _ count: Int, _ given: KeyValuePairs<Int, UInt8>, _ change: (inout [UInt8]) -> Void
+    ) -> [UInt8] {
+        var packet = [UInt8](repeating: 0, count: count)
+        for (place, byte) in given { packet[place] = byte }
         change(&packet)
         return packet
     }
 
-    /// An IPv6 packet of 80 bytes, mostly zeros.
+    private func ipv4(transport: UInt8, change: (inout [UInt8]) -> Void = { _ in }) -> [UInt8] {
+        packet(60, [0: 0x45, 6: 0x40, 9: transport, 15: 1, 19: 2, 21: 3, 23: 4], change)
+    }
+
     private func ipv6(transport: UInt8, change: (inout [UInt8]) -> Void = { _ in }) -> [UInt8] {
-        var packet = [UInt8](repeating: 0, count: 80)
-        packet[0] = 0x60
-        packet[6] = transport
-        packet[23] = 1
-        packet[39] = 2
-        packet[41] = 3
-        packet[43] = 4
-        change(&packet)
-        return packet
+        packet(80, [0: 0x60, 6: transport, 23: 1, 39: 2, 41: 3, 43: 4], change)
     }
 
     private func number(_ packet: [UInt8]) -> UInt32? {
@@ -87,7 +78,7 @@ import Testing
         }
     }
 
-    @Test func whatIsNoPacketIsReadToItsEndAndNoFurther() {
+    @Test func whatIsNoPacketHasANumberAsWell() {
         for length in 1..<44 {
             #expect(number(Array(ipv6(transport: 6).prefix(length))) != nil)
         }

@@ -34,9 +34,6 @@ struct StatusClient {
         }
     }
 
-    /// Whether a daemon answers.
-    var isAnswered: Bool { (try? get("/healthz")) != nil }
-
     /// Whether a daemon listens, however long that one needs to answer: not where the kernel says that nobody does.
     func isListenedTo() throws(CommandFailure) -> Bool {
         let descriptor = try unconnectedSocket()
