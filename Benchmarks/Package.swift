@@ -2,7 +2,7 @@
 import PackageDescription
 
 // The harness and what it compares with, apart from the daemon: nothing here is in `twilld`, and the
-// forwarders and the traffic generator use none of its data plane.
+// baseline and the traffic generator use none of its data plane.
 let settings: [SwiftSetting] = [
     .treatAllWarnings(as: .error),
     .enableUpcomingFeature("ExistentialAny"),
@@ -60,6 +60,13 @@ let package = Package(
             swiftSettings: settings),
         .executableTarget(
             name: "scale-forwarder",
+            dependencies: [
+                .product(name: "TwillDataPlane", package: "twill"),
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            swiftSettings: settings),
+        .executableTarget(
+            name: "floor",
             dependencies: [
                 .product(name: "TwillDataPlane", package: "twill"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),

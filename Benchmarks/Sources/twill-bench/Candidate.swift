@@ -77,6 +77,26 @@ extension Candidate {
             address: "100.96.{node}.0", printsCounters: true)
     }
 
+    /// The kernel's part of an overlay alone.
+    ///
+    /// - Parameter mtu: the underlay's, bytes.
+    static func floor(mtu: Int) -> Candidate {
+        let datagramBytes = "\(mtu - 28)"
+        return Candidate(
+            name: "floor",
+            start: [
+                sibling("floor"), "--tun", "{device}", "--bind", "{underlay}:8285", "--peer",
+                "{peer-underlay}:8285", "--segment", datagramBytes,
+            ],
+            device: "flannel0",
+            configure: [
+                ["ip", "address", "add", "100.96.{node}.0/32", "dev", "{device}"],
+                ["ip", "link", "set", "{device}", "mtu", datagramBytes, "txqueuelen", "1000", "up"],
+                ["ip", "route", "add", "100.96.0.0/16", "dev", "{device}"],
+            ],
+            address: "100.96.{node}.0")
+    }
+
     /// twilld on each engine by name.
     static func engines(program: String, flags: [String]) -> [Candidate] {
         ["uring", "mmsg"].map {

@@ -20,7 +20,8 @@ enum Prerequisites {
                 description: "programs are missing: apt-get install \(missing.joined(separator: " "))")
         }
         try build(
-            ["traffic", "baseline", "scale-forwarder", "libcopycount.so", "libcongestion.so"].map(sibling),
+            ["traffic", "baseline", "floor", "scale-forwarder", "libcopycount.so", "libcongestion.so"].map(
+                sibling),
             ["--package-path", Lab.repository + "/Benchmarks"])
         if let twilld {
             let own = Lab.repository + "/.build/release/twilld"

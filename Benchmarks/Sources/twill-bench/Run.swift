@@ -149,6 +149,7 @@ struct Run: ParsableCommand {
             .baseline(name: "baseline", batch: 1, mtu: mtu, nodes: nodes),
             .baseline(name: "mmsg-baseline", batch: 64, mtu: mtu, nodes: nodes),
         ]
+        let floor = Candidate.floor(mtu: mtu)
         let files = try candidateFiles.map { try Candidate(path: $0) }
         let shipped = try Candidate.shipped()
         let installed = shipped.filter(\.missingPackages.isEmpty)
@@ -160,8 +161,8 @@ struct Run: ParsableCommand {
         let workers = Candidate.workers(program: twilld, flags: flags)
         let scale = Candidate.scale(mtu: mtu)
         let all =
-            [.veth, .vxlan, twill] + asked + engines + offloads + workers + scale + forwarders + shipped
-            + files
+            [.veth, .vxlan, twill] + asked + engines + offloads + workers + scale + forwarders + [floor]
+            + shipped + files
         let groups = [
             "all": [.veth, .vxlan, twill] + asked + engines + offloads + forwarders + installed + files,
             "engines": engines, "offloads": offloads, "workers": workers, "scale": scale,

@@ -1,0 +1,151 @@
+import Addresses
+import ArgumentParser
+import Glibc
+import Tunnel
+
+/// What is left of an overlay when all that is its own work is taken out: the kernel's part, two copies a node.
+///
+/// A packet or super-packet is read from the TUN device, and its bytes, virtio header included, are sent as they are, in
+/// datagrams of the underlay's size; what arrives is put together again by length and written. No header is made,
+/// no checksum looked at, nothing looked up, nothing gathered or scattered. No overlay through TUN and UDP sockets that
+/// copies each byte in and out once does less, so its throughput and its processor time a GB bound what one
+/// can reach. It carries two nodes only, and one datagram lost costs all until the next whole packet.
+@main
+struct Floor: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "floor",
+        abstract: "The kernel's part of an overlay, alone: bytes between TUN and UDP.",
+        discussion: "Makes the TUN device and leaves its address, its route and its state to `ip`.")
+
+    @Option(help: "Name of the TUN device to make.")
+    var tun: String
+
+    @Option(help: "Address and port of the underlay socket.", transform: parseEndpoint)
+    var bind: Endpoint
+
+    @Option(help: "The other node's.", transform: parseEndpoint)
+    var peer: Endpoint
+
+    @Option(help: "Payload of a datagram in bytes.")
+    var segment = 1472
+
+    func validate() throws {
+        guard (68...65_507).contains(segment) else {
+            throw ValidationError("--segment \(segment): 68 to 65507")
+        }
+    }
+
+    func run() throws {
+        let device = try TunnelDevice.open(
+            name: tun, queueCount: 1, offloads: .all, patienceMilliseconds: 2000)
+        let socket = try UnderlaySocket.open(
+            bind, sharesPort: false, bufferBytes: 8 << 20, segmentation: true, coalescing: true)
+        let tunnel = device.queues[0].descriptor
+        var size = Int32(segment)
+        let segmentOption: Int32 = 103  // UDP_SEGMENT, linux/udp.h
+        let segments = setsockopt(
+            socket.descriptor, Int32(IPPROTO_UDP), segmentOption, &size, socklen_t(MemoryLayout<Int32>.size))
+        guard segments == 0, socket.offloads.coalescing, device.offloads.contains(.tcp4) else {
+            throw ValidationError("this kernel lacks an offload: TSO on TUN, UDP_SEGMENT or UDP_GRO")
+        }
+        for descriptor in [tunnel, socket.descriptor] { _ = fcntl(descriptor, F_SETFL, O_NONBLOCK) }
+        var passage = Passage(tunnel: tunnel, socket: socket.descriptor, peer: peer)
+        passage.run()
+    }
+}
+
+/// Both directions on one thread, in turn, and a poll when neither has anything: of the loops that were tried, the one
+/// that takes the least processor time.
+private struct Passage {
+    private static let longestRead = 65_536 + TunnelDevice.virtioHeaderLength
+
+    let tunnel: Int32
+    let socket: Int32
+    private var address: sockaddr_in
+    private let outbound = UnsafeMutableRawPointer.allocate(byteCount: Passage.longestRead, alignment: 64)
+    /// A packet that has arrived in part, and room for one receive behind it.
+    private let inbound = UnsafeMutableRawPointer.allocate(
+        byteCount: 2 * Passage.longestRead, alignment: 64)
+    private var inboundCount = 0
+
+    init(tunnel: Int32, socket: Int32, peer: Endpoint) {
+        self.tunnel = tunnel
+        self.socket = socket
+        address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_port = peer.port.bigEndian
+        address.sin_addr.s_addr = peer.address.networkBytes
+    }
+
+    /// Until a signal ends the process.
+    mutating func run() {
+        var waits = [
+            pollfd(fd: tunnel, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: socket, events: Int16(POLLIN), revents: 0),
+        ]
+        while true {
+            let sent = sendOne()
+            let received = receiveOne()
+            if !sent, !received { _ = poll(&waits, nfds_t(waits.count), -1) }
+        }
+    }
+
+    private mutating func sendOne() -> Bool {
+        let count = read(tunnel, outbound, Passage.longestRead)
+        guard count > 0 else { return false }
+        let (socket, outbound) = (socket, outbound)
+        _ = withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                sendto(socket, outbound, count, 0, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
+        }
+        return true
+    }
+
+    private mutating func receiveOne() -> Bool {
+        let count = recv(socket, inbound + inboundCount, Passage.longestRead, 0)
+        guard count > 0 else { return false }
+        inboundCount += count
+        var offset = 0
+        while let length = packetLength(at: offset) {
+            guard length > 0 else {
+                // Something was lost: what is here belongs to no packet that could be found.
+                inboundCount = 0
+                return true
+            }
+            guard offset + length <= inboundCount else { break }
+            _ = write(tunnel, inbound + offset, length)
+            offset += length
+        }
+        if offset > 0 {
+            memmove(inbound, inbound + offset, inboundCount - offset)
+            inboundCount -= offset
+        }
+        return true
+    }
+
+    /// The bytes of the packet that begins at `offset`, virtio header included: nil where too little has come to tell, 0
+    /// where no packet begins there.
+    private func packetLength(at offset: Int) -> Int? {
+        let header = TunnelDevice.virtioHeaderLength
+        guard inboundCount - offset >= header + 20 else { return nil }
+        let packet = inbound + offset + header
+        func length(at place: Int) -> Int {
+            Int(UInt16(bigEndian: packet.loadUnaligned(fromByteOffset: place, as: UInt16.self)))
+        }
+        // RFC 791: total length; RFC 8200: payload length, behind 40 bytes of header.
+        switch packet.load(as: UInt8.self) >> 4 {
+        case 4: return header + max(length(at: 2), 20)
+        case 6: return header + 40 + length(at: 4)
+        default: return 0
+        }
+    }
+}
+
+private func parseEndpoint(_ text: String) throws -> Endpoint {
+    let parts = text.split(separator: ":", maxSplits: 1)
+    guard parts.count == 2, let address = IPv4Address(parts[0]), let port = UInt16(parts[1]) else {
+        throw ValidationError("\(text): expected ADDRESS:PORT")
+    }
+    return Endpoint(address: address, port: port)
+}
