@@ -13,17 +13,31 @@ public enum PacketFlow {
             // All of the fragment field but "do not fragment".
             guard first == 0x45, packet.field16(6) & 0xBFFF == 0 else { return nil }
             let transport = packet.byte(9)
-            let addresses = packet.loadUnaligned(fromByteOffset: 12, as: UInt64.self)
-            return mix(addresses, ports(packet, at: 20, transport) | UInt64(transport) << 32)
+            return number(hash(packet + 12, addressBytes: 8, ports(packet, at: 20, transport), transport))
         }
         guard first >> 4 == 6, length >= 44 else { return 0 }
         let transport = packet.byte(6)
         guard transport == tcp || transport == udp || transport == icmpIPv6 else { return nil }
-        var sum = UInt64(0)
-        for offset in stride(from: 8, to: 40, by: 8) {
-            sum = UInt64(mix(sum, packet.loadUnaligned(fromByteOffset: offset, as: UInt64.self)))
+        return number(hash(packet + 8, addressBytes: 32, ports(packet, at: 40, transport), transport))
+    }
+
+    /// A hash of a flow, all of whose 64 bits depend on all of it. Whoever makes flows collide only keeps them from merging,
+    /// and from passing each other.
+    ///
+    /// - Parameters:
+    ///   - addresses: source and destination as they lie in the header, `addressBytes` in all: 8 or 32.
+    ///   - ports: source and destination port as they lie in the header; 0 for a transport without.
+    ///   - kind: what tells transports apart.
+    @inlinable @inline(__always)
+    public static func hash(
+        _ addresses: UnsafeMutableRawPointer, addressBytes: Int, _ ports: UInt32, _ kind: UInt8
+    ) -> UInt64 {
+        var hash = (UInt64(ports) << 8 | UInt64(kind)) &* 0x9E37_79B9_7F4A_7C15
+        for offset in stride(from: 0, to: addressBytes, by: 8) {
+            hash ^= addresses.loadUnaligned(fromByteOffset: offset, as: UInt64.self)
+            hash = (hash ^ hash >> 32) &* 0xD6E8_FEB8_6659_FD93
         }
-        return mix(sum, ports(packet, at: 40, transport) | UInt64(transport) << 32)
+        return hash ^ hash >> 32
     }
 
     /// Whether `length` bytes at `packet` are a TCP segment without payload in IPv4 or IPv6, as the receiver of a bulk
@@ -39,17 +53,13 @@ public enum PacketFlow {
 
     /// Source and destination port as one word; 0 for a transport without.
     @inlinable @inline(__always)
-    static func ports(_ packet: UnsafeMutableRawPointer, at offset: Int, _ transport: UInt8) -> UInt64 {
+    static func ports(_ packet: UnsafeMutableRawPointer, at offset: Int, _ transport: UInt8) -> UInt32 {
         guard transport == tcp || transport == udp else { return 0 }
-        return UInt64(packet.loadUnaligned(fromByteOffset: offset, as: UInt32.self))
+        return packet.loadUnaligned(fromByteOffset: offset, as: UInt32.self)
     }
 
     @inlinable @inline(__always)
-    static func mix(_ first: UInt64, _ second: UInt64) -> UInt32 {
-        var hash = (first ^ second &* 0x9E37_79B9_7F4A_7C15) &* 0xD6E8_FEB8_6659_FD93
-        hash ^= hash >> 32
-        return UInt32(truncatingIfNeeded: (hash &* 0xD6E8_FEB8_6659_FD93) >> 32)
-    }
+    static func number(_ hash: UInt64) -> UInt32 { UInt32(truncatingIfNeeded: hash) }
 
     @usableFromInline static let tcp: UInt8 = 6
     @usableFromInline static let udp: UInt8 = 17

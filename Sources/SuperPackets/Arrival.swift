@@ -120,21 +120,13 @@ extension Arrival {
             packet: packet, length: length, kind: kind, headerBytes: 0, isMergeable: false, isLast: false)
     }
 
-    /// Mixes addresses, ports and kind. Whoever makes flows collide only keeps them from merging.
+    /// A hash of the flow, where `kind` has one.
     @inline(__always)
     var flowHash: UInt64 {
-        var hash = UInt64(segment.loadUnaligned(as: UInt32.self)) << 8 | UInt64(kind.rawValue)
-        hash &*= 0x9E37_79B9_7F4A_7C15
-        if kind.isIPv6 {
-            for offset in stride(from: IPv6Wire.addresses, to: IPv6Wire.headerBytes, by: 8) {
-                hash = (hash ^ packet.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
-                hash = (hash ^ hash >> 32) &* 0xD6E8_FEB8_6659_FD93
-            }
-        } else {
-            hash ^= packet.loadUnaligned(fromByteOffset: IPv4Wire.addresses, as: UInt64.self)
-            hash = (hash ^ hash >> 32) &* 0xD6E8_FEB8_6659_FD93
-        }
-        return hash ^ hash >> 32
+        let ports = segment.loadUnaligned(as: UInt32.self)
+        return kind.isIPv6
+            ? PacketFlow.hash(packet + IPv6Wire.addresses, addressBytes: 32, ports, kind.rawValue)
+            : PacketFlow.hash(packet + IPv4Wire.addresses, addressBytes: 8, ports, kind.rawValue)
     }
 
     /// Whether the transport checksum is right.

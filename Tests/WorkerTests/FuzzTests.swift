@@ -69,15 +69,6 @@ extension Bench {
     fileprivate func sum(_ isCounted: (String) -> Bool) -> UInt64 {
         Counter.allCases.filter { isCounted($0.name) }.reduce(0) { $0 + counters[$1] }
     }
-
-    fileprivate mutating func drain() {
-        var rounds = 0
-        while !isDrained, rounds < 10_000 {
-            #expect(worker.round() == 0)
-            rounds += 1
-        }
-        run(rounds: 4)
-    }
 }
 
 @Suite struct FuzzTests {

@@ -30,6 +30,14 @@ struct ScaleForwarder: ParsableCommand {
     @Option(help: "First peer's inner prefix; the others' follow it without a gap.", transform: parsePrefix)
     var first: IPv4Prefix
 
+    @Option(
+        name: .customLong("local-ipv6"), help: "Inner IPv6 prefix of this node.", transform: parsePrefixIPv6)
+    var localIPv6: IPv6Prefix?
+
+    @Option(
+        name: .customLong("first-ipv6"), help: "First peer's inner IPv6 prefix.", transform: parsePrefixIPv6)
+    var firstIPv6: IPv6Prefix?
+
     @Option(help: "Peers.")
     var peers: Int
 
@@ -53,14 +61,15 @@ struct ScaleForwarder: ParsableCommand {
         Signals.install()
         let dataPlane = try DataPlane(
             DataPlaneConfiguration(
-                tunnelName: tun, underlay: bind, mtu: mtu, tunnelAddress: local.address))
+                tunnelName: tun, underlay: bind, mtu: mtu, tunnelAddress: local.address,
+                tunnelAddressIPv6: localIPv6?.address))
         var routes = ForwardingRoutes(
-            localIPv4: local,
+            localIPv4: local, localIPv6: localIPv6,
             peers: (0..<peers).map { index in
                 let step = UInt32(index) << UInt32(32 - first.length)
                 return ForwardingPeer(
                     ipv4: IPv4Prefix(IPv4Address(bits: first.address.bits + step), length: first.length),
-                    endpoint: endpoint)
+                    ipv6: index == 0 ? firstIPv6 : nil, endpoint: endpoint)
             })
         try dataPlane.start()
         dataPlane.publish(routes)
@@ -124,6 +133,11 @@ private func parseEndpoint(_ text: String) throws -> Endpoint {
         throw ValidationError("\(text): expected ADDRESS:PORT")
     }
     return Endpoint(address: address, port: port)
+}
+
+private func parsePrefixIPv6(_ text: String) throws -> IPv6Prefix {
+    guard let prefix = IPv6Prefix(text) else { throw ValidationError("\(text): expected ADDRESS/LENGTH") }
+    return prefix
 }
 
 private func parsePrefix(_ text: String) throws -> IPv4Prefix {

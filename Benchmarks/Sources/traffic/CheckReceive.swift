@@ -11,8 +11,8 @@ struct CheckReceive: ParsableCommand {
             "Compares datagrams and TCP streams with what was sent, byte for byte; until a signal ends it.",
         discussion: "Exits with 1 where anything came corrupt, or a datagram after a later one of its flow.")
 
-    @Option(help: "Address and port, for UDP and for TCP.", transform: parseEndpoint)
-    var bind: Endpoint
+    @Option(help: "Address and port, for UDP and for TCP.", transform: SocketAddress.parse)
+    var bind: SocketAddress
 
     @Option(help: "Seed of the content, as the senders have it.")
     var seed: UInt32
@@ -68,12 +68,12 @@ struct CheckingReceiver: ~Copyable {
     private var streamBytes: UInt64 = 0
     private var streamsEnded = 0
 
-    init(_ local: Endpoint, seed: UInt32) throws {
-        let socket = try Socket(.datagram)
+    init(_ local: SocketAddress, seed: UInt32) throws {
+        let socket = try Socket(.datagram, family: local.family)
         socket.set(SOL_SOCKET, SO_RCVBUFFORCE, 32 << 20)
         socket.set(SOL_SOCKET, SO_RXQ_OVFL, 1)
         try socket.bind(local)
-        let listener = try Socket(.stream)
+        let listener = try Socket(.stream, family: local.family)
         listener.set(SOL_SOCKET, SO_REUSEADDR, 1)
         try listener.bind(local)
         guard listen(listener.descriptor, 128) == 0 else { throw SystemCallError("listen on \(local)") }

@@ -14,8 +14,8 @@ struct CheckSend: ParsableCommand {
             where a stream did not arrive whole.
             """)
 
-    @Option(help: "Address and port of `traffic check-receive`.", transform: parseEndpoint)
-    var to: Endpoint
+    @Option(help: "Address and port of `traffic check-receive`.", transform: SocketAddress.parse)
+    var to: SocketAddress
 
     @Option(help: "Seed of the content, as the receiver has it, and of all that is drawn by chance.")
     var seed: UInt32
@@ -32,7 +32,7 @@ struct CheckSend: ParsableCommand {
     @Option(help: "Datagrams a second in all.")
     var rate: Double = 10_000
 
-    @Option(help: "Longest datagram that is not fragmented, bytes of UDP payload: the MTU less 28.")
+    @Option(help: "Longest datagram that is not fragmented, bytes of payload: MTU less 28; IPv6: 48.")
     var largest = 1444
 
     @Option(help: "TCP streams that send as fast as they can.")
@@ -95,7 +95,7 @@ struct CheckedSender: ~Copyable {
 
     private let content: CheckedContent
     private let seed: UInt32
-    private let destination: sockaddr_in
+    private let destination: SocketAddress
     private let seconds: Double
     private let rate: Double
     private let largest: Int
@@ -114,7 +114,7 @@ struct CheckedSender: ~Copyable {
     init(_ options: CheckSend) throws {
         content = CheckedContent(seed: options.seed)
         seed = options.seed
-        destination = socketAddress(options.to)
+        destination = options.to
         seconds = options.seconds
         rate = options.rate
         largest = options.largest
@@ -147,25 +147,28 @@ struct CheckedSender: ~Copyable {
         for stream in streams { close(stream.descriptor) }
     }
 
-    private static func socket(for shape: Shape, to remote: Endpoint) throws -> Int32 {
+    private static func socket(for shape: Shape, to remote: SocketAddress) throws -> Int32 {
         let descriptor = Glibc.socket(
-            AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+            remote.family, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw SystemCallError("make a socket") }
         // Without DF the kernel cuts what is longer than the MTU; with it, it counts no identifications.
         var discovery = Int32(shape == .fragmented ? IP_PMTUDISC_DONT : IP_PMTUDISC_DO)
-        setsockopt(descriptor, Int32(IPPROTO_IP), IP_MTU_DISCOVER, &discovery, socklen_t(4))
+        // IPV6_MTU_DISCOVER takes the same values (linux/in6.h).
+        let (level, option) =
+            remote.isIPv6 ? (Int32(IPPROTO_IPV6), IPV6_MTU_DISCOVER) : (Int32(IPPROTO_IP), IP_MTU_DISCOVER)
+        setsockopt(descriptor, level, option, &discovery, socklen_t(4))
         var bufferBytes: Int32 = 4 << 20
         setsockopt(descriptor, SOL_SOCKET, SO_SNDBUFFORCE, &bufferBytes, socklen_t(4))
-        if shape != .unconnected, withSocketAddress(remote, { Glibc.connect(descriptor, $0, $1) }) != 0 {
+        if shape != .unconnected, remote.withPointer({ Glibc.connect(descriptor, $0, $1) }) != 0 {
             throw SystemCallError("connect to \(remote)")
         }
         return descriptor
     }
 
-    private static func connect(to remote: Endpoint, isTalker: Bool) throws -> Int32 {
+    private static func connect(to remote: SocketAddress, isTalker: Bool) throws -> Int32 {
         let descriptor = Glibc.socket(
-            AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
-        guard descriptor >= 0, withSocketAddress(remote, { Glibc.connect(descriptor, $0, $1) }) == 0 else {
+            remote.family, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0, remote.withPointer({ Glibc.connect(descriptor, $0, $1) }) == 0 else {
             throw SystemCallError("connect to \(remote)")
         }
         if isTalker {

@@ -99,7 +99,7 @@ struct Injector: ~Copyable {
 
     init(_ options: Inject) throws {
         let socket = try Socket(.datagram)
-        try socket.connect(options.to)
+        try socket.connect(SocketAddress(options.to))
         socket.set(Int32(IPPROTO_IP), IP_MTU_DISCOVER, Int32(IP_PMTUDISC_DONT))
         socket.set(SOL_SOCKET, SO_SNDBUFFORCE, 4 << 20)
         self.socket = socket

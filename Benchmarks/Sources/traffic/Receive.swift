@@ -45,7 +45,7 @@ struct Sink: ~Copyable {
         // for each of them.
         socket.set(SOL_SOCKET, SO_RCVBUFFORCE, 32 << 20)
         socket.set(SOL_SOCKET, SO_RXQ_OVFL, 1)
-        try socket.bind(local)
+        try socket.bind(SocketAddress(local))
         self.socket = socket
         self.spins = spins
         nextSequence = .allocate(capacity: Self.maximumFlows)
@@ -137,8 +137,8 @@ final class Acceptor: Sendable {
         guard descriptor >= 0 else { throw SystemCallError("make a TCP socket") }
         var on: Int32 = 1
         setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on, socklen_t(MemoryLayout<Int32>.size))
-        guard withSocketAddress(local, { bind(descriptor, $0, $1) }) == 0, listen(descriptor, 1024) == 0
-        else {
+        let isBound = SocketAddress(local).withPointer { bind(descriptor, $0, $1) } == 0
+        guard isBound, listen(descriptor, 1024) == 0 else {
             throw SystemCallError("listen on \(local)")
         }
     }

@@ -26,7 +26,7 @@ struct RoundTrip: ParsableCommand {
 
     func run() throws {
         let socket = try Socket(.datagram)
-        try socket.connect(options.to)
+        try socket.connect(SocketAddress(options.to))
         let bytes = UnsafeMutableRawPointer.allocate(byteCount: 2048, alignment: 16)
         defer { bytes.deallocate() }
         bytes.initializeMemory(as: UInt8.self, repeating: 0, count: 2048)
@@ -117,7 +117,7 @@ struct Connect: ParsableCommand {
             var reset = linger(l_onoff: 1, l_linger: 0)
             setsockopt(
                 socket.descriptor, SOL_SOCKET, SO_LINGER, &reset, socklen_t(MemoryLayout<linger>.size))
-            let result = withSocketAddress(to) { Glibc.connect(socket.descriptor, $0, $1) }
+            let result = SocketAddress(to).withPointer { Glibc.connect(socket.descriptor, $0, $1) }
             now = nanosecondsNow()
             if result == 0 { histogram.record(now - began) } else { lost += 1 }
         }

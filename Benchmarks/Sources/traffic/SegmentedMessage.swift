@@ -11,7 +11,6 @@ struct SegmentedMessage: ~Copyable {
 
     private let pieces: UnsafeMutablePointer<iovec>
     private let control: UnsafeMutableRawPointer
-    private let name: UnsafeMutablePointer<sockaddr_in>
     private var pieceCount = 0
     private(set) var byteCount = 0
 
@@ -23,14 +22,11 @@ struct SegmentedMessage: ~Copyable {
         control.storeBytes(of: 18, as: UInt64.self)
         control.storeBytes(of: Int32(IPPROTO_UDP), toByteOffset: 8, as: Int32.self)
         control.storeBytes(of: Int32(UDP_SEGMENT), toByteOffset: 12, as: Int32.self)
-        name = .allocate(capacity: 1)
-        name.initialize(to: sockaddr_in())
     }
 
     deinit {
         pieces.deallocate()
         control.deallocate()
-        name.deallocate()
     }
 
     mutating func removeAll() {
@@ -50,7 +46,7 @@ struct SegmentedMessage: ~Copyable {
     /// - Parameters:
     ///   - segmentBytes: bytes of each datagram but the last; 0 for one datagram.
     ///   - destination: for a socket that is not connected.
-    func send(on descriptor: Int32, segmentBytes: Int = 0, to destination: sockaddr_in? = nil) -> Int32 {
+    func send(on descriptor: Int32, segmentBytes: Int = 0, to destination: SocketAddress? = nil) -> Int32 {
         var message = msghdr()
         message.msg_iov = pieces
         message.msg_iovlen = pieceCount
@@ -59,11 +55,15 @@ struct SegmentedMessage: ~Copyable {
             message.msg_control = control
             message.msg_controllen = Self.controlBytes
         }
-        if let destination {
-            name.pointee = destination
-            message.msg_name = UnsafeMutableRawPointer(name)
-            message.msg_namelen = socklen_t(MemoryLayout<sockaddr_in>.size)
+        guard let destination else { return Self.send(&message, on: descriptor) }
+        return destination.withPointer { name, length in
+            message.msg_name = UnsafeMutableRawPointer(mutating: name)
+            message.msg_namelen = length
+            return Self.send(&message, on: descriptor)
         }
-        return sendmsg(descriptor, &message, Int32(MSG_DONTWAIT)) < 0 ? errno : 0
+    }
+
+    private static func send(_ message: inout msghdr, on descriptor: Int32) -> Int32 {
+        sendmsg(descriptor, &message, Int32(MSG_DONTWAIT)) < 0 ? errno : 0
     }
 }

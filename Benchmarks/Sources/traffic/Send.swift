@@ -144,7 +144,7 @@ struct Generator: ~Copyable {
         sockets = try (0..<options.flows).map { _ in
             let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
             guard descriptor >= 0,
-                withSocketAddress(options.to, { connect(descriptor, $0, $1) }) == 0
+                SocketAddress(options.to).withPointer({ connect(descriptor, $0, $1) }) == 0
             else { throw SystemCallError("connect to \(options.to)") }
             var sendBuffer: Int32 = 4 << 20
             setsockopt(

@@ -31,9 +31,9 @@ struct Socket: ~Copyable {
 
     enum Kind { case datagram, stream }
 
-    init(_ kind: Kind) throws {
+    init(_ kind: Kind, family: Int32 = AF_INET) throws {
         let type = kind == .datagram ? SOCK_DGRAM : SOCK_STREAM
-        descriptor = socket(AF_INET, Int32(type.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        descriptor = socket(family, Int32(type.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw SystemCallError("make a socket") }
     }
 
@@ -41,14 +41,14 @@ struct Socket: ~Copyable {
 
     deinit { close(descriptor) }
 
-    func bind(_ local: Endpoint) throws {
-        guard withSocketAddress(local, { Glibc.bind(descriptor, $0, $1) }) == 0 else {
+    func bind(_ local: SocketAddress) throws {
+        guard local.withPointer({ Glibc.bind(descriptor, $0, $1) }) == 0 else {
             throw SystemCallError("bind \(local)")
         }
     }
 
-    func connect(_ remote: Endpoint) throws {
-        guard withSocketAddress(remote, { Glibc.connect(descriptor, $0, $1) }) == 0 else {
+    func connect(_ remote: SocketAddress) throws {
+        guard remote.withPointer({ Glibc.connect(descriptor, $0, $1) }) == 0 else {
             throw SystemCallError("connect to \(remote)")
         }
     }
@@ -70,23 +70,4 @@ struct Socket: ~Copyable {
         var time = timeval(tv_sec: milliseconds / 1000, tv_usec: milliseconds % 1000 * 1000)
         setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))
     }
-}
-
-func withSocketAddress<Result>(
-    _ endpoint: Endpoint, _ body: (UnsafePointer<sockaddr>, socklen_t) throws -> Result
-) rethrows -> Result {
-    var address = socketAddress(endpoint)
-    return try withUnsafePointer(to: &address) {
-        try $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-            try body($0, socklen_t(MemoryLayout<sockaddr_in>.size))
-        }
-    }
-}
-
-func socketAddress(_ endpoint: Endpoint) -> sockaddr_in {
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_port = endpoint.port.bigEndian
-    address.sin_addr.s_addr = endpoint.address.networkBytes
-    return address
 }
