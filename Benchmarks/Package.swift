@@ -25,6 +25,14 @@ let package = Package(
         .package(url: "https://github.com/ordo-one/benchmark", from: "1.38.1", traits: []),
     ],
     targets: [
+        // What the forwarders and the generator are told of where to send.
+        .target(
+            name: "EndpointArgument",
+            dependencies: [
+                .product(name: "Addresses", package: "twill"),
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            swiftSettings: settings),
         .target(name: "CMessages"),
         .target(name: "CPerfEvents"),
         .target(name: "CRingLoop"),
@@ -44,6 +52,7 @@ let package = Package(
         .executableTarget(
             name: "traffic",
             dependencies: [
+                "EndpointArgument",
                 .product(name: "Addresses", package: "twill"),
                 "CMessages",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
@@ -53,6 +62,7 @@ let package = Package(
         .executableTarget(
             name: "baseline",
             dependencies: [
+                "EndpointArgument",
                 .product(name: "Addresses", package: "twill"),
                 "CMessages",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
@@ -61,6 +71,7 @@ let package = Package(
         .executableTarget(
             name: "scale-forwarder",
             dependencies: [
+                "EndpointArgument",
                 .product(name: "TwillDataPlane", package: "twill"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
@@ -68,6 +79,7 @@ let package = Package(
         .executableTarget(
             name: "floor",
             dependencies: [
+                "EndpointArgument",
                 .product(name: "TwillDataPlane", package: "twill"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],

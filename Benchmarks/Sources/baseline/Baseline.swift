@@ -1,5 +1,6 @@
 import Addresses
 import ArgumentParser
+import EndpointArgument
 import Glibc
 
 /// The plain forwarder that the harness compares with: what flannel's UDP backend does, one packet a system
@@ -59,12 +60,4 @@ struct Peer: Sendable {
         }
         return Peer(subnet: subnet, endpoint: try parseEndpoint(String(parts[1])))
     }
-}
-
-func parseEndpoint(_ text: String) throws -> Endpoint {
-    let parts = text.split(separator: ":", maxSplits: 1)
-    guard parts.count == 2, let address = IPv4Address(parts[0]), let port = UInt16(parts[1]) else {
-        throw ValidationError("\(text): expected ADDRESS:PORT")
-    }
-    return Endpoint(address: address, port: port)
 }

@@ -1,6 +1,7 @@
 import Addresses
 import ArgumentParser
 import Counters
+import EndpointArgument
 import Forwarding
 import Glibc
 import Synchronization
@@ -125,14 +126,6 @@ private func secondsNow() -> Double {
     var time = timespec()
     clock_gettime(CLOCK_MONOTONIC, &time)
     return Double(time.tv_sec) + Double(time.tv_nsec) * 1e-9
-}
-
-private func parseEndpoint(_ text: String) throws -> Endpoint {
-    let parts = text.split(separator: ":", maxSplits: 1)
-    guard parts.count == 2, let address = IPv4Address(parts[0]), let port = UInt16(parts[1]) else {
-        throw ValidationError("\(text): expected ADDRESS:PORT")
-    }
-    return Endpoint(address: address, port: port)
 }
 
 private func parsePrefixIPv6(_ text: String) throws -> IPv6Prefix {

@@ -1,6 +1,7 @@
 import Addresses
 import ArgumentParser
 import CMessages
+import EndpointArgument
 import Glibc
 
 /// Plays a peer that sends what no peer should: datagrams that are no whole IP packet, lie about where they come

@@ -1,6 +1,7 @@
 import Addresses
 import ArgumentParser
 import CMessages
+import EndpointArgument
 import Glibc
 
 /// The other end of every other subcommand: counts datagrams, answers echoes, accepts connects.

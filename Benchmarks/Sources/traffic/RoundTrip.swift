@@ -1,6 +1,7 @@
 import Addresses
 import ArgumentParser
 import CMessages
+import EndpointArgument
 import Glibc
 import Histogram
 

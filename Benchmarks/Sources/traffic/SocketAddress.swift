@@ -1,5 +1,6 @@
 import Addresses
 import ArgumentParser
+import EndpointArgument
 import Glibc
 
 /// An address and a port of either family, as the kernel takes them.

@@ -1,5 +1,3 @@
-import Addresses
-import ArgumentParser
 import CMessages
 import Glibc
 
@@ -15,14 +13,6 @@ func nanosecondsNow() -> UInt64 {
     var time = timespec()
     clock_gettime(CLOCK_MONOTONIC, &time)
     return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
-}
-
-func parseEndpoint(_ text: String) throws -> Endpoint {
-    let parts = text.split(separator: ":", maxSplits: 1)
-    guard parts.count == 2, let address = IPv4Address(parts[0]), let port = UInt16(parts[1]) else {
-        throw ValidationError("\(text): expected ADDRESS:PORT")
-    }
-    return Endpoint(address: address, port: port)
 }
 
 /// A socket that is closed with its owner.
