@@ -21,6 +21,18 @@ public enum PacketFlow {
         return number(hash(packet + 8, addressBytes: 32, ports(packet, at: 40, transport), transport))
     }
 
+    /// Whether two packets are seen to be of one flow; cheaper than two numbers. Where they are not, their numbers may still
+    /// be equal. Never reads past `length` bytes of either.
+    @inlinable @inline(__always)
+    public static func isShared(
+        by first: UnsafeMutableRawPointer, _ second: UnsafeMutableRawPointer, length: Int
+    ) -> Bool {
+        guard length >= 24, first.byte(0) == 0x45, second.byte(0) == 0x45 else { return false }
+        return (first.field16(6) | second.field16(6)) & 0xBFFF == 0 && first.byte(9) == second.byte(9)
+            && first.field64(12) == second.field64(12)
+            && ports(first, at: 20, first.byte(9)) == ports(second, at: 20, second.byte(9))
+    }
+
     /// A hash of a flow, all of whose 64 bits depend on all of it. Whoever makes flows collide only keeps them from merging,
     /// and from passing each other.
     ///

@@ -30,9 +30,9 @@ struct Arrival {
     /// Bytes of IP and transport header, if `kind` has a flow.
     let headerBytes: Int
     /// Whether it may be in a super-packet at all.
-    let isMergeable: Bool
+    var isMergeable: Bool
     /// Whether no packet may follow it in a super-packet: TCP with PSH.
-    let isLast: Bool
+    var isLast: Bool
 
     @inline(__always) var payloadBytes: Int { length &- headerBytes }
     @inline(__always) var segment: UnsafeMutableRawPointer { packet + kind.transportOffset }
@@ -46,11 +46,9 @@ struct Arrival {
             guard packet.byte(0) == 0x45, Int(packet.field16(IPv4Wire.totalLength)) == length,
                 packet.field16(IPv4Wire.fragment) & ~IPv4Wire.dontFragment == 0
             else { return Arrival(packet, length, without: .hidesFlow) }
-            // Segmentation would write 0 for 0xFFFF.
-            let isExact = packet.field16(IPv4Wire.checksum) != 0xFFFF
             switch packet.byte(IPv4Wire.transport) {
-            case TCPWire.number: return readTCP(packet, length, kind: .tcpOverIPv4, isExactIP: isExact)
-            case UDPWire.number: return readUDP(packet, length, kind: .udpOverIPv4, isExactIP: isExact)
+            case TCPWire.number: return readTCP(packet, length, kind: .tcpOverIPv4)
+            case UDPWire.number: return readUDP(packet, length, kind: .udpOverIPv4)
             default: return Arrival(packet, length, without: .other)
             }
         case 6:
@@ -59,8 +57,8 @@ struct Arrival {
                 return Arrival(packet, length, without: .hidesFlow)
             }
             switch packet.byte(IPv6Wire.transport) {
-            case TCPWire.number: return readTCP(packet, length, kind: .tcpOverIPv6, isExactIP: true)
-            case UDPWire.number: return readUDP(packet, length, kind: .udpOverIPv6, isExactIP: true)
+            case TCPWire.number: return readTCP(packet, length, kind: .tcpOverIPv6)
+            case UDPWire.number: return readUDP(packet, length, kind: .udpOverIPv6)
             case IPv6Wire.icmp: return Arrival(packet, length, without: .other)
             // An extension header, perhaps, with TCP or UDP behind it.
             default: return Arrival(packet, length, without: .hidesFlow)
@@ -71,9 +69,7 @@ struct Arrival {
     }
 
     @inline(__always)
-    private static func readTCP(
-        _ packet: UnsafeMutableRawPointer, _ length: Int, kind: Kind, isExactIP: Bool
-    ) -> Arrival {
+    private static func readTCP(_ packet: UnsafeMutableRawPointer, _ length: Int, kind: Kind) -> Arrival {
         let offset = kind.transportOffset
         let segment = packet + offset
         guard length &- offset >= TCPWire.headerBytes else {
@@ -85,31 +81,28 @@ struct Arrival {
         guard transportHeaderBytes >= TCPWire.headerBytes, headerBytes <= length else {
             return Arrival(packet, length, without: .hidesFlow)
         }
-        // Segmentation would write a checksum of 0 for 0xFFFF.
-        let isMergeable =
-            isExactIP && length > headerBytes
-            && flags & TCPWire.allFlags & ~TCPWire.psh == TCPWire.ack
-            && segment.field16(TCPWire.checksum) != 0xFFFF
-        return Arrival(
-            packet: packet, length: length, kind: kind, headerBytes: headerBytes, isMergeable: isMergeable,
+        var arrival = Arrival(
+            packet: packet, length: length, kind: kind, headerBytes: headerBytes, isMergeable: false,
             isLast: flags & TCPWire.psh != 0)
+        arrival.isMergeable =
+            length > headerBytes && flags & TCPWire.allFlags & ~TCPWire.psh == TCPWire.ack
+            && arrival.hasChecksumsOfSegmentation
+        return arrival
     }
 
     @inline(__always)
-    private static func readUDP(
-        _ packet: UnsafeMutableRawPointer, _ length: Int, kind: Kind, isExactIP: Bool
-    ) -> Arrival {
+    private static func readUDP(_ packet: UnsafeMutableRawPointer, _ length: Int, kind: Kind) -> Arrival {
         let offset = kind.transportOffset
         let segment = packet + offset
         guard length &- offset >= UDPWire.headerBytes,
             Int(segment.field16(UDPWire.length)) == length &- offset
         else { return Arrival(packet, length, without: .hidesFlow) }
         let headerBytes = offset &+ UDPWire.headerBytes
-        // No checksum, nothing to vouch with.
-        let isMergeable = isExactIP && length > headerBytes && segment.field16(UDPWire.checksum) != 0
-        return Arrival(
-            packet: packet, length: length, kind: kind, headerBytes: headerBytes, isMergeable: isMergeable,
+        var arrival = Arrival(
+            packet: packet, length: length, kind: kind, headerBytes: headerBytes, isMergeable: false,
             isLast: false)
+        arrival.isMergeable = length > headerBytes && arrival.hasChecksumsOfSegmentation
+        return arrival
     }
 }
 
@@ -127,6 +120,26 @@ extension Arrival {
         return kind.isIPv6
             ? PacketFlow.hash(packet + IPv6Wire.addresses, addressBytes: 32, ports, kind.rawValue)
             : PacketFlow.hash(packet + IPv4Wire.addresses, addressBytes: 8, ports, kind.rawValue)
+    }
+
+    /// Whether the checksums are such as segmentation writes: it would write 0 for 0xFFFF. Where a datagram has none (0),
+    /// there is nothing to vouch with.
+    @inline(__always)
+    var hasChecksumsOfSegmentation: Bool {
+        (kind.isIPv6 || packet.field16(IPv4Wire.checksum) != 0xFFFF)
+            && (kind.isTCP
+                ? segment.field16(TCPWire.checksum) != 0xFFFF : segment.field16(UDPWire.checksum) != 0)
+    }
+
+    /// Whether the headers' lengths are those of the packet.
+    @inline(__always)
+    var hasItsLengths: Bool {
+        let isWhole =
+            kind.isIPv6
+            ? Int(packet.field16(IPv6Wire.payloadLength)) == length &- IPv6Wire.headerBytes
+            : Int(packet.field16(IPv4Wire.totalLength)) == length
+        return isWhole
+            && (kind.isTCP || Int(segment.field16(UDPWire.length)) == length &- kind.transportOffset)
     }
 
     /// Whether the transport checksum is right.

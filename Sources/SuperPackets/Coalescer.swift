@@ -52,6 +52,8 @@ public struct Coalescer: ~Copyable {
     private var mergedKinds: UInt8
     /// Whether the last packet of a slot may be shorter than the others.
     private var mergesShortTails = true
+    /// The slot that the last packet went into; -1 where it is not known.
+    private var latestSlot = -1
 
     private let slots: UnsafeMutablePointer<Slot>
     private let headers: UnsafeMutablePointer<virtio_net_hdr>
@@ -111,6 +113,12 @@ public struct Coalescer: ~Copyable {
     /// counted down the hop limit. The bytes stay where they are and must not change until `reset`; `close` may
     /// write into their headers.
     public mutating func add(_ packet: UnsafeMutableRawPointer, length: Int) -> Addition {
+        // In bulk nearly each packet continues the one before.
+        if latestSlot >= 0, let arrival = slots[latestSlot].continuation(packet, length: length),
+            append(arrival, to: latestSlot)
+        {
+            return .joined
+        }
         let arrival = Arrival.read(packet, length: length)
         guard mergedKinds & arrival.kind.bit != 0 else {
             if arrival.kind == .hidesFlow { closeFlows(between: arrival) }
@@ -128,7 +136,10 @@ public struct Coalescer: ~Copyable {
                 continue
             }
             if flows.hasTag(set, way, of: hash), slots[index].isSameFlow(arrival) {
-                if join(index, arrival) { return .joined }
+                if join(index, arrival) {
+                    latestSlot = index
+                    return .joined
+                }
                 slots[index].isOpen = false
                 entry = way
                 break
@@ -162,6 +173,7 @@ public struct Coalescer: ~Copyable {
     /// Empties the coalescer; the receive buffers are the caller's again.
     public mutating func reset() {
         slotCount = 0
+        latestSlot = -1
         flows.removeAll()
     }
 }
@@ -176,19 +188,26 @@ extension Coalescer {
         headers[index] = virtio_net_hdr()
         vectors[index &* Coalescer.vectorsPerSlot &+ 1] = iovec(iov_base: slot.packet, iov_len: length)
         slotCount = index &+ 1
+        latestSlot = index
         return true
     }
 
     /// Appends a packet to an open slot of its flow, if that keeps every byte of both.
     @inline(__always)
     private mutating func join(_ index: Int, _ arrival: Arrival) -> Bool {
+        guard arrival.isMergeable, slots[index].isContinued(by: arrival) else { return false }
+        return append(arrival, to: index)
+    }
+
+    /// Appends a packet that continues an open slot, if it is not too long for it, and the checksums are right.
+    @inline(__always)
+    private mutating func append(_ arrival: Arrival, to index: Int) -> Bool {
         let slot = slots + index
         let segmentPayloadBytes = slot.pointee.segmentPayloadBytes
         let payloadBytes = arrival.payloadBytes
         let byteCount = Int(slot.pointee.byteCount) &+ payloadBytes
-        guard arrival.isMergeable, payloadBytes <= segmentPayloadBytes,
-            payloadBytes == segmentPayloadBytes || mergesShortTails, byteCount <= maximumBytes,
-            slot.pointee.isContinued(by: arrival)
+        guard payloadBytes <= segmentPayloadBytes, payloadBytes == segmentPayloadBytes || mergesShortTails,
+            byteCount <= maximumBytes
         else { return false }
 
         if !slot.pointee.isVerified {

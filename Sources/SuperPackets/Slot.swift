@@ -79,6 +79,21 @@ struct Slot {
             && hasAddresses(of: arrival, isIPv6: kind.isIPv6)
     }
 
+    /// A packet as the next one of this slot, if all of its headers say that it is: then there is no need to find out what
+    /// it is, and which slot its flow has. Never reads past `length` bytes.
+    @inline(__always)
+    func continuation(_ packet: UnsafeMutableRawPointer, length: Int) -> Arrival? {
+        guard isOpen, length > Int(headerBytes) else { return nil }
+        var arrival = Arrival(
+            packet: packet, length: length, kind: kind, headerBytes: Int(headerBytes), isMergeable: true,
+            isLast: false)
+        guard isSameFlow(arrival), isContinued(by: arrival), arrival.hasItsLengths,
+            arrival.hasChecksumsOfSegmentation
+        else { return nil }
+        arrival.isLast = kind.isTCP && arrival.segment.field16(TCPWire.flags) & TCPWire.psh != 0
+        return arrival
+    }
+
     /// Whether segmentation would give the very headers of `arrival`, which is of the same flow and mergeable.
     /// Checksums are left out.
     @inline(__always)
@@ -89,8 +104,8 @@ struct Slot {
             // All of the first 8 bytes but the payload length, bytes 4 and 5.
             guard first & 0xFFFF_FFFF_0000_FFFF == 0 else { return false }
         } else {
-            // All of the first 8 bytes but total length and identification, bytes 2 to 5; then the hop limit.
-            guard first & 0xFFFF_0000_0000_FFFF == 0, packet.byte(8) == arrival.packet.byte(8),
+            // All of the first 8 bytes but total length and identification, bytes 2 to 5; then hop limit and transport.
+            guard first & 0xFFFF_0000_0000_FFFF == 0, packet.field16(8) == arrival.packet.field16(8),
                 arrival.packet.field16(IPv4Wire.identification) == nextIdentification
             else { return false }
         }

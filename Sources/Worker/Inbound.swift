@@ -96,6 +96,7 @@ extension Worker where Engine: ~Copyable {
         }
         var offset = 0
         var delivered = false
+        var admitted = Admission(addresses: 0, holder: peer)
         // Datagrams in a row from one peer are counted together; where several peers share the address, the inner
         // source tells which it is.
         var sender = peer
@@ -105,14 +106,14 @@ extension Worker where Engine: ~Copyable {
             let length = min(datagrams.segmentBytes, datagrams.length &- offset)
             let bytes = datagrams.payload + offset
             offset &+= length
-            var holder = peer
-            if let reason = refusal(bytes, length: length, from: outerSource, holder: &holder) {
+            if let reason = refusal(bytes, length: length, from: outerSource, peer: peer, admitted: &admitted)
+            {
                 counters.add(reason)
                 continue
             }
-            if holder != sender {
+            if admitted.holder != sender {
                 countReceived(from: sender, packets: packets, bytes: bytesOfSender)
-                sender = holder
+                sender = admitted.holder
                 packets = 0
                 bytesOfSender = 0
             }
@@ -141,12 +142,13 @@ extension Worker where Engine: ~Copyable {
             snapshot.counterSlot(peer), packets: packets, bytes: bytes, atNanoseconds: workBeganNanoseconds)
     }
 
-    /// Why a datagram is not let in, or nil; then `holder` is the peer whose inner source it has, where one has it.
-    /// Mutating, although it changes nothing: a worker that is borrowed from a mutating caller is copied whole, 768 bytes
-    /// for each datagram.
+    /// Why a datagram is not let in, or nil; then `admitted.holder` is the peer whose inner source it has, or `peer` where
+    /// no one's. Mutating, although it changes nothing: a worker that is borrowed from a mutating caller is copied whole,
+    /// 768 bytes for each datagram.
     @inline(__always)
     private mutating func refusal(
-        _ bytes: UnsafeMutableRawPointer, length: Int, from outerSource: IPv4Address, holder: inout Int
+        _ bytes: UnsafeMutableRawPointer, length: Int, from outerSource: IPv4Address, peer: Int,
+        admitted: inout Admission
     ) -> Counter? {
         switch IPPacket.flaw(bytes, length: length, verifyingChecksum: true) {
         case .tooShort: return .dropInboundTooShort
@@ -159,22 +161,28 @@ extension Worker where Engine: ~Copyable {
         guard length <= snapshot.mtu else { return .dropInboundTooLarge }
         let packet = IPPacket(bytes, length: length)
         if packet.isIPv4 {
+            let addresses = bytes.field64(12)
+            guard addresses != admitted.addresses else { return nil }
             guard snapshot.isLocal(packet.destinationIPv4) else { return .dropInboundDestination }
-            guard !settings.acceptsAnySource else { return nil }
             let source = packet.sourceIPv4
             // Several peers may share an outer address, so it is the inner source that names the peer.
-            if let peer = snapshot.peer(holding: source), snapshot.endpoint(peer).address == outerSource {
-                holder = peer
+            if !settings.acceptsAnySource, let holder = snapshot.peer(holding: source),
+                snapshot.endpoint(holder).address == outerSource
+            {
+                admitted = Admission(addresses: addresses, holder: holder)
                 return nil
             }
-            return source == outerSource ? nil : .dropInboundSource
+            guard settings.acceptsAnySource || source == outerSource else { return .dropInboundSource }
+            admitted = Admission(addresses: addresses, holder: peer)
+            return nil
         }
+        admitted = Admission(addresses: 0, holder: peer)
         guard snapshot.isLocal(packet.destinationIPv6) else { return .dropInboundDestination }
         guard !settings.acceptsAnySource else { return nil }
-        if let peer = snapshot.peer(holding: packet.sourceIPv6),
-            snapshot.endpoint(peer).address == outerSource
+        if let holder = snapshot.peer(holding: packet.sourceIPv6),
+            snapshot.endpoint(holder).address == outerSource
         {
-            holder = peer
+            admitted.holder = holder
             return nil
         }
         return .dropInboundSource
@@ -273,4 +281,12 @@ extension Worker where Engine: ~Copyable {
         default: counters.add(.dropInboundError, packets)
         }
     }
+}
+
+/// What was let in last from a bundle of datagrams: those after it with the same addresses are let in as well.
+private struct Admission {
+    /// Inner source and destination, IPv4, as they lie in the header; 0 where they are not known.
+    var addresses: UInt64
+    /// The peer whose subnet holds the source.
+    var holder: Int
 }

@@ -100,9 +100,15 @@ struct WaitingFlows: ~Copyable {
     @inline(__always)
     private static func run(of datagrams: ReceivedDatagrams, from start: Int) -> (flow: UInt32?, end: Int) {
         let flow = self.flow(of: datagrams, at: start)
+        let first = datagrams.payload + start
         var end = min(start &+ datagrams.segmentBytes, datagrams.length)
-        while end < datagrams.length, self.flow(of: datagrams, at: end) == flow {
-            end = min(end &+ datagrams.segmentBytes, datagrams.length)
+        while end < datagrams.length {
+            let next = min(end &+ datagrams.segmentBytes, datagrams.length)
+            guard
+                PacketFlow.isShared(by: first, datagrams.payload + end, length: next &- end)
+                    || self.flow(of: datagrams, at: end) == flow
+            else { break }
+            end = next
         }
         return (flow, end)
     }

@@ -48,6 +48,32 @@ import Testing
         }
     }
 
+    private func isShared(_ first: [UInt8], _ second: [UInt8]) -> Bool {
+        var (first, second) = (first, second)
+        return first.withUnsafeMutableBytes { first in
+            second.withUnsafeMutableBytes {
+                PacketFlow.isShared(by: first.baseAddress!, $0.baseAddress!, length: $0.count)
+            }
+        }
+    }
+
+    @Test func packetsThatAreSeenToShareAFlowHaveItsNumber() {
+        for transport in [6, 17, 1] as [UInt8] {
+            let first = ipv4(transport: transport)
+            #expect(isShared(first, first))
+            for place in 0..<24 {
+                let second = ipv4(transport: transport) { $0[place] ^= 0x21 }
+                #expect(!isShared(first, second) || number(first) == number(second), "byte \(place)")
+                #expect(!isShared(second, second) || number(second) != nil, "byte \(place)")
+            }
+            // What differs from packet to packet of a flow, as above.
+            #expect(isShared(first, ipv4(transport: transport) { $0[1] = 8 }))
+            #expect(isShared(first, ipv4(transport: transport) { $0[8] = 9 }))
+            #expect(!isShared(Array(first[..<23]), Array(first[..<23])))
+        }
+        #expect(!isShared(ipv6(transport: 6), ipv6(transport: 6)), "left to the numbers")
+    }
+
     @Test func flowsThatDifferLittleAreSpreadEvenlyOverTheLowestBits() {
         for make in [ipv4(transport:change:), ipv6(transport:change:)] {
             let ports = make(6) { _ in }[0] == 0x45 ? 20 : 40

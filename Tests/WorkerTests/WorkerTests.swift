@@ -387,6 +387,24 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         #expect(open.counters[.dropInboundUnknownPeer] == 1)
     }
 
+    @Test func oneBadDatagramInABundleStaysOne() {
+        var bench = Bench()
+        let good = Packets.udp(pod(3), pod(1), payload: [1, 2])
+        let spoofed = Packets.udp(pod(4), pod(1), payload: [1, 2])
+        let elsewhere = Packets.udp(pod(3), pod(2), payload: [1, 2])
+        var damaged = good
+        damaged[13] ^= 1
+        let other = Packets.udp(pod(3), pod(1, 9), payload: [1, 2])
+        let bundle = [good, good, spoofed, good, elsewhere, other, elsewhere, good, damaged, spoofed]
+        bench.fromPeer(3, bundle.flatMap { $0 }, segmentBytes: good.count)
+        bench.run()
+        #expect(bench.counters[.packetsDelivered] == 5)
+        #expect(bench.counters[.dropInboundSource] == 2)
+        #expect(bench.counters[.dropInboundDestination] == 2)
+        #expect(bench.counters[.dropInboundHeaderChecksum] == 1)
+        #expect(bench.peerCounters[3].packetsReceived == 5)
+    }
+
     @Test func aNewSnapshotTakesEffectInTheNextRound() {
         var bench = Bench()
         bench.run()
