@@ -68,8 +68,11 @@ public struct Tuning: Sendable, Equatable {
     /// hold some 250 super-packets, or 13 ms at 10 Gbit/s, in which four other programs may have the CPU for a time slice
     /// each. With 8 MiB and four streams on two busy cores a few were lost (`UdpRcvbufErrors`).
     public var socketBufferBytes = 16 << 20
-    /// Packets that wait in the TUN device for a worker (`txqueuelen`).
-    public var queueLength = 1000
+    /// Packets that wait in the TUN device for a worker (`txqueuelen`): what comes in 10 ms at 400,000 small packets a
+    /// second, in which three other programs may have the CPU for a time slice each. With 1,000 a fifth less is carried
+    /// without loss; longer ones take more out of the caches under a flood (docs/tuning.md). Of super-packets they are
+    /// 256 MiB, where programs have so much under way.
+    public var queueLength = 4000
     /// What to let the kernel hand over unfinished.
     public var tunnelOffloads = TunnelOffloads.all
     /// Whether one send carries many datagrams (`UDP_SEGMENT`).

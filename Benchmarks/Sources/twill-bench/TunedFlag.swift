@@ -27,7 +27,7 @@ struct TunedFlag: Codable, Equatable {
             ("udp-gso", either), ("udp-gro", either),
             ("tun-tso4", either), ("tun-uso", either), ("tun-ecn", either), ("tun-tso6", either),
             ("socket-buffer", ["1048576", "16777216", "33554432"]),
-            ("queue-length", ["250", "1000", "4000"]),
+            ("queue-length", ["250", "1000", "4000", "16384"]),
             ("huge-pages", either),
         ]
     }

@@ -108,7 +108,7 @@ struct TuningFlags: ParsableArguments {
         help: ArgumentHelp(
             """
             Packets that wait in the device's queue, \(Tuning.Ranges.queueLength.text): longer bursts are not lost, \
-            but may wait longer.
+            but may wait longer, and a flood takes more memory.
             """, valueName: "packets"))
     var queueLength = Tuning().queueLength
 
