@@ -124,7 +124,7 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .receiveRearms: "Times the multishot receive ended and was armed again."
         case .busyPolls: "Rounds spent polling instead of sleeping."
         case .yields:
-            "Times that a busy worker ran dry and let other programs run before it slept."
+            "Times that a busy worker let other programs run: before it slept, or beside sparse traffic."
         case .unreachablesSent: "ICMP destination unreachable sent to pods."
         case .timeExceededsSent: "ICMP time exceeded sent."
         case .errorsSuppressed: "ICMP errors not sent, because of the rate limit or the rules of RFC 1122."

@@ -11,8 +11,9 @@
 // sleeps until either brings something; its wait counts the queued sends and writes in, so that a packet that
 // comes alone costs one system call. Dense: bursts of reads that do not wait, doubling while they all bring packets, up
 // to 64 (16 while super-packets come, as each takes fifty times as long; both can be tuned). After a packet went ahead
-// of the line, rounds are short for a while: each takes in all that has come, and forwards one super-packet each way.
-// When a dense time ends, whoever else wants the CPU has it once before the thread sleeps (ADR 8).
+// of the line, rounds are short for a while: each takes in all that has come, and forwards one super-packet each way;
+// then whoever else wants the CPU has it (Yielding.swift). When a dense time ends, he has it once before the thread sleeps
+// (ADR 8).
 //
 // Order: packets are read in order, appended to messages in order, and a message is sealed before a later one to the
 // same destination is opened; sealed messages are sent in order. So packets of one flow, which have one destination,
@@ -98,6 +99,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// Until when rounds are short, nanoseconds of the monotonic clock.
     var shortRoundsUntilNanoseconds = 0
     var roundIsShort = false
+    private var yielding = Yielding()
     /// The tunnel buffer of the parked read, or -1.
     var parkedBuffer = -1
     var burst = 1
@@ -185,6 +187,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         let result = enter()
         guard result == 0 else { return result }
         counters.add(.enters, engine.systemCalls &- systemCallsBefore)
+        if roundIsShort { yieldWhereDue() }
 
         if workBeganNanoseconds == 0 { workBeganNanoseconds = monotonicNanoseconds() }
         roundIsShort = workBeganNanoseconds < shortRoundsUntilNanoseconds
@@ -281,6 +284,17 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
                 timeoutMicroseconds: settings.minimumWaitMicroseconds)
         }
         return engine.enter(waitingFor: queuedInline &+ arrival, timeoutMicroseconds: -1)
+    }
+
+    /// Lets others run, now that what went ahead of the line has left. Their time is not this round's.
+    private mutating func yieldWhereDue() {
+        let began = monotonicNanoseconds()
+        guard yielding.isDue(atNanoseconds: began) else { return }
+        counters.add(.yields)
+        sched_yield()
+        let ended = monotonicNanoseconds()
+        yielding.note(beganNanoseconds: began, endedNanoseconds: ended)
+        if workBeganNanoseconds != 0 { workBeganNanoseconds &+= ended &- began }
     }
 
     /// Whether the last round brought so much that more will follow soon.

@@ -254,6 +254,31 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         #expect(firstDifference(sent.filter { $0[9] == 6 }, traffic.expected) == nil)
         // Nothing shares its send: at the receiver's it may go ahead again.
         #expect(bench.kernel.sent[requestsPlace].segmentCount == 1)
+        // Somebody waits for it, and has the CPU in between.
+        #expect(bench.counters[.yields] > 0)
+    }
+
+    @Test func aBulkFlowAloneKeepsTheCPU() {
+        var bench = Bench()
+        var traffic = TCPTraffic()
+        for _ in 0..<40 {
+            let made = traffic.packet(flow: 1, segments: 20, segmentBytes: 1432, tailBytes: 1432)
+            bench.fromPod(made.packet, header: made.header)
+        }
+        bench.run(rounds: 40)
+        #expect(bench.kernel.sent.count == traffic.expected.count)
+        #expect(bench.counters[.yields] == 0)
+    }
+
+    @Test func aYieldIsFollowedByAsLongWithoutOneAndALongOneByARest() {
+        var yielding = Yielding()
+        #expect(yielding.isDue(atNanoseconds: 5_000_000))
+        yielding.note(beganNanoseconds: 5_000_000, endedNanoseconds: 5_300_000)
+        #expect(!yielding.isDue(atNanoseconds: 5_599_999))
+        #expect(yielding.isDue(atNanoseconds: 5_600_000))
+        yielding.note(beganNanoseconds: 6_000_000, endedNanoseconds: 7_000_001)
+        #expect(!yielding.isDue(atNanoseconds: 107_000_000))
+        #expect(yielding.isDue(atNanoseconds: 107_000_001))
     }
 
     @Test func anAnswerGoesAheadOfABulkFlowAndThatFlowsOwnPacketsDoNot() {
