@@ -54,6 +54,10 @@ int twill_pin_thread(int cpu) {
   return pthread_setaffinity_np(pthread_self(), sizeof set, &set);
 }
 
+void twill_name_thread(const char *name) {
+  pthread_setname_np(pthread_self(), name);
+}
+
 int twill_usable_cpus(void) {
   cpu_set_t set;
   int count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;

@@ -284,6 +284,8 @@ public final class DataPlane: Sendable {
 
     fileprivate func run(_ index: Int, _ start: WorkerStart) {
         let tuning = configuration.tuning
+        // What `top -H` and perf show; it would inherit the name of the thread that starts it.
+        twill_name_thread("worker \(index)")
         if let cpu = tuning.cpu(ofWorker: index) {
             let result = twill_pin_thread(Int32(cpu))
             guard result == 0 else {

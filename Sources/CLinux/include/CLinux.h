@@ -45,6 +45,8 @@ int twill_receive_batch(int descriptor, struct twill_batch_message *messages, un
 
 // Pins the calling thread to one CPU. Returns 0 or an error number.
 int twill_pin_thread(int cpu);
+// Names the calling thread, for `top -H` and perf; the kernel keeps 15 bytes, and the C library refuses longer names.
+void twill_name_thread(const char *name);
 // How many CPUs the calling thread may use: 1 or more.
 int twill_usable_cpus(void);
 
