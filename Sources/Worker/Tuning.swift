@@ -70,8 +70,8 @@ public struct Tuning: Sendable, Equatable {
     public var socketBufferBytes = 16 << 20
     /// Packets that wait in the TUN device for a worker (`txqueuelen`): what comes in 10 ms at 400,000 small packets a
     /// second, in which three other programs may have the CPU for a time slice each. With 1,000 a fifth less is carried
-    /// without loss; longer ones take more out of the caches under a flood (docs/tuning.md). Of super-packets they are
-    /// 256 MiB, where programs have so much under way.
+    /// without loss; longer ones carry less under a flood (docs/tuning.md). Of super-packets they are
+    /// 250 MiB (4,000 × 64 KiB), where programs have so much under way.
     public var queueLength = 4000
     /// What to let the kernel hand over unfinished.
     public var tunnelOffloads = TunnelOffloads.all

@@ -12,8 +12,8 @@
 // comes alone costs one system call. Dense: bursts of reads that do not wait, doubling while they all bring packets, up
 // to 64 (16 while super-packets come, as each takes fifty times as long; both can be tuned). After a packet went ahead
 // of the line, rounds are short for a while: each takes in all that has come, and forwards one super-packet each way;
-// then whoever else wants the CPU has it (Yielding.swift). When a dense time ends, he has it once before the thread sleeps
-// (ADR 8).
+// then the thread yields to whoever else wants the CPU (Yielding.swift). When a dense time ends, it yields once before it
+// sleeps (ADR 8).
 //
 // Order: packets are read in order, appended to messages in order, and a message is sealed before a later one to the
 // same destination is opened; sealed messages are sent in order. So packets of one flow, which have one destination,
