@@ -9,6 +9,7 @@ public enum Counter: Int, CaseIterable, Sendable {
     case bytesSent
     case sends
     case outboundPassed
+    case congestionMarks
     // Underlay to pod.
     case receives
     case datagramsReceived
@@ -64,6 +65,7 @@ public enum Counter: Int, CaseIterable, Sendable {
     case dropOutboundTimeToLive
     case dropOutboundTooLarge
     case dropOutboundNoBuffer
+    case dropOutboundStandingQueue
     case dropOutboundUnderlayFull
     case dropOutboundUnreachable
     case dropOutboundError
@@ -106,6 +108,8 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .bytesSent: "Inner bytes sent to peers."
         case .sends: "Send operations; packets_sent over sends is the batch size."
         case .outboundPassed: "Packets that went ahead of other flows' waiting super-packets."
+        case .congestionMarks:
+            "Super-packets of bulk flows marked (ECN), so that their senders take smaller windows: others' packets waited behind them."
         case .receives: "Receive operations that brought datagrams."
         case .datagramsReceived: "Datagrams received, one an inner packet."
         case .bytesReceived: "Inner bytes received."
@@ -185,6 +189,9 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .dropOutboundTimeToLive: "Time to live ran out; look for a routing loop."
         case .dropOutboundTooLarge: "Larger than the path to the peer carries; check MTUs along the underlay."
         case .dropOutboundNoBuffer: "All send slots were in use: more peers at once than one round sends to."
+        case .dropOutboundStandingQueue:
+            "Super-packets of bulk flows dropped, so that their senders take smaller windows: others' packets waited behind them. "
+                + "TCP expects that; a flow with ECN is marked instead (congestion_marks)."
         case .dropOutboundUnderlayFull:
             "The underlay socket's buffer was full: the network is slower than the pods send."
         case .dropOutboundUnreachable:

@@ -125,4 +125,19 @@ public struct IPPacket {
         bytes.setByte(7, hopLimit &- 1)
         return true
     }
+
+    /// Marks that congestion was experienced (RFC 3168, 5.), with the IPv4 header checksum updated.
+    /// Returns false, and changes nothing, where the sender takes no part in congestion notification.
+    @inlinable
+    public func markCongestion() -> Bool {
+        let second = bytes.byte(1)
+        let mark: UInt8 = isIPv4 ? 0x03 : 0x30
+        guard second & mark != 0 else { return false }
+        let before = bytes.field16(0)
+        bytes.setByte(1, second | mark)
+        guard isIPv4 else { return true }
+        bytes.setField16(
+            10, InternetSum.checksum(bytes.field16(10), replacing: before, with: bytes.field16(0)))
+        return true
+    }
 }

@@ -20,6 +20,9 @@ public struct WorkerLimits: Sendable, Equatable {
 
     /// Reads of one round, as many whose sends are under way or that wait, one parked read.
     public let tunnelBuffers: Int
+    /// So many that wait are a full line: what is read in a burst has room behind them. With the defaults 96 of 129, up
+    /// to 6 MB: the window of one TCP flow (4 MB, `tcp_wmem`) does not fill it.
+    let standingReads: Int
     /// Each read may need a message of its own, a super-packet two (65,535 bytes with all headers added exceed one
     /// send); those of the round before; the open ones; as many again for replays. At least what one super-packet needs
     /// where each of its segments is a send of its own.
@@ -52,6 +55,9 @@ public struct WorkerLimits: Sendable, Equatable {
     /// A flow without bulk for so long is sparse; rounds are short for so long after a sparse flow's packet
     /// went ahead.
     static let sparseAfterNanoseconds = 100_000_000
+    /// A line of waiting packets that is full for so long is a standing queue (CoDel's interval, RFC 8289, 4.3: the longest
+    /// usual round trip).
+    static let standingQueueNanoseconds = 100_000_000
     /// A yield that takes longer gave the CPU to a program that computes: those that answer, and iperf3, gave it back
     /// within 0.5 ms in 999 of 1,000 yields, two programs that never sleep after 0.5 to 4 ms.
     static let longYieldNanoseconds = 1_000_000
@@ -82,6 +88,7 @@ public struct WorkerLimits: Sendable, Equatable {
         datagramBufferBytes = tuning.receiveBufferBytes
         ringEntries = tuning.ringEntries
         tunnelBuffers = 2 * readBurst + 1
+        standingReads = tunnelBuffers * 3 / 4
         messages = WorkerLimits.messages(readBurst: readBurst)
         gatheredCompletions = max(1, min(readBurst, datagramBuffers / 2))
 

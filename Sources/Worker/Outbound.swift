@@ -57,15 +57,26 @@ extension Worker where Engine: ~Copyable {
         while waitingReads.count > 0, roundSuperPackets < superPacketBatch,
             messages.freeCount >= messagesOfSuperPacket
         {
+            let isFull = waitingReads.count >= limits.standingReads
             let read = waitingReads.removeFirst()
             waitingFlows.remove(read.flow)
-            forward(Int(read.buffer), length: Int(read.length))
+            let isReleased =
+                Int(read.length) >= WorkerLimits.bulkBytes
+                && standingQueue.releases(whileFull: isFull, atNanoseconds: workBeganNanoseconds)
+            forward(Int(read.buffer), length: Int(read.length), isReleased: isReleased)
         }
     }
 
     /// Forwards what was read into a tunnel buffer, and gives the buffer back where nothing came of it.
+    ///
+    /// - Parameters:
+    ///   - goesAhead: whether it passed the line.
+    ///   - isReleased: whether its sender is to take a smaller window (StandingQueue.swift): it is told so by a mark where
+    ///     it takes part in congestion notification, else by the loss.
     @inline(__always)
-    private mutating func forward(_ buffer: Int, length: Int, goesAhead: Bool = false) {
+    private mutating func forward(
+        _ buffer: Int, length: Int, goesAhead: Bool = false, isReleased: Bool = false
+    ) {
         let start = memory.tunnelBuffer(buffer)
         let bytes = start + PacketMemory.tunnelPacketOffset
         let packetLength = length &- (PacketMemory.tunnelPacketOffset &- PacketMemory.virtioHeaderOffset)
@@ -78,6 +89,10 @@ extension Worker where Engine: ~Copyable {
             extraCopy.copyMemory(from: bytes, byteCount: packetLength)
         #endif
         let packet = IPPacket(bytes, length: packetLength)
+        if isReleased {
+            guard packet.markCongestion() else { return drop(buffer, .dropOutboundStandingQueue) }
+            counters.add(.congestionMarks)
+        }
         let peer =
             packet.isIPv4
             ? snapshot.peer(holding: packet.destinationIPv4) : snapshot.peer(holding: packet.destinationIPv6)

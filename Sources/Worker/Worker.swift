@@ -99,6 +99,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// Until when rounds are short, nanoseconds of the monotonic clock.
     var shortRoundsUntilNanoseconds = 0
     var roundIsShort = false
+    var standingQueue = StandingQueue()
     private var yielding = Yielding()
     /// The tunnel buffer of the parked read, or -1.
     var parkedBuffer = -1

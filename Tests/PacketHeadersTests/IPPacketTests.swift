@@ -54,4 +54,39 @@ private func ipv6(_ source: IPv6Address, _ destination: IPv6Address, transport: 
             #expect(!ICMPError.mayAnswer(IPPacket(message, length: length)))
         }
     }
+
+    @Test func congestionIsMarkedWhereTheSenderTakesPart() {
+        for services in UInt8.min...UInt8.max {
+            for timeToLive in [UInt8(0), 1, 64, 255] {
+                var header: [UInt8] = [
+                    0x45, services, 0, 20, 7, 1, 0x40, 0, timeToLive, 6, 0, 0, 10, 0, 0, 1, 10, 9, 8, 7,
+                ]
+                header.withUnsafeMutableBytes { bytes in
+                    let base = bytes.baseAddress!
+                    var sum = InternetSum()
+                    sum.add(base, count: 20)
+                    base.setField16(10, sum.checksum)
+                    let before = Array(bytes)
+                    let marked = IPPacket(base, length: 20).markCongestion()
+                    #expect(marked == (services & 3 != 0))
+                    #expect(base.byte(1) == (marked ? services | 3 : services))
+                    #expect(IPPacket.flaw(base, length: 20, verifyingChecksum: true) == nil)
+                    #expect(marked || Array(bytes) == before)
+                    #expect(
+                        Array(bytes[2..<10]) + Array(bytes[12...]) == Array(before[2..<10])
+                            + Array(before[12...]))
+                }
+                // The class lies across the first two bytes, the flow label behind it.
+                var second = ipv6(pod, other, transport: 6, payload: [1])
+                second[0] = 0x60 | services >> 4
+                second[1] = services << 4 | 0x0A
+                second.withUnsafeMutableBytes { bytes in
+                    let marked = IPPacket(bytes.baseAddress!, length: 41).markCongestion()
+                    #expect(marked == (services & 3 != 0))
+                    let after = marked ? services | 3 : services
+                    #expect(bytes[0] == 0x60 | after >> 4 && bytes[1] == after << 4 | 0x0A)
+                }
+            }
+        }
+    }
 }

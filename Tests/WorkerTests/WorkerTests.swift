@@ -281,6 +281,121 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         #expect(yielding.isDue(atNanoseconds: 107_000_001))
     }
 
+    @Test func aStandingQueueLetsGoFasterAndFasterUntilItBreaks() {
+        let start = 5_000_000_000
+        let interval = WorkerLimits.standingQueueNanoseconds
+        var queue = StandingQueue()
+        func releases(_ times: some Sequence<Int>, _ queue: inout StandingQueue) -> [Int] {
+            times.filter { queue.releases(whileFull: true, atNanoseconds: start + $0) }
+        }
+        let step = interval / 100
+        // Nothing goes for one interval, nor when a break came in it.
+        #expect(releases(stride(from: 0, to: interval, by: step), &queue) == [])
+        _ = queue.releases(whileFull: false, atNanoseconds: start + interval)
+        #expect(releases(stride(from: interval, to: 2 * interval, by: step), &queue) == [])
+        // Then one at a time, after an interval over the roots of 1, 2, 3 …, to the next step.
+        let gone = releases(stride(from: 2 * interval, to: 6 * interval, by: step), &queue)
+        var expected = [2 * interval]
+        var due = Double(2 * interval)
+        for count in 1... {
+            due += Double(interval) / Double(count).squareRoot()
+            let next = Int((due / Double(step)).rounded(.up)) * step
+            guard next < 6 * interval else { break }
+            expected.append(next)
+        }
+        #expect(expected.count > 5)
+        #expect(zip(gone, expected).allSatisfy { abs($0 - $1) <= step } && gone.count == expected.count)
+        // After a short break it goes on as dense as it was; after a long one it begins anew.
+        for (pause, isDense) in [(interval, true), (17 * interval, false)] {
+            var again = queue
+            _ = again.releases(whileFull: false, atNanoseconds: start + 6 * interval)
+            let from = 6 * interval + pause
+            let gone = releases(stride(from: from, to: from + 3 * interval, by: step), &again)
+            #expect(gone.first == from + interval)
+            #expect((gone[1] - gone[0] < interval / 2) == isDense)
+        }
+    }
+
+    /// Super-packets of four flows, of 12 segments each: one packet for all, but for its port and place.
+    private struct BulkTraffic {
+        static let segmentCount = 12
+        static let segmentBytes = 1432
+        private(set) var count = 0
+        private var made: (packet: [UInt8], header: [UInt8])
+
+        init(withCongestionNotification: Bool = false) {
+            var traffic = TCPTraffic()
+            made = traffic.packet(
+                flow: 1, segments: Self.segmentCount, segmentBytes: Self.segmentBytes,
+                tailBytes: Self.segmentBytes)
+            if withCongestionNotification { made.packet[1] = 0x02 }
+        }
+
+        /// Fills the device with more than the worker has buffers for.
+        mutating func fill(_ bench: inout Bench) {
+            while bench.kernel.tunnelQueue.count < 300 {
+                made.packet[21] = UInt8(count % 4 + 1)
+                let place = UInt32(count / 4 * Self.segmentCount * Self.segmentBytes)
+                made.packet.replaceSubrange(24..<28, with: Packets.bytes(place))
+                made.packet.replaceSubrange(10..<12, with: [0, 0])
+                let sum = Packets.checksum(Array(made.packet[..<20]))
+                made.packet.replaceSubrange(10..<12, with: Packets.bytes(sum))
+                bench.fromPod(made.packet, header: made.header)
+                count += 1
+            }
+        }
+    }
+
+    @Test(arguments: [false, true])
+    func beforeALineThatStaysFullBulkIsToldToSendLess(withCongestionNotification: Bool) {
+        var bench = Bench()
+        var bulk = BulkTraffic(withCongestionNotification: withCongestionNotification)
+        let told: Counter = withCongestionNotification ? .congestionMarks : .dropOutboundStandingQueue
+        let other: Counter = withCongestionNotification ? .dropOutboundStandingQueue : .congestionMarks
+        var requests = 0
+        let deadline = monotonicNanoseconds() + 60_000_000_000
+        while bench.counters[told] < 5, monotonicNanoseconds() < deadline {
+            bulk.fill(&bench)
+            bench.fromPod(Packets.udp(pod(1), pod(3), payload: [1, 2, 3]))
+            requests += 1
+            bench.run(rounds: 20)
+        }
+        bench.drain()
+        #expect(bench.counters[told] >= 5)
+        #expect(bench.counters[other] == 0)
+        let sent = bench.kernel.sent.map(\.payload)
+        #expect(sent.filter { $0[9] == 17 }.count == requests)
+        let segments = sent.filter { $0[9] == 6 }
+        #expect(segments.allSatisfy { Packets.checksum(Array($0[..<20])) == 0 })
+        let segmentCount = BulkTraffic.segmentCount
+        #expect(
+            segments.filter { $0[1] == 0x03 }.count == segmentCount * Int(bench.counters[.congestionMarks]))
+        let dropped = Int(bench.counters[.dropOutboundStandingQueue])
+        #expect(segments.count == segmentCount * (bulk.count - dropped))
+        // Whole super-packets are missing, and the others are in order.
+        for flow in UInt8(1)...4 {
+            let places = segments.filter { $0[21] == flow }
+                .map { $0[24..<28].reduce(0) { $0 << 8 | Int($1) } / BulkTraffic.segmentBytes }
+            let isWhole = zip(places, places.dropFirst()).allSatisfy { place, next in
+                next == place + 1
+                    || (next > place && next % segmentCount == 0 && (place + 1) % segmentCount == 0)
+            }
+            #expect(isWhole, "flow \(flow)")
+        }
+    }
+
+    @Test func whereNobodyElseWaitsBulkMayStand() {
+        var bench = Bench()
+        var bulk = BulkTraffic()
+        let end = monotonicNanoseconds() + 3 * WorkerLimits.standingQueueNanoseconds
+        while monotonicNanoseconds() < end {
+            bulk.fill(&bench)
+            bench.run(rounds: 2)
+        }
+        bench.drain()
+        #expect(bench.kernel.sent.count == BulkTraffic.segmentCount * bulk.count)
+    }
+
     @Test func anAnswerGoesAheadOfABulkFlowAndThatFlowsOwnPacketsDoNot() {
         func segment(_ place: Int, port: UInt16, bytes: Int) -> [UInt8] {
             Packets.tcp(

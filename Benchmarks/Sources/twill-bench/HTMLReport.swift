@@ -39,7 +39,8 @@ struct HTMLReport {
     private func section(_ underlay: Underlay) -> String {
         let metrics = summary.metrics(underlay)
         let charts = metrics.filter(\.isHeadline).map { barChart($0, underlay) }.joined()
-        let latency = ["rtt", "rtt-bulk"].map { latencyChart($0, metrics, underlay) }.joined()
+        let latency = metrics.map(\.name).filter { $0.hasSuffix(".p50") }
+            .map { latencyChart(String($0.dropLast(".p50".count)), metrics, underlay) }.joined()
         return """
             <h2>\(underlay.rawValue.capitalized) underlay</h2>
             <p class="meaning">\(escape(underlay.meaning))</p>
@@ -114,7 +115,7 @@ struct HTMLReport {
 
     /// Percentiles on a logarithmic scale, one line a candidate.
     private func latencyChart(_ measurement: String, _ metrics: [Metric], _ underlay: Underlay) -> String {
-        let percentiles = metrics.filter { $0.name.hasPrefix(measurement + ".") }
+        let percentiles = metrics.filter { $0.name.hasPrefix(measurement + ".") && $0.unit == "µs" }
         let values = percentiles.flatMap { metric in
             results.candidates.compactMap { summary.figure(metric, $0, underlay)?.median }
         }.filter { $0 > 0 }
@@ -153,7 +154,10 @@ struct HTMLReport {
             }
         }
         let names = percentiles.compactMap { $0.name.split(separator: ".", maxSplits: 1).last }
-        let title = measurement == "rtt" ? "Round trip, idle" : "Round trip beside a bulk TCP flow"
+        let streams = measurement.split(separator: "-").last.flatMap { Int($0) } ?? 1
+        let title =
+            measurement == "rtt"
+            ? "Round trip, idle" : "Round trip beside \(streams) bulk TCP flow\(streams == 1 ? "" : "s")"
         return """
             <figure class="wide"><figcaption>\(title) <span>from left to right: \
             \(names.joined(separator: ", "))</span></figcaption>\

@@ -75,6 +75,12 @@ struct Lab {
         try output(of: command(on: node, words))
     }
 
+    /// Bytes that a node's underlay interface has received, headers included.
+    static func underlayBytesReceived(on node: Int) throws -> Double {
+        let text = try run(on: node, ["cat", "/sys/class/net/eth0/statistics/rx_bytes"])
+        return Double(text.trimmingCharacters(in: .whitespacesAndNewlines)) ?? .nan
+    }
+
     /// Starts a command on a node; its output lies in the lab's folder under `label`.
     static func start(on node: Int, _ words: [String], label: String) throws -> Child {
         let path = "\(folder)/\(label)-node\(node)"

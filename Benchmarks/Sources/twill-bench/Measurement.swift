@@ -17,7 +17,7 @@ extension Measurement {
 
     /// The same with TCP over other numbers of streams.
     static func all(streams: [Int]) -> [Measurement] {
-        [roundTrip("rtt", title: "RTT", isHeadline: true, besideBulk: false)]
+        [roundTrip("rtt", title: "RTT", isHeadline: true)]
             + streams.map { tcp("tcp-\($0)", title: "TCP \($0)", streams: $0, isHeadline: $0 <= 4) }
             + [
                 tcp("tcp-1-reverse", title: "TCP 1 reverse", streams: 1, flags: ["-R"], isHeadline: false),
@@ -27,10 +27,12 @@ extension Measurement {
             + [64, 256, 1400].flatMap { size in
                 [1, 16].flatMap { [flood(size: size, flows: $0), search(size: size, flows: $0)] }
             }
-            + [
-                roundTrip("rtt-bulk", title: "RTT beside TCP", isHeadline: false, besideBulk: true),
-                connects, peers, memory, Copies.measurement,
-            ]
+            + [roundTrip("rtt-bulk", title: "RTT beside TCP", isHeadline: false, besideStreams: 1)]
+            + streams.filter { $0 > 1 }.map {
+                roundTrip(
+                    "rtt-bulk-\($0)", title: "RTT beside TCP \($0)", isHeadline: false, besideStreams: $0)
+            }
+            + [connects, peers, memory, Copies.measurement]
     }
 
     /// What is measured where nothing is asked for by name.
@@ -145,10 +147,18 @@ extension Measurement {
     /// A search is a dozen trials; a trial of half a second holds thousands of packets at any rate of interest.
     private static func trialSeconds(_ seconds: Double) -> Double { min(0.5, seconds / 4) }
 
-    static func roundTrip(_ name: String, title: String, isHeadline: Bool, besideBulk: Bool) -> Measurement {
+    static func roundTrip(
+        _ name: String, title: String, isHeadline: Bool, besideStreams: Int = 0
+    ) -> Measurement {
         let percentiles = [
             ("p50", "p50_us"), ("p90", "p90_us"), ("p99", "p99_us"), ("p99.9", "p99_9_us"), ("max", "max_us"),
         ]
+        let besideBulk = besideStreams > 0
+        // What the streams had of it, from the first request to the last.
+        let beside = Metric(
+            name: "\(name).beside", title: "TCP \(besideStreams) beside RTT", unit: "Gbit/s",
+            moreIsBetter: true,
+            isHeadline: false, decimals: 2)
         return Measurement(
             name: name,
             metrics: percentiles.map { percentile, _ in
@@ -157,30 +167,40 @@ extension Measurement {
                     moreIsBetter: false,
                     isHeadline: isHeadline && (percentile == "p50" || percentile == "p99"),
                     decimals: 0)
-            },
-            estimatedSeconds: { besideBulk ? $0 + 1 : $0 },
+            } + (besideBulk ? [beside] : []),
+            estimatedSeconds: { besideBulk ? $0 + 1.5 : $0 },
             run: { running, seconds in
-                var bulk: Child?
-                if besideBulk {
-                    bulk = try Lab.start(
-                        on: 1,
-                        IperfReport.command(
-                            ["-c", running.address, "-t", "\(Int(seconds.rounded(.up)) + 5)"]),
-                        label: "bulk")
-                    usleep(300_000)
+                guard besideBulk else {
+                    let report = try TrafficReport.run("round-trip", running, ["--seconds", "\(seconds)"])
+                    return percentiles.map { report[$0.1, default: .infinity] }
                 }
-                defer { bulk?.stop() }
+                let bulk = try Lab.start(
+                    on: 1,
+                    IperfReport.command(
+                        [
+                            "-c", running.address, "-P", "\(besideStreams)", "-t",
+                            "\(Int(seconds.rounded(.up)) + 1)",
+                        ]),
+                    label: "bulk")
+                defer { bulk.stop() }
+                usleep(300_000)
+                let bytesBefore = try Lab.underlayBytesReceived(on: 2)
+                let began = Date()
                 // Beside a flow answers wait behind its bursts: requests that waited for them would see one long
                 // wait for hundreds of short ones, wherever the flow pauses.
-                let pace = besideBulk ? ["--interval", "1000"] : []
-                let report = try TrafficReport.run("round-trip", running, ["--seconds", "\(seconds)"] + pace)
-                if let bulk, let status = bulk.exitStatusIfEnded() {
+                let report = try TrafficReport.run(
+                    "round-trip", running, ["--seconds", "\(seconds)", "--interval", "1000"])
+                let bits = try (Lab.underlayBytesReceived(on: 2) - bytesBefore) * 8
+                let gigabitsPerSecond = bits / 1e9 / Date().timeIntervalSince(began)
+                if let status = bulk.exitStatusIfEnded() {
                     throw CommandError(
                         description:
                             "iperf3 ended before the round trips beside it, status \(status): \(bulk.lastWords)"
                     )
                 }
-                return percentiles.map { report[$0.1, default: .infinity] }
+                // A client that is stopped leaves its server waiting for what the network still holds.
+                try wait(seconds: 20, for: "iperf3 to end") { bulk.exitStatusIfEnded() != nil }
+                return percentiles.map { report[$0.1, default: .infinity] } + [gigabitsPerSecond]
             })
     }
 
