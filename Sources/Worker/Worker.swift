@@ -117,6 +117,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var roundSmallDatagrams = 0
     /// Until when the worker polls instead of sleeping, microseconds of the monotonic clock.
     var pollUntilMicroseconds = 0
+    /// Until when it does not, as there was load.
+    private var pollingRestsUntilMicroseconds = 0
     /// While the TUN device answers reads with errors, reads rest until this time.
     var readsRestUntilMilliseconds = 0
     /// Operations queued since the last enter that will complete within it.
@@ -359,12 +361,17 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     }
 
     /// Polls after sparse traffic, a request that will be answered, say. Bulk traffic (super-packets, long batches) keeps
-    /// the worker busy by itself, and needs the CPU for the programs that it is for.
+    /// the worker busy by itself, and needs the CPU for the programs that it is for; so no polling either after a round of a
+    /// few acknowledgements in the midst of it.
     private mutating func adaptPolling() {
         let packets = roundReads &+ roundDatagrams
         guard packets > 0 else { return }
-        let isSparse = roundSuperPackets == 0 && packets <= WorkerLimits.sparseRoundPackets
-        pollUntilMicroseconds = isSparse ? monotonicMicroseconds() &+ settings.busyPollMicroseconds : 0
+        let now = monotonicMicroseconds()
+        if roundSuperPackets > 0 || packets > WorkerLimits.sparseRoundPackets {
+            pollingRestsUntilMicroseconds = now &+ WorkerLimits.pollingRestMicroseconds
+        }
+        let mayPoll = now >= pollingRestsUntilMicroseconds
+        pollUntilMicroseconds = mayPoll ? now &+ settings.busyPollMicroseconds : 0
     }
 
     @inline(__always)

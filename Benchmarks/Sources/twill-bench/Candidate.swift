@@ -64,10 +64,13 @@ extension Candidate {
         return Candidate(
             name: name,
             start: [
-                sibling("baseline"), "--tun", "{device}", "--bind", "{underlay}:8285", "--batch", "\(batch)",
+                sibling("baseline"), "--tun", "{device}", "--bind", "{underlay}:\(Lab.overlayPort)",
+                "--batch", "\(batch)",
                 "--mtu", innerMTU,
             ]
-                + (1...nodes).flatMap { ["--peer", "100.96.\($0).0/24=\(Lab.underlayAddress($0)):8285"] },
+                + (1...nodes).flatMap {
+                    ["--peer", "100.96.\($0).0/24=\(Lab.underlayAddress($0)):\(Lab.overlayPort)"]
+                },
             device: "flannel0",
             configure: [
                 ["ip", "address", "add", "100.96.{node}.0/32", "dev", "{device}"],
@@ -77,21 +80,33 @@ extension Candidate {
             address: "100.96.{node}.0", printsCounters: true)
     }
 
-    /// The kernel's part of an overlay alone.
+    /// The kernel's part of an overlay alone; and the same with the work that the wire format asks of anybody.
     ///
     /// - Parameter mtu: the underlay's, bytes.
-    static func floor(mtu: Int) -> Candidate {
+    static func floors(mtu: Int) -> [Candidate] {
+        // 44 segments, and what TCP keeps free for headers.
+        let oneSendBytes = "\(44 * (mtu - 28 - 52) + 400)"
+        return [
+            floor(name: "floor", mtu: mtu, flags: [], deviceSettings: []),
+            floor(
+                name: "floor-cut", mtu: mtu, flags: ["--cut"], deviceSettings: ["gso_max_size", oneSendBytes]),
+        ]
+    }
+
+    private static func floor(name: String, mtu: Int, flags: [String], deviceSettings: [String]) -> Candidate
+    {
         let datagramBytes = "\(mtu - 28)"
         return Candidate(
-            name: "floor",
+            name: name,
             start: [
-                sibling("floor"), "--tun", "{device}", "--bind", "{underlay}:8285", "--peer",
-                "{peer-underlay}:8285", "--segment", datagramBytes,
-            ],
+                sibling("floor"), "--tun", "{device}", "--bind", "{underlay}:\(Lab.overlayPort)", "--peer",
+                "{peer-underlay}:\(Lab.overlayPort)", "--segment", datagramBytes,
+            ] + flags,
             device: "flannel0",
             configure: [
                 ["ip", "address", "add", "100.96.{node}.0/32", "dev", "{device}"],
-                ["ip", "link", "set", "{device}", "mtu", datagramBytes, "txqueuelen", "1000", "up"],
+                ["ip", "link", "set", "{device}", "mtu", datagramBytes, "txqueuelen", "1000", "up"]
+                    + deviceSettings,
                 ["ip", "route", "add", "100.96.0.0/16", "dev", "{device}"],
             ],
             address: "100.96.{node}.0")
@@ -117,7 +132,7 @@ extension Candidate {
                     "--udp-gro=false",
                 ]
             ),
-            ("twill-busy-poll", ["--busy-poll=50"]),
+            ("twill-busy-poll", ["--busy-poll=200"]),
         ].map { name, more in twill(name: name, program: program, flags: flags + more) }
     }
 
@@ -150,8 +165,8 @@ extension Candidate {
             start: [
                 "sh", "-c",
                 choose
-                    + "exec \(sibling("scale-forwarder")) --tun {device} --bind {underlay}:8285 --local $1 --first $2 "
-                    + "--peers \(peers) --changes \(changes) --endpoint {peer-underlay}:8285 --mtu \(innerMTU)",
+                    + "exec \(sibling("scale-forwarder")) --tun {device} --bind {underlay}:\(Lab.overlayPort) --local $1 --first $2 "
+                    + "--peers \(peers) --changes \(changes) --endpoint {peer-underlay}:\(Lab.overlayPort) --mtu \(innerMTU)",
             ],
             device: "flannel0",
             configure: [
@@ -274,9 +289,14 @@ struct RunningCandidate {
         try output(of: Lab.command(on: node, words), while: checkAlive)
     }
 
-    /// Stops the daemons.
+    /// Stops the daemons, and waits until the kernel has closed their sockets: what comes next binds the same port.
     func stop() {
         for daemon in daemons { daemon.stop() }
+        for node in 1...max(daemons.count, 1) where !daemons.isEmpty {
+            try? wait(seconds: 2, for: "port \(Lab.overlayPort) of node \(node)") {
+                try Lab.run(on: node, ["ss", "-Hnul", "sport", "=", ":\(Lab.overlayPort)"]).isEmpty
+            }
+        }
     }
 
     private func waitForDevice(_ device: String, on node: Int) throws {

@@ -52,6 +52,9 @@ struct Lab {
         try output(of: [script, "down"])
     }
 
+    /// The UDP port of every overlay in user space: flannel's.
+    static let overlayPort = 8285
+
     static func underlayAddress(_ node: Int) -> String { "172.20.32.\(100 + node)" }
 
     /// The words that run `command` on a node.

@@ -149,7 +149,7 @@ struct Run: ParsableCommand {
             .baseline(name: "baseline", batch: 1, mtu: mtu, nodes: nodes),
             .baseline(name: "mmsg-baseline", batch: 64, mtu: mtu, nodes: nodes),
         ]
-        let floor = Candidate.floor(mtu: mtu)
+        let floors = Candidate.floors(mtu: mtu)
         let files = try candidateFiles.map { try Candidate(path: $0) }
         let shipped = try Candidate.shipped()
         let installed = shipped.filter(\.missingPackages.isEmpty)
@@ -161,7 +161,7 @@ struct Run: ParsableCommand {
         let workers = Candidate.workers(program: twilld, flags: flags)
         let scale = Candidate.scale(mtu: mtu)
         let all =
-            [.veth, .vxlan, twill] + asked + engines + offloads + workers + scale + forwarders + [floor]
+            [.veth, .vxlan, twill] + asked + engines + offloads + workers + scale + forwarders + floors
             + shipped + files
         let groups = [
             "all": [.veth, .vxlan, twill] + asked + engines + offloads + forwarders + installed + files,
