@@ -80,16 +80,17 @@ extension Candidate {
             address: "100.96.{node}.0", printsCounters: true)
     }
 
-    /// The kernel's part of an overlay alone; and the same with the work that the wire format asks of anybody.
+    /// The kernel's part of an overlay alone; the same with super-packets that fit one send with their headers as well; and
+    /// that with the work that the wire format asks of anybody.
     ///
     /// - Parameter mtu: the underlay's, bytes.
     static func floors(mtu: Int) -> [Candidate] {
         // 44 segments, and what TCP keeps free for headers.
-        let oneSendBytes = "\(44 * (mtu - 28 - 52) + 400)"
+        let short = ["gso_max_size", "\(44 * (mtu - 28 - 52) + 400)"]
         return [
             floor(name: "floor", mtu: mtu, flags: [], deviceSettings: []),
-            floor(
-                name: "floor-cut", mtu: mtu, flags: ["--cut"], deviceSettings: ["gso_max_size", oneSendBytes]),
+            floor(name: "floor-short", mtu: mtu, flags: [], deviceSettings: short),
+            floor(name: "floor-cut", mtu: mtu, flags: ["--cut"], deviceSettings: short),
         ]
     }
 
