@@ -1,6 +1,7 @@
 import CLinux
 import Glibc
 import PacketHeaders
+import SuperPackets
 import Tunnel
 
 /// What the wire format asks of anybody who carries super-packets of TCP over IPv4, at its cheapest.
@@ -14,10 +15,9 @@ struct Cut {
     /// An IPv4 and a TCP header with timestamps, as every segment of a bulk flow has them.
     private static let headerBytes = 52
     private static let firstByteOfIPv4: UInt8 = 0x45
-    private static let mostSegments = 44
 
     private let payloadBytes: Int
-    private let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: 2 * Cut.mostSegments)
+    private let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: 2 * SuperPacketLimits.sendSegments)
     private let header = UnsafeMutablePointer<virtio_net_hdr>.allocate(capacity: 1)
     /// Of all payloads: nobody reads it.
     private var sum = InternetSum()
@@ -43,7 +43,7 @@ struct Cut {
         let length = count - TunnelDevice.virtioHeaderLength
         var offset = Cut.headerBytes
         var places = 0
-        while offset < length, places < 2 * Cut.mostSegments {
+        while offset < length, places < 2 * SuperPacketLimits.sendSegments {
             let payload = min(payloadBytes, length - offset)
             sum.add(packet + offset, count: payload)
             vectors[places] = iovec(iov_base: packet, iov_len: Cut.headerBytes)
@@ -72,7 +72,7 @@ struct Cut {
         var places = 2
         var offset = 0
         var left = packetBytes - Cut.headerBytes
-        while left > 0, offset < count, places < 2 * Cut.mostSegments {
+        while left > 0, offset < count, places < 2 * SuperPacketLimits.sendSegments {
             let payload = min(payloadBytes, left, count - offset - Cut.headerBytes)
             guard payload > 0 else { break }
             sum.add(bytes + offset + Cut.headerBytes, count: payload)

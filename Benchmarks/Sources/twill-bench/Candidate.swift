@@ -85,8 +85,10 @@ extension Candidate {
     ///
     /// - Parameter mtu: the underlay's, bytes.
     static func floors(mtu: Int) -> [Candidate] {
-        // 44 segments, and what TCP keeps free for headers.
-        let short = ["gso_max_size", "\(44 * (mtu - 28 - 52) + 400)"]
+        // As many segments as one send of 65,507 bytes holds with an inner header of 52 bytes each, and
+        // what TCP keeps free for its headers.
+        let segments = 65_507 / (mtu - 28)
+        let short = ["gso_max_size", "\(segments * (mtu - 28 - 52) + 400)"]
         return [
             floor(name: "floor", mtu: mtu, flags: [], deviceSettings: []),
             floor(name: "floor-short", mtu: mtu, flags: [], deviceSettings: short),
