@@ -64,12 +64,13 @@ let dataPlane: [Target] = [
 ]
 
 let controlSide: [Target] = [
+    module("Health", [.product(name: "Logging", package: "swift-log")]),
     module("Netlink", ["Addresses", "CLinux"]),
-    module("Leases", ["Addresses", .product(name: "Logging", package: "swift-log")]),
+    module("Leases", ["Addresses", "Health", .product(name: "Logging", package: "swift-log")]),
     module("LeaseDirectory", ["Leases"]),
     module(
-        "Node", ["Addresses", "Netlink", "CLinux", .product(name: "Logging", package: "swift-log")]),
-    module("Telemetry", ["Counters", "Addresses"]),
+        "Node", ["Addresses", "Health", "Netlink", "CLinux", .product(name: "Logging", package: "swift-log")]),
+    module("Telemetry", ["Counters", "Addresses", "Health"]),
 
     // What the tests of the lease side share: a node that records, and a simulated store.
     .target(
@@ -82,13 +83,22 @@ let controlSide: [Target] = [
         path: "Tests/NetworkNamespaces",
         swiftSettings: settings),
 
+    // Nodes, pods and real daemons in namespaces, for tests of the whole.
+    .target(
+        name: "Kit", dependencies: ["CLinux", "NetworkNamespaces", "Telemetry"], path: "Tests/Kit",
+        swiftSettings: settings),
+
+    tests("Health", []),
     tests("Netlink", ["Addresses", "CLinux", "NetworkNamespaces"]),
-    tests("Leases", ["Addresses", "LeaseTesting"]),
+    tests("Leases", ["Addresses", "Health", "LeaseTesting"]),
     tests("LeaseDirectory", ["Addresses", "Leases", "LeaseTesting"]),
     tests(
         "Node",
-        ["Addresses", "Netlink", "NetworkNamespaces", .product(name: "Logging", package: "swift-log")]),
-    tests("Telemetry", ["Counters"]),
+        [
+            "Addresses", "Health", "Netlink", "NetworkNamespaces",
+            .product(name: "Logging", package: "swift-log"),
+        ]),
+    tests("Telemetry", ["Counters", "Health"]),
 ]
 
 let etcdAndDaemon: [Target] = [
@@ -111,7 +121,7 @@ let etcdAndDaemon: [Target] = [
         name: "twilld",
         dependencies: [
             "Addresses", "Forwarding", "Counters", "Tunnel", "Engines", "Worker",
-            "Netlink", "Leases", "LeaseDirectory", "LeaseEtcd", "Node", "Telemetry", "CLinux",
+            "Health", "Netlink", "Leases", "LeaseDirectory", "LeaseEtcd", "Node", "Telemetry", "CLinux",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),
@@ -122,10 +132,15 @@ let etcdAndDaemon: [Target] = [
         swiftSettings: settings),
 
     tests("LeaseEtcd", ["Addresses", "Leases", "LeaseTesting"]),
+    // What the world does to a node: each kind of fault with real daemons; docs/robustness.md is its table.
+    .testTarget(
+        name: "WorldTests",
+        dependencies: ["twilld", "Kit", "Health", "NetworkNamespaces", "Telemetry"], swiftSettings: settings),
     .testTarget(
         name: "CommandTests",
         dependencies: [
-            "twilld", "Addresses", "CLinux", "Counters", "Leases", "NetworkNamespaces", "Telemetry", "Tunnel",
+            "twilld", "Addresses", "CLinux", "Counters", "Health", "Leases", "NetworkNamespaces", "Telemetry",
+            "Tunnel",
             "Worker",
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "ArgumentParser", package: "swift-argument-parser"),

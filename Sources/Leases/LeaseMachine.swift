@@ -1,4 +1,5 @@
 import Addresses
+import Health
 import Logging
 
 /// Decides everything about a node's lease: a pure state machine, fed with what a store answered and with the
@@ -73,7 +74,7 @@ package struct LeaseMachine {
 
     private var configurationText: String?
     private var configuration: NetworkConfiguration?
-    private var configurationProblem: String?
+    private var configurationProblem: (cause: String, remedy: String)?
 
     private var own: Holding?
     private var wanted: LeaseSubnet?
@@ -256,16 +257,19 @@ extension LeaseMachine {
         guard text != configurationText || (text == nil && configurationProblem == nil) else { return }
         configurationText = text
         guard let text else {
-            configurationProblem = "\(storeName) has no network configuration; write one: twilld network set"
+            configurationProblem = (
+                "\(storeName) has no network configuration", "write one: twilld network set"
+            )
             report(.warning, "no network configuration, waiting for one", ["store": storeName])
             return
         }
         do throws(NetworkConfigurationError) {
             let parsed = try NetworkConfiguration(parsing: text)
             if let own, !parsed.admits(own.lease.subnet) {
-                configurationProblem =
-                    "the network configuration changed to one that this node's subnet, \(own.lease.subnet), is not"
-                    + " of; restart twilld to get another; until then the old one holds"
+                configurationProblem = (
+                    "the network configuration changed to one that this node's subnet, \(own.lease.subnet), is not of",
+                    "restart twilld to get another; until then the old one holds"
+                )
                 report(
                     .error,
                     "network configuration does not admit this node's subnet, restart to take it over",
@@ -283,9 +287,11 @@ extension LeaseMachine {
                     "port": "\(parsed.backend.port)",
                 ])
         } catch {
-            configurationProblem =
-                "the network configuration is wrong: \(error)"
-                + (configuration == nil ? "" : "; the one before it stays in effect")
+            configurationProblem = (
+                "the network configuration is wrong: \(error)",
+                "correct it: twilld network set"
+                    + (configuration == nil ? "" : "; the one before it stays in effect")
+            )
             report(
                 .error, "network configuration is wrong", ["store": storeName, "error": error.description])
         }
@@ -567,11 +573,7 @@ extension LeaseMachine {
         next.configuration = configuration
         next.ownLease = own?.lease
         next.isStoreConnected = failures.isEmpty && isWatchAlive
-        next.problems = [configurationProblem].compactMap { $0 }
-        next.problems += Set(failures.values.map { "lease store: \($0)" }).sorted()
-        if own == nil, let network = said["none left"] {
-            next.problems.append("no subnet is free in \(network)")
-        }
+        next.conditions = conditions
         if let configuration {
             let context = PeerIndex.Context(
                 configuration: configuration, identity: options.identity, ownKey: own?.key,
@@ -589,6 +591,29 @@ extension LeaseMachine {
         guard next != table else { return }
         table = next
         actions.append(.publish(next))
+    }
+
+    private var conditions: [Component: Problem] {
+        var conditions: [Component: Problem] = [:]
+        if let configurationProblem {
+            conditions[Component(.configuration)] = Problem(
+                configuration == nil ? .cutOff : .degraded, configurationProblem.cause,
+                remedy: configurationProblem.remedy)
+        }
+        if !failures.isEmpty {
+            let errors = Set(failures.values.map(\.description)).sorted().joined(separator: "; ")
+            conditions[Component(.store)] = Problem(
+                own == nil ? .cutOff : .degraded, "lease store: \(errors)",
+                remedy: own == nil
+                    ? "this node has no lease before it answers"
+                    : "packets flow on; changes are not seen meanwhile")
+        }
+        if own == nil, let network = said["none left"] {
+            conditions[Component(.lease)] = Problem(
+                .cutOff, "no subnet is free in \(network)",
+                remedy: "release leases that nobody uses (twilld lease list), or widen Network")
+        }
+        return conditions
     }
 
     private mutating func takeReasons(into next: inout PeerTable) {

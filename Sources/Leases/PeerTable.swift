@@ -1,4 +1,5 @@
 public import Addresses
+public import Health
 
 /// What a node knows of its network at one moment: its own lease, its peers, and what is wrong.
 ///
@@ -14,8 +15,11 @@ public struct PeerTable: Sendable, Hashable {
     public var skipped: [SkippedLease] = []
     /// Whether the last request succeeded and the watch is in place.
     public var isStoreConnected = false
-    /// What an operator should know and do, one sentence each; empty while all is well.
-    public var problems: [String] = []
+    /// How the store, the network's configuration, this node's lease and its peers' entries are, where not good.
+    public var conditions: [Component: Problem] = [:]
+
+    /// The sentences of `conditions`, ordered by component.
+    public var problems: [String] { conditions.sorted { $0.key < $1.key }.map(\.value.sentence) }
 
     /// A table of nothing: what stands before the store answered.
     public init() {}

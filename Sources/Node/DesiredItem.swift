@@ -1,3 +1,4 @@
+import Health
 import Netlink
 
 /// One thing that this node wants to be so: an address, a route, a rule set. `NodeNetwork` compares it with what
@@ -9,8 +10,14 @@ public protocol DesiredItem: Sendable {
     /// What log lines call it, the same for as long as it is the same thing: `route 10.66.0.0/16 dev flannel0`.
     var name: String { get }
 
+    /// What of the node's health it is: where it cannot be made so, that is told of this component.
+    var component: Component { get }
+
     /// Whether the daemon cannot do its work without it. What is not essential is logged where it fails.
     var isEssential: Bool { get }
+
+    /// What it does to pods where it cannot be made so.
+    var effect: Problem.Effect { get }
 
     /// Whether netlink says nothing of its changes, and looking at it costs milliseconds: looked at by the resync
     /// alone.
@@ -30,6 +37,9 @@ extension DesiredItem {
     /// Yes.
     public var isEssential: Bool { true }
 
+    /// An essential item cuts pods off where it is not so; another one degrades the node.
+    public var effect: Problem.Effect { isEssential ? .cutOff : .degraded }
+
     /// No.
     public var needsResync: Bool { false }
 
@@ -47,6 +57,10 @@ public struct DeviceMissingError: Error, Hashable, CustomStringConvertible {
 
 /// A machine setting that is not as the node needs it; the description says what to do.
 public struct SystemSettingError: Error, Hashable, CustomStringConvertible {
+    /// What is not as it should be.
+    public let cause: String
+    /// What to do about it.
+    public let remedy: String
     /// The message to the operator.
-    public let description: String
+    public var description: String { "\(cause); \(remedy)" }
 }

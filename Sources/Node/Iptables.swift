@@ -1,3 +1,4 @@
+import Health
 import Netlink
 
 /// iptables(8) of either kind (legacy, nft), with the chains that flannel uses.
@@ -120,6 +121,7 @@ struct IptablesRules: DesiredItem {
     let settings: PacketFilterSettings
 
     let name = "iptables chains FLANNEL-POSTRTG, FLANNEL-FWD"
+    let component = Component(.firewall)
     let needsResync = true
 
     private var wanted: [(chain: Iptables.Chain, rules: [PacketFilterRule])] {

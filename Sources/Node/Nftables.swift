@@ -1,3 +1,4 @@
+import Health
 import Netlink
 import Synchronization
 
@@ -87,6 +88,7 @@ final class NftablesRules: DesiredItem {
     init(settings: PacketFilterSettings) { self.settings = settings }
 
     let name = "nftables table \(Nftables.table)"
+    let component = Component(.firewall)
     let needsResync = true
 
     private func nftables() throws -> Nftables {

@@ -1,4 +1,5 @@
 import Addresses
+import Health
 import Logging
 import Netlink
 
@@ -34,6 +35,7 @@ public actor NodeNetwork {
     private let resyncInterval: Duration
     private let socket: RouteSocket
     private let monitor: RouteMonitor
+    private let health: NodeHealth
     private var log: RepeatLimitedLog
 
     private var items: [any DesiredItem] = []
@@ -48,8 +50,9 @@ public actor NodeNetwork {
 
     /// Opens the netlink sockets. `resyncInterval`: how often everything is compared without a notification.
     public init(
-        options: UnderlayOptions, resyncInterval: Duration = .seconds(5), logger: Logger
+        options: UnderlayOptions, resyncInterval: Duration = .seconds(5), health: NodeHealth, logger: Logger
     ) throws {
+        self.health = health
         socket = try RouteSocket()
         monitor = try RouteMonitor()
         thread = try ControlThread()
@@ -123,6 +126,7 @@ public actor NodeNetwork {
         for item in items where !wanted.contains(item.name) {
             do {
                 try item.withdraw(using: socket)
+                health.forget(item.component)
             } catch {
                 log.warning("cannot withdraw", item: item.name, "\(error)")
             }
@@ -183,9 +187,11 @@ public actor NodeNetwork {
             do {
                 guard let deviation = try item.deviation(in: state) else {
                     log.settled(item: item.name)
+                    health.set(item.component, nil)
                     continue
                 }
                 try item.restore(in: state, using: socket)
+                health.set(item.component, nil)
                 if !isFirstTime { log.notice("restored", item: item.name, deviation) }
                 // The next items build on this one.
                 state = try NetworkState(from: socket)
@@ -194,10 +200,20 @@ public actor NodeNetwork {
                 firstFailure = firstFailure ?? error
             } catch {
                 log.warning("cannot restore", item: item.name, "\(error)")
+                health.set(item.component, problem(of: item, error))
                 if item.isEssential { firstFailure = firstFailure ?? error }
             }
         }
         return firstFailure
+    }
+
+    private func problem(of item: any DesiredItem, _ error: any Error) -> Problem {
+        if let setting = error as? SystemSettingError {
+            return Problem(item.effect, setting.cause, remedy: setting.remedy)
+        }
+        return Problem(
+            item.effect, "\(item.name) cannot be made as it must be: \(error)",
+            remedy: "it is tried again every \(resyncInterval)")
     }
 
     private func tellDeviceMissing(_ error: DeviceMissingError) {

@@ -1,3 +1,4 @@
+import Health
 import Netlink
 
 /// One file of `/proc/sys`, in the network namespace of the thread that touches it.
@@ -15,7 +16,7 @@ struct SystemSetting: Sendable, Hashable {
             try TextFile.overwrite("/proc/sys/\(path)", with: value)
         } catch {
             throw SystemSettingError(
-                description: "cannot set \(error); set \(path) to \(value) on the machine")
+                cause: "cannot set \(error)", remedy: "set \(path) to \(value) on the machine")
         }
     }
 }
@@ -40,6 +41,7 @@ struct InterfaceSetting: DesiredItem {
     private var file: SystemSetting { .ofInterface(interfaceName, setting) }
 
     var name: String { "setting \(file.path)" }
+    var component: Component { Component(.setting, file.path) }
     var isEssential: Bool { false }
 
     func deviation(in state: NetworkState) throws -> String? {
@@ -57,6 +59,7 @@ struct LooseReversePath: DesiredItem {
     let interfaceName: String
 
     var name: String { "setting \(ownSetting.path)" }
+    var component: Component { Component(.setting, ownSetting.path) }
     var isEssential: Bool { false }
 
     private var ownSetting: SystemSetting { .ofInterface(interfaceName, "rp_filter") }
@@ -78,7 +81,9 @@ struct ForwardingEnabled: DesiredItem {
     private let setting = SystemSetting(path: "net/ipv4/ip_forward")
 
     var name: String { "setting \(setting.path)" }
+    var component: Component { Component(.setting, setting.path) }
     var isEssential: Bool { false }
+    var effect: Problem.Effect { .cutOff }
 
     func deviation(in state: NetworkState) throws -> String? {
         try setting.value() == "0" ? "0: pods' packets are not forwarded" : nil
@@ -86,10 +91,11 @@ struct ForwardingEnabled: DesiredItem {
 
     func restore(in state: NetworkState, using socket: RouteSocket) throws {
         throw SystemSettingError(
-            description: """
+            cause: """
                 net.ipv4.ip_forward is 0, so this machine forwards no packets between pods and the overlay, and twill \
-                does not turn a machine into a router by itself; run: sysctl -w net.ipv4.ip_forward=1
-                """)
+                does not turn a machine into a router by itself
+                """,
+            remedy: "run: sysctl -w net.ipv4.ip_forward=1")
     }
 }
 

@@ -1,4 +1,5 @@
 import Addresses
+import Health
 import Netlink
 
 /// The tunnel device as it shall be. The data plane makes the device; this is what the control side does to it.
@@ -44,6 +45,7 @@ struct TunnelLink: DesiredItem {
     let settings: TunnelSettings
 
     var name: String { "device \(settings.interfaceName)" }
+    var component: Component { Component(.tunnel) }
 
     func deviation(in state: NetworkState) throws -> String? {
         let link = try state.device(settings.interfaceName)
@@ -70,6 +72,7 @@ struct TunnelAddress: DesiredItem {
     let address: IPv4Address
 
     var name: String { "address of \(interfaceName)" }
+    var component: Component { Component(.tunnel, "address") }
 
     private func isWanted(_ entry: InterfaceAddress) -> Bool {
         entry.address == .v4(address) && entry.prefixLength == 32
@@ -106,6 +109,7 @@ struct OverlayRoute: DesiredItem {
     let network: IPv4Prefix
 
     var name: String { "route \(network) dev \(interfaceName)" }
+    var component: Component { Component(.route, "\(network)") }
 
     private func wanted(on link: Link) -> Route {
         Route(to: .v4(network), interfaceIndex: link.index, scope: .link)
@@ -136,6 +140,7 @@ struct NarrowPathRoute: DesiredItem, Hashable {
     let mtu: Int
 
     var name: String { "route \(subnet) dev \(interfaceName)" }
+    var component: Component { Component(.route, "\(subnet)") }
 
     private func wanted(on link: Link) -> Route {
         Route(to: .v4(subnet), interfaceIndex: link.index, scope: .link, mtu: mtu)
@@ -170,6 +175,9 @@ public struct BlackholeRoute: DesiredItem, Hashable {
 
     /// `route blackhole 10.66.28.0/24`.
     public var name: String { "route \(wanted)" }
+
+    /// The route.
+    public var component: Component { Component(.route, "blackhole \(subnet)") }
 
     /// The bridge's route has the same destination and metric 0: this one must come after it, and after all others.
     private static let metric = UInt32.max

@@ -160,7 +160,7 @@ extension MetricsText {
             "twill_uptime_seconds", .gauge, help: "Seconds since the daemon was started.",
             status.uptimeSeconds)
         add(
-            "twill_ready", .gauge, help: "Whether lease, device, routes and subnet.env are in place.",
+            "twill_ready", .gauge, help: "Whether lease, device, routes and subnet.env are in place and nothing cuts pods off.",
             status.isReady ? 1 : 0)
         add(
             "twill_store_connected", .gauge,
@@ -177,6 +177,14 @@ extension MetricsText {
         add(
             "twill_problems", .gauge, help: "What an operator should look at; twilld status names it.",
             Double(status.problems.count))
+        let kinds = Dictionary(grouping: status.components, by: \.kind)
+        add(
+            "twill_component_condition", .gauge,
+            help: "The worst condition of the components of a kind: 0 good, 1 degraded, 2 cutting pods off.",
+            kinds.sorted { $0.key < $1.key }.map { kind, components in
+                let worst = components.map { ["good": 0, "degraded": 1][$0.condition] ?? 2.0 }.max() ?? 0
+                return Sample(worst, labels: [("component", kind)])
+            })
         if let tunnel = status.tunnel {
             add("twill_tunnel_mtu_bytes", .gauge, help: "The tunnel's MTU.", Double(tunnel.mtu))
         }

@@ -6,8 +6,12 @@ extension NodeStatus {
         var lines = [
             "twilld \(version), process \(processIdentifier), up \(NodeStatus.duration(uptimeSeconds))",
             "state     \(isReady ? "ready" : "not ready"): \(state)",
-            "store     \(store.name), \(storeState)",
         ]
+        if !problems.isEmpty {
+            lines.append("problems")
+            lines += problems.map { "  \($0)" }
+        }
+        lines.append("store     \(store.name), \(storeState)")
         if let underlay {
             lines.append(
                 "underlay  \(underlay.interface), bound to \(underlay.address), reached at \(underlay.endpoint), "
@@ -38,10 +42,6 @@ extension NodeStatus {
         if !fallbacks.isEmpty {
             lines.append("fallbacks")
             lines += fallbacks.map { "  \($0.name) \($0.value): \($0.meaning)" }
-        }
-        if !problems.isEmpty {
-            lines.append("problems")
-            lines += problems.map { "  \($0)" }
         }
         return lines.joined(separator: "\n") + "\n"
     }

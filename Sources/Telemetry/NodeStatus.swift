@@ -1,3 +1,5 @@
+import Health
+
 /// What is known of a running node at one moment: what `twilld status` shows, as JSON what it prints with
 /// `--json`. Members may be added in later releases; none changes its meaning.
 public struct NodeStatus: Codable, Sendable, Equatable {
@@ -7,7 +9,7 @@ public struct NodeStatus: Codable, Sendable, Equatable {
     public var processIdentifier: Int32
     /// Seconds since the daemon was started.
     public var uptimeSeconds: Double
-    /// Whether the lease, the device, the routes and `subnet.env` are in place.
+    /// Whether the lease, the device, the routes and `subnet.env` are in place and nothing cuts the pods off.
     public var isReady: Bool
     /// What the daemon does or waits for, one sentence.
     public var state: String
@@ -25,7 +27,9 @@ public struct NodeStatus: Codable, Sendable, Equatable {
     public var otherPeersTraffic: Traffic?
     /// Entries of the store that are no peers.
     public var skipped: [Skipped]
-    /// What an operator should know and do, one sentence each.
+    /// Everything that the node's work depends on and how it is, the worst first.
+    public var components: [Component]
+    /// What an operator should know and do, one sentence each: those of the components that are not good.
     public var problems: [String]
     /// Everything that the data plane counted.
     public var counters: [CounterValue]
@@ -47,10 +51,34 @@ public struct NodeStatus: Codable, Sendable, Equatable {
         self.store = store
         peers = []
         skipped = []
+        components = []
         problems = []
         counters = []
         histograms = []
         gauges = []
+    }
+
+    /// One thing that the node's work depends on.
+    public struct Component: Codable, Sendable, Equatable {
+        /// `underlay`, `route`, `store`, …
+        public var kind: String
+        /// Which one, where there are several; else empty.
+        public var subject: String
+        /// `good`, `degraded` or `cut-off`.
+        public var condition: String
+        /// What is wrong and what to do; nil where it is good.
+        public var problem: String?
+        /// Seconds since it is in this condition.
+        public var sinceSeconds: Double
+
+        /// Makes a component as it stands at `now`.
+        public init(_ state: ComponentState, now: ContinuousClock.Instant) {
+            kind = state.component.kind.rawValue
+            subject = state.component.subject
+            condition = state.problem?.effect.rawValue ?? "good"
+            problem = state.problem?.sentence
+            sinceSeconds = (now - state.since) / .seconds(1)
+        }
     }
 
     /// Where the leases are kept.

@@ -1,4 +1,5 @@
 import Addresses
+import Health
 import Logging
 import Netlink
 import NetworkNamespaces
@@ -58,7 +59,7 @@ struct NodeNetworkTests {
             // Left by somebody else: a former lease's address, and a route in the overlay's place.
             try execute(
                 "ip addr add 10.66.99.0/32 dev flannel0; ip route add 10.66.0.0/16 via 198.51.100.9")
-            return try NodeNetwork(options: UnderlayOptions(), logger: quietLogger)
+            return try NodeNetwork(options: UnderlayOptions(), health: NodeHealth(), logger: quietLogger)
         }
         try await network.setDesired(NodeNetworkTests.settings.desiredItems)
         try await expectTunnel(in: namespace)
@@ -70,7 +71,9 @@ struct NodeNetworkTests {
         let namespace = try await namespace()
         // An interval that never ends within the test: what comes back does so by notification.
         let network = try await namespace.run {
-            try NodeNetwork(options: UnderlayOptions(), resyncInterval: .seconds(3600), logger: quietLogger)
+            try NodeNetwork(
+                options: UnderlayOptions(), resyncInterval: .seconds(3600), health: NodeHealth(),
+                logger: quietLogger)
         }
         try await network.setDesired(NodeNetworkTests.settings.desiredItems)
         let running = Task { await network.run() }
@@ -98,7 +101,8 @@ struct NodeNetworkTests {
         let namespace = try await namespace()
         let network = try await namespace.run {
             try NodeNetwork(
-                options: UnderlayOptions(), resyncInterval: .milliseconds(50), logger: quietLogger)
+                options: UnderlayOptions(), resyncInterval: .milliseconds(50), health: NodeHealth(),
+                logger: quietLogger)
         }
         try await network.setDesired(NodeNetworkTests.settings.desiredItems)
         let running = Task { await network.run() }
@@ -111,7 +115,7 @@ struct NodeNetworkTests {
     @Test func aNewLeaseTakesTheOldOnesThingsAway() async throws {
         let namespace = try await namespace()
         let network = try await namespace.run {
-            try NodeNetwork(options: UnderlayOptions(), logger: quietLogger)
+            try NodeNetwork(options: UnderlayOptions(), health: NodeHealth(), logger: quietLogger)
         }
         let old = BlackholeRoute(subnet: IPv4Prefix("10.66.28.0/24")!)
         try await network.setDesired(NodeNetworkTests.settings.desiredItems + [old])
@@ -140,7 +144,7 @@ struct NodeNetworkTests {
     @Test func aDeviceThatIsDeletedIsToldOnce() async throws {
         let namespace = try await namespace()
         let network = try await namespace.run {
-            try NodeNetwork(options: UnderlayOptions(), logger: quietLogger)
+            try NodeNetwork(options: UnderlayOptions(), health: NodeHealth(), logger: quietLogger)
         }
         try await network.setDesired(NodeNetworkTests.settings.desiredItems)
         let running = Task { await network.run() }
@@ -162,7 +166,8 @@ struct NodeNetworkTests {
     @Test func theUnderlayIsChosenAndFollowed() async throws {
         let namespace = try await namespace()
         let network = try await namespace.run {
-            try NodeNetwork(options: UnderlayOptions(interfaces: ["node-u0"]), logger: quietLogger)
+            try NodeNetwork(
+                options: UnderlayOptions(interfaces: ["node-u0"]), health: NodeHealth(), logger: quietLogger)
         }
         let chosen = try await network.chooseUnderlay()
         #expect(
@@ -196,7 +201,8 @@ struct NodeNetworkTests {
         let namespace = try await namespace()
         let underlay = try await namespace.run {
             try NodeNetwork(
-                options: UnderlayOptions(reachableAddress: IPv4Address("198.51.100.77")!), logger: quietLogger
+                options: UnderlayOptions(reachableAddress: IPv4Address("198.51.100.77")!),
+                health: NodeHealth(), logger: quietLogger
             )
         }.chooseUnderlay()
         #expect(underlay.interfaceName == "node-u0" && underlay.address == IPv4Address("198.51.100.2")!)
@@ -206,7 +212,7 @@ struct NodeNetworkTests {
         let namespace = try await namespace()
         let network = try await namespace.run {
             try execute("sysctl -q -w net.ipv4.ip_forward=0")
-            return try NodeNetwork(options: UnderlayOptions(), logger: quietLogger)
+            return try NodeNetwork(options: UnderlayOptions(), health: NodeHealth(), logger: quietLogger)
         }
         // Not essential: no error.
         try await network.setDesired(NodeNetworkTests.settings.desiredItems)

@@ -1,4 +1,5 @@
 import Addresses
+import Health
 import Logging
 import Netlink
 import NetworkNamespaces
@@ -161,7 +162,8 @@ struct PacketFilterTests {
         let namespace = try await NetworkNamespace.make()
         let network = try await namespace.run {
             try NodeNetwork(
-                options: UnderlayOptions(), resyncInterval: .milliseconds(100), logger: quietLogger)
+                options: UnderlayOptions(), resyncInterval: .milliseconds(100), health: NodeHealth(),
+                logger: quietLogger)
         }
         try await network.setDesired([PacketFilter.nftables.desiredItem(settings)])
         let running = Task { await network.run() }

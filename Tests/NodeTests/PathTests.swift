@@ -1,4 +1,5 @@
 import Addresses
+import Health
 import Netlink
 import NetworkNamespaces
 import Testing
@@ -59,7 +60,7 @@ struct PathTests {
             )
         }
         let network = try await node.run {
-            try NodeNetwork(options: UnderlayOptions(), logger: quietLogger)
+            try NodeNetwork(options: UnderlayOptions(), health: NodeHealth(), logger: quietLogger)
         }
         _ = try await network.chooseUnderlay()
         try await network.setDesired(

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Health
 import Logging
 import Node
 
@@ -33,7 +34,8 @@ struct Check: FlagTaking {
     private func underlayFinding() async -> Finding {
         do {
             let node = try NodeNetwork(
-                options: underlay.options, logger: Logger(label: "check") { _ in SwiftLogNoOpLogHandler() })
+                options: underlay.options, health: NodeHealth(),
+                logger: Logger(label: "check") { _ in SwiftLogNoOpLogHandler() })
             let chosen = try await node.chooseUnderlay()
             let tunnelMTU = try TunnelMTU.choose(underlayMTU: chosen.mtu, configured: mtu)
             return Finding(

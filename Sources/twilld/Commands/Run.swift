@@ -2,6 +2,7 @@ import ArgumentParser
 import Dispatch
 import FoundationEssentials
 import Glibc
+import Health
 import Leases
 import Logging
 import Node
@@ -74,8 +75,10 @@ struct Run: FlagTaking {
     private func run(_ leases: any LeaseStore, _ signals: UnixSignalsSequence, _ logger: Logger) async throws
     {
         let identity = try IdentityFile.identity(in: lease.stateDir)
+        let health = NodeHealth(logger: logger)
         let node = try NodeNetwork(
-            options: underlay.options, resyncInterval: .seconds(rules.iptablesResync), logger: logger)
+            options: underlay.options, resyncInterval: .seconds(rules.iptablesResync), health: health,
+            logger: logger)
         let chosen = try await node.chooseUnderlay()
         logger.notice(
             "underlay chosen",
@@ -84,11 +87,13 @@ struct Run: FlagTaking {
                 "public": "\(chosen.publicAddress)", "mtu": "\(chosen.mtu)",
             ])
         let notification = ServiceNotification(environment: ProcessInfo.processInfo.environment)
-        let seen = Observation(storeName: leases.name, peerMetricsLimit: observation.metricsPeers)
+        let seen = Observation(
+            storeName: leases.name, peerMetricsLimit: observation.metricsPeers, health: health)
         let server = ObservationServer(seen)
         let socketPath = try await listen(server, logger)
         let daemon = Daemon(
-            flags: self, underlay: chosen, logger: logger, notification: notification, observation: seen)
+            flags: self, underlay: chosen, logger: logger, notification: notification, observation: seen,
+            health: health)
 
         let result = await withTaskGroup(of: Result<Void, any Error>.self) { group in
             group.addTask {

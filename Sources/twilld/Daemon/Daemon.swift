@@ -7,6 +7,7 @@ import Addresses
 import Counters
 import Forwarding
 import Glibc
+import Health
 import Leases
 import Logging
 import Netlink
@@ -29,6 +30,7 @@ actor Daemon {
     private let logger: Logger
     private let notification: ServiceNotification
     private let observation: Observation
+    private let health: NodeHealth
     private let passes: AsyncStream<Void>
     private let passContinuation: AsyncStream<Void>.Continuation
 
@@ -67,8 +69,9 @@ actor Daemon {
 
     init(
         flags: Run, underlay: Underlay, logger: Logger, notification: ServiceNotification,
-        observation: Observation
+        observation: Observation, health: NodeHealth
     ) {
+        self.health = health
         self.flags = flags
         self.underlay = underlay
         self.logger = logger
@@ -129,11 +132,15 @@ actor Daemon {
             let before = (self.underlay.address, announcement)
             self.underlay = underlay
             observation.update(underlay)
-            observation.clearProblem(.underlay)
+            health.set(Component(.underlay), nil)
             if (underlay.address, announcement) != before { await keeper.announce(announcement) }
         case .underlayLost(let reason):
             logger.error("underlay lost", metadata: ["detail": "\(reason)"])
-            observation.setProblem(.underlay, reason)
+            health.set(
+                Component(.underlay),
+                Problem(
+                    .cutOff, reason,
+                    remedy: "packets leave by \(underlay.interfaceName) as before until it is back"))
             return
         case .deviceLost(let name):
             logger.error("tunnel device lost", metadata: ["interface": "\(name)"])
@@ -175,12 +182,14 @@ actor Daemon {
             try await keepNetwork(node, configuration, lease, mtu: mtu, dataPlane)
             await followPaths(node)
             try writeSubnetFile(configuration, lease, mtu: mtu)
-            observation.clearProblem(.setUp)
+            health.set(Component(.dataPlane), nil)
             retryPause = Daemon.retryPauseSeconds.first
             becomeReady(lease)
         } catch {
             guard stage.isReady else { throw error }
-            observation.setProblem(.setUp, "\(error)")
+            health.set(
+                Component(.dataPlane),
+                Problem(.cutOff, "\(error)", remedy: "it is tried again in \(retryPause) s"))
             logger.error(
                 "set-up failed", metadata: ["detail": "\(error)", "retry_seconds": "\(retryPause)"])
             retry()
@@ -320,8 +329,12 @@ actor Daemon {
             if let filter = await onThread({ PacketFilter.available() }) {
                 items.append(filter.desiredItem(desired.rules))
             } else {
-                observation.setProblem(
-                    .rules, "neither nft nor iptables works here: no masquerade and forward rules are set")
+                health.set(
+                    Component(.firewall),
+                    Problem(
+                        .degraded,
+                        "neither nft nor iptables works here: no masquerade and forward rules are set",
+                        remedy: "install nftables"))
                 logger.error(
                     "no packet filter",
                     metadata: ["detail": "neither nft nor iptables works; install nftables"])
@@ -373,14 +386,14 @@ actor Daemon {
             logger.notice(
                 "ready", metadata: ["subnet": "\(lease.subnet)", "peers": "\(table.peers.count)"])
             notification.ready(status: state)
-            observation.update(state: state, isReady: true)
+            observation.update(state: state, isSetUp: true)
         } else {
             report(state: state)
         }
     }
 
     private func report(state: String) {
-        guard observation.update(state: state, isReady: stage.isReady) else { return }
+        guard observation.update(state: state, isSetUp: stage.isReady) else { return }
         notification.status(state)
     }
 

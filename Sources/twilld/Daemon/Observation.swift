@@ -3,6 +3,7 @@ import Counters
 import Forwarding
 import FoundationEssentials
 import Glibc
+import Health
 import Leases
 import Node
 import Synchronization
@@ -11,16 +12,9 @@ import Worker
 
 /// What is known of the running node, for whoever asks: told by the daemon, read by the server's thread at any time.
 final class Observation: Observable {
-    /// What a problem of the node itself is about; the lease keeper's come with the peer table.
-    enum Topic: Int, CaseIterable, Sendable {
-        case underlay
-        case setUp
-        case rules
-    }
-
     private struct Knowledge {
         var state = "starting"
-        var isReady = false
+        var isSetUp = false
         var underlay: Underlay?
         var table = PeerTable()
         var reconnects: UInt64 = 0
@@ -28,29 +22,31 @@ final class Observation: Observable {
         var dataPlane: DataPlane?
         var tunnel: NodeStatus.Tunnel?
         var samples = TrafficSamples()
-        var problems: [Topic: String] = [:]
     }
 
     private let started = ContinuousClock.now
     private let storeName: String
     private let peerMetricsLimit: Int
+    private let health: NodeHealth
     private let knowledge = Mutex(Knowledge())
 
     /// - Parameter peerMetricsLimit: up to how many peers `/metrics` has series for each.
-    init(storeName: String, peerMetricsLimit: Int = 0) {
+    init(storeName: String, peerMetricsLimit: Int = 0, health: NodeHealth) {
+        self.health = health
         self.storeName = storeName
         self.peerMetricsLimit = peerMetricsLimit
     }
 
     // MARK: What the daemon tells
 
+    /// - Parameter isSetUp: whether lease, device, routes and `subnet.env` have all been in place once.
     /// - Returns: whether the state is another one than before.
     @discardableResult
-    func update(state: String, isReady: Bool) -> Bool {
+    func update(state: String, isSetUp: Bool) -> Bool {
         knowledge.withLock {
-            guard $0.state != state || $0.isReady != isReady else { return false }
+            guard $0.state != state || $0.isSetUp != isSetUp else { return false }
             $0.state = state
-            $0.isReady = isReady
+            $0.isSetUp = isSetUp
             return true
         }
     }
@@ -58,6 +54,14 @@ final class Observation: Observable {
     func update(_ underlay: Underlay) { knowledge.withLock { $0.underlay = underlay } }
 
     func update(_ table: PeerTable) {
+        for kind in [Component.Kind.store, .configuration, .lease] {
+            health.replace(
+                kind,
+                with: Dictionary(
+                    uniqueKeysWithValues: table.conditions.filter { $0.key.kind == kind }.map {
+                        ($0.key.subject, $0.value)
+                    }))
+        }
         knowledge.withLock {
             if table.isStoreConnected && !$0.table.isStoreConnected {
                 if $0.hasBeenConnected { $0.reconnects += 1 }
@@ -89,16 +93,13 @@ final class Observation: Observable {
         }
     }
 
-    func setProblem(_ topic: Topic, _ sentence: String) {
-        knowledge.withLock { $0.problems[topic] = sentence }
-    }
-
-    func clearProblem(_ topic: Topic) { knowledge.withLock { $0.problems[topic] = nil } }
-
     // MARK: What others read
 
     /// `name=value` lines of all counters; empty while nothing moves packets.
     var counterLines: String { knowledge.withLock { $0.dataPlane }?.counters().lines ?? "" }
+
+    /// Whether the node was set up and nothing cuts its pods off.
+    var isReady: Bool { knowledge.withLock { $0.isSetUp } && !health.isCutOff }
 
     /// Everything that is known now.
     var status: NodeStatus {
@@ -106,7 +107,7 @@ final class Observation: Observable {
         let now = ContinuousClock.now
         var status = NodeStatus(
             version: Version.text, processIdentifier: getpid(), uptimeSeconds: (now - started).seconds,
-            isReady: knowledge.isReady, state: knowledge.state,
+            isReady: isReady, state: knowledge.state,
             store: NodeStatus.Store(
                 name: storeName, isConnected: knowledge.table.isStoreConnected,
                 reconnects: knowledge.reconnects))
@@ -128,9 +129,9 @@ final class Observation: Observable {
         }
         if let dataPlane = knowledge.dataPlane { addTraffic(of: dataPlane, knowledge, to: &status) }
         status.skipped = knowledge.table.skipped.map { NodeStatus.Skipped(key: $0.key, reason: $0.reason) }
-        status.problems =
-            knowledge.problems.sorted { $0.key.rawValue < $1.key.rawValue }.map(\.value)
-            + knowledge.table.problems
+        let states = health.all
+        status.components = states.map { NodeStatus.Component($0, now: now) }
+        status.problems = states.compactMap(\.problem?.sentence)
         return status
     }
 
@@ -162,10 +163,12 @@ final class Observation: Observable {
         case "/healthz":
             return HTTPAnswer(status: .ok, body: "ok\n")
         case "/readyz":
-            let (isReady, state) = knowledge.withLock { ($0.isReady, $0.state) }
-            return isReady
-                ? HTTPAnswer(status: .ok, body: "ok\n")
-                : HTTPAnswer(status: .serviceUnavailable, body: state + "\n")
+            if isReady { return HTTPAnswer(status: .ok, body: "ok\n") }
+            let (isSetUp, state) = knowledge.withLock { ($0.isSetUp, $0.state) }
+            let problems = health.problems.filter { $0.effect == .cutOff }.map(\.sentence)
+            return HTTPAnswer(
+                status: .serviceUnavailable,
+                body: ((isSetUp ? [] : [state]) + problems).joined(separator: "\n") + "\n")
         case "/metrics":
             var metrics = MetricsText()
             let status = status

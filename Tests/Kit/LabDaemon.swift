@@ -1,0 +1,131 @@
+import FoundationEssentials
+import Glibc
+import NetworkNamespaces
+import Telemetry
+
+/// A `twilld` process in a lab.
+public final class LabDaemon {
+    /// The process.
+    public let processIdentifier: pid_t
+    private let files: String
+    private let socketPath: String
+
+    /// The program that was built beside the tests.
+    public static let binary: String = {
+        if let named = getenv("TWILL_TEST_BINARY") { return String(cString: named) }
+        let tests = (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? ""
+        return String(tests[..<(tests.lastIndex(of: "/") ?? tests.startIndex)]) + "/twilld"
+    }()
+
+    init(files: String, socketPath: String) async throws {
+        self.files = files
+        self.socketPath = socketPath
+        let text = try await until("the process", { "there is no \(files).pid" }) {
+            let text = try? String(contentsOfFile: files + ".pid", encoding: .utf8)
+            return text?.hasSuffix("\n") == true ? text : nil
+        }
+        processIdentifier = pid_t(text.prefix { $0.isNumber }) ?? -1
+    }
+
+    /// Everything that it wrote.
+    public var log: String { (try? String(contentsOfFile: files + ".log", encoding: .utf8)) ?? "" }
+
+    /// What it says of itself; nil where it does not answer.
+    public var status: NodeStatus? {
+        let request = "curl -s -m 5 --unix-socket \(socketPath) http://twilld/status"
+        guard var text = try? execute(request) else { return nil }
+        // A daemon of before there were components is asked when tests of faults are seen to fail on it.
+        if text.hasPrefix("{"), !text.contains("\"components\"") {
+            text = "{\"components\": [], " + text.dropFirst()
+        }
+        return try? JSONDecoder().decode(NodeStatus.self, from: Data(text.utf8))
+    }
+
+    /// Waits until it is ready.
+    @discardableResult
+    public func ready() async throws -> NodeStatus { try await wait(for: "ready") { $0.isReady } }
+
+    /// Waits until its status is as `isSo` wants it; gives that status. A wait in vain fails after `seconds`.
+    @discardableResult
+    public func wait(
+        for what: String, seconds: Double = 30, _ isSo: (NodeStatus) -> Bool
+    ) async throws -> NodeStatus {
+        try await until(what, seconds: seconds, { self.explanation }) {
+            guard let status = self.status, status.processIdentifier == self.processIdentifier, isSo(status)
+            else {
+                return nil
+            }
+            return status
+        }
+    }
+
+    /// Waits until one of its problems holds all of `words`; gives its sentence.
+    @discardableResult
+    public func problem(_ words: String..., seconds: Double = 30) async throws -> String {
+        let status = try await wait(for: "a problem with \(words)", seconds: seconds) {
+            $0.problems.contains { problem in words.allSatisfy { problem.contains($0) } }
+        }
+        return status.problems.first { problem in words.allSatisfy { problem.contains($0) } } ?? ""
+    }
+
+    /// Waits until it has no problem and is ready.
+    @discardableResult
+    public func healed(seconds: Double = 30) async throws -> NodeStatus {
+        try await wait(for: "ready without a problem", seconds: seconds) { $0.isReady && $0.problems.isEmpty }
+    }
+
+    /// The value of a counter; 0 where nothing has that name.
+    public func counter(_ name: String) -> UInt64 { status?.counters.first { $0.name == name }?.value ?? 0 }
+
+    /// Waits until its log holds `text`.
+    public func logged(_ text: String, seconds: Double = 30) async throws {
+        _ = try await until("\(text) in the log", seconds: seconds, { self.explanation }) {
+            self.log.contains(text) ? true : nil
+        }
+    }
+
+    /// Sends a signal.
+    public func signal(_ number: Int32) { kill(processIdentifier, number) }
+
+    /// Waits until it ended; gives its exit status, 128 and more where a signal ended it.
+    public func exitStatus(seconds: Double = 30) async throws -> Int {
+        try await until("its end", seconds: seconds, { self.explanation }) {
+            guard let text = try? String(contentsOfFile: self.files + ".status", encoding: .utf8) else {
+                return nil
+            }
+            return Int(text.prefix { $0.isNumber })
+        }
+    }
+
+    /// Whether it still runs.
+    public var isRunning: Bool { !FileManager.default.fileExists(atPath: files + ".status") }
+
+    private var explanation: String {
+        "problems: \(status?.problems ?? []), state: \(status?.state ?? "no answer"); the log:\n\(log.suffix(6000))"
+    }
+
+    /// Ends it at once, for a test that failed halfway.
+    func end() { if isRunning { signal(SIGKILL) } }
+}
+
+/// Waits for something that comes in its own time: looks every 20 milliseconds, and fails after `seconds`, with what
+/// `explanation` says then. How long it took is no part of a test's verdict.
+public func until<Value>(
+    _ what: String, seconds: Double = 30, _ explanation: () -> String = { "" },
+    _ value: () async throws -> Value?
+) async throws -> Value {
+    let clock = ContinuousClock()
+    let deadline = clock.now + .seconds(seconds)
+    while true {
+        if let value = try await value() { return value }
+        guard clock.now < deadline else { break }
+        try await Task.sleep(for: .milliseconds(20))
+    }
+    throw WaitedInVain(description: "waited \(seconds) s for \(what) in vain; \(explanation())")
+}
+
+/// Something did not come.
+public struct WaitedInVain: Error, CustomStringConvertible {
+    /// What, and what was there instead.
+    public let description: String
+}
