@@ -160,7 +160,8 @@ extension MetricsText {
             "twill_uptime_seconds", .gauge, help: "Seconds since the daemon was started.",
             status.uptimeSeconds)
         add(
-            "twill_ready", .gauge, help: "Whether lease, device, routes and subnet.env are in place and nothing cuts pods off.",
+            "twill_ready", .gauge,
+            help: "Whether lease, device, routes and subnet.env are in place and nothing cuts pods off.",
             status.isReady ? 1 : 0)
         add(
             "twill_store_connected", .gauge,

@@ -117,9 +117,10 @@ public final class LabNode {
     ///   - flags: beside those that keep it inside the lab's directory; they count more than those.
     ///   - environment: `NAME=value` words.
     ///   - wrapper: words before the daemon's own, such as `setpriv --bounding-set=-all`, or `ulimit -n 100;` for the shell.
-    public func start(_ flags: String = "", environment: String = "", wrapper: String = "") async throws
-        -> LabDaemon
-    {
+    ///   - standardError: a file, perhaps a FIFO, that takes its log; nil for one that `LabDaemon.log` reads.
+    public func start(
+        _ flags: String = "", environment: String = "", wrapper: String = "", standardError: String? = nil
+    ) async throws -> LabDaemon {
         let store =
             flags.contains("etcd-endpoints") || flags.contains("lease-dir")
             ? "" : "--lease-dir \(labDirectory)/store"
@@ -130,7 +131,7 @@ public final class LabNode {
             + " --status-socket \(directory)/twilld.sock \(flags)"
         // The shell waits for it in the foreground: `wait` hangs where SIGCHLD is blocked, as in a test's threads.
         try await run(
-            "(sh -c 'echo $$ >\(files).pid; \(command) >\(files).log 2>&1'; echo $? >\(files).status)"
+            "(sh -c 'echo $$ >\(files).pid; \(command) >\(standardError ?? "\(files).log") 2>&1'; echo $? >\(files).status)"
                 + " >/dev/null 2>&1 &")
         let daemon = try await LabDaemon(files: files, socketPath: "\(directory)/twilld.sock")
         daemons.append(daemon)

@@ -74,6 +74,19 @@ public final class LabDaemon {
         try await wait(for: "ready without a problem", seconds: seconds) { $0.isReady && $0.problems.isEmpty }
     }
 
+    /// Its resident memory in bytes, as the kernel counts it; 0 where it is gone.
+    public var residentBytes: Int { numbers(in: "statm").dropFirst().first.map { $0 * 4096 } ?? 0 }
+
+    /// How many files it has open.
+    public var openDescriptorCount: Int {
+        (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(processIdentifier)/fd").count) ?? 0
+    }
+
+    private func numbers(in file: String) -> [Int] {
+        let text = try? String(contentsOfFile: "/proc/\(processIdentifier)/\(file)", encoding: .utf8)
+        return text?.split(whereSeparator: \.isWhitespace).compactMap { Int($0) } ?? []
+    }
+
     /// The value of a counter; 0 where nothing has that name.
     public func counter(_ name: String) -> UInt64 { status?.counters.first { $0.name == name }?.value ?? 0 }
 

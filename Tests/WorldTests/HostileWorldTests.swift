@@ -1,0 +1,73 @@
+// A node under hostile conditions, many at once, drawn by a seed: at each moment its problems must be those that there
+// are, and no others; at the end all is healed. CI plays some of it; tools/test-hostile plays it for minutes.
+
+import Glibc
+import Kit
+import NetworkNamespaces
+import Testing
+
+/// A seeded choice (SplitMix64).
+private struct Seeded: RandomNumberGenerator {
+    var state: UInt64
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var mixed = state
+        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
+        return mixed ^ (mixed >> 31)
+    }
+}
+
+private func number(_ name: String) -> UInt64? { getenv(name).flatMap { UInt64(String(cString: $0)) } }
+
+@Suite(.serialized, .enabled(if: namespacesAreExpected, "needs root and iproute2"))
+struct HostileWorldTests {
+    @Test func allAtOnceIsToldRightlyAndHealed() async throws {
+        let seconds = number("TWILL_HOSTILE_SECONDS") ?? 30
+        let seed = number("TWILL_HOSTILE_SEED") ?? 1
+        print("hostile world: \(seconds) s, seed \(seed)")
+        var random = Seeded(state: seed)
+        let world = try await World()
+        try await world.victim.healed()
+        let memory = world.victim.residentBytes
+        let descriptors = world.victim.openDescriptorCount
+        let clock = ContinuousClock()
+        let end = clock.now + .seconds(Int(seconds))
+        var active: [Fault] = []
+        while clock.now < end {
+            let isEnding = active.count >= 6 || (!active.isEmpty && Bool.random(using: &random))
+            if isEnding {
+                let fault = active.remove(at: Int.random(in: active.indices, using: &random))
+                print("hostile world: over: \(fault.name)")
+                try await fault.end(world)
+            } else if let fault = Fault.table.filter({ fault in active.allSatisfy { $0.goes(with: fault) } })
+                .randomElement(using: &random)
+            {
+                print("hostile world: begins: \(fault.name)")
+                try await fault.begin(world)
+                active.append(fault)
+            }
+            try await world.expectTruth(of: active)
+        }
+        for fault in active.reversed() { try await fault.end(world) }
+        try await world.victim.healed(seconds: 90)
+        try await world.other.healed(seconds: 90)
+        #expect(await world.pods[0].answers(from: world.pods[1].address, count: 5) == 5)
+        #expect(world.victim.openDescriptorCount <= descriptors + 10)
+        // What it had for a thousand connections or a full log stays with the allocator; it has a limit.
+        #expect(world.victim.residentBytes <= memory + 32 << 20)
+    }
+}
+
+extension Fault {
+    /// Whether both can be at once: two clocks can't, and what is done to eth0 undoes other things that are done to it.
+    fileprivate func goes(with other: Fault) -> Bool {
+        if name == other.name { return false }
+        let exclusive = [
+            ["clock"], ["address", "interface down", "a route to the peer"], ["network conf", "etcd"],
+        ]
+        return !exclusive.contains { words in
+            words.contains { name.hasPrefix($0) } && words.contains { other.name.hasPrefix($0) }
+        }
+    }
+}
