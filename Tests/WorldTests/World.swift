@@ -29,8 +29,7 @@ final class World {
         let directory = lab[1].directory
         // The log goes through a pipe that somebody may stop to read.
         let reader = try await lab[1].run(
-            "mkfifo \(directory)/pipe && (exec cat \(directory)/pipe >\(directory)/log) >/dev/null 2>&1 & echo $!"
-        )
+            "mkfifo \(directory)/pipe; cat \(directory)/pipe >\(directory)/log 2>/dev/null & echo $!")
         logReader = pid_t(reader.prefix { $0.isNumber }) ?? 0
         // A disk that is soon full, and a clock that can be set.
         try await lab[1].run("mkdir \(directory)/disk && mount -t tmpfs -o size=64k tmpfs \(directory)/disk")
