@@ -50,7 +50,7 @@ let dataPlane: [Target] = [
 
     tests("Addresses", []),
     tests("PacketHeaders", ["Addresses"]),
-    tests("SuperPackets", ["PacketHeaders", "CLinux", "NetworkNamespaces"]),
+    tests("SuperPackets", ["PacketHeaders", "CLinux", "NetworkNamespaces", "Seeded"]),
     tests("Forwarding", ["Addresses"]),
     tests("Tunnel", ["Addresses", "CLinux", "NetworkNamespaces"]),
     tests("Engines", ["CLinux"]),
@@ -59,8 +59,11 @@ let dataPlane: [Target] = [
         "Worker",
         [
             "CAllocationCount", "Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters",
-            "Engines", "CLinux",
+            "Engines", "CLinux", "Seeded",
         ]),
+
+    // What every seeded test draws from.
+    .target(name: "Seeded", path: "Tests/Seeded", swiftSettings: settings),
 ]
 
 let controlSide: [Target] = [
@@ -88,8 +91,18 @@ let controlSide: [Target] = [
         name: "Kit", dependencies: ["CLinux", "NetworkNamespaces", "Telemetry"], path: "Tests/Kit",
         swiftSettings: settings),
 
+    // One seeded driver over every parser, and the program that runs it: docs/robustness.md.
+    .target(
+        name: "Fuzz",
+        dependencies: [
+            "Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters", "Engines", "Worker",
+            "Netlink", "Leases", "LeaseDirectory", "Node", "Telemetry", "CLinux", "Seeded",
+        ], path: "Tests/Fuzz", swiftSettings: settings),
+    .executableTarget(
+        name: "twill-fuzz", dependencies: ["Fuzz"], path: "Tests/FuzzProgram", swiftSettings: settings),
+
     tests("Health", []),
-    tests("Netlink", ["Addresses", "CLinux", "NetworkNamespaces"]),
+    tests("Netlink", ["Addresses", "CLinux", "NetworkNamespaces", "Seeded"]),
     tests("Leases", ["Addresses", "Health", "LeaseTesting"]),
     tests("LeaseDirectory", ["Addresses", "Leases", "LeaseTesting"]),
     tests(
@@ -135,12 +148,13 @@ let etcdAndDaemon: [Target] = [
     // What the world does to a node: each kind of fault with real daemons; docs/robustness.md is its table.
     .testTarget(
         name: "WorldTests",
-        dependencies: ["twilld", "Kit", "Health", "NetworkNamespaces", "Telemetry"], swiftSettings: settings),
+        dependencies: ["twilld", "Addresses", "Fuzz", "Kit", "Health", "NetworkNamespaces", "Telemetry"],
+        swiftSettings: settings),
     .testTarget(
         name: "CommandTests",
         dependencies: [
-            "twilld", "Addresses", "CLinux", "Counters", "Health", "Leases", "NetworkNamespaces", "Telemetry",
-            "Tunnel",
+            "twilld", "Addresses", "CLinux", "Counters", "Fuzz", "Health", "Leases", "NetworkNamespaces",
+            "Telemetry", "Tunnel",
             "Worker",
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "ArgumentParser", package: "swift-argument-parser"),

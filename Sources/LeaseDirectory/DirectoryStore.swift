@@ -125,7 +125,8 @@ extension DirectoryStore {
         for name in try holders.names() {
             let parts = name.split(separator: "~")
             let path = holders.appending(name)
-            guard parts.count == 3, let identity = NodeIdentity(parts[1]), let status = try path.status()
+            guard parts.count == 3, let identity = parts.dropFirst().first.flatMap({ NodeIdentity($0) }),
+                let status = try path.status()
             else {
                 continue
             }
@@ -235,7 +236,7 @@ extension StoreVersion {
         var hash: UInt64 = 0xCBF2_9CE4_8422_2325  // FNV-1a, 64 bits
         for word in [
             status.inode, UInt64(bitPattern: Int64(status.modified.seconds)),
-            UInt64(status.modified.nanoseconds),
+            UInt64(bitPattern: Int64(status.modified.nanoseconds)),
         ] {
             hash = (hash ^ word) &* 0x0000_0100_0000_01B3
         }

@@ -69,7 +69,9 @@ extension DirectoryStore {
             return signals
         }
         let changes = IN_ATTRIB | IN_CLOSE_WRITE | IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO
-        for directory in directories { inotify_add_watch(descriptor, directory.description, UInt32(changes)) }
+        for directory in directories {
+            inotify_add_watch(descriptor, directory.description, UInt32(bitPattern: changes))
+        }
         let notifications = DispatchSource.makeReadSource(fileDescriptor: descriptor)
         notifications.setEventHandler {
             // What they say is found by looking; that there are some is enough.

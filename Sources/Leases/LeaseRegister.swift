@@ -89,20 +89,23 @@ struct LeaseRegister {
     func freeSubnets(
         in configuration: NetworkConfiguration, limit: Int, without tried: Set<LeaseSubnet>
     ) -> [LeaseSubnet] {
-        let step = UInt64(1) << UInt64(32 - configuration.subnetLength)
+        let step = UInt64(1) << (32 &- configuration.subnetLength)
         let taken = (records.values.compactMap { $0.subnet?.ipv4 } + tried.map(\.ipv4)).sorted()
         var free: [IPv4Prefix] = []
         var next = 0
         var bits = UInt64(configuration.subnetMinimum.bits)
         var reach: UInt64 = 0  // the end of the furthest taken prefix that begins at or before `bits`
         while bits <= UInt64(configuration.subnetMaximum.bits), free.count < limit {
-            let candidate = IPv4Prefix(IPv4Address(bits: UInt32(bits)), length: configuration.subnetLength)
-            while next < taken.count, taken[next].address <= candidate.last {
-                reach = max(reach, UInt64(taken[next].last.bits) + 1)
+            let candidate = IPv4Prefix(
+                IPv4Address(bits: UInt32(truncatingIfNeeded: bits)), length: configuration.subnetLength)
+            while next < taken.count {
+                let other = taken[next]  // checked: by the loop's condition
+                guard other.address <= candidate.last else { break }
+                reach = max(reach, UInt64(other.last.bits) &+ 1)
                 next += 1
             }
             if reach <= bits { free.append(candidate) }
-            bits += step
+            bits &+= step
         }
         guard let ipv6 = configuration.ipv6 else {
             return free.map { LeaseSubnet(ipv4: $0) }

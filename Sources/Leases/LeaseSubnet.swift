@@ -18,14 +18,14 @@ public struct LeaseSubnet: Sendable, Hashable {
     /// Parses a key; nil where it is none, also where a prefix has host bits, which no daemon writes.
     public init?(key: some StringProtocol) {
         let parts = key.split(separator: "&", omittingEmptySubsequences: false)
-        guard (1...2).contains(parts.count), let ipv4 = IPv4Prefix(parts[0], separator: "-"),
-            parts[0] == "\(ipv4.address)-\(ipv4.length)"
+        guard parts.count <= 2, let first = parts.first, let ipv4 = IPv4Prefix(first, separator: "-"),
+            first == "\(ipv4.address)-\(ipv4.length)"
         else { return nil }
         self.init(ipv4: ipv4)
-        if parts.count == 2 {
-            guard let ipv6 = IPv6Prefix(parts[1], separator: "-"),
-                parts[1].hasSuffix("-\(ipv6.length)"),
-                IPv6Address(parts[1].dropLast("-\(ipv6.length)".count)) == ipv6.address
+        if let second = parts.dropFirst().first {
+            guard let ipv6 = IPv6Prefix(second, separator: "-"),
+                second.hasSuffix("-\(ipv6.length)"),
+                IPv6Address(second.dropLast("-\(ipv6.length)".count)) == ipv6.address
             else { return nil }
             self.ipv6 = ipv6
         }

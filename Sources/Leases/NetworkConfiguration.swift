@@ -62,11 +62,11 @@ public struct NetworkConfiguration: Sendable, Hashable {
         subnetLength = try fields.subnetLength(
             "SubnetLen", network: "\(network)", networkLength: network.length, usual: 24, limit: 30)
         let first = network.address.bits
-        let step = UInt32(1) << UInt32(32 - subnetLength)
+        let step = UInt32(1) << (32 &- subnetLength)
         let last = network.last.bits & IPv4Prefix.mask(length: subnetLength)
         subnetMinimum =
             try fields.subnet("SubnetMin", in: network, length: subnetLength)
-            ?? IPv4Address(bits: first + step)
+            ?? IPv4Address(bits: first &+ step)
         subnetMaximum =
             try fields.subnet("SubnetMax", in: network, length: subnetLength) ?? IPv4Address(bits: last)
         guard subnetMinimum <= subnetMaximum else {
@@ -81,11 +81,11 @@ public struct NetworkConfiguration: Sendable, Hashable {
     /// Whether a lease of `subnet` can have come from this configuration.
     public func admits(_ subnet: LeaseSubnet) -> Bool {
         guard subnet.ipv4.length == subnetLength,
-            (subnetMinimum...subnetMaximum).contains(subnet.ipv4.address)
+            subnetMinimum <= subnet.ipv4.address, subnet.ipv4.address <= subnetMaximum
         else { return false }
         guard let ipv6 else { return subnet.ipv6 == nil }
         guard let prefix = subnet.ipv6, prefix.length == ipv6.subnetLength else { return false }
-        return (ipv6.subnetMinimum...ipv6.subnetMaximum).contains(prefix.address)
+        return ipv6.subnetMinimum <= prefix.address && prefix.address <= ipv6.subnetMaximum
     }
 }
 
@@ -145,15 +145,15 @@ private struct Fields {
         _ key: String, network: String, networkLength: Int, usual: Int, limit: Int
     ) throws(NetworkConfigurationError) -> Int {
         guard let length = try integer(key), length != 0 else {
-            return networkLength <= usual - 2 ? usual : networkLength + 2
+            return networkLength <= usual &- 2 ? usual : networkLength &+ 2
         }
         guard length <= limit else {
             throw NetworkConfigurationError(key: key, .integer(length), rule: "it must be \(limit) or less")
         }
-        guard length >= networkLength + 2 else {
+        guard length >= networkLength &+ 2 else {
             throw NetworkConfigurationError(
                 key: key, .integer(length),
-                rule: "it must be \(networkLength + 2) or more, so that \(network) holds four node subnets")
+                rule: "it must be \(networkLength &+ 2) or more, so that \(network) holds four node subnets")
         }
         return length
     }
@@ -258,9 +258,9 @@ extension IPv6Prefix {
     var next: IPv6Address? {
         let step: (high: UInt64, low: UInt64) =
             length == 0
-            ? (0, 0) : length <= 64 ? (1 << UInt64(64 - length), 0) : (0, 1 << UInt64(128 - length))
+            ? (0, 0) : length <= 64 ? (1 << (64 &- length), 0) : (0, 1 << (128 &- length))
         let low = address.low.addingReportingOverflow(step.low)
-        let high = address.high.addingReportingOverflow(step.high + (low.overflow ? 1 : 0))
+        let high = address.high.addingReportingOverflow(step.high &+ (low.overflow ? 1 : 0))
         return high.overflow || length == 0
             ? nil : IPv6Address(high: high.partialValue, low: low.partialValue)
     }

@@ -25,6 +25,6 @@ extension NodeIdentity: CustomStringConvertible {
     /// Eight hexadecimal digits.
     public var description: String {
         let digits = String(number, radix: 16)
-        return String(repeating: "0", count: 8 - digits.count) + digits
+        return String(repeating: "0", count: max(0, 8 &- digits.count)) + digits
     }
 }

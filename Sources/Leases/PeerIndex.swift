@@ -68,8 +68,9 @@ struct PeerIndex {
     private func position(of subnet: LeaseSubnet) -> Int {
         var (low, high) = (0, peers.count)
         while low < high {
-            let middle = (low + high) / 2
-            if peers[middle].subnet < subnet { low = middle + 1 } else { high = middle }
+            let middle = (low &+ high) / 2
+            // checked: 0 <= low <= middle < high <= count
+            if peers[middle].subnet < subnet { low = middle &+ 1 } else { high = middle }
         }
         return low
     }

@@ -43,7 +43,7 @@ struct RequestPacing {
         _ request: Request, now: ContinuousClock.Instant, using random: inout SplitMix64
     ) {
         let count = failures[request, default: 0]
-        failures[request] = count + 1
+        failures[request] = count &+ 1
         let pause = min(Self.longestPause, Self.firstPause * (1 << min(count, 10)))
         pausedUntil[request] = now + pause * Double.random(in: 0.5...1.5, using: &random)
     }

@@ -18,7 +18,7 @@ enum MessageLayout {
     /// `struct rtmsg`: family, destination length, source length, TOS, table, protocol, scope, type: 1 each; flags 4.
     static let routeSize = 12
 
-    static func aligned(_ size: Int) -> Int { (size + alignment - 1) / alignment * alignment }
+    static func aligned(_ size: Int) -> Int { (size &+ alignment &- 1) & ~(alignment &- 1) }
 }
 
 /// A message's type: `NLMSG_*` of linux/netlink.h and `RTM_*` of linux/rtnetlink.h.

@@ -23,7 +23,7 @@ struct Message: Hashable {
                     type: MessageType(rawValue: type), flags: MessageFlags(rawValue: flags),
                     sequence: sequence,
                     payload: rest.dropFirst(MessageLayout.headerSize).prefix(
-                        length - MessageLayout.headerSize)))
+                        length &- MessageLayout.headerSize)))
             rest = rest.dropFirst(MessageLayout.aligned(length))
         }
         return messages
@@ -47,7 +47,7 @@ struct Attributes {
         {
             contents[type & MessageLayout.attributeTypeMask] =
                 rest.dropFirst(MessageLayout.attributeHeaderSize)
-                .prefix(length - MessageLayout.attributeHeaderSize)
+                .prefix(length &- MessageLayout.attributeHeaderSize)
             rest = rest.dropFirst(MessageLayout.aligned(length))
         }
     }
@@ -70,7 +70,7 @@ struct Attributes {
 extension ArraySlice<UInt8> {
     /// The number that starts `offset` bytes into the slice, host byte order; nil where the slice ends before it.
     func number<Number: FixedWidthInteger>(at offset: Int, as type: Number.Type) -> Number? {
-        guard offset >= 0, count >= offset + MemoryLayout<Number>.size else { return nil }
+        guard offset >= 0, offset <= count &- MemoryLayout<Number>.size else { return nil }
         return withUnsafeBytes { $0.loadUnaligned(fromByteOffset: offset, as: type) }
     }
 }

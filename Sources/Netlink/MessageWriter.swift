@@ -1,6 +1,9 @@
 /// Builds one netlink message: header, fixed part, attributes (netlink(7), linux/netlink.h). Every number is in
 /// host byte order unless an attribute says otherwise.
 struct MessageWriter {
+    /// Bytes that one attribute holds at most.
+    private static let attributeLimit = Int(UInt16.max) - MessageLayout.attributeHeaderSize
+
     private(set) var bytes: [UInt8] = []
 
     /// Starts a message. The port number stays 0: the kernel fills it in.
@@ -19,8 +22,10 @@ struct MessageWriter {
 
     /// Appends an attribute with raw contents.
     mutating func attribute(_ type: Int, _ contents: some Collection<UInt8>) {
-        append(UInt16(MessageLayout.attributeHeaderSize + contents.count))
-        append(UInt16(type))
+        // An attribute's length has 16 bits. What is longer (a name from a flag, say) is cut, and the kernel refuses it.
+        let contents = contents.prefix(MessageWriter.attributeLimit)
+        append(UInt16(truncatingIfNeeded: MessageLayout.attributeHeaderSize &+ contents.count))
+        append(UInt16(truncatingIfNeeded: type))
         bytes.append(contentsOf: contents)
         pad()
     }
@@ -38,20 +43,21 @@ struct MessageWriter {
     mutating func nested(_ type: Int, _ body: (inout MessageWriter) -> Void) {
         let start = bytes.count
         append(UInt16(0))
-        append(UInt16(type))
+        append(UInt16(truncatingIfNeeded: type))
         body(&self)
-        patch(UInt16(bytes.count - start), at: start)
+        patch(UInt16(truncatingIfNeeded: bytes.count &- start), at: start)
     }
 
     /// The finished message, as request number `sequence`.
     consuming func finish(sequence: UInt32) -> [UInt8] {
-        patch(UInt32(bytes.count), at: 0)
+        patch(UInt32(truncatingIfNeeded: bytes.count), at: 0)
         patch(sequence, at: 8)
         return bytes
     }
 
     private mutating func patch(_ value: some FixedWidthInteger, at offset: Int) {
-        withUnsafeBytes(of: value) { bytes.replaceSubrange(offset..<offset + $0.count, with: $0) }
+        // checked: what is patched was appended before, header or length
+        withUnsafeBytes(of: value) { bytes.replaceSubrange(offset..<offset &+ $0.count, with: $0) }
     }
 
     private mutating func pad() {

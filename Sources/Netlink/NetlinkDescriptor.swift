@@ -80,7 +80,7 @@ struct NetlinkDescriptor: ~Copyable {
                 throw NetlinkError(operation: operation, code: ETIMEDOUT, message: "no reply from the kernel")
             case ..<0:
                 throw NetlinkError(operation: operation, code: errno)
-            case (NetlinkDescriptor.datagramLimit + 1)...:
+            case _ where count > NetlinkDescriptor.datagramLimit:
                 throw NetlinkError(
                     operation: operation, code: EMSGSIZE, message: "a datagram of \(count) bytes")
             default:

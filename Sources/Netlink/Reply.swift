@@ -57,7 +57,7 @@ struct Reply {
         var fixedSize = MemoryLayout<Int32>.size
         if message.type == .error {
             let requestSize = message.payload.number(at: fixedSize, as: UInt32.self).map(Int.init) ?? 0
-            fixedSize += message.flags.contains(.capped) ? MessageLayout.headerSize : requestSize
+            fixedSize &+= message.flags.contains(.capped) ? MessageLayout.headerSize : requestSize
         }
         let words =
             message.flags.contains(.hasErrorAttributes)

@@ -40,9 +40,9 @@ struct Request {
         return Request("set interface \(index) \(words.joined(separator: ", "))", .newLink, .acknowledge) {
             $0.appendLink(
                 index: index, flags: change.isUp == true ? .up : [], changes: change.isUp == nil ? [] : .up)
-            if let mtu = change.mtu { $0.attribute(LinkAttribute.mtu, UInt32(mtu)) }
+            if let mtu = change.mtu { $0.attribute(LinkAttribute.mtu, UInt32(clamping: mtu)) }
             if let length = change.transmitQueueLength {
-                $0.attribute(LinkAttribute.transmitQueueLength, UInt32(length))
+                $0.attribute(LinkAttribute.transmitQueueLength, UInt32(clamping: length))
             }
         }
     }
@@ -125,7 +125,7 @@ extension MessageWriter {
         family: UInt8, prefixLength: Int, scope: Scope, interfaceIndex: Int32
     ) {
         append(family)
-        append(UInt8(prefixLength))
+        append(UInt8(truncatingIfNeeded: prefixLength))
         append(UInt8(0))  // flags: IFA_FLAGS holds them all
         append(scope.rawValue)
         append(interfaceIndex)
@@ -145,7 +145,7 @@ extension MessageWriter {
         flags: UInt32 = 0
     ) {
         append(family)
-        append(UInt8(destinationLength))
+        append(UInt8(truncatingIfNeeded: destinationLength))
         append(UInt8(0))  // source length
         append(UInt8(0))  // TOS
         append(UInt8(exactly: table) ?? 0)  // a larger number stands in its attribute alone
@@ -171,7 +171,7 @@ extension MessageWriter {
         if let gateway = route.gateway { attribute(RouteAttribute.gateway, gateway.wireBytes) }
         if let source = route.preferredSource { attribute(RouteAttribute.preferredSource, source.wireBytes) }
         if let mtu = route.mtu {
-            nested(RouteAttribute.metrics) { $0.attribute(RouteAttribute.Metric.mtu, UInt32(mtu)) }
+            nested(RouteAttribute.metrics) { $0.attribute(RouteAttribute.Metric.mtu, UInt32(clamping: mtu)) }
         }
     }
 }

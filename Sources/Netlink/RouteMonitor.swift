@@ -124,11 +124,11 @@ private final class Listener {
                 pollfd(fd: socket.number, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: wake.descriptor, events: Int16(POLLIN), revents: 0),
             ]
-            guard poll(&waits, nfds_t(waits.count), -1) >= 0 else {
+            guard poll(&waits, nfds_t(bitPattern: waits.count), -1) >= 0 else {
                 if errno == EINTR { continue }
                 break
             }
-            if waits[1].revents != 0 { break }
+            if waits.last?.revents != 0 { break }
             do {
                 let messages = Message.all(in: try socket.receive(operation: "read network changes"))
                 guard let messages else {

@@ -41,7 +41,7 @@ public enum ICMPError: Sendable, Equatable {
         -> Int
     {
         let quoted = min(packet.length, 576 - 28)
-        let total = 28 + quoted
+        let total = 28 &+ quoted
         writeIPv4Header(message, total: total, source: source, destination: packet.sourceIPv4)
         message.setField32(24, 0)
         switch self {
@@ -51,7 +51,7 @@ public enum ICMPError: Sendable, Equatable {
         message.setField16(22, 0)
         (message + 28).copyMemory(from: packet.bytes, byteCount: quoted)
         var sum = InternetSum()
-        sum.add(message + 20, count: 8 + quoted)
+        sum.add(message + 20, count: 8 &+ quoted)
         message.setField16(22, sum.checksum)
         return total
     }
@@ -60,9 +60,9 @@ public enum ICMPError: Sendable, Equatable {
     public func write(about packet: IPPacket, from source: IPv6Address, to message: UnsafeMutableRawPointer)
         -> Int
     {
-        let quoted = min(packet.length, ICMPError.messageLimit - 48)
+        let quoted = min(packet.length, ICMPError.messageLimit &- 48)
         message.setField32(0, 0x6000_0000)
-        message.setField16(4, UInt16(8 + quoted))
+        message.setField16(4, UInt16(truncatingIfNeeded: 8 &+ quoted))
         message.setByte(6, 58)
         message.setByte(7, 64)
         message.setField64(8, source.high)
@@ -75,17 +75,17 @@ public enum ICMPError: Sendable, Equatable {
         }
         message.setField16(42, 0)
         (message + 48).copyMemory(from: packet.bytes, byteCount: quoted)
-        var sum = InternetSum(pseudoHeaderIPv6: message + 8, transport: 58, length: 8 + quoted)
-        sum.add(message + 40, count: 8 + quoted)
+        var sum = InternetSum(pseudoHeaderIPv6: message + 8, transport: 58, length: 8 &+ quoted)
+        sum.add(message + 40, count: 8 &+ quoted)
         message.setField16(42, sum.checksum)
-        return 48 + quoted
+        return 48 &+ quoted
     }
 
     private func writeIPv4Header(
         _ message: UnsafeMutableRawPointer, total: Int, source: IPv4Address, destination: IPv4Address
     ) {
         // Precedence 6, internetwork control (RFC 1812, 4.3.2.5).
-        message.setField32(0, 0x45C0_0000 | UInt32(total))
+        message.setField32(0, 0x45C0_0000 | UInt32(truncatingIfNeeded: total))
         message.setField32(4, 0x0000_4000)
         message.setField32(8, 0x4001_0000)  // time to live 64, ICMP
         message.setField32(12, source.bits)

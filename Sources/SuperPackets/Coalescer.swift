@@ -92,10 +92,10 @@ public struct Coalescer: ~Copyable {
         slots = .allocate(capacity: slotLimit)
         headers = .allocate(capacity: slotLimit)
         headers.initialize(repeating: virtio_net_hdr(), count: slotLimit)
-        vectors = .allocate(capacity: slotLimit * Coalescer.vectorsPerSlot)
-        vectors.initialize(repeating: iovec(), count: slotLimit * Coalescer.vectorsPerSlot)
-        for index in 0..<slotLimit {
-            vectors[index * Coalescer.vectorsPerSlot] = iovec(
+        vectors = .allocate(capacity: slotLimit &* Coalescer.vectorsPerSlot)
+        vectors.initialize(repeating: iovec(), count: slotLimit &* Coalescer.vectorsPerSlot)
+        for index in 0..<slotLimit {  // checked: 1 or more, above
+            vectors[index &* Coalescer.vectorsPerSlot] = iovec(
                 iov_base: headers + index, iov_len: virtio_net_hdr.byteCount)
         }
         flows = FlowTable(slotLimit: slotLimit, generation: generation)
@@ -159,6 +159,7 @@ public struct Coalescer: ~Copyable {
     /// Makes all slots ready to be written: merged ones get their headers. Nothing is added between `close` and
     /// `reset`.
     public mutating func close() {
+        // checked: a count of slots is never negative
         for index in 0..<slotCount where slots[index].packetCount > 1 { finishHeaders(index) }
     }
 
@@ -239,6 +240,7 @@ extension Coalescer {
     /// Closes all flows between the addresses of a packet that hides its flow: at most `slotLimit` comparisons.
     private mutating func closeFlows(between arrival: Arrival) {
         let isIPv6 = arrival.packet.byte(0) >> 4 == 6
+        // checked: a count of slots is never negative
         for index in 0..<slotCount
         where slots[index].isOpen && slots[index].hasAddresses(of: arrival, isIPv6: isIPv6) {
             slots[index].isOpen = false
@@ -266,8 +268,8 @@ extension Coalescer {
         headers[index] = virtio_net_hdr(
             flags: virtio_net_hdr.needsChecksum, gso_type: segmentation, hdr_len: UInt16(slot.headerBytes),
             gso_size: UInt16(truncatingIfNeeded: segmentPayloadBytes),
-            csum_start: UInt16(slot.kind.transportOffset),
-            csum_offset: UInt16(slot.kind.isTCP ? TCPWire.checksum : UDPWire.checksum))
+            csum_start: UInt16(truncatingIfNeeded: slot.kind.transportOffset),
+            csum_offset: UInt16(truncatingIfNeeded: slot.kind.isTCP ? TCPWire.checksum : UDPWire.checksum))
     }
 
     /// Writes the lengths of a packet of `byteCount` bytes into a slot's headers, and leaves the transport checksum open.
@@ -363,6 +365,7 @@ extension Coalescer {
             let headerBytes = Int(slots[index].headerBytes)
             let payload = vectors[1 &+ place]
             vectors[1] = iovec(
+                // checked: a packet joined here, so `join` set the vector's base.
                 iov_base: payload.iov_base - headerBytes, iov_len: payload.iov_len &+ headerBytes)
             headers[index] = virtio_net_hdr()
         }

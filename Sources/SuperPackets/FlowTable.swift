@@ -15,11 +15,11 @@ struct FlowTable: ~Copyable {
     /// A table for `slotLimit` flows (1 or more) at four entries each, so that a set is seldom full.
     init(slotLimit: Int, generation: UInt32 = 1) {
         var sets = 1
-        while sets < slotLimit { sets *= 2 }
-        entryCount = sets * FlowTable.ways
+        while sets < slotLimit { sets <<= 1 }
+        entryCount = sets &* FlowTable.ways
         entries = .allocate(capacity: entryCount)
         entries.initialize(repeating: 0, count: entryCount)
-        setMask = UInt64(sets - 1)
+        setMask = UInt64(truncatingIfNeeded: sets &- 1)
         self.generation = generation
     }
 
@@ -36,7 +36,7 @@ struct FlowTable: ~Copyable {
     func slot(_ set: UnsafeMutablePointer<UInt64>, _ way: Int) -> Int? {
         let entry = set[way]
         guard entry >> 32 == UInt64(generation) else { return nil }
-        return Int(entry & 0xFFFF)
+        return Int(truncatingIfNeeded: entry & 0xFFFF)
     }
 
     /// Whether entry `way` of a set was entered under a hash of the same tag.
@@ -48,7 +48,7 @@ struct FlowTable: ~Copyable {
     /// Writes entry `way` of a set, in place of what it was.
     @inline(__always)
     func enter(_ set: UnsafeMutablePointer<UInt64>, _ way: Int, hash: UInt64, slot: Int) {
-        set[way] = key(hash) << 16 | UInt64(slot)
+        set[way] = key(hash) << 16 | UInt64(truncatingIfNeeded: slot)
     }
 
     @inline(__always)

@@ -200,7 +200,8 @@ extension SegmentPlan {
     private func finishNetworkHeader(_ header: UnsafeMutableRawPointer, index: Int, payloadCount: Int) {
         let length = UInt16(truncatingIfNeeded: headerBytes &+ payloadCount)
         if isIPv6 {
-            header.setField16(IPv6Wire.payloadLength, length &- UInt16(IPv6Wire.headerBytes))
+            header.setField16(
+                IPv6Wire.payloadLength, length &- UInt16(truncatingIfNeeded: IPv6Wire.headerBytes))
             return
         }
         let identification = identification &+ UInt16(truncatingIfNeeded: index)

@@ -42,7 +42,7 @@ extension CounterTotals {
             let name = histogram.name + (histogram.isTime ? "_nanoseconds" : "")
             let bounds = histogram.bounds
             for (index, count) in self[histogram].counts.enumerated() {
-                let bound = index < bounds.count ? "le_\(bounds[index])" : "over_\(bounds.last!)"
+                let bound = index < bounds.count ? "le_\(bounds[index])" : "over_\(bounds.last ?? 0)"
                 text += "\(name)_\(bound)=\(count)\n"
             }
         }
@@ -108,11 +108,11 @@ extension MetricsText {
     /// - Parameter time: now, seconds since 1970.
     public mutating func addPeers(_ status: NodeStatus, limit: Int, unixTime time: Double) {
         let counted = status.peers.compactMap { peer in peer.traffic.map { (peer.subnet, $0) } }
-        let recently = 300.0
+        let recently = 300
         add(
             "twill_peers_heard", .gauge,
-            help: "Nodes that a packet came from in the last \(Int(recently)) seconds.",
-            Double(counted.count { $0.1.lastReceivedSeconds ?? .infinity <= recently }))
+            help: "Nodes that a packet came from in the last \(recently) seconds.",
+            Double(counted.count { $0.1.lastReceivedSeconds ?? .infinity <= Double(recently) }))
         add(
             "twill_peers_uncounted", .gauge,
             help: "Nodes that are only counted all together, being too many to be counted one by one.",

@@ -83,7 +83,7 @@ public struct MetricsText: Sendable {
         if value.isNaN { return "NaN" }
         if value.isInfinite { return value < 0 ? "-Inf" : "+Inf" }
         // Below 2^53 every whole number is exact.
-        if value == value.rounded(), value.magnitude < 9_007_199_254_740_992 { return String(Int64(value)) }
+        if value.magnitude < 9_007_199_254_740_992, let whole = Int64(exactly: value) { return String(whole) }
         return "\(value)"
     }
 

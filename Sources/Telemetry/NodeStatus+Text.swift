@@ -102,7 +102,8 @@ extension NodeStatus {
 
     /// `3d 4h`, `5m 6s`, `7s`: the two largest units.
     static func duration(_ seconds: Double) -> String {
-        var rest = Int(seconds.magnitude.rounded())
+        // What does not fit is no time that a daemon tells.
+        guard var rest = Int(exactly: seconds.magnitude.rounded()) else { return "?" }
         var parts: [String] = []
         for (unit, length) in [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)] {
             if rest >= length { parts.append("\(rest / length)\(unit)") }
@@ -121,7 +122,7 @@ extension NodeStatus {
         }
         let places = prefix.isEmpty || value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2
         let factor = [1, 10, 100][places]
-        let scaled = Int((value * Double(factor)).rounded())
+        guard let scaled = Int(exactly: (value * Double(factor)).rounded()) else { return "? \(unit)" }
         let fraction = String(scaled % factor)
         let point = places == 0 ? "" : "." + String(repeating: "0", count: places - fraction.count) + fraction
         return "\(scaled / factor)\(point) \(prefix)\(unit)"

@@ -1,5 +1,6 @@
 import Addresses
 import Glibc
+import Seeded
 import Testing
 
 @testable import Netlink
@@ -185,7 +186,7 @@ import Testing
             0800 0f00 fe000000  0800 0600 05000000  0c00 0800 0800 0200 14050000
             0800 0500 0a010201  0800 0400 03000000
             """)
-        var generator = SeededGenerator(state: 0x7715)
+        var generator = SeededRandom(seed: 0x7715)
         for cut in 0...whole.count {
             decodeAll(Array(whole.prefix(cut)))
             for _ in 0..<32 where cut > 0 {
@@ -208,18 +209,5 @@ import Testing
                 #expect((0...route.destination.address.bitWidth).contains(route.destination.length))
             }
         }
-    }
-}
-
-/// SplitMix64: the same numbers in every run.
-private struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ mixed >> 30) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ mixed >> 27) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ mixed >> 31
     }
 }

@@ -32,6 +32,18 @@ import Testing
                     """))
     }
 
+    /// A name comes from a flag, so it may have any length; an attribute's length has 16 bits.
+    @Test(arguments: [65_530, 65_531, 66_000, 1 << 20])
+    func aNameLongerThanAnAttributeIsCut(count: Int) {
+        let frame = frame(.link(named: String(repeating: "a", count: count)))
+        #expect(Message.all(in: frame)?.count == 1)
+    }
+
+    @Test func anMTUThatNoInterfaceHasIsNoCrash() {
+        let change = LinkChange(mtu: Int.max, transmitQueueLength: -1)
+        #expect(Message.all(in: frame(.setLink(index: 3, change)))?.count == 1)
+    }
+
     @Test func lookingALinkUpPadsItsName() {
         #expect(
             frame(.link(named: "node-t0"))

@@ -1,5 +1,6 @@
 import CLinux
 import SuperPackets
+import Seeded
 import Testing
 
 // Inputs are placed so that a byte read past them, or a header written past its arena, faults. In release a million

@@ -2,6 +2,7 @@ import CLinux
 import Glibc
 import NetworkNamespaces
 import SuperPackets
+import Seeded
 import Testing
 
 /// A TUN device with a virtio-net header, in the namespace of the thread that makes it.

@@ -1,6 +1,7 @@
 import CLinux
 import PacketHeaders
 import SuperPackets
+import Seeded
 import Testing
 
 /// The segments of a super-packet in runs that one send each can carry, as long as they may be.

@@ -1,5 +1,6 @@
 import CLinux
 import SuperPackets
+import Seeded
 import Testing
 
 /// Flows that mostly send runs of full segments, and sometimes anything else.

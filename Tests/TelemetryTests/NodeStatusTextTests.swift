@@ -55,6 +55,15 @@ import Testing
                 """)
     }
 
+    /// The status comes over a socket: whoever answers there may say anything.
+    @Test(arguments: [1e300, -1e300, .infinity, 1e19])
+    func numbersThatNoDaemonTellsAreNoCrash(number: Double) {
+        var status = Self.status(perSecond: number)
+        status.uptimeSeconds = number
+        status.lease?.expirySeconds = number
+        #expect(status.text().contains("up ?"))
+    }
+
     @Test func whatIsWrongIsSaidWithWhatToDo() {
         var status = Self.status(drops: 7)
         status.isReady = false

@@ -1,6 +1,7 @@
 import Addresses
 import Glibc
 import PacketHeaders
+import Seeded
 
 /// Packets as tests write them: plainly, one byte after the other.
 enum Packets {
@@ -66,19 +67,5 @@ enum Packets {
     }
 }
 
-/// A small, fast generator whose sequence a seed decides (SplitMix64).
-struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var value = state
-        value = (value ^ value >> 30) &* 0xBF58_476D_1CE4_E5B9
-        value = (value ^ value >> 27) &* 0x94D0_49BB_1331_11EB
-        return value ^ value >> 31
-    }
-
-    mutating func chance(_ percent: Int) -> Bool { Int.random(in: 0..<100, using: &self) < percent }
-}
+/// What the tests of the worker draw from.
+typealias SeededGenerator = SeededRandom

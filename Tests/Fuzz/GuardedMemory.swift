@@ -1,0 +1,1 @@
+../SuperPacketsTests/GuardedMemory.swift

@@ -1,0 +1,1 @@
+../WorkerTests/Packets.swift
