@@ -112,7 +112,7 @@ public final class PacketFilterEffects: Sendable {
     /// - Throws: what keeps them from being judged, for the operator.
     fileprivate func ruleSet() throws -> RuleSet {
         do {
-            return try reader.current()
+            return try reader.current(mayBeOld: true)
         } catch {
             throw ItemProblem(
                 Problem(

@@ -5,10 +5,12 @@ import Synchronization
 /// Reads this machine's rules, and only where they changed: the kernel counts the changes of nftables' rules, iptables-nft's
 /// among them, and one netlink request tells the count. Only the old kind of iptables has no such count.
 ///
-/// A reading takes milliseconds, with 26,000 rules a good part of a second: the next follows after twenty times as long at
-/// the soonest, so that rules that change all the time cost a twentieth of a CPU at most.
+/// A reading takes milliseconds, with 26,000 rules a good part of a second: after one that took long the next follows after
+/// twenty times as long at the soonest, so that rules that change all the time cost a twentieth of a CPU at most.
 final class RuleSetReader: Sendable {
     private static let pauseFactor = 20
+    /// What is called long, in milliseconds: a resync every five seconds then costs that twentieth as it is.
+    private static let longReadingMilliseconds = 250
 
     private struct State {
         var ruleSet: RuleSet?
@@ -19,13 +21,13 @@ final class RuleSetReader: Sendable {
 
     private let state = Mutex(State())
 
-    /// The rules as they are, or were within the pause.
-    func current() throws -> RuleSet {
+    /// The rules as they are; with `mayBeOld`, or as they were within the pause.
+    func current(mayBeOld: Bool = false) throws -> RuleSet {
         let generation = RuleSetReader.generation()
         let legacyTables = RuleSetReader.legacyTables()
         let known: RuleSet? = state.withLock { state in
             guard let known = state.ruleSet else { return nil }
-            if let next = state.nextReading, ContinuousClock.now < next { return known }
+            if mayBeOld, let next = state.nextReading, ContinuousClock.now < next { return known }
             let isSame = state.generation == generation && legacyTables.isEmpty && !state.hadLegacyTables
             return isSame ? known : nil
         }
@@ -37,8 +39,7 @@ final class RuleSetReader: Sendable {
         state.withLock {
             $0 = State(
                 ruleSet: ruleSet, generation: generation, hadLegacyTables: !legacyTables.isEmpty,
-                // A fast reading may be followed by another at once.
-                nextReading: end - start > .milliseconds(50)
+                nextReading: end - start > .milliseconds(RuleSetReader.longReadingMilliseconds)
                     ? end + (end - start) * RuleSetReader.pauseFactor : nil)
         }
         return ruleSet

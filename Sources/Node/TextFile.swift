@@ -59,7 +59,12 @@ enum TextFile {
     /// guessed, and it is made anew, so that nobody's link is followed.
     static func replace(_ path: String, with text: String, mode: mode_t) throws(Failure) {
         let (directoryPath, name) = split(path)
-        let directory = try TrustedDirectory.open(directoryPath)
+        let directory: Int32
+        do throws(Failure) {
+            directory = try TrustedDirectory.open(directoryPath)
+        } catch {
+            throw Failure(path: path, code: error.code, reason: error.reason)
+        }
         defer { close(directory) }
         let temporary = ".\(name).\(String(UInt64.random(in: 0...UInt64.max), radix: 36))"
         let descriptor = openat(
