@@ -55,6 +55,17 @@ public struct DeviceMissingError: Error, Hashable, CustomStringConvertible {
     public var description: String { "there is no device \(interfaceName): it was deleted, or not made yet" }
 }
 
+/// What is wrong with an item, in the words that the operator reads. An item throws it where it is not for twill to put
+/// right, or where an error alone would not say enough; nothing but the problem is then told.
+struct ItemProblem: Error, Hashable, CustomStringConvertible {
+    /// What is told.
+    let problem: Problem
+    /// The message to the operator.
+    var description: String { problem.sentence }
+
+    init(_ problem: Problem) { self.problem = problem }
+}
+
 /// A machine setting that is not as the node needs it; the description says what to do.
 public struct SystemSettingError: Error, Hashable, CustomStringConvertible {
     /// What is not as it should be.

@@ -1,91 +1,211 @@
-import Health
-import Netlink
+import Glibc
 
-/// iptables(8) of either kind (legacy, nft), with the chains that flannel uses.
+/// iptables(8) of one kind (legacy, nft), with the chains that flannel uses.
 struct Iptables {
+    /// Which of the kernel's two rule sets a program works on.
+    enum Kind: Sendable, Hashable { case legacy, nft }
+
     /// A chain of twill's and the built-in one that jumps to it.
-    struct Chain {
+    struct Chain: Hashable {
         let table: String
         let name: String
         let caller: String
         let comment: String
 
-        static let postrouting = Chain(
-            table: "nat", name: "FLANNEL-POSTRTG", caller: "POSTROUTING", comment: "flanneld masq")
-        static let forward = Chain(
-            table: "filter", name: "FLANNEL-FWD", caller: "FORWARD", comment: "flanneld forward")
-        static let all = [postrouting, forward]
+        static func postrouting(_ names: PacketFilterNames) -> Chain {
+            Chain(
+                table: "nat", name: names.postroutingChain, caller: "POSTROUTING", comment: "flanneld masq")
+        }
+        static func forward(_ names: PacketFilterNames) -> Chain {
+            Chain(
+                table: "filter", name: names.forwardChain, caller: "FORWARD", comment: "flanneld forward")
+        }
+        static func all(_ names: PacketFilterNames) -> [Chain] { [postrouting(names), forward(names)] }
 
         fileprivate var jump: [String] { ["-m", "comment", "--comment", comment, "-j", name] }
+        /// The jump as iptables prints it.
+        fileprivate var printedJump: String { "-A \(caller) -m comment --comment \"\(comment)\" -j \(name)" }
     }
 
-    /// Waits this many seconds for the lock that all iptables of a machine share.
-    private static let lock = ["-w", "5"]
+    /// What a machine looks like, as far as one chain is concerned.
+    struct ChainState {
+        /// The chain's rules as `iptables -S` prints them; nil where there is no such chain.
+        var rules: [String]?
+        /// The places of the jumps to it among the caller's rules, from 0.
+        var jumps: [Int] = []
+    }
 
+    /// How many seconds the lock is waited for that all iptables of the old kind share. A pass gives up at the first
+    /// call that waits in vain.
+    private static let lockSeconds = 2
+    private static let lock = ["-w", "\(lockSeconds)"]
+    /// The exit status of a program that did not get it (RESOURCE_PROBLEM in iptables' xshared.h).
+    private static let lockStatus: Int32 = 4
+
+    let kind: Kind
+    private let name: String
     private let program: ChildProcess
     private let restoreProgram: ChildProcess
 
-    /// Finds `iptables` or `ip6tables`; nil where there is none.
-    init?(program name: String = "iptables") {
-        guard let program = ChildProcess(name), let restoreProgram = ChildProcess("\(name)-restore") else {
-            return nil
-        }
+    /// Finds a program by its name; nil where there is none, or it does not say of what kind it is.
+    private init?(program name: String) {
+        guard let program = ChildProcess(name), let restoreProgram = ChildProcess("\(name)-restore"),
+            let version = try? program.run(["--version"]).output
+        else { return nil }
+        self.name = name
         self.program = program
         self.restoreProgram = restoreProgram
+        // Before 1.8 there was only the old kind, which does not say so.
+        kind = version.contains("nf_tables") ? .nft : .legacy
     }
 
-    /// Whether this machine's kernel and this process's rights let it do anything.
-    var works: Bool { (try? program.run(Iptables.lock + ["-S", "FORWARD"]))?.status == 0 }
-
-    /// Whether what is forwarded is dropped unless a rule accepts it.
-    var dropsForwardedByPolicy: Bool {
-        get throws { try program.check(Iptables.lock + ["-S", "FORWARD"]).hasPrefix("-P FORWARD DROP") }
+    /// Finds `iptables`, the one that the machine's administrator chose; where there is none, one by its full name.
+    init?() {
+        for name in ["iptables", "iptables-nft", "iptables-legacy"] {
+            if let found = Iptables(program: name) {
+                self = found
+                return
+            }
+        }
+        return nil
     }
 
-    /// Whether the chain holds just these rules and is jumped to; without rules, whether there is no such chain.
-    func has(_ chain: Chain, _ rules: [PacketFilterRule]) throws -> Bool {
-        guard let present = try list(chain) else { return rules.isEmpty }
-        guard !rules.isEmpty, try isCalled(chain) else { return false }
-        return present == rules.map { "-A \(chain.name) \($0.iptablesText(comment: chain.comment))" }
+    /// One program of each kind that this machine has, for `iptables` or `ip6tables`.
+    static func ofEachKind(_ name: String = "iptables") -> [Iptables] {
+        var found: [Iptables] = []
+        for name in [name, "\(name)-nft", "\(name)-legacy"] {
+            guard let program = Iptables(program: name), !found.contains(where: { $0.kind == program.kind })
+            else { continue }
+            found.append(program)
+        }
+        return found
     }
 
-    /// Makes the chain hold just these rules, in one transaction, and be jumped to; without rules, removes it.
-    func set(_ chain: Chain, _ rules: [PacketFilterRule]) throws {
+    /// The program that prints the rules of iptables-nft.
+    static func nftSaveProgram() -> ChildProcess? {
+        if let program = ChildProcess("iptables-nft-save") { return program }
+        guard let program = ChildProcess("iptables-save"),
+            let version = try? program.run(["--version"]).output, version.contains("nf_tables")
+        else { return nil }
+        return program
+    }
+
+    /// Whether this machine's kernel and this process's rights let it do anything. A lock that another program holds is
+    /// an error, and no answer.
+    func works() throws -> Bool { try run(["-S", "FORWARD"]).status == 0 }
+
+    /// Whether there can be a chain in a table: of the old kind a table is made by asking for it, which a look must not.
+    func mayHave(table: String) -> Bool {
+        guard kind == .legacy else { return true }
+        let names = name.hasPrefix("ip6") ? "ip6_tables_names" : "ip_tables_names"
+        guard let text = try? TextFile.read("/proc/thread-self/net/\(names)") else { return false }
+        return text.split(whereSeparator: \.isNewline).contains { $0 == table }
+    }
+
+    /// What is there.
+    func state(of chain: Chain) throws -> ChainState {
+        var state = ChainState()
+        let own = try run(["-t", chain.table, "-S", chain.name])
+        if own.status == 0 { state.rules = Iptables.rules(in: own.output) }
+        let caller = try run(["-t", chain.table, "-S", chain.caller])
+        if caller.status == 0 {
+            state.jumps = Iptables.rules(in: caller.output).enumerated().filter {
+                $0.element == chain.printedJump
+            }.map(\.offset)
+        }
+        return state
+    }
+
+    /// Makes the chain hold just these rules, in one transaction, and be jumped to from its caller's first place; without
+    /// rules, removes it. `movesToFront`: also where it is jumped to from a later place.
+    func set(_ chain: Chain, _ rules: [PacketFilterRule], movesToFront: Bool = false) throws {
         if rules.isEmpty {
             try remove(chain)
             return
         }
+        let printed = rules.map { "-A \(chain.name) \($0.iptablesText(comment: chain.comment))" }
+        let present = try state(of: chain)
+        var transaction = ""
         // Naming the chain empties it; everything else in the table stays (--noflush).
-        var transaction = "*\(chain.table)\n:\(chain.name) - [0:0]\n"
-        for rule in rules { transaction += "-A \(chain.name) \(rule.iptablesText(comment: chain.comment))\n" }
-        try restoreProgram.check(Iptables.lock + ["--noflush"], input: transaction + "COMMIT\n")
-        if try !isCalled(chain) {
-            try program.check(Iptables.lock + ["-t", chain.table, "-A", chain.caller] + chain.jump)
+        if present.rules != printed {
+            transaction += ":\(chain.name) - [0:0]\n" + printed.map { $0 + "\n" }.joined()
         }
+        let isInPlace = present.jumps == [0] || (present.jumps.count == 1 && !movesToFront)
+        if !isInPlace {
+            let jump = chain.printedJump.dropFirst("-A \(chain.caller)".count)
+            for _ in present.jumps { transaction += "-D \(chain.caller)\(jump)\n" }
+            transaction += "-I \(chain.caller) 1\(jump)\n"
+        }
+        guard !transaction.isEmpty else { return }
+        let arguments = Iptables.lock + ["--noflush"]
+        let result = try restoreProgram.run(
+            arguments, input: "*\(chain.table)\n\(transaction)COMMIT\n")
+        try refuse(result)
+        guard result.status == 0 else { throw ChildProcessError(restoreProgram, arguments, result) }
     }
 
     /// Removes the chain and what jumps to it; false where there was none.
     @discardableResult
     func remove(_ chain: Chain) throws -> Bool {
-        guard try list(chain) != nil else { return false }
-        while try isCalled(chain) {
-            try program.check(Iptables.lock + ["-t", chain.table, "-D", chain.caller] + chain.jump)
-        }
-        try program.check(Iptables.lock + ["-t", chain.table, "-F", chain.name])
-        try program.check(Iptables.lock + ["-t", chain.table, "-X", chain.name])
+        guard mayHave(table: chain.table) else { return false }
+        let present = try state(of: chain)
+        guard present.rules != nil else { return false }
+        for _ in present.jumps { try check(["-t", chain.table, "-D", chain.caller] + chain.jump) }
+        try check(["-t", chain.table, "-F", chain.name])
+        try check(["-t", chain.table, "-X", chain.name])
         return true
     }
 
-    private func isCalled(_ chain: Chain) throws -> Bool {
-        try program.run(Iptables.lock + ["-t", chain.table, "-C", chain.caller] + chain.jump).status == 0
+    /// What the operator calls the chain.
+    func describe(_ chain: Chain) -> String { "\(name) chain \(chain.name) of table \(chain.table)" }
+
+    private static func rules(in output: String) -> [String] {
+        output.split(whereSeparator: \.isNewline).filter { $0.hasPrefix("-A ") }.map(String.init)
     }
 
-    /// The chain's rules as `iptables -S` prints them; nil where there is no such chain.
-    private func list(_ chain: Chain) throws -> [String]? {
-        let result = try program.run(Iptables.lock + ["-t", chain.table, "-S", chain.name])
-        guard result.status == 0 else { return nil }
-        return result.output.split(whereSeparator: \.isNewline).filter { $0.hasPrefix("-A ") }.map(
-            String.init)
+    private func run(_ arguments: [String]) throws -> ChildProcess.Result {
+        let result = try program.run(Iptables.lock + arguments)
+        try refuse(result)
+        return result
+    }
+
+    private func check(_ arguments: [String]) throws {
+        let result = try run(arguments)
+        guard result.status == 0 else { throw ChildProcessError(program, arguments, result) }
+    }
+
+    /// Where another program holds the lock, no further call is worth its wait.
+    private func refuse(_ result: ChildProcess.Result) throws {
+        guard result.status == Iptables.lockStatus, result.errors.contains("xtables lock") else { return }
+        throw IptablesLockError(holder: LockHolder.ofFile("/run/xtables.lock"))
+    }
+}
+
+/// Another program holds the lock that all iptables of a machine share.
+struct IptablesLockError: Error, CustomStringConvertible {
+    /// Who does, as far as it is known: `ufw (process 812)`.
+    let holder: String?
+    var description: String {
+        "iptables waits for /run/xtables.lock, which \(holder ?? "another program") holds"
+    }
+}
+
+/// Who holds a lock of flock(2).
+enum LockHolder {
+    /// The name and number of the process; nil where the kernel does not tell.
+    static func ofFile(_ path: String) -> String? {
+        var status = stat()
+        guard stat(path, &status) == 0, let locks = try? TextFile.read("/proc/locks") else { return nil }
+        // "1: FLOCK  ADVISORY  WRITE 812 00:1a:5 0 EOF": the process, and major:minor:inode of the file.
+        for line in locks.split(whereSeparator: \.isNewline) where line.contains("FLOCK") {
+            let words = line.split(separator: " ")
+            guard words.count >= 6, words[1] == "FLOCK", words[5].hasSuffix(":\(status.st_ino)"),
+                let process = pid_t(words[4]), process > 0
+            else { continue }
+            let name = try? TextFile.read("/proc/\(process)/comm")
+            return "\(name?.filter { !$0.isNewline } ?? "a program") (process \(process))"
+        }
+        return nil
     }
 }
 
@@ -113,39 +233,5 @@ extension PacketFilterRule {
 extension PacketFilterRule.Match {
     fileprivate func iptablesText(_ option: String) -> String {
         "\(isNegated ? "! " : "")\(option) \(prefix)"
-    }
-}
-
-/// The chains hold the rules that are wanted, for machines without nftables.
-struct IptablesRules: DesiredItem {
-    let settings: PacketFilterSettings
-
-    let name = "iptables chains FLANNEL-POSTRTG, FLANNEL-FWD"
-    let component = Component(.firewall)
-    let needsResync = true
-
-    private var wanted: [(chain: Iptables.Chain, rules: [PacketFilterRule])] {
-        [(.postrouting, settings.postroutingRules), (.forward, settings.forwardRules)]
-    }
-
-    private func iptables() throws -> Iptables {
-        guard let iptables = Iptables() else { throw PacketFilterMissingError(program: "iptables") }
-        return iptables
-    }
-
-    func deviation(in state: NetworkState) throws -> String? {
-        let iptables = try iptables()
-        let wrong = try wanted.filter { try !iptables.has($0.chain, $0.rules) }
-        return wrong.isEmpty ? nil : "\(wrong.map(\.chain.name).joined(separator: ", ")) missing or changed"
-    }
-
-    func restore(in state: NetworkState, using socket: RouteSocket) throws {
-        let iptables = try iptables()
-        for (chain, rules) in wanted where try !iptables.has(chain, rules) { try iptables.set(chain, rules) }
-    }
-
-    func withdraw(using socket: RouteSocket) throws {
-        let iptables = try iptables()
-        for chain in Iptables.Chain.all { try iptables.remove(chain) }
     }
 }

@@ -1,12 +1,5 @@
-import Health
-import Netlink
-import Synchronization
-
 /// nft(8), with the tables that flannel uses, so that twill and flanneld replace each other's rules.
 struct Nftables {
-    static let table = "ip flannel-ipv4"
-    static let tableIPv6 = "ip6 flannel-ipv6"
-
     private let program: ChildProcess
 
     /// Finds the program; nil where there is none.
@@ -16,7 +9,7 @@ struct Nftables {
     }
 
     /// Whether this machine's kernel and this process's rights let it do anything.
-    var works: Bool { (try? program.run(["list", "tables"]))?.status == 0 }
+    func works() throws -> Bool { try program.run(["list", "tables"]).status == 0 }
 
     /// The table as nft prints it, without counters; nil where there is none.
     func list(table: String) throws -> String? {
@@ -28,29 +21,43 @@ struct Nftables {
     }
 
     /// Puts the rules in the place of the table's, all in one transaction: no packet sees only some of them.
-    func replace(with settings: PacketFilterSettings) throws {
-        try program.check(["-f", "-"], input: Nftables.transaction(settings))
+    func replace(table: String, with settings: PacketFilterSettings) throws {
+        do throws(ChildProcessError) {
+            try program.check(["-f", "-"], input: Nftables.transaction(table: table, settings))
+        } catch {
+            guard error.kind == .failed else { throw error }
+            // Comments on tables and chains came with nft 0.9.7 and 1.0.0, and Linux 5.10.
+            let plain = Nftables.transaction(table: table, settings).split(separator: "\n").filter {
+                !$0.drop { $0 == "\t" }.hasPrefix("comment ")
+            }
+            try program.check(["-f", "-"], input: plain.map { $0 + "\n" }.joined())
+        }
     }
 
     func delete(table: String) throws {
         try program.check(["delete", "table"] + table.split(separator: " ").map(String.init))
     }
 
-    /// What `replace` feeds to nft. A table that is added first can be deleted whether or not it was there.
-    static func transaction(_ settings: PacketFilterSettings) -> String {
-        """
-        table \(table)
-        delete table \(table)
-        table \(table) {
-        \tchain postrtg {
-        \t\ttype nat hook postrouting priority srcnat; policy accept;
-        \(settings.postroutingRules.map { "\t\t\($0.nftablesText)\n" }.joined())\t}
-        \tchain forward {
-        \t\ttype filter hook forward priority filter; policy accept;
-        \(settings.forwardRules.map { "\t\t\($0.nftablesText)\n" }.joined())\t}
-        }
+    /// What `replace` feeds to nft. A table that is added first can be deleted whether or not it was there. The comments
+    /// are flannel's, by which monitors find the table.
+    static func transaction(table: String, _ settings: PacketFilterSettings) -> String {
+        let name = table.split(separator: " ").last ?? ""
+        return """
+            table \(table)
+            delete table \(table)
+            table \(table) {
+            \tcomment "rules for \(name)"
+            \tchain postrtg {
+            \t\tcomment "chain to manage traffic masquerading by flannel"
+            \t\ttype nat hook postrouting priority srcnat; policy accept;
+            \(settings.postroutingRules.map { "\t\t\($0.nftablesText)\n" }.joined())\t}
+            \tchain forward {
+            \t\tcomment "chain to accept flannel traffic"
+            \t\ttype filter hook forward priority filter; policy accept;
+            \(settings.forwardRules.map { "\t\t\($0.nftablesText)\n" }.joined())\t}
+            }
 
-        """
+            """
     }
 }
 
@@ -76,56 +83,4 @@ extension PacketFilterRule {
 
 extension PacketFilterRule.Match {
     fileprivate var nftablesText: String { isNegated ? "!= \(prefix)" : "\(prefix)" }
-}
-
-/// The table holds the rules that are wanted. nft prints a rule in other words than it reads, from version to version,
-/// so what counts is that the table still prints as it did right after it was set.
-final class NftablesRules: DesiredItem {
-    private let settings: PacketFilterSettings
-    /// What nft printed right after the last restoring.
-    private let listing = Mutex<String?>(nil)
-
-    init(settings: PacketFilterSettings) { self.settings = settings }
-
-    let name = "nftables table \(Nftables.table)"
-    let component = Component(.firewall)
-    let needsResync = true
-
-    private func nftables() throws -> Nftables {
-        guard let nftables = Nftables() else { throw PacketFilterMissingError(program: "nft") }
-        return nftables
-    }
-
-    func deviation(in state: NetworkState) throws -> String? {
-        guard let present = try nftables().list(table: Nftables.table) else { return "missing" }
-        guard let listing = listing.withLock({ $0 }) else { return "of another daemon or an earlier start" }
-        if present != listing { return "changed by somebody" }
-        return try forwardDeviation()
-    }
-
-    func restore(in state: NetworkState, using socket: RouteSocket) throws {
-        let nftables = try nftables()
-        try nftables.replace(with: settings)
-        let present = try nftables.list(table: Nftables.table)
-        listing.withLock { $0 = present }
-        guard let iptables = Iptables(), iptables.works else { return }
-        // What flanneld left with iptables would go on to masquerade, for the subnet that it had.
-        try iptables.remove(.postrouting)
-        if try forwardDeviation() != nil { try iptables.set(.forward, settings.forwardRules) }
-    }
-
-    /// An `accept` counts in its own table alone: where iptables drops by policy what is forwarded, as Docker has
-    /// it do, the packets must be accepted there too.
-    private func forwardDeviation() throws -> String? {
-        guard settings.acceptsForwarding, let iptables = Iptables(), iptables.works,
-            try iptables.dropsForwardedByPolicy, try !iptables.has(.forward, settings.forwardRules)
-        else { return nil }
-        return "iptables drops forwarded packets by policy"
-    }
-
-    func withdraw(using socket: RouteSocket) throws {
-        let nftables = try nftables()
-        if try nftables.list(table: Nftables.table) != nil { try nftables.delete(table: Nftables.table) }
-        if let iptables = Iptables(), iptables.works { try iptables.remove(.forward) }
-    }
 }

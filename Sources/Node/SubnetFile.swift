@@ -7,85 +7,159 @@ public struct SubnetFile: Sendable, Hashable {
     /// Where flanneld writes it.
     public static let defaultPath = "/run/flannel/subnet.env"
 
+    /// The IPv6 side, where the network has one (`EnableIPv6`).
+    public struct IPv6: Sendable, Hashable {
+        /// `FLANNEL_IPV6_NETWORK`: the overlay's.
+        public var network: IPv6Prefix
+        /// `FLANNEL_IPV6_SUBNET`: this node's. The file gives its first host address, the bridge's.
+        public var subnet: IPv6Prefix
+
+        /// Makes the IPv6 side.
+        public init(network: IPv6Prefix, subnet: IPv6Prefix) {
+            self.network = network
+            self.subnet = subnet
+        }
+    }
+
     /// `FLANNEL_NETWORK`: the overlay.
     public var network: IPv4Prefix
     /// `FLANNEL_SUBNET`: this node's subnet. The file gives its first host address, the bridge's.
     public var subnet: IPv4Prefix
+    /// The lines of IPv6; nil for none.
+    public var ipv6: IPv6?
     /// `FLANNEL_MTU`: bytes.
     public var mtu: Int
     /// `FLANNEL_IPMASQ`: whether the daemon masquerades, so that Docker need not.
     public var masquerades: Bool
 
     /// Makes the contents of a file.
-    public init(network: IPv4Prefix, subnet: IPv4Prefix, mtu: Int, masquerades: Bool) {
+    public init(network: IPv4Prefix, subnet: IPv4Prefix, ipv6: IPv6? = nil, mtu: Int, masquerades: Bool) {
         self.network = network
         self.subnet = subnet
+        self.ipv6 = ipv6
         self.mtu = mtu
         self.masquerades = masquerades
     }
 
-    /// The bridge's address: the subnet's first after its network address.
-    public var bridgeAddress: IPv4Address { IPv4Address(bits: subnet.address.bits + 1) }
-
     /// The file's text: flannel's keys in flannel's order.
     public var text: String {
-        """
-        FLANNEL_NETWORK=\(network)
-        FLANNEL_SUBNET=\(bridgeAddress)/\(subnet.length)
-        FLANNEL_MTU=\(mtu)
-        FLANNEL_IPMASQ=\(masquerades)
-
-        """
-    }
-
-    /// Parses a file's text; nil where one of the four keys is missing or bad. Other keys are passed over.
-    public init?(text: String) {
-        var values: [Substring: Substring] = [:]
-        for line in text.split(whereSeparator: \.isNewline) {
-            let parts = line.split(separator: "=", maxSplits: 1)
-            if parts.count == 2 { values[parts[0]] = parts[1] }
+        var lines = [
+            "FLANNEL_NETWORK=\(network)", "FLANNEL_SUBNET=\(subnet.bridgeAddress)/\(subnet.length)",
+        ]
+        if let ipv6 {
+            let address = IPv6Address(high: ipv6.subnet.address.high, low: ipv6.subnet.address.low | 1)
+            lines += [
+                "FLANNEL_IPV6_NETWORK=\(ipv6.network)",
+                "FLANNEL_IPV6_SUBNET=\(address)/\(ipv6.subnet.length)",
+            ]
         }
-        guard let network = values["FLANNEL_NETWORK"].flatMap({ IPv4Prefix($0) }),
-            let subnet = values["FLANNEL_SUBNET"].flatMap({ IPv4Prefix($0) }),
-            let mtu = values["FLANNEL_MTU"].flatMap({ Int($0) }),
-            let masquerades = values["FLANNEL_IPMASQ"].flatMap({ Bool(String($0)) })
-        else { return nil }
-        self.init(network: network, subnet: subnet, mtu: mtu, masquerades: masquerades)
-    }
-
-    /// Reads a file; nil where there is none. Throws where it cannot be read or does not parse.
-    public init?(path: String) throws(SubnetFileError) {
-        let text: String?
-        do { text = try TextFile.read(path) } catch {
-            throw SubnetFileError(description: "cannot read \(error)")
-        }
-        guard let text else { return nil }
-        guard let file = SubnetFile(text: text) else {
-            throw SubnetFileError(
-                description: "\(path) is no subnet.env: it lacks keys, or one has a bad value")
-        }
-        self = file
+        lines += ["FLANNEL_MTU=\(mtu)", "FLANNEL_IPMASQ=\(masquerades)"]
+        return lines.map { $0 + "\n" }.joined()
     }
 
     /// Replaces the file atomically: a reader sees the old one or all of the new one. Mode 0644; its directory is
-    /// made where it is missing.
+    /// made where it is missing. Blocks until the file is on the disk.
     public func write(to path: String) throws(SubnetFileError) {
         do {
             try TextFile.replace(path, with: text, mode: 0o644)
         } catch {
-            throw SubnetFileError(description: "cannot write \(error); --subnet-file names another place")
+            throw SubnetFileError(
+                cause: "cannot write \(error)", remedy: "; --subnet-file names another place", code: error.code)
         }
     }
+}
 
-    /// Docker's options: `--bip=10.66.28.1/24`, `--ip-masq=true`, `--mtu=1472`, as flannel's mk-docker-opts has them.
-    /// Docker masquerades where the daemon does not.
-    public var dockerOptions: [String] {
-        ["--bip=\(bridgeAddress)/\(subnet.length)", "--ip-masq=\(!masquerades)", "--mtu=\(mtu)"]
+/// What a `subnet.env` of whatever origin says: each value that is there and good. flanneld's own reader takes what is
+/// there and passes over the rest, and so does this.
+public struct SubnetFileValues: Sendable, Hashable {
+    /// `FLANNEL_NETWORK`.
+    public var network: IPv4Prefix?
+    /// `FLANNEL_SUBNET`: of a list with commas the first that is an IPv4 prefix.
+    public var subnet: IPv4Prefix?
+    /// `FLANNEL_MTU`, in bytes.
+    public var mtu: Int?
+    /// `FLANNEL_IPMASQ`.
+    public var masquerades: Bool?
+
+    /// Parses a file's text as a shell, and Go's dotenv reader, would: `KEY=value` lines, with `export`, spaces, single or
+    /// double quotes, comments and either sort of line end. Of two lines with one key the later counts; lines that are
+    /// none are passed over.
+    public init(text: String) {
+        var values: [String: String] = [:]
+        for line in text.split(whereSeparator: \.isNewline) {
+            if let (key, value) = SubnetFileValues.assignment(line) { values[key] = value }
+        }
+        network = values["FLANNEL_NETWORK"].flatMap(SubnetFileValues.prefix)
+        subnet = values["FLANNEL_SUBNET"].flatMap(SubnetFileValues.prefix)
+        mtu = values["FLANNEL_MTU"].flatMap { Int($0) }
+        masquerades = values["FLANNEL_IPMASQ"].flatMap { Bool($0.lowercased()) }
     }
+
+    /// Reads a file; nil where there is none.
+    ///
+    /// - Throws: where it cannot be read. A file without a single good value is no error.
+    public init?(path: String) throws(SubnetFileError) {
+        let text: String?
+        do { text = try TextFile.read(path) } catch {
+            throw SubnetFileError(cause: "cannot read \(error)", remedy: "", code: error.code)
+        }
+        guard let text else { return nil }
+        self.init(text: text)
+    }
+
+    private static func prefix(_ text: String) -> IPv4Prefix? {
+        text.split(separator: ",").lazy.compactMap { IPv4Prefix($0.trimmingSpaces) }.first
+    }
+
+    private static func assignment(_ line: Substring) -> (key: String, value: String)? {
+        var text = line.trimmingSpaces
+        if text.unicodeScalars.first == "\u{FEFF}" { text = text.dropFirst() }
+        if text.hasPrefix("export "), let rest = text.firstIndex(of: " ") { text = text[rest...].trimmingSpaces }
+        guard !text.hasPrefix("#"), let equals = text.firstIndex(of: "=") else { return nil }
+        let key = text[..<equals].trimmingSpaces
+        let value = text[text.index(after: equals)...].trimmingSpaces
+        if let quote = value.first, quote == "\"" || quote == "'" {
+            let quoted = value.dropFirst()
+            guard let end = quoted.firstIndex(of: quote) else { return nil }
+            return (String(key), String(quoted[..<end].trimmingSpaces))
+        }
+        return (String(key), String(value.prefix { $0 != "#" }.trimmingSpaces))
+    }
+
+    /// Docker's options: `--bip=10.66.28.1/24`, `--ip-masq=true`, `--mtu=1472`, as flannel's mk-docker-opts has them: one
+    /// for each value that is there. Docker masquerades where the daemon does not.
+    public var dockerOptions: [String] {
+        [
+            subnet.map { "--bip=\($0.bridgeAddress)/\($0.length)" }, masquerades.map { "--ip-masq=\(!$0)" },
+            mtu.map { "--mtu=\($0)" },
+        ].compactMap(\.self)
+    }
+}
+
+extension Substring {
+    /// Without white space at its ends.
+    fileprivate var trimmingSpaces: Substring {
+        let rest = drop { $0.isWhitespace }
+        guard let last = rest.lastIndex(where: { !$0.isWhitespace }) else { return rest.prefix(0) }
+        return rest[...last]
+    }
+}
+
+extension IPv4Prefix {
+    /// A node's bridge's address: the first after the subnet's own.
+    var bridgeAddress: IPv4Address { IPv4Address(bits: address.bits | 1) }
 }
 
 /// `subnet.env` could not be read or written; the description says which and why.
 public struct SubnetFileError: Error, Hashable, CustomStringConvertible {
+    /// What failed, and why.
+    let cause: String
+    let remedy: String
+    /// The kernel's error number.
+    public let code: Int32
     /// The message to the operator.
-    public let description: String
+    public var description: String { cause + remedy }
+
+    /// Whether trying again is in vain as long as nobody changes the command line: there can be no such file.
+    public var isHopeless: Bool { [ENOENT, ENOTDIR, ENAMETOOLONG, ELOOP].contains(code) }
 }

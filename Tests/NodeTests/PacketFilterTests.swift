@@ -7,17 +7,26 @@ import Testing
 
 @testable import Node
 
+/// The item that keeps rules, as it is made for a daemon.
+private func rules(
+    _ filter: PacketFilter, _ settings: PacketFilterSettings, _ interfaceName: String = "flannel0"
+) -> PacketFilterRules {
+    PacketFilterRules(settings, preferring: filter, interfaceName: interfaceName, beside: PacketFilterEffects())
+}
+
 private let settings = PacketFilterSettings(
     network: IPv4Prefix("10.66.0.0/16")!, subnet: IPv4Prefix("10.66.28.0/24")!, masquerades: true)
 
 @Suite struct PacketFilterTextTests {
     @Test func theTransactionReplacesTheTable() {
         #expect(
-            Nftables.transaction(settings) == """
+            Nftables.transaction(table: "ip flannel-ipv4", settings) == """
                 table ip flannel-ipv4
                 delete table ip flannel-ipv4
                 table ip flannel-ipv4 {
+                \tcomment "rules for flannel-ipv4"
                 \tchain postrtg {
+                \t\tcomment "chain to manage traffic masquerading by flannel"
                 \t\ttype nat hook postrouting priority srcnat; policy accept;
                 \t\tmeta mark & 0x4000 == 0x4000 return
                 \t\tip saddr 10.66.0.0/16 ip daddr 10.66.0.0/16 return
@@ -26,6 +35,7 @@ private let settings = PacketFilterSettings(
                 \t\tip saddr != 10.66.0.0/16 ip daddr 10.66.0.0/16 masquerade fully-random
                 \t}
                 \tchain forward {
+                \t\tcomment "chain to accept flannel traffic"
                 \t\ttype filter hook forward priority filter; policy accept;
                 \t\tip saddr 10.66.0.0/16 accept
                 \t\tip daddr 10.66.0.0/16 accept
@@ -43,7 +53,7 @@ private let settings = PacketFilterSettings(
         #expect(quiet.forwardRules.isEmpty)
         var ordered = settings
         ordered.randomizesPorts = false
-        #expect(!Nftables.transaction(ordered).contains("fully-random"))
+        #expect(!Nftables.transaction(table: "ip flannel-ipv4", ordered).contains("fully-random"))
     }
 }
 
@@ -66,7 +76,7 @@ struct PacketFilterTests {
     func rulesAreSetCheckedRestoredAndRemoved(_ filter: PacketFilter) async throws {
         try await NetworkNamespace.make().run {
             let socket = try RouteSocket()
-            let item = filter.desiredItem(settings)
+            let item = rules(filter, settings)
             let before = try PacketFilterTests.listing(filter)
             #expect(try deviation(item) != nil)
             try item.restore(in: NetworkState(), using: socket)
@@ -101,46 +111,140 @@ struct PacketFilterTests {
             // A later daemon with another subnet takes its place.
             var moved = settings
             moved.subnet = IPv4Prefix("10.66.5.0/24")!
-            let later = filter.desiredItem(moved)
+            let later = rules(filter, moved)
             #expect(try deviation(later) != nil)
             try later.restore(in: NetworkState(), using: socket)
             #expect(try deviation(later) == nil)
             #expect(try !PacketFilterTests.listing(filter).contains("10.66.28.0"))
 
-            #expect(try !PacketFilter.removeAll().isEmpty)
+            #expect(try !PacketFilter.removeAll(interfaceName: "flannel0").isEmpty)
             #expect(try PacketFilterTests.listing(filter) == before)
-            #expect(try PacketFilter.removeAll().isEmpty)
+            #expect(try PacketFilter.removeAll(interfaceName: "flannel0").isEmpty)
         }
     }
 
     @Test func masqueradingTurnedOffTakesItsRulesAway() async throws {
         try await NetworkNamespace.make().run {
             let socket = try RouteSocket()
-            try PacketFilter.iptables.desiredItem(settings).restore(in: NetworkState(), using: socket)
+            try rules(.iptables, settings).restore(in: NetworkState(), using: socket)
             var quiet = settings
             quiet.masquerades = false
-            let item = PacketFilter.iptables.desiredItem(quiet)
+            let item = rules(.iptables, quiet)
             #expect(try deviation(item)?.contains("FLANNEL-POSTRTG") == true)
             try item.restore(in: NetworkState(), using: socket)
-            let rules = try execute("iptables -t nat -S")
-            #expect(!rules.contains("FLANNEL"))
+            let listed = try execute("iptables -t nat -S")
+            #expect(!listed.contains("FLANNEL"))
         }
     }
 
-    /// Docker sets iptables' FORWARD policy to DROP, which an accept in another table does not lift.
-    @Test func whereIptablesDropsForwardedPacketsTheyAreAcceptedThere() async throws {
+    /// Docker sets iptables' FORWARD policy to DROP, which an accept in another table does not lift; and it does so when
+    /// it is started, later: the rules stand there before.
+    @Test func besideNftablesIptablesAcceptsTooWhateverItsPolicy() async throws {
         try await NetworkNamespace.make().run {
             let socket = try RouteSocket()
-            let item = PacketFilter.nftables.desiredItem(settings)
-            try item.restore(in: NetworkState(), using: socket)
-            #expect(try !execute("iptables -S").contains("FLANNEL-FWD"))
-            try execute("iptables -P FORWARD DROP")
-            #expect(try deviation(item) == "iptables drops forwarded packets by policy")
+            let item = rules(.nftables, settings)
             try item.restore(in: NetworkState(), using: socket)
             #expect(try deviation(item) == nil)
-            #expect(try execute("iptables -S").contains("-A FLANNEL-FWD -s 10.66.0.0/16"))
+            let listed = try execute("iptables -S")
+            #expect(listed.contains("-A FLANNEL-FWD -s 10.66.0.0/16"))
+            #expect(try execute("iptables -S FORWARD").contains("-j FLANNEL-FWD"))
+            #expect(try !execute("iptables -t nat -S").contains("FLANNEL"))
             try item.withdraw(using: socket)
             #expect(try !execute("iptables -S").contains("FLANNEL"))
+        }
+    }
+
+    /// What the other program kept goes, also what flanneld left.
+    @Test func aChangedModeLeavesNothingOfTheOtherOne() async throws {
+        try await NetworkNamespace.make().run {
+            let socket = try RouteSocket()
+            for (filter, other) in [(PacketFilter.iptables, PacketFilter.nftables), (.nftables, .iptables)] {
+                let item = rules(filter, settings)
+                try item.restore(in: NetworkState(), using: socket)
+                #expect(try deviation(item) == nil)
+                let next = rules(other, settings)
+                #expect(try deviation(next) != nil)
+                try next.restore(in: NetworkState(), using: socket)
+                #expect(try deviation(next) == nil)
+                let (tables, nat) = (try execute("nft list tables"), try execute("iptables -t nat -S"))
+                #expect(tables.contains("flannel-ipv4") == (other == .nftables))
+                #expect(nat.contains("FLANNEL-POSTRTG") == (other == .iptables))
+            }
+        }
+    }
+
+    /// A flanneld whose image had the old iptables left its rules there.
+    @Test func whatIsLeftInTheOtherKindOfIptablesGoes() async throws {
+        try await NetworkNamespace.make().run {
+            try execute(
+                """
+                iptables-legacy -t nat -N FLANNEL-POSTRTG && \
+                iptables-legacy -t nat -A FLANNEL-POSTRTG -s 10.66.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE && \
+                iptables-legacy -t nat -A POSTROUTING -m comment --comment 'flanneld masq' -j FLANNEL-POSTRTG
+                """)
+            let item = rules(.iptables, settings)
+            #expect(try deviation(item)?.contains("iptables-legacy chain FLANNEL-POSTRTG of table nat not wanted") == true)
+            try item.restore(in: NetworkState(), using: RouteSocket())
+            #expect(try deviation(item) == nil)
+            #expect(try !execute("iptables-legacy -t nat -S").contains("FLANNEL"))
+        }
+    }
+
+    @Test(arguments: [PacketFilter.nftables, .iptables])
+    func twoDevicesRulesDoNotTakeEachOthersAway(_ filter: PacketFilter) async throws {
+        try await NetworkNamespace.make().run {
+            let socket = try RouteSocket()
+            var second = settings
+            second.network = IPv4Prefix("10.77.0.0/16")!
+            second.subnet = IPv4Prefix("10.77.3.0/24")!
+            let items = [rules(filter, settings), rules(filter, second, "a-device-of-15b")]
+            for item in items { try item.restore(in: NetworkState(), using: socket) }
+            for item in items { #expect(try deviation(item) == nil) }
+            #expect(try !PacketFilter.removeAll(interfaceName: "a-device-of-15b").isEmpty)
+            #expect(try deviation(items[0]) == nil)
+            #expect(try deviation(items[1]) != nil)
+            #expect(try !execute("iptables -S; iptables -t nat -S; nft list ruleset").contains("10.77.0.0"))
+        }
+    }
+
+    /// Rules that accept are of no use behind one that drops.
+    @Test(arguments: [
+        "iptables -A FORWARD -j REJECT", "iptables -P FORWARD DROP; iptables -A FORWARD -j DROP",
+        "iptables -N GUARD; iptables -A GUARD -d 10.66.0.0/16 -j DROP; iptables -A FORWARD -j GUARD",
+    ])
+    func theJumpGoesBeforeWhatDrops(_ command: String) async throws {
+        try await NetworkNamespace.make().run {
+            let socket = try RouteSocket()
+            let item = rules(.iptables, settings)
+            try execute(command)
+            try item.restore(in: NetworkState(), using: socket)
+            func isFirst() throws -> Bool {
+                try execute("iptables -S FORWARD").split(separator: "\n")[1].hasSuffix("-j FLANNEL-FWD")
+            }
+            #expect(try isFirst())
+            #expect(try deviation(item) == nil)
+            // Somebody puts the like in front.
+            try execute("iptables -I FORWARD -s 10.0.0.0/8 -j REJECT")
+            #expect(try deviation(item)?.contains("behind a rule that drops what it accepts") == true)
+            try item.restore(in: NetworkState(), using: socket)
+            #expect(try isFirst() && deviation(item) == nil)
+            // Who drops nothing of the overlay may stand in front: Docker's user chain, network policies.
+            try execute("iptables -N DOCKER-USER; iptables -A DOCKER-USER -j RETURN; iptables -I FORWARD -j DOCKER-USER")
+            try execute("iptables -I FORWARD -d 10.66.28.9/32 -p tcp -m tcp --dport 22 -j DROP")
+            #expect(try deviation(item) == nil)
+        }
+    }
+
+    /// By this the resync knows that nothing needs a look.
+    @Test func everyChangeOfTheRulesIsCountedByTheKernel() async throws {
+        try await NetworkNamespace.make().run {
+            var seen: [UInt32?] = [RuleSetReader.generation()]
+            for change in ["iptables -A FORWARD -j RETURN", "nft add table ip other", "iptables -t nat -N X"] {
+                try execute(change)
+                seen.append(RuleSetReader.generation())
+                #expect(RuleSetReader.generation() == seen.last)
+            }
+            #expect(seen.allSatisfy { $0 != nil } && Set(seen).count == seen.count)
         }
     }
 
@@ -152,9 +256,9 @@ struct PacketFilterTests {
                 iptables -t nat -A FLANNEL-POSTRTG -s 10.66.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE && \
                 iptables -t nat -A POSTROUTING -m comment --comment 'flanneld masq' -j FLANNEL-POSTRTG
                 """)
-            try PacketFilter.nftables.desiredItem(settings).restore(in: NetworkState(), using: RouteSocket())
-            let rules = try execute("iptables -t nat -S")
-            #expect(!rules.contains("FLANNEL"))
+            try rules(.nftables, settings).restore(in: NetworkState(), using: RouteSocket())
+            let listed = try execute("iptables -t nat -S")
+            #expect(!listed.contains("FLANNEL"))
         }
     }
 
@@ -165,7 +269,7 @@ struct PacketFilterTests {
                 options: UnderlayOptions(), resyncInterval: .milliseconds(100), health: NodeHealth(),
                 logger: quietLogger)
         }
-        try await network.setDesired([PacketFilter.nftables.desiredItem(settings)])
+        try await network.setDesired([rules(.nftables, settings)])
         let running = Task { await network.run() }
         defer { running.cancel() }
         try await namespace.run { try execute("nft flush ruleset") }
@@ -192,7 +296,7 @@ struct PacketFilterTests {
                 ip addr add 198.51.100.1/24 dev node-w0 && ip link set node-w0 up && \
                 ip route add 10.66.0.0/16 via 198.51.100.9 && sysctl -q -w net.ipv4.ip_forward=1
                 """)
-            try filter.desiredItem(settings).restore(in: NetworkState(), using: RouteSocket())
+            try rules(filter, settings).restore(in: NetworkState(), using: RouteSocket())
         }
         try await pod.run {
             try execute(

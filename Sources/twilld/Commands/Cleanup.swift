@@ -11,7 +11,8 @@ struct Cleanup: FlagTaking {
         discussion: """
             Packet filter rules, the blackhole route and subnet.env stay when the daemon stops, so that pods are not \
             cut off while it is started again. The tunnel device and its routes go with the daemon; one that was made \
-            persistent is removed here. The lease stays until it ends (twilld lease release), and this node's identity \
+            persistent is removed here. While a twilld or flanneld runs that uses these things, nothing is removed. The \
+            rules are those of the device that --tun-name names. The lease stays until it ends (twilld lease release), and this node's identity \
             (--state-dir) stays for good.
             """)
 
@@ -28,9 +29,15 @@ struct Cleanup: FlagTaking {
                 "twilld is running (it listens at \(socket.statusSocket)) and would put everything back: stop it first"
             )
         }
-        let outcome = Leftovers(
-            interfaceName: device.tunName, subnetFile: subnetFile, statusSocket: socket.statusSocket
-        ).remove()
+        let leftovers = Leftovers(
+            interfaceName: device.tunName, subnetFile: subnetFile, statusSocket: socket.statusSocket)
+        let owner: String?
+        do { owner = try leftovers.owner() } catch { throw CommandFailure(.system, "cannot look: \(error)") }
+        if let owner {
+            throw CommandFailure(
+                .temporary, "\(owner), and removing what it uses would cut pods off: stop it first; nothing was removed")
+        }
+        let outcome = leftovers.remove()
         for name in outcome.removed { print("removed \(name)") }
         if outcome.removed.isEmpty && outcome.failures.isEmpty { print("nothing to remove") }
         if let subnet = outcome.subnet {

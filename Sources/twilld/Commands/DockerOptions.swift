@@ -13,15 +13,18 @@ struct DockerOptions: FlagTaking {
     var subnetFile = SubnetFile.defaultPath
 
     func run() async throws {
-        let file: SubnetFile?
+        let file: SubnetFileValues?
         do throws(SubnetFileError) {
-            file = try SubnetFile(path: subnetFile)
+            file = try SubnetFileValues(path: subnetFile)
         } catch {
             throw CommandFailure(.configuration, error.description)
         }
         guard let file else {
             throw CommandFailure(
                 .unavailable, "there is no \(subnetFile): twilld run writes it as soon as it has a lease")
+        }
+        guard file.subnet != nil else {
+            throw CommandFailure(.configuration, "\(subnetFile) has no FLANNEL_SUBNET that is an IPv4 prefix")
         }
         print(file.dockerOptions.joined(separator: " "))
     }

@@ -31,6 +31,7 @@ actor Daemon {
     private let notification: ServiceNotification
     private let observation: Observation
     private let health: NodeHealth
+    private let filterEffects = PacketFilterEffects()
     private let passes: AsyncStream<Void>
     private let passContinuation: AsyncStream<Void>.Continuation
 
@@ -48,7 +49,11 @@ actor Daemon {
         var fallbacks = FallbackWatch()
         var desired: DesiredNetwork?
         var paths: [IPv4Prefix: IPv4Address] = [:]
+        /// What keeps `subnet.env`, and what that holds.
+        var keptFile: KeptSubnetFile?
         var subnetFile: SubnetFile?
+        /// The program that keeps the rules in the place of the one that was asked for, as it was told.
+        var toldFilter: PacketFilter?
         var isReady = false
     }
 
@@ -62,6 +67,9 @@ actor Daemon {
     private struct DesiredNetwork: Equatable {
         var tunnel: TunnelSettings
         var rules: PacketFilterSettings
+        var filter: PacketFilter
+        var surroundings: PacketFilterEffects.Surroundings
+        var file: SubnetFile
         var blackhole: BlackholeRoute?
         /// Another device of the same name: its addresses and routes are to be made anew.
         var tunnelIndex: UInt32
@@ -86,7 +94,7 @@ actor Daemon {
     /// - Throws: What keeps the node from starting, or `LeaseLost`.
     func run(store: any LeaseStore, identity: NodeIdentity, node: NodeNetwork) async throws {
         var options = LeaseOptions(identity: identity)
-        options.previousSubnet = previousSubnet()
+        options.previousSubnet = await previousSubnet()
         options.renewalMargin = .seconds(flags.lease.subnetLeaseRenewMargin * 60)
         options.lossPolicy = flags.lease.onLeaseLoss == .exit ? .exit : .reacquire
         let keeper = LeaseKeeper(store: store, announcement: announcement, options: options, logger: logger)
@@ -155,9 +163,16 @@ actor Daemon {
             port: flags.tunnel.port)
     }
 
-    private func previousSubnet() -> LeaseSubnet? {
+    private func previousSubnet() async -> LeaseSubnet? {
+        let path = flags.lease.subnetFile
         do throws(SubnetFileError) {
-            return try SubnetFile(path: flags.lease.subnetFile).map { LeaseSubnet(ipv4: $0.subnet) }
+            let values = try await onThread { () throws(SubnetFileError) in try SubnetFileValues(path: path) }
+            if let values, values.subnet == nil {
+                logger.warning(
+                    "previous subnet not known",
+                    metadata: ["detail": "\(path) has no FLANNEL_SUBNET that is an IPv4 prefix"])
+            }
+            return values?.subnet.map { LeaseSubnet(ipv4: $0) }
         } catch {
             logger.warning("previous subnet not known", metadata: ["detail": "\(error)"])
             return nil
@@ -181,7 +196,7 @@ actor Daemon {
             dataPlane.publish(routes(lease, mtu: mtu))
             try await keepNetwork(node, configuration, lease, mtu: mtu, dataPlane)
             await followPaths(node)
-            try writeSubnetFile(configuration, lease, mtu: mtu)
+            try tellSubnetFile()
             health.set(Component(.dataPlane), nil)
             retryPause = Daemon.retryPauseSeconds.first
             becomeReady(lease)
@@ -311,6 +326,8 @@ actor Daemon {
         _ node: NodeNetwork, _ configuration: NetworkConfiguration, _ lease: OwnLease, mtu: Int,
         _ dataPlane: DataPlane
     ) async throws {
+        filterEffects.update(
+            peers: table.peers.lazy.map { .init(subnet: $0.subnet.ipv4, address: $0.endpoint.address) })
         let subnet = lease.subnet.ipv4
         let desired = DesiredNetwork(
             tunnel: TunnelSettings(
@@ -320,28 +337,53 @@ actor Daemon {
                 network: configuration.network, subnet: subnet, masquerades: flags.rules.ipMasq,
                 randomizesPorts: !flags.rules.ipMasqFullyRandomDisable,
                 acceptsForwarding: flags.rules.iptablesForwardRules),
+            filter: configuration.enableNFTables ? .nftables : .iptables,
+            surroundings: .init(
+                network: configuration.network, subnet: subnet, tunnel: flags.tunnel.tunName,
+                underlay: underlay.interfaceName, address: underlay.address,
+                port: flags.tunnel.port ?? configuration.backend.port),
+            file: SubnetFile(
+                network: configuration.network, subnet: subnet, ipv6: ipv6Lines(configuration, lease), mtu: mtu,
+                masquerades: flags.rules.ipMasq),
             blackhole: flags.rules.ipBlackholeRoute ? BlackholeRoute(subnet: subnet) : nil,
             tunnelIndex: dataPlane.tunnel.index)
         if desired == stage.desired { return }
+        await tellFilter(desired.filter)
+        let file = KeptSubnetFile(desired.file, at: flags.lease.subnetFile, wasInPlace: stage.subnetFile != nil)
         var items = desired.tunnel.desiredItems
         if let blackhole = desired.blackhole { items.append(blackhole) }
-        if desired.rules.masquerades || desired.rules.acceptsForwarding {
-            if let filter = await onThread({ PacketFilter.available() }) {
-                items.append(filter.desiredItem(desired.rules))
-            } else {
-                health.set(
-                    Component(.firewall),
-                    Problem(
-                        .degraded,
-                        "neither nft nor iptables works here: no masquerade and forward rules are set",
-                        remedy: "install nftables"))
-                logger.error(
-                    "no packet filter",
-                    metadata: ["detail": "neither nft nor iptables works; install nftables"])
-            }
-        }
+        items.append(
+            PacketFilterRules(
+                desired.rules, preferring: desired.filter, interfaceName: flags.tunnel.tunName,
+                beside: filterEffects))
+        items += filterEffects.desiredItems(in: desired.surroundings)
+        items.append(file)
+        stage.keptFile = file
         try await node.setDesired(items)
         stage.desired = desired
+    }
+
+    private func ipv6Lines(_ configuration: NetworkConfiguration, _ lease: OwnLease) -> SubnetFile.IPv6? {
+        guard let network = configuration.ipv6?.network, let subnet = lease.subnet.ipv6 else { return nil }
+        return SubnetFile.IPv6(network: network, subnet: subnet)
+    }
+
+    /// Says where the rules are kept by another program than the network's configuration asks for.
+    private func tellFilter(_ wanted: PacketFilter) async {
+        guard flags.rules.ipMasq || flags.rules.iptablesForwardRules,
+            let used = await onThread({ PacketFilter.available(preferring: wanted) }), used != wanted
+        else {
+            stage.toldFilter = nil
+            return
+        }
+        if stage.toldFilter == used { return }
+        stage.toldFilter = used
+        logger.warning(
+            "rules by another program",
+            metadata: [
+                "wanted": "\(wanted.rawValue)", "used": "\(used.rawValue)",
+                "detail": "\(wanted.rawValue) does not work here; EnableNFTables says which is wanted",
+            ])
     }
 
     /// Keeps routes of their own for peers that are reached over a path narrower than the underlay.
@@ -354,18 +396,13 @@ actor Daemon {
         await node.followPaths(to: paths, through: flags.tunnel.tunName)
     }
 
-    private func writeSubnetFile(
-        _ configuration: NetworkConfiguration, _ lease: OwnLease, mtu: Int
-    ) throws(CommandFailure) {
-        let file = SubnetFile(
-            network: configuration.network, subnet: lease.subnet.ipv4, mtu: mtu,
-            masquerades: flags.rules.ipMasq)
-        if file == stage.subnetFile { return }
-        do throws(SubnetFileError) {
-            try file.write(to: flags.lease.subnetFile)
-        } catch {
-            throw CommandFailure(.configuration, error.description)
+    /// Says what a new `subnet.env` means for pods. Before the node was ready once, a file that can never be written ends
+    /// the daemon.
+    private func tellSubnetFile() throws(CommandFailure) {
+        if !stage.isReady, let failure = stage.keptFile?.failure, failure.isHopeless {
+            throw CommandFailure(.configuration, failure.description)
         }
+        guard let file = stage.desired?.file, file != stage.subnetFile else { return }
         if let old = stage.subnetFile, old.subnet != file.subnet || old.mtu != file.mtu {
             logger.warning(
                 "subnet file changed",

@@ -1,0 +1,70 @@
+import Glibc
+import Health
+import Netlink
+import Synchronization
+
+/// `subnet.env` is there and says what it shall. Looked at with every change on this machine's network and by every resync:
+/// one small file is read.
+public final class KeptSubnetFile: DesiredItem {
+    private struct State {
+        /// Whether it has been in place once since the start.
+        var wasInPlace = false
+        /// Why it could not be written last.
+        var failure: SubnetFileError?
+    }
+
+    private let file: SubnetFile
+    private let path: String
+    private let state: Mutex<State>
+
+    /// Keeps `file` at `path`; `wasInPlace`: a file of this daemon's was there before.
+    public init(_ file: SubnetFile, at path: String, wasInPlace: Bool = false) {
+        self.file = file
+        self.path = path
+        state = Mutex(State(wasInPlace: wasInPlace))
+    }
+
+    /// `file /run/flannel/subnet.env`.
+    public var name: String { "file \(path)" }
+
+    /// The file.
+    public var component: Component { Component(.subnetFile) }
+
+    /// The overlay works without it: only new pods need it.
+    public var isEssential: Bool { false }
+
+    /// A node whose file was never written takes no pods; later the pods that run go on.
+    public var effect: Problem.Effect { state.withLock { $0.wasInPlace } ? .degraded : .cutOff }
+
+    /// Why it could not be written, the last time that this was tried; nil where it could.
+    public var failure: SubnetFileError? { state.withLock { $0.failure } }
+
+    /// Says whether it is missing or has other contents.
+    public func deviation(in _: NetworkState) throws -> String? {
+        let present: String?
+        do throws(TextFile.Failure) {
+            present = try TextFile.read(path)
+        } catch {
+            return error.reason ?? String(cString: strerror(error.code))
+        }
+        if present == file.text {
+            state.withLock { $0 = State(wasInPlace: true) }
+            return nil
+        }
+        return present == nil ? "missing" : "changed by somebody"
+    }
+
+    /// Writes it.
+    public func restore(in _: NetworkState, using _: RouteSocket) throws {
+        do throws(SubnetFileError) {
+            try file.write(to: path)
+            state.withLock { $0 = State(wasInPlace: true) }
+        } catch {
+            state.withLock { $0.failure = error }
+            throw ItemProblem(
+                Problem(
+                    effect, "\(error.cause); without it new pods and containers get no network",
+                    remedy: "make room or make it writable; it is tried again every few seconds"))
+        }
+    }
+}
