@@ -176,7 +176,9 @@ struct ChildProcess {
     private static func waitForChildren() {
         var action = sigaction()
         guard sigaction(SIGCHLD, nil, &action) == 0 else { return }
-        if unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) == 1 { signal(SIGCHLD, SIG_DFL) }
+        if unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) == 1 {
+            signal(SIGCHLD, SIG_DFL)
+        }
     }
 
     /// Connected streams, own and child's, closed in children. Sockets rather than pipes, since writing to one can do
@@ -221,7 +223,9 @@ extension ChildProcess {
             while waits.contains(where: { $0.fd >= 0 && $0.events == Int16(POLLIN) }) {
                 let rest = (deadline - ContinuousClock.now) / .milliseconds(1)
                 guard rest > 0 else { return .tooLong }
-                guard poll(&waits, nfds_t(waits.count), Int32(max(1, min(rest, 60_000)))) > 0 else { continue }
+                guard poll(&waits, nfds_t(waits.count), Int32(max(1, min(rest, 60_000)))) > 0 else {
+                    continue
+                }
                 if waits[0].fd >= 0, waits[0].revents != 0 { write() }
                 for index in 1...2 where waits[index].fd >= 0 && waits[index].revents != 0 {
                     let count = recv(waits[index].fd, &chunk, chunk.count, 0)
@@ -287,7 +291,8 @@ extension ChildProcessError {
     init(_ process: ChildProcess, _ arguments: [String], _ result: ChildProcess.Result) {
         let words = result.errors.split(whereSeparator: \.isNewline).joined(separator: "; ")
         self.init(
-            description: "\(process.path) \(arguments.joined(separator: " ")) failed (\(result.status)): \(words)")
+            description:
+                "\(process.path) \(arguments.joined(separator: " ")) failed (\(result.status)): \(words)")
     }
 }
 

@@ -1,5 +1,3 @@
-import Glibc
-
 /// iptables(8) of one kind (legacy, nft), with the chains that flannel uses.
 struct Iptables {
     /// Which of the kernel's two rule sets a program works on.
@@ -177,7 +175,7 @@ struct Iptables {
     /// Where another program holds the lock, no further call is worth its wait.
     private func refuse(_ result: ChildProcess.Result) throws {
         guard result.status == Iptables.lockStatus, result.errors.contains("xtables lock") else { return }
-        throw IptablesLockError(holder: LockHolder.ofFile("/run/xtables.lock"))
+        throw IptablesLockError(holder: RunningProcesses.holder(ofLock: "/run/xtables.lock"))
     }
 }
 
@@ -187,25 +185,6 @@ struct IptablesLockError: Error, CustomStringConvertible {
     let holder: String?
     var description: String {
         "iptables waits for /run/xtables.lock, which \(holder ?? "another program") holds"
-    }
-}
-
-/// Who holds a lock of flock(2).
-enum LockHolder {
-    /// The name and number of the process; nil where the kernel does not tell.
-    static func ofFile(_ path: String) -> String? {
-        var status = stat()
-        guard stat(path, &status) == 0, let locks = try? TextFile.read("/proc/locks") else { return nil }
-        // "1: FLOCK  ADVISORY  WRITE 812 00:1a:5 0 EOF": the process, and major:minor:inode of the file.
-        for line in locks.split(whereSeparator: \.isNewline) where line.contains("FLOCK") {
-            let words = line.split(separator: " ")
-            guard words.count >= 6, words[1] == "FLOCK", words[5].hasSuffix(":\(status.st_ino)"),
-                let process = pid_t(words[4]), process > 0
-            else { continue }
-            let name = try? TextFile.read("/proc/\(process)/comm")
-            return "\(name?.filter { !$0.isNewline } ?? "a program") (process \(process))"
-        }
-        return nil
     }
 }
 

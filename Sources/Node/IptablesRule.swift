@@ -75,7 +75,8 @@ struct IptablesRule {
             }
         case "--ctstate", "--state": return any { packet.match(state: $0) }
         // What pods send to each other through the overlay has its own addresses.
-        case "--ctstatus": return any { RuleMatch(packet.isEstablished && ($0 == "ASSURED" || $0 == "SEEN_REPLY")) }
+        case "--ctstatus":
+            return any { RuleMatch(packet.isEstablished && ($0 == "ASSURED" || $0 == "SEEN_REPLY")) }
         case "--src-type": return any { packet.match(addressType: $0, isSource: true) }
         case "--dst-type": return any { packet.match(addressType: $0, isSource: false) }
         case "--pkt-type": return any { RuleMatch($0 == "unicast") }
@@ -83,7 +84,8 @@ struct IptablesRule {
         case "--tcp-flags":
             words.skip(1)
             return any { $0 == "SYN" ? RuleMatch(!packet.isEstablished) : .some }
-        case "--icmp-type": return any { RuleMatch(["any", "255", packet.isEstablished ? "0" : "8"].contains($0)) }
+        case "--icmp-type":
+            return any { RuleMatch(["any", "255", packet.isEstablished ? "0" : "8"].contains($0)) }
         // Packets that are routed are not bridged.
         case "--physdev-is-bridged": return .no
         default: return takeUnknown()

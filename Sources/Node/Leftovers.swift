@@ -32,15 +32,18 @@ public struct Leftovers: Sendable {
     /// Whose these things are: a daemon that runs, which would be cut off by their removal, or put them back. A sentence
     /// that names it; nil where nobody is. Only looks.
     public func owner() throws -> String? {
-        if try RouteSocket().link(named: interfaceName) != nil, let flags = try tunFlags() {
-            if let holder = RunningDaemons.holder(ofTunnel: interfaceName) {
+        if try RouteSocket().link(named: interfaceName) != nil {
+            if let holder = RunningProcesses.holder(ofTunnel: interfaceName) {
                 return "\(holder) holds the device \(interfaceName)"
             }
-            // A device that is not persistent goes with the last process that holds it.
-            if flags & UInt32(IFF_PERSIST) == 0 { return "a process holds the device \(interfaceName)" }
+            // A TUN device that is not persistent goes with the last process that holds it.
+            if let flags = try tunFlags(), flags & UInt32(IFF_PERSIST) == 0 {
+                return "a process holds the device \(interfaceName)"
+            }
         }
-        // flanneld of another backend has no such device, and the same file and rules.
-        if let daemon = RunningDaemons.flanneld(subnetFile: subnetFile, interfaceName: interfaceName) {
+        // flanneld of another backend has no such device, and the same file and rules; and one that waits for its store has
+        // none yet.
+        if let daemon = RunningProcesses.keeper(ofFile: subnetFile, interfaceName: interfaceName) {
             return "\(daemon) runs here"
         }
         return nil
@@ -107,76 +110,4 @@ public struct Leftovers: Sendable {
 
 struct LeftoverError: Error, CustomStringConvertible {
     let description: String
-}
-
-/// Processes that keep a node's network, found in `/proc`.
-enum RunningDaemons {
-    /// The name and number of the process that holds a TUN device in this network namespace; nil where none is seen.
-    static func holder(ofTunnel name: String) -> String? {
-        for process in processes() where isOfThisNetwork(process) {
-            for entry in entries(of: "/proc/\(process)/fdinfo") {
-                // tun_chr_show_fdinfo in the kernel's drivers/net/tun.c.
-                guard let text = try? TextFile.read("/proc/\(process)/fdinfo/\(entry)"),
-                    text.split(whereSeparator: \.isNewline).contains("iff:\t\(name)")
-                else { continue }
-                return describe(process)
-            }
-        }
-        return nil
-    }
-
-    /// A flanneld in this network namespace that keeps the same file, or the rules of the same device.
-    static func flanneld(subnetFile: String, interfaceName: String) -> String? {
-        for process in processes() where isOfThisNetwork(process) && command(of: process) == "flanneld" {
-            let text = (try? TextFile.read("/proc/\(process)/cmdline")) ?? ""
-            let words = text.split(separator: "\0").map(String.init)
-            let file = value(of: "subnet-file", in: words) ?? SubnetFile.defaultPath
-            // Its rules have the names that those of flannel0 have.
-            if file == subnetFile || interfaceName == "flannel0" { return describe(process) }
-        }
-        return nil
-    }
-
-    /// The value of a flag in Go's words: `-name=value`, `--name value`.
-    private static func value(of flag: String, in words: [String]) -> String? {
-        for (index, word) in words.enumerated() {
-            let name = word.drop { $0 == "-" }
-            guard name.count < word.count else { continue }
-            if name.hasPrefix("\(flag)=") { return String(name.dropFirst(flag.count + 1)) }
-            if name == flag, index + 1 < words.count { return words[index + 1] }
-        }
-        return nil
-    }
-
-    private static func command(of process: String) -> String? {
-        (try? TextFile.read("/proc/\(process)/comm"))?.split(whereSeparator: \.isNewline).first.map(String.init)
-    }
-
-    private static func describe(_ process: String) -> String {
-        "\(command(of: process) ?? "a program") (process \(process))"
-    }
-
-    private static func isOfThisNetwork(_ process: String) -> Bool {
-        var own = stat()
-        var other = stat()
-        return stat("/proc/thread-self/ns/net", &own) == 0 && stat("/proc/\(process)/ns/net", &other) == 0
-            && own.st_ino == other.st_ino && own.st_dev == other.st_dev
-    }
-
-    private static func processes() -> [String] {
-        entries(of: "/proc").filter { $0.utf8.allSatisfy { (0x30...0x39).contains($0) } && $0 != "\(getpid())" }
-    }
-
-    private static func entries(of path: String) -> [String] {
-        guard let directory = opendir(path) else { return [] }
-        defer { closedir(directory) }
-        var names: [String] = []
-        while let entry = readdir(directory) {
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-                String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            if name != "." && name != ".." { names.append(name) }
-        }
-        return names
-    }
 }

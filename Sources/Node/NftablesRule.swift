@@ -4,8 +4,10 @@ import Addresses
 struct NftablesRule {
     /// Words that begin a statement or a match: where reading goes on after what is not understood.
     private static let beginnings: Set<Substring> = [
-        "accept", "drop", "reject", "return", "continue", "jump", "goto", "queue", "counter", "log", "comment",
-        "limit", "ip", "ip6", "iifname", "oifname", "iif", "oif", "meta", "tcp", "udp", "icmp", "th", "ct", "fib",
+        "accept", "drop", "reject", "return", "continue", "jump", "goto", "queue", "counter", "log",
+        "comment",
+        "limit", "ip", "ip6", "iifname", "oifname", "iif", "oif", "meta", "tcp", "udp", "icmp", "th", "ct",
+        "fib",
         "vmap", "mark",
     ]
 
@@ -52,7 +54,8 @@ struct NftablesRule {
             if words.peek == "packets" { words.skip(4) } else if words.peek == "name" { words.skip(2) }
         case "comment": words.skip(1)
         case "log":
-            while let option = words.peek, ["prefix", "level", "group", "snaplen", "queue-threshold", "flags"].contains(option)
+            while let option = words.peek,
+                ["prefix", "level", "group", "snaplen", "queue-threshold", "flags"].contains(option)
             {
                 words.skip(2)
             }
@@ -172,7 +175,8 @@ struct NftablesRule {
         switch words.take() {
         case "state": takeOperand { packet.match(state: $0) }
         // What pods send to each other through the overlay has its own addresses.
-        case "status": takeOperand { RuleMatch(packet.isEstablished && ($0 == "assured" || $0 == "seen-reply")) }
+        case "status":
+            takeOperand { RuleMatch(packet.isEstablished && ($0 == "assured" || $0 == "seen-reply")) }
         case "mark":
             let before = match
             let isSetting = words.peek == "set"

@@ -33,9 +33,12 @@ struct PacketCutWords {
     private func words(for cut: PacketCut) -> String {
         let isOfPods = cut.way == .podsOut || cut.way == .podsIn
         let isWhole = !isOfPods || cut.transports.count == SamplePacket.TransportProtocol.allCases.count
-        let transports = isWhole ? "" : cut.transports.map { $0.name.uppercased() }.sorted().joined(separator: ", ") + " of "
+        let transports =
+            isWhole
+            ? "" : cut.transports.map { $0.name.uppercased() }.sorted().joined(separator: ", ") + " of "
         let peers = cut.peers.map { isOfPods ? "\($0.subnet)" : "\($0.address)" }.sorted()
-        let listed = peers.prefix(3).joined(separator: ", ") + (peers.count > 3 ? " and \(peers.count - 3) more" : "")
+        let listed =
+            peers.prefix(3).joined(separator: ", ") + (peers.count > 3 ? " and \(peers.count - 3) more" : "")
         let what: String =
             switch cut.way {
             case .podsOut: "what pods here send to \(peers.isEmpty ? "other nodes' pods" : listed)"
@@ -79,6 +82,7 @@ struct PacketCutWords {
             case .tunnelOut: "-p udp --sport \(port)"
             }
         let second = isOfPods ? ", and the same with -d" : ""
-        return "accept \(accepted) before it (\(program) -t \(table) -I \(cut.drop.baseChain) \(match) -j ACCEPT\(second)), or take it away"
+        return
+            "accept \(accepted) before it (\(program) -t \(table) -I \(cut.drop.baseChain) \(match) -j ACCEPT\(second)), or take it away"
     }
 }

@@ -109,7 +109,8 @@ public final class PacketFilterRules: DesiredItem {
             if wantsNothing { return plan }
             throw ItemProblem(
                 Problem(
-                    .degraded, "neither iptables nor nft works here, so no masquerade and forward rules are set",
+                    .degraded,
+                    "neither iptables nor nft works here, so no masquerade and forward rules are set",
                     remedy: "install iptables or nftables"))
         }
         plan.wantsTable = filter == .nftables && !wantsNothing

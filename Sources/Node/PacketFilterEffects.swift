@@ -17,7 +17,17 @@ enum OverlayWay: CaseIterable, Hashable {
     /// The hooks that packets pass, in order (linux/netfilter.h, linux/netfilter_netdev.h).
     var hooks: [String] {
         switch self {
-        case .podsOut, .podsIn: ["ingress", "prerouting", "forward", "postrouting", "egress"]
+        // Pods mostly are behind a bridge, whose own hooks have the packet before or after.
+        case .podsOut:
+            [
+                "bridge prerouting", "bridge input", "ingress", "prerouting", "forward", "postrouting",
+                "egress",
+            ]
+        case .podsIn:
+            [
+                "ingress", "prerouting", "forward", "postrouting", "egress", "bridge output",
+                "bridge postrouting",
+            ]
         case .tunnelIn: ["ingress", "prerouting", "input"]
         case .tunnelOut: ["output", "postrouting", "egress"]
         }
@@ -147,7 +157,9 @@ public final class PacketFilterEffects: Sendable {
         return worst
     }
 
-    private func packets(_ way: OverlayWay, _ peer: Peer?, _ here: Surroundings, bridge: String?) -> [SamplePacket] {
+    private func packets(_ way: OverlayWay, _ peer: Peer?, _ here: Surroundings, bridge: String?)
+        -> [SamplePacket]
+    {
         let everywhere = IPv4Prefix(.any, length: 0)
         let own = IPv4Prefix(here.address, length: 32)
         let other = peer.map { IPv4Prefix($0.address, length: 32) } ?? everywhere
@@ -198,7 +210,8 @@ struct PacketCut {
 
     /// By how much it is worse than others.
     fileprivate var weight: Int {
-        (drop.isCertain ? 1000 : 0) + transports.count * 100 + (hitsEstablished ? 50 : 0) + min(peers.count, 49)
+        (drop.isCertain ? 1000 : 0) + transports.count * 100 + (hitsEstablished ? 50 : 0)
+            + min(peers.count, 49)
     }
 
     /// Whether all packets of a kind of transport that matters are hit, of all nodes, for certain.

@@ -49,7 +49,8 @@ struct PacketWalk {
 
     init(_ ruleSet: RuleSet) {
         self.ruleSet = ruleSet
-        packet = SamplePacket(source: .init(.any, length: 0), destination: .init(.any, length: 0), transport: .tcp)
+        packet = SamplePacket(
+            source: .init(.any, length: 0), destination: .init(.any, length: 0), transport: .tcp)
     }
 
     private enum End {
@@ -60,12 +61,16 @@ struct PacketWalk {
 
     /// Where the packet is dropped on its way through the hooks; nil where nothing drops it.
     mutating func drop(of packet: SamplePacket, at hooks: [String]) -> PacketDrop? {
-        for hook in hooks {
+        for place in hooks {
             self.packet = packet
+            let isOnBridge = place.hasPrefix("bridge ")
+            let hook = isOnBridge ? String(place.dropFirst("bridge ".count)) : place
+            // On a bridge the interfaces are its ports.
+            if isOnBridge { (self.packet.inInterface, self.packet.outInterface) = (nil, nil) }
             // Interfaces are known where the kernel knows them.
             if hook == "prerouting" || hook == "ingress" || hook == "input" { self.packet.outInterface = nil }
             mark = 0
-            for table in ruleSet.tables where ["ip", "inet", "netdev"].contains(table.family) {
+            for table in ruleSet.tables where (table.family == "bridge") == isOnBridge {
                 for chain in table.chains.values where chain.hook == hook && chain.type != "nat" {
                     if let drop = drop(by: chain, of: table, hook: hook) { return drop }
                 }
@@ -141,7 +146,9 @@ struct PacketWalk {
     }
 
     /// How much of a rule is shown.
-    private func text(of rule: Substring) -> String { rule.count > 200 ? rule.prefix(200) + "…" : String(rule) }
+    private func text(of rule: Substring) -> String {
+        rule.count > 200 ? rule.prefix(200) + "…" : String(rule)
+    }
 }
 
 /// Cuts a rule into words: at spaces, but for those in quotes; without the quotes and without commas at the ends.
@@ -171,7 +178,9 @@ struct RuleWords {
             }
             var word = rule[start..<min(end, bytes.endIndex)]
             index = end < bytes.endIndex ? bytes.index(after: end) : end
-            if isQuoted, index < bytes.endIndex, bytes[index] == UInt8(ascii: ",") { index = bytes.index(after: index) }
+            if isQuoted, index < bytes.endIndex, bytes[index] == UInt8(ascii: ",") {
+                index = bytes.index(after: index)
+            }
             if !isQuoted, word.count > 1, word.hasSuffix(",") { word = word.dropLast() }
             if word != "," { words.append(word) }
         }

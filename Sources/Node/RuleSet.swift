@@ -4,17 +4,16 @@
 
 /// All packet filter rules of this machine's network namespace for IPv4, as far as they can drop a packet.
 struct RuleSet: Sendable {
-    /// How large the text of all rules may be, in bytes. 26,000 rules of kube-proxy are 3 MB; larger ones are not judged.
+    /// How large the text of rules may be, in bytes: 100 of each, 300,000 rules. Larger ones are not judged.
     static let sizeLimit = 32 << 20
 
     var tables: [RuleTable] = []
 
-    /// Adds what `nft --stateless list ruleset` printed, without the tables in `except` (`ip filter`), which iptables-save
-    /// prints better. `lacksElements`: it was printed without the elements of sets.
-    mutating func add(nftables text: String, except: Set<String>, lacksElements: Bool = false) {
+    /// Adds what `nft --stateless list table` printed; `lacksElements`: without the elements of sets.
+    mutating func add(nftables text: String, lacksElements: Bool = false) {
         var parser = NftablesListing(lacksElements: lacksElements)
         for line in text.utf8.split(separator: UInt8(ascii: "\n")) { parser.take(Substring(line)) }
-        tables += parser.tables.filter { !except.contains("\($0.family) \($0.name)") && !$0.isDormant }
+        tables += parser.tables.filter { !$0.isDormant }
     }
 
     /// Adds what `iptables-save` printed; `program` is the command that an operator uses on them: `iptables`.
@@ -24,7 +23,8 @@ struct RuleSet: Sendable {
             switch line.first {
             case UInt8(ascii: "*"):
                 table = RuleTable(
-                    language: .iptables(program: program), family: "ip", name: String(Substring(line.dropFirst())))
+                    language: .iptables(program: program), family: "ip",
+                    name: String(Substring(line.dropFirst())))
             case UInt8(ascii: ":"):
                 let words = Substring(line.dropFirst()).split(separator: " ")
                 guard words.count >= 2 else { continue }
@@ -58,7 +58,7 @@ struct RuleTable: Sendable {
     }
 
     var language: Language
-    /// `ip`, `inet`, `netdev`.
+    /// `ip`, `inet`, `netdev`, `bridge`.
     var family: String
     var name: String
     var isDormant = false

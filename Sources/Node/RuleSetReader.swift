@@ -65,16 +65,12 @@ final class RuleSetReader: Sendable {
     }
 
     private static func addNftables(to ruleSet: inout RuleSet) throws {
-        let save = Iptables.nftSaveProgram()
-        var ownTables = ["filter", "mangle", "raw", "security"]
-        var listing: (text: String, lacksElements: Bool)?
-        if let nft = ChildProcess("nft") {
-            listing = try list(nft)
-            ownTables.removeAll { listing?.text.contains("table ip \($0) {") == false }
-        }
-        var printed: Set<String> = ["ip nat"]
-        if let save {
-            for table in ownTables {
+        let nft = ChildProcess("nft")
+        let tables = try nft.map(tables)
+        var printed: Set<String> = []
+        if let save = Iptables.nftSaveProgram() {
+            for table in ["filter", "mangle", "raw", "security"]
+            where tables?.contains("ip \(table)") != false {
                 let result = try save.run(["-t", table], outputLimit: RuleSet.sizeLimit)
                 // A table that nft changed to what iptables cannot print is left to nft.
                 guard result.status == 0, result.output.contains("\nCOMMIT") else { continue }
@@ -82,21 +78,37 @@ final class RuleSetReader: Sendable {
                 printed.insert("ip \(table)")
             }
         }
-        if let listing {
-            ruleSet.add(nftables: listing.text, except: printed, lacksElements: listing.lacksElements)
+        let rest = (tables ?? []).filter { !printed.contains($0) }
+        guard let nft, !rest.isEmpty else { return }
+        let listing = try list(rest, nft)
+        ruleSet.add(nftables: listing.text, lacksElements: listing.lacksElements)
+    }
+
+    /// The names of the tables (`inet firewalld`) whose rules may drop IPv4 packets. iptables' nat is none of them, and
+    /// has nearly all of kube-proxy's rules: it is not read.
+    private static func tables(_ nft: ChildProcess) throws -> [String] {
+        let result = try nft.run(["list", "tables"])
+        guard result.status == 0 else { throw ChildProcessError(nft, ["list", "tables"], result) }
+        return result.output.split(whereSeparator: \.isNewline).compactMap { line in
+            let words = line.split(separator: " ")
+            guard words.count == 3, ["ip", "inet", "netdev", "bridge"].contains(words[1]) else { return nil }
+            return words[1] == "ip" && words[2] == "nat" ? nil : "\(words[1]) \(words[2])"
         }
     }
 
-    private static func list(_ nft: ChildProcess) throws -> (text: String, lacksElements: Bool) {
+    private static func list(_ tables: [String], _ nft: ChildProcess) throws -> (
+        text: String, lacksElements: Bool
+    ) {
+        let commands = tables.map { "list table \($0)" }.joined(separator: "; ")
         do throws(ChildProcessError) {
-            let result = try nft.run(["--stateless", "list", "ruleset"], outputLimit: RuleSet.sizeLimit)
-            guard result.status == 0 else { throw ChildProcessError(nft, ["list", "ruleset"], result) }
+            let result = try nft.run(["--stateless", commands], outputLimit: RuleSet.sizeLimit)
+            guard result.status == 0 else { throw ChildProcessError(nft, [commands], result) }
             return (result.output, false)
         } catch {
             guard error.kind == .outputTooLarge else { throw error }
             // Sets of a hundred thousand addresses: without their elements.
-            let result = try nft.run(
-                ["--stateless", "--terse", "list", "ruleset"], outputLimit: RuleSet.sizeLimit)
+            let result = try nft.run(["--stateless", "--terse", commands], outputLimit: RuleSet.sizeLimit)
+            guard result.status == 0 else { throw ChildProcessError(nft, [commands], result) }
             return (result.output, true)
         }
     }

@@ -64,7 +64,8 @@ public struct SubnetFile: Sendable, Hashable {
             try TextFile.replace(path, with: text, mode: 0o644)
         } catch {
             throw SubnetFileError(
-                cause: "cannot write \(error)", remedy: "; --subnet-file names another place", code: error.code)
+                cause: "cannot write \(error)", remedy: "; --subnet-file names another place",
+                code: error.code)
         }
     }
 }
@@ -114,7 +115,9 @@ public struct SubnetFileValues: Sendable, Hashable {
     private static func assignment(_ line: Substring) -> (key: String, value: String)? {
         var text = line.trimmingSpaces
         if text.unicodeScalars.first == "\u{FEFF}" { text = text.dropFirst() }
-        if text.hasPrefix("export "), let rest = text.firstIndex(of: " ") { text = text[rest...].trimmingSpaces }
+        if text.hasPrefix("export "), let rest = text.firstIndex(of: " ") {
+            text = text[rest...].trimmingSpaces
+        }
         guard !text.hasPrefix("#"), let equals = text.firstIndex(of: "=") else { return nil }
         let key = text[..<equals].trimmingSpaces
         let value = text[text.index(after: equals)...].trimmingSpaces

@@ -109,7 +109,9 @@ struct PodInterfaceForwards: DesiredItem {
     var needsResync: Bool { true }
 
     func deviation(in state: NetworkState) throws -> String? {
-        guard let link = state.podInterface(of: surroundings), try SystemSetting.isOff(link.name) else { return nil }
+        guard let link = state.podInterface(of: surroundings), try SystemSetting.isOff(link.name) else {
+            return nil
+        }
         throw ItemProblem(
             Problem(
                 .cutOff,
@@ -159,7 +161,8 @@ struct UnderlayReversePath: DesiredItem {
     func deviation(in state: NetworkState) throws -> String? {
         let values = try [interfaceName, "all"].map { try SystemSetting.ofInterface($0, "rp_filter").value() }
         // The larger of the two counts (ip-sysctl.rst).
-        guard values.compactMap({ $0.flatMap { Int($0) } }).max() == 1, let link = state.link(named: interfaceName)
+        guard values.compactMap({ $0.flatMap { Int($0) } }).max() == 1,
+            let link = state.link(named: interfaceName)
         else { return nil }
         let socket = try RouteSocket()
         for address in effects.peerAddresses.prefix(UnderlayReversePath.peerLimit) {

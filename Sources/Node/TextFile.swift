@@ -168,7 +168,8 @@ enum TrustedDirectory {
             }
             guard isOwn(there.st_uid) || !isOpenToOthers(here) else {
                 throw TextFile.Failure(
-                    path: path, code: EPERM, reason: "\(name) on the way to it belongs to another user (\(there.st_uid))")
+                    path: path, code: EPERM,
+                    reason: "\(name) on the way to it belongs to another user (\(there.st_uid))")
             }
             if there.st_mode & S_IFMT == S_IFLNK {
                 try follow(name)

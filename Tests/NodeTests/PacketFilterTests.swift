@@ -11,7 +11,8 @@ import Testing
 private func rules(
     _ filter: PacketFilter, _ settings: PacketFilterSettings, _ interfaceName: String = "flannel0"
 ) -> PacketFilterRules {
-    PacketFilterRules(settings, preferring: filter, interfaceName: interfaceName, beside: PacketFilterEffects())
+    PacketFilterRules(
+        settings, preferring: filter, interfaceName: interfaceName, beside: PacketFilterEffects())
 }
 
 private let settings = PacketFilterSettings(
@@ -183,7 +184,9 @@ struct PacketFilterTests {
                 iptables-legacy -t nat -A POSTROUTING -m comment --comment 'flanneld masq' -j FLANNEL-POSTRTG
                 """)
             let item = rules(.iptables, settings)
-            #expect(try deviation(item)?.contains("iptables-legacy chain FLANNEL-POSTRTG of table nat not wanted") == true)
+            #expect(
+                try deviation(item)?.contains("iptables-legacy chain FLANNEL-POSTRTG of table nat not wanted")
+                    == true)
             try item.restore(in: NetworkState(), using: RouteSocket())
             #expect(try deviation(item) == nil)
             #expect(try !execute("iptables-legacy -t nat -S").contains("FLANNEL"))
@@ -229,7 +232,9 @@ struct PacketFilterTests {
             try item.restore(in: NetworkState(), using: socket)
             #expect(try isFirst() && deviation(item) == nil)
             // Who drops nothing of the overlay may stand in front: Docker's user chain, network policies.
-            try execute("iptables -N DOCKER-USER; iptables -A DOCKER-USER -j RETURN; iptables -I FORWARD -j DOCKER-USER")
+            try execute(
+                "iptables -N DOCKER-USER; iptables -A DOCKER-USER -j RETURN; iptables -I FORWARD -j DOCKER-USER"
+            )
             try execute("iptables -I FORWARD -d 10.66.28.9/32 -p tcp -m tcp --dport 22 -j DROP")
             #expect(try deviation(item) == nil)
         }
@@ -239,7 +244,8 @@ struct PacketFilterTests {
     @Test func everyChangeOfTheRulesIsCountedByTheKernel() async throws {
         try await NetworkNamespace.make().run {
             var seen: [UInt32?] = [RuleSetReader.generation()]
-            for change in ["iptables -A FORWARD -j RETURN", "nft add table ip other", "iptables -t nat -N X"] {
+            for change in ["iptables -A FORWARD -j RETURN", "nft add table ip other", "iptables -t nat -N X"]
+            {
                 try execute(change)
                 seen.append(RuleSetReader.generation())
                 #expect(RuleSetReader.generation() == seen.last)

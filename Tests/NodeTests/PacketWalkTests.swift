@@ -9,7 +9,8 @@ import Testing
     private static let peer = IPv4Prefix("100.96.2.0/24")!
 
     private func packet(
-        _ transport: SamplePacket.TransportProtocol = .tcp, isInbound: Bool = false, isEstablished: Bool = false
+        _ transport: SamplePacket.TransportProtocol = .tcp, isInbound: Bool = false,
+        isEstablished: Bool = false
     ) -> SamplePacket {
         SamplePacket(
             source: isInbound ? Self.peer : Self.subnet, destination: isInbound ? Self.subnet : Self.peer,
@@ -24,7 +25,8 @@ import Testing
     private func iptables(_ rules: String, policy: String = "ACCEPT", table: String = "filter") -> RuleSet {
         var chains: Set<String> = []
         for line in rules.split(separator: "\n") { chains.insert(String(line.split(separator: " ")[1])) }
-        let own = chains.subtracting(["INPUT", "FORWARD", "OUTPUT", "PREROUTING"]).map { ":\($0) - [0:0]\n" }.joined()
+        let own = chains.subtracting(["INPUT", "FORWARD", "OUTPUT", "PREROUTING"]).map { ":\($0) - [0:0]\n" }
+            .joined()
         var ruleSet = RuleSet()
         ruleSet.add(
             iptables: """
@@ -43,12 +45,13 @@ import Testing
 
     private func nftables(_ text: String) -> RuleSet {
         var ruleSet = RuleSet()
-        ruleSet.add(nftables: text, except: [])
+        ruleSet.add(nftables: text)
         return ruleSet
     }
 
     private func drop(
-        _ packet: SamplePacket, by ruleSet: RuleSet, at hooks: [String] = ["ingress", "prerouting", "forward"]
+        _ packet: SamplePacket, by ruleSet: RuleSet,
+        at hooks: [String] = ["ingress", "prerouting", "forward"]
     ) -> PacketDrop? {
         var walk = PacketWalk(ruleSet)
         return walk.drop(of: packet, at: hooks)
@@ -64,10 +67,16 @@ import Testing
         ("-A FORWARD -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP", true),
         ("-A FORWARD -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j DROP", true),
         ("-A FORWARD -m iprange --dst-range 100.96.1.0-100.96.9.255 -j DROP", true),
-        ("-A FORWARD -j A\n-A A -j B\n-A B -d 100.96.0.0/16 -g C\n-A C -m mark ! --mark 0x1/0x1 -j REJECT", true),
+        (
+            "-A FORWARD -j A\n-A A -j B\n-A B -d 100.96.0.0/16 -g C\n-A C -m mark ! --mark 0x1/0x1 -j REJECT",
+            true
+        ),
         ("-A FORWARD -m set --match-set known src -j ACCEPT\n-A FORWARD -j DROP", false),
         ("-A FORWARD -p tcp -m tcp --dport 443 -j ACCEPT\n-A FORWARD -j DROP", false),
-        ("-A FORWARD -j MARK --set-xmark 0x1/0xffffffff\n-A FORWARD -m mark --mark 0x1 -j ACCEPT\n-A FORWARD -j DROP", false),
+        (
+            "-A FORWARD -j MARK --set-xmark 0x1/0xffffffff\n-A FORWARD -m mark --mark 0x1 -j ACCEPT\n-A FORWARD -j DROP",
+            false
+        ),
         ("-A FORWARD -m addrtype --dst-type LOCAL -j ACCEPT\n-A FORWARD -j DROP", true),
     ])
     func iptablesDrops(_ rules: String, isCertain: Bool) throws {
@@ -84,7 +93,8 @@ import Testing
         "-A FORWARD -s 100.96.1.9/32 -j DROP", "-A FORWARD -m conntrack --ctstate INVALID -j DROP",
         "-A FORWARD -p icmp -j DROP", "-A FORWARD -m mark --mark 0x1/0x1 -j DROP",
         "-A FORWARD -j A\n-A FORWARD -j ACCEPT\n-A A -i docker0 -j RETURN\n-A A -j DROP",
-        "-A FORWARD -j LOG --log-prefix \"-j DROP \"", "-A FORWARD -j NFQUEUE --queue-num 1 --queue-bypass\n-A FORWARD -j DROP",
+        "-A FORWARD -j LOG --log-prefix \"-j DROP \"",
+        "-A FORWARD -j NFQUEUE --queue-num 1 --queue-bypass\n-A FORWARD -j DROP",
         // Docker 28, whose drop of what comes to docker0 from elsewhere is behind the acceptance.
         """
         -A FORWARD -j DOCKER-USER
@@ -134,6 +144,14 @@ import Testing
         #expect(drop(packet(.udp), by: device, at: ["ingress"]) == nil)
     }
 
+    @Test func aBridgesOwnRulesCountForPodsBehindIt() {
+        let rules = nftables(
+            "table bridge b {\n\tchain i {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n}")
+        #expect(drop(packet(), by: rules, at: OverlayWay.podsOut.hooks)?.table == "nftables table bridge b")
+        #expect(drop(packet(isInbound: true), by: rules, at: OverlayWay.podsIn.hooks) == nil)
+        #expect(drop(datagram, by: rules, at: OverlayWay.tunnelIn.hooks) == nil)
+    }
+
     private func forwardChain(_ rules: String, policy: String = "accept") -> RuleSet {
         let lines = rules.split(separator: "\n").map { "\t\t\($0)\n" }.joined()
         return nftables(
@@ -164,15 +182,22 @@ import Testing
 
     @Test(arguments: [
         ("reject with icmpx admin-prohibited", true), ("ip saddr @overlay drop", true),
-        ("iifname { \"docker0\", \"eth0\" } drop", true), ("iifname \"docker*\" counter packets 1 bytes 2 drop", true),
-        ("ip daddr { 10.0.0.0/8, 100.96.0.0/16 } drop", true), ("ct state vmap { established : accept, new : drop }", true),
+        ("iifname { \"docker0\", \"eth0\" } drop", true),
+        ("iifname \"docker*\" counter packets 1 bytes 2 drop", true),
+        ("ip daddr { 10.0.0.0/8, 100.96.0.0/16 } drop", true),
+        ("ct state vmap { established : accept, new : drop }", true),
         ("ct state { established, related } accept\nlog prefix \"x accept \" drop", true),
-        ("ct state established,related accept\ndrop comment \"accept\"", true), ("meta l4proto { tcp, udp } drop", true),
+        ("ct state established,related accept\ndrop comment \"accept\"", true),
+        ("meta l4proto { tcp, udp } drop", true),
         ("tcp dport 1-65535 reject with tcp reset\ndrop", true), ("oifname \"flannel0\" goto other", true),
-        ("iifname vmap { \"eth0\" : accept, \"docker0\" : jump other }", true), ("meta mark & 0x0000000f == 0x00000000 drop", true),
-        ("ip saddr != @empty drop", true), ("ip saddr 100.96.1.0/24 ip daddr != 100.96.1.0/24 meta nfproto ipv4 drop", true),
-        ("ip saddr . ip daddr { 100.96.1.2 . 100.96.2.2 } accept\ndrop", false), ("tcp dport vmap @ports\ndrop", false),
-        ("meta mark set 0x00000001\nmeta mark 0x00000001 accept\ndrop", false), ("tcp dport { 80, 443 } accept\ndrop", false),
+        ("iifname vmap { \"eth0\" : accept, \"docker0\" : jump other }", true),
+        ("meta mark & 0x0000000f == 0x00000000 drop", true),
+        ("ip saddr != @empty drop", true),
+        ("ip saddr 100.96.1.0/24 ip daddr != 100.96.1.0/24 meta nfproto ipv4 drop", true),
+        ("ip saddr . ip daddr { 100.96.1.2 . 100.96.2.2 } accept\ndrop", false),
+        ("tcp dport vmap @ports\ndrop", false),
+        ("meta mark set 0x00000001\nmeta mark 0x00000001 accept\ndrop", false),
+        ("tcp dport { 80, 443 } accept\ndrop", false),
     ])
     func nftablesDrops(_ rules: String, isCertain: Bool) throws {
         let found = try #require(drop(packet(), by: forwardChain(rules)), "\(rules)")
@@ -182,24 +207,29 @@ import Testing
 
     @Test(arguments: [
         "", "ip saddr @empty drop", "ip6 saddr ::/0 drop", "ct state invalid drop", "ct status dnat drop",
-        "udp dport 8285 drop", "fib daddr type local drop", "iifname \"lo\" drop", "meta mark 0x00000001 drop",
+        "udp dport 8285 drop", "fib daddr type local drop", "iifname \"lo\" drop",
+        "meta mark 0x00000001 drop",
         "ip saddr 100.96.0.0/16 accept\ndrop", "iifname vmap { \"eth0\" : drop, \"docker0\" : accept }\ndrop",
         "ip daddr 100.96.0.0/16 limit rate over 5/second drop", "tcp dport 25 drop", "return\ndrop",
         "oifname \"flannel0\" meta l4proto icmp drop", "ip saddr . ip daddr { 100.96.1.2 . 100.96.2.2 } drop",
     ])
-    func nftablesLetsPass(_ rules: String) { #expect(drop(packet(), by: forwardChain(rules)) == nil, "\(rules)") }
+    func nftablesLetsPass(_ rules: String) {
+        #expect(drop(packet(), by: forwardChain(rules)) == nil, "\(rules)")
+    }
 
     /// A table of its own, whose policy drops what no rule of it accepts: firewalld's, ufw's, a hand-made one.
     @Test func anotherTablesPolicyDropsToo() {
         let found = drop(packet(), by: forwardChain("ct state established accept", policy: "drop"))
         #expect(found?.rule == nil && found?.chain == "f")
         var both = forwardChain("", policy: "drop")
-        both.add(iptables: "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j ACCEPT\nCOMMIT\n", program: "iptables")
+        both.add(
+            iptables: "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j ACCEPT\nCOMMIT\n", program: "iptables")
         #expect(drop(packet(), by: both) != nil)
     }
 
     @Test func aDormantTableDoesNothing() {
-        let text = "table ip x {\n\tflags dormant\n\n\tchain f {\n\t\ttype filter hook forward priority filter; policy drop;\n\t}\n}"
+        let text =
+            "table ip x {\n\tflags dormant\n\n\tchain f {\n\t\ttype filter hook forward priority filter; policy drop;\n\t}\n}"
         #expect(drop(packet(), by: nftables(text)) == nil)
     }
 
@@ -207,24 +237,30 @@ import Testing
         var unknown = packet(isInbound: true)
         unknown.outInterface = nil
         #expect(drop(unknown, by: iptables("-A FORWARD -o cali+ -j DROP")) == nil)
-        #expect(drop(unknown, by: iptables("-A FORWARD -o docker0 -j ACCEPT\n-A FORWARD -j DROP"))?.isCertain == false)
+        #expect(
+            drop(unknown, by: iptables("-A FORWARD -o docker0 -j ACCEPT\n-A FORWARD -j DROP"))?.isCertain
+                == false)
     }
 
     /// Whatever the text, the walk ends: chains that call each other, rules without an end, no rules at all.
     @Test(arguments: [
-        "-A FORWARD -j A\n-A A -j B\n-A B -j A", "-A FORWARD -s", "-A FORWARD !", "-A FORWARD -m comment --comment \"",
-        "-A FORWARD -s 1.2.3.4/99 -p 300 --dport 99999:x -j", "-A FORWARD -m mark --mark 0xffffffffffff/0x1 -j DROP",
+        "-A FORWARD -j A\n-A A -j B\n-A B -j A", "-A FORWARD -s", "-A FORWARD !",
+        "-A FORWARD -m comment --comment \"",
+        "-A FORWARD -s 1.2.3.4/99 -p 300 --dport 99999:x -j",
+        "-A FORWARD -m mark --mark 0xffffffffffff/0x1 -j DROP",
     ])
     func strangeRulesEndTheWalk(_ rules: String) { _ = drop(packet(), by: iptables(rules)) }
 
     @Test(arguments: [
-        "ip saddr", "iifname vmap {", "ct state vmap { a", "meta mark set", "log prefix \"x", "ip daddr {", "}", "{ {",
+        "ip saddr", "iifname vmap {", "ct state vmap { a", "meta mark set", "log prefix \"x", "ip daddr {",
+        "}", "{ {",
         "tcp dport", "fib", "jump", "ip saddr & 1 == 2 drop",
     ])
     func strangeNftablesRulesEndTheWalk(_ rules: String) { _ = drop(packet(), by: forwardChain(rules)) }
 
     @Test func aHugeRuleSetIsJudgedUpToALimit() {
-        let many = String(repeating: "-A FORWARD -s 192.168.0.1/32 -j DROP\n", count: PacketWalk.stepLimit / 2)
+        let many = String(
+            repeating: "-A FORWARD -s 192.168.0.1/32 -j DROP\n", count: PacketWalk.stepLimit / 2)
         var walk = PacketWalk(iptables(many + "-A FORWARD -j DROP"))
         #expect(walk.drop(of: packet(), at: ["forward"]) != nil)
         #expect(walk.drop(of: packet(), at: ["forward"]) == nil)
@@ -236,7 +272,8 @@ import Testing
         let names = PacketFilterNames(interfaceName: device)
         for name in [names.postroutingChain, names.forwardChain] {
             #expect(name.utf8.count <= PacketFilterNames.chainNameLimit)
-            #expect(name.hasPrefix("FLANNEL-") && name.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7F && $0 != 0x22 })
+            #expect(
+                name.hasPrefix("FLANNEL-") && name.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7F && $0 != 0x22 })
         }
         #expect((names.forwardChain == "FLANNEL-FWD") == (device == "flannel0"))
     }

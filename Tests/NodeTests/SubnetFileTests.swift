@@ -59,8 +59,10 @@ import Testing
 
     /// flanneld reads the file with a dotenv reader, and needs nothing of it but the subnet.
     @Test(arguments: [
-        "FLANNEL_SUBNET=10.66.28.1/24", "FLANNEL_SUBNET=\"10.66.28.1/24\"\n", "FLANNEL_SUBNET='10.66.28.1/24' # old",
-        "export FLANNEL_SUBNET=10.66.28.1/24", "  FLANNEL_SUBNET = 10.66.28.1/24  ", "FLANNEL_SUBNET=10.66.28.1/24 # x",
+        "FLANNEL_SUBNET=10.66.28.1/24", "FLANNEL_SUBNET=\"10.66.28.1/24\"\n",
+        "FLANNEL_SUBNET='10.66.28.1/24' # old",
+        "export FLANNEL_SUBNET=10.66.28.1/24", "  FLANNEL_SUBNET = 10.66.28.1/24  ",
+        "FLANNEL_SUBNET=10.66.28.1/24 # x",
         "FLANNEL_NETWORK=x\r\nFLANNEL_SUBNET=10.66.28.1/24\r\nFLANNEL_MTU=\r\n",
         "# FLANNEL_SUBNET=10.66.9.1/24\nnonsense\n=\n\nFLANNEL_SUBNET=10.66.28.1/24\nFLANNEL_IPMASQ=yes",
         "\u{FEFF}FLANNEL_SUBNET=10.66.28.0/24", "FLANNEL_SUBNET=10.66.9.1/24\nFLANNEL_SUBNET=10.66.28.1/24",
@@ -71,7 +73,8 @@ import Testing
     }
 
     @Test(arguments: [
-        "", "FLANNEL_SUBNET=", "FLANNEL_SUBNET=10.66.28.1", "FLANNEL_SUBNET=\"10.66.28.1/24", "FLANNEL_SUBNET=::/64",
+        "", "FLANNEL_SUBNET=", "FLANNEL_SUBNET=10.66.28.1", "FLANNEL_SUBNET=\"10.66.28.1/24",
+        "FLANNEL_SUBNET=::/64",
         "FLANNEL_SUBNETS=10.66.28.1/24", "FLANNEL_SUBNET=10.66.28.1/33", "#FLANNEL_SUBNET=10.66.28.1/24",
     ])
     func whatIsNoSubnetIsNone(_ text: String) { #expect(SubnetFileValues(text: text).subnet == nil) }
@@ -160,7 +163,8 @@ import Testing
             #expect(lchown(open + "/link", 65534, 65534) == 0)
             defer { unlink(open + "/link") }
             let error = #expect(throws: SubnetFileError.self) { try file.write(to: open + "/link/other.env") }
-            #expect(error?.description.contains("link on the way to it belongs to another user (65534)") == true)
+            #expect(
+                error?.description.contains("link on the way to it belongs to another user (65534)") == true)
             #expect(access(base + "/other.env", F_OK) != 0)
             // One's own link, and one in a directory of one's own, lead where they shall.
             #expect(lchown(open + "/link", 0, 0) == 0)
@@ -196,7 +200,8 @@ import Testing
         let socket = try RouteSocket()
         let error = #expect(throws: ItemProblem.self) { try kept.restore(in: NetworkState(), using: socket) }
         #expect(error?.problem.effect == .cutOff)
-        #expect(error?.problem.cause.contains("cannot write /proc/version/subnet.env: Not a directory") == true)
+        #expect(
+            error?.problem.cause.contains("cannot write /proc/version/subnet.env: Not a directory") == true)
         #expect(kept.failure?.isHopeless == true)
         let later = KeptSubnetFile(file, at: "/proc/version/subnet.env", wasInPlace: true)
         #expect(later.effect == .degraded)

@@ -9,7 +9,8 @@ import Testing
 struct SubnetFileTests {
     /// What somebody does to the file.
     @Test(arguments: [
-        "rm subnet.env", ": > subnet.env", "echo FLANNEL_SUBNET=10.9.9.1/24 >> subnet.env", "rm subnet.env && mkdir subnet.env",
+        "rm subnet.env", ": > subnet.env", "echo FLANNEL_SUBNET=10.9.9.1/24 >> subnet.env",
+        "rm subnet.env && mkdir subnet.env",
         "rm subnet.env && mkfifo subnet.env", "ln -sf /nonexistent subnet.env", "truncate -s 1G subnet.env",
     ])
     func whateverHappensToTheFileItComesBack(_ command: String) async throws {
@@ -19,7 +20,8 @@ struct SubnetFileTests {
         try await lab[1].run("cd \(lab[1].directory) && \(command)")
         _ = try await until("the file", { daemon.log }) { () -> Bool? in
             // Opening what stands there must not hang this test either.
-            await lab[1].succeeds("test -f \(lab[1].directory)/subnet.env") && lab.read("node1/subnet.env") == text
+            await lab[1].succeeds("test -f \(lab[1].directory)/subnet.env")
+                && lab.read("node1/subnet.env") == text
                 ? true : nil
         }
         try await daemon.logged("event=restored item=\"file ")
@@ -55,7 +57,9 @@ struct SubnetFileTests {
     }
 
     /// As flanneld takes it: the subnet alone, however it is written.
-    @Test(arguments: ["FLANNEL_SUBNET=100.96.77.1/24\n", "export FLANNEL_SUBNET=\"100.96.77.1/24\" # kept\r\n"])
+    @Test(arguments: [
+        "FLANNEL_SUBNET=100.96.77.1/24\n", "export FLANNEL_SUBNET=\"100.96.77.1/24\" # kept\r\n",
+    ])
     func theSubnetOfTheFileIsAskedFor(_ text: String) async throws {
         let lab = try await Lab(nodes: 1)
         try lab.write("node1/subnet.env", text)

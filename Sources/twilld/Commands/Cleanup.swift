@@ -35,7 +35,8 @@ struct Cleanup: FlagTaking {
         do { owner = try leftovers.owner() } catch { throw CommandFailure(.system, "cannot look: \(error)") }
         if let owner {
             throw CommandFailure(
-                .temporary, "\(owner), and removing what it uses would cut pods off: stop it first; nothing was removed")
+                .temporary,
+                "\(owner), and removing what it uses would cut pods off: stop it first; nothing was removed")
         }
         let outcome = leftovers.remove()
         for name in outcome.removed { print("removed \(name)") }

@@ -343,13 +343,15 @@ actor Daemon {
                 underlay: underlay.interfaceName, address: underlay.address,
                 port: flags.tunnel.port ?? configuration.backend.port),
             file: SubnetFile(
-                network: configuration.network, subnet: subnet, ipv6: ipv6Lines(configuration, lease), mtu: mtu,
+                network: configuration.network, subnet: subnet, ipv6: ipv6Lines(configuration, lease),
+                mtu: mtu,
                 masquerades: flags.rules.ipMasq),
             blackhole: flags.rules.ipBlackholeRoute ? BlackholeRoute(subnet: subnet) : nil,
             tunnelIndex: dataPlane.tunnel.index)
         if desired == stage.desired { return }
         await tellFilter(desired.filter)
-        let file = KeptSubnetFile(desired.file, at: flags.lease.subnetFile, wasInPlace: stage.subnetFile != nil)
+        let file = KeptSubnetFile(
+            desired.file, at: flags.lease.subnetFile, wasInPlace: stage.subnetFile != nil)
         var items = desired.tunnel.desiredItems
         if let blackhole = desired.blackhole { items.append(blackhole) }
         items.append(
