@@ -98,6 +98,8 @@ package struct LeaseMachine {
     /// Peers whose entries went just now, and in the last seconds.
     var deletedNow: [Deletion] = []
     var deletedLately: [Deletion] = []
+    /// Until when each further deletion is part of what is doubted.
+    var doubtedUntil: Instant?
     var heldCause = ""
     var nextHeldEnd: Instant?
 
