@@ -49,7 +49,6 @@ extension DirectoryStore {
         for await _ in signals {
             let now = clocks.monotonic()
             let isUpkeepDue = lastUpkeep.map { $0 + Self.upkeepInterval <= now } ?? true
-            if isUpkeepDue { lastUpkeep = now }
             let news = try await queue.run { () throws(LeaseStoreError) in
                 guard try self.watchedDirectories() == directories else {
                     throw LeaseStoreError(.historyLost, "\(self.name) was removed, replaced, mounted or unmounted")
@@ -61,7 +60,10 @@ extension DirectoryStore {
                 }
                 return news
             }
-            if let conditions = news.conditions { continuation.yield(.conditions(conditions)) }
+            if let conditions = news.conditions {
+                lastUpkeep = now
+                continuation.yield(.conditions(conditions))
+            }
             if !news.events.isEmpty { continuation.yield(.changes(news.events, revision: revision)) }
         }
     }
@@ -107,9 +109,10 @@ extension DirectoryStore {
 
     // MARK: Upkeep
 
-    /// Whether this machine's clock is the file system's. Nobody loses a lease by it, but people read both.
-    private func compareClocks() -> [Component: Problem] {
-        guard let there = try? fileSystemTime() else { return [:] }
+    /// Whether this machine's clock is the file system's. Nobody loses a lease by it, but people read both. Nil where
+    /// that cannot be found out yet: there is no directory to write into before the first lease.
+    private func compareClocks() -> [Component: Problem]? {
+        guard let there = try? fileSystemTime() else { return nil }
         let here = clocks.wall()
         let apart = here - there
         guard apart > Self.clockTolerance || apart < .zero - Self.clockTolerance else { return [:] }
