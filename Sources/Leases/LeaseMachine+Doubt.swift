@@ -56,7 +56,12 @@ extension LeaseMachine {
         // The index still has what went just now.
         let known = index.peers.count - register.held.count + believed
         let isConfigurationGone = configurationText == nil && configuration != nil
-        guard let cause = doubt(deletedLately.count, of: known, isConfigurationGone: isConfigurationGone) else { return }
+        let isGoingOn = doubtedUntil.map { $0 > now } ?? false
+        guard
+            let cause = doubt(deletedLately.count, of: known, isConfigurationGone: isConfigurationGone)
+                ?? (isGoingOn ? (heldCause.isEmpty ? "they went all at once" : heldCause) : nil)
+        else { return }
+        doubtedUntil = now + Self.deletionWindow
         let gone = deletedLately.filter { register.known($0.key) == nil }.map(\.record)
         deletedLately = []
         hold(gone, because: cause, now: now)

@@ -12,12 +12,9 @@ import Logging
 extension LeaseMachine {
     /// Decides what to do where this node's entry, under its own identity, announces an address that is not this node's.
     mutating func settleSecondSelf(_ own: Holding, at other: Endpoint, now: Instant) {
+        // It is about to be written anyway: the store was restored to before this node's address changed, say.
+        if own.isRewriteWanted { return }
         if own.adoption?.address == other.address { return yieldIdentity(own, to: other, now: now) }
-        if hasStoreJumped {
-            // What it says is of before this node's address changed.
-            self.own?.isRewriteWanted = true
-            return
-        }
         tellOfCopy(at: other, now: now)
         if mayContest(now: now) { self.own?.isRewriteWanted = true }
     }

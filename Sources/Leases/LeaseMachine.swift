@@ -84,6 +84,7 @@ package struct LeaseMachine {
     var watchAliveSince: Instant?
     var watchNumber = 0
     var revision: Int64 = 0
+    var highestRevision: Int64 = 0
     var resyncAt: Instant?
 
     var configurationText: String?
@@ -98,6 +99,8 @@ package struct LeaseMachine {
     /// Peers whose entries went just now, and in the last seconds.
     var deletedNow: [Deletion] = []
     var deletedLately: [Deletion] = []
+    /// Until when each further deletion is part of what is doubted.
+    var doubtedUntil: Instant?
     var heldCause = ""
     var nextHeldEnd: Instant?
 
@@ -217,7 +220,7 @@ extension LeaseMachine {
             isRequestUnderWay = false
             isSnapshotWanted = false
             succeeded(.snapshot, now: now)
-            if snapshot.revision < revision { reportDataLoss(from: revision, to: snapshot.revision) }
+            if snapshot.revision < highestRevision { reportDataLoss(from: highestRevision, to: snapshot.revision) }
             takeEntries(of: snapshot, now: now)
             keysChanged = nil
             keysTold = []
@@ -225,6 +228,7 @@ extension LeaseMachine {
             noneLeftUntil = nil
             take(configuration: snapshot.configuration)
             revision = snapshot.revision
+            highestRevision = revision
             hasStoreJumped = false
             // What the watch told while the snapshot was read may be older or newer than it: begin anew.
             isWatching = false
@@ -281,8 +285,9 @@ extension LeaseMachine {
         case .conditions:
             break
         case .alive(let current):
+            // A member that lags behind may say so too: whether the store is older than before, a snapshot tells.
             guard current < revision else { return }
-            reportDataLoss(from: revision, to: current)
+            revision = current
             isSnapshotWanted = true
         case .changes(let events, let current):
             guard current >= revision else {
@@ -291,6 +296,7 @@ extension LeaseMachine {
                 return
             }
             revision = current
+            highestRevision = max(highestRevision, current)
             for event in events {
                 switch event {
                 case .put(let entry):
@@ -503,7 +509,6 @@ extension LeaseMachine {
         report(
             .warning, "store is older than before (restored or emptied), reading everything anew",
             ["store": storeName, "revision_before": "\(old)", "revision": "\(new)"])
-        revision = new
         hasStoreJumped = true
     }
 }

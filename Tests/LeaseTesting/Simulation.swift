@@ -372,6 +372,9 @@ package final class SimulatedNode {
         if watchNumber == watch { feed(.update(update, watch: watch)) }
     }
 
+    /// Tells the node something as its watch would.
+    package func tell(_ update: StoreUpdate) { if let watchNumber { feedWatch(update, watchNumber) } }
+
     package func announce(_ address: String, port: UInt16? = nil) {
         feed(.announce(NodeAnnouncement(publicAddress: IPv4Address(address)!, port: port)))
     }
