@@ -47,7 +47,7 @@ actor Daemon {
         var dataPlaneKey: DataPlaneKey?
         var fallbacks = FallbackWatch()
         var desired: DesiredNetwork?
-        var paths: [IPv4Prefix: IPv4Address] = [:]
+        var paths: FollowedPeers?
         var subnetFile: SubnetFile?
         var isReady = false
     }
@@ -56,6 +56,12 @@ actor Daemon {
     private struct DataPlaneKey: Equatable {
         var underlay: Endpoint
         var tunnelAddress: IPv4Address
+    }
+
+    /// What the node's network is asked to follow the paths of.
+    private struct FollowedPeers: Equatable {
+        var addresses: [IPv4Prefix: IPv4Address]
+        var tunnel: TunnelSettings?
     }
 
     /// What the node's network is asked to keep.
@@ -89,6 +95,7 @@ actor Daemon {
         options.previousSubnet = previousSubnet()
         options.renewalMargin = .seconds(flags.lease.subnetLeaseRenewMargin * 60)
         options.lossPolicy = flags.lease.onLeaseLoss == .exit ? .exit : .reacquire
+        observation.update(node.pathMTUs)
         let keeper = LeaseKeeper(store: store, announcement: announcement, options: options, logger: logger)
 
         try await withThrowingTaskGroup(of: Void.self) { group in
@@ -346,12 +353,13 @@ actor Daemon {
 
     /// Keeps routes of their own for peers that are reached over a path narrower than the underlay.
     private func followPaths(_ node: NodeNetwork) async {
-        let paths = Dictionary(
+        let addresses = Dictionary(
             table.peers.map { ($0.subnet.ipv4, $0.endpoint.address) }, uniquingKeysWith: { first, _ in first }
         )
+        let paths = FollowedPeers(addresses: addresses, tunnel: stage.desired?.tunnel)
         if paths == stage.paths { return }
         stage.paths = paths
-        await node.followPaths(to: paths, through: flags.tunnel.tunName)
+        await node.followPaths(to: addresses, through: paths.tunnel)
     }
 
     private func writeSubnetFile(
@@ -403,6 +411,7 @@ actor Daemon {
     private func watchOver(_ node: NodeNetwork) async throws {
         let interval = min(notification.watchdogInterval ?? .seconds(1), .seconds(1))
         var tooLarge: UInt64 = 0
+        var traffic = PathTrafficChanges()
         while true {
             try await Task.sleep(for: interval)
             let counters = stage.dataPlane?.counters()
@@ -410,7 +419,9 @@ actor Daemon {
             if count > tooLarge { await node.checkPaths() }
             tooLarge = count
             if let counters { reportFallbacks(in: counters) }
-            observation.sampleTraffic()
+            if let totals = observation.sampleTraffic() {
+                await node.noteTraffic(traffic.news(in: totals))
+            }
             if let number = stage.dataPlane?.failureErrorNumber, number != 0 {
                 logger.critical(
                     "data plane ended",
