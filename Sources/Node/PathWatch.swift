@@ -154,15 +154,14 @@ struct PathWatch {
         for (subnet, news) in traffic {
             guard var peer = peers[subnet] else { continue }
             let wanted = note(news, of: &peer, at: now)
-            peers[subnet] = peer
+            keep(peer, of: subnet)
             if wanted { enqueue(subnet) }
         }
         for subnet in watched {
             guard var peer = peers[subnet] else { continue }
             if peer.isUnreachable, peer.lastSent.map({ $0 + PathWatch.idleAfter <= now }) ?? true {
                 peer.isUnreachable = false
-                peers[subnet] = peer
-                isChanged = true
+                keep(peer, of: subnet)
             }
             if let raise = peer.raise, raise <= now { enqueue(subnet) }
         }

@@ -85,7 +85,8 @@ extension NodeStatus {
         func row(_ name: String, _ endpoint: String, _ traffic: Traffic?, pathMTU: Int? = nil) -> String {
             let path = pathMTU.map { ", path MTU \($0)" } ?? ""
             guard let traffic else { return line([name, endpoint, "-", "-", "-", "-", "-" + path]) }
-            let heard = (traffic.lastReceivedSeconds.map { "\(NodeStatus.duration($0)) ago" } ?? "never") + path
+            let heard =
+                (traffic.lastReceivedSeconds.map { "\(NodeStatus.duration($0)) ago" } ?? "never") + path
             return line([
                 name, endpoint, NodeStatus.scaled(Double(traffic.sent.bytes), "B"), rate(traffic.sent),
                 NodeStatus.scaled(Double(traffic.received.bytes), "B"), rate(traffic.received), heard,

@@ -410,14 +410,15 @@ actor Daemon {
     /// Feeds systemd's watchdog, and looks after the packet threads, which can tell nobody what they meet.
     private func watchOver(_ node: NodeNetwork) async throws {
         let interval = min(notification.watchdogInterval ?? .seconds(1), .seconds(1))
-        var tooLarge: UInt64 = 0
+        var tooLarge = TooLargeWatch()
         var traffic = PathTrafficChanges()
         while true {
             try await Task.sleep(for: interval)
             let counters = stage.dataPlane?.counters()
-            let count = counters?[.dropOutboundTooLarge] ?? 0
-            if count > tooLarge { await node.checkPaths() }
-            tooLarge = count
+            let now = ContinuousClock.now
+            if tooLarge.grew(to: counters?[.dropOutboundTooLarge] ?? 0, at: now) { await node.checkPaths() }
+            health.set(
+                Component(.underlay, "MTU"), tooLarge.problem(interface: underlay.interfaceName, at: now))
             if let counters { reportFallbacks(in: counters) }
             if let totals = observation.sampleTraffic() {
                 await node.noteTraffic(traffic.news(in: totals))
