@@ -96,7 +96,7 @@ extension NodeNetwork {
     /// Brings routes, status and health to what is known of the paths.
     private func publishPaths() {
         guard pathWatch.takeChange() else { return }
-        let narrow = pathWatch.narrow()
+        let narrow = pathWatch.narrow
         let wanted = (pathTunnel?.interfaceName).map { name in
             narrow.map { NarrowPathRoute(interfaceName: name, subnet: $0.key, mtu: $0.value) }
                 .sorted { $0.subnet < $1.subnet }

@@ -139,11 +139,10 @@ struct PathWatch {
             if peer.learnt != learnt {
                 peer.learnt = learnt
                 if learnt == nil { peer.judged = nil }
-                isChanged = isChanged || peer.isSilent || !probes
             }
             let isNews =
                 learnt.map { $0 - TunnelMTU.overhead < peer.search.size && $0 != peer.judged } ?? false
-            peers[subnet] = peer
+            keep(peer, of: subnet)
             // Somebody says that the path is narrower: it is looked at, at most as often as an unheard peer is.
             if isNews, peer.lastCheck.map({ $0 + timing.unheardLimit <= now }) ?? true { enqueue(subnet) }
         }
@@ -168,7 +167,7 @@ struct PathWatch {
     }
 
     /// Notes what was carried to and from one peer, and says whether its path is to be looked at.
-    private mutating func note(_ news: PathTraffic, of peer: inout Peer, at now: ContinuousClock.Instant)
+    private func note(_ news: PathTraffic, of peer: inout Peer, at now: ContinuousClock.Instant)
         -> Bool
     {
         let before = peer.traffic ?? PathTraffic(sentBytes: 0, receivedPackets: 0)
@@ -188,12 +187,8 @@ struct PathWatch {
                 peer.isUnreachable = false
                 peer.uncheckedBytes = max(peer.uncheckedBytes, PathWatch.notableBytes)
                 peer.lastCheck = nil
-                isChanged = true
             }
-            if peer.unanswered != nil, !peer.isSilent {
-                peer.isSilent = true
-                isChanged = true
-            }
+            if peer.unanswered != nil { peer.isSilent = true }
         } else if sent > 0, peer.unheardSince == nil {
             peer.unheardSince = now
         }
@@ -201,7 +196,6 @@ struct PathWatch {
         if let since = peer.unheardSince, sent > 0, since + timing.unheardLimit <= now {
             if !peer.isUnreachable, let unanswered = peer.unanswered, unanswered >= since {
                 peer.isUnreachable = true
-                isChanged = true
                 return false
             }
             let pause = peer.isUnreachable ? PathWatch.unreachablePause : timing.unheardLimit
@@ -227,6 +221,7 @@ struct PathWatch {
                 || (before.raise == nil) != (peer.raise == nil)
         }
         peers[subnet] = peer
+        if peer.isUnreachable || peer.raise != nil { watched.insert(subnet) } else { watched.remove(subnet) }
     }
 
     private mutating func enqueue(_ subnet: IPv4Prefix) {
@@ -313,13 +308,11 @@ struct PathWatch {
     // MARK: What is known
 
     /// The paths that are narrower than the tunnel: the largest inner packet of each.
-    mutating func narrow() -> [IPv4Prefix: Int] {
+    var narrow: [IPv4Prefix: Int] {
         var narrow: [IPv4Prefix: Int] = [:]
         for (subnet, peer) in peers {
             let size = size(of: peer)
             if size < tunnelMTU { narrow[subnet] = size }
-            let isWatched = peer.isUnreachable || peer.raise != nil
-            if isWatched { watched.insert(subnet) } else { watched.remove(subnet) }
         }
         return narrow
     }

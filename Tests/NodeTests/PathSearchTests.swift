@@ -69,7 +69,8 @@ struct SimulatedPath {
     @Test func aWidePathCostsOneProbe() {
         var search = PathSearch(fullSize: 1472, timing: PathTiming())
         var path = SimulatedPath(limit: 1472)
-        #expect(run(&search, on: &path).isAnswered)
+        let isAnswered = run(&search, on: &path).isAnswered
+        #expect(isAnswered)
         #expect(search.finding == .full && path.sizes == [1472])
     }
 
@@ -93,7 +94,8 @@ struct SimulatedPath {
     @Test(arguments: [1472, 2276, 4444, 8944, 8968]) func aJumboPathIsMeasured(limit: Int) {
         var search = PathSearch(fullSize: 8972, timing: PathTiming())
         var path = SimulatedPath(limit: limit)
-        #expect(run(&search, on: &path).isAnswered)
+        let isAnswered = run(&search, on: &path).isAnswered
+        #expect(isAnswered)
         guard case .narrow(let size) = search.finding else {
             Issue.record("\(search.finding)")
             return
@@ -122,13 +124,15 @@ struct SimulatedPath {
     @Test func aPeerThatAnswersNothingIsNoEvidence() {
         var search = PathSearch(fullSize: 1472, timing: PathTiming())
         var path = SimulatedPath(limit: 1472, answers: false)
-        #expect(!run(&search, on: &path).isAnswered)
+        var isAnswered = run(&search, on: &path).isAnswered
+        #expect(!isAnswered)
         #expect(search.finding == .unknown && path.sizes.count == 5)
         search = PathSearch(fullSize: 1472, timing: PathTiming())
         path = SimulatedPath(limit: 1372)
         _ = run(&search, on: &path)
         path.answers = false
-        #expect(!run(&search, on: &path).isAnswered)
+        isAnswered = run(&search, on: &path).isAnswered
+        #expect(!isAnswered)
         #expect(search.finding == .narrow(1372))
     }
 
@@ -147,7 +151,8 @@ struct SimulatedPath {
             var search = PathSearch(fullSize: 1472, timing: PathTiming())
             var path = SimulatedPath(limit: 1372)
             path.roundTripTime = .milliseconds(milliseconds)
-            #expect(run(&search, on: &path).isAnswered)
+            let isAnswered = run(&search, on: &path).isAnswered
+            #expect(isAnswered)
             guard case .narrow(let size) = search.finding else {
                 Issue.record("\(milliseconds) ms: \(search.finding)")
                 continue
@@ -194,6 +199,7 @@ struct SimulatedPath {
     @Test func whatIsNoAnswerIsPassedOver() {
         var search = PathSearch(fullSize: 1472, timing: PathTiming())
         for sequence in [-1, 0, 5, 63, 64, .max, .min] { search.answered(sequence: sequence, at: start) }
-        #expect(search.finding == .unknown && search.next(at: start) == .idle)
+        let step = search.next(at: start)
+        #expect(search.finding == .unknown && step == .idle)
     }
 }
