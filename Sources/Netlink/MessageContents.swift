@@ -21,11 +21,13 @@ enum AddressAttribute {
 /// `RTA_*` of linux/rtnetlink.h.
 enum RouteAttribute {
     static let destination = 1
+    static let source = 2
     static let outputInterface = 4
     static let gateway = 5
     static let priority = 6
     static let preferredSource = 7
     static let metrics = 8
+    static let cacheInformation = 12
     static let table = 15
 
     /// `RTAX_*`: numbers inside `metrics`.

@@ -84,12 +84,6 @@ struct Request {
         }
     }
 
-    static let learntPaths = Request("list what was learnt of paths", .getRoute, .dump) {
-        $0.appendRoute(
-            family: Family.v4, destinationLength: 0, table: 0, origin: 0, scope: .global,
-            kind: Route.Kind(rawValue: 0), flags: Route.clonedFlag)
-    }
-
     static func route(to address: IPAddress) -> Request {
         Request("look up the route to \(address)", .getRoute, .acknowledge) {
             $0.appendRoute(
@@ -97,6 +91,19 @@ struct Request {
                 scope: .global,
                 kind: Route.Kind(rawValue: 0))
             $0.attribute(RouteAttribute.destination, address.wireBytes)
+        }
+    }
+
+    /// The way of a packet with that source: what the kernel would do with it, what it learnt of the path included; or, as
+    /// an entry, the entry of the table that decides so.
+    static func path(to address: IPv4Address, from source: IPv4Address?, asEntry: Bool) -> Request {
+        Request("look up the way to \(address)", .getRoute, .acknowledge) {
+            $0.appendRoute(
+                family: Family.v4, destinationLength: 32, sourceLength: source == nil ? 0 : 32, table: 0,
+                origin: 0, scope: .global, kind: Route.Kind(rawValue: 0),
+                flags: asEntry ? Route.tableEntryFlag : 0)
+            $0.attribute(RouteAttribute.destination, IPAddress.v4(address).wireBytes)
+            if let source { $0.attribute(RouteAttribute.source, IPAddress.v4(source).wireBytes) }
         }
     }
 
@@ -141,12 +148,12 @@ extension MessageWriter {
 
     /// Appends a `struct rtmsg`.
     fileprivate mutating func appendRoute(
-        family: UInt8, destinationLength: Int, table: UInt32, origin: UInt8, scope: Scope, kind: Route.Kind,
-        flags: UInt32 = 0
+        family: UInt8, destinationLength: Int, sourceLength: UInt8 = 0, table: UInt32, origin: UInt8,
+        scope: Scope, kind: Route.Kind, flags: UInt32 = 0
     ) {
         append(family)
         append(UInt8(truncatingIfNeeded: destinationLength))
-        append(UInt8(0))  // source length
+        append(sourceLength)
         append(UInt8(0))  // TOS
         append(UInt8(exactly: table) ?? 0)  // a larger number stands in its attribute alone
         append(origin)

@@ -99,20 +99,6 @@ public final class RouteSocket: Sendable {
         return route
     }
 
-    /// What the kernel learnt by ICMP of the paths to IPv4 addresses (RFC 1191): the MTU in bytes by address. It forgets
-    /// them after `net.ipv4.route.mtu_expires`, 10 minutes unless set otherwise. There are no notifications of these.
-    public func learntPathMTUs() throws(NetlinkError) -> [IPv4Address: Int] {
-        var learnt: [IPv4Address: Int] = [:]
-        for message in try perform(.learntPaths) where message.type == .newRoute && Route.isLearnt(message) {
-            guard let route = Route(answer: message), let address = route.destination.address.v4,
-                route.destination.length == 32, let mtu = route.mtu
-            else { continue }
-            // One address may stand there once for each of several routes.
-            learnt[address] = min(mtu, learnt[address] ?? mtu)
-        }
-        return learnt
-    }
-
     /// Adds a route, or changes the one with the same destination and metric to it.
     public func replaceRoute(_ route: Route) throws(NetlinkError) { _ = try perform(.replaceRoute(route)) }
 
@@ -122,7 +108,7 @@ public final class RouteSocket: Sendable {
     // MARK: -
 
     /// Sends a request and gathers its reply; a list that changed under the kernel's hand is asked for again.
-    private func perform(_ request: Request) throws(NetlinkError) -> [Message] {
+    func perform(_ request: Request) throws(NetlinkError) -> [Message] {
         try state.withLock { state throws(NetlinkError) in
             for _ in 0..<RouteSocket.attemptsAtAList {
                 state.sequence &+= 1

@@ -1,19 +1,152 @@
 import Addresses
+import Health
+import Netlink
+import Synchronization
 
-/// The paths to the peers, for as long as they may be narrower than the underlay's interface.
-struct FollowedPaths {
-    let interfaceName: String
-    /// Each peer's underlay address by its subnet.
-    let peers: [IPv4Prefix: IPv4Address]
+/// The paths to peers that are narrower than the tunnel, for whoever asks, from any thread.
+public final class PathMTUs: Sendable {
+    private let values = Mutex<[IPv4Prefix: Int]>([:])
 
-    /// The routes for the peers whose path is narrower than the underlay, by subnet, out of what the kernel learnt.
-    func narrow(learnt: [IPv4Address: Int], underlayMTU: Int) -> [NarrowPathRoute] {
-        if learnt.isEmpty { return [] }
-        return peers.compactMap { subnet, address in
-            guard let mtu = learnt[address], mtu < underlayMTU else { return nil }
-            return NarrowPathRoute(
-                interfaceName: interfaceName, subnet: subnet, mtu: mtu - TunnelMTU.overhead)
+    /// The MTU in bytes of the path to the node of each subnet, the tunnel's headers included; those that carry the
+    /// tunnel's full size are not in it.
+    public var narrow: [IPv4Prefix: Int] { values.withLock { $0 } }
+
+    func replace(_ narrow: [IPv4Prefix: Int]) { values.withLock { $0 = narrow } }
+}
+
+extension NodeNetwork {
+    /// How often answers are looked for while there are probes on their way.
+    private static let pauseBetweenTurns = Duration.milliseconds(20)
+
+    /// Follows the paths to the peers, given as each one's underlay address by its subnet: one that carries less than the
+    /// tunnel's size gets a route of its own through the tunnel device, for as long as it does. What the kernel's routes
+    /// and interfaces say counts as it stands; what ICMP errors say, and what they do not say, is found out by probes.
+    ///
+    /// - Parameter tunnel: the device that the peers are reached by; nil for none.
+    public func followPaths(to peers: [IPv4Prefix: IPv4Address], through tunnel: TunnelSettings?) {
+        pathTunnel = peers.isEmpty ? nil : tunnel
+        pathWatch.follow(pathTunnel == nil ? [:] : peers, tunnelMTU: tunnel?.mtu ?? 0)
+        pathQuestions.follow(pathWatch.addresses)
+        if pathProbes?.isBound(to: tunnel?.address ?? .any) != true { pathProbes = nil }
+        askKernelAboutPaths(at: .now)
+        publishPaths()
+        pathKick.yield()
+    }
+
+    /// Takes what was carried to and from peers, of those at least where it is not what it was: which paths are looked at
+    /// depends on it. To be called every few seconds.
+    public func noteTraffic(_ traffic: [IPv4Prefix: PathTraffic]) {
+        pathWatch.take(traffic, at: .now)
+        publishPaths()
+        pathKick.yield()
+    }
+
+    /// Asks the kernel anew about the way to every peer: right after a datagram was too large for an interface.
+    public func checkPaths() { noteForPaths(isResync: false) }
+
+    /// Takes note that something changed in the kernel, or that time has passed.
+    func noteForPaths(isResync: Bool) {
+        if isResync { pathQuestions.noteResync() } else { pathQuestions.noteChange() }
+        pathKick.yield()
+    }
+
+    /// Looks at the paths when there is something to look at, until the task is cancelled.
+    func runPaths() async {
+        for await _ in pathKicks {
+            while !Task.isCancelled, let pause = turnPaths() { try? await Task.sleep(for: pause) }
         }
-        .sorted { $0.subnet < $1.subnet }
+    }
+
+    /// Does what is due; gives how long to wait before there is more, nil for nothing.
+    private func turnPaths() -> Duration? {
+        let now = ContinuousClock.now
+        askKernelAboutPaths(at: now)
+        for answer in pathProbes?.answers() ?? [] {
+            pathWatch.takeAnswer(from: answer.peer, sequence: answer.sequence, at: now)
+        }
+        let next = pathWatch.turn(at: now) { address, sequence, size in
+            guard let tunnel = pathTunnel else { return false }
+            if pathProbes == nil { pathProbes = PathProbeSocket(address: tunnel.address) }
+            return pathProbes?.send(to: address, sequence: sequence, size: size) ?? false
+        }
+        publishPaths()
+        if next != nil { return NodeNetwork.pauseBetweenTurns }
+        return pathQuestions.due.map { max($0 - ContinuousClock.now, NodeNetwork.pauseBetweenTurns) }
+    }
+
+    private func askKernelAboutPaths(at now: ContinuousClock.Instant) {
+        var mtus: [Int32: Int?] = [:]
+        for address in pathQuestions.take(at: now) {
+            do {
+                // A peer without a route at all is no narrow one; that it is not reached is told elsewhere.
+                guard let path = try socket.path(to: address, from: underlay?.address),
+                    let index = path.interfaceIndex
+                else { continue }
+                if mtus[index] == nil { mtus[index] = try socket.link(index: index)?.mtu }
+                guard let mtu = mtus[index] ?? nil else { continue }
+                pathWatch.take(
+                    PathLimit(interfaceIndex: index, mtu: min(mtu, path.routeMTU ?? mtu)),
+                    learnt: path.learntMTU, of: address, at: now)
+            } catch {
+                continue
+            }
+        }
+    }
+
+    /// Brings routes, status and health to what is known of the paths.
+    private func publishPaths() {
+        guard pathWatch.takeChange() else { return }
+        let narrow = pathWatch.narrow
+        let wanted = (pathTunnel?.interfaceName).map { name in
+            narrow.map { NarrowPathRoute(interfaceName: name, subnet: $0.key, mtu: $0.value) }
+                .sorted { $0.subnet < $1.subnet }
+        }
+        setNarrowPaths(wanted ?? [])
+        pathMTUs.replace(narrow.mapValues { $0 + TunnelMTU.overhead })
+        health.replace(
+            .path, with: pathWatch.problems(underlay: (underlay?.interfaceName ?? "", underlay?.mtu ?? 0)))
+    }
+
+    private func setNarrowPaths(_ wanted: [NarrowPathRoute]) {
+        guard wanted != narrowPaths else { return }
+        let subnets = Set(wanted.map(\.subnet))
+        let before = Set(narrowPaths)
+        for path in narrowPaths where !subnets.contains(path.subnet) {
+            do {
+                try path.withdraw(using: socket)
+                log.notice("path is wide again", item: path.name, "")
+            } catch {
+                log.warning("cannot withdraw", item: path.name, "\(error)")
+            }
+        }
+        narrowPaths = wanted
+        for path in wanted where !before.contains(path) {
+            log.notice("narrow path", item: path.name, "MTU \(path.mtu)")
+            restore(path)
+        }
+    }
+
+    /// Restores the routes of narrow paths that somebody took away.
+    func restoreNarrowPaths(in state: NetworkState, isFirstTime: Bool) {
+        for path in NarrowPathRoute.missing(of: narrowPaths, in: state) {
+            if !isFirstTime { log.notice("restored", item: path.name, "missing, or not of MTU \(path.mtu)") }
+            restore(path)
+        }
+    }
+
+    private func restore(_ path: NarrowPathRoute) {
+        do {
+            try path.restore(using: socket)
+        } catch {
+            log.warning("cannot restore", item: path.name, "\(error)")
+            health.set(
+                Component(.route, "\(path.subnet) MTU"),
+                Problem(
+                    .degraded, "\(path.name) with an MTU of \(path.mtu) bytes cannot be set: \(error)",
+                    remedy: "it is tried again every \(resyncInterval)"))
+            return
+        }
+        log.settled(item: path.name)
+        health.forget(Component(.route, "\(path.subnet) MTU"))
     }
 }

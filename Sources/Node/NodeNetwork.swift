@@ -32,26 +32,40 @@ public actor NodeNetwork {
     private nonisolated let thread: ControlThread
     private let continuation: AsyncStream<NodeEvent>.Continuation
     private let options: UnderlayOptions
-    private let resyncInterval: Duration
-    private let socket: RouteSocket
+    let resyncInterval: Duration
+    let socket: RouteSocket
     private let monitor: RouteMonitor
-    private let health: NodeHealth
-    private var log: RepeatLimitedLog
+    let health: NodeHealth
+    var log: RepeatLimitedLog
 
     private var items: [any DesiredItem] = []
-    private var paths: FollowedPaths?
-    private var narrowPaths: [NarrowPathRoute] = []
-    private var underlay: Underlay?
+    var underlay: Underlay?
     private var underlayProblem: String?
     private var missingDevice: String?
+
+    // The paths to the peers (FollowedPaths.swift).
+
+    /// Which of them are narrow.
+    public nonisolated let pathMTUs = PathMTUs()
+    let pathKicks: AsyncStream<Void>
+    let pathKick: AsyncStream<Void>.Continuation
+    var pathTunnel: TunnelSettings?
+    var pathWatch: PathWatch
+    var pathQuestions = PathQuestions()
+    var pathProbes: PathProbeSocket?
+    var narrowPaths: [NarrowPathRoute] = []
 
     /// Where the actor's code runs.
     public nonisolated var unownedExecutor: UnownedSerialExecutor { thread.asUnownedSerialExecutor() }
 
     /// Opens the netlink sockets. `resyncInterval`: how often everything is compared without a notification.
+    /// `pathTiming`: the times by which paths to peers are probed; nil for not at all.
     public init(
-        options: UnderlayOptions, resyncInterval: Duration = .seconds(5), health: NodeHealth, logger: Logger
+        options: UnderlayOptions, resyncInterval: Duration = .seconds(5), health: NodeHealth, logger: Logger,
+        pathTiming: PathTiming? = PathTiming()
     ) throws {
+        pathWatch = PathWatch(timing: pathTiming ?? PathTiming(), probes: pathTiming != nil)
+        (pathKicks, pathKick) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
         self.health = health
         socket = try RouteSocket()
         monitor = try RouteMonitor()
@@ -81,44 +95,18 @@ public actor NodeNetwork {
         withdraw(self.items, except: items)
         self.items = items
         missingDevice = nil
-        if let failure = try restore(items + narrowPaths, in: NetworkState(from: socket), isFirstTime: true) {
+        if let failure = try restore(items, in: NetworkState(from: socket), isFirstTime: true) {
             throw failure
+        }
+        if !narrowPaths.isEmpty {
+            restoreNarrowPaths(in: try NetworkState(from: socket), isFirstTime: true)
         }
     }
 
     /// Takes away every desired item that outlives the tunnel device, and keeps none from here on.
     public func withdrawAll() throws {
-        followPaths(to: [:], through: "")
+        followPaths(to: [:], through: nil)
         try setDesired([])
-    }
-
-    /// Follows the paths to the peers, given as each one's underlay address by its subnet: a path that the kernel
-    /// learns is narrower than the underlay gets a route of its own through the tunnel device, with what the path
-    /// leaves for an inner packet as its MTU, until the kernel forgets it.
-    ///
-    /// Looked at by every resync; `checkPaths` does so at once.
-    public func followPaths(to peers: [IPv4Prefix: IPv4Address], through interfaceName: String) {
-        paths = peers.isEmpty ? nil : FollowedPaths(interfaceName: interfaceName, peers: peers)
-        checkPaths()
-    }
-
-    /// Looks at once whether a path became narrower: right after a datagram was too large for one.
-    public func checkPaths() {
-        do {
-            let wanted =
-                try paths.map { paths in
-                    paths.narrow(learnt: try socket.learntPathMTUs(), underlayMTU: underlay?.mtu ?? .max)
-                } ?? []
-            guard wanted != narrowPaths else { return }
-            withdraw(narrowPaths, except: wanted)
-            for path in wanted where !narrowPaths.contains(path) {
-                log.notice("narrow path", item: path.name, "MTU \(path.mtu)")
-            }
-            narrowPaths = wanted
-            _ = try restore(wanted, in: NetworkState(from: socket), isFirstTime: true)
-        } catch {
-            log.warning("cannot follow the paths to the peers", item: "paths", "\(error)")
-        }
     }
 
     private func withdraw(_ items: [any DesiredItem], except wanted: [any DesiredItem]) {
@@ -137,11 +125,12 @@ public actor NodeNetwork {
     public func reconcile() { reconcile(isResync: true) }
 
     private func reconcile(isResync: Bool) {
-        if isResync { checkPaths() }
+        noteForPaths(isResync: isResync)
         do {
             let state = try NetworkState(from: socket)
-            let looked = items.filter { isResync || !$0.needsResync } + narrowPaths
+            let looked = items.filter { isResync || !$0.needsResync }
             _ = try restore(looked, in: state, isFirstTime: false)
+            restoreNarrowPaths(in: state, isFirstTime: false)
             followUnderlay(in: state)
         } catch {
             log.warning("cannot read the network's state", item: "netlink", "\(error)")
@@ -159,6 +148,7 @@ public actor NodeNetwork {
                     try? await Task.sleep(for: self.resyncInterval)
                 }
             }
+            group.addTask { await self.runPaths() }
             group.addTask {
                 for await _ in changes { burst.yield() }
                 if !Task.isCancelled { await self.tellMonitorEnded() }

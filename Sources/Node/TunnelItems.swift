@@ -131,39 +131,6 @@ struct OverlayRoute: DesiredItem {
     }
 }
 
-/// The route to one peer's subnet, for as long as the path to that peer is narrower than the underlay's interface:
-/// the kernel then tells pods by ICMP how large their packets may be. Other peers keep the full size.
-struct NarrowPathRoute: DesiredItem, Hashable {
-    let interfaceName: String
-    let subnet: IPv4Prefix
-    /// The largest inner packet in bytes.
-    let mtu: Int
-
-    var name: String { "route \(subnet) dev \(interfaceName)" }
-    var component: Component { Component(.route, "\(subnet)") }
-
-    private func wanted(on link: Link) -> Route {
-        Route(to: .v4(subnet), interfaceIndex: link.index, scope: .link, mtu: mtu)
-    }
-
-    func deviation(in state: NetworkState) throws -> String? {
-        let wanted = wanted(on: try state.device(interfaceName))
-        return state.routes.contains(wanted) ? nil : "missing, or not of MTU \(mtu)"
-    }
-
-    func restore(in state: NetworkState, using socket: RouteSocket) throws {
-        try socket.replaceRoute(wanted(on: state.device(interfaceName)))
-    }
-
-    func withdraw(using socket: RouteSocket) throws {
-        guard let link = try socket.link(named: interfaceName) else { return }
-        for route in try socket.routes()
-        where route.destination == .v4(subnet) && route.interfaceIndex == link.index && route.mtu != nil {
-            try socket.deleteRoute(route)
-        }
-    }
-}
-
 /// Drops what is for this node's subnet and has no more precise route (`--ip-blackhole-route`), so that packets to
 /// a pod that is gone do not go back into the overlay or out by the default route.
 public struct BlackholeRoute: DesiredItem, Hashable {

@@ -172,6 +172,10 @@ extension MetricsText {
             Double(status.store.reconnects))
         add("twill_peers", .gauge, help: "Nodes that packets are sent to.", Double(status.peers.count))
         add(
+            "twill_narrow_paths", .gauge,
+            help: "Nodes that the tunnel's full size does not reach; twilld status says what does.",
+            Double(status.peers.count { $0.pathMTU != nil }))
+        add(
             "twill_skipped_leases", .gauge,
             help: "Entries of the store that are no peers; twilld status says why.",
             Double(status.skipped.count))

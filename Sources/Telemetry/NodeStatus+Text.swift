@@ -82,9 +82,11 @@ extension NodeStatus {
         func rate(_ flow: Flow) -> String {
             flow.bytesPerSecond.map { NodeStatus.scaled($0 * 8, "bit/s") } ?? "-"
         }
-        func row(_ name: String, _ endpoint: String, _ traffic: Traffic?) -> String {
-            guard let traffic else { return line([name, endpoint, "-", "-", "-", "-", "-"]) }
-            let heard = traffic.lastReceivedSeconds.map { "\(NodeStatus.duration($0)) ago" } ?? "never"
+        func row(_ name: String, _ endpoint: String, _ traffic: Traffic?, pathMTU: Int? = nil) -> String {
+            let path = pathMTU.map { ", path MTU \($0)" } ?? ""
+            guard let traffic else { return line([name, endpoint, "-", "-", "-", "-", "-" + path]) }
+            let heard =
+                (traffic.lastReceivedSeconds.map { "\(NodeStatus.duration($0)) ago" } ?? "never") + path
             return line([
                 name, endpoint, NodeStatus.scaled(Double(traffic.sent.bytes), "B"), rate(traffic.sent),
                 NodeStatus.scaled(Double(traffic.received.bytes), "B"), rate(traffic.received), heard,
@@ -94,7 +96,7 @@ extension NodeStatus {
         if !peers.isEmpty, limit > 0 {
             lines.append(line(["SUBNET", "ENDPOINT", "OUT", "", "IN", "", "HEARD"]))
         }
-        lines += peers.prefix(limit).map { row($0.subnet, $0.endpoint, $0.traffic) }
+        lines += peers.prefix(limit).map { row($0.subnet, $0.endpoint, $0.traffic, pathMTU: $0.pathMTU) }
         if peers.count > limit { lines.append("  and \(peers.count - limit) more") }
         if let otherPeersTraffic { lines.append(row("those with -", "", otherPeersTraffic)) }
         return lines

@@ -163,12 +163,16 @@ public struct NodeStatus: Codable, Sendable, Equatable {
         public var endpoint: String
         /// What was carried; nil before anything can be, and where the peer is not counted by itself.
         public var traffic: Traffic?
+        /// The largest packet in bytes that reaches it, the tunnel's headers included; nil where the path carries the
+        /// tunnel's full size, as far as is known.
+        public var pathMTU: Int?
 
         /// Makes a peer.
-        public init(subnet: String, endpoint: String, traffic: Traffic? = nil) {
+        public init(subnet: String, endpoint: String, traffic: Traffic? = nil, pathMTU: Int? = nil) {
             self.subnet = subnet
             self.endpoint = endpoint
             self.traffic = traffic
+            self.pathMTU = pathMTU
         }
     }
 

@@ -51,7 +51,7 @@ public struct UnderlaySocket: Sendable {
 
     /// Opens a socket and binds it.
     ///
-    /// Datagrams leave with DF set (IP_PMTUDISC_DO), as flannel's do. Buffers are forced where CAP_NET_ADMIN
+    /// Datagrams leave with DF set, as flannel's do. Buffers are forced where CAP_NET_ADMIN
     /// allows it, and else go as high as net.core.rmem_max and wmem_max let them.
     ///
     /// - Parameters:
@@ -168,7 +168,8 @@ public struct UnderlaySocket: Sendable {
         }
         if sharesPort { _ = set(descriptor, SOL_SOCKET, SO_REUSEPORT, 1) }
         if sharesAddress { _ = set(descriptor, SOL_SOCKET, SO_REUSEADDR, 1) }
-        _ = set(descriptor, Int32(IPPROTO_IP), IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        // DF, and no regard for what an ICMP error said of the path, which anybody may have sent (docs/adr/0034).
+        _ = set(descriptor, Int32(IPPROTO_IP), IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
         for (forced, plain, bytes) in [
             (SO_RCVBUFFORCE, SO_RCVBUF, receiveBytes), (SO_SNDBUFFORCE, SO_SNDBUF, sendBytes),
         ] {

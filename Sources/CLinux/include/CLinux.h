@@ -73,6 +73,7 @@ static inline int twill_read_coalesce_control(const void *control, size_t length
   return segment_bytes;
 }
 #include "checksum.h"
+#include "socket_error.h"
 
 // Steering to workers (steering.c). Each returns 0, or -1 with errno set.
 // Datagrams to the sockets of a SO_REUSEPORT group, `sockets` in number: the one at place (source address + source

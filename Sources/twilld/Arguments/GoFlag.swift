@@ -59,6 +59,7 @@ extension GoFlag {
     /// The tunnel itself.
     static let tunnel: [GoFlag] = [
         GoFlag("tun-name"), GoFlag("mtu"), GoFlag("port"), GoFlag("accept-any-source", .boolean),
+        GoFlag("path-probe-interval"),
     ]
 
     /// How the data plane is tuned.

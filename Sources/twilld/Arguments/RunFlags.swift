@@ -176,7 +176,21 @@ struct TunnelFlags: ParsableArguments {
             "Take packets whose inner source is not in the sending peer's subnet.", valueName: "bool"))
     var acceptAnySource = false
 
+    @Option(
+        help: ArgumentHelp(
+            "Seconds between two probes of the path to a node that packets go to; 0: none.",
+            valueName: "seconds"))
+    var pathProbeInterval = 60
+
+    /// The times by which paths are probed; nil for not at all.
+    var pathTiming: PathTiming? {
+        pathProbeInterval == 0 ? nil : PathTiming(confirmInterval: .seconds(pathProbeInterval))
+    }
+
     func validate() throws {
+        guard (0...86_400).contains(pathProbeInterval) else {
+            throw ValidationError("--path-probe-interval is \(pathProbeInterval) seconds; it is 0 to 86400")
+        }
         if port == 0 { throw ValidationError("--port is 0; it is 1 to 65535") }
         // RFC 791: every IPv4 link carries 68 bytes; 65,507 is the largest UDP payload.
         if let mtu, !(68...65_507).contains(mtu) {

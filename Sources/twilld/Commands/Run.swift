@@ -82,7 +82,7 @@ struct Run: FlagTaking {
         let health = NodeHealth(logger: logger)
         let node = try NodeNetwork(
             options: underlay.options, resyncInterval: .seconds(rules.iptablesResync), health: health,
-            logger: logger)
+            logger: logger, pathTiming: tunnel.pathTiming)
         let chosen = try await node.chooseUnderlay()
         logger.notice(
             "underlay chosen",

@@ -48,7 +48,7 @@ actor Daemon {
         var dataPlaneKey: DataPlaneKey?
         var fallbacks = FallbackWatch()
         var desired: DesiredNetwork?
-        var paths: [IPv4Prefix: IPv4Address] = [:]
+        var paths: FollowedPeers?
         /// What keeps `subnet.env`, and what that holds.
         var keptFile: KeptSubnetFile?
         var subnetFile: SubnetFile?
@@ -61,6 +61,12 @@ actor Daemon {
     private struct DataPlaneKey: Equatable {
         var underlay: Endpoint
         var tunnelAddress: IPv4Address
+    }
+
+    /// What the node's network is asked to follow the paths of.
+    private struct FollowedPeers: Equatable {
+        var addresses: [IPv4Prefix: IPv4Address]
+        var tunnel: TunnelSettings?
     }
 
     /// What the node's network is asked to keep.
@@ -98,6 +104,7 @@ actor Daemon {
         options.previousSubnet = await previousSubnet()
         options.renewalMargin = .seconds(flags.lease.subnetLeaseRenewMargin * 60)
         options.lossPolicy = flags.lease.onLeaseLoss == .exit ? .exit : .reacquire
+        observation.update(node.pathMTUs)
         let (stateDirectory, logger) = (flags.lease.stateDir, logger)
         let keeper = LeaseKeeper(
             store: store, announcement: announcement, options: options, logger: logger,
@@ -402,12 +409,13 @@ actor Daemon {
 
     /// Keeps routes of their own for peers that are reached over a path narrower than the underlay.
     private func followPaths(_ node: NodeNetwork) async {
-        let paths = Dictionary(
+        let addresses = Dictionary(
             table.peers.map { ($0.subnet.ipv4, $0.endpoint.address) }, uniquingKeysWith: { first, _ in first }
         )
+        let paths = FollowedPeers(addresses: addresses, tunnel: stage.desired?.tunnel)
         if paths == stage.paths { return }
         stage.paths = paths
-        await node.followPaths(to: paths, through: flags.tunnel.tunName)
+        await node.followPaths(to: addresses, through: paths.tunnel)
     }
 
     /// Says what a new `subnet.env` means for pods. Before the node was ready once, a file that can never be written ends
@@ -453,15 +461,19 @@ actor Daemon {
     /// Feeds systemd's watchdog, and looks after the packet threads, which can tell nobody what they meet.
     private func watchOver(_ node: NodeNetwork) async throws {
         let interval = min(notification.watchdogInterval ?? .seconds(1), .seconds(1))
-        var tooLarge: UInt64 = 0
+        var tooLarge = TooLargeWatch()
+        var traffic = PathTrafficChanges()
         while true {
             try await Task.sleep(for: interval)
             let counters = stage.dataPlane?.counters()
-            let count = counters?[.dropOutboundTooLarge] ?? 0
-            if count > tooLarge { await node.checkPaths() }
-            tooLarge = count
+            let now = ContinuousClock.now
+            if tooLarge.grew(to: counters?[.dropOutboundTooLarge] ?? 0, at: now) { await node.checkPaths() }
+            health.set(
+                Component(.underlay, "MTU"), tooLarge.problem(interface: underlay.interfaceName, at: now))
             if let counters { reportFallbacks(in: counters) }
-            observation.sampleTraffic()
+            if let totals = observation.sampleTraffic() {
+                await node.noteTraffic(traffic.news(in: totals))
+            }
             if let number = stage.dataPlane?.failureErrorNumber, number != 0 {
                 logger.critical(
                     "data plane ended",

@@ -22,6 +22,7 @@ final class Observation: Observable {
         var dataPlane: DataPlane?
         var tunnel: NodeStatus.Tunnel?
         var samples = TrafficSamples()
+        var paths: PathMTUs?
     }
 
     private let started = ContinuousClock.now
@@ -74,19 +75,25 @@ final class Observation: Observable {
         }
     }
 
+    func update(_ paths: PathMTUs) { knowledge.withLock { $0.paths = paths } }
+
     func update(_ tunnel: NodeStatus.Tunnel?) { knowledge.withLock { $0.tunnel = tunnel } }
 
     /// Keeps what has been counted until now, for rates; to be called every second or so.
-    func sampleTraffic() {
+    ///
+    /// - Returns: what was carried to and from each peer, where that was due.
+    @discardableResult
+    func sampleTraffic() -> PeerTotals? {
         let now = monotonicNanoseconds()
         let (wanting, samples) = knowledge.withLock { ($0.dataPlane, $0.samples) }
-        guard let dataPlane = wanting, samples.isDue(nowNanoseconds: now) else { return }
+        guard let dataPlane = wanting, samples.isDue(nowNanoseconds: now) else { return nil }
         // Not under the lock, which whoever asks for a status waits for.
         let sample = TrafficSamples.Sample(
             counters: dataPlane.counters(), peers: dataPlane.countersOfPeers(), nanoseconds: now)
         knowledge.withLock {
             if $0.dataPlane === dataPlane { $0.samples.take(sample) }
         }
+        return sample.peers
     }
 
     // MARK: What others read
@@ -120,8 +127,10 @@ final class Observation: Observable {
                 ageSeconds: (now - lease.acquired).seconds,
                 expirySeconds: lease.expiry.map { ($0 - now).seconds })
         }
+        let narrow = knowledge.paths?.narrow ?? [:]
         status.peers = knowledge.table.peers.map {
-            NodeStatus.Peer(subnet: "\($0.subnet)", endpoint: "\($0.endpoint)")
+            NodeStatus.Peer(
+                subnet: "\($0.subnet)", endpoint: "\($0.endpoint)", pathMTU: narrow[$0.subnet.ipv4])
         }
         if let dataPlane = knowledge.dataPlane { addTraffic(of: dataPlane, knowledge, to: &status) }
         status.skipped = knowledge.table.skipped.map { NodeStatus.Skipped(key: $0.key, reason: $0.reason) }

@@ -1,0 +1,56 @@
+import Addresses
+
+/// What the kernel knows of the way of packets to an IPv4 address.
+public struct KernelPath: Sendable, Hashable {
+    /// The interface that they leave by; nil where the answer names none.
+    public var interfaceIndex: Int32?
+    /// The MTU in bytes that somebody gave the route (`ip route add … mtu 1400`, with or without `lock`); nil where the
+    /// interface's own counts.
+    public var routeMTU: Int?
+    /// The MTU in bytes that an ICMP error told of (RFC 1191), which anybody can have sent; nil for none. The kernel forgets
+    /// it after `net.ipv4.route.mtu_expires`, 10 minutes unless set otherwise.
+    public var learntMTU: Int?
+
+    /// Makes a path.
+    public init(interfaceIndex: Int32? = nil, routeMTU: Int? = nil, learntMTU: Int? = nil) {
+        self.interfaceIndex = interfaceIndex
+        self.routeMTU = routeMTU
+        self.learntMTU = learntMTU
+    }
+}
+
+extension RouteSocket {
+    /// What is known of the way to an address: one question, or two where an ICMP error hides what the route says.
+    ///
+    /// - Parameter source: the packets' own address, by which rules may choose another route.
+    /// - Returns: nil where packets to it do not leave this machine: it is this machine's own, or forbidden.
+    public func path(to address: IPv4Address, from source: IPv4Address?) throws(NetlinkError) -> KernelPath? {
+        let messages = try perform(.path(to: address, from: source, asEntry: false))
+        for message in messages {
+            guard let route = Route(answer: message) else { continue }
+            guard route.kind == .unicast else { return nil }
+            var path = KernelPath(interfaceIndex: route.interfaceIndex)
+            if Route.expires(message) {
+                path.learntMTU = route.mtu
+                let entries = try perform(.path(to: address, from: source, asEntry: true))
+                path.routeMTU = entries.lazy.compactMap { Route(answer: $0) }.first?.mtu
+            } else {
+                path.routeMTU = route.mtu
+            }
+            return path
+        }
+        return nil
+    }
+}
+
+extension Route {
+    /// `RTM_F_FIB_MATCH`: answer with the entry of the table, not with what was made of it for one path.
+    static let tableEntryFlag: UInt32 = 0x2000
+
+    /// Whether an answer holds what the kernel will forget again: `rta_expires` of `struct rta_cacheinfo`, in which the
+    /// times since and until come third, is not 0 for what an ICMP error told of (rt_fill_info, net/ipv4/route.c).
+    static func expires(_ message: Message) -> Bool {
+        let attributes = message.attributes(after: MessageLayout.routeSize)
+        return (attributes[RouteAttribute.cacheInformation]?.number(at: 8, as: Int32.self) ?? 0) != 0
+    }
+}

@@ -1,0 +1,44 @@
+import Addresses
+import Glibc
+import Netlink
+
+/// The route to one peer's subnet, for as long as the path to that peer is narrower than the tunnel: the kernel then tells
+/// pods by ICMP how large their packets may be. Other peers keep the full size.
+///
+/// No `DesiredItem`: there may be thousands, which are compared with the kernel's routes all at once.
+struct NarrowPathRoute: Sendable, Hashable {
+    let interfaceName: String
+    let subnet: IPv4Prefix
+    /// The largest inner packet in bytes.
+    let mtu: Int
+
+    var name: String { "route \(subnet) dev \(interfaceName)" }
+
+    private func wanted(on link: Link) -> Route {
+        Route(to: .v4(subnet), interfaceIndex: link.index, scope: .link, mtu: mtu)
+    }
+
+    /// Those of `wanted` that the kernel does not have, or not so.
+    static func missing(of wanted: [NarrowPathRoute], in state: NetworkState) -> [NarrowPathRoute] {
+        guard let name = wanted.first?.interfaceName, let link = state.link(named: name) else { return [] }
+        let present = Set(state.routes.filter { $0.interfaceIndex == link.index && $0.mtu != nil })
+        return wanted.filter { !present.contains($0.wanted(on: link)) }
+    }
+
+    /// Makes it so.
+    func restore(using socket: RouteSocket) throws {
+        guard let link = try socket.link(named: interfaceName) else { return }
+        try socket.replaceRoute(wanted(on: link))
+    }
+
+    /// Takes it away.
+    func withdraw(using socket: RouteSocket) throws {
+        guard let link = try socket.link(named: interfaceName) else { return }
+        do {
+            try socket.deleteRoute(wanted(on: link))
+        } catch {
+            // Somebody else took it away.
+            guard error.code == ESRCH else { throw error }
+        }
+    }
+}
