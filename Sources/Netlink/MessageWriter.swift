@@ -1,6 +1,9 @@
 /// Builds one netlink message: header, fixed part, attributes (netlink(7), linux/netlink.h). Every number is in
 /// host byte order unless an attribute says otherwise.
 struct MessageWriter {
+    /// What an attribute holds at most in bytes: its length, a 16-bit number, counts the header too, and padding follows.
+    private static let attributeLimit = 65_535 - 2 * MessageLayout.attributeHeaderSize
+
     private(set) var bytes: [UInt8] = []
 
     /// Starts a message. The port number stays 0: the kernel fills it in.
@@ -17,10 +20,12 @@ struct MessageWriter {
         withUnsafeBytes(of: value) { bytes.append(contentsOf: $0) }
     }
 
-    /// Appends an attribute with raw contents.
+    /// Appends an attribute with raw contents. Longer ones than an attribute holds (an interface's name from the command
+    /// line) are cut, and then refused by the kernel.
     mutating func attribute(_ type: Int, _ contents: some Collection<UInt8>) {
-        append(UInt16(MessageLayout.attributeHeaderSize + contents.count))
-        append(UInt16(type))
+        let contents = contents.prefix(MessageWriter.attributeLimit)
+        append(UInt16(clamping: MessageLayout.attributeHeaderSize + contents.count))
+        append(UInt16(clamping: type))
         bytes.append(contentsOf: contents)
         pad()
     }
@@ -38,14 +43,14 @@ struct MessageWriter {
     mutating func nested(_ type: Int, _ body: (inout MessageWriter) -> Void) {
         let start = bytes.count
         append(UInt16(0))
-        append(UInt16(type))
+        append(UInt16(clamping: type))
         body(&self)
-        patch(UInt16(bytes.count - start), at: start)
+        patch(UInt16(clamping: bytes.count - start), at: start)
     }
 
     /// The finished message, as request number `sequence`.
     consuming func finish(sequence: UInt32) -> [UInt8] {
-        patch(UInt32(bytes.count), at: 0)
+        patch(UInt32(clamping: bytes.count), at: 0)
         patch(sequence, at: 8)
         return bytes
     }

@@ -77,7 +77,7 @@ struct Run: FlagTaking {
         let identity = try IdentityFile.identity(in: lease.stateDir)
         let health = NodeHealth(logger: logger)
         let node = try NodeNetwork(
-            options: underlay.options, resyncInterval: .seconds(rules.iptablesResync), health: health,
+            options: underlay.options, exclusions: exclusions, resyncInterval: .seconds(rules.iptablesResync), health: health,
             logger: logger)
         let chosen = try await node.chooseUnderlay()
         logger.notice(
@@ -116,6 +116,14 @@ struct Run: FlagTaking {
         await server.stop(removing: socketPath)
         logger.notice("stopped")
         try result.get()
+    }
+
+    /// What is never the underlay: the tunnel's device, and what this node's bridges may have left of the network that
+    /// `subnet.env` names. The network of now is not known before the store answered.
+    private var exclusions: UnderlayExclusions {
+        let former = try? SubnetFile(path: lease.subnetFile)
+        return UnderlayExclusions(
+            interfaceName: tunnel.tunName, networks: former.map { [$0.network] } ?? [])
     }
 
     /// Starts what answers from outside.
