@@ -106,6 +106,9 @@ extension Route {
     /// `RTM_F_FIB_MATCH`: the answer to a look-up is the table's route that matched, not the way of one packet.
     static let matchFlag: UInt32 = 0x2000
 
+    /// `RTM_F_LOOKUP_TABLE`: the answer names the table in which the route was found, and not always the main one.
+    static let tableFlag: UInt32 = 0x1000
+
     /// Decodes an `RTM_NEWROUTE` or `RTM_DELROUTE` of a table; nil for cache entries.
     init?(_ message: Message) {
         if Route.isLearnt(message) { return nil }

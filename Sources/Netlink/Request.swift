@@ -120,7 +120,7 @@ struct Request {
             $0.appendRoute(
                 family: Family.v4, destinationLength: 32, table: 0, origin: 0, scope: .global,
                 kind: Route.Kind(rawValue: 0), sourceLength: question.source == nil ? 0 : 32,
-                flags: Route.matchFlag)
+                flags: Route.matchFlag | Route.tableFlag)
             $0.attribute(RouteAttribute.destination, IPAddress.v4(question.destination).wireBytes)
             if let source = question.source {
                 $0.attribute(RouteAttribute.source, IPAddress.v4(source).wireBytes)

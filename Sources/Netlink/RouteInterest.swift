@@ -31,7 +31,9 @@ public struct RouteInterest: Sendable, Hashable {
         while bytes.count - offset >= MessageLayout.attributeHeaderSize {
             let size = Int(bytes.loadUnaligned(fromByteOffset: offset, as: UInt16.self))
             let type = Int(bytes.loadUnaligned(fromByteOffset: offset + 2, as: UInt16.self))
-            guard size >= MessageLayout.attributeHeaderSize, size <= bytes.count - offset else { return false }
+            guard size >= MessageLayout.attributeHeaderSize, size <= bytes.count - offset else {
+                return false
+            }
             if size == MessageLayout.attributeHeaderSize + MemoryLayout<UInt32>.size {
                 let value = bytes.loadUnaligned(
                     fromByteOffset: offset + MessageLayout.attributeHeaderSize, as: UInt32.self)
@@ -60,7 +62,8 @@ public struct RouteQuestion: Sendable, Hashable {
     public var inputInterface: Int32?
 
     /// Makes a question.
-    public init(to destination: IPv4Address, from source: IPv4Address? = nil, by inputInterface: Int32? = nil) {
+    public init(to destination: IPv4Address, from source: IPv4Address? = nil, by inputInterface: Int32? = nil)
+    {
         self.destination = destination
         self.source = source
         self.inputInterface = inputInterface

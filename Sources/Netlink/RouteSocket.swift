@@ -61,7 +61,9 @@ public final class RouteSocket: Sendable {
     }
 
     /// All IPv4 addresses.
-    public func addressesIPv4() throws(NetlinkError) -> [InterfaceAddress] { try addresses(family: Family.v4) }
+    public func addressesIPv4() throws(NetlinkError) -> [InterfaceAddress] {
+        try addresses(family: Family.v4)
+    }
 
     private func addresses(family: UInt8) throws(NetlinkError) -> [InterfaceAddress] {
         try list(.addresses(family: family)) { $0.type == .newAddress ? InterfaceAddress($0) : nil }
@@ -180,7 +182,8 @@ public final class RouteSocket: Sendable {
             message.type == .newRoute && Route.isLearnt(message) ? Route(answer: message) : nil
         }
         for route in entries {
-            guard let address = route.destination.address.v4, route.destination.length == 32, let mtu = route.mtu
+            guard let address = route.destination.address.v4, route.destination.length == 32,
+                let mtu = route.mtu
             else { continue }
             // One address may stand there once for each of several routes.
             learnt[address] = min(mtu, learnt[address] ?? mtu)

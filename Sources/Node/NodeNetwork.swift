@@ -178,7 +178,9 @@ public actor NodeNetwork {
         let addresses = try socket.addressesIPv4()
         let interest = interest(in: links)
         let now = ContinuousClock.now
-        if let routes, isFollowing, routes.interest == interest, now - routes.time < NodeNetwork.routesLifetime {
+        if let routes, isFollowing, routes.interest == interest,
+            now - routes.time < NodeNetwork.routesLifetime
+        {
             return NetworkState(links: links, addresses: addresses, routes: routes.known)
         }
         if routes?.interest != interest { monitor.watch(interest) }
@@ -208,7 +210,8 @@ public actor NodeNetwork {
         do {
             let wanted =
                 try paths.map { paths in
-                    paths.narrow(learnt: try socket.learntPathMTUs(), underlayMTU: watch?.underlay.mtu ?? .max)
+                    paths.narrow(
+                        learnt: try socket.learntPathMTUs(), underlayMTU: watch?.underlay.mtu ?? .max)
                 } ?? []
             guard wanted != narrowPaths else { return }
             withdraw(narrowPaths, except: wanted)
@@ -340,7 +343,9 @@ public actor NodeNetwork {
 
     private func forgetRoutes(of index: Int32) {
         // Also those by other interfaces that have the address as their source.
-        if routes?.known.contains(where: { $0.interfaceIndexes.contains(index) || $0.preferredSource != nil }) == true {
+        if routes?.known.contains(where: { $0.interfaceIndexes.contains(index) || $0.preferredSource != nil })
+            == true
+        {
             routes = nil
         }
         judge.doubtTaken()

@@ -31,7 +31,10 @@ struct RepeatedRestores {
             """
             \(item) is changed by somebody else again and again, and was put back \(RepeatedRestores.limit) times or more \
             within a minute; it was: \(deviations[item] ?? "changed")
-            """, remedy: "find the program that does it (a routing daemon, NetworkManager, a script), and tell it to leave this alone")
+            """,
+            remedy:
+                "find the program that does it (a routing daemon, NetworkManager, a script), and tell it to leave this alone"
+        )
     }
 
     private func recent(_ item: String, _ now: ContinuousClock.Instant) -> [ContinuousClock.Instant] {

@@ -62,7 +62,10 @@ struct RouteJudge {
     private var ownTaker: Taker?
 
     /// Whether more is to be asked at once.
-    var hasDoubts: Bool { !doubted.isEmpty }
+    var hasDoubts: Bool { doubtCount > 0 }
+
+    /// How many peers are to be asked about.
+    var doubtCount: Int { doubted.count }
 
     // MARK: What may have changed
 
@@ -107,7 +110,7 @@ struct RouteJudge {
     }
 
     /// Where there is no peer yet: a subnet that one may get.
-    private static func sample(of targets: OverlayTargets) -> IPv4Prefix {
+    fileprivate static func sample(of targets: OverlayTargets) -> IPv4Prefix {
         let last = IPv4Prefix(targets.network.last, length: targets.subnet.length)
         return last == targets.subnet ? IPv4Prefix(targets.network.address, length: last.length) : last
     }
@@ -273,28 +276,33 @@ private struct Question {
         guard let pods = podInterfaces.first else { return nil }
         guard podInterfaces.contains(where: \.isUp) else {
             return RouteJudge.Taker(
-                name: "\(pods.name) down", explanation: "interface \(pods.name), which they are behind, is down",
+                name: "\(pods.name) down",
+                explanation: "interface \(pods.name), which they are behind, is down",
                 remedy: "ip link set \(pods.name) up")
         }
         guard let address = podAddress else { return nil }
-        let question = RouteQuestion(to: address)
+        // As it comes from another node, out of the tunnel.
+        let peer = targets.peers.first ?? RouteJudge.sample(of: targets)
+        let question = RouteQuestion(to: address, from: RouteJudge.address(in: peer), by: device.index)
         switch try socket.answer(to: question) {
         case .route(let route):
-            // A pod may have an interface and a route of its own, narrower than the subnet.
-            let isLocal = route.interfaceIndexes.allSatisfy { index in
-                index != device.index && (podInterfaces.contains { $0.index == index } || isNarrow(route))
-            }
-            return isLocal && isDelivering(route) ? nil : try taker(route, question, nil)
+            return isLocal(route) ? nil : try taker(route, question, device.name)
         case .refused:
-            return try refuser(question, nil)
+            return try refuser(question, device.name)
         }
     }
 
-    private func isNarrow(_ route: Route) -> Bool {
-        if case .v4(let destination) = route.destination { destination.length > targets.subnet.length } else { false }
+    /// Whether a route leads to this node's pods: to the interface that they are behind, or to that of one pod alone.
+    private func isLocal(_ route: Route) -> Bool {
+        guard case .v4(let destination) = route.destination, route.kind == .unicast, route.gateway == nil
+        else {
+            return false
+        }
+        return route.interfaceIndexes.allSatisfy { index in
+            podInterfaces.contains { $0.index == index }
+                || destination.length == 32 && index != device.index
+        }
     }
-
-    private func isDelivering(_ route: Route) -> Bool { route.kind == .unicast || route.kind == .local }
 
     private func isGood(_ route: Route) -> Bool {
         route.kind == .unicast && route.gateway == nil && !route.interfaceIndexes.isEmpty
@@ -309,7 +317,9 @@ private struct Question {
         let text = state.text(of: route)
         let name = route.text(interfaceName: state.name(ofLink:))
         if route.table != Route.mainTable && route.table != Route.localTable {
-            let rule = try fittingRules(question, inputInterface).first { $0.table == route.table && $0.action == .table }
+            let rule = try fittingRules(question, inputInterface).first {
+                $0.table == route.table && $0.action == .table
+            }
             return RouteJudge.Taker(
                 name: name,
                 explanation:
@@ -324,7 +334,9 @@ private struct Question {
         }
         return RouteJudge.Taker(
             name: name, explanation: "the route \(text) takes them, which an address of \(device) brings",
-            remedy: "take that address away (ip address show dev \(device)), or delete \(device) if it is a bridge that is left over")
+            remedy:
+                "take that address away (ip address show dev \(device)), or delete \(device) if it is a bridge that is left over"
+        )
     }
 
     /// The route or rule that refuses a packet.
@@ -335,7 +347,8 @@ private struct Question {
             if rule.action != .table {
                 guard [.blackhole, .unreachable, .prohibit].contains(rule.action) else { continue }
                 return RouteJudge.Taker(
-                    name: "rule \(rule)", explanation: "the rule \"\(rule)\" refuses them", remedy: remedy(before: rule))
+                    name: "rule \(rule)", explanation: "the rule \"\(rule)\" refuses them",
+                    remedy: remedy(before: rule))
             }
             let route = try rejections(rule.table)
                 .filter { $0.destination.contains(question.destination) && $0.typeOfService == 0 }
@@ -354,8 +367,11 @@ private struct Question {
     }
 
     private func remedy(before rule: RoutingRule?) -> String {
-        guard let rule, rule.priority > 0 else { return "let that table have no route that covers \(targets.network)" }
-        return "let the overlay go before it: ip rule add to \(targets.network) lookup main priority \(rule.priority - 1)"
+        guard let rule, rule.priority > 0 else {
+            return "let that table have no route that covers \(targets.network)"
+        }
+        return
+            "let the overlay go before it: ip rule add to \(targets.network) lookup main priority \(rule.priority - 1)"
     }
 
     private mutating func fittingRules(

@@ -122,7 +122,8 @@ struct OverlayRoute: RouteItem {
     }
 
     private func isWanted(_ route: Route, on link: Link) -> Bool {
-        isInPlace(route) && route.kind == .unicast && route.interfaceIndex == link.index && route.gateway == nil
+        isInPlace(route) && route.kind == .unicast && route.interfaceIndex == link.index
+            && route.gateway == nil
     }
 
     /// Whether it stands where the wanted one belongs: the kernel holds routes apart by destination, metric and type of
@@ -151,7 +152,8 @@ struct OverlayRoute: RouteItem {
 
     func withdraw(using socket: RouteSocket) throws {
         guard let link = try socket.link(named: interfaceName) else { return }
-        for route in try socket.routes(of: RouteInterest(prefixes: [network])) where isWanted(route, on: link) {
+        for route in try socket.routes(of: RouteInterest(prefixes: [network])) where isWanted(route, on: link)
+        {
             try socket.deleteRoute(route)
         }
     }
@@ -250,7 +252,9 @@ struct NoForeignNetworks: DesiredItem {
     private func surplus(in routes: [Route], on link: Link) -> [Route] {
         routes.filter { route in
             // As twill and flanneld make them; what the kernel or a person made otherwise is left alone.
-            guard case .v4(let destination) = route.destination, route.interfaceIndex == link.index else { return false }
+            guard case .v4(let destination) = route.destination, route.interfaceIndex == link.index else {
+                return false
+            }
             return !network.contains(destination) && route.origin == Route.bootOrigin && route.scope == .link
                 && route.gateway == nil && route.kind == .unicast
         }
@@ -262,7 +266,9 @@ struct NoForeignNetworks: DesiredItem {
     }
 
     func restore(in state: NetworkState, using socket: RouteSocket) throws {
-        for route in surplus(in: state.routes, on: try state.device(interfaceName)) { try socket.deleteRoute(route) }
+        for route in surplus(in: state.routes, on: try state.device(interfaceName)) {
+            try socket.deleteRoute(route)
+        }
     }
 
     func withdraw(using socket: RouteSocket) {}

@@ -167,7 +167,9 @@ struct UnderlayChoice {
 
     private func byNameOrAddress(_ text: String) -> Result<Candidate, UnderlayError> {
         guard let address = IPv4Address(text) else {
-            if text == exclusions.interfaceName { return failure("it is the tunnel's own device", isTransient: false) }
+            if text == exclusions.interfaceName {
+                return failure("it is the tunnel's own device", isTransient: false)
+            }
             guard let link = state.link(named: text) else { return failure("there is no such interface") }
             return firstAddress(of: link)
         }
@@ -232,8 +234,10 @@ struct UnderlayChoice {
         for link in uplinks {
             if let address = addresses(of: link).first { return (link, address, uplinks) }
         }
-        // The kernel then takes an address of another interface, looking at them in their order (`inet_select_addr`).
-        for link in candidateLinks where link.isUp {
+        // Where they have none, the kernel takes one of another interface, looking through them in their order
+        // (`inet_select_addr`).
+        let haveNone = uplinks.allSatisfy { state.usableAddresses(ofLink: $0.index).isEmpty }
+        for link in candidateLinks where link.isUp && haveNone {
             if let address = addresses(of: link).first(where: { !$0.isLinkLocal }) {
                 return (link, address, uplinks)
             }
@@ -315,7 +319,9 @@ extension UnderlayChoice {
         guard !holders.isEmpty else { return .away(missingText(present), cutsOff: true) }
         guard let holder = best(of: holders.filter(\.isUp), for: present) else {
             let name = holders[0].name
-            return .away("interface \(name), which holds the underlay's address \(present.address), is down", cutsOff: true)
+            return .away(
+                "interface \(name), which holds the underlay's address \(present.address), is down",
+                cutsOff: true)
         }
         guard admits(holder, present.address) || present.holderName != nil && admits(present) else {
             return .away(
@@ -333,7 +339,9 @@ extension UnderlayChoice {
         var uplinks: [Link] = []
         if present.holderName != nil {
             uplinks = defaultRouteLinks.filter(\.isUp)
-            if uplinks.isEmpty, let link = best(of: candidateLinks, for: present, orNone: true) { uplinks = [link] }
+            if uplinks.isEmpty, let link = best(of: candidateLinks, for: present, orNone: true) {
+                uplinks = [link]
+            }
         } else if defaultRouteLinks.contains(where: { $0.index == holder.index }) {
             uplinks = defaultRouteLinks
         }

@@ -36,7 +36,8 @@ struct UnderlayWatch {
     ///
     /// - Parameter chosen: what would be chosen anew, asked for only where that matters.
     mutating func look(
-        _ choice: UnderlayChoice, now: ContinuousClock.Instant, choosing chosen: () -> Result<Underlay, UnderlayError>
+        _ choice: UnderlayChoice, now: ContinuousClock.Instant,
+        choosing chosen: () -> Result<Underlay, UnderlayError>
     ) {
         nextLook = nil
         switch choice.standing(of: underlay) {
@@ -45,10 +46,13 @@ struct UnderlayWatch {
             awaySince = nil
             problem = publicAddressProblem(choice) ?? carrierProblem(choice, now) ?? substitutionProblem
         case .excluded(let reason):
-            let excluded = underlay
+            let isFirst = underlay == first
             replace(reason, .cutOff, choice, chosen())
             // Where the first choice was made before the overlay was known, it was none.
-            if excluded == first { first = underlay }
+            if isFirst, underlay != first {
+                first = underlay
+                problem = publicAddressProblem(choice)
+            }
         case .away(let reason, let cutsOff):
             let since = awaySince ?? now
             awaySince = since
@@ -60,7 +64,9 @@ struct UnderlayWatch {
                 if isTold {
                     problem = Problem(
                         cutsOff ? .cutOff : .degraded, reason,
-                        remedy: "bring it back; after \(patience) another interface that fits the flags takes over")
+                        remedy:
+                            "bring it back; after \(patience) another interface that fits the flags takes over"
+                    )
                 }
             }
         }
@@ -94,7 +100,8 @@ struct UnderlayWatch {
         }
     }
 
-    private mutating func carrierProblem(_ choice: UnderlayChoice, _ now: ContinuousClock.Instant) -> Problem? {
+    private mutating func carrierProblem(_ choice: UnderlayChoice, _ now: ContinuousClock.Instant) -> Problem?
+    {
         guard let problem = choice.carrierProblem(of: underlay) else {
             withoutCarrierSince = nil
             return nil
@@ -107,12 +114,16 @@ struct UnderlayWatch {
     }
 
     private var substitutionProblem: Problem? {
-        guard underlay.address != first.address, underlay.interfaceName != first.interfaceName else { return nil }
+        guard underlay.address != first.address, underlay.interfaceName != first.interfaceName else {
+            return nil
+        }
         return Problem(
             .degraded,
             """
             the underlay is \(underlay.interfaceName) (\(underlay.address)), since \(first.interfaceName) \
             (\(first.address)) went away; the other nodes were told
-            """, remedy: "bring \(first.interfaceName) back and restart twilld, or name the interface with --iface")
+            """,
+            remedy: "bring \(first.interfaceName) back and restart twilld, or name the interface with --iface"
+        )
     }
 }

@@ -77,7 +77,8 @@ struct Run: FlagTaking {
         let identity = try IdentityFile.identity(in: lease.stateDir)
         let health = NodeHealth(logger: logger)
         let node = try NodeNetwork(
-            options: underlay.options, exclusions: exclusions, resyncInterval: .seconds(rules.iptablesResync), health: health,
+            options: underlay.options, exclusions: exclusions, resyncInterval: .seconds(rules.iptablesResync),
+            health: health,
             logger: logger)
         let chosen = try await node.chooseUnderlay()
         logger.notice(
