@@ -36,6 +36,15 @@ extension IPAddress {
         }
     }
 
+    /// Reads a next hop of another family than the route's: `struct rtvia`, the family in 2 bytes, then the address
+    /// (`RTA_VIA`).
+    init?(via bytes: ArraySlice<UInt8>?) {
+        guard let bytes, let family = bytes.number(at: 0, as: UInt16.self),
+            let family = UInt8(exactly: family)
+        else { return nil }
+        self.init(wireBytes: bytes.dropFirst(MemoryLayout<UInt16>.size), family: family)
+    }
+
     /// `0.0.0.0` or `::`; nil for a family that is neither.
     static func any(family: UInt8) -> IPAddress? {
         switch family {

@@ -25,15 +25,15 @@ extension RouteSocket {
     /// - Parameter source: the packets' own address, by which rules may choose another route.
     /// - Returns: nil where packets to it do not leave this machine: it is this machine's own, or forbidden.
     public func path(to address: IPv4Address, from source: IPv4Address?) throws(NetlinkError) -> KernelPath? {
-        let messages = try perform(.path(to: address, from: source, asEntry: false))
+        let messages = try list(.path(to: address, from: source, asEntry: false)) { $0 }
         for message in messages {
             guard let route = Route(answer: message) else { continue }
             guard route.kind == .unicast else { return nil }
             var path = KernelPath(interfaceIndex: route.interfaceIndex)
             if Route.expires(message) {
                 path.learntMTU = route.mtu
-                let entries = try perform(.path(to: address, from: source, asEntry: true))
-                path.routeMTU = entries.lazy.compactMap { Route(answer: $0) }.first?.mtu
+                let entries = try list(.path(to: address, from: source, asEntry: true)) { Route(answer: $0) }
+                path.routeMTU = entries.first?.mtu
             } else {
                 path.routeMTU = route.mtu
             }
@@ -44,9 +44,6 @@ extension RouteSocket {
 }
 
 extension Route {
-    /// `RTM_F_FIB_MATCH`: answer with the entry of the table, not with what was made of it for one path.
-    static let tableEntryFlag: UInt32 = 0x2000
-
     /// Whether an answer holds what the kernel will forget again: `rta_expires` of `struct rta_cacheinfo`, in which the
     /// times since and until come third, is not 0 for what an ICMP error told of (rt_fill_info, net/ipv4/route.c).
     static func expires(_ message: Message) -> Bool {

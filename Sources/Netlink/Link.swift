@@ -40,6 +40,8 @@ public struct LinkFlags: OptionSet, Sendable, Hashable {
     public static let pointToPoint = LinkFlags(rawValue: 1 << 4)
     /// `IFF_RUNNING`: operationally up.
     public static let running = LinkFlags(rawValue: 1 << 6)
+    /// `IFF_LOWER_UP`: there is a carrier: a cable, a radio link, the other end of a pair.
+    public static let lowerUp = LinkFlags(rawValue: 1 << 16)
 }
 
 /// What `RouteSocket.setLink` changes; nil leaves a setting as it is.

@@ -8,6 +8,10 @@ enum LinkAttribute {
     static let name = 3
     static let mtu = 4
     static let transmitQueueLength = 13
+    static let extraMask = 29
+
+    /// `RTEXT_FILTER_SKIP_STATS`: two thirds of a link's message are counters.
+    static let withoutCounters: UInt32 = 8
 }
 
 /// `IFA_*` of linux/if_addr.h. With IPv4 `local` is the interface's own address and `address` the peer's, which is
@@ -22,18 +26,42 @@ enum AddressAttribute {
 enum RouteAttribute {
     static let destination = 1
     static let source = 2
+    static let inputInterface = 3
     static let outputInterface = 4
     static let gateway = 5
     static let priority = 6
     static let preferredSource = 7
     static let metrics = 8
+    static let nextHops = 9
     static let cacheInformation = 12
     static let table = 15
+    static let via = 18
+    static let nextHopGroup = 30
 
     /// `RTAX_*`: numbers inside `metrics`.
     enum Metric {
         static let mtu = 2
     }
+}
+
+/// `FRA_*` of linux/fib_rules.h.
+enum RuleAttribute {
+    static let destination = 1
+    static let source = 2
+    static let inputInterface = 3
+    static let priority = 6
+    static let mark = 10
+    static let table = 15
+    static let markMask = 16
+    static let outputInterface = 17
+}
+
+/// `NHA_*` of linux/nexthop.h.
+enum NextHopAttribute {
+    static let identifier = 1
+    static let group = 2
+    static let outputInterface = 5
+    static let gateway = 6
 }
 
 extension Link {
@@ -76,6 +104,12 @@ extension Route {
     /// `RTM_F_CLONED`: an entry of the cache (what was learnt of one path), not of the table.
     static let clonedFlag: UInt32 = 0x200
 
+    /// `RTM_F_FIB_MATCH`: the answer to a look-up is the table's route that matched, not the way of one packet.
+    static let matchFlag: UInt32 = 0x2000
+
+    /// `RTM_F_LOOKUP_TABLE`: the answer names the table in which the route was found, and not always the main one.
+    static let tableFlag: UInt32 = 0x1000
+
     /// Decodes an `RTM_NEWROUTE` or `RTM_DELROUTE` of a table; nil for cache entries.
     init?(_ message: Message) {
         if Route.isLearnt(message) { return nil }
@@ -92,6 +126,7 @@ extension Route {
         let attributes = message.attributes(after: MessageLayout.routeSize)
         guard let family = message.payload.number(at: 0, as: UInt8.self),
             let length = message.payload.number(at: 1, as: UInt8.self).map(Int.init),
+            let typeOfService = message.payload.number(at: 3, as: UInt8.self),
             let table = message.payload.number(at: 4, as: UInt8.self),
             let origin = message.payload.number(at: 5, as: UInt8.self),
             let scope = message.payload.number(at: 6, as: UInt8.self),
@@ -103,12 +138,92 @@ extension Route {
         else { return nil }
         self.init(
             to: IPPrefix(destination, length: length), kind: Kind(rawValue: kind),
-            gateway: IPAddress(wireBytes: attributes[RouteAttribute.gateway], family: family),
+            gateway: IPAddress(wireBytes: attributes[RouteAttribute.gateway], family: family)
+                ?? IPAddress(via: attributes[RouteAttribute.via]),
             interfaceIndex: attributes.number(RouteAttribute.outputInterface).map { Int32(bitPattern: $0) },
             preferredSource: IPAddress(wireBytes: attributes[RouteAttribute.preferredSource], family: family),
             metric: attributes.number(RouteAttribute.priority) ?? 0,
             table: attributes.number(RouteAttribute.table) ?? UInt32(table), scope: Scope(rawValue: scope),
             origin: origin,
             mtu: attributes.nested(RouteAttribute.metrics).number(RouteAttribute.Metric.mtu).map(Int.init))
+        nextHops = Route.nextHops(attributes[RouteAttribute.nextHops] ?? [], family: family)
+        nextHopGroup = attributes.number(RouteAttribute.nextHopGroup)
+        self.typeOfService = typeOfService
+    }
+
+    /// Decodes `RTA_MULTIPATH`: each next hop is a `struct rtnexthop` (length 2, flags 1, weight 1, interface 4), whose
+    /// length counts the attributes that follow it.
+    private static func nextHops(_ bytes: ArraySlice<UInt8>, family: UInt8) -> [NextHop] {
+        var hops: [NextHop] = []
+        var rest = bytes
+        while let length = rest.number(at: 0, as: UInt16.self).map(Int.init),
+            let interfaceIndex = rest.number(at: 4, as: Int32.self),
+            length >= MessageLayout.nextHopSize, length <= rest.count
+        {
+            let attributes = Attributes(rest.prefix(length).dropFirst(MessageLayout.nextHopSize))
+            hops.append(
+                NextHop(
+                    interfaceIndex: interfaceIndex,
+                    gateway: IPAddress(wireBytes: attributes[RouteAttribute.gateway], family: family)
+                        ?? IPAddress(via: attributes[RouteAttribute.via])))
+            rest = rest.dropFirst(MessageLayout.aligned(length))
+        }
+        return hops
+    }
+}
+
+extension RoutingRule {
+    /// Decodes an `RTM_NEWRULE` or `RTM_DELRULE` of IPv4.
+    init?(_ message: Message) {
+        let attributes = message.attributes(after: MessageLayout.ruleSize)
+        guard message.payload.number(at: 0, as: UInt8.self) == Family.v4,
+            let destinationLength = message.payload.number(at: 1, as: UInt8.self).map(Int.init),
+            let sourceLength = message.payload.number(at: 2, as: UInt8.self).map(Int.init),
+            let table = message.payload.number(at: 4, as: UInt8.self),
+            let action = message.payload.number(at: 7, as: UInt8.self),
+            let flags = message.payload.number(at: 8, as: UInt32.self),
+            destinationLength <= 32, sourceLength <= 32
+        else { return nil }
+        func prefix(_ attribute: Int, _ length: Int) -> IPv4Prefix? {
+            guard length > 0 else { return nil }
+            return IPAddress(wireBytes: attributes[attribute], family: Family.v4)?.v4.map {
+                IPv4Prefix($0, length: length)
+            }
+        }
+        self.init(
+            priority: attributes.number(RuleAttribute.priority) ?? 0, action: Action(rawValue: action),
+            table: attributes.number(RuleAttribute.table) ?? UInt32(table))
+        destination = prefix(RuleAttribute.destination, destinationLength)
+        source = prefix(RuleAttribute.source, sourceLength)
+        inputInterface = attributes.text(RuleAttribute.inputInterface)
+        outputInterface = attributes.text(RuleAttribute.outputInterface)
+        mark = attributes.number(RuleAttribute.mark) ?? 0
+        markMask = attributes.number(RuleAttribute.markMask) ?? 0
+        isInverted = flags & RoutingRule.invertFlag != 0
+    }
+}
+
+/// A next-hop object: one next hop, or the group of those whose numbers are listed.
+struct NextHopObject {
+    let identifier: UInt32
+    let hop: Route.NextHop?
+    let members: [UInt32]
+
+    /// Decodes an `RTM_NEWNEXTHOP`. A group's members are `struct nexthop_grp` (number 4, weight 1, reserved 3).
+    init?(_ message: Message) {
+        let attributes = message.attributes(after: MessageLayout.nextHopObjectSize)
+        guard let family = message.payload.number(at: 0, as: UInt8.self),
+            let identifier = attributes.number(NextHopAttribute.identifier)
+        else { return nil }
+        self.identifier = identifier
+        hop = attributes.number(NextHopAttribute.outputInterface).map {
+            Route.NextHop(
+                interfaceIndex: Int32(bitPattern: $0),
+                gateway: IPAddress(wireBytes: attributes[NextHopAttribute.gateway], family: family))
+        }
+        let group = attributes[NextHopAttribute.group] ?? []
+        members = stride(from: 0, to: group.count, by: MessageLayout.nextHopMemberSize).compactMap {
+            group.number(at: $0, as: UInt32.self)
+        }
     }
 }

@@ -17,6 +17,14 @@ enum MessageLayout {
     static let addressSize = 8
     /// `struct rtmsg`: family, destination length, source length, TOS, table, protocol, scope, type: 1 each; flags 4.
     static let routeSize = 12
+    /// `struct rtnexthop`: length 2, flags 1, weight 1, interface 4.
+    static let nextHopSize = 8
+    /// `struct fib_rule_hdr`: family, destination length, source length, TOS, table, reserved 2, action: 1 each; flags 4.
+    static let ruleSize = 12
+    /// `struct nhmsg`: family, scope, protocol, reserved: 1 each; flags 4.
+    static let nextHopObjectSize = 8
+    /// `struct nexthop_grp`: number 4, weight 1, reserved 3.
+    static let nextHopMemberSize = 8
 
     static func aligned(_ size: Int) -> Int { (size &+ alignment &- 1) & ~(alignment &- 1) }
 }
@@ -38,6 +46,12 @@ struct MessageType: RawRepresentable, Hashable {
     static let newRoute = MessageType(rawValue: UInt16(RTM_NEWROUTE))
     static let deleteRoute = MessageType(rawValue: UInt16(RTM_DELROUTE))
     static let getRoute = MessageType(rawValue: UInt16(RTM_GETROUTE))
+    static let newRule = MessageType(rawValue: UInt16(RTM_NEWRULE))
+    static let deleteRule = MessageType(rawValue: UInt16(RTM_DELRULE))
+    static let getRule = MessageType(rawValue: UInt16(RTM_GETRULE))
+    static let newNextHop = MessageType(rawValue: UInt16(RTM_NEWNEXTHOP))
+    static let deleteNextHop = MessageType(rawValue: UInt16(RTM_DELNEXTHOP))
+    static let getNextHop = MessageType(rawValue: UInt16(RTM_GETNEXTHOP))
 }
 
 /// A message's flags: `NLM_F_*` of linux/netlink.h. One bit means different things in different types.

@@ -17,8 +17,14 @@ struct Reply {
     private let sequence: UInt32
     private var wasInterrupted = false
 
-    /// The messages that are neither an acknowledgement nor the end of a dump.
+    /// The messages that are neither an acknowledgement nor the end of a dump, since `takeMessages` was called last.
     private(set) var messages: [Message] = []
+
+    /// Gives `messages` away, so that a long list need not be kept as a whole.
+    mutating func takeMessages() -> [Message] {
+        defer { messages.removeAll(keepingCapacity: true) }
+        return messages
+    }
 
     /// Prepares for the answer to request `sequence`; `operation` goes in errors.
     init(to operation: String, sequence: UInt32) {

@@ -19,7 +19,10 @@ struct Request {
 
     // MARK: Links
 
-    static let links = Request("list interfaces", .getLink, .dump) { $0.appendLink(index: 0) }
+    static let links = Request("list interfaces", .getLink, .dump) {
+        $0.appendLink(index: 0)
+        $0.attribute(LinkAttribute.extraMask, LinkAttribute.withoutCounters)
+    }
 
     static func link(named name: String) -> Request {
         Request("look up interface \(name)", .getLink, .acknowledge) {
@@ -53,8 +56,10 @@ struct Request {
 
     // MARK: Addresses
 
-    static let addresses = Request("list addresses", .getAddress, .dump) {
-        $0.appendAddress(family: Family.unspecified, prefixLength: 0, scope: .global, interfaceIndex: 0)
+    static func addresses(family: UInt8) -> Request {
+        Request("list addresses", .getAddress, .dump) {
+            $0.appendAddress(family: family, prefixLength: 0, scope: .global, interfaceIndex: 0)
+        }
     }
 
     static func addAddress(_ address: InterfaceAddress) -> Request {
@@ -84,6 +89,16 @@ struct Request {
         }
     }
 
+    /// Lists one table's routes, of one kind where that is given. A kernel before 4.20 answers with all.
+    static func routes(inTable table: UInt32, kind: Route.Kind?) -> Request {
+        Request("list routes of table \(table)", .getRoute, .dump) {
+            $0.appendRoute(
+                family: Family.v4, destinationLength: 0, table: table, origin: 0, scope: .global,
+                kind: kind ?? Route.Kind(rawValue: 0))
+            $0.attribute(RouteAttribute.table, table)
+        }
+    }
+
     static func route(to address: IPAddress) -> Request {
         Request("look up the route to \(address)", .getRoute, .acknowledge) {
             $0.appendRoute(
@@ -99,12 +114,37 @@ struct Request {
     static func path(to address: IPv4Address, from source: IPv4Address?, asEntry: Bool) -> Request {
         Request("look up the way to \(address)", .getRoute, .acknowledge) {
             $0.appendRoute(
-                family: Family.v4, destinationLength: 32, sourceLength: source == nil ? 0 : 32, table: 0,
-                origin: 0, scope: .global, kind: Route.Kind(rawValue: 0),
-                flags: asEntry ? Route.tableEntryFlag : 0)
+                family: Family.v4, destinationLength: 32, table: 0, origin: 0, scope: .global,
+                kind: Route.Kind(rawValue: 0), sourceLength: source == nil ? 0 : 32,
+                flags: asEntry ? Route.matchFlag : 0)
             $0.attribute(RouteAttribute.destination, IPAddress.v4(address).wireBytes)
             if let source { $0.attribute(RouteAttribute.source, IPAddress.v4(source).wireBytes) }
         }
+    }
+
+    static func match(_ question: RouteQuestion) -> Request {
+        Request("look up the route to \(question.destination)", .getRoute, .acknowledge) {
+            $0.appendRoute(
+                family: Family.v4, destinationLength: 32, table: 0, origin: 0, scope: .global,
+                kind: Route.Kind(rawValue: 0), sourceLength: question.source == nil ? 0 : 32,
+                flags: Route.matchFlag | Route.tableFlag)
+            $0.attribute(RouteAttribute.destination, IPAddress.v4(question.destination).wireBytes)
+            if let source = question.source {
+                $0.attribute(RouteAttribute.source, IPAddress.v4(source).wireBytes)
+            }
+            if let index = question.inputInterface {
+                $0.attribute(RouteAttribute.inputInterface, UInt32(bitPattern: index))
+            }
+        }
+    }
+
+    static let rules = Request("list routing rules", .getRule, .dump) {
+        $0.append(Family.v4)
+        for _ in 1..<MessageLayout.ruleSize { $0.append(UInt8(0)) }
+    }
+
+    static let nextHops = Request("list next hops", .getNextHop, .dump) {
+        for _ in 0..<MessageLayout.nextHopObjectSize { $0.append(UInt8(0)) }
     }
 
     static func replaceRoute(_ route: Route) -> Request {
@@ -132,7 +172,7 @@ extension MessageWriter {
         family: UInt8, prefixLength: Int, scope: Scope, interfaceIndex: Int32
     ) {
         append(family)
-        append(UInt8(truncatingIfNeeded: prefixLength))
+        append(UInt8(clamping: prefixLength))
         append(UInt8(0))  // flags: IFA_FLAGS holds them all
         append(scope.rawValue)
         append(interfaceIndex)
@@ -148,13 +188,13 @@ extension MessageWriter {
 
     /// Appends a `struct rtmsg`.
     fileprivate mutating func appendRoute(
-        family: UInt8, destinationLength: Int, sourceLength: UInt8 = 0, table: UInt32, origin: UInt8,
-        scope: Scope, kind: Route.Kind, flags: UInt32 = 0
+        family: UInt8, destinationLength: Int, table: UInt32, origin: UInt8, scope: Scope, kind: Route.Kind,
+        sourceLength: UInt8 = 0, typeOfService: UInt8 = 0, flags: UInt32 = 0
     ) {
         append(family)
-        append(UInt8(truncatingIfNeeded: destinationLength))
+        append(UInt8(clamping: destinationLength))
         append(sourceLength)
-        append(UInt8(0))  // TOS
+        append(typeOfService)
         append(UInt8(exactly: table) ?? 0)  // a larger number stands in its attribute alone
         append(origin)
         append(scope.rawValue)
@@ -166,7 +206,8 @@ extension MessageWriter {
     fileprivate mutating func appendRoute(_ route: Route) {
         appendRoute(
             family: route.destination.address.family, destinationLength: route.destination.length,
-            table: route.table, origin: route.origin, scope: route.scope, kind: route.kind)
+            table: route.table, origin: route.origin, scope: route.scope, kind: route.kind,
+            typeOfService: route.typeOfService)
         if route.destination.length > 0 {
             attribute(RouteAttribute.destination, route.destination.address.wireBytes)
         }
@@ -175,7 +216,14 @@ extension MessageWriter {
         if let index = route.interfaceIndex {
             attribute(RouteAttribute.outputInterface, UInt32(bitPattern: index))
         }
-        if let gateway = route.gateway { attribute(RouteAttribute.gateway, gateway.wireBytes) }
+        if let gateway = route.gateway {
+            if gateway.family == route.destination.address.family {
+                attribute(RouteAttribute.gateway, gateway.wireBytes)
+            } else {
+                let family = withUnsafeBytes(of: UInt16(gateway.family)) { Array($0) }
+                attribute(RouteAttribute.via, family + gateway.wireBytes)
+            }
+        }
         if let source = route.preferredSource { attribute(RouteAttribute.preferredSource, source.wireBytes) }
         if let mtu = route.mtu {
             nested(RouteAttribute.metrics) { $0.attribute(RouteAttribute.Metric.mtu, UInt32(clamping: mtu)) }

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Synchronization
 
 /// A change that the kernel told of.
 public enum NetworkChange: Sendable, Hashable {
@@ -15,6 +16,10 @@ public enum NetworkChange: Sendable, Hashable {
     case route(Route)
     /// A route is gone. The kernel does not tell of routes that go because their interface goes down.
     case routeRemoved(Route)
+    /// A rule is new or gone.
+    case rule(RoutingRule)
+    /// A next-hop object or group is new, changed or gone: routes that use it may lead elsewhere.
+    case nextHop
     /// Changes were lost, the kernel's or the reader's queue being full: read everything again.
     case unknown
 
@@ -28,6 +33,8 @@ public enum NetworkChange: Sendable, Hashable {
         case .deleteAddress: change = InterfaceAddress(message).map { .addressRemoved($0) }
         case .newRoute: change = Route(message).map { .route($0) }
         case .deleteRoute: change = Route(message).map { .routeRemoved($0) }
+        case .newRule, .deleteRule: change = RoutingRule(message).map { .rule($0) }
+        case .newNextHop, .deleteNextHop: change = .nextHop
         default: change = nil
         }
         guard let change else { return nil }
@@ -35,7 +42,7 @@ public enum NetworkChange: Sendable, Hashable {
     }
 }
 
-/// Tells of changes to the interfaces, addresses and routes of the network namespace in which it was made.
+/// Tells of changes to the interfaces, IPv4 addresses, routes and rules of the network namespace in which it was made.
 ///
 /// A thread of its own waits for the kernel; it ends, and the stream with it, when the monitor or the stream's
 /// reader goes away.
@@ -47,22 +54,27 @@ public final class RouteMonitor: Sendable {
     public let changes: AsyncStream<NetworkChange>
 
     private let wake: Wake
+    private let interest: Interest
+
+    /// Tells from here on of those routes alone that are of `interest`; before, of all.
+    public func watch(_ interest: RouteInterest) { self.interest.value.withLock { $0 = interest } }
 
     /// Starts to listen, in the network namespace of the calling thread: every change from here on is told.
     public init() throws(NetlinkError) {
         let operation = "listen to network changes"
         let socket = try NetlinkDescriptor(
             groups: [
-                RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE,
-                RTNLGRP_IPV6_ROUTE,
-            ].map(\.rawValue), operation: operation)
+                RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE,
+            ].map(\.rawValue), optionalGroups: [RTNLGRP_NEXTHOP.rawValue], operation: operation)
         let wake = try Wake(operation: operation)
         let (changes, continuation) = AsyncStream.makeStream(
             of: NetworkChange.self, bufferingPolicy: .bufferingNewest(RouteMonitor.queueLimit))
         continuation.onTermination = { _ in wake.signal() }
         self.changes = changes
         self.wake = wake
-        try Listener.start(socket: socket, wake: wake, continuation: continuation, operation: operation)
+        interest = Interest()
+        try Listener.start(
+            socket: socket, wake: wake, interest: interest, continuation: continuation, operation: operation)
     }
 
     deinit { wake.signal() }
@@ -82,28 +94,36 @@ private final class Wake: Sendable {
     func signal() { eventfd_write(descriptor, 1) }
 }
 
+/// What the listener passes on, which may change while it listens.
+private final class Interest: Sendable {
+    /// nil: every route.
+    let value = Mutex<RouteInterest?>(nil)
+}
+
 /// What the listener's thread owns.
 private final class Listener {
     private let socket: NetlinkDescriptor
     private let wake: Wake
+    private let interest: Interest
     private let continuation: AsyncStream<NetworkChange>.Continuation
 
     private init(
-        socket: consuming NetlinkDescriptor, wake: Wake, continuation: AsyncStream<NetworkChange>.Continuation
+        socket: consuming NetlinkDescriptor, wake: Wake, interest: Interest,
+        continuation: AsyncStream<NetworkChange>.Continuation
     ) {
         self.socket = socket
         self.wake = wake
+        self.interest = interest
         self.continuation = continuation
     }
 
     /// Starts the thread.
     static func start(
-        socket: consuming NetlinkDescriptor, wake: Wake,
-        continuation: AsyncStream<NetworkChange>.Continuation,
-        operation: String
+        socket: consuming NetlinkDescriptor, wake: Wake, interest: Interest,
+        continuation: AsyncStream<NetworkChange>.Continuation, operation: String
     ) throws(NetlinkError) {
         let listener = Unmanaged.passRetained(
-            Listener(socket: socket, wake: wake, continuation: continuation))
+            Listener(socket: socket, wake: wake, interest: interest, continuation: continuation))
         var thread = pthread_t()
         let code = pthread_create(
             &thread, nil,
@@ -135,7 +155,10 @@ private final class Listener {
                     tell(.unknown)
                     continue
                 }
-                messages.lazy.compactMap { NetworkChange($0) }.forEach(tell)
+                let interest = interest.value.withLock { $0 }
+                for message in messages where Listener.isOfInterest(message, to: interest) {
+                    if let change = NetworkChange(message) { tell(change) }
+                }
             } catch {
                 tell(.unknown)
                 // ENOBUFS: the kernel dropped notifications because this thread was late. EMSGSIZE: one was too
@@ -144,6 +167,11 @@ private final class Listener {
             }
         }
         continuation.finish()
+    }
+
+    private static func isOfInterest(_ message: Message, to interest: RouteInterest?) -> Bool {
+        guard let interest, message.type == .newRoute || message.type == .deleteRoute else { return true }
+        return interest.includes(message)
     }
 
     private func tell(_ change: NetworkChange) {

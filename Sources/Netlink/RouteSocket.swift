@@ -27,7 +27,7 @@ public final class RouteSocket: Sendable {
 
     /// All interfaces, by rising index.
     public func links() throws(NetlinkError) -> [Link] {
-        try perform(.links).compactMap { $0.type == .newLink ? Link($0) : nil }
+        try list(.links) { $0.type == .newLink ? Link($0) : nil }
     }
 
     /// The interface of that name; nil for none.
@@ -38,7 +38,7 @@ public final class RouteSocket: Sendable {
 
     private func link(_ request: Request) throws(NetlinkError) -> Link? {
         do {
-            return try perform(request).lazy.compactMap { Link($0) }.first
+            return try list(request) { Link($0) }.first
         } catch {
             if error.code == ENODEV { return nil }
             throw error
@@ -47,23 +47,32 @@ public final class RouteSocket: Sendable {
 
     /// Changes an interface.
     public func setLink(index: Int32, _ change: LinkChange) throws(NetlinkError) {
-        _ = try perform(.setLink(index: index, change))
+        try perform(.setLink(index: index, change))
     }
 
     /// Deletes an interface.
-    public func deleteLink(index: Int32) throws(NetlinkError) { _ = try perform(.deleteLink(index: index)) }
+    public func deleteLink(index: Int32) throws(NetlinkError) { try perform(.deleteLink(index: index)) }
 
     // MARK: Addresses
 
     /// All addresses of both families.
     public func addresses() throws(NetlinkError) -> [InterfaceAddress] {
-        try perform(.addresses).compactMap { $0.type == .newAddress ? InterfaceAddress($0) : nil }
+        try addresses(family: Family.unspecified)
+    }
+
+    /// All IPv4 addresses.
+    public func addressesIPv4() throws(NetlinkError) -> [InterfaceAddress] {
+        try addresses(family: Family.v4)
+    }
+
+    private func addresses(family: UInt8) throws(NetlinkError) -> [InterfaceAddress] {
+        try list(.addresses(family: family)) { $0.type == .newAddress ? InterfaceAddress($0) : nil }
     }
 
     /// Adds an address without a lifetime; one that is there already is no error. Its `flags` are not used.
     public func addAddress(_ address: InterfaceAddress) throws(NetlinkError) {
         do {
-            _ = try perform(.addAddress(address))
+            try perform(.addAddress(address))
         } catch {
             guard error.code == EEXIST else { throw error }
         }
@@ -71,7 +80,7 @@ public final class RouteSocket: Sendable {
 
     /// Deletes an address.
     public func deleteAddress(_ address: InterfaceAddress) throws(NetlinkError) {
-        _ = try perform(.deleteAddress(address))
+        try perform(.deleteAddress(address))
     }
 
     // MARK: Routes
@@ -81,18 +90,84 @@ public final class RouteSocket: Sendable {
         var routes: [Route] = []
         for family in [Family.v4, Family.v6] {
             // A kernel without IPv6 answers with every family's routes: only what was asked for counts.
-            routes += try perform(.routes(family: family)).compactMap {
-                $0.type == .newRoute && $0.payload.first == family ? Route($0) : nil
+            routes += try list(.routes(family: family)) { message in
+                guard message.type == .newRoute, message.payload.first == family, let route = Route(message),
+                    route.table == Route.mainTable
+                else { return nil }
+                return route
             }
         }
-        return routes.filter { $0.table == Route.mainTable }
+        return routes
+    }
+
+    /// The main table's IPv4 routes that are of interest, as the kernel orders them. Costs 0.3 µs for each of the others
+    /// (release build), and no memory.
+    public func routes(of interest: RouteInterest) throws(NetlinkError) -> [Route] {
+        try list(.routes(inTable: Route.mainTable, kind: nil)) { message in
+            guard message.type == .newRoute, interest.includes(message), let route = Route(message),
+                route.table == Route.mainTable
+            else { return nil }
+            return route
+        }
+    }
+
+    /// A table's IPv4 routes of one kind.
+    public func routes(inTable table: UInt32, of kind: Route.Kind) throws(NetlinkError) -> [Route] {
+        try list(.routes(inTable: table, kind: kind)) { message in
+            guard message.type == .newRoute, message.payload.first == Family.v4, let route = Route(message),
+                route.table == table, route.kind == kind
+            else { return nil }
+            return route
+        }
+    }
+
+    /// The IPv4 routing rules, the first that is looked at first.
+    public func rules() throws(NetlinkError) -> [RoutingRule] {
+        try list(.rules) { $0.type == .newRule ? RoutingRule($0) : nil }
+    }
+
+    /// What the kernel does with a packet: the route of a table that it goes by, whichever rule led to that table.
+    public func answer(to question: RouteQuestion) throws(NetlinkError) -> RouteAnswer {
+        let request = Request.match(question)
+        do throws(NetlinkError) {
+            guard let route = try list(request, { Route(answer: $0) }).first else {
+                throw NetlinkError(
+                    operation: request.operation, code: EBADMSG, message: "the reply holds no route")
+            }
+            return .route(route)
+        } catch {
+            guard RouteSocket.refusals.contains(error.code) else { throw error }
+            return .refused(error.code)
+        }
+    }
+
+    /// What a look-up of a packet that goes nowhere ends with; EXDEV where its source should not come in that way.
+    private static let refusals = [EINVAL, EHOSTUNREACH, ENETUNREACH, EACCES, EXDEV]
+
+    /// The next hops of the kernel's next-hop objects and groups by their numbers; none where the kernel has no such thing
+    /// (before Linux 5.3).
+    public func nextHops() throws(NetlinkError) -> [UInt32: [Route.NextHop]] {
+        let objects: [NextHopObject]
+        do {
+            objects = try list(.nextHops) { $0.type == .newNextHop ? NextHopObject($0) : nil }
+        } catch {
+            guard error.code == EOPNOTSUPP else { throw error }
+            return [:]
+        }
+        let hops = Dictionary(
+            objects.compactMap { object in object.hop.map { (object.identifier, $0) } },
+            uniquingKeysWith: { first, _ in first })
+        return Dictionary(
+            objects.map { object in
+                (object.identifier, object.hop.map { [$0] } ?? object.members.compactMap { hops[$0] })
+            }, uniquingKeysWith: { first, _ in first })
     }
 
     /// Where a packet of this machine to `address` would go: with `interfaceIndex`, `preferredSource`, and as `mtu`
     /// what the route says or the kernel learnt of the path, nil where the interface's own counts.
     public func route(to address: IPAddress) throws(NetlinkError) -> Route {
         let request = Request.route(to: address)
-        guard let route = try perform(request).lazy.compactMap({ Route(answer: $0) }).first else {
+        guard let route = try list(request, { Route(answer: $0) }).first else {
             throw NetlinkError(
                 operation: request.operation, code: EBADMSG, message: "the reply holds no route")
         }
@@ -100,15 +175,23 @@ public final class RouteSocket: Sendable {
     }
 
     /// Adds a route, or changes the one with the same destination and metric to it.
-    public func replaceRoute(_ route: Route) throws(NetlinkError) { _ = try perform(.replaceRoute(route)) }
+    public func replaceRoute(_ route: Route) throws(NetlinkError) { try perform(.replaceRoute(route)) }
 
     /// Deletes a route.
-    public func deleteRoute(_ route: Route) throws(NetlinkError) { _ = try perform(.deleteRoute(route)) }
+    public func deleteRoute(_ route: Route) throws(NetlinkError) { try perform(.deleteRoute(route)) }
 
     // MARK: -
 
-    /// Sends a request and gathers its reply; a list that changed under the kernel's hand is asked for again.
-    func perform(_ request: Request) throws(NetlinkError) -> [Message] {
+    /// Sends a request that is answered by an acknowledgement alone.
+    private func perform(_ request: Request) throws(NetlinkError) {
+        _ = try list(request) { _ -> Never? in nil }
+    }
+
+    /// Sends a request and gathers what `element` makes of its reply's messages; a list that changed under the kernel's
+    /// hand is asked for again.
+    func list<Element>(
+        _ request: Request, _ element: (Message) -> Element?
+    ) throws(NetlinkError) -> [Element] {
         try state.withLock { state throws(NetlinkError) in
             for _ in 0..<RouteSocket.attemptsAtAList {
                 state.sequence &+= 1
@@ -116,10 +199,14 @@ public final class RouteSocket: Sendable {
                 try state.descriptor.send(message, operation: request.operation)
                 var reply = Reply(to: request.operation, sequence: state.sequence)
                 var status = Reply.Status.incomplete
+                var elements: [Element] = []
                 while status == .incomplete {
                     status = try reply.take(state.descriptor.receive(operation: request.operation))
+                    for message in reply.takeMessages() {
+                        if let element = element(message) { elements.append(element) }
+                    }
                 }
-                if status == .complete { return reply.messages }
+                if status == .complete { return elements }
             }
             throw NetlinkError(
                 operation: request.operation, code: EAGAIN,

@@ -1,3 +1,4 @@
+import Addresses
 import Health
 import Netlink
 
@@ -29,8 +30,15 @@ public protocol DesiredItem: Sendable {
     /// Makes it so. Called after `deviation` said that something differs, with the same state.
     func restore(in state: NetworkState, using socket: RouteSocket) throws
 
-    /// Takes it away. Called when it is no longer wanted.
+    /// Takes it away. Called when it is no longer wanted; where it throws, it is called again. What goes with its device
+    /// does nothing here.
     func withdraw(using socket: RouteSocket) throws
+}
+
+/// A desired route of the main table: `NodeNetwork` reads and watches those routes that touch one.
+protocol RouteItem: DesiredItem {
+    /// Where it leads.
+    var destination: IPv4Prefix { get }
 }
 
 extension DesiredItem {
@@ -42,9 +50,6 @@ extension DesiredItem {
 
     /// No.
     public var needsResync: Bool { false }
-
-    /// Does nothing: right for what goes with its device.
-    public func withdraw(using socket: RouteSocket) {}
 }
 
 /// The device that an item belongs to is not there.

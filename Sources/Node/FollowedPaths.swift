@@ -109,6 +109,8 @@ extension NodeNetwork {
 
     private func setNarrowPaths(_ wanted: [NarrowPathRoute]) {
         guard wanted != narrowPaths else { return }
+        // What was read of routes is older than what this does to them.
+        defer { routes = nil }
         let subnets = Set(wanted.map(\.subnet))
         let before = Set(narrowPaths)
         for path in narrowPaths where !subnets.contains(path.subnet) {

@@ -7,7 +7,7 @@ public struct NetworkState: Sendable, Hashable {
     public var links: [Link]
     /// All addresses of both families.
     public var addresses: [InterfaceAddress]
-    /// The main table's routes of both families.
+    /// The main table's IPv4 routes, those of them that matter here: default routes, and those that touch the overlay.
     public var routes: [Route]
 
     /// Makes a state.
@@ -17,11 +17,21 @@ public struct NetworkState: Sendable, Hashable {
         self.routes = routes
     }
 
-    /// Reads the state of the socket's network namespace.
-    public init(from socket: RouteSocket) throws(NetlinkError) {
-        links = try socket.links()
-        addresses = try socket.addresses()
-        routes = try socket.routes()
+    /// Reads routes, with the next hops of those that name a next-hop object alone (as the kernel tells them where
+    /// `net.ipv4.nexthop_compat_mode` is 0).
+    static func routes(
+        from socket: RouteSocket, interest: RouteInterest
+    ) throws(NetlinkError) -> [Route] {
+        var routes = try socket.routes(of: interest)
+        func isIncomplete(_ route: Route) -> Bool {
+            route.nextHopGroup != nil && route.interfaceIndexes.isEmpty
+        }
+        guard routes.contains(where: isIncomplete) else { return routes }
+        let hops = try socket.nextHops()
+        for index in routes.indices where isIncomplete(routes[index]) {
+            routes[index].nextHops = routes[index].nextHopGroup.flatMap { hops[$0] } ?? []
+        }
+        return routes
     }
 
     /// The interface of that name.
@@ -29,6 +39,19 @@ public struct NetworkState: Sendable, Hashable {
 
     /// The interface of that number.
     public func link(index: Int32) -> Link? { links.first { $0.index == index } }
+
+    /// The interfaces that hold an address, by rising index.
+    func holders(of address: IPv4Address) -> [Link] {
+        links.filter { link in
+            addresses.contains { $0.interfaceIndex == link.index && $0.address == .v4(address) }
+        }
+    }
+
+    /// What log lines and problems call an interface.
+    func name(ofLink index: Int32) -> String { link(index: index)?.name ?? "interface \(index)" }
+
+    /// A route as ip-route(8) has it, with who made it: `10.66.0.0/16 via 10.0.0.1 dev eth0 proto 186 (bgp)`.
+    func text(of route: Route) -> String { "\(route.text(interfaceName: name(ofLink:))) \(route.originText)" }
 
     /// The tunnel device of that name, which the data plane makes.
     func device(_ name: String) throws(DeviceMissingError) -> Link {
@@ -52,12 +75,12 @@ public struct NetworkState: Sendable, Hashable {
             .map(\.element.address)
     }
 
-    /// The default route that the kernel would take: the one with the lowest metric that names an interface.
+    /// The default route that the kernel would take: the one with the lowest metric that names an interface, or several.
     func defaultRoute(where isWanted: (Route) -> Bool = { _ in true }) -> Route? {
         routes
             .filter {
                 $0.destination == .v4(IPv4Prefix(.any, length: 0)) && $0.kind == .unicast
-                    && $0.interfaceIndex != nil && isWanted($0)
+                    && $0.typeOfService == 0 && !$0.interfaceIndexes.isEmpty && isWanted($0)
             }
             .min { $0.metric < $1.metric }
     }

@@ -5,11 +5,8 @@ import Netlink
 
 /// What happened on this machine's network that the daemon has to act upon.
 public enum NodeEvent: Sendable, Hashable {
-    /// The interface, its address, the advertised address or the MTU is another now, or the underlay is back after
-    /// `underlayLost`.
+    /// The interface, its address, the advertised address or the MTU is another now.
     case underlayChanged(Underlay)
-    /// No interface fits the options any more; the text says why. The last underlay stays in use.
-    case underlayLost(String)
     /// The tunnel device of that name is gone: somebody deleted it.
     case deviceLost(String)
 }
@@ -22,6 +19,14 @@ public actor NodeNetwork {
     /// How long after one look at the kernel the next may follow: notifications come in bursts (a container's start
     /// makes a dozen), and somebody who fights over a route shall not keep a core busy.
     private static let pauseBetweenPasses = Duration.milliseconds(100)
+
+    /// How many times longer than a look the pause after it is at least, so that whoever changes routes on a machine with
+    /// hundreds of thousands of them makes the daemon use a fifth of a core at most.
+    private static let pausePerLook = 4
+
+    /// How long routes of which nothing was told are believed to stand: notifications are all that is known to be lost
+    /// (`NetworkChange.unknown`), so that this is for what nobody thought of.
+    private static let routesLifetime = Duration.seconds(60)
 
     /// How many events wait for their reader; of more, the oldest are lost.
     private static let eventLimit = 64
@@ -39,9 +44,24 @@ public actor NodeNetwork {
     var log: RepeatLimitedLog
 
     private var items: [any DesiredItem] = []
-    var underlay: Underlay?
-    private var underlayProblem: String?
+    private let exclusions: UnderlayExclusions
+    private let patience: Duration
+    /// The network that the tunnel carries, and whether the underlay is outside of it.
+    private var overlay: (network: IPv4Prefix, isAccepted: Bool)?
+    /// The networks that it carried before, which this node's bridges may still have.
+    private var formerOverlays: [IPv4Prefix] = []
+    private var watch: UnderlayWatch?
+    private var judge = RouteJudge()
+    private var toldRoutes: Set<String> = []
+    private var restores = RepeatedRestores()
+    private var unwanted: [any DesiredItem] = []
     private var missingDevice: String?
+
+    /// The routes of interest as they were read last; nil where they may have changed since.
+    var routes: (known: [Route], interest: RouteInterest, time: ContinuousClock.Instant)?
+    /// Whether `run` takes in what the kernel tells, so that `routes` may be believed.
+    private var isFollowing = false
+    private var nextLook: ContinuousClock.Instant?
 
     // The paths to the peers (FollowedPaths.swift).
 
@@ -54,18 +74,32 @@ public actor NodeNetwork {
     var pathQuestions = PathQuestions()
     var pathProbes: PathProbeSocket?
     var narrowPaths: [NarrowPathRoute] = []
+    var underlay: Underlay? { watch?.underlay }
+
+    /// Asks `run` for a look.
+    private nonisolated let looks: AsyncStream<Void>
+    private nonisolated let look: AsyncStream<Void>.Continuation
 
     /// Where the actor's code runs.
     public nonisolated var unownedExecutor: UnownedSerialExecutor { thread.asUnownedSerialExecutor() }
 
-    /// Opens the netlink sockets. `resyncInterval`: how often everything is compared without a notification.
-    /// `pathTiming`: the times by which paths to peers are probed; nil for not at all.
+    /// Opens the netlink sockets.
+    ///
+    /// - Parameters:
+    ///   - exclusions: what is never the underlay; `setOverlay` adds to it.
+    ///   - resyncInterval: how often everything is compared without a notification.
+    ///   - patience: how long the underlay must be away before another takes over.
+    ///   - pathTiming: the times by which paths to peers are probed; nil for not at all.
     public init(
-        options: UnderlayOptions, resyncInterval: Duration = .seconds(5), health: NodeHealth, logger: Logger,
-        pathTiming: PathTiming? = PathTiming()
+        options: UnderlayOptions, exclusions: UnderlayExclusions = UnderlayExclusions(),
+        resyncInterval: Duration = .seconds(5), patience: Duration = .seconds(5), health: NodeHealth,
+        logger: Logger, pathTiming: PathTiming? = PathTiming()
     ) throws {
         pathWatch = PathWatch(timing: pathTiming ?? PathTiming(), probes: pathTiming != nil)
         (pathKicks, pathKick) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
+        self.exclusions = exclusions
+        self.patience = patience
+        (looks, look) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
         self.health = health
         socket = try RouteSocket()
         monitor = try RouteMonitor()
@@ -82,25 +116,92 @@ public actor NodeNetwork {
         thread.close()
     }
 
-    /// Chooses the underlay from what the kernel says now. From here on `run` follows it.
+    /// Chooses the underlay from what the kernel says now. From here on `run` follows it, and keeps it for as long as it
+    /// qualifies. Throws `UnderlayError` where none fits.
     public func chooseUnderlay() throws -> Underlay {
-        let chosen = try chooseUnderlay(in: NetworkState(from: socket))
-        underlay = chosen
+        routes = nil
+        let chosen = try chosenUnderlay(in: readState()).get()
+        watch = UnderlayWatch(chosen, patience: patience)
         return chosen
+    }
+
+    /// Says which network the tunnel carries, before anything is made for it. An underlay inside of it is none: another
+    /// takes its place at once (`NodeEvent.underlayChanged`).
+    ///
+    /// - Returns: whether the underlay that was chosen last is outside of it. Where it is not, and there is no other, the
+    ///   node's health says so.
+    public func setOverlay(_ network: IPv4Prefix) -> Bool {
+        if overlay?.network != network {
+            // One that was never carried left nothing behind, and may have been a slip.
+            if let overlay, overlay.isAccepted {
+                formerOverlays = [overlay.network] + formerOverlays.prefix(NodeNetwork.formerOverlayLimit - 1)
+            }
+            overlay = (network, isAccepted: false)
+            look.yield()
+        }
+        guard let underlay = watch?.underlay, allExclusions.network(with: underlay.address) != nil else {
+            overlay = (network, isAccepted: true)
+            return true
+        }
+        do { followUnderlay(in: try readState()) } catch { tellUnreadable(error) }
+        return false
+    }
+
+    /// How many former networks are kept in mind: they follow one another rarely.
+    private static let formerOverlayLimit = 4
+
+    private var allExclusions: UnderlayExclusions {
+        var all = exclusions
+        if let overlay { all.networks.insert(overlay.network, at: 0) }
+        all.networks += formerOverlays
+        return all
+    }
+
+    /// Judges from here on where packets into the overlay really go.
+    public func judgeRoutes(_ targets: OverlayTargets) {
+        guard targets != judge.targets else { return }
+        judge.set(targets)
+        do { judgeRoutes(in: try readState(), isResync: false) } catch { tellUnreadable(error) }
     }
 
     /// Replaces all desired items: takes away what is no longer wanted, and makes the rest so in their order. Throws
     /// the first failure of an essential item; `run` tries again.
     public func setDesired(_ items: [any DesiredItem]) throws {
-        withdraw(self.items, except: items)
+        let former = self.items
         self.items = items
         missingDevice = nil
-        if let failure = try restore(items, in: NetworkState(from: socket), isFirstTime: true) {
-            throw failure
+        routes = nil
+        // First the new, so that no packet is without a route that has one before and after.
+        let failure = try restore(items, in: readState(), isFirstTime: true)
+        withdraw(former, except: items)
+        if let failure { throw failure }
+        if !narrowPaths.isEmpty { restoreNarrowPaths(in: try readState(), isFirstTime: true) }
+    }
+
+    /// Which routes matter: default routes, what touches a desired route, and what leaves by the tunnel device.
+    private func interest(in links: [Link]) -> RouteInterest {
+        let name = items.lazy.compactMap { ($0 as? TunnelLink)?.settings.interfaceName }.first
+        // Narrow paths lie inside of the overlay.
+        return RouteInterest(
+            prefixes: Set(items.compactMap { ($0 as? any RouteItem)?.destination }).sorted(),
+            interfaceIndex: links.first { $0.name == name }?.index)
+    }
+
+    /// Reads the kernel's state; its routes only where they may be others than those known.
+    private func readState() throws(NetlinkError) -> NetworkState {
+        let links = try socket.links()
+        let addresses = try socket.addressesIPv4()
+        let interest = interest(in: links)
+        let now = ContinuousClock.now
+        if let routes, isFollowing, routes.interest == interest,
+            now - routes.time < NodeNetwork.routesLifetime
+        {
+            return NetworkState(links: links, addresses: addresses, routes: routes.known)
         }
-        if !narrowPaths.isEmpty {
-            restoreNarrowPaths(in: try NetworkState(from: socket), isFirstTime: true)
-        }
+        if routes?.interest != interest { monitor.watch(interest) }
+        let known = try NetworkState.routes(from: socket, interest: interest)
+        routes = (known, interest, now)
+        return NetworkState(links: links, addresses: addresses, routes: known)
     }
 
     /// Takes away every desired item that outlives the tunnel device, and keeps none from here on.
@@ -117,30 +218,69 @@ public actor NodeNetwork {
                 health.forget(item.component)
             } catch {
                 log.warning("cannot withdraw", item: item.name, "\(error)")
+                health.set(
+                    item.component,
+                    Problem(
+                        .degraded, "\(item.name) is no longer wanted and cannot be taken away: \(error)",
+                        remedy: "it is tried again every \(resyncInterval)"))
+                unwanted.append(item)
             }
+            routes = nil
         }
     }
 
+    /// Tries again to take away what could not be.
+    private func withdrawUnwanted() {
+        guard !unwanted.isEmpty else { return }
+        let left = unwanted
+        unwanted = []
+        withdraw(left, except: items)
+    }
+
     /// Compares everything with the kernel once, restores what differs, and follows the underlay.
-    public func reconcile() { reconcile(isResync: true) }
+    public func reconcile() {
+        routes = nil
+        reconcile(isResync: true)
+    }
 
     private func reconcile(isResync: Bool) {
         noteForPaths(isResync: isResync)
+        if isResync { withdrawUnwanted() }
         do {
-            let state = try NetworkState(from: socket)
+            let state = try readState()
             let looked = items.filter { isResync || !$0.needsResync }
             _ = try restore(looked, in: state, isFirstTime: false)
-            restoreNarrowPaths(in: state, isFirstTime: false)
+            restoreNarrowPaths(in: try readState(), isFirstTime: false)
             followUnderlay(in: state)
+            judgeRoutes(in: try readState(), isResync: isResync)
         } catch {
-            log.warning("cannot read the network's state", item: "netlink", "\(error)")
+            tellUnreadable(error)
         }
+    }
+
+    private func tellUnreadable(_ error: any Error) {
+        log.warning("cannot read the network's state", item: "netlink", "\(error)")
+    }
+
+    private func judgeRoutes(in state: NetworkState, isResync: Bool) {
+        do {
+            try judge.look(in: state, using: socket, isResync: isResync)
+        } catch {
+            tellUnreadable(error)
+        }
+        let problems = judge.problems
+        for subject in toldRoutes.subtracting(problems.keys) { health.forget(Component(.route, subject)) }
+        for (subject, problem) in problems { health.set(Component(.route, subject), problem) }
+        toldRoutes = Set(problems.keys)
+        if judge.hasDoubts { look.yield() }
     }
 
     /// Follows the kernel until the task is cancelled; once for each `NodeNetwork`.
     public func run() async {
-        let (bursts, burst) = AsyncStream.makeStream(of: Void.self, bufferingPolicy: .bufferingNewest(1))
         let changes = monitor.changes
+        let looks = looks
+        isFollowing = true
+        routes = nil
         await withDiscardingTaskGroup { group in
             group.addTask {
                 while !Task.isCancelled {
@@ -150,18 +290,65 @@ public actor NodeNetwork {
             }
             group.addTask { await self.runPaths() }
             group.addTask {
-                for await _ in changes { burst.yield() }
+                for await change in changes { await self.take(change) }
                 if !Task.isCancelled { await self.tellMonitorEnded() }
             }
-            for await _ in bursts {
+            for await _ in looks {
+                let start = ContinuousClock.now
                 reconcile(isResync: false)
-                try? await Task.sleep(for: NodeNetwork.pauseBetweenPasses)
+                let pause = (ContinuousClock.now - start) * NodeNetwork.pausePerLook
+                try? await Task.sleep(for: max(pause, NodeNetwork.pauseBetweenPasses))
             }
             group.cancelAll()
+        }
+        isFollowing = false
+    }
+
+    /// Takes in what the kernel told; every change of a link, an address or a route of interest is a reason to look.
+    private func take(_ change: NetworkChange) {
+        switch change {
+        case .route(let route), .routeRemoved(let route):
+            if route.table == Route.mainTable { routes = nil }
+            if case .v4(let destination) = route.destination { judge.doubt(destination) }
+        case .rule:
+            judge.doubtAll()
+        case .nextHop, .unknown:
+            routes = nil
+            judge.doubtAll()
+        case .link(let link), .linkRemoved(let link):
+            // Routes that go with their link are not told of one by one.
+            if change == .linkRemoved(link) || !link.isUp { forgetRoutes(of: link.index) }
+        case .addressRemoved(let address):
+            forgetRoutes(of: address.interfaceIndex)
+        case .address:
+            break
+        }
+        look.yield()
+    }
+
+    private func forgetRoutes(of index: Int32) {
+        // Also those by other interfaces that have the address as their source.
+        if routes?.known.contains(where: { $0.interfaceIndexes.contains(index) || $0.preferredSource != nil })
+            == true
+        {
+            routes = nil
+        }
+        judge.doubtTaken()
+    }
+
+    /// Looks again at a time at which nothing may be told.
+    private func look(at time: ContinuousClock.Instant?) {
+        guard let time, nextLook.map({ time < $0 || $0 <= .now }) ?? true else { return }
+        nextLook = time
+        let look = look
+        Task {
+            try? await Task.sleep(until: time, clock: .continuous)
+            look.yield()
         }
     }
 
     private func tellMonitorEnded() {
+        isFollowing = false
         log.warning(
             "no more notifications of network changes", item: "netlink",
             "changes are seen every \(resyncInterval)")
@@ -177,20 +364,21 @@ public actor NodeNetwork {
             do {
                 guard let deviation = try item.deviation(in: state) else {
                     log.settled(item: item.name)
-                    health.set(item.component, nil)
+                    health.set(item.component, restores.problem(of: item.name, now: .now))
                     continue
                 }
                 try item.restore(in: state, using: socket)
-                health.set(item.component, nil)
-                if !isFirstTime { log.notice("restored", item: item.name, deviation) }
+                if !isFirstTime {
+                    log.notice("restored", item: item.name, deviation)
+                    restores.note(item.name, deviation, now: .now)
+                }
+                health.set(item.component, restores.problem(of: item.name, now: .now))
                 // The next items build on this one.
-                state = try NetworkState(from: socket)
+                if item.component.kind != .setting, !item.needsResync { routes = nil }
+                state = try readState()
             } catch let error as DeviceMissingError {
                 if !isFirstTime { tellDeviceMissing(error) }
                 firstFailure = firstFailure ?? error
-            } catch let error as ItemProblem {
-                health.set(item.component, error.problem)
-                if item.isEssential { firstFailure = firstFailure ?? error }
             } catch {
                 log.warning("cannot restore", item: item.name, "\(error)")
                 health.set(item.component, problem(of: item, error))
@@ -216,25 +404,23 @@ public actor NodeNetwork {
         continuation.yield(.deviceLost(error.interfaceName))
     }
 
-    private func chooseUnderlay(in state: NetworkState) throws -> Underlay {
+    private func chosenUnderlay(in state: NetworkState) -> Result<Underlay, UnderlayError> {
         // A kernel that knows no route refuses: then there is none to go by.
         let route = options.reachableAddress.flatMap { try? socket.route(to: .v4($0)) }
-        return try Underlay(choosing: options, in: state, routeToReachable: route)
+        return Result { () throws(UnderlayError) in
+            try Underlay(choosing: options, excluding: allExclusions, in: state, routeToReachable: route)
+        }
     }
 
     private func followUnderlay(in state: NetworkState) {
-        guard let underlay else { return }
-        do {
-            let chosen = try chooseUnderlay(in: state)
-            guard chosen != underlay || underlayProblem != nil else { return }
-            underlayProblem = nil
-            self.underlay = chosen
-            continuation.yield(.underlayChanged(chosen))
-        } catch {
-            let problem = "\(error)"
-            guard problem != underlayProblem else { return }
-            underlayProblem = problem
-            continuation.yield(.underlayLost(problem))
-        }
+        guard var watch else { return }
+        let before = watch.underlay
+        let choice = UnderlayChoice(
+            options: options, exclusions: allExclusions, state: state, routeToReachable: nil)
+        watch.look(choice, now: .now) { chosenUnderlay(in: state) }
+        self.watch = watch
+        health.set(Component(.underlay), watch.problem)
+        look(at: watch.nextLook)
+        if watch.underlay != before { continuation.yield(.underlayChanged(watch.underlay)) }
     }
 }

@@ -51,6 +51,8 @@ struct InterfaceSetting: DesiredItem {
     }
 
     func restore(in state: NetworkState, using socket: RouteSocket) throws { try file.set(to: value) }
+
+    func withdraw(using socket: RouteSocket) {}
 }
 
 /// The device does not ask for packets to come from where their source is routed to (RFC 3704, strict mode): a pod's
@@ -73,6 +75,8 @@ struct LooseReversePath: DesiredItem {
     }
 
     func restore(in state: NetworkState, using socket: RouteSocket) throws { try ownSetting.set(to: "2") }
+
+    func withdraw(using socket: RouteSocket) {}
 }
 
 /// The machine forwards packets, or somebody is told. Turning it on makes every interface of the machine a router's,
@@ -97,6 +101,8 @@ struct ForwardingEnabled: DesiredItem {
                 """,
             remedy: "run: sysctl -w net.ipv4.ip_forward=1")
     }
+
+    func withdraw(using socket: RouteSocket) {}
 }
 
 /// The interface that pods are behind hands on what it takes in, or somebody is told: the setting is of whoever made it.

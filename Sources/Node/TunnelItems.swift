@@ -36,6 +36,7 @@ public struct TunnelSettings: Sendable, Hashable {
             ForwardingEnabled(),
             TunnelAddress(interfaceName: interfaceName, address: address),
             OverlayRoute(interfaceName: interfaceName, network: network),
+            NoForeignNetworks(interfaceName: interfaceName, network: network),
         ]
     }
 }
@@ -64,6 +65,8 @@ struct TunnelLink: DesiredItem {
             index: state.device(settings.interfaceName).index,
             LinkChange(isUp: true, mtu: settings.mtu, transmitQueueLength: settings.transmitQueueLength))
     }
+
+    func withdraw(using socket: RouteSocket) {}
 }
 
 /// The device has its address as a /32 and no other of IPv4: a former lease's would still answer.
@@ -101,39 +104,64 @@ struct TunnelAddress: DesiredItem {
         }
         for surplus in present where !isWanted(surplus) { try socket.deleteAddress(surplus) }
     }
+
+    func withdraw(using socket: RouteSocket) {}
 }
 
-/// The overlay is routed to the device.
-struct OverlayRoute: DesiredItem {
+/// The overlay is routed to the device, and nothing else is that is not wanted: routes of a former network, say.
+struct OverlayRoute: RouteItem {
     let interfaceName: String
     let network: IPv4Prefix
 
     var name: String { "route \(network) dev \(interfaceName)" }
     var component: Component { Component(.route, "\(network)") }
+    var destination: IPv4Prefix { network }
 
     private func wanted(on link: Link) -> Route {
         Route(to: .v4(network), interfaceIndex: link.index, scope: .link)
     }
 
+    private func isWanted(_ route: Route, on link: Link) -> Bool {
+        isInPlace(route) && route.kind == .unicast && route.interfaceIndex == link.index
+            && route.gateway == nil
+    }
+
+    /// Whether it stands where the wanted one belongs: the kernel holds routes apart by destination, metric and type of
+    /// service, and of several alike takes the first.
+    private func isInPlace(_ route: Route) -> Bool {
+        route.destination == .v4(network) && route.metric == 0 && route.typeOfService == 0
+    }
+
     func deviation(in state: NetworkState) throws -> String? {
-        let wanted = wanted(on: try state.device(interfaceName))
-        let found = state.routes.first { $0.destination == wanted.destination && $0.metric == wanted.metric }
-        guard let found else { return "missing" }
-        guard found.kind == .unicast, found.interfaceIndex == wanted.interfaceIndex, found.gateway == nil
-        else {
-            return "another route is in its place: \(found)"
-        }
-        return nil
+        let link = try state.device(interfaceName)
+        guard let found = state.routes.first(where: isInPlace) else { return "missing" }
+        return isWanted(found, on: link) ? nil : "another route is in its place: \(state.text(of: found))"
     }
 
     func restore(in state: NetworkState, using socket: RouteSocket) throws {
-        try socket.replaceRoute(wanted(on: state.device(interfaceName)))
+        let link = try state.device(interfaceName)
+        // Where another one stands before it, replacing that is refused (EEXIST): there would be two alike.
+        if state.routes.contains(where: { isWanted($0, on: link) }) {
+            for route in state.routes where isInPlace(route) && !isWanted(route, on: link) {
+                try socket.deleteRoute(route)
+            }
+        } else {
+            try socket.replaceRoute(wanted(on: link))
+        }
+    }
+
+    func withdraw(using socket: RouteSocket) throws {
+        guard let link = try socket.link(named: interfaceName) else { return }
+        for route in try socket.routes(of: RouteInterest(prefixes: [network])) where isWanted(route, on: link)
+        {
+            try socket.deleteRoute(route)
+        }
     }
 }
 
 /// Drops what is for this node's subnet and has no more precise route (`--ip-blackhole-route`), so that packets to
 /// a pod that is gone do not go back into the overlay or out by the default route.
-public struct BlackholeRoute: DesiredItem, Hashable {
+public struct BlackholeRoute: DesiredItem, RouteItem, Hashable {
     /// This node's subnet.
     public let subnet: IPv4Prefix
 
@@ -145,6 +173,8 @@ public struct BlackholeRoute: DesiredItem, Hashable {
 
     /// The route.
     public var component: Component { Component(.route, "blackhole \(subnet)") }
+
+    var destination: IPv4Prefix { subnet }
 
     /// The bridge's route has the same destination and metric 0: this one must come after it, and after all others.
     private static let metric = UInt32.max
@@ -169,6 +199,43 @@ public struct BlackholeRoute: DesiredItem, Hashable {
 
     /// Deletes it.
     public func withdraw(using socket: RouteSocket) throws {
-        for route in try socket.routes() where isWanted(route) { try socket.deleteRoute(route) }
+        for route in try socket.routes(of: RouteInterest(prefixes: [subnet])) where isWanted(route) {
+            try socket.deleteRoute(route)
+        }
     }
+}
+
+/// The device carries no routes but those that lead into the overlay: what a former network left on it (the device may be
+/// older than the daemon) would draw packets in that the tunnel has no peer for.
+struct NoForeignNetworks: DesiredItem {
+    let interfaceName: String
+    let network: IPv4Prefix
+
+    var name: String { "other routes of \(interfaceName)" }
+    var component: Component { Component(.tunnel, "routes") }
+    var isEssential: Bool { false }
+
+    private func surplus(in routes: [Route], on link: Link) -> [Route] {
+        routes.filter { route in
+            // As twill and flanneld make them; what the kernel or a person made otherwise is left alone.
+            guard case .v4(let destination) = route.destination, route.interfaceIndex == link.index else {
+                return false
+            }
+            return !network.contains(destination) && route.origin == Route.bootOrigin && route.scope == .link
+                && route.gateway == nil && route.kind == .unicast
+        }
+    }
+
+    func deviation(in state: NetworkState) throws -> String? {
+        let surplus = surplus(in: state.routes, on: try state.device(interfaceName))
+        return surplus.isEmpty ? nil : surplus.map(state.text).joined(separator: ", ") + " not wanted"
+    }
+
+    func restore(in state: NetworkState, using socket: RouteSocket) throws {
+        for route in surplus(in: state.routes, on: try state.device(interfaceName)) {
+            try socket.deleteRoute(route)
+        }
+    }
+
+    func withdraw(using socket: RouteSocket) {}
 }

@@ -1,4 +1,5 @@
 import Addresses
+import Health
 import Netlink
 
 /// What the operator says of the underlay: flannel's `iface`, `iface-regex`, `iface-can-reach`, `public-ip`.
@@ -24,30 +25,52 @@ public struct UnderlayOptions: Sendable, Hashable {
     }
 }
 
+/// What is never the underlay, whatever the options say: the tunnel's own device, and addresses inside the overlay, which
+/// bridges and devices of this node or of a former start of it hold. Datagrams that left by them would go in circles.
+public struct UnderlayExclusions: Sendable, Hashable {
+    /// The tunnel device's name; nil for none.
+    public var interfaceName: String?
+    /// The overlay, and those that were it before.
+    public var networks: [IPv4Prefix]
+
+    /// Makes exclusions.
+    public init(interfaceName: String? = nil, networks: [IPv4Prefix] = []) {
+        self.interfaceName = interfaceName
+        self.networks = networks
+    }
+
+    /// The overlay in which an address lies; nil where it lies in none.
+    func network(with address: IPv4Address) -> IPv4Prefix? { networks.first { $0.contains(address) } }
+}
+
 /// The interface and address that tunnel datagrams leave by.
 public struct Underlay: Sendable, Hashable {
     /// The interface's number.
     public var interfaceIndex: Int32
     /// The interface's name.
     public var interfaceName: String
-    /// The interface's address: what the UDP socket binds.
+    /// The address that the UDP socket binds: one of the interface's, or of `holderName`.
     public var address: IPv4Address
     /// The address that the lease tells others: `--public-ip`, else `address`.
     public var publicAddress: IPv4Address
     /// The largest outer packet in bytes: the interface's MTU, or that of the default route through it where the
     /// route has a smaller one.
     public var mtu: Int
+    /// The interface that holds the address, where it is not the one that datagrams leave by: often `lo`, on machines
+    /// whose address is announced by a routing protocol over several interfaces without one.
+    public var holderName: String?
 
     /// Makes an underlay.
     public init(
         interfaceIndex: Int32, interfaceName: String, address: IPv4Address, publicAddress: IPv4Address,
-        mtu: Int
+        mtu: Int, holderName: String? = nil
     ) {
         self.interfaceIndex = interfaceIndex
         self.interfaceName = interfaceName
         self.address = address
         self.publicAddress = publicAddress
         self.mtu = mtu
+        self.holderName = holderName
     }
 }
 
@@ -55,6 +78,15 @@ public struct Underlay: Sendable, Hashable {
 public struct UnderlayError: Error, Hashable, CustomStringConvertible {
     /// The message to the operator.
     public let description: String
+    /// Whether it may come right by itself: an interface, address or route that is not there yet (DHCP is late, say).
+    /// Otherwise the flags themselves are wrong, and waiting is in vain.
+    public let isTransient: Bool
+
+    /// Makes an error.
+    public init(description: String, isTransient: Bool) {
+        self.description = description
+        self.isTransient = isTransient
+    }
 }
 
 extension Underlay {
@@ -64,37 +96,58 @@ extension Underlay {
     ///
     /// `routeToReachable` is the kernel's answer for `reachableAddress`, nil where there is none.
     public init(
-        choosing options: UnderlayOptions, in state: NetworkState, routeToReachable: Route?
+        choosing options: UnderlayOptions, excluding exclusions: UnderlayExclusions = UnderlayExclusions(),
+        in state: NetworkState, routeToReachable: Route?
     ) throws(UnderlayError) {
-        let choice = UnderlayChoice(options: options, state: state, routeToReachable: routeToReachable)
-        let (link, address) = try choice.interfaceAndAddress()
-        let routeMTU = state.defaultRoute { $0.interfaceIndex == link.index }?.mtu ?? link.mtu
-        self.init(
-            interfaceIndex: link.index, interfaceName: link.name, address: address,
-            publicAddress: options.publicAddress ?? address, mtu: min(link.mtu, routeMTU))
+        let choice = UnderlayChoice(
+            options: options, exclusions: exclusions, state: state, routeToReachable: routeToReachable)
+        self = choice.underlay(try choice.candidate())
     }
 }
 
-/// One choice: the options against one state of the kernel.
-private struct UnderlayChoice {
-    typealias Candidate = (link: Link, address: IPv4Address)
+/// One look at the underlay: the options against one state of the kernel.
+struct UnderlayChoice {
+    /// An interface with the address to use. `uplinks`: the interfaces that datagrams leave by, where they are others.
+    typealias Candidate = (link: Link, address: IPv4Address, uplinks: [Link])
 
     let options: UnderlayOptions
+    let exclusions: UnderlayExclusions
     let state: NetworkState
     let routeToReachable: Route?
 
-    func interfaceAndAddress() throws(UnderlayError) -> Candidate {
+    func underlay(_ candidate: Candidate) -> Underlay {
+        var uplinks = candidate.uplinks
+        if uplinks.isEmpty, candidate.link.flags.contains(.loopback) { uplinks = defaultRouteLinks }
+        if uplinks.isEmpty { uplinks = [candidate.link] }
+        let link = uplinks.first { $0.index == candidate.link.index } ?? uplinks[0]
+        return Underlay(
+            interfaceIndex: link.index, interfaceName: link.name, address: candidate.address,
+            publicAddress: options.publicAddress ?? candidate.address,
+            mtu: uplinks.map(mtu).min() ?? link.mtu,
+            holderName: link.index == candidate.link.index ? nil : candidate.link.name)
+    }
+
+    private func mtu(of link: Link) -> Int {
+        let route = state.defaultRoute { $0.interfaceIndexes.contains(link.index) }
+        return min(link.mtu, route?.mtu ?? link.mtu)
+    }
+
+    func candidate() throws(UnderlayError) -> Candidate {
         let attempts = attempts()
         if attempts.isEmpty { return try byPublicAddressOrDefaultRoute() }
         var reasons: [String] = []
+        var isTransient = false
         for (option, choose) in attempts {
             switch choose() {
             case .success(let candidate): return candidate
-            case .failure(let error): reasons.append("\(option): \(error)")
+            case .failure(let error):
+                reasons.append("\(option): \(error)")
+                if error.isTransient { isTransient = true }
             }
         }
         throw UnderlayError(
-            description: "no underlay interface: \(reasons.joined(separator: "; ")); \(choices)")
+            description: "no underlay interface: \(reasons.joined(separator: "; ")); \(choices)",
+            isTransient: isTransient)
     }
 
     /// The options that name an interface, in the order in which they count.
@@ -114,15 +167,18 @@ private struct UnderlayChoice {
 
     private func byNameOrAddress(_ text: String) -> Result<Candidate, UnderlayError> {
         guard let address = IPv4Address(text) else {
-            guard let link = state.link(named: text) else {
-                return .failure(UnderlayError(description: "there is no such interface"))
+            if text == exclusions.interfaceName {
+                return failure("it is the tunnel's own device", isTransient: false)
             }
+            guard let link = state.link(named: text) else { return failure("there is no such interface") }
             return firstAddress(of: link)
         }
-        guard let link = holder(of: address) else {
-            return .failure(UnderlayError(description: "no interface holds that address"))
+        if !address.isUnicast {
+            return failure("it is no address that an interface can have", isTransient: false)
         }
-        return .success((link, address))
+        if let network = exclusions.network(with: address) { return failure(insideText(network)) }
+        guard let link = holder(of: address) else { return failure("no interface holds that address") }
+        return .success((link, address, []))
     }
 
     private func byPattern(_ pattern: String) -> Result<Candidate, UnderlayError> {
@@ -130,59 +186,208 @@ private struct UnderlayChoice {
         do {
             regex = try Regex(pattern)
         } catch {
-            return .failure(UnderlayError(description: "not a regular expression: \(error)"))
+            return failure("not a regular expression: \(error)", isTransient: false)
         }
-        for link in state.links {
-            let matching = state.usableAddresses(ofLink: link.index)
-                .first { $0.description.firstMatch(of: regex) != nil }
-            if let matching { return .success((link, matching)) }
+        for link in candidateLinks {
+            let matching = addresses(of: link).first { $0.description.firstMatch(of: regex) != nil }
+            if let matching { return .success((link, matching, [])) }
         }
-        guard let link = state.links.first(where: { $0.name.firstMatch(of: regex) != nil }) else {
-            return .failure(UnderlayError(description: "matches no address and no interface"))
+        guard let link = candidateLinks.first(where: { $0.name.firstMatch(of: regex) != nil }) else {
+            return failure("matches no address and no interface")
         }
         return firstAddress(of: link)
     }
 
     private func byRoute(_ route: Route?) -> Result<Candidate, UnderlayError> {
-        guard let route, let index = route.interfaceIndex, let link = state.link(index: index) else {
-            return .failure(UnderlayError(description: "there is no route to it"))
+        guard let route, let link = route.interfaceIndex.flatMap({ state.link(index: $0) }) else {
+            return failure("there is no route to it")
         }
+        if link.name == exclusions.interfaceName { return failure("the route to it leads into the tunnel") }
         guard let address = route.preferredSource?.v4 else { return firstAddress(of: link) }
-        return .success((link, address))
+        if let network = exclusions.network(with: address) {
+            return failure("the route to it leaves by \(address) of \(link.name): \(insideText(network))")
+        }
+        // A route to an address of this machine itself leads to `lo`.
+        let holders = state.holders(of: address)
+        let holder = holders.first { $0.index == link.index } ?? holders.first ?? link
+        return .success((holder, address, link.flags.contains(.loopback) ? [] : [link]))
     }
 
     private func byPublicAddressOrDefaultRoute() throws(UnderlayError) -> Candidate {
-        if let address = options.publicAddress, let link = holder(of: address) { return (link, address) }
-        guard let index = state.defaultRoute()?.interfaceIndex, let link = state.link(index: index) else {
+        if let address = options.publicAddress, exclusions.network(with: address) == nil,
+            let link = holder(of: address)
+        {
+            return (link, address, [])
+        }
+        guard let route = usableDefaultRoute, let first = links(of: route).first else {
             throw UnderlayError(
                 description:
-                    "no underlay interface: there is no default route; name one with --iface; \(choices)")
+                    "no underlay interface: there is no default route; name one with --iface; \(choices)",
+                isTransient: true)
         }
-        do {
-            return try firstAddress(of: link).get()
-        } catch {
-            throw UnderlayError(
-                description: "no underlay interface: the default route's, \(link.name): \(error); \(choices)")
+        let uplinks = links(of: route)
+        if let source = route.preferredSource?.v4, exclusions.network(with: source) == nil,
+            let link = holder(of: source)
+        {
+            return (link, source, uplinks)
         }
+        for link in uplinks {
+            if let address = addresses(of: link).first { return (link, address, uplinks) }
+        }
+        // Where they have none, the kernel takes one of another interface, looking through them in their order
+        // (`inet_select_addr`).
+        let haveNone = uplinks.allSatisfy { state.usableAddresses(ofLink: $0.index).isEmpty }
+        for link in candidateLinks where link.isUp && haveNone {
+            if let address = addresses(of: link).first(where: { !$0.isLinkLocal }) {
+                return (link, address, uplinks)
+            }
+        }
+        throw UnderlayError(
+            description:
+                "no underlay interface: the default route's, \(first.name): \(noAddressText(first)); \(choices)",
+            isTransient: true)
     }
 
+    private var usableDefaultRoute: Route? { state.defaultRoute { !links(of: $0).isEmpty } }
+
+    private var defaultRouteLinks: [Link] { usableDefaultRoute.map(links) ?? [] }
+
+    private func links(of route: Route) -> [Link] {
+        route.interfaceIndexes.compactMap { index in candidateLinks.first { $0.index == index } }
+    }
+
+    private var candidateLinks: [Link] { state.links.filter { $0.name != exclusions.interfaceName } }
+
     private func holder(of address: IPv4Address) -> Link? {
-        state.addresses.first { $0.address == .v4(address) }.flatMap { state.link(index: $0.interfaceIndex) }
+        state.holders(of: address).first { $0.name != exclusions.interfaceName }
+    }
+
+    private func addresses(of link: Link) -> [IPv4Address] {
+        state.usableAddresses(ofLink: link.index).filter { exclusions.network(with: $0) == nil }
     }
 
     private func firstAddress(of link: Link) -> Result<Candidate, UnderlayError> {
-        guard let address = state.usableAddresses(ofLink: link.index).first else {
-            return .failure(UnderlayError(description: "interface \(link.name) has no usable IPv4 address"))
+        guard let address = addresses(of: link).first else { return failure(noAddressText(link)) }
+        return .success((link, address, []))
+    }
+
+    private func noAddressText(_ link: Link) -> String {
+        let inside = state.usableAddresses(ofLink: link.index).compactMap { address in
+            exclusions.network(with: address).map { "\(address), which \(insideText($0))" }
         }
-        return .success((link, address))
+        let text = "interface \(link.name) has no usable IPv4 address"
+        return inside.isEmpty ? text : "\(text) but \(inside.joined(separator: "; "))"
+    }
+
+    private func insideText(_ network: IPv4Prefix) -> String { "lies inside the tunnel's network \(network)" }
+
+    private func failure(_ text: String, isTransient: Bool = true) -> Result<Candidate, UnderlayError> {
+        .failure(UnderlayError(description: text, isTransient: isTransient))
     }
 
     /// Which interfaces there are, with their addresses, for the operator to choose from.
     private var choices: String {
-        let texts = state.links.map { link in
-            let addresses = state.usableAddresses(ofLink: link.index).map(\.description)
+        let texts = candidateLinks.map { link in
+            let addresses = addresses(of: link).map(\.description)
             return addresses.isEmpty ? link.name : "\(link.name) (\(addresses.joined(separator: ", ")))"
         }
         return "this machine has: \(texts.joined(separator: ", "))"
+    }
+}
+
+extension UnderlayChoice {
+    /// How an underlay in use stands.
+    enum Standing: Hashable {
+        /// It still qualifies; name, number and MTU as they are now.
+        case good(Underlay)
+        /// It is away: the text says what is missing. `cutsOff`: datagrams cannot leave by its address.
+        case away(String, cutsOff: Bool)
+        /// It can never be right: the text says why.
+        case excluded(String)
+    }
+
+    /// Says how an underlay in use stands, without regard to what fits better now.
+    func standing(of present: Underlay) -> Standing {
+        if let network = exclusions.network(with: present.address) {
+            return .excluded(
+                """
+                the underlay's address \(present.address) of \(present.holderName ?? present.interfaceName) \
+                \(insideText(network)), so that datagrams to it would go into the tunnel
+                """)
+        }
+        let holders = state.holders(of: present.address).filter { $0.name != exclusions.interfaceName }
+        guard !holders.isEmpty else { return .away(missingText(present), cutsOff: true) }
+        guard let holder = best(of: holders.filter(\.isUp), for: present) else {
+            let name = holders[0].name
+            return .away(
+                "interface \(name), which holds the underlay's address \(present.address), is down",
+                cutsOff: true)
+        }
+        guard admits(holder, present.address) || present.holderName != nil && admits(present) else {
+            return .away(
+                """
+                the underlay's address \(present.address) is on interface \(holder.name) now, and was on \
+                \(present.interfaceName): \(holder.name) is not what --iface or --iface-regex name
+                """, cutsOff: false)
+        }
+        return .good(current(present, on: holder))
+    }
+
+    /// The same underlay with its interface as it is now: it may have another number, name or MTU, or hand its address to
+    /// a bridge or bond that it became part of.
+    private func current(_ present: Underlay, on holder: Link) -> Underlay {
+        var uplinks: [Link] = []
+        if present.holderName != nil {
+            uplinks = defaultRouteLinks.filter(\.isUp)
+            if uplinks.isEmpty, let link = best(of: candidateLinks, for: present, orNone: true) {
+                uplinks = [link]
+            }
+        } else if defaultRouteLinks.contains(where: { $0.index == holder.index }) {
+            uplinks = defaultRouteLinks
+        }
+        return underlay((holder, present.address, uplinks))
+    }
+
+    /// Of several interfaces, the one that the underlay has: by number, else by name, else the first.
+    private func best(of links: [Link], for present: Underlay, orNone: Bool = false) -> Link? {
+        links.first { $0.index == present.interfaceIndex && $0.name == present.interfaceName }
+            ?? links.first { $0.index == present.interfaceIndex }
+            ?? links.first { $0.name == present.interfaceName } ?? (orNone ? nil : links.first)
+    }
+
+    private func missingText(_ present: Underlay) -> String {
+        let name = present.holderName ?? present.interfaceName
+        guard let link = state.link(named: name) ?? state.link(index: present.interfaceIndex) else {
+            return "interface \(name), which held the underlay's address \(present.address), is gone"
+        }
+        return "interface \(link.name) has lost the underlay's address \(present.address)"
+    }
+
+    private func admits(_ underlay: Underlay) -> Bool {
+        admits(name: underlay.interfaceName, underlay.address)
+            || underlay.holderName.map { admits(name: $0, underlay.address) } == true
+    }
+
+    private func admits(_ link: Link, _ address: IPv4Address) -> Bool { admits(name: link.name, address) }
+
+    /// Whether the options name that interface or address. Those that name none (`--iface-can-reach`, the default route)
+    /// say where to begin, not where to go later.
+    private func admits(name: String, _ address: IPv4Address) -> Bool {
+        if options.reachableAddress != nil { return true }
+        if options.interfaces.isEmpty && options.interfacePatterns.isEmpty { return true }
+        if options.interfaces.contains(name) || options.interfaces.contains("\(address)") { return true }
+        return options.interfacePatterns.contains { pattern in
+            guard let regex = try? Regex(pattern) else { return false }
+            return name.firstMatch(of: regex) != nil || "\(address)".firstMatch(of: regex) != nil
+        }
+    }
+
+    /// Why datagrams may not get out though the underlay qualifies; nil where nothing is known to be wrong.
+    func carrierProblem(of underlay: Underlay) -> Problem? {
+        let link = state.link(index: underlay.interfaceIndex)
+        guard let link, !link.flags.contains(.lowerUp) else { return nil }
+        return Problem(
+            .cutOff, "the underlay's interface \(link.name) has no carrier",
+            remedy: "look at its cable, switch port, or (of a virtual machine) the other end")
     }
 }

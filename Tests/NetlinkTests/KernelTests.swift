@@ -148,7 +148,8 @@ struct KernelTests {
                 """
                 ip addr add 10.66.28.0/32 dev node-t0 && ip route add 10.66.0.0/16 dev node-t0 && \
                 ip addr del 10.66.28.0/32 dev node-t0 && ip route del 10.66.0.0/16 dev node-t0 && \
-                ip -6 route add fd00:2::/64 dev node-t0 && ip link set node-t0 down && ip link del node-t0
+                ip rule add to 10.66.0.0/16 lookup 52 priority 5270 && ip nexthop add id 7 dev node-t0 && \
+                ip link set node-t0 down && ip link del node-t0
                 """)
         }
         var told: [String] = []
@@ -161,8 +162,8 @@ struct KernelTests {
             case .route(let route) where route.destination.description == "10.66.0.0/16": told.append("route")
             case .routeRemoved(let route) where route.destination.description == "10.66.0.0/16":
                 told.append("route removed")
-            case .route(let route) where route.destination.description == "fd00:2::/64":
-                told.append("IPv6 route")
+            case .rule(let rule): told.append("rule \(rule)")
+            case .nextHop where told.last != "next hop" && told.last != "down": told.append("next hop")
             case .link(let link) where link.name == "node-t0" && !link.isUp && told.last != "down":
                 told.append("down")
             case .linkRemoved(let link) where link.name == "node-t0": told.append("gone")
@@ -171,7 +172,102 @@ struct KernelTests {
             if told.last == "gone" { break }
         }
         #expect(
-            told == ["address", "route", "address removed", "route removed", "IPv6 route", "down", "gone"])
+            told == [
+                "address", "route", "address removed", "route removed",
+                "rule 5270: from all to 10.66.0.0/16 lookup 52", "next hop", "down", "gone",
+            ])
+    }
+
+    @Test(.timeLimit(.minutes(1))) func routesOfNoInterestAreNotTold() async throws {
+        let namespace = try await namespace()
+        let monitor = try await namespace.run { try RouteMonitor() }
+        monitor.watch(RouteInterest(prefixes: [IPv4Prefix("10.66.0.0/16")!]))
+        try await namespace.run {
+            try execute(
+                """
+                ip route add 10.67.0.0/16 dev node-t0 && ip route add 10.66.7.0/24 dev node-t0 table 52 && \
+                ip route add 10.68.0.0/16 dev node-t0 && ip route add 10.64.0.0/10 dev node-t0 && \
+                ip route add default via 10.1.2.1 && ip link set node-t1 down
+                """)
+        }
+        var told: [String] = []
+        for await change in monitor.changes {
+            if case .route(let route) = change { told.append("\(route.destination)") }
+            if case .link(let link) = change, link.name == "node-t1", !link.isUp { break }
+        }
+        #expect(told == ["10.66.7.0/24", "10.64.0.0/10", "0.0.0.0/0"])
+    }
+
+    /// Each way in which a route can have other next hops than one.
+    @Test(arguments: ["1", "0"]) func routesWithSeveralNextHops(compatible: String) async throws {
+        try await namespace().run {
+            try execute(
+                """
+                sysctl -qw net.ipv4.nexthop_compat_mode=\(compatible) && \
+                ip link add node-t2 type veth peer name node-t3 && ip link set node-t3 up && ip link set node-t2 up && ip addr add 10.2.2.3/24 dev node-t2 && \
+                ip route add default nexthop via 10.1.2.1 dev node-t0 nexthop via 10.2.2.1 dev node-t2 && \
+                ip route add 10.66.0.0/16 via inet6 fd00::9 dev node-t0 && \
+                ip nexthop add id 1 via 10.1.2.1 dev node-t0 && ip nexthop add id 2 via 10.2.2.1 dev node-t2 && \
+                ip nexthop add id 3 group 1/2 && ip route add 10.67.0.0/16 nhid 3
+                """)
+            let socket = try RouteSocket()
+            let first = try #require(try socket.link(named: "node-t0")).index
+            let second = try #require(try socket.link(named: "node-t2")).index
+            let interest = RouteInterest(prefixes: [IPv4Prefix("10.66.0.0/15")!])
+            let routes = try socket.routes(of: interest)
+            let hops = [
+                Route.NextHop(interfaceIndex: first, gateway: IPAddress("10.1.2.1")!),
+                Route.NextHop(interfaceIndex: second, gateway: IPAddress("10.2.2.1")!),
+            ]
+            #expect(routes.first { $0.destination.length == 0 }?.nextHops == hops)
+            #expect(routes.first { "\($0.destination)" == "10.66.0.0/16" }?.gateway == IPAddress("fd00::9")!)
+            let grouped = try #require(routes.first { "\($0.destination)" == "10.67.0.0/16" })
+            #expect(grouped.nextHopGroup == 3 && grouped.nextHops == (compatible == "1" ? hops : []))
+            #expect(try socket.nextHops() == [1: [hops[0]], 2: [hops[1]], 3: hops])
+            // A route by a next hop of the other family can be put back as it was.
+            let byIPv6 = try #require(routes.first { "\($0.destination)" == "10.66.0.0/16" })
+            try socket.deleteRoute(byIPv6)
+            try socket.replaceRoute(byIPv6)
+            #expect(try socket.routes(of: interest).contains(byIPv6))
+        }
+    }
+
+    @Test func whereThePacketsGoIsTheKernelsWord() async throws {
+        try await namespace().run {
+            try execute(
+                """
+                ip route add 10.66.0.0/16 dev node-t0 && ip route add blackhole 10.66.9.0/24 && \
+                ip route add 10.66.7.0/24 dev node-t0 table 52 proto 186 && \
+                ip rule add lookup 52 priority 5270 && ip rule add to 10.66.8.0/24 prohibit priority 99
+                """)
+            let socket = try RouteSocket()
+            func route(_ text: String) throws -> String {
+                switch try socket.answer(to: RouteQuestion(to: IPv4Address(text)!)) {
+                case .route(let route): "\(route.destination) table \(route.table) \(route.originText)"
+                case .refused(let code): String(cString: strerror(code))
+                }
+            }
+            #expect(try route("10.66.1.2") == "10.66.0.0/16 table 254 proto 3 (boot)")
+            #expect(try route("10.66.7.2") == "10.66.7.0/24 table 52 proto 186 (bgp)")
+            #expect(try route("10.66.8.2") == "Permission denied")
+            #expect(try route("10.66.9.2") == "Invalid argument")
+            #expect(try route("10.1.2.3") == "10.1.2.3/32 table 255 proto 2 (kernel)")
+            try execute(
+                "ip rule add not from 10.0.0.0/8 fwmark 0x10/0xff iif node-t0 unreachable priority 98")
+            #expect(try route("10.66.1.2") == "Network is unreachable")
+            #expect(
+                try socket.rules().map(\.description) == [
+                    "0: from all lookup local",
+                    "98: not from 10.0.0.0/8 fwmark 0x10/0xff iif node-t0 unreachable",
+                    "99: from all to 10.66.8.0/24 prohibit", "5270: from all lookup 52",
+                    "32766: from all lookup main", "32767: from all lookup default",
+                ])
+            #expect(
+                try socket.routes(inTable: Route.mainTable, of: .blackhole).map { "\($0)" } == [
+                    "blackhole 10.66.9.0/24"
+                ])
+            #expect(try socket.routes(inTable: 52, of: .unicast).count == 1)
+        }
     }
 
     @Test(.timeLimit(.minutes(1))) func aReaderThatIsLateIsToldThatChangesWereLost() async throws {

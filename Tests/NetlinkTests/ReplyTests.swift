@@ -185,6 +185,15 @@ import Testing
             48000000 1800 2200 07000000 f9260000  02 00 00 00 fe 03 00 01 00000000
             0800 0f00 fe000000  0800 0600 05000000  0c00 0800 0800 0200 14050000
             0800 0500 0a010201  0800 0400 03000000
+            60000000 1800 2200 07000000 f9260000  02 10 00 00 fe 03 00 01 00000000
+            0800 0100 0a430000  0800 1e00 03000000
+            2c00 0900  1000 0000 03000000 0800 0500 0a010201
+            1800 0000 05000000 0c00 1200 0a00 fd000000  0800 0400 05000000
+            0800 0f00 fe000000
+            38000000 2000 0200 07000000 f9260000  02 10 00 00 34 00 00 01 02000000
+            0800 0100 0a420000  0800 0600 96140000  0800 0f00 34000000  0400 0300
+            34000000 6800 0200 07000000 f9260000  00 00 00 00 00000000
+            0800 0100 03000000  1400 0200 01000000 00000000 02000000 00000000
             """)
         var generator = SeededRandom(seed: 0x7715)
         for cut in 0...whole.count {
@@ -198,15 +207,43 @@ import Testing
         }
     }
 
+    /// Lengths that lie: of attributes, of next hops inside one, of prefixes; and nests without an end.
+    @Test(arguments: [
+        "0000 ffff", "0400 0900", "0300 0900 00000000", "ffff 0900 00000000",
+        "0c00 0900 0000 0000 03000000", "0c00 0900 0700 0000 03000000", "0c00 0900 ffff 0000 03000000",
+        "0c00 0900 0800 0000 ffffffff", "1400 0900 1000 0000 03000000 0900 0500 0a010201",
+        "0800 0400 ffffffff", "0800 0800 0800 0800", "0500 0100 0a", "0600 1200 0a00", "0400 1200",
+        "0500 1200 02",
+        "0800 0f00 ffffffff", "0800 0600 ffffffff", "0c00 0800 0800 0200 ffffffff",
+    ])
+    func attributesThatLieAreSurvived(_ attribute: String) {
+        for type in ["1000", "1400", "1800", "1900", "2000", "2100", "6800", "6900", "0200", "0300"] {
+            for family in ["02 20", "0a 80", "02 ff", "ff 00"] {
+                let payload = "\(family) ff ff ff ff ff ff ff 0d ffff" + " \(attribute)"
+                let size = 16 + bytes(payload).count
+                let header =
+                    (size < 16 ? "0" : "") + String(size, radix: 16) + "000000 " + type
+                    + " ffff 07000000 f9260000 "
+                decodeAll(bytes(header + payload))
+            }
+        }
+    }
+
     private func decodeAll(_ datagram: [UInt8]) {
         for message in Message.all(in: datagram) ?? [] {
             _ = Link(message)
             _ = NetworkChange(message)
+            _ = NextHopObject(message)
+            _ = RouteInterest(prefixes: [IPv4Prefix("10.66.0.0/16")!], interfaceIndex: 3).includes(message)
+            if let rule = RoutingRule(message) { _ = "\(rule)" }
+            var reply = Reply(to: "test", sequence: message.sequence)
+            _ = try? reply.take(datagram)
             if let address = InterfaceAddress(message) {
                 #expect((0...address.address.bitWidth).contains(address.prefixLength))
             }
             if let route = Route(answer: message) {
                 #expect((0...route.destination.address.bitWidth).contains(route.destination.length))
+                _ = "\(route) \(route.originText)"
             }
         }
     }

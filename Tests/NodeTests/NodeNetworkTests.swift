@@ -141,6 +141,61 @@ struct NodeNetworkTests {
         #expect(routes.isEmpty)
     }
 
+    @Test func aNewNetworkTakesTheOldOnesRouteAway() async throws {
+        let namespace = try await namespace()
+        let network = try await namespace.run {
+            // And what a start before this one left on a device that outlived it.
+            try execute("ip link set flannel0 up; ip route add 10.5.0.0/16 dev flannel0")
+            return try NodeNetwork(options: UnderlayOptions(), health: NodeHealth(), logger: quietLogger)
+        }
+        try await network.setDesired(NodeNetworkTests.settings.desiredItems)
+        let show = "ip route show dev flannel0"
+        #expect(try await !namespace.run { try execute(show) }.contains("10.5.0.0"))
+        var settings = NodeNetworkTests.settings
+        settings.network = IPv4Prefix("10.66.0.0/17")!
+        try await network.setDesired(settings.desiredItems)
+        let narrower = try await namespace.run { try execute(show) }
+        #expect(narrower.contains("10.66.0.0/17") && !narrower.contains("10.66.0.0/16"))
+        settings.network = IPv4Prefix("10.64.0.0/10")!
+        try await network.setDesired(settings.desiredItems)
+        let wider = try await namespace.run { try execute(show) }
+        #expect(wider.contains("10.64.0.0/10") && !wider.contains("10.66.0.0/17"))
+    }
+
+    /// Two routes to one destination with one metric: the kernel takes the first, and refuses to make it like the second.
+    @Test func aRouteThatSomebodyPutsBeforeOursIsTakenAway() async throws {
+        let namespace = try await namespace()
+        let health = NodeHealth()
+        let network = try await namespace.run {
+            try NodeNetwork(options: UnderlayOptions(), health: health, logger: quietLogger)
+        }
+        try await network.setDesired(NodeNetworkTests.settings.desiredItems)
+        try await namespace.run { try execute("ip route prepend 10.66.0.0/16 via 198.51.100.9") }
+        await network.reconcile()
+        let routes = try await namespace.run { try execute("ip route show 10.66.0.0/16") }
+        #expect(
+            routes == "10.66.0.0/16 dev flannel0 scope link \n"
+                || routes.hasPrefix("10.66.0.0/16 dev flannel0 scope link"))
+        #expect(!routes.contains("198.51.100.9") && health.problems.isEmpty)
+    }
+
+    @Test func aFightOverTheRouteIsSaid() async throws {
+        let namespace = try await namespace()
+        let health = NodeHealth()
+        let network = try await namespace.run {
+            try NodeNetwork(options: UnderlayOptions(), health: health, logger: quietLogger)
+        }
+        try await network.setDesired(NodeNetworkTests.settings.desiredItems)
+        for _ in 0..<5 {
+            #expect(health.problems.isEmpty)
+            try await namespace.run { try execute("ip route replace 10.66.0.0/16 via 198.51.100.9 proto 12") }
+            await network.reconcile()
+        }
+        let problem = health.problem(of: Component(.route, "10.66.0.0/16"))
+        #expect(problem?.effect == .degraded)
+        #expect(problem?.cause.contains("10.66.0.0/16 via 198.51.100.9 dev node-u0 proto 12 (bird)") == true)
+    }
+
     @Test func aDeviceThatIsDeletedIsToldOnce() async throws {
         let namespace = try await namespace()
         let network = try await namespace.run {
@@ -165,9 +220,12 @@ struct NodeNetworkTests {
 
     @Test func theUnderlayIsChosenAndFollowed() async throws {
         let namespace = try await namespace()
+        let health = NodeHealth()
         let network = try await namespace.run {
             try NodeNetwork(
-                options: UnderlayOptions(interfaces: ["node-u0"]), health: NodeHealth(), logger: quietLogger)
+                options: UnderlayOptions(interfaces: ["node-u0"]), patience: .milliseconds(50),
+                health: health,
+                logger: quietLogger)
         }
         let chosen = try await network.chooseUnderlay()
         #expect(
@@ -187,14 +245,16 @@ struct NodeNetworkTests {
             try execute("ip addr add 203.0.113.9/24 dev node-u0 && ip addr del 198.51.100.2/24 dev node-u0")
         }
         while let underlay = await nextUnderlay(), underlay.address != IPv4Address("203.0.113.9")! {}
+        #expect(health.problem(of: Component(.underlay)) == nil)
         try await namespace.run { try execute("ip addr del 203.0.113.9/24 dev node-u0") }
-        guard case .underlayLost(let reason)? = await events.next() else {
-            Issue.record("the loss of the underlay's address was not told")
-            return
+        while health.problem(of: Component(.underlay))?.remedy.contains("no usable IPv4 address") != true {
+            try await Task.sleep(for: .milliseconds(20))
         }
-        #expect(reason.contains("--iface=node-u0: interface node-u0 has no usable IPv4 address"))
+        #expect(
+            health.problem(of: Component(.underlay))?.sentence.contains(
+                "interface node-u0 has lost the underlay's address 203.0.113.9") == true)
         try await namespace.run { try execute("ip addr add 203.0.113.9/24 dev node-u0") }
-        #expect(await nextUnderlay()?.address == IPv4Address("203.0.113.9")!)
+        while health.problem(of: Component(.underlay)) != nil { try await Task.sleep(for: .milliseconds(20)) }
     }
 
     @Test func theRouteToAnAddressChoosesTheUnderlay() async throws {

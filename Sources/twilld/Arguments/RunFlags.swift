@@ -137,8 +137,11 @@ struct KubernetesFlags: ParsableArguments {
 
 /// Which device is the tunnel's.
 struct TunnelNameFlag: ParsableArguments {
+    /// flanneld's.
+    static let defaultName = "flannel0"
+
     @Option(help: ArgumentHelp("Name of the tunnel device, 1 to 15 bytes.", valueName: "name"))
-    var tunName = "flannel0"
+    var tunName = TunnelNameFlag.defaultName
 
     func validate() throws {
         // dev_valid_name() in the kernel's net/core/dev.c: below IFNAMSIZ, no slash, colon or white space.

@@ -34,7 +34,9 @@ struct Check: FlagTaking {
     private func underlayFinding() async -> Finding {
         do {
             let node = try NodeNetwork(
-                options: underlay.options, health: NodeHealth(),
+                options: underlay.options,
+                exclusions: UnderlayExclusions(interfaceName: TunnelNameFlag.defaultName),
+                health: NodeHealth(),
                 logger: Logger(label: "check") { _ in SwiftLogNoOpLogHandler() })
             let chosen = try await node.chooseUnderlay()
             let tunnelMTU = try TunnelMTU.choose(underlayMTU: chosen.mtu, configured: mtu)

@@ -81,8 +81,8 @@ struct Run: FlagTaking {
         let found = try IdentityFile.identity(in: lease.stateDir)
         let health = NodeHealth(logger: logger)
         let node = try NodeNetwork(
-            options: underlay.options, resyncInterval: .seconds(rules.iptablesResync), health: health,
-            logger: logger, pathTiming: tunnel.pathTiming)
+            options: underlay.options, exclusions: exclusions, resyncInterval: .seconds(rules.iptablesResync),
+            health: health, logger: logger, pathTiming: tunnel.pathTiming)
         let chosen = try await node.chooseUnderlay()
         logger.notice(
             "underlay chosen",
@@ -125,6 +125,14 @@ struct Run: FlagTaking {
         await server.stop(removing: socketPath)
         logger.notice("stopped")
         try result.get()
+    }
+
+    /// What is never the underlay: the tunnel's device, and what this node's bridges may have left of the network that
+    /// `subnet.env` names. The network of now is not known before the store answered.
+    private var exclusions: UnderlayExclusions {
+        let former = try? SubnetFile(path: lease.subnetFile)
+        return UnderlayExclusions(
+            interfaceName: tunnel.tunName, networks: former.map { [$0.network] } ?? [])
     }
 
     /// Starts what answers from outside.

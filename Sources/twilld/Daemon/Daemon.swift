@@ -159,16 +159,7 @@ actor Daemon {
             let before = (self.underlay.address, announcement)
             self.underlay = underlay
             observation.update(underlay)
-            health.set(Component(.underlay), nil)
             if (underlay.address, announcement) != before { await keeper.announce(announcement) }
-        case .underlayLost(let reason):
-            logger.error("underlay lost", metadata: ["detail": "\(reason)"])
-            health.set(
-                Component(.underlay),
-                Problem(
-                    .cutOff, reason,
-                    remedy: "packets leave by \(underlay.interfaceName) as before until it is back"))
-            return
         case .deviceLost(let name):
             logger.error("tunnel device lost", metadata: ["interface": "\(name)"])
             deviceIsLost = true
@@ -208,6 +199,10 @@ actor Daemon {
             report(state: table.problems.first.map { "\(wait): \($0)" } ?? wait)
             return
         }
+        guard await node.setOverlay(configuration.network) else {
+            report(state: "waiting for an underlay outside of the network \(configuration.network)")
+            return
+        }
         do {
             let mtu = try TunnelMTU.choose(
                 underlayMTU: underlay.mtu, configured: flags.tunnel.mtu ?? configuration.backend.mtu)
@@ -215,6 +210,10 @@ actor Daemon {
             dataPlane.publish(routes(lease, mtu: mtu))
             try await keepNetwork(node, configuration, lease, mtu: mtu, dataPlane)
             await followPaths(node)
+            await node.judgeRoutes(
+                OverlayTargets(
+                    interfaceName: flags.tunnel.tunName, network: configuration.network,
+                    subnet: lease.subnet.ipv4, peers: Set(table.peers.map(\.subnet.ipv4))))
             try tellSubnetFile()
             health.set(Component(.dataPlane), nil)
             retryPause = Daemon.retryPauseSeconds.first

@@ -1,0 +1,80 @@
+import Addresses
+
+/// Which of a machine's IPv4 routes somebody wants to know of: default routes, those that touch given prefixes, and those
+/// that leave by a given interface. A router has hundreds of thousands of others, which are told from these by a few
+/// loads each.
+public struct RouteInterest: Sendable, Hashable {
+    /// A route whose destination overlaps one of them is of interest.
+    public var prefixes: [IPv4Prefix]
+    /// A route that leaves by this interface alone is of interest; nil for none.
+    public var interfaceIndex: Int32?
+
+    /// Is interested in default routes, in those that overlap `prefixes`, and in those by `interfaceIndex`.
+    public init(prefixes: [IPv4Prefix] = [], interfaceIndex: Int32? = nil) {
+        self.prefixes = prefixes
+        self.interfaceIndex = interfaceIndex
+    }
+
+    /// Whether an `RTM_NEWROUTE` or `RTM_DELROUTE` is about a route of interest: one of IPv4 in a table, not in the cache.
+    func includes(_ message: Message) -> Bool {
+        guard message.payload.number(at: 0, as: UInt8.self) == Family.v4,
+            let length = message.payload.number(at: 1, as: UInt8.self).map(Int.init), length <= 32,
+            !Route.isLearnt(message)
+        else { return false }
+        if length == 0 { return true }
+        return message.payload.withUnsafeBytes { includes(attributes: $0, length: length) }
+    }
+
+    /// Walks the attributes without gathering them.
+    private func includes(attributes bytes: UnsafeRawBufferPointer, length: Int) -> Bool {
+        var offset = MessageLayout.routeSize
+        while bytes.count - offset >= MessageLayout.attributeHeaderSize {
+            let size = Int(bytes.loadUnaligned(fromByteOffset: offset, as: UInt16.self))
+            let type = Int(bytes.loadUnaligned(fromByteOffset: offset + 2, as: UInt16.self))
+            guard size >= MessageLayout.attributeHeaderSize, size <= bytes.count - offset else {
+                return false
+            }
+            if size == MessageLayout.attributeHeaderSize + MemoryLayout<UInt32>.size {
+                let value = bytes.loadUnaligned(
+                    fromByteOffset: offset + MessageLayout.attributeHeaderSize, as: UInt32.self)
+                switch type & MessageLayout.attributeTypeMask {
+                case RouteAttribute.destination:
+                    let destination = IPv4Prefix(IPv4Address(networkBytes: value), length: length)
+                    if prefixes.contains(where: { $0.overlaps(destination) }) { return true }
+                case RouteAttribute.outputInterface:
+                    if Int32(bitPattern: value) == interfaceIndex { return true }
+                default: break
+                }
+            }
+            offset += MessageLayout.aligned(size)
+        }
+        return false
+    }
+}
+
+/// A packet whose way is asked for.
+public struct RouteQuestion: Sendable, Hashable {
+    /// Where it goes.
+    public var destination: IPv4Address
+    /// Where it comes from; nil where the kernel is to choose. Must be given with `inputInterface`.
+    public var source: IPv4Address?
+    /// The interface that it came in by; nil for a packet of this machine.
+    public var inputInterface: Int32?
+
+    /// Makes a question.
+    public init(to destination: IPv4Address, from source: IPv4Address? = nil, by inputInterface: Int32? = nil)
+    {
+        self.destination = destination
+        self.source = source
+        self.inputInterface = inputInterface
+    }
+}
+
+/// What the kernel does with a packet.
+public enum RouteAnswer: Sendable, Hashable {
+    /// It goes by this route of a table.
+    case route(Route)
+    /// It goes nowhere: the error number says why, positive. EINVAL: a blackhole; EHOSTUNREACH and ENETUNREACH:
+    /// unreachable, or no route; EACCES: prohibited (`fib_props` of net/ipv4/fib_semantics.c, `fib4_rule_action`).
+    case refused(Int32)
+}
