@@ -68,6 +68,14 @@ struct Iptables {
         return nil
     }
 
+    /// The program of the other kind, where rules of that kind can be.
+    func other() -> Iptables? {
+        let isInUse =
+            kind == .nft
+            ? !RuleSetReader.legacyTables(withNat: true).isEmpty : RuleSetReader.generation() != nil
+        return isInUse ? Iptables.ofEachKind().first { $0.kind != kind } : nil
+    }
+
     /// One program of each kind that this machine has, for `iptables` or `ip6tables`.
     static func ofEachKind(_ name: String = "iptables") -> [Iptables] {
         var found: [Iptables] = []
@@ -88,10 +96,6 @@ struct Iptables {
         return program
     }
 
-    /// Whether this machine's kernel and this process's rights let it do anything. A lock that another program holds is
-    /// an error, and no answer.
-    func works() throws -> Bool { try run(["-S", "FORWARD"]).status == 0 }
-
     /// Whether there can be a chain in a table: of the old kind a table is made by asking for it, which a look must not.
     func mayHave(table: String) -> Bool {
         guard kind == .legacy else { return true }
@@ -100,36 +104,48 @@ struct Iptables {
         return text.split(whereSeparator: \.isNewline).contains { $0 == table }
     }
 
-    /// What is there.
-    func state(of chain: Chain) throws -> ChainState {
+    /// What is there; nil where the program does not work, for want of rights or of the kernel's part. A lock that another
+    /// program holds is an error, and no answer.
+    func state(of chain: Chain) throws -> ChainState? {
         var state = ChainState()
+        if chain.table == "filter" {
+            let all = try run(["-t", chain.table, "-S"])
+            guard all.status == 0 else { return nil }
+            let rules = Iptables.rules(in: all.output)
+            if all.output.split(whereSeparator: \.isNewline).contains("-N \(chain.name)") {
+                state.rules = rules.filter { $0.hasPrefix("-A \(chain.name) ") }
+            }
+            state.jumps = Iptables.jumps(to: chain, in: rules.filter { $0.hasPrefix("-A \(chain.caller) ") })
+            return state
+        }
+        // The table nat may have tens of thousands of rules.
         let own = try run(["-t", chain.table, "-S", chain.name])
         if own.status == 0 { state.rules = Iptables.rules(in: own.output) }
         let caller = try run(["-t", chain.table, "-S", chain.caller])
         if caller.status == 0 {
-            state.jumps = Iptables.rules(in: caller.output).enumerated().filter {
-                $0.element == chain.printedJump
-            }.map(\.offset)
+            state.jumps = Iptables.jumps(to: chain, in: Iptables.rules(in: caller.output))
         }
         return state
     }
 
+    private static func jumps(to chain: Chain, in rules: [String]) -> [Int] {
+        rules.enumerated().filter { $0.element == chain.printedJump }.map(\.offset)
+    }
+
     /// Makes the chain hold just these rules, in one transaction, and be jumped to from its caller's first place; without
-    /// rules, removes it. `movesToFront`: also where it is jumped to from a later place.
-    func set(_ chain: Chain, _ rules: [PacketFilterRule], movesToFront: Bool = false) throws {
+    /// rules, removes it. `present`: what is there.
+    func set(_ chain: Chain, _ rules: [PacketFilterRule], present: ChainState) throws {
         if rules.isEmpty {
-            try remove(chain)
+            try remove(chain, present)
             return
         }
         let printed = rules.map { "-A \(chain.name) \($0.iptablesText(comment: chain.comment))" }
-        let present = try state(of: chain)
         var transaction = ""
         // Naming the chain empties it; everything else in the table stays (--noflush).
         if present.rules != printed {
             transaction += ":\(chain.name) - [0:0]\n" + printed.map { $0 + "\n" }.joined()
         }
-        let isInPlace = present.jumps == [0] || (present.jumps.count == 1 && !movesToFront)
-        if !isInPlace {
+        if present.jumps != [0] {
             let jump = chain.printedJump.dropFirst("-A \(chain.caller)".count)
             for _ in present.jumps { transaction += "-D \(chain.caller)\(jump)\n" }
             transaction += "-I \(chain.caller) 1\(jump)\n"
@@ -146,8 +162,13 @@ struct Iptables {
     @discardableResult
     func remove(_ chain: Chain) throws -> Bool {
         guard mayHave(table: chain.table) else { return false }
-        let present = try state(of: chain)
-        guard present.rules != nil else { return false }
+        let own = try run(["-t", chain.table, "-S", chain.name])
+        guard own.status == 0, let present = try state(of: chain) else { return false }
+        return try remove(chain, present)
+    }
+
+    @discardableResult
+    private func remove(_ chain: Chain, _ present: ChainState) throws -> Bool {
         for _ in present.jumps { try check(["-t", chain.table, "-D", chain.caller] + chain.jump) }
         try check(["-t", chain.table, "-F", chain.name])
         try check(["-t", chain.table, "-X", chain.name])

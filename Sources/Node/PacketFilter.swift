@@ -10,18 +10,6 @@ public enum PacketFilter: String, Sendable, Hashable {
     /// `iptables`: the chains FLANNEL-POSTRTG and FLANNEL-FWD.
     case iptables
 
-    /// The one that the network's configuration asks for (`EnableNFTables`) where it works on this machine, else the
-    /// other one; nil where neither does. Starts child processes and waits for them.
-    public static func available(preferring preferred: PacketFilter) -> PacketFilter? {
-        let order: [PacketFilter] = preferred == .nftables ? [.nftables, .iptables] : [.iptables, .nftables]
-        return order.first { filter in
-            switch filter {
-            case .nftables: (try? Nftables()?.works()) == true
-            case .iptables: (try? Iptables()?.works()) == true
-            }
-        }
-    }
-
     /// Removes every rule of twill's and of flannel's for a tunnel device, by either program, of either kind of iptables
     /// and of either family, and says what was there: for `twilld cleanup`.
     public static func removeAll(interfaceName: String) throws -> [String] {
@@ -55,14 +43,26 @@ public final class PacketFilterRules: DesiredItem {
         /// How often the machine's rules had been changed when all was found right: without a further change nothing
         /// needs a look.
         var goodGeneration: UInt32?
+        /// What the last look found wrong, for the restoring that follows it.
+        var plan: Plan?
+        /// What keeps the rules, as the last look found.
+        var used: PacketFilter?
     }
 
-    /// What is to be there, by which program.
-    private struct Plan {
+    /// What was found, and what is to be there.
+    private struct Plan: Sendable {
+        var used: PacketFilter?
         var nftables: Nftables?
-        var wantsTable = false
-        /// Each kind of iptables with the rules of each chain; none: no such chain.
-        var iptables: [(program: Iptables, chain: Iptables.Chain, rules: [PacketFilterRule])] = []
+        var presentTable: String?
+        var chains: [PlannedChain] = []
+    }
+
+    /// A chain of one kind of iptables, with the rules that it shall have; none: there is to be no such chain.
+    private struct PlannedChain: Sendable {
+        var program: Iptables
+        var chain: Iptables.Chain
+        var rules: [PacketFilterRule]
+        var present: Iptables.ChainState
     }
 
     private let settings: PacketFilterSettings
@@ -96,15 +96,25 @@ public final class PacketFilterRules: DesiredItem {
 
     private var wantsNothing: Bool { settings.postroutingRules.isEmpty && settings.forwardRules.isEmpty }
 
+    /// The program that keeps the rules; nil before the first look, and where none does.
+    public var used: PacketFilter? { state.withLock { $0.used } }
+
     private func plan() throws -> Plan {
         var plan = Plan()
-        if let nftables = Nftables(), try nftables.works() { plan.nftables = nftables }
-        let chosen = Iptables()
-        let iptables = try chosen?.works() == true ? chosen : nil
-        let filter: PacketFilter
-        switch (preferred, plan.nftables != nil, iptables != nil) {
-        case (.nftables, true, _), (.iptables, true, false): filter = .nftables
-        case (.nftables, false, true), (.iptables, _, true): filter = .iptables
+        if let nftables = Nftables() {
+            do {
+                plan.presentTable = try nftables.list(table: names.table)
+                plan.nftables = nftables
+            } catch let error as ChildProcessError where error.kind == .failed {
+                // It does not work here.
+            }
+        }
+        let forward = Iptables.Chain.forward(names)
+        let iptables = Iptables()
+        let present = try iptables?.state(of: forward)
+        switch (preferred, plan.nftables != nil, present != nil) {
+        case (.nftables, true, _), (.iptables, true, false): plan.used = .nftables
+        case (.nftables, false, true), (.iptables, _, true): plan.used = .iptables
         case (_, false, false):
             if wantsNothing { return plan }
             throw ItemProblem(
@@ -113,68 +123,80 @@ public final class PacketFilterRules: DesiredItem {
                     "neither iptables nor nft works here, so no masquerade and forward rules are set",
                     remedy: "install iptables or nftables"))
         }
-        plan.wantsTable = filter == .nftables && !wantsNothing
-        for program in Iptables.ofEachKind() {
-            let isOwn = program.kind == iptables?.kind
-            plan.iptables.append(
-                (
-                    program, .postrouting(names),
-                    isOwn && filter == .iptables ? settings.postroutingRules : []
-                ))
-            plan.iptables.append((program, .forward(names), isOwn ? settings.forwardRules : []))
+        if let iptables, let present {
+            let postrouting = Iptables.Chain.postrouting(names)
+            plan.chains = [
+                PlannedChain(
+                    program: iptables, chain: postrouting,
+                    rules: plan.used == .iptables ? settings.postroutingRules : [],
+                    present: try iptables.state(of: postrouting) ?? .init()),
+                PlannedChain(
+                    program: iptables, chain: forward, rules: settings.forwardRules, present: present),
+            ]
+        }
+        if let other = iptables?.other() {
+            for chain in Iptables.Chain.all(names) where other.mayHave(table: chain.table) {
+                plan.chains.append(
+                    PlannedChain(
+                        program: other, chain: chain, rules: [],
+                        present: try other.state(of: chain) ?? .init()))
+            }
         }
         return plan
     }
 
+    private func wantsTable(_ plan: Plan) -> Bool { plan.used == .nftables && !wantsNothing }
+
     /// Says what is missing, changed, or behind a rule that drops what it accepts.
     public func deviation(in _: NetworkState) throws -> String? {
         let generation = RuleSetReader.generation()
-        let hasLegacy = !RuleSetReader.legacyTables().isEmpty
+        let hasLegacy = !RuleSetReader.legacyTables(withNat: true).isEmpty
         let state = state.withLock { $0 }
         if let generation, generation == state.goodGeneration, !hasLegacy { return nil }
-        let wrong = try tellingWhatHangs { try differences(in: plan(), listing: state.listing) }
-        guard wrong.isEmpty else { return wrong.joined(separator: ", ") }
-        self.state.withLock { $0.goodGeneration = hasLegacy ? nil : generation }
-        return nil
+        return try tellingWhatHangs {
+            let plan = try plan()
+            let wrong = try differences(in: plan, listing: state.listing)
+            self.state.withLock {
+                $0.used = plan.used
+                $0.plan = wrong.isEmpty ? nil : plan
+                $0.goodGeneration = wrong.isEmpty && !hasLegacy ? generation : nil
+            }
+            return wrong.isEmpty ? nil : wrong.joined(separator: ", ")
+        }
     }
 
     private func differences(in plan: Plan, listing: String?) throws -> [String] {
         var wrong: [String] = []
-        if let nftables = plan.nftables {
-            let present = try nftables.list(table: names.table)
-            if plan.wantsTable {
-                if present == nil {
-                    wrong.append("nftables table \(names.table) missing")
-                } else if present != listing {
-                    wrong.append("nftables table \(names.table) changed, or of an earlier start")
-                }
-            } else if present != nil {
-                wrong.append("nftables table \(names.table) not wanted")
+        if wantsTable(plan) {
+            if plan.presentTable == nil {
+                wrong.append("nftables table \(names.table) missing")
+            } else if plan.presentTable != listing {
+                wrong.append("nftables table \(names.table) changed, or of an earlier start")
             }
+        } else if plan.presentTable != nil {
+            wrong.append("nftables table \(names.table) not wanted")
         }
-        for (program, chain, rules) in plan.iptables {
-            if let difference = try self.difference(program, chain, rules) {
-                wrong.append("\(program.describe(chain)) \(difference)")
+        for planned in plan.chains {
+            if let difference = try difference(planned) {
+                wrong.append("\(planned.program.describe(planned.chain)) \(difference)")
             }
         }
         return wrong
     }
 
-    private func difference(_ program: Iptables, _ chain: Iptables.Chain, _ rules: [PacketFilterRule]) throws
-        -> String?
-    {
-        guard program.mayHave(table: chain.table) else { return rules.isEmpty ? nil : "missing" }
-        let present = try program.state(of: chain)
-        if rules.isEmpty { return present.rules == nil ? nil : "not wanted" }
+    private func difference(_ planned: PlannedChain) throws -> String? {
+        let (chain, present) = (planned.chain, planned.present)
+        if planned.rules.isEmpty { return present.rules == nil ? nil : "not wanted" }
         guard let found = present.rules else { return "missing" }
-        guard found == rules.map({ "-A \(chain.name) \($0.iptablesText(comment: chain.comment))" }) else {
+        guard found == planned.rules.map({ "-A \(chain.name) \($0.iptablesText(comment: chain.comment))" })
+        else {
             return "changed"
         }
         guard present.jumps.count == 1 else { return "jumped to \(present.jumps.count) times" }
-        guard present.jumps == [0] || chain != .forward(names) else {
-            return try isShadowed(program) ? "behind a rule that drops what it accepts" : nil
+        guard present.jumps != [0], chain == .forward(names), try isShadowed(planned.program) else {
+            return nil
         }
-        return nil
+        return "behind a rule that drops what it accepts"
     }
 
     /// Whether iptables' FORWARD drops packets of the overlay before they come to the chain.
@@ -194,26 +216,27 @@ public final class PacketFilterRules: DesiredItem {
 
     /// Sets what is missing or changed, and removes what is not wanted.
     public func restore(in _: NetworkState, using _: RouteSocket) throws {
+        let (found, listing) = state.withLock { state in
+            defer { (state.plan, state.goodGeneration) = (nil, nil) }
+            return (state.plan, state.listing)
+        }
         try tellingWhatHangs {
-            let plan = try plan()
+            let plan = try found ?? plan()
             if let nftables = plan.nftables {
-                let present = try nftables.list(table: names.table)
-                if plan.wantsTable {
-                    if present == nil || present != state.withLock({ $0.listing }) {
+                if wantsTable(plan) {
+                    if plan.presentTable == nil || plan.presentTable != listing {
                         try nftables.replace(table: names.table, with: settings)
                         let listing = try nftables.list(table: names.table)
                         state.withLock { $0.listing = listing }
                     }
-                } else if present != nil {
+                } else if plan.presentTable != nil {
                     try nftables.delete(table: names.table)
                 }
             }
-            for (program, chain, rules) in plan.iptables {
-                guard try difference(program, chain, rules) != nil else { continue }
-                try program.set(chain, rules, movesToFront: true)
+            for planned in plan.chains where try difference(planned) != nil {
+                try planned.program.set(planned.chain, planned.rules, present: planned.present)
             }
         }
-        state.withLock { $0.goodGeneration = nil }
     }
 
     /// Removes all of it.

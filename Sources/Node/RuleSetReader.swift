@@ -45,11 +45,10 @@ final class RuleSetReader: Sendable {
         return ruleSet
     }
 
-    /// The tables of the old iptables that are in use in this network namespace, without nat. Asking for another one
-    /// would make it.
-    static func legacyTables() -> [String] {
+    /// The tables of the old iptables that are in use in this network namespace. Asking for another one would make it.
+    static func legacyTables(withNat: Bool = false) -> [String] {
         guard let text = try? TextFile.read("/proc/thread-self/net/ip_tables_names") else { return [] }
-        return text.split(whereSeparator: \.isNewline).map(String.init).filter { $0 != "nat" }
+        return text.split(whereSeparator: \.isNewline).map(String.init).filter { withNat || $0 != "nat" }
     }
 
     private static func read(legacyTables: [String], hasNftables: Bool) throws -> RuleSet {

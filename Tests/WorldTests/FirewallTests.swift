@@ -66,7 +66,7 @@ struct FirewallTests {
             "nft delete table inet firewalld"
         ),
         (
-            "nft 'table ip guard { chain f { type filter hook forward priority -5; policy drop; } }'",
+            "nft 'table ip guard { chain f { type filter hook forward priority -5; policy drop;\n}\n}'",
             [
                 "nftables table ip guard", "chain f", "the policy drop",
                 "accept packets from and to 100.96.0.0/16",
@@ -161,7 +161,7 @@ struct FirewallTests {
     @Test func aStrictUnderlayThatDropsANodesDatagramsIsNamed() async throws {
         let lab = try await Lab()
         try await lab[1].run(
-            "sysctl -qw net.ipv4.conf.eth0.rp_filter=1; ip link add other type dummy && ip link set other up && ip address add 172.20.33.1/24 dev other"
+            "sysctl -qw net.ipv4.conf.eth0.rp_filter=1; ip link add other type veth peer name far && ip link set other up && ip link set far up && ip address add 172.20.33.1/24 dev other"
         )
         let daemon = try await lab.start("--iptables-resync=1 --iface=eth0")[0]
         try await daemon.healed()

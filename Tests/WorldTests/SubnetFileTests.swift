@@ -24,7 +24,11 @@ struct SubnetFileTests {
                 && lab.read("node1/subnet.env") == text
                 ? true : nil
         }
-        try await daemon.logged("event=restored item=\"file ")
+        try await daemon.logged("event=restored")
+        #expect(
+            daemon.log.split(separator: "\n").contains {
+                $0.contains("event=restored") && $0.contains("/subnet.env")
+            })
         try await daemon.healed()
     }
 

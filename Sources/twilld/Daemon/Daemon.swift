@@ -367,19 +367,19 @@ actor Daemon {
             blackhole: flags.rules.ipBlackholeRoute ? BlackholeRoute(subnet: subnet) : nil,
             tunnelIndex: dataPlane.tunnel.index)
         if desired == stage.desired { return }
-        await tellFilter(desired.filter)
         let file = KeptSubnetFile(
             desired.file, at: flags.lease.subnetFile, wasInPlace: stage.subnetFile != nil)
         var items = desired.tunnel.desiredItems
         if let blackhole = desired.blackhole { items.append(blackhole) }
-        items.append(
-            PacketFilterRules(
-                desired.rules, preferring: desired.filter, interfaceName: flags.tunnel.tunName,
-                beside: filterEffects))
+        let rules = PacketFilterRules(
+            desired.rules, preferring: desired.filter, interfaceName: flags.tunnel.tunName,
+            beside: filterEffects)
+        items.append(rules)
         items += filterEffects.desiredItems(in: desired.surroundings)
         items.append(file)
         stage.keptFile = file
         try await node.setDesired(items)
+        tellFilter(wanted: desired.filter, used: rules.used)
         stage.desired = desired
     }
 
@@ -389,10 +389,8 @@ actor Daemon {
     }
 
     /// Says where the rules are kept by another program than the network's configuration asks for.
-    private func tellFilter(_ wanted: PacketFilter) async {
-        guard flags.rules.ipMasq || flags.rules.iptablesForwardRules,
-            let used = await onThread({ PacketFilter.available(preferring: wanted) }), used != wanted
-        else {
+    private func tellFilter(wanted: PacketFilter, used: PacketFilter?) {
+        guard flags.rules.ipMasq || flags.rules.iptablesForwardRules, let used, used != wanted else {
             stage.toldFilter = nil
             return
         }
