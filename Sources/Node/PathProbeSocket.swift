@@ -74,6 +74,8 @@ final class PathProbeSocket {
                 }
             }
             if sent == count { return true }
+            // A full queue: lost, as anywhere on the way.
+            if errno == ENOBUFS || errno == EAGAIN { return true }
             guard [ECONNREFUSED, EHOSTUNREACH, EACCES, EPROTO].contains(errno) else { return false }
             var pending: Int32 = 0
             var size = socklen_t(MemoryLayout<Int32>.size)

@@ -80,7 +80,8 @@ struct PathTests {
             }
         }
         try await until {
-            try await node.run { try execute(Self.show) }.contains("10.66.5.0/24 scope link mtu 1272")
+            let routes = try await node.run { try execute(Self.show) }
+            return routes.contains("10.66.5.0/24") && routes.contains("mtu 1272")
         }
         #expect(try await !node.run { try execute(Self.show) }.contains("10.66.6.0"))
         #expect(network.pathMTUs.narrow == [IPv4Prefix("10.66.5.0/24")!: 1300])
@@ -101,7 +102,7 @@ struct PathTests {
                 """
                 ip link add eth0 type veth peer name other && ip link set eth0 up && ip link set other up && \
                 ip addr add 198.51.100.2/24 dev eth0 && ip route add default via 198.51.100.1 && \
-                ip link add wg0 mtu 1420 type dummy && ip link set wg0 up && \
+                ip link add wg0 mtu 1420 type veth peer name wg1 && ip link set wg0 up && ip link set wg1 up && \
                 ip route add 203.0.113.5/32 dev wg0 && ip route add 203.0.113.6/32 dev eth0 mtu 1400 && \
                 ip route add 203.0.113.7/32 dev eth0 mtu lock 1350 && ip route add blackhole 203.0.113.8/32
                 """)
