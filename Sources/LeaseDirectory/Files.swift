@@ -20,7 +20,7 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
 
         init(_ status: stat) {
             inode = UInt64(status.st_ino)
-            links = Int(clamping: status.st_nlink)
+            links = Int(status.st_nlink)
             size = Int(status.st_size)
             modified = WallTime(seconds: Int(status.st_mtim.tv_sec), nanoseconds: Int(status.st_mtim.tv_nsec))
         }
@@ -49,7 +49,7 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
         var bytes = [UInt8](repeating: 0, count: Self.sizeLimit)
         let count = Glibc.read(descriptor, &bytes, bytes.count)
         guard count >= 0 else { throw failure("cannot read", errno) }
-        return (Status(status), String(decoding: bytes.prefix(count), as: UTF8.self))
+        return (Status(status), String(decoding: bytes[..<count], as: UTF8.self))
     }
 
     // A network configuration is below 1 KiB, a lease's value below 200 bytes; no more of a larger file is read.
@@ -157,19 +157,13 @@ struct WallTime: Sendable, Hashable {
 
     static func + (time: WallTime, duration: Duration) -> WallTime {
         let (seconds, attoseconds) = duration.components
-        let nanoseconds = time.nanoseconds &+ Int(attoseconds / 1_000_000_000)
+        let nanoseconds = time.nanoseconds + Int(attoseconds / 1_000_000_000)
         return WallTime(
-            seconds: time.seconds.clamped &+ Int(seconds).clamped &+ nanoseconds / 1_000_000_000,
+            seconds: time.seconds + Int(seconds) + nanoseconds / 1_000_000_000,
             nanoseconds: nanoseconds % 1_000_000_000)
     }
 
     static func - (left: WallTime, right: WallTime) -> Duration {
-        .seconds(left.seconds.clamped &- right.seconds.clamped)
-            + .nanoseconds(left.nanoseconds &- right.nanoseconds)
+        .seconds(left.seconds - right.seconds) + .nanoseconds(left.nanoseconds - right.nanoseconds)
     }
-}
-
-extension Int {
-    /// Seconds that can be counted with: a file may have any time, and 34,000 years from 1970 are enough.
-    fileprivate var clamped: Int { Swift.max(-1 << 40, Swift.min(self, 1 << 40)) }
 }
