@@ -1,8 +1,8 @@
 /// Builds one netlink message: header, fixed part, attributes (netlink(7), linux/netlink.h). Every number is in
 /// host byte order unless an attribute says otherwise.
 struct MessageWriter {
-    /// Bytes that one attribute holds at most.
-    private static let attributeLimit = Int(UInt16.max) - MessageLayout.attributeHeaderSize
+    /// What an attribute holds at most in bytes: its length, a 16-bit number, counts the header too, and padding follows.
+    private static let attributeLimit = 65_535 - 2 * MessageLayout.attributeHeaderSize
 
     private(set) var bytes: [UInt8] = []
 
@@ -20,12 +20,12 @@ struct MessageWriter {
         withUnsafeBytes(of: value) { bytes.append(contentsOf: $0) }
     }
 
-    /// Appends an attribute with raw contents.
+    /// Appends an attribute with raw contents. Longer ones than an attribute holds (an interface's name from the command
+    /// line) are cut, and then refused by the kernel.
     mutating func attribute(_ type: Int, _ contents: some Collection<UInt8>) {
-        // An attribute's length has 16 bits. What is longer (a name from a flag, say) is cut, and the kernel refuses it.
         let contents = contents.prefix(MessageWriter.attributeLimit)
-        append(UInt16(truncatingIfNeeded: MessageLayout.attributeHeaderSize &+ contents.count))
-        append(UInt16(truncatingIfNeeded: type))
+        append(UInt16(clamping: MessageLayout.attributeHeaderSize + contents.count))
+        append(UInt16(clamping: type))
         bytes.append(contentsOf: contents)
         pad()
     }
@@ -43,21 +43,20 @@ struct MessageWriter {
     mutating func nested(_ type: Int, _ body: (inout MessageWriter) -> Void) {
         let start = bytes.count
         append(UInt16(0))
-        append(UInt16(truncatingIfNeeded: type))
+        append(UInt16(clamping: type))
         body(&self)
-        patch(UInt16(truncatingIfNeeded: bytes.count &- start), at: start)
+        patch(UInt16(clamping: bytes.count - start), at: start)
     }
 
     /// The finished message, as request number `sequence`.
     consuming func finish(sequence: UInt32) -> [UInt8] {
-        patch(UInt32(truncatingIfNeeded: bytes.count), at: 0)
+        patch(UInt32(clamping: bytes.count), at: 0)
         patch(sequence, at: 8)
         return bytes
     }
 
     private mutating func patch(_ value: some FixedWidthInteger, at offset: Int) {
-        // checked: what is patched was appended before, header or length
-        withUnsafeBytes(of: value) { bytes.replaceSubrange(offset..<offset &+ $0.count, with: $0) }
+        withUnsafeBytes(of: value) { bytes.replaceSubrange(offset..<offset + $0.count, with: $0) }
     }
 
     private mutating func pad() {

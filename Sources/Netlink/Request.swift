@@ -125,7 +125,7 @@ extension MessageWriter {
         family: UInt8, prefixLength: Int, scope: Scope, interfaceIndex: Int32
     ) {
         append(family)
-        append(UInt8(truncatingIfNeeded: prefixLength))
+        append(UInt8(clamping: prefixLength))
         append(UInt8(0))  // flags: IFA_FLAGS holds them all
         append(scope.rawValue)
         append(interfaceIndex)
@@ -145,7 +145,7 @@ extension MessageWriter {
         flags: UInt32 = 0
     ) {
         append(family)
-        append(UInt8(truncatingIfNeeded: destinationLength))
+        append(UInt8(clamping: destinationLength))
         append(UInt8(0))  // source length
         append(UInt8(0))  // TOS
         append(UInt8(exactly: table) ?? 0)  // a larger number stands in its attribute alone
