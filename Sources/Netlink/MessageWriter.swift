@@ -56,8 +56,7 @@ struct MessageWriter {
     }
 
     private mutating func patch(_ value: some FixedWidthInteger, at offset: Int) {
-        // checked: what is patched was appended before, header or length
-        withUnsafeBytes(of: value) { bytes.replaceSubrange(offset..<offset &+ $0.count, with: $0) }
+        withUnsafeBytes(of: value) { bytes.replaceSubrange(offset..<offset + $0.count, with: $0) }
     }
 
     private mutating func pad() {

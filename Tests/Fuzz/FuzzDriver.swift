@@ -75,14 +75,17 @@ public struct FuzzDriver {
     private func turn(_ one: Running, seconds: Double) throws(Failed) {
         let clock = ContinuousClock()
         let start = clock.now
-        repeat {
-            for _ in 0..<64 {
+        var batch = 1
+        while clock.now - start < .seconds(seconds) {
+            for _ in 0..<batch {
                 let input = one.mutator.next()
                 one.count.executions += 1
                 try FuzzDriver.execute(
                     one.target, input, name: one.name, seed: seed, number: one.count.executions)
             }
-        } while clock.now - start < .seconds(seconds)
+            // The clock is asked seldom where inputs are quick.
+            batch = min(batch * 2, 64)
+        }
         one.count.seconds += (clock.now - start) / .seconds(1)
     }
 

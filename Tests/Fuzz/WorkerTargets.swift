@@ -142,7 +142,7 @@
         /// Packets read, and made by segmentation, less those sent and dropped: always the same.
         private var balance: UInt64 {
             bench.counters[.tunnelReads] &- bench.counters[.superPacketsRead] &+ bench.counters[.segmentsSent]
-                &- bench.counters[.packetsSent] &- bench.sum("drop_outbound")
+                &- bench.counters[.packetsSent] &- bench.sum("drop_outbound") &- bench.sum("outbound_ignored")
         }
     }
 

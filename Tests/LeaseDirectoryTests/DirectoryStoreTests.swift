@@ -60,20 +60,6 @@ struct DirectoryStoreTests {
         #expect(try directory.names("holders").count == 2)
     }
 
-    @Test("a file of any time, the least and the greatest too, is read", arguments: [Int.min, -1, Int.max])
-    func extremeTimes(seconds: Int) async throws {
-        let directory = try TestDirectory()
-        try directory.write("subnets/10.66.7.0-24", value)
-        let stamp = timespec(tv_sec: seconds, tv_nsec: 999_999_999)
-        // Where the file system holds no such time, it keeps the nearest one.
-        utimensat(AT_FDCWD, "\(directory.path)/subnets/10.66.7.0-24", [stamp, stamp], 0)
-        let store = DirectoryStore(path: directory.path)
-        let created = try await store.create(
-            key: "10.66.8.0-24", value: value, timeToLive: .seconds(Int64.max), holder: holder)
-        #expect(created != .refused)
-        #expect(try await store.snapshot().entries.map(\.key).sorted() == ["10.66.7.0-24", "10.66.8.0-24"])
-    }
-
     @Test("twenty nodes started at once all get their own subnet")
     func race() async throws {
         let directory = try TestDirectory(network: #"{"Network":"10.66.0.0/18"}"#)

@@ -2,6 +2,11 @@ import Addresses
 import Glibc
 import Kit
 
+/// There is no way to an address.
+private struct NoSocket: Error {
+    let address: IPv4Address
+}
+
 /// Sends datagrams to a daemon's port, as whoever is in a node's namespace.
 struct DatagramSender: Sendable {
     private let descriptor: Int32
@@ -19,7 +24,7 @@ struct DatagramSender: Sendable {
                     connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
                 }
             }
-            guard result == 0 else { throw WaitedInVain(description: "no socket to \(address)") }
+            guard result == 0 else { throw NoSocket(address: address) }
             return descriptor
         }
     }
@@ -80,7 +85,7 @@ extension LabPod {
     ) {
         let output = try await run("ping -n -i \(interval) -W 2 -c \(count) \(address) || true")
         let times = output.split(separator: "\n").compactMap { line in
-            line.range(of: "time=").flatMap { Double(line[$0.upperBound...].prefix { $0 != " " }) }
+            line.split(separator: " ").first { $0.hasPrefix("time=") }.flatMap { Double($0.dropFirst(5)) }
         }.sorted()
         return (
             count, times.count,

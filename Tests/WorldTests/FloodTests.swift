@@ -47,7 +47,8 @@ struct FloodTests {
         let grown = try residentKiB(daemons[0]) - memory
         print(
             """
-            flood from a \(sender): \(count) datagrams in \(seconds) s, \(seen) seen by the daemon, \(dropped) dropped by its socket
+            flood from a \(sender): \(count) datagrams in \(seconds) s, \(seen) seen by the daemon, \(dropped) dropped by its socket \
+            (\(after.counter("drop_inbound_socket_full")) by its own count)
               ping beside it: \(beside.answered) of \(beside.sent) answered, 99th percentile \(beside.p99Milliseconds) ms \
             (before: \(quiet.p99Milliseconds) ms); memory \(memory) KiB, grown by \(grown) KiB
             """)

@@ -6,17 +6,14 @@ import Telemetry
 import Testing
 
 extension NodeStatus {
-    /// Datagrams that came in, less those that went to a pod and those that were dropped: 0, or something is not counted.
-    var uncounted: Int64 {
-        var balance: Int64 = 0
-        for counter in counters {
-            let value = Int64(clamping: counter.value)
-            if counter.name == "datagrams_received" { balance += value }
-            if counter.name == "packets_delivered" || counter.name.hasPrefix("drop_inbound_") {
-                balance -= value
-            }
+    /// Datagrams that came in, less those that went to a pod and those that were dropped: 0, or something is not counted. What
+    /// the socket dropped never came in.
+    var uncounted: Int {
+        let drops = counters.filter {
+            $0.name.hasPrefix("drop_inbound_") && !$0.name.hasSuffix("_socket_full")
         }
-        return balance
+        return counter("datagrams_received") - counter("packets_delivered")
+            - drops.reduce(0) { $0 + Int(clamping: $1.value) }
     }
 
     func counter(_ name: String) -> Int { Int(clamping: counters.first { $0.name == name }?.value ?? 0) }
