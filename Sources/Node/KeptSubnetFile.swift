@@ -67,4 +67,7 @@ public final class KeptSubnetFile: DesiredItem {
                     remedy: "make room or make it writable; it is tried again every few seconds"))
         }
     }
+
+    /// The file stays for the next start, which asks for its subnet.
+    public func withdraw(using socket: RouteSocket) {}
 }

@@ -379,6 +379,9 @@ public actor NodeNetwork {
             } catch let error as DeviceMissingError {
                 if !isFirstTime { tellDeviceMissing(error) }
                 firstFailure = firstFailure ?? error
+            } catch let error as ItemProblem {
+                health.set(item.component, error.problem)
+                if item.isEssential { firstFailure = firstFailure ?? error }
             } catch {
                 log.warning("cannot restore", item: item.name, "\(error)")
                 health.set(item.component, problem(of: item, error))

@@ -247,6 +247,9 @@ private struct ForwardingEffect: DesiredItem {
     }
 
     func restore(in state: NetworkState, using socket: RouteSocket) {}
+
+    /// There is nothing to take away: this only looks.
+    func withdraw(using socket: RouteSocket) {}
 }
 
 /// The rules let tunnel datagrams pass, both ways.
@@ -268,6 +271,9 @@ private struct TunnelEffect: DesiredItem {
     }
 
     func restore(in state: NetworkState, using socket: RouteSocket) {}
+
+    /// There is nothing to take away: this only looks.
+    func withdraw(using socket: RouteSocket) {}
 }
 
 extension NetworkState {

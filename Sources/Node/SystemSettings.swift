@@ -126,6 +126,9 @@ struct PodInterfaceForwards: DesiredItem {
     }
 
     func restore(in state: NetworkState, using socket: RouteSocket) {}
+
+    /// There is nothing to take away: this only looks.
+    func withdraw(using socket: RouteSocket) {}
 }
 
 /// The underlay's interface hands on what it takes in, or somebody is told. Tunnel datagrams are for this machine itself and
@@ -148,6 +151,9 @@ struct UnderlayForwards: DesiredItem {
     }
 
     func restore(in state: NetworkState, using socket: RouteSocket) {}
+
+    /// There is nothing to take away: this only looks.
+    func withdraw(using socket: RouteSocket) {}
 }
 
 /// The underlay's interface takes datagrams from every node, or somebody is told: in strict mode (RFC 3704) it drops those of
@@ -185,6 +191,9 @@ struct UnderlayReversePath: DesiredItem {
     }
 
     func restore(in state: NetworkState, using socket: RouteSocket) {}
+
+    /// There is nothing to take away: this only looks.
+    func withdraw(using socket: RouteSocket) {}
 }
 
 extension SystemSetting {
