@@ -55,6 +55,15 @@ public struct Underlay: Sendable, Hashable {
 public struct UnderlayError: Error, Hashable, CustomStringConvertible {
     /// The message to the operator.
     public let description: String
+    /// Whether it may come right by itself: an interface, address or route that is not there yet (DHCP is late, say).
+    /// Otherwise the flags themselves are wrong, and waiting is in vain.
+    public let isTransient: Bool
+
+    /// Makes an error.
+    public init(description: String, isTransient: Bool) {
+        self.description = description
+        self.isTransient = isTransient
+    }
 }
 
 extension Underlay {
@@ -87,14 +96,18 @@ private struct UnderlayChoice {
         let attempts = attempts()
         if attempts.isEmpty { return try byPublicAddressOrDefaultRoute() }
         var reasons: [String] = []
+        var isTransient = false
         for (option, choose) in attempts {
             switch choose() {
             case .success(let candidate): return candidate
-            case .failure(let error): reasons.append("\(option): \(error)")
+            case .failure(let error):
+                reasons.append("\(option): \(error)")
+                if error.isTransient { isTransient = true }
             }
         }
         throw UnderlayError(
-            description: "no underlay interface: \(reasons.joined(separator: "; ")); \(choices)")
+            description: "no underlay interface: \(reasons.joined(separator: "; ")); \(choices)",
+            isTransient: isTransient)
     }
 
     /// The options that name an interface, in the order in which they count.
@@ -115,12 +128,13 @@ private struct UnderlayChoice {
     private func byNameOrAddress(_ text: String) -> Result<Candidate, UnderlayError> {
         guard let address = IPv4Address(text) else {
             guard let link = state.link(named: text) else {
-                return .failure(UnderlayError(description: "there is no such interface"))
+                return .failure(UnderlayError(description: "there is no such interface", isTransient: true))
             }
             return firstAddress(of: link)
         }
         guard let link = holder(of: address) else {
-            return .failure(UnderlayError(description: "no interface holds that address"))
+            return .failure(
+                UnderlayError(description: "no interface holds that address", isTransient: address.isUnicast))
         }
         return .success((link, address))
     }
@@ -130,7 +144,8 @@ private struct UnderlayChoice {
         do {
             regex = try Regex(pattern)
         } catch {
-            return .failure(UnderlayError(description: "not a regular expression: \(error)"))
+            return .failure(
+                UnderlayError(description: "not a regular expression: \(error)", isTransient: false))
         }
         for link in state.links {
             let matching = state.usableAddresses(ofLink: link.index)
@@ -138,14 +153,15 @@ private struct UnderlayChoice {
             if let matching { return .success((link, matching)) }
         }
         guard let link = state.links.first(where: { $0.name.firstMatch(of: regex) != nil }) else {
-            return .failure(UnderlayError(description: "matches no address and no interface"))
+            return .failure(
+                UnderlayError(description: "matches no address and no interface", isTransient: true))
         }
         return firstAddress(of: link)
     }
 
     private func byRoute(_ route: Route?) -> Result<Candidate, UnderlayError> {
         guard let route, let index = route.interfaceIndex, let link = state.link(index: index) else {
-            return .failure(UnderlayError(description: "there is no route to it"))
+            return .failure(UnderlayError(description: "there is no route to it", isTransient: true))
         }
         guard let address = route.preferredSource?.v4 else { return firstAddress(of: link) }
         return .success((link, address))
@@ -156,13 +172,15 @@ private struct UnderlayChoice {
         guard let index = state.defaultRoute()?.interfaceIndex, let link = state.link(index: index) else {
             throw UnderlayError(
                 description:
-                    "no underlay interface: there is no default route; name one with --iface; \(choices)")
+                    "no underlay interface: there is no default route; name one with --iface; \(choices)",
+                isTransient: true)
         }
         do {
             return try firstAddress(of: link).get()
         } catch {
             throw UnderlayError(
-                description: "no underlay interface: the default route's, \(link.name): \(error); \(choices)")
+                description: "no underlay interface: the default route's, \(link.name): \(error); \(choices)",
+                isTransient: error.isTransient)
         }
     }
 
@@ -172,7 +190,9 @@ private struct UnderlayChoice {
 
     private func firstAddress(of link: Link) -> Result<Candidate, UnderlayError> {
         guard let address = state.usableAddresses(ofLink: link.index).first else {
-            return .failure(UnderlayError(description: "interface \(link.name) has no usable IPv4 address"))
+            return .failure(
+                UnderlayError(
+                    description: "interface \(link.name) has no usable IPv4 address", isTransient: true))
         }
         return .success((link, address))
     }
