@@ -58,6 +58,7 @@ public actor LeaseKeeper {
     private let store: any LeaseStore
     private let options: LeaseOptions
     private let logger: Logger
+    private let heartbeat: @Sendable () -> Void
     private let clock = ContinuousClock()
     private var machine: LeaseMachine
 
@@ -71,9 +72,12 @@ public actor LeaseKeeper {
     ///
     /// - Parameters:
     ///   - logger: takes one line for each event, with stable field names; nothing is repeated.
+    ///   - heartbeat: called each time that everything that had happened was dealt with.
     public init(
-        store: any LeaseStore, announcement: NodeAnnouncement, options: LeaseOptions, logger: Logger
+        store: any LeaseStore, announcement: NodeAnnouncement, options: LeaseOptions, logger: Logger,
+        heartbeat: @escaping @Sendable () -> Void = {}
     ) {
+        self.heartbeat = heartbeat
         self.store = store
         self.options = options
         self.logger = logger
@@ -99,8 +103,12 @@ public actor LeaseKeeper {
                 if case .end(let reason) = action { throw LeaseLost(description: reason) }
                 carryOut(action)
             }
+            heartbeat()
         }
     }
+
+    /// Asks for a heartbeat: the loop goes round once, for nothing else.
+    public func poke() { post(.timer) }
 
     /// Announces another address or port from now on; the lease is rewritten, the subnet stays.
     public func announce(_ announcement: NodeAnnouncement) async {

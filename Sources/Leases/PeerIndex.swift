@@ -125,7 +125,10 @@ extension LeaseRegister.Record {
             if endpoint == ownEndpoint {
                 return .failure(LeaseValueError("it announces this node's own address, \(endpoint)"))
             }
-            return .success(Peer(subnet: subnet, endpoint: endpoint))
+            return .success(
+                Peer(
+                    subnet: subnet, endpoint: endpoint,
+                    isTwill: entry.holder != nil || value.port != nil || isReservation))
         }
     }
 }

@@ -8,27 +8,14 @@ extension StoreFlags {
         if let leaseDir { return DirectoryStore(path: leaseDir) }
         var configuration = EtcdConfiguration(endpoints: endpoints, prefix: etcdPrefix)
         configuration.authorityFile = etcdCafile
-        configuration.certificateFile = etcdCertfile
-        configuration.keyFile = etcdKeyfile
-        configuration.username = etcdUsername
-        configuration.password = etcdPassword
+        configuration.certificateFile = clientCertificate?.certificate
+        configuration.keyFile = clientCertificate?.key
+        configuration.username = credentials?.username
+        configuration.password = credentials?.password
         do throws(LeaseStoreError) {
             return try EtcdStore(configuration: configuration)
         } catch {
             throw CommandFailure(error)
         }
-    }
-}
-
-extension CommandFailure {
-    /// What a store's refusal means for the exit status.
-    init(_ error: LeaseStoreError) {
-        let status: ExitStatus =
-            switch error.kind {
-            case .unreachable: .temporary
-            case .denied: .configuration
-            case .historyLost, .failed: .system
-            }
-        self.init(status, error.description)
     }
 }

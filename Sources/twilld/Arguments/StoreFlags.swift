@@ -41,11 +41,31 @@ struct StoreFlags: ParsableArguments {
 
     func validate() throws {
         if endpoints.isEmpty { throw ValidationError("--etcd-endpoints names no endpoint") }
-        if (etcdKeyfile == nil) != (etcdCertfile == nil) {
-            throw ValidationError("--etcd-keyfile and --etcd-certfile go together: give both or neither")
-        }
-        if (etcdUsername == nil) != (etcdPassword == nil) {
-            throw ValidationError("--etcd-username and --etcd-password go together: give both or neither")
+    }
+
+    /// The client certificate and its key; nil unless both are given, as flanneld has it.
+    var clientCertificate: (certificate: String, key: String)? {
+        guard let etcdCertfile, let etcdKeyfile else { return nil }
+        return (etcdCertfile, etcdKeyfile)
+    }
+
+    /// User name and password; nil unless both are given, as etcd's own client has it.
+    var credentials: (username: String, password: String)? {
+        guard let etcdUsername, let etcdPassword else { return nil }
+        return (etcdUsername, etcdPassword)
+    }
+
+    /// What was given for nothing, and what to do about it.
+    var withoutEffect: [(flag: String, advice: String)] {
+        guard leaseDir == nil else { return [] }
+        let pairs = [
+            ("etcd-keyfile", etcdKeyfile, "etcd-certfile", etcdCertfile),
+            ("etcd-username", etcdUsername, "etcd-password", etcdPassword),
+        ]
+        return pairs.compactMap { first, firstValue, second, secondValue in
+            guard (firstValue == nil) != (secondValue == nil) else { return nil }
+            let (given, missing) = firstValue == nil ? (second, first) : (first, second)
+            return (given, "it counts with --\(missing) alone: give both or neither")
         }
     }
 }
