@@ -140,8 +140,9 @@ let etcdAndDaemon: [Target] = [
         name: "CommandTests",
         dependencies: [
             "twilld", "Addresses", "CLinux", "Counters", "Health", "Leases", "NetworkNamespaces", "Telemetry",
-            "Tunnel",
+            "Tunnel", "Node",
             "Worker",
+            .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),

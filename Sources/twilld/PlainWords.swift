@@ -12,9 +12,10 @@ func plainWords(_ error: any Error) -> String {
     case is CancellationError: "it was stopped"
     case is DecodingError: "it is not of the form that was expected"
     case let error as NIOConnectionError where error.connectionErrors.isEmpty: "\(error.host) has no address"
+    case let error as SocketAddressError.UnknownHost:
+        "there is no address for \"\(error.host)\" (\(error.errorDescription))".printable
     case let error as SocketAddressError:
         switch error {
-        case .unknown(let host, _): "there is no address for \"\(host)\""
         case .unixDomainSocketPathTooLong: "the path is too long for a unix socket (107 bytes)"
         case .failedToParseIPString(let text): "\"\(text)\" is no address"
         default: "the address can't be used"

@@ -358,6 +358,10 @@ actor Daemon {
                     return dataPlane
                 }
             } catch {
+                if case .tunnel(let tunnelError) = error, tunnelError.errorNumber == EBUSY {
+                    let holder = await onThread { PortHolder.name(ofDevice: settings.tunnelName) }
+                    throw CommandFailure(.temporary, error.description + (holder.map { ": \($0)" } ?? ""))
+                }
                 guard case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE, !isStopping else {
                     throw CommandFailure(error)
                 }

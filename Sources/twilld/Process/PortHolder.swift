@@ -3,7 +3,7 @@ import FoundationEssentials
 import Glibc
 import Health
 
-/// Finds the process that holds a port, for the sentence that names it. Reads `/proc`; blocks for milliseconds.
+/// Finds the process that holds a port or a device, for the sentence that names it. Reads `/proc`; blocks for milliseconds.
 enum PortHolder {
     /// Which sockets are looked at.
     enum Transport: String {
@@ -43,14 +43,34 @@ enum PortHolder {
         return String(repeating: "0", count: max(0, width - digits.count)) + digits
     }
 
+    /// The process that has a TUN device of that name open: the driver names it in fdinfo (tun_chr_show_fdinfo in the
+    /// kernel's drivers/net/tun.c).
+    static func name(ofDevice name: String) -> String? {
+        process { path, target in
+            guard target == "/dev/net/tun" else { return false }
+            let information = try? String(
+                contentsOfFile: path.replacing("/fd/", with: "/fdinfo/", maxReplacements: 1), encoding: .utf8)
+            return information?.split(separator: "\n").contains { line in
+                let fields = line.split(whereSeparator: \.isWhitespace)
+                return fields.count == 2 && fields[0] == "iff:" && fields[1] == name
+            } ?? false
+        }
+    }
+
     private static func process(holding inodes: Set<String>) -> String? {
         let links = Set(inodes.map { "socket:[\($0)]" })
+        return process { _, target in links.contains(target) }
+    }
+
+    /// The first process with a descriptor, given as its path and what that points to, that is as `isMeant` says.
+    private static func process(_ isMeant: (String, String) -> Bool) -> String? {
         let processes = (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? []
         for process in processes where process.allSatisfy(\.isNumber) {
             let directory = "/proc/\(process)/fd"
             let descriptors = (try? FileManager.default.contentsOfDirectory(atPath: directory)) ?? []
-            let holds = descriptors.contains {
-                (try? FileManager.default.destinationOfSymbolicLink(atPath: "\(directory)/\($0)")).map(links.contains)
+            let holds = descriptors.contains { descriptor in
+                let path = "\(directory)/\(descriptor)"
+                return (try? FileManager.default.destinationOfSymbolicLink(atPath: path)).map { isMeant(path, $0) }
                     ?? false
             }
             if holds { return named(process) }
