@@ -153,9 +153,10 @@ let etcdAndDaemon: [Target] = [
     .testTarget(
         name: "CommandTests",
         dependencies: [
-            "twilld", "Addresses", "CLinux", "Counters", "Fuzz", "Health", "Leases", "NetworkNamespaces",
+            "twilld", "Addresses", "CLinux", "Counters", "Fuzz", "Health", "Leases", "NetworkNamespaces", "Node",
             "Telemetry", "Tunnel",
             "Worker",
+            .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),

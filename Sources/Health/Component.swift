@@ -34,6 +34,8 @@ public struct Component: Sendable, Hashable {
         case clock
         /// The daemon's own log.
         case log
+        /// One of the daemon's own loops, by name: whether it still goes round.
+        case loop
         /// A limit of the process: open files, connections, memory.
         case limit
         /// What answers from outside: health, metrics, status.

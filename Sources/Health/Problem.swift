@@ -48,7 +48,8 @@ extension String {
 }
 
 extension Unicode.Scalar {
-    fileprivate var steersTerminals: Bool {
+    /// Whether it is a control character, ends a line, or turns the direction of writing.
+    package var steersTerminals: Bool {
         switch properties.generalCategory {
         case .control, .format, .lineSeparator, .paragraphSeparator: true
         default: false

@@ -72,6 +72,7 @@ public actor LeaseKeeper {
     private let store: any LeaseStore
     private let identityChanged: @Sendable (NodeIdentity) async -> Void
     private let logger: Logger
+    private let heartbeat: @Sendable () -> Void
     private let clock = ContinuousClock()
     private var machine: LeaseMachine
     private var identity: NodeIdentity
@@ -87,10 +88,13 @@ public actor LeaseKeeper {
     /// - Parameters:
     ///   - logger: takes one line for each event, with stable field names; nothing is repeated.
     ///   - identityChanged: keeps another identity for the next start: this node's was found to be another node's.
+    ///   - heartbeat: called each time that everything that had happened was dealt with.
     public init(
         store: any LeaseStore, announcement: NodeAnnouncement, options: LeaseOptions, logger: Logger,
-        identityChanged: @escaping @Sendable (NodeIdentity) async -> Void = { _ in }
+        identityChanged: @escaping @Sendable (NodeIdentity) async -> Void = { _ in },
+        heartbeat: @escaping @Sendable () -> Void = {}
     ) {
+        self.heartbeat = heartbeat
         self.store = store
         self.identityChanged = identityChanged
         self.logger = logger
@@ -117,8 +121,12 @@ public actor LeaseKeeper {
                 if case .end(let reason) = action { throw LeaseLost(description: reason) }
                 carryOut(action)
             }
+            heartbeat()
         }
     }
+
+    /// Asks for a heartbeat: the loop goes round once, for nothing else.
+    public func poke() { post(.timer) }
 
     /// Announces another address or port from now on; the lease is rewritten, the subnet stays.
     public func announce(_ announcement: NodeAnnouncement) async {

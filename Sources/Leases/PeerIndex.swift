@@ -191,7 +191,10 @@ extension LeaseRegister.Record {
                         "PublicIP is \(endpoint.address), which lies inside Network, \(configuration.network):"
                             + " packets to it would go round in the tunnel"))
             }
-            return .success(Peer(subnet: subnet, endpoint: endpoint))
+            return .success(
+                Peer(
+                    subnet: subnet, endpoint: endpoint,
+                    isTwill: entry.holder != nil || value.port != nil || isReservation))
         }
     }
 }

@@ -63,11 +63,15 @@ public struct Peer: Sendable, Hashable {
     public var subnet: LeaseSubnet
     /// Where to send it.
     public var endpoint: Endpoint
+    /// Whether the node runs twill, as far as its entry tells: flanneld writes neither a holder nor a port. A reservation,
+    /// which a person wrote, tells nothing and counts as twill's.
+    public var isTwill: Bool
 
     /// Makes a peer.
-    public init(subnet: LeaseSubnet, endpoint: Endpoint) {
+    public init(subnet: LeaseSubnet, endpoint: Endpoint, isTwill: Bool = true) {
         self.subnet = subnet
         self.endpoint = endpoint
+        self.isTwill = isTwill
     }
 }
 

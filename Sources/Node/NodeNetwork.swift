@@ -37,7 +37,7 @@ public actor NodeNetwork {
     private nonisolated let thread: ControlThread
     private let continuation: AsyncStream<NodeEvent>.Continuation
     private let options: UnderlayOptions
-    let resyncInterval: Duration
+    private(set) var resyncInterval: Duration
     let socket: RouteSocket
     private let monitor: RouteMonitor
     let health: NodeHealth
@@ -236,6 +236,12 @@ public actor NodeNetwork {
         unwanted = []
         withdraw(left, except: items)
     }
+
+    /// Returns once the thread that all of this runs on has come to it: whether it still answers.
+    public func answer() {}
+
+    /// Compares everything this often from now on, from the next time on that it is due.
+    public func follow(resyncInterval: Duration) { self.resyncInterval = resyncInterval }
 
     /// Compares everything with the kernel once, restores what differs, and follows the underlay.
     public func reconcile() {

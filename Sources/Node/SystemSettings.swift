@@ -94,12 +94,7 @@ struct ForwardingEnabled: DesiredItem {
     }
 
     func restore(in state: NetworkState, using socket: RouteSocket) throws {
-        throw SystemSettingError(
-            cause: """
-                net.ipv4.ip_forward is 0, so this machine forwards no packets between pods and the overlay, and twill \
-                does not turn a machine into a router by itself
-                """,
-            remedy: "run: sysctl -w net.ipv4.ip_forward=1")
+        throw SystemSettingError.forwardingIsOff
     }
 
     func withdraw(using socket: RouteSocket) {}
@@ -194,6 +189,16 @@ struct UnderlayReversePath: DesiredItem {
 
     /// There is nothing to take away: this only looks.
     func withdraw(using socket: RouteSocket) {}
+}
+
+extension SystemSettingError {
+    /// What the daemon and `twilld check` say where the machine is no router.
+    public static let forwardingIsOff = SystemSettingError(
+        cause: """
+            net.ipv4.ip_forward is 0, so this machine forwards no packets between pods and the overlay, and twill \
+            does not turn a machine into a router by itself
+            """,
+        remedy: "run: sysctl -w net.ipv4.ip_forward=1")
 }
 
 extension SystemSetting {

@@ -1,3 +1,5 @@
+import Health
+
 extension NodeStatus {
     /// The status for a terminal.
     ///
@@ -43,7 +45,8 @@ extension NodeStatus {
             lines.append("fallbacks")
             lines += fallbacks.map { "  \($0.name) \($0.value): \($0.meaning)" }
         }
-        return lines.joined(separator: "\n") + "\n"
+        // What a store, a file or a flag says must not steer the terminal.
+        return lines.map(\.printable).joined(separator: "\n") + "\n"
     }
 
     private var storeState: String {

@@ -275,6 +275,9 @@ public final class DataPlane: Sendable {
     /// The error number that made a worker end by itself; 0 while all is well.
     public var failureErrorNumber: Int32 { failure.load(ordering: .acquiring) }
 
+    /// Wakes each worker once, which it counts (`Counter.wakes`): whether it still goes round. Returns at once.
+    public func wake() { wakeWorkers() }
+
     private func wakeWorkers() {
         guard !closed.load(ordering: .acquiring) else { return }
         for wake in wakes { eventfd_write(wake, 1) }

@@ -1,6 +1,7 @@
 import ArgumentParser
 import FoundationEssentials
 import Glibc
+import Health
 
 /// The program: a node network daemon, and the commands beside it.
 @main
@@ -20,7 +21,11 @@ struct Twilld: AsyncParsableCommand {
         ],
         defaultSubcommand: Run.self)
 
+    /// How long the last lines may take to reach a standard error that takes nothing.
+    static let lastLinesMilliseconds = 500
+
     static func main() async {
+        StandardStreams.fillClosed()
         let words = Array(CommandLine.arguments.dropFirst())
         let line: CommandLineWords
         do throws(CommandFailure) {
@@ -36,26 +41,39 @@ struct Twilld: AsyncParsableCommand {
             } else {
                 try command.run()
             }
+            LogWriter.standardError.flush(milliseconds: lastLinesMilliseconds)
         } catch let failure as CommandFailure {
             end(failure)
         } catch {
-            for note in line.notes(onError: fullMessage(for: error)) { StandardError.write("note: \(note)") }
+            for note in line.notes(onError: fullMessage(for: error)) {
+                LogWriter.standardError.write("note: \(note.printableLines)")
+            }
+            LogWriter.standardError.flush(milliseconds: lastLinesMilliseconds)
             exit(withError: error)
         }
     }
 
     private static func end(_ failure: CommandFailure) -> Never {
-        StandardError.write("twilld: \(failure.message)")
+        LogWriter.standardError.write("twilld: \(failure.message.printableLines)")
+        LogWriter.standardError.flush(milliseconds: lastLinesMilliseconds)
         Glibc.exit(failure.status.rawValue)
     }
 
-    private static func readConfigurationFile(_ path: String) throws(CommandFailure) -> String {
+    static func readConfigurationFile(_ path: String) throws(CommandFailure) -> String {
         do {
             return try String(contentsOfFile: path, encoding: .utf8)
         } catch {
             throw CommandFailure(
                 .configuration,
-                "the configuration file \(path) can't be read: \(String(cString: strerror(errno)))")
+                "the configuration file \(path) can't be read: \(plainWords(error))")
         }
+    }
+}
+
+extension String {
+    /// The text with its lines, each printable.
+    fileprivate var printableLines: String {
+        split(separator: "\n", omittingEmptySubsequences: false).map { String($0).printable }
+            .joined(separator: "\n")
     }
 }

@@ -1,3 +1,5 @@
+import Addresses
+import Node
 import Testing
 
 @testable import twilld
@@ -29,6 +31,22 @@ import Testing
         #expect(Finding.forwarding(setting: nil).outcome == .bad)
         #expect(Finding.lockedMemory(limitBytes: 65_536, isRegistered: false).outcome == .degraded)
         #expect(Finding.lockedMemory(limitBytes: nil, isRegistered: true).detail == "no limit")
+    }
+
+    /// The check speaks as the running daemon does.
+    @Test func findingsHaveTheWordsOfTheProblems() {
+        let endpoint = Endpoint(address: IPv4Address(192, 0, 2, 1), port: 8285)
+        let problem = PortTaken(endpoint: endpoint, holder: "flanneld (process 7)").problem(retrySeconds: 2)
+        let port = Finding.port(endpoint, holder: "flanneld (process 7)")
+        #expect(port.detail == problem.cause && port.remedy == problem.remedy && port.outcome == .degraded)
+        #expect(Finding.port(endpoint, holder: nil).outcome == .good)
+        let forwarding = Finding.forwarding(setting: "0")
+        #expect(forwarding.detail == SystemSettingError.forwardingIsOff.cause)
+        let rights = Finding.rights(("no right", "get it"))
+        #expect(rights.outcome == .bad && rights.detail == "no right" && rights.remedy == "get it")
+        #expect(Finding.rights(nil).outcome == .good)
+        #expect(Finding.device("flannel0", holder: "x (process 1)").outcome == .degraded)
+        #expect(Finding.device("flannel0", holder: nil).outcome == .good)
     }
 
     @Test func aLineSaysWhatToDo() {

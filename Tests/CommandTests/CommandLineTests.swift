@@ -104,8 +104,8 @@ private func exitStatus(_ words: [String]) -> Int32? {
         ["-nonsense"], ["-iface"], ["-ip-masq", "false"], ["--mtu=67"], ["--mtu=65508"], ["--mtu=big"],
         ["--public-ip=10.0.0"], ["--subnet-lease-renew-margin=0"], ["--subnet-lease-renew-margin=1440"],
         ["--tun-name=sixteen-bytes-xx"], ["--tun-name=a/b"],
-        ["--etcd-endpoints=,"], ["--on-lease-loss=cry"], ["--iptables-resync=0"], ["--healthz-port=65536"],
-        ["nonsense"], ["check", "--nonsense"],
+        ["--etcd-endpoints=,"], ["--on-lease-loss=cry"], ["--iptables-resync=-1"], ["--healthz-port=65536"],
+        ["nonsense"], ["check", "--nonsense"], ["lease", "nonsense"],
     ])
     func badCommandLinesEndWithUsage(words: [String]) {
         #expect(exitStatus(words) == ExitStatus.usage.rawValue)
@@ -123,6 +123,37 @@ private func exitStatus(_ words: [String]) -> Int32? {
         let error = #expect(throws: (any Error).self) { try Twilld.parseAsRoot(line.words) }
         let text = Twilld.fullMessage(for: try #require(error))
         #expect(line.notes(onError: text) == ["--mtu comes from the environment variable FLANNELD_MTU"])
+    }
+
+    /// Words that flanneld starts with, in this release or an old one.
+    @Test(arguments: [
+        (["-log_backtrace_at=main.go:1"], ["log_backtrace_at"]), (["-vmodule=network=10"], ["vmodule"]),
+        (["-logtostderr", "-alsologtostderr=true"], ["logtostderr", "alsologtostderr"]),
+        (["-log_dir=/var/log", "-stderrthreshold", "INFO"], ["stderrthreshold", "log_dir"]),
+        (["-etcd-username=u"], ["etcd-username"]), (["-etcd-keyfile=/k"], ["etcd-keyfile"]),
+        (["-etcd-certfile=/c"], ["etcd-certfile"]), (["-etcd-password=p"], ["etcd-password"]),
+        (["-etcd-username=u", "-etcd-password=p"], []), ([], []), (["-v=4"], []),
+    ])
+    func whatHasNoEffectIsTakenAndNamed(words: [String], flags: [String]) throws {
+        let run = try parseRun(words)
+        let remarks = run.store.remarks.map { String($0.dropFirst(2).prefix { $0 != " " }) }
+        #expect(run.logging.withoutEffect.map(\.flag) + remarks == flags)
+    }
+
+    @Test func noResyncIsTheShortest() throws {
+        #expect(try parseRun(["-iptables-resync=0"]).rules.resyncSeconds == 1)
+        #expect(try parseRun(["-iptables-resync=30"]).rules.resyncSeconds == 30)
+    }
+
+    @Test(arguments: [
+        (["statsu"], "did you mean status?"), (["chekc"], "did you mean check?"),
+        (["lease", "lst"], "did you mean list?"), (["network", "sett"], "did you mean set?"),
+        (["completion"], "twilld --help"), (["st\u{1b}[2Jatus"], "\\u{1b}"),
+    ])
+    func aMistypedCommandIsNamed(words: [String], text: String) {
+        let failure = #expect(throws: CommandFailure.self) { try parse(words) }
+        #expect(failure?.status == .usage)
+        #expect(failure?.message.contains(text) == true, "\(failure?.message ?? "")")
     }
 
     @Test func kubernetesModeSaysThatItIsNotBuilt() throws {

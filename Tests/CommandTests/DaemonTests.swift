@@ -168,8 +168,7 @@ struct DaemonTests {
 
     /// What is wrong, what must be said about it, and the exit status.
     @Test(arguments: [
-        ("-iface=eth7", "eth7", twilld.ExitStatus.configuration),
-        ("-iface=eth7", "eth0", .configuration),
+        ("-iface-regex=eth(", "eth(", twilld.ExitStatus.configuration),
         ("-mtu=1473", "1473", .configuration),
         ("-mtu=100", "100", .configuration),
         ("-tun-name=eth0", "eth0", .configuration),
@@ -187,7 +186,7 @@ struct DaemonTests {
         #expect(last.hasPrefix("twilld: ") && last.contains(text), "\(daemon.log)")
     }
 
-    @Test func aTakenPortIsSaidAndEndsTheDaemon() async throws {
+    @Test func aTakenPortIsSaidAndWaitedFor() async throws {
         let machine = try await TestMachine()
         let first = try await machine.start()
         _ = try await first.ready()
@@ -195,9 +194,28 @@ struct DaemonTests {
         let second = try await machine.start(
             "-tun-name=flannel1 -subnet-file=\(machine.directory)/second.env"
                 + " -status-socket=\(machine.directory)/second.sock -state-dir=\(machine.directory)/state")
-        #expect(try await second.exitStatus() == Int(twilld.ExitStatus.temporary.rawValue))
-        #expect(second.log.contains("8285"))
+        let holder = "held by twilld (process \(first.processIdentifier))"
+        let client = StatusClient(socketPath: "\(machine.directory)/second.sock")
+        _ = try await second.until("the port") {
+            (try? client.status())?.problems.contains { $0.contains("8285") && $0.contains(holder) } == true ? true : nil
+        }
         #expect(first.status?.isReady == true)
+        first.signal(SIGTERM)
+        #expect(try await first.exitStatus() == 0)
+        _ = try await second.until("ready") { (try? client.status())?.isReady == true ? true : nil }
+        second.signal(SIGTERM)
+        #expect(try await second.exitStatus() == 0)
+    }
+
+    @Test func aSecondTwilldWithTheSameFlagsEnds() async throws {
+        let machine = try await TestMachine()
+        let first = try await machine.start()
+        let lease = try await first.ready().lease
+        let second = try await machine.start()
+        #expect(try await second.exitStatus() == Int(twilld.ExitStatus.temporary.rawValue))
+        #expect(second.log.contains("twilld (process \(first.processIdentifier))"))
+        #expect(!second.log.contains("lease"))
+        #expect(first.status?.lease?.subnet == lease?.subnet)
         first.signal(SIGTERM)
         #expect(try await first.exitStatus() == 0)
     }

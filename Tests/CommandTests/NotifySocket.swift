@@ -30,7 +30,7 @@ final class NotifySocket {
 
     /// The next datagram; nil where none waits. A datagram is there as soon as its send returned.
     func next() -> String? {
-        var buffer = [UInt8](repeating: 0, count: 1024)
+        var buffer = [UInt8](repeating: 0, count: 4096)
         let count = recv(descriptor, &buffer, buffer.count, 0)
         return count < 0 ? nil : String(decoding: buffer[..<count], as: UTF8.self)
     }

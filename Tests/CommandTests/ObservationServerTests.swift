@@ -1,4 +1,5 @@
 import CLinux
+import FoundationEssentials
 import Glibc
 import Testing
 
@@ -16,10 +17,9 @@ private struct Fixed: Observable {
     }
 }
 
-/// Sends a request over TCP and reads until the server closes.
-private func exchange(port: UInt16, _ request: String) -> String {
-    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-    defer { close(descriptor) }
+/// A connection to the server over TCP; the caller closes it.
+private func connected(_ port: UInt16) -> Int32 {
+    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     var address = sockaddr_in()
     address.sin_family = sa_family_t(AF_INET)
     address.sin_port = port.bigEndian
@@ -29,9 +29,16 @@ private func exchange(port: UInt16, _ request: String) -> String {
             connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
         }
     }
-    guard connected == 0 else { return "not connected" }
+    #expect(connected == 0)
+    return descriptor
+}
+
+/// Sends a request over TCP and reads until the server closes.
+private func exchange(port: UInt16, _ request: String) -> String {
+    let descriptor = connected(port)
+    defer { close(descriptor) }
     let bytes = Array(request.utf8)
-    #expect(send(descriptor, bytes, bytes.count, 0) == bytes.count)
+    #expect(send(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL)) == bytes.count)
     var answer: [UInt8] = []
     var buffer = [UInt8](repeating: 0, count: 4096)
     while true {
@@ -52,12 +59,15 @@ extension StatusClient {
         let server = ObservationServer(Fixed())
         let path = "/tmp/twill-test-\(getpid())-\(UInt32.random(in: 0...UInt32.max))/twilld.sock"
         let port = try await server.listen(host: "127.0.0.1", port: 0)
-        try await server.listen(socketPath: path)
+        let socket = try StatusSocket.open(at: path)
+        try await server.listen(socket)
         do { try await body(port, path) } catch {
-            await server.stop(removing: path)
+            socket.removeName()
+            await server.stop()
             throw error
         }
-        await server.stop(removing: path)
+        socket.removeName()
+        await server.stop()
         #expect(access(path, F_OK) != 0)
         rmdir(String(path.dropLast("/twilld.sock".count)))
     }
@@ -106,9 +116,8 @@ extension StatusClient {
 
     @Test func aSecondDaemonLeavesTheFirstsSocketAlone() async throws {
         try await withServer { _, path in
-            let second = ObservationServer(Fixed())
-            await #expect(throws: CommandFailure.self) { try await second.listen(socketPath: path) }
-            await second.stop(removing: nil)
+            // The caller of listen(2) is named: this process.
+            #expect(throws: StatusSocket.Held(processIdentifier: getpid())) { try StatusSocket.open(at: path) }
             #expect(StatusClient(socketPath: path).isAnswered)
         }
     }
@@ -125,9 +134,7 @@ extension StatusClient {
         #expect(listen(listener, 0) == 0)
         let waiting = unixSocket(path, connect)
         defer { close(waiting) }
-        let second = ObservationServer(Fixed())
-        await #expect(throws: CommandFailure.self) { try await second.listen(socketPath: path) }
-        await second.stop(removing: nil)
+        #expect(throws: StatusSocket.Held(processIdentifier: nil)) { try StatusSocket.open(at: path) }
         #expect(access(path, F_OK) == 0)
         // Nor does `twilld cleanup` take it for one that has ended.
         #expect(try StatusClient(socketPath: path).isListenedTo())
@@ -152,12 +159,124 @@ extension StatusClient {
 
     @Test func aSocketThatNobodyListensToIsReplaced() async throws {
         let path = "/tmp/twill-test-\(getpid())-left.sock"
-        #expect(close(open(path, O_CREAT | O_WRONLY, 0o600)) == 0)
+        unlink(path)
+        // As a daemon leaves it that was killed.
+        close(unixSocket(path, bind))
         #expect(try !StatusClient(socketPath: path).isListenedTo())
         let server = ObservationServer(Fixed())
-        try await server.listen(socketPath: path)
+        let socket = try StatusSocket.open(at: path)
+        try await server.listen(socket)
         #expect(StatusClient(socketPath: path).isAnswered)
-        await server.stop(removing: path)
+        socket.removeName()
+        await server.stop()
+        #expect(access(path, F_OK) != 0)
+    }
+
+    @Test func aFileThatIsNoSocketIsLeftAlone() {
+        let path = "/tmp/twill-test-\(getpid())-file"
+        #expect(close(open(path, O_CREAT | O_WRONLY, 0o600)) == 0)
+        defer { unlink(path) }
+        let failure = #expect(throws: CommandFailure.self) { try StatusSocket.open(at: path) }
+        #expect(failure?.message.contains("no socket") == true)
+        #expect(access(path, F_OK) == 0)
+    }
+
+    @Test func aPathThatIsTooLongOrInNoDirectoryIsSaid() {
+        let long = "/tmp/" + String(repeating: "x", count: 103)
+        #expect(throws: CommandFailure.self) { try StatusSocket.open(at: long) }
+        let failure = #expect(throws: CommandFailure.self) { try StatusSocket.open(at: "/proc/nowhere/t.sock") }
+        #expect(failure?.message.contains("/proc/nowhere/t.sock can't be made: ") == true)
+        #expect(failure?.message.contains("Error") == false)
+    }
+
+    @Test func theLongestPathWorks() throws {
+        let path = "/tmp/" + String(repeating: "y", count: 102)
+        let socket = try StatusSocket.open(at: path)
+        #expect(try StatusClient(socketPath: path).isListenedTo())
+        close(socket.descriptor)
+        socket.removeName()
+    }
+
+    /// At each moment there is either no name or one that nobody else may connect to.
+    @Test func theSocketIsNeverOthersToConnectTo() throws {
+        let directory = "/tmp/twill-test-\(getpid())-mode"
+        #expect(mkdir(directory, 0o755) == 0)
+        defer { rmdir(directory) }
+        let before = umask(0)
+        let socket = try StatusSocket.open(at: directory + "/t.sock")
+        umask(before)
+        var information = stat()
+        #expect(stat(directory + "/t.sock", &information) == 0)
+        #expect(information.st_mode & 0o777 == 0o600)
+        close(socket.descriptor)
+        socket.removeName()
+    }
+
+    @Test func anotherDaemonsNameIsNotRemoved() throws {
+        let path = "/tmp/twill-test-\(getpid())-two.sock"
+        unlink(path)
+        let first = try StatusSocket.open(at: path)
+        close(first.descriptor)
+        let second = try StatusSocket.open(at: path)
+        first.removeName()
+        #expect(access(path, F_OK) == 0)
+        close(second.descriptor)
+        second.removeName()
+        #expect(access(path, F_OK) != 0)
+    }
+
+    // MARK: Limits
+
+    /// Connections that send nothing, more than there may be.
+    @Test func idleConnectionsKeepNobodyOut() async throws {
+        try await withServer { port, path in
+            var idle: [Int32] = []
+            defer { for descriptor in idle { close(descriptor) } }
+            for _ in 0..<(ObservationServer.Limits.portConnections * 3) { idle.append(connected(port)) }
+            for _ in 0..<3 {
+                #expect(exchange(port: port, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").hasSuffix("ok\n"))
+            }
+            // The oldest made place, and the process has no more than the limit.
+            var byte: UInt8 = 0
+            #expect(recv(idle[0], &byte, 1, 0) == 0)
+            #expect(StatusClient(socketPath: path).isAnswered)
+        }
+    }
+
+    @Test func aRequestWithoutEndIsEnded() async throws {
+        try await withServer { port, _ in
+            let descriptor = connected(port)
+            defer { close(descriptor) }
+            let line = Array("X-Filler: \(String(repeating: "x", count: 1000))\r\n".utf8)
+            _ = send(descriptor, "GET /healthz HTTP/1.1\r\n", 23, Int32(MSG_NOSIGNAL))
+            var sent = 0
+            while send(descriptor, line, line.count, Int32(MSG_NOSIGNAL)) > 0, sent < 10_000_000 { sent += line.count }
+            #expect(sent < 10_000_000)
+        }
+    }
+
+    @Test func whatFollowsARequestIsNotAnswered() async throws {
+        try await withServer { port, _ in
+            let one = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+            let answer = exchange(port: port, one + one + "\u{0}garbage\r\n\r\n")
+            #expect(answer.split(separator: "HTTP/1.1 200").count == 1)
+        }
+    }
+
+    /// A connection that was closed is gone at once, with what belongs to it.
+    @Test func closedConnectionsAreNotKept() async throws {
+        try await withServer { port, _ in
+            for _ in 0..<200 { _ = exchange(port: port, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") }
+            let before = residentPages()
+            for _ in 0..<3000 { _ = exchange(port: port, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") }
+            // 3,000 channels that are kept are some 15 MB.
+            #expect(residentPages() - before < 2000)
+        }
+    }
+
+    private func residentPages() -> Int {
+        let text = (try? String(contentsOfFile: "/proc/self/statm", encoding: .utf8)) ?? ""
+        return text.split(separator: " ").dropFirst().first.flatMap { Int($0) } ?? 0
     }
 
     @Test func aTakenPortIsNamed() async throws {
@@ -166,10 +285,10 @@ extension StatusClient {
             let failure = await #expect(throws: CommandFailure.self) {
                 try await second.listen(host: "127.0.0.1", port: port)
             }
-            await second.stop(removing: nil)
+            await second.stop()
             #expect(failure?.status == .temporary)
-            #expect(failure?.message.contains("127.0.0.1:\(port)") == true)
-            #expect(failure?.message.contains("--healthz-port") == true)
+            #expect(
+                failure?.message == "/healthz and /metrics can't listen on 127.0.0.1:\(port): Address already in use")
         }
     }
 

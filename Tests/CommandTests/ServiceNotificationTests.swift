@@ -19,6 +19,19 @@ import Testing
         #expect(socket.next() == nil)
     }
 
+    /// The network's configuration and a store's errors reach the status: none of it becomes a variable of its own.
+    @Test func aTextWithLineEndsIsOneVariable() {
+        let name = "@twill-test-lines-\(getpid())"
+        let socket = NotifySocket(name)
+        let notification = ServiceNotification(environment: ["NOTIFY_SOCKET": name])
+        notification.status("x\nWATCHDOG=trigger\nY=1")
+        notification.ready(status: "a\r\nSTOPPING=1\u{2028}\u{1b}[2J")
+        notification.status(String(repeating: "y", count: 100_000))
+        #expect(socket.next() == "STATUS=x\\u{a}WATCHDOG=trigger\\u{a}Y=1")
+        #expect(socket.next() == "READY=1\nSTATUS=a\\u{d}\\u{a}STOPPING=1\\u{2028}\\u{1b}[2J")
+        #expect(socket.next()?.count == 1007)
+    }
+
     @Test func nobodyToTellIsNoError() {
         ServiceNotification(environment: [:]).ready(status: "")
         ServiceNotification(environment: ["NOTIFY_SOCKET": "/nowhere/at/all"]).watchdog()

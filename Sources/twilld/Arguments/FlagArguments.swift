@@ -18,6 +18,10 @@ struct FlagArguments {
     private(set) var normalized: [String] = []
     /// Where each flag's value came from, by the flag's name.
     private(set) var origins: [String: Origin] = [:]
+    /// The configuration file; nil for none.
+    private(set) var file: String?
+    /// Each flag's values, by its name; empty ones are left out.
+    private(set) var values: [String: [String]] = [:]
 
     /// Normalizes what stands after the subcommand's name.
     ///
@@ -66,6 +70,7 @@ struct FlagArguments {
             add(flag, checked, from: .environment(flag.environmentName))
         }
 
+        file = path
         if let path {
             try addFile(try readFile(path), path: path, known: known)
         }
@@ -83,9 +88,15 @@ struct FlagArguments {
 
     private mutating func add(_ flag: GoFlag, _ value: String, from origin: Origin) {
         origins[flag.name] = origin
-        if flag.kind != .repeatable { normalized.removeAll { $0.hasPrefix("--\(flag.name)=") } }
+        if flag.kind != .repeatable {
+            normalized.removeAll { $0.hasPrefix("--\(flag.name)=") }
+            values[flag.name] = nil
+        }
         // An empty value is what a unit file's `-public-ip=${PUBLIC_IP}` gives where nothing is set: the default.
-        if !value.isEmpty { normalized.append("--\(flag.name)=\(value)") }
+        if !value.isEmpty {
+            normalized.append("--\(flag.name)=\(value)")
+            values[flag.name, default: []].append(value)
+        }
     }
 
     /// Adds the flags of a configuration file: `name = value` a line, `#` comments, the names of the command line.

@@ -76,9 +76,15 @@ extension GoFlag {
     /// What is seen from outside.
     static let observation: [GoFlag] = [
         GoFlag("healthz-ip"), GoFlag("healthz-port"), GoFlag("metrics-peers"), GoFlag("status-socket"),
-        GoFlag("v"), GoFlag("vmodule"),
+        GoFlag("v"),
+    ]
+
+    /// How flanneld's logging library (klog, and glog in old releases) writes: taken, so that its unit files work.
+    static let logging: [GoFlag] = [
+        GoFlag("vmodule"), GoFlag("log_backtrace_at"), GoFlag("logtostderr", .boolean),
+        GoFlag("alsologtostderr", .boolean), GoFlag("stderrthreshold"), GoFlag("log_dir"),
     ]
 
     /// What `twilld run` takes, besides `--config`, `--help` and `--version`.
-    static let run = store + underlay + node + kubernetes + tunnel + tuning + observation
+    static let run = store + underlay + node + kubernetes + tunnel + tuning + observation + logging
 }

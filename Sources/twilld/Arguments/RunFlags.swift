@@ -96,8 +96,13 @@ struct RuleFlags: ParsableArguments {
     @Option(help: ArgumentHelp("Masquerade without random source ports.", valueName: "bool"))
     var ipMasqFullyRandomDisable = false
 
-    @Option(help: ArgumentHelp("Seconds between two checks of the rules.", valueName: "seconds"))
+    @Option(
+        help: ArgumentHelp(
+            "Seconds between two checks of the rules; 0 is the least, 1.", valueName: "seconds"))
     var iptablesResync = 5
+
+    /// The same, as it is used: flanneld takes 0 and then checks without a pause.
+    var resyncSeconds: Int { max(1, iptablesResync) }
 
     @Option(help: ArgumentHelp("Accept forwarded packets of the overlay's network.", valueName: "bool"))
     var iptablesForwardRules = true
@@ -108,8 +113,8 @@ struct RuleFlags: ParsableArguments {
     var ipBlackholeRoute = false
 
     func validate() throws {
-        guard (1...86_400).contains(iptablesResync) else {
-            throw ValidationError("--iptables-resync is \(iptablesResync) seconds; it is 1 to 86400")
+        guard (0...86_400).contains(iptablesResync) else {
+            throw ValidationError("--iptables-resync is \(iptablesResync) seconds; it is 0 to 86400")
         }
     }
 }
@@ -225,14 +230,54 @@ struct ObservationFlags: ParsableArguments {
             "How much is logged: 0 events, 1 and 2 debug, 3 and above trace.", valueName: "level"))
     var verbosity = 0
 
-    @Option(
-        help: ArgumentHelp(
-            "Taken for flanneld's sake and without effect: it names files of flanneld's source.",
-            valueName: "patterns"))
-    var vmodule: String?
-
     func validate() throws {
         if metricsPeers < 0 { throw ValidationError("--metrics-peers is negative; 0 is none") }
+    }
+}
+
+/// Flags of flanneld's logging library: taken, so that its unit files work, and without effect.
+struct LoggingFlags: ParsableArguments {
+    @Option(help: ArgumentHelp("Without effect: names files of flanneld's source.", valueName: "patterns"))
+    var vmodule: String?
+
+    @Option(
+        name: .customLong("log_backtrace_at"),
+        help: ArgumentHelp("Without effect: names a line of flanneld's source.", valueName: "place"))
+    var backtracePlace: String?
+
+    @Option(
+        name: .customLong("logtostderr"),
+        help: ArgumentHelp("Without effect: twilld logs to standard error alone.", valueName: "bool"))
+    var logsToStandardError: Bool?
+
+    @Option(
+        name: .customLong("alsologtostderr"),
+        help: ArgumentHelp("Without effect: twilld logs to standard error alone.", valueName: "bool"))
+    var alsoLogsToStandardError: Bool?
+
+    @Option(
+        name: .customLong("stderrthreshold"),
+        help: ArgumentHelp("Without effect: see --v.", valueName: "level"))
+    var standardErrorThreshold: String?
+
+    @Option(
+        name: .customLong("log_dir"),
+        help: ArgumentHelp("Without effect: twilld logs to standard error alone.", valueName: "directory"))
+    var directory: String?
+
+    /// What was given for nothing, and what to do instead.
+    var withoutEffect: [(flag: String, advice: String)] {
+        var flags: [(flag: String, advice: String)] = []
+        if vmodule != nil { flags.append(("vmodule", "use -v")) }
+        if backtracePlace != nil { flags.append(("log_backtrace_at", "remove it")) }
+        let alone = "twilld logs to standard error alone"
+        if logsToStandardError != nil { flags.append(("logtostderr", "\(alone): remove it")) }
+        if alsoLogsToStandardError != nil { flags.append(("alsologtostderr", "\(alone): remove it")) }
+        if standardErrorThreshold != nil { flags.append(("stderrthreshold", "use -v")) }
+        if directory != nil {
+            flags.append(("log_dir", "\(alone): let the service manager write the file"))
+        }
+        return flags
     }
 }
 

@@ -26,16 +26,3 @@ extension StoreFlags {
         return configuration
     }
 }
-
-extension CommandFailure {
-    /// What a store's refusal means for the exit status.
-    init(_ error: LeaseStoreError) {
-        let status: ExitStatus =
-            switch error.kind {
-            case .unreachable: .temporary
-            case .denied: .configuration
-            case .historyLost, .failed: .system
-            }
-        self.init(status, error.description)
-    }
-}

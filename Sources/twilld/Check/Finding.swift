@@ -1,3 +1,6 @@
+import Addresses
+import Node
+
 /// One line of `twilld check`.
 struct Finding: Sendable, Equatable {
     /// How bad it is.
@@ -72,11 +75,34 @@ extension Finding {
 
     /// Judges `/proc/sys/net/ipv4/ip_forward`.
     static func forwarding(setting: String?) -> Finding {
-        setting == "1"
-            ? Finding("ip_forward", .good, "1")
-            : Finding(
-                "ip_forward", .bad, setting ?? "not readable",
-                remedy: "the kernel forwards nothing to or from pods; sysctl -w net.ipv4.ip_forward=1")
+        let problem = SystemSettingError.forwardingIsOff
+        return switch setting {
+        case "1": Finding("ip_forward", .good, "1")
+        case "0": Finding("ip_forward", .bad, problem.cause, remedy: problem.remedy)
+        default: Finding("ip_forward", .bad, "not readable", remedy: problem.remedy)
+        }
+    }
+
+    /// Judges what the kernel lets this process do; in the words of a start that is in vain.
+    static func rights(_ problem: (cause: String, remedy: String)?) -> Finding {
+        problem.map { Finding("rights", .bad, $0.cause, remedy: $0.remedy) }
+            ?? Finding("rights", .good, "the network may be configured, /dev/net/tun opened")
+    }
+
+    /// Judges who has the tunnel's port, in the words of the problem that the daemon would have. It may be the flanneld
+    /// that twilld is to replace.
+    static func port(_ endpoint: Endpoint, holder: String?) -> Finding {
+        guard let holder else { return Finding("port", .good, "UDP \(endpoint) is free") }
+        let taken = PortTaken(endpoint: endpoint, holder: holder)
+        return Finding("port", .degraded, taken.cause, remedy: taken.problem(retrySeconds: 2).remedy)
+    }
+
+    /// Judges who has the tunnel device's name.
+    static func device(_ name: String, holder: String?) -> Finding {
+        guard let holder else { return Finding("device", .good, "no process has \(name)") }
+        return Finding(
+            "device", .degraded, "\(name) is held by \(holder)",
+            remedy: "stop it before twilld is started, or give --tun-name")
     }
 
     /// Judges the limit of locked memory. Registered buffers count against it, except for CAP_IPC_LOCK.

@@ -16,6 +16,7 @@ enum MachineCheck {
     static func kernelFindings() -> [Finding] {
         var findings = [
             Finding.kernel(release: release()),
+            .rights(Rights.problem()),
             Finding.uringAllowed(
                 setting: setting("/proc/sys/kernel/io_uring_disabled"), isRoot: geteuid() == 0),
         ]

@@ -1,3 +1,4 @@
+import Addresses
 import ArgumentParser
 import Health
 import Logging
@@ -24,14 +25,17 @@ struct Check: FlagTaking {
     var mtu: Int?
 
     func run() async throws {
-        let findings = MachineCheck.kernelFindings() + [await underlayFinding()]
+        let findings = await onThread { MachineCheck.kernelFindings() } + (await networkFindings())
         for finding in findings { print(finding.line) }
         if findings.contains(where: { $0.outcome == .bad }) {
             throw ExitCode(ExitStatus.checkFailed.rawValue)
         }
     }
 
-    private func underlayFinding() async -> Finding {
+    /// The network's own port is in its configuration, which the check does not read.
+    private static let usualPort: UInt16 = 8285
+
+    private func networkFindings() async -> [Finding] {
         do {
             let node = try NodeNetwork(
                 options: underlay.options,
@@ -40,12 +44,19 @@ struct Check: FlagTaking {
                 logger: Logger(label: "check") { _ in SwiftLogNoOpLogHandler() })
             let chosen = try await node.chooseUnderlay()
             let tunnelMTU = try TunnelMTU.choose(underlayMTU: chosen.mtu, configured: mtu)
-            return Finding(
-                "underlay", .good,
-                "\(chosen.interfaceName) \(chosen.address), MTU \(chosen.mtu), which gives the tunnel \(tunnelMTU)"
-            )
+            let endpoint = Endpoint(address: chosen.address, port: Check.usualPort)
+            let device = TunnelNameFlag().tunName
+            let (portHolder, deviceHolder) = await onThread {
+                (PortHolder.name(.udp, endpoint), PortHolder.name(ofDevice: device))
+            }
+            return [
+                Finding(
+                    "underlay", .good,
+                    "\(chosen.interfaceName) \(chosen.address), MTU \(chosen.mtu), which gives the tunnel \(tunnelMTU)"
+                ), .port(endpoint, holder: portHolder), .device(device, holder: deviceHolder),
+            ]
         } catch {
-            return Finding("underlay", .bad, "\(error)")
+            return [Finding("underlay", .bad, plainWords(error))]
         }
     }
 }

@@ -20,33 +20,42 @@ import Worker
 actor Daemon {
     /// Seconds between two tries of something that failed: doubles up to the limit.
     private static let retryPauseSeconds = (first: 1, limit: 30)
-    /// How long a taken port is waited for, how often it is tried, and after what time that is said: the kernel
-    /// takes down a ring within some milliseconds, on a busy machine within a second.
-    private static let portPatienceMilliseconds = 5000
+    /// How long a taken port is waited for within a pass, and how often it is tried: the kernel takes down a ring within
+    /// some milliseconds, on a busy machine within a second. Who has the port for longer is named.
+    private static let portPatienceMilliseconds = 1000
     private static let portPauseMilliseconds = 20
-    private static let portNoticeMilliseconds = 200
+    /// Seconds between two tries of what another process holds: the node heals when that one ends.
+    private static let heldPauseSeconds = 2
 
-    private let flags: Run
-    private let logger: Logger
+    let flags: Run
+    let logger: Logger
     private let notification: ServiceNotification
-    private let observation: Observation
-    private let health: NodeHealth
+    let observation: Observation
+    let health: NodeHealth
+    let heartbeats: Heartbeats
+    private let node: NodeNetwork
     private let filterEffects = PacketFilterEffects()
     private let passes: AsyncStream<Void>
     private let passContinuation: AsyncStream<Void>.Continuation
 
-    private var underlay: Underlay
-    private var table = PeerTable()
+    private(set) var underlay: Underlay
+    private(set) var table = PeerTable()
+    private var isPassWanted = false
     private var deviceIsLost = false
-    private var stage = Stage()
+    var stage = Stage()
     private var retryPause = Daemon.retryPauseSeconds.first
     private var isStopping = false
+    var restarts = RestartWatch()
+    var isRestarting = false
+    var wakesSeen: [UInt64] = []
 
     /// What stands, as far as the passes have come.
-    private struct Stage {
+    struct Stage {
         var dataPlane: DataPlane?
         var dataPlaneKey: DataPlaneKey?
         var fallbacks = FallbackWatch()
+        /// The port that another process holds or held, until it was had.
+        var heldPort: Component?
         var desired: DesiredNetwork?
         var paths: FollowedPeers?
         /// What keeps `subnet.env`, and what that holds.
@@ -58,19 +67,19 @@ actor Daemon {
     }
 
     /// What a data plane is made for: where it changes, another one is made.
-    private struct DataPlaneKey: Equatable {
+    struct DataPlaneKey: Equatable {
         var underlay: Endpoint
         var tunnelAddress: IPv4Address
     }
 
     /// What the node's network is asked to follow the paths of.
-    private struct FollowedPeers: Equatable {
+    struct FollowedPeers: Equatable {
         var addresses: [IPv4Prefix: IPv4Address]
         var tunnel: TunnelSettings?
     }
 
     /// What the node's network is asked to keep.
-    private struct DesiredNetwork: Equatable {
+    struct DesiredNetwork: Equatable {
         var tunnel: TunnelSettings
         var rules: PacketFilterSettings
         var filter: PacketFilter
@@ -81,16 +90,15 @@ actor Daemon {
         var tunnelIndex: UInt32
     }
 
-    init(
-        flags: Run, underlay: Underlay, logger: Logger, notification: ServiceNotification,
-        observation: Observation, health: NodeHealth
-    ) {
-        self.health = health
+    init(flags: Run, underlay: Underlay, parts: Parts) {
+        health = parts.health
+        heartbeats = parts.heartbeats
+        node = parts.node
+        logger = parts.logger
+        notification = parts.notification
+        observation = parts.seen
         self.flags = flags
         self.underlay = underlay
-        self.logger = logger
-        self.notification = notification
-        self.observation = observation
         (passes, passContinuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
         observation.update(underlay)
     }
@@ -98,36 +106,49 @@ actor Daemon {
     /// Runs the node in `store` until the task is cancelled.
     ///
     /// - Throws: What keeps the node from starting, or `LeaseLost`.
-    func run(store: any LeaseStore, identity: IdentityFile.Kept, node: NodeNetwork) async throws {
+    func run(store: any LeaseStore, identity: IdentityFile.Kept) async throws {
+        let node = node
+        let heartbeats = heartbeats
         var options = LeaseOptions(identity: identity.identity)
         options.identityProblem = identity.problem
         options.previousSubnet = await previousSubnet()
         options.renewalMargin = .seconds(flags.lease.subnetLeaseRenewMargin * 60)
         options.lossPolicy = flags.lease.onLeaseLoss == .exit ? .exit : .reacquire
         observation.update(node.pathMTUs)
-        let (stateDirectory, logger) = (flags.lease.stateDir, logger)
         let keeper = LeaseKeeper(
             store: store, announcement: announcement, options: options, logger: logger,
-            identityChanged: { identity in
-                do throws(CommandFailure) {
-                    try await onThread { () throws(CommandFailure) in
-                        try IdentityFile.keep(identity, in: stateDirectory)
-                    }
-                } catch {
-                    logger.error("identity not kept", metadata: ["detail": "\(error.message)"])
-                }
-            })
+            identityChanged: keepIdentity, heartbeat: { heartbeats.stamp(.leaseKeeper) })
+        defer { heartbeats.forgetAll() }
 
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask { try await keeper.run() }
             group.addTask { await node.run() }
             group.addTask { for await table in keeper.tables { await self.take(table) } }
             group.addTask { for await event in node.events { await self.take(event, keeper: keeper) } }
-            group.addTask { for await _ in self.passes { try await self.pass(node) } }
+            group.addTask { for await _ in self.passes { try await self.turn(node) } }
             group.addTask { try await self.watchOver(node) }
+            group.addTask { try await self.askForHeartbeats { await keeper.poke() } }
+            group.addTask {
+                try await self.askForHeartbeats {
+                    await node.answer()
+                    heartbeats.stamp(.controlThread)
+                }
+            }
+            group.addTask { try await self.askForHeartbeats { await self.wakeLoops() } }
             // The first to end ends all: the task was cancelled, or one of them threw.
             defer { group.cancelAll() }
             try await group.next()
+        }
+    }
+
+    private func keepIdentity(_ identity: NodeIdentity) async {
+        let directory = flags.lease.stateDir
+        do throws(CommandFailure) {
+            try await onThread { () throws(CommandFailure) in
+                try IdentityFile.keep(identity, in: directory)
+            }
+        } catch {
+            logger.error("identity not kept", metadata: ["detail": "\(error.message)"])
         }
     }
 
@@ -135,6 +156,7 @@ actor Daemon {
     /// start.
     func stop() async {
         isStopping = true
+        heartbeats.forgetAll()
         passContinuation.finish()
         await closeDataPlane()
     }
@@ -142,10 +164,20 @@ actor Daemon {
     // MARK: What is said
 
     private func take(_ table: PeerTable) {
+        if logger.logLevel <= .debug { logChanges(from: self.table, to: table) }
         self.table = table
         observation.update(table)
+        updateTableProblems()
+        askForPass()
+    }
+
+    func askForPass() {
+        isPassWanted = true
         passContinuation.yield()
     }
+
+    /// Lets the loop of the passes go round, for a heartbeat.
+    func wakePasses() { passContinuation.yield() }
 
     private func take(_ event: NodeEvent, keeper: LeaseKeeper) async {
         switch event {
@@ -164,7 +196,7 @@ actor Daemon {
             logger.error("tunnel device lost", metadata: ["interface": "\(name)"])
             deviceIsLost = true
         }
-        passContinuation.yield()
+        askForPass()
     }
 
     private var announcement: NodeAnnouncement {
@@ -191,8 +223,17 @@ actor Daemon {
 
     // MARK: A pass
 
-    /// Brings the node to what was said last. Before the node was ready once, what fails ends the daemon, so that
-    /// nobody takes a node for working that never was; afterwards it is tried again.
+    /// One turn of the loop that makes the passes.
+    private func turn(_ node: NodeNetwork) async throws {
+        heartbeats.stamp(.passes)
+        guard isPassWanted else { return }
+        isPassWanted = false
+        try await pass(node)
+        heartbeats.stamp(.passes)
+    }
+
+    /// Brings the node to what was said last. What fails is said and tried again; before the node was ready once, what
+    /// no waiting mends (flags that can't be followed, a right that is lacking) ends the daemon.
     private func pass(_ node: NodeNetwork) async throws {
         guard let configuration = table.configuration, let lease = table.ownLease else {
             let wait = table.configuration == nil ? "waiting for the network config" : "waiting for a lease"
@@ -219,23 +260,51 @@ actor Daemon {
             retryPause = Daemon.retryPauseSeconds.first
             becomeReady(lease)
         } catch {
-            guard stage.isReady else { throw error }
-            health.set(
-                Component(.dataPlane),
-                Problem(.cutOff, "\(error)", remedy: "it is tried again in \(retryPause) s"))
-            logger.error(
-                "set-up failed", metadata: ["detail": "\(error)", "retry_seconds": "\(retryPause)"])
-            retry()
+            try setUpFailed(error)
         }
     }
 
-    private func retry() {
+    private func setUpFailed(_ error: any Error) throws {
+        guard !isStopping, !(error is CancellationError) else { throw error }
+        if let taken = error as? PortTaken {
+            stage.heldPort = taken.component
+            health.set(taken.component, taken.problem(retrySeconds: Daemon.heldPauseSeconds))
+            if !stage.isReady { report(state: "waiting for the port: \(taken.cause)") }
+            askForPass(afterSeconds: Daemon.heldPauseSeconds)
+            return
+        }
+        let failure = CommandFailure(error)
+        guard stage.isReady || !isHopeless(failure, error) else { throw failure }
         let pause = retryPause
-        retryPause = min(retryPause * 2, Daemon.retryPauseSeconds.limit)
-        let continuation = passContinuation
+        retryPause = min(
+            retryPause * 2,
+            failure.status == .temporary ? Daemon.heldPauseSeconds : Daemon.retryPauseSeconds.limit)
+        health.set(
+            Component(.dataPlane),
+            Problem(.cutOff, failure.message, remedy: "it is tried again every \(retryPause) s or sooner"))
+        logger.error(
+            "set-up failed", metadata: ["detail": "\(failure.message)", "retry_seconds": "\(pause)"])
+        if !stage.isReady { report(state: "waiting: \(failure.message)") }
+        askForPass(afterSeconds: pause)
+    }
+
+    /// Whether a failure can be mended by nobody but who gave the flags and the rights: the network's own configuration,
+    /// which is followed, is none of that.
+    private func isHopeless(_ failure: CommandFailure, _ error: any Error) -> Bool {
+        if error is TunnelMTUError, flags.tunnel.mtu == nil { return false }
+        return [.usage, .unavailable, .permission, .configuration].contains(failure.status)
+    }
+
+    /// Makes the data plane anew with the next pass.
+    func startDataPlaneAnew(afterSeconds seconds: Int) {
+        deviceIsLost = true
+        askForPass(afterSeconds: seconds)
+    }
+
+    func askForPass(afterSeconds seconds: Int) {
         Task {
-            try? await Task.sleep(for: .seconds(pause))
-            continuation.yield()
+            try? await Task.sleep(for: .seconds(seconds))
+            askForPass()
         }
     }
 
@@ -275,6 +344,9 @@ actor Daemon {
         }
         stage.dataPlane = made
         stage.dataPlaneKey = key
+        isRestarting = false
+        if let port = stage.heldPort { health.forget(port) }
+        stage.heldPort = nil
         stage.fallbacks = FallbackWatch()
         observation.update(made)
         observation.update(tunnel)
@@ -295,7 +367,9 @@ actor Daemon {
 
     /// Opens the device and the sockets. Both can be held for a while by a data plane that has just ended, ours or
     /// that of a killed process: the kernel takes its ring down late.
-    private func open(_ settings: DataPlaneConfiguration) async throws(CommandFailure) -> DataPlane {
+    ///
+    /// - Throws: `PortTaken` where another process has the port.
+    private func open(_ settings: DataPlaneConfiguration) async throws -> DataPlane {
         let logger = logger
         var waited = 0
         while true {
@@ -314,17 +388,16 @@ actor Daemon {
                     return dataPlane
                 }
             } catch {
-                guard case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE,
-                    waited < Daemon.portPatienceMilliseconds, !isStopping
-                else { throw CommandFailure(error) }
-                if waited == Daemon.portNoticeMilliseconds {
-                    logger.notice(
-                        "waiting for the port",
-                        metadata: [
-                            "bound": "\(settings.underlay)",
-                            "detail": "another process has it, or one that has just ended",
-                        ])
+                if case .tunnel(let tunnelError) = error, tunnelError.errorNumber == EBUSY {
+                    let holder = await onThread { PortHolder.name(ofDevice: settings.tunnelName) }
+                    throw CommandFailure(.temporary, error.description + (holder.map { ": \($0)" } ?? ""))
                 }
+                guard case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE, !isStopping else {
+                    throw CommandFailure(error)
+                }
+                guard waited < Daemon.portPatienceMilliseconds else { throw await portTaken(settings.underlay) }
+                // What was waited for already is not waited for again with each pass.
+                if stage.heldPort != nil { throw await portTaken(settings.underlay) }
                 try? await Task.sleep(for: .milliseconds(Daemon.portPauseMilliseconds))
                 waited += Daemon.portPauseMilliseconds
             }
@@ -448,73 +521,18 @@ actor Daemon {
         }
     }
 
+    private func portTaken(_ endpoint: Endpoint) async -> PortTaken {
+        let holder = await onThread { PortHolder.name(.udp, endpoint) }
+        if stage.heldPort == nil {
+            logger.warning(
+                "waiting for the port",
+                metadata: ["bound": "\(endpoint)", "detail": "held by \(holder ?? "a process that can't be found")"])
+        }
+        return PortTaken(endpoint: endpoint, holder: holder)
+    }
+
     private func report(state: String) {
         guard observation.update(state: state, isSetUp: stage.isReady) else { return }
         notification.status(state)
-    }
-
-    // MARK: Watching over
-
-    /// Feeds systemd's watchdog, and looks after the packet threads, which can tell nobody what they meet.
-    private func watchOver(_ node: NodeNetwork) async throws {
-        let interval = min(notification.watchdogInterval ?? .seconds(1), .seconds(1))
-        var tooLarge = TooLargeWatch()
-        var traffic = PathTrafficChanges()
-        while true {
-            try await Task.sleep(for: interval)
-            let counters = stage.dataPlane?.counters()
-            let now = ContinuousClock.now
-            if tooLarge.grew(to: counters?[.dropOutboundTooLarge] ?? 0, at: now) { await node.checkPaths() }
-            health.set(
-                Component(.underlay, "MTU"), tooLarge.problem(interface: underlay.interfaceName, at: now))
-            if let counters { reportFallbacks(in: counters) }
-            if let totals = observation.sampleTraffic() {
-                await node.noteTraffic(traffic.news(in: totals))
-            }
-            if let number = stage.dataPlane?.failureErrorNumber, number != 0 {
-                logger.critical(
-                    "data plane ended",
-                    metadata: [
-                        "detail": "\(String(cString: strerror(number)))", "action": "starting it again",
-                    ])
-                deviceIsLost = true
-                passContinuation.yield()
-            }
-            notification.watchdog()
-        }
-    }
-}
-
-extension Daemon {
-    private func reportFallbacks(in counters: CounterTotals) {
-        for fallback in stage.fallbacks.news(in: counters) {
-            logger.warning(
-                "fallback taken",
-                metadata: [
-                    "fallback": "\(fallback.name)", "underlay": "\(underlay.interfaceName)",
-                    "interface": "\(flags.tunnel.tunName)", "detail": "\(fallback.meaning)",
-                ])
-        }
-    }
-}
-
-extension CommandFailure {
-    /// What a data plane's failure means for the exit status.
-    init(_ error: DataPlaneError) {
-        let number: Int32 =
-            switch error {
-            case .tunnel(let error): error.errorNumber
-            case .socket(let error): error.errorNumber
-            case .tuning: EINVAL
-            case .engine(_, let errorNumber), .resource(_, let errorNumber): errorNumber
-            }
-        let status: ExitStatus =
-            switch number {
-            case EPERM, EACCES: .permission
-            case EADDRINUSE, EBUSY, ENOMEM, EAGAIN: .temporary
-            case EADDRNOTAVAIL, EINVAL: .configuration
-            default: .system
-            }
-        self.init(status, error.description)
     }
 }

@@ -17,6 +17,8 @@ final class Observation: Observable {
         var isSetUp = false
         var underlay: Underlay?
         var table = PeerTable()
+        /// The components that the table said something of.
+        var tableComponents: Set<Component> = []
         var reconnects: UInt64 = 0
         var hasBeenConnected = false
         var dataPlane: DataPlane?
@@ -24,6 +26,11 @@ final class Observation: Observable {
         var samples = TrafficSamples()
         var paths: PathMTUs?
     }
+
+    /// What a table says something of even where all is well.
+    private static let tableComponents: Set<Component> = [
+        Component(.store), Component(.configuration), Component(.lease),
+    ]
 
     private let started = ContinuousClock.now
     private let storeName: String
@@ -55,10 +62,19 @@ final class Observation: Observable {
     func update(_ underlay: Underlay) { knowledge.withLock { $0.underlay = underlay } }
 
     func update(_ table: PeerTable) {
-        // The table has the word on what it has spoken of, and on nothing else.
-        let before = knowledge.withLock { $0.table.conditions }
-        for component in before.keys where table.conditions[component] == nil { health.forget(component) }
-        for (component, problem) in table.conditions.sorted(by: { $0.key < $1.key }) { health.set(component, problem) }
+        let problems = table.conditions.merging(TableProblems.skipped(table.skipped)) { first, _ in first }
+        let before = knowledge.withLock { knowledge in
+            defer { knowledge.tableComponents = Set(problems.keys).union(Observation.tableComponents) }
+            return knowledge.tableComponents
+        }
+        for component in before.union(Observation.tableComponents).sorted() where problems[component] == nil {
+            if Observation.tableComponents.contains(component) {
+                health.set(component, nil)
+            } else {
+                health.forget(component)
+            }
+        }
+        for (component, problem) in problems.sorted(by: { $0.key < $1.key }) { health.set(component, problem) }
         knowledge.withLock {
             if table.isStoreConnected && !$0.table.isStoreConnected {
                 if $0.hasBeenConnected { $0.reconnects += 1 }
@@ -166,6 +182,11 @@ final class Observation: Observable {
     func answer(path: String) -> HTTPAnswer? {
         switch path {
         case "/healthz":
+            let stalled = health.all.filter { $0.component.kind == .loop }.compactMap(\.problem?.sentence)
+            guard stalled.isEmpty else {
+                return HTTPAnswer(
+                    status: .serviceUnavailable, body: stalled.joined(separator: "\n") + "\n")
+            }
             return HTTPAnswer(status: .ok, body: "ok\n")
         case "/readyz":
             if isReady { return HTTPAnswer(status: .ok, body: "ok\n") }
@@ -173,7 +194,7 @@ final class Observation: Observable {
             let problems = health.problems.filter { $0.effect == .cutOff }.map(\.sentence)
             return HTTPAnswer(
                 status: .serviceUnavailable,
-                body: ((isSetUp ? [] : [state]) + problems).joined(separator: "\n") + "\n")
+                body: ((isSetUp ? [] : [state.printable]) + problems).joined(separator: "\n") + "\n")
         case "/metrics":
             var metrics = MetricsText()
             let status = status

@@ -1,5 +1,19 @@
 import Glibc
+import Health
 import Logging
+import Synchronization
+
+/// The least level that is logged; may be changed while loggers are in use.
+final class LogLevel: Sendable {
+    private let level: Mutex<Logger.Level>
+
+    init(_ level: Logger.Level = .info) { self.level = Mutex(level) }
+
+    var current: Logger.Level {
+        get { level.withLock { $0 } }
+        set { level.withLock { $0 = newValue } }
+    }
+}
 
 /// Writes one line an event to standard error, its fields in a fixed order:
 ///
@@ -9,16 +23,23 @@ import Logging
 /// underscores; what varies is in the fields, sorted by name. Values with spaces, quotes or `=` stand in quotes, with
 /// `\` before a quote or a backslash, and `\n` for a line's end.
 struct LineLogHandler: LogHandler {
-    var logLevel = Logger.Level.info
+    /// Shared by all copies of the handler: SIGHUP may change it.
+    var logLevel: Logger.Level {
+        get { level.current }
+        set { level.current = newValue }
+    }
     var metadata: Logger.Metadata = [:]
+    private let level: LogLevel
     private let write: @Sendable (String) -> Void
     private let now: @Sendable () -> timespec
 
     /// Makes a handler that gives each line, without its end, to `write`.
     init(
-        write: @escaping @Sendable (String) -> Void = StandardError.write,
+        level: LogLevel = LogLevel(),
+        write: @escaping @Sendable (String) -> Void = LogWriter.standardError.write,
         now: @escaping @Sendable () -> timespec = LineLogHandler.currentTime
     ) {
+        self.level = level
         self.write = write
         self.now = now
     }
@@ -58,7 +79,10 @@ struct LineLogHandler: LogHandler {
     static func quoted(_ text: String) -> String {
         let isPlain =
             !text.isEmpty
-            && text.utf8.allSatisfy { $0 > 0x20 && $0 != 0x7F && $0 != 0x22 && $0 != 0x3D && $0 != 0x5C }
+            && text.unicodeScalars.allSatisfy {
+                $0.value > 0x20 && $0.value != 0x22 && $0.value != 0x3D && $0.value != 0x5C
+                    && !$0.steersTerminals
+            }
         if isPlain { return text }
         var result = "\""
         for scalar in text.unicodeScalars {
@@ -68,7 +92,7 @@ struct LineLogHandler: LogHandler {
             case "\t": result += "\\t"
             case "\r": result += "\\r"
             default:
-                if scalar.value < 0x20 || scalar.value == 0x7F {
+                if scalar.steersTerminals {
                     let digits = String(scalar.value, radix: 16)
                     result += "\\u{" + digits + "}"
                 } else {

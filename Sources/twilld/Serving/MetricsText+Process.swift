@@ -23,9 +23,12 @@ extension MetricsText {
                 "process_resident_memory_bytes", .gauge, help: "Resident memory.",
                 Double(pages * sysconf(Int32(_SC_PAGESIZE))))
         }
-        if let descriptors = try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd") {
-            // One of them is the listing's own.
-            add("process_open_fds", .gauge, help: "Open file descriptors.", Double(descriptors.count - 1))
-        }
+        let limit = DescriptorLimit.current
+        // Where there is none left to count them with, all are open.
+        add("process_open_fds", .gauge, help: "Open file descriptors.", Double(DescriptorLimit.open ?? limit))
+        add("process_max_fds", .gauge, help: "Most file descriptors that may be open.", Double(limit))
+        add(
+            "twill_log_lines_lost_total", .counter, help: "Lines of the log that standard error did not take.",
+            Double(LogWriter.standardError.lostLines))
     }
 }

@@ -18,9 +18,23 @@ protocol Observable: Sendable {
 }
 
 /// Answers GET requests over HTTP/1.1, on a port and on a unix socket, on one thread of its own: the packet threads
-/// never wait for it. Each connection carries one request and lives ten seconds at most.
+/// never wait for it. Each connection carries one request.
 final class ObservationServer: Sendable {
-    private static let connectionLimitSeconds: Int64 = 10
+    /// What a client may take, whoever it is.
+    enum Limits {
+        /// Connections at a time on the port: a kubelet, some Prometheus servers and a person need a few. Each may hold an
+        /// answer of some 100 KB that is not read, 6 MB in all. One more takes the place of the one that is open the longest,
+        /// so that idle ones keep nobody out.
+        static let portConnections = 64
+        /// The same on the unix socket, whose answers are up to some megabytes with thousands of nodes.
+        static let socketConnections = 16
+        /// What is read of a request, its head and whatever follows; a request of Prometheus has some 300 bytes.
+        static let requestBytes = 16 * 1024
+        /// How long a connection may be open.
+        static let seconds: Int64 = 10
+        /// How long no connection is taken where the process has no descriptor left for one.
+        static let pauseMilliseconds: Int64 = 100
+    }
 
     /// What the port answers. `/status` names every node's address and is for the unix socket alone.
     static let portPaths: Set<String> = ["/healthz", "/readyz", "/metrics"]
@@ -46,70 +60,115 @@ final class ObservationServer: Sendable {
     @discardableResult
     func listen(host: String, port: UInt16) async throws(CommandFailure) -> UInt16 {
         do {
-            let channel = try await bootstrap(paths: ObservationServer.portPaths).bind(
-                host: host, port: Int(port)
-            ).get()
+            // A name is looked up, which may take seconds.
+            let address = try await onThread { try SocketAddress.makeAddressResolvingHost(host, port: Int(port)) }
+            let channel = try await bootstrap(
+                paths: ObservationServer.portPaths, connections: Limits.portConnections
+            ).bind(to: address).get()
             return channel.localAddress?.port.flatMap(UInt16.init(exactly:)) ?? port
         } catch {
+            let isDenied = (error as? IOError).map { $0.errnoCode == EACCES || $0.errnoCode == EPERM } ?? false
             throw CommandFailure(
-                .temporary,
-                "/healthz and /metrics can't listen on \(host):\(port): \(error); free the port, or choose another "
-                    + "with --healthz-port (0: none)")
+                isDenied ? .permission : .temporary,
+                "/healthz and /metrics can't listen on \(host):\(port): \(plainWords(error))")
         }
     }
 
-    /// Listens on a unix socket. One that a daemon left behind when it was killed is replaced; one that takes
-    /// connections is another daemon's, however long that one needs to answer.
-    func listen(socketPath path: String) async throws(CommandFailure) {
+    /// Listens on a unix socket that was made for it.
+    func listen(_ socket: StatusSocket) async throws(CommandFailure) {
         do {
-            let connection = try await ClientBootstrap(group: group).connect(unixDomainSocketPath: path).get()
-            connection.close(promise: nil)
-            throw CommandFailure(
-                .temporary, "another twilld answers at \(path); choose another --status-socket")
-        } catch let failure as CommandFailure {
-            throw failure
-        } catch let error as IOError where error.errnoCode == ENOENT {
-        } catch let error as IOError where error.errnoCode == ECONNREFUSED {
-            unlink(path)
+            _ = try await bootstrap(
+                paths: ObservationServer.portPaths.union(["/status"]), connections: Limits.socketConnections
+            ).withBoundSocket(socket.descriptor).get()
         } catch {
-            throw CommandFailure(
-                .temporary,
-                "who listens at \(path) can't be found out: \(error); choose another --status-socket")
-        }
-        do {
-            try FileManager.default.createDirectory(
-                at: URL(filePath: path).deletingLastPathComponent(), withIntermediateDirectories: true)
-            _ = try await bootstrap(paths: ObservationServer.portPaths.union(["/status"])).bind(
-                unixDomainSocketPath: path
-            ).get()
-            // What it tells is for the node's administrators: addresses of all nodes among it.
-            chmod(path, 0o600)
-        } catch {
-            throw CommandFailure(.configuration, "the status socket \(path) can't be made: \(error)")
+            close(socket.descriptor)
+            throw CommandFailure(.system, "the status socket can't be used: \(plainWords(error))")
         }
     }
 
-    /// Ends all connections and listeners, and removes the socket.
-    func stop(removing path: String?) async {
-        if let path { unlink(path) }
-        try? await group.shutdownGracefully()
-    }
+    /// Ends all connections and listeners.
+    func stop() async { try? await group.shutdownGracefully() }
 
-    private func bootstrap(paths: Set<String>) -> ServerBootstrap {
+    private func bootstrap(paths: Set<String>, connections: Int) -> ServerBootstrap {
         let observable = observable
         return ServerBootstrap(group: group)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
-            .childChannelInitializer { channel in
+            .serverChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
-                    try channel.pipeline.syncOperations.configureHTTPServerPipeline(
-                        withPipeliningAssistance: false, withErrorHandling: false)
-                    try channel.pipeline.syncOperations.addHandler(
-                        RequestHandler(observable, paths: paths))
-                    channel.eventLoop.scheduleTask(in: .seconds(ObservationServer.connectionLimitSeconds)) {
-                        channel.close(promise: nil)
-                    }
+                    try channel.pipeline.syncOperations.addHandler(ConnectionGate(limit: connections))
                 }
             }
+            .childChannelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    let pipeline = channel.pipeline.syncOperations
+                    try pipeline.addHandler(RequestLimit())
+                    try pipeline.configureHTTPServerPipeline(
+                        withPipeliningAssistance: false, withErrorHandling: false)
+                    try pipeline.addHandler(RequestHandler(observable, paths: paths))
+                    let end = channel.eventLoop.scheduleTask(in: .seconds(Limits.seconds)) {
+                        channel.close(promise: nil)
+                    }
+                    // The task holds the channel and all that belongs to it.
+                    channel.closeFuture.whenComplete { _ in end.cancel() }
+                }
+            }
+    }
+}
+
+/// Keeps the number of open connections of a listener within its limit, and lets it rest where the process has no
+/// descriptors left: the kernel would tell of the same waiting connection again and again.
+private final class ConnectionGate: ChannelDuplexHandler {
+    typealias InboundIn = any Channel
+    typealias InboundOut = any Channel
+    typealias OutboundIn = any Channel
+    typealias OutboundOut = any Channel
+
+    private let limit: Int
+    /// The oldest first.
+    private var open: [any Channel] = []
+    private var isResting = false
+
+    init(limit: Int) { self.limit = limit }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        let connection = unwrapInboundIn(data)
+        if open.count >= limit { open.removeFirst().close(promise: nil) }
+        open.append(connection)
+        connection.closeFuture.assumeIsolated().whenComplete { [weak self] _ in
+            self?.open.removeAll { $0 === connection }
+        }
+        context.fireChannelRead(data)
+    }
+
+    func read(context: ChannelHandlerContext) {
+        if !isResting { context.read() }
+    }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        guard !isResting, let error = error as? IOError, [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(error.errnoCode)
+        else { return }
+        isResting = true
+        if !open.isEmpty { open.removeFirst().close(promise: nil) }
+        context.eventLoop.assumeIsolated().scheduleTask(
+            in: .milliseconds(ObservationServer.Limits.pauseMilliseconds)
+        ) { [weak self] in
+            self?.isResting = false
+            context.read()
+        }
+    }
+}
+
+/// Ends a connection that sends more than a request has.
+private final class RequestLimit: ChannelInboundHandler {
+    typealias InboundIn = ByteBuffer
+    typealias InboundOut = ByteBuffer
+
+    private var bytes = 0
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        bytes += unwrapInboundIn(data).readableBytes
+        guard bytes <= ObservationServer.Limits.requestBytes else { return context.close(promise: nil) }
+        context.fireChannelRead(data)
     }
 }
 
@@ -121,6 +180,7 @@ private final class RequestHandler: ChannelInboundHandler {
     private let observable: any Observable
     private let paths: Set<String>
     private var head: HTTPRequestHead?
+    private var hasAnswered = false
 
     init(_ observable: any Observable, paths: Set<String>) {
         self.observable = observable
@@ -132,7 +192,8 @@ private final class RequestHandler: ChannelInboundHandler {
         case .head(let head): if self.head == nil { self.head = head }
         case .body: break
         case .end:
-            guard let head else { return }
+            guard let head, !hasAnswered else { return }
+            hasAnswered = true
             RequestHandler.send(answer(head), isBodyWanted: head.method != .HEAD, on: context.channel)
         }
     }

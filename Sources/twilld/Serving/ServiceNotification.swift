@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Health
 
 /// Tells systemd how the service does (sd_notify(3)): datagrams of `NAME=value` lines to the socket that
 /// `NOTIFY_SOCKET` names. Without that variable nothing is told.
@@ -20,16 +21,23 @@ struct ServiceNotification: Sendable {
     }
 
     /// The service works from here on.
-    func ready(status: String) { send("READY=1\nSTATUS=\(status)") }
+    func ready(status: String) { send("READY=1\nSTATUS=\(ServiceNotification.line(status))") }
 
     /// One line for `systemctl status`.
-    func status(_ text: String) { send("STATUS=\(text)") }
+    func status(_ text: String) { send("STATUS=\(ServiceNotification.line(text))") }
 
     /// The service ends because it was told to.
     func stopping() { send("STOPPING=1") }
 
     /// The service is alive.
     func watchdog() { send("WATCHDOG=1") }
+
+    /// What systemd takes for the value of one variable. A text from outside (the network's configuration, a store's error)
+    /// may have line ends, behind which it would be another variable.
+    private static func line(_ text: String) -> String { String(text.printable.prefix(lineLimit)) }
+
+    /// Characters of a status: `systemctl status` shows one line.
+    private static let lineLimit = 1000
 
     private func send(_ text: String) {
         guard let socketPath else { return }

@@ -1,6 +1,7 @@
 import CLinux
 import FoundationEssentials
 import Glibc
+import Health
 import Telemetry
 
 /// Asks a running daemon over its unix socket.
@@ -16,7 +17,7 @@ struct StatusClient {
         let parts = answer.split(separator: "\r\n\r\n", maxSplits: 1)
         guard parts.count == 2, answer.hasPrefix("HTTP/1.1 200 ") else {
             throw CommandFailure(
-                .unavailable, "what answers at \(socketPath) is no twilld: \(answer.prefix(60))")
+                .unavailable, "what answers at \(socketPath) is no twilld: \(String(answer.prefix(60)).printable)")
         }
         return String(parts[1])
     }
@@ -30,24 +31,16 @@ struct StatusClient {
         } catch {
             throw CommandFailure(
                 .unavailable,
-                "the daemon at \(socketPath) is of another release and says something else: \(error)")
+                "the daemon at \(socketPath) is of another release: what it says of itself is not of the form that this "
+                    + "twilld reads; ask with its own")
         }
     }
 
     /// Whether a daemon listens, however long that one needs to answer: not where the kernel says that nobody does.
-    func isListenedTo() throws(CommandFailure) -> Bool {
-        let descriptor = try unconnectedSocket()
-        defer { close(descriptor) }
-        if try connect(descriptor) { return true }
-        switch errno {
-        case ENOENT, ECONNREFUSED: return false
-        // More connections wait to be taken than may.
-        case EAGAIN: return true
-        default: throw failure("find out who listens")
-        }
-    }
+    func isListenedTo() throws(CommandFailure) -> Bool { try StatusSocket.holder(of: socketPath) != nil }
 
-    private func unconnectedSocket() throws(CommandFailure) -> Int32 {
+    /// A socket that may be connected to the daemon; the caller closes it.
+    func unconnectedSocket() throws(CommandFailure) -> Int32 {
         let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw failure("open a socket") }
         var timeout = timeval(tv_sec: StatusClient.timeoutSeconds, tv_usec: 0)
@@ -58,7 +51,7 @@ struct StatusClient {
     }
 
     /// Connects to the daemon. Returns whether it did; else `errno` says why not.
-    private func connect(_ descriptor: Int32) throws(CommandFailure) -> Bool {
+    func connect(_ descriptor: Int32) throws(CommandFailure) -> Bool {
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)
         guard socketPath.utf8.count < MemoryLayout.size(ofValue: address.sun_path) else {
@@ -104,6 +97,6 @@ struct StatusClient {
             }
         return CommandFailure(
             number == EACCES || number == EPERM ? .permission : .unavailable,
-            "cannot \(action) at \(socketPath): \(String(cString: strerror(number)))\(advice)")
+            "cannot \(action) at \(socketPath): \(systemWords(number))\(advice)")
     }
 }

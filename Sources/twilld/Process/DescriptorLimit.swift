@@ -1,0 +1,54 @@
+import FoundationEssentials
+import Glibc
+import Health
+
+/// How many files and sockets the process may have open (RLIMIT_NOFILE).
+enum DescriptorLimit {
+    /// What the daemon needs at most: 80 connections (`ObservationServer.Limits`); for each of up to 16 workers a queue
+    /// of the device, two sockets, an eventfd and a ring, 80; the runtime, netlink, signals and listeners some 30; a child
+    /// process 6; the store, whose connections and files come and go, 32. That makes 228.
+    static let needed = 256
+    /// Above this share of the limit it is a problem.
+    private static let sharePercent = 90
+
+    /// Raises the limit to the highest that is allowed.
+    ///
+    /// - Throws: where that is not enough to run.
+    static func raise() throws(CommandFailure) {
+        var limit = rlimit()
+        let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+        guard getrlimit(resource, &limit) == 0 else { return }
+        if limit.rlim_cur < limit.rlim_max {
+            var raised = limit
+            raised.rlim_cur = limit.rlim_max
+            if setrlimit(resource, &raised) == 0 { limit = raised }
+        }
+        guard limit.rlim_cur >= rlim_t(needed) else {
+            throw CommandFailure(
+                .configuration,
+                "the limit of open files is \(limit.rlim_cur), and twilld needs \(needed): raise it (LimitNOFILE= in the "
+                    + "unit file, ulimit -n)")
+        }
+    }
+
+    /// The limit in force.
+    static var current: Int {
+        var limit = rlimit()
+        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return .max }
+        return Int(clamping: limit.rlim_cur)
+    }
+
+    /// How many descriptors are open; nil where there was none left to find out with.
+    static var open: Int? {
+        // One of them is the listing's own.
+        (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd")).map { $0.count - 1 }
+    }
+
+    /// What is wrong with `open` descriptors (nil: too many to count) of `limit`.
+    static func problem(open: Int?, limit: Int) -> Problem? {
+        if let open, open < limit / 100 * sharePercent { return nil }
+        return Problem(
+            .degraded, "\(open.map(String.init) ?? "all") of \(limit) files and sockets that twilld may have are open",
+            remedy: "restart twilld, and report it with the list: ls -l /proc/\(getpid())/fd")
+    }
+}

@@ -1,0 +1,153 @@
+import FoundationEssentials
+import Glibc
+import Kit
+import NetworkNamespaces
+import Testing
+
+/// K8: what may still come right is waited for and said; what can't ends at once, with nothing left behind.
+@Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
+struct StartTests {
+    private func end(_ daemons: LabDaemon...) async throws {
+        for daemon in daemons {
+            daemon.signal(SIGTERM)
+            #expect(try await daemon.exitStatus() == 0)
+        }
+    }
+
+    /// DHCP is late, or a USB stick is plugged in later: what is missing, the flags, and what brings it.
+    @Test(arguments: [
+        ("ip address flush dev eth0", "", "there is no default route",
+            "ip address add 172.20.32.101/24 dev eth0 && ip route replace default via 172.20.32.254"),
+        ("ip address flush dev eth0", "--iface eth0", "no usable IPv4 address", "ip address add 172.20.32.101/24 dev eth0"),
+        ("true", "--iface eth7", "there is no such interface",
+            "ip link add eth7 type dummy && ip link set eth7 up && ip address add 172.20.33.1/24 dev eth7"),
+        ("ip route delete default", "", "there is no default route", "ip route add default via 172.20.32.254"),
+    ])
+    func anUnderlayThatIsLateIsWaitedFor(before: String, flags: String, reason: String, remedy: String) async throws {
+        let lab = try await Lab(nodes: 1)
+        try await lab[1].run(before)
+        let daemon = try await lab[1].start("\(flags) --healthz-ip 127.0.0.1 --healthz-port 8471")
+        try await lab[1].run("ip link set lo up")
+        try await daemon.problem(reason, "this machine has")
+        let status = try #require(daemon.status)
+        #expect(!status.isReady && status.state.contains("waiting for an underlay"))
+        _ = try await until("/readyz") {
+            let answer = try? await lab[1].run("curl -s http://127.0.0.1:8471/readyz")
+            return answer?.contains(reason) == true ? true : nil
+        }
+        // Nothing was written to the store for a node that has no address.
+        #expect(try await lab[1].run("ls \(lab.directory)/store/subnets") == "")
+        #expect(daemon.log.split(separator: "\n").count { $0.contains("event=waiting_for_an_underlay") } == 1)
+        try await lab[1].run(remedy)
+        try await daemon.healed()
+        try await end(daemon)
+    }
+
+    @Test func theDaemonStopsWhileItWaitsForAnUnderlay() async throws {
+        let lab = try await Lab(nodes: 1)
+        try await lab[1].run("ip route delete default")
+        let daemon = try await lab[1].start()
+        try await daemon.problem("there is no default route")
+        try await end(daemon)
+    }
+
+    /// Without rights nothing is written: no lease, no device.
+    @Test(arguments: ["setpriv --bounding-set=-net_admin --inh-caps=-net_admin", "setpriv --bounding-set=-all --inh-caps=-all"])
+    func aRunWithoutRightsLeavesNothing(wrapper: String) async throws {
+        let lab = try await Lab(nodes: 1)
+        let daemon = try await lab[1].start(wrapper: wrapper)
+        #expect(try await daemon.exitStatus() == 77)
+        #expect(daemon.log.contains("CAP_NET_ADMIN"))
+        #expect(try await lab[1].run("ls \(lab.directory)/store/subnets") == "")
+    }
+
+    /// The port's holder is named, and the node heals by itself when that one leaves.
+    @Test func aTakenPortIsNamedAndTakenOnceItIsFree() async throws {
+        let lab = try await Lab(nodes: 1)
+        try await lab[1].run(
+            "(echo $$ >/dev/null; exec sh -c 'echo $$ >\(lab.directory)/holder; exec socat -u UDP4-RECV:8285 /dev/null')"
+                + " >/dev/null 2>&1 &")
+        let holder = try await until("the holder") {
+            await lab[1].succeeds("ss -Hlun | grep -q :8285") ? lab.read("holder")?.prefix { $0.isNumber } : nil
+        }
+        let daemon = try await lab[1].start()
+        try await daemon.problem("8285", "socat (process \(holder))")
+        #expect(daemon.status?.isReady == false)
+        kill(pid_t(holder) ?? -1, SIGKILL)
+        try await daemon.healed()
+        try await end(daemon)
+    }
+
+    @Test func aTakenDeviceNameIsNamedAndTakenOnceItIsFree() async throws {
+        let lab = try await Lab(nodes: 1, config: #"{"Network": "100.97.0.0/16"}"#)
+        // Another network's daemon on this host, with a port of its own.
+        try lab.write("other/config", #"{"Network": "100.98.0.0/16", "Backend": {"Type": "udp", "Port": 8300}}"#)
+        let first = try await lab[1].start(
+            "--lease-dir \(lab.directory)/other --status-socket \(lab[1].directory)/first.sock --state-dir "
+                + "\(lab[1].directory)/first --subnet-file \(lab[1].directory)/first.env")
+        try await first.logged("event=ready")
+        let second = try await lab[1].start()
+        try await second.logged("event=waiting_for_the_tunnel_device")
+        try await second.problem("flannel0", "twilld (process \(first.processIdentifier))")
+        first.signal(SIGTERM)
+        #expect(try await first.exitStatus() == 0)
+        try await second.healed()
+        try await end(second)
+    }
+
+    /// Two with the same flags: the second touches neither lease nor port.
+    @Test func aSecondDaemonWithTheSameFlagsEnds() async throws {
+        let lab = try await Lab(nodes: 1)
+        let first = try await lab[1].start()
+        try await first.ready()
+        let lease = try await lab[1].run("ls -l --time-style=full-iso \(lab.directory)/store/subnets")
+        let second = try await lab[1].start()
+        #expect(try await second.exitStatus() == 75)
+        #expect(second.log.contains("another twilld, twilld (process \(first.processIdentifier)), answers"))
+        #expect(try await lab[1].run("ls -l --time-style=full-iso \(lab.directory)/store/subnets") == lease)
+        #expect(first.status?.isReady == true)
+        try await end(first)
+    }
+
+    @Test func aTakenHealthPortIsSaidAndTakenOnceItIsFree() async throws {
+        let lab = try await Lab(nodes: 1)
+        try await lab[1].run(
+            "(exec sh -c 'echo $$ >\(lab.directory)/holder; exec socat TCP4-LISTEN:8471,reuseaddr,fork /dev/null')"
+                + " >/dev/null 2>&1 &")
+        let holder = try await until("the holder") {
+            await lab[1].succeeds("ss -Hltn | grep -q :8471") ? lab.read("holder")?.prefix { $0.isNumber } : nil
+        }
+        let daemon = try await lab[1].start("--healthz-port 8471")
+        try await daemon.problem("0.0.0.0:8471", "Address already in use", "socat (process \(holder))", "--healthz-port")
+        // Packets do not depend on it.
+        try await daemon.ready()
+        kill(pid_t(holder) ?? -1, SIGKILL)
+        try await daemon.healed()
+        try await end(daemon)
+    }
+
+    /// The network's own MTU can be corrected while nodes wait; one that the flags give can't.
+    @Test func anMTUThatDoesNotFitIsWaitedForWhereTheNetworkSaysIt() async throws {
+        let lab = try await Lab(nodes: 1, config: #"{"Network": "100.96.0.0/16", "Backend": {"MTU": 9000}}"#)
+        let daemon = try await lab[1].start()
+        try await daemon.problem("9000")
+        #expect(daemon.status?.isReady == false)
+        try lab.write("store/config", #"{"Network": "100.96.0.0/16", "Backend": {"MTU": 1400}}"#)
+        try await daemon.healed()
+        try await end(daemon)
+        let other = try await lab[1].start("--mtu 9000")
+        #expect(try await other.exitStatus() == 78)
+    }
+
+    /// What no waiting mends ends at once, by its kind.
+    @Test(arguments: [
+        ("--iface-regex 'eth('", 78), ("--port 0", 64), ("--lease-dir= --etcd-endpoints nonsense", 78),
+        ("--kube-subnet-mgr", 69), ("--status-socket /tmp/\(String(repeating: "x", count: 110))", 64),
+    ])
+    func whatNoWaitingMendsEndsAtOnce(flags: String, status: Int) async throws {
+        let lab = try await Lab(nodes: 1)
+        let daemon = try await lab[1].start(flags.replacing("'", with: "\""))
+        #expect(try await daemon.exitStatus() == status, "\(daemon.log)")
+        #expect(try await lab[1].run("ls \(lab.directory)/store/subnets") == "")
+    }
+}
