@@ -43,6 +43,7 @@ import Testing
         enum State: Int, AtomicRepresentable { case rests, tries, ends }
         let state = Atomic<State>(.rests)
         let joined = Atomic<Int>(0)
+        let tries = Atomic<Int>(0)
         let endpoint: Endpoint
         let option: Int32
 
@@ -55,8 +56,9 @@ import Testing
             while true {
                 switch state.load(ordering: .acquiring) {
                 case .ends: return
-                case .rests: sched_yield()
+                case .rests: usleep(100)
                 case .tries:
+                    tries.add(1, ordering: .relaxed)
                     if let descriptor = PortTests.join(endpoint, option) {
                         joined.add(1, ordering: .relaxed)
                         close(descriptor)
@@ -78,15 +80,19 @@ import Testing
                 return nil
             }, context.toOpaque())
         try #require(made == 0)
-        for _ in 0..<300 {
+        defer { intruder.state.store(.ends, ordering: .releasing) }
+        for _ in 0..<40 {
             // The intruder may still have it from its last try before this.
             var receiver: UnderlaySocket?
-            for _ in 0..<1000 where receiver == nil { receiver = try? Self.open(endpoint) }
+            for _ in 0..<1000 where receiver == nil {
+                receiver = try? Self.open(endpoint)
+                if receiver == nil { usleep(100) }
+            }
             let first = try #require(receiver)
+            let before = intruder.tries.load(ordering: .relaxed)
             intruder.state.store(.tries, ordering: .releasing)
-            for _ in 0..<20 { sched_yield() }
+            while intruder.tries.load(ordering: .relaxed) == before { usleep(10) }
             let sender = UnderlaySocket.openSender(sharingPortOf: first, at: endpoint, bufferBytes: 65_536)
-            for _ in 0..<20 { sched_yield() }
             intruder.state.store(.rests, ordering: .releasing)
             close(try #require(sender))
             first.close()
