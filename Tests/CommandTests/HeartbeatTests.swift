@@ -62,16 +62,4 @@ private final class TestClock: Sendable {
         heartbeats.forget(.passes)
         #expect(heartbeats.silences.isEmpty)
     }
-
-    @Test func packetThreadsThatEndAgainAndAgainArePutOffAndSaid() {
-        var restarts = RestartWatch()
-        var now = ContinuousClock.now
-        #expect(restarts.problem(now: now) == nil)
-        #expect([0, 1, 2, 4, 8, 16, 30, 30].allSatisfy { $0 == restarts.record("Bad address", now: now) })
-        #expect(restarts.problem(now: now)?.cause.contains("8 times") == true)
-        #expect(restarts.problem(now: now)?.cause.contains("Bad address") == true)
-        now += .seconds(601)
-        #expect(restarts.problem(now: now) == nil)
-        #expect(restarts.record("Bad address", now: now) == 0)
-    }
 }

@@ -52,7 +52,7 @@ extension Daemon {
             if let totals = observation.sampleTraffic() {
                 await node.noteTraffic(traffic.news(in: totals))
             }
-            startAgainWhatEnded()
+            await lookAtDataPlane()
             health.set(
                 Component(.lease, "expiry"),
                 TableProblems.expiry(
@@ -66,21 +66,19 @@ extension Daemon {
         }
     }
 
-    private func startAgainWhatEnded() {
-        let now = ContinuousClock.now
-        if let number = stage.dataPlane?.failureErrorNumber, number != 0, !isRestarting {
-            isRestarting = true
-            let reason = systemWords(number)
-            let pause = restarts.record(reason, now: now)
-            logger.critical(
-                "data plane ended",
-                metadata: ["detail": "\(reason)", "action": "starting it again", "after_seconds": "\(pause)"])
-            health.set(
-                Component(.dataPlane),
-                Problem(.cutOff, "the packet threads ended by themselves: \(reason)", remedy: "they are started again"))
-            startDataPlaneAnew(afterSeconds: pause)
-        }
-        health.set(Component(.dataPlane, "restarts"), restarts.problem(now: now))
+    /// Looks whether the packet threads still run and whether the port is theirs alone.
+    private func lookAtDataPlane() async {
+        guard let dataPlane = stage.dataPlane else { return }
+        var watch = dataPlaneWatch
+        let isToBeMadeAgain = await watch.look(at: dataPlane)
+        dataPlaneWatch = watch
+        guard isToBeMadeAgain, stage.dataPlane === dataPlane else { return }
+        logger.critical(
+            "data plane ended",
+            metadata: [
+                "detail": "\(systemWords(dataPlane.failureErrorNumber))", "action": "starting it again",
+            ])
+        startDataPlaneAnew()
     }
 
     private func reportFallbacks(in counters: CounterTotals) {

@@ -20,9 +20,11 @@ import Worker
 actor Daemon {
     /// Seconds between two tries of something that failed: doubles up to the limit.
     private static let retryPauseSeconds = (first: 1, limit: 30)
-    /// How long a taken port is waited for within a pass, and how often it is tried: the kernel takes down a ring within
-    /// some milliseconds, on a busy machine within a second. Who has the port for longer is named.
+    /// How long a taken port and a taken device are waited for within the first pass, and how often the port is tried: the
+    /// kernel takes down the ring of a process that was killed within some milliseconds, on a busy machine within a second.
+    /// What this process closed itself is free at once. Who has the port for longer is named.
     private static let portPatienceMilliseconds = 1000
+    private static let devicePatienceMilliseconds = 2000
     private static let portPauseMilliseconds = 20
     /// Seconds between two tries of what another process holds: the node heals when that one ends.
     private static let heldPauseSeconds = 2
@@ -45,9 +47,10 @@ actor Daemon {
     var stage = Stage()
     private var retryPause = Daemon.retryPauseSeconds.first
     private var isStopping = false
-    var restarts = RestartWatch()
-    var isRestarting = false
+    var dataPlaneWatch: DataPlaneWatch
     var wakesSeen: [UInt64] = []
+    /// Whether this process has had a data plane: then nobody who ended before it can hold port or device.
+    private var hasHadDataPlane = false
 
     /// What stands, as far as the passes have come.
     struct Stage {
@@ -97,6 +100,7 @@ actor Daemon {
         logger = parts.logger
         notification = parts.notification
         observation = parts.seen
+        dataPlaneWatch = DataPlaneWatch(health: parts.health)
         self.flags = flags
         self.underlay = underlay
         (passes, passContinuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
@@ -295,10 +299,10 @@ actor Daemon {
         return [.usage, .unavailable, .permission, .configuration].contains(failure.status)
     }
 
-    /// Makes the data plane anew with the next pass.
-    func startDataPlaneAnew(afterSeconds seconds: Int) {
+    /// Makes the data plane anew.
+    func startDataPlaneAnew() {
         deviceIsLost = true
-        askForPass(afterSeconds: seconds)
+        askForPass()
     }
 
     func askForPass(afterSeconds seconds: Int) {
@@ -342,9 +346,9 @@ actor Daemon {
             await onThread { made.stop() }
             throw CancellationError()
         }
+        hasHadDataPlane = true
         stage.dataPlane = made
         stage.dataPlaneKey = key
-        isRestarting = false
         if let port = stage.heldPort { health.forget(port) }
         stage.heldPort = nil
         stage.fallbacks = FallbackWatch()
@@ -365,17 +369,19 @@ actor Daemon {
         return made
     }
 
-    /// Opens the device and the sockets. Both can be held for a while by a data plane that has just ended, ours or
-    /// that of a killed process: the kernel takes its ring down late.
+    /// Opens the device and the sockets. At the start both can be held for a while by a process that was killed: the kernel
+    /// takes its ring down late.
     ///
     /// - Throws: `PortTaken` where another process has the port.
     private func open(_ settings: DataPlaneConfiguration) async throws -> DataPlane {
         let logger = logger
+        let isFirst = !hasHadDataPlane
         var waited = 0
         while true {
             do throws(DataPlaneError) {
                 return try await onThread { () throws(DataPlaneError) -> DataPlane in
-                    let dataPlane = try DataPlane(settings) {
+                    let patience = isFirst ? Daemon.devicePatienceMilliseconds : 0
+                    let dataPlane = try DataPlane(settings, patienceMilliseconds: patience) {
                         logger.notice(
                             "waiting for the tunnel device",
                             metadata: [
@@ -395,9 +401,10 @@ actor Daemon {
                 guard case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE, !isStopping else {
                     throw CommandFailure(error)
                 }
-                guard waited < Daemon.portPatienceMilliseconds else { throw await portTaken(settings.underlay) }
                 // What was waited for already is not waited for again with each pass.
-                if stage.heldPort != nil { throw await portTaken(settings.underlay) }
+                guard isFirst, waited < Daemon.portPatienceMilliseconds, stage.heldPort == nil else {
+                    throw await portTaken(settings.underlay)
+                }
                 try? await Task.sleep(for: .milliseconds(Daemon.portPauseMilliseconds))
                 waited += Daemon.portPauseMilliseconds
             }
