@@ -4,7 +4,7 @@ import Telemetry
 import Testing
 
 /// Routes and rules of others, judged by where they take the overlay's packets.
-@Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
+@Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"), .serialized)
 struct RouteEffectTests {
     /// Three ready nodes; node 1 has a bridge for pods.
     private func network(nodes: Int = 3) async throws -> (lab: Lab, daemons: [LabDaemon], subnets: [String]) {

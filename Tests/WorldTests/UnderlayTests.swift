@@ -5,7 +5,7 @@ import Telemetry
 import Testing
 
 /// The interface that datagrams leave by: chosen as flanneld does, kept whatever comes beside it, left only when it is gone.
-@Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
+@Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"), .serialized)
 struct UnderlayTests {
     /// A lab of two ready nodes with a pod each; node 1 was changed by `commands` before its daemon started.
     private final class Network {
