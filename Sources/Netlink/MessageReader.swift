@@ -7,8 +7,10 @@ struct Message: Hashable {
     /// What follows the header.
     var payload: ArraySlice<UInt8>
 
-    /// Takes the messages out of a datagram; nil where a length is wrong, since then nothing after it is known.
-    static func all(in datagram: [UInt8]) -> [Message]? {
+    /// Takes the messages out of a datagram; nil where a length is wrong, since then nothing after it is known. Routes that
+    /// are of no interest are left out without being looked at further.
+    static func all(in datagram: [UInt8], interest: RouteInterest? = nil) -> [Message]? {
+        if let interest { return interesting(in: datagram, interest) }
         var messages: [Message] = []
         var rest = datagram[...]
         while !rest.isEmpty {
@@ -27,6 +29,41 @@ struct Message: Hashable {
             rest = rest.dropFirst(MessageLayout.aligned(length))
         }
         return messages
+    }
+
+    /// As `all`, over a list of which most is of no interest: the rest costs no allocation.
+    private static func interesting(in datagram: [UInt8], _ interest: RouteInterest) -> [Message]? {
+        datagram.withUnsafeBytes { bytes in
+            var messages: [Message] = []
+            var start = 0
+            while start < bytes.count {
+                guard bytes.count - start >= MessageLayout.headerSize else { return nil }
+                let length = Int(bytes.loadUnaligned(fromByteOffset: start, as: UInt32.self))
+                guard length >= MessageLayout.headerSize, length <= bytes.count - start else { return nil }
+                let type = MessageType(
+                    rawValue: bytes.loadUnaligned(fromByteOffset: start + 4, as: UInt16.self))
+                let payload = start + MessageLayout.headerSize..<start + length
+                let isRoute = type == .newRoute || type == .deleteRoute
+                if !isRoute || interest.includes(UnsafeRawBufferPointer(rebasing: bytes[payload])) {
+                    messages.append(
+                        Message(
+                            type: type,
+                            flags: MessageFlags(
+                                rawValue: bytes.loadUnaligned(fromByteOffset: start + 6, as: UInt16.self)),
+                            sequence: bytes.loadUnaligned(fromByteOffset: start + 8, as: UInt32.self),
+                            payload: datagram[payload]))
+                } else if bytes[start + 6] & UInt8(MessageFlags.dumpInterrupted.rawValue) != 0 {
+                    // That the list changed while it was read is told by whichever message came next.
+                    messages.append(
+                        Message(
+                            type: .noOperation, flags: .dumpInterrupted,
+                            sequence: bytes.loadUnaligned(fromByteOffset: start + 8, as: UInt32.self),
+                            payload: []))
+                }
+                start += MessageLayout.aligned(length)
+            }
+            return messages
+        }
     }
 
     /// The attributes after a fixed part of `size` bytes; those from the first bad length on are left out.

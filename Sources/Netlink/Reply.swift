@@ -32,9 +32,11 @@ struct Reply {
         self.sequence = sequence
     }
 
-    /// Takes a datagram in. Throws the kernel's refusal, or `EBADMSG` for a datagram that does not parse.
-    mutating func take(_ datagram: [UInt8]) throws(NetlinkError) -> Status {
-        guard let received = Message.all(in: datagram) else {
+    /// Takes a datagram in, without the routes that are of no interest. Throws the kernel's refusal, or `EBADMSG` for a datagram that does not parse.
+    mutating func take(
+        _ datagram: [UInt8], interest: RouteInterest? = nil
+    ) throws(NetlinkError) -> Status {
+        guard let received = Message.all(in: datagram, interest: interest) else {
             throw NetlinkError(
                 operation: operation, code: EBADMSG, message: "the kernel's reply does not parse")
         }

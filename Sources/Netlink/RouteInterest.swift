@@ -16,13 +16,13 @@ public struct RouteInterest: Sendable, Hashable {
     }
 
     /// Whether an `RTM_NEWROUTE` or `RTM_DELROUTE` is about a route of interest: one of IPv4 in a table, not in the cache.
-    func includes(_ message: Message) -> Bool {
-        guard message.payload.number(at: 0, as: UInt8.self) == Family.v4,
-            let length = message.payload.number(at: 1, as: UInt8.self).map(Int.init), length <= 32,
-            !Route.isLearnt(message)
-        else { return false }
-        if length == 0 { return true }
-        return message.payload.withUnsafeBytes { includes(attributes: $0, length: length) }
+    /// `payload` is what follows the message's header.
+    func includes(_ payload: UnsafeRawBufferPointer) -> Bool {
+        guard payload.count >= MessageLayout.routeSize, payload[0] == Family.v4 else { return false }
+        let length = Int(payload[1])
+        let flags = payload.loadUnaligned(fromByteOffset: 8, as: UInt32.self)
+        guard length <= 32, flags & Route.clonedFlag == 0 else { return false }
+        return length == 0 || includes(attributes: payload, length: length)
     }
 
     /// Walks the attributes without gathering them.

@@ -150,15 +150,14 @@ private final class Listener {
             }
             if waits.last?.revents != 0 { break }
             do {
-                let messages = Message.all(in: try socket.receive(operation: "read network changes"))
+                let interest = interest.value.withLock { $0 }
+                let messages = Message.all(
+                    in: try socket.receive(operation: "read network changes"), interest: interest)
                 guard let messages else {
                     tell(.unknown)
                     continue
                 }
-                let interest = interest.value.withLock { $0 }
-                for message in messages where Listener.isOfInterest(message, to: interest) {
-                    if let change = NetworkChange(message) { tell(change) }
-                }
+                messages.lazy.compactMap { NetworkChange($0) }.forEach(tell)
             } catch {
                 tell(.unknown)
                 // ENOBUFS: the kernel dropped notifications because this thread was late. EMSGSIZE: one was too
@@ -167,11 +166,6 @@ private final class Listener {
             }
         }
         continuation.finish()
-    }
-
-    private static func isOfInterest(_ message: Message, to interest: RouteInterest?) -> Bool {
-        guard let interest, message.type == .newRoute || message.type == .deleteRoute else { return true }
-        return interest.includes(message)
     }
 
     private func tell(_ change: NetworkChange) {

@@ -100,11 +100,11 @@ public final class RouteSocket: Sendable {
         return routes
     }
 
-    /// The main table's IPv4 routes that are of interest, as the kernel orders them. Costs 0.3 µs for each of the others
-    /// (release build), and no memory.
+    /// The main table's IPv4 routes that are of interest, as the kernel orders them. The others cost the kernel 0.2 µs each
+    /// to list, and no memory here.
     public func routes(of interest: RouteInterest) throws(NetlinkError) -> [Route] {
-        try list(.routes(inTable: Route.mainTable, kind: nil)) { message in
-            guard message.type == .newRoute, interest.includes(message), let route = Route(message),
+        try list(.routes(inTable: Route.mainTable, kind: nil), interest: interest) { message in
+            guard message.type == .newRoute, let route = Route(message),
                 route.table == Route.mainTable
             else { return nil }
             return route
@@ -190,7 +190,7 @@ public final class RouteSocket: Sendable {
     /// Sends a request and gathers what `element` makes of its reply's messages; a list that changed under the kernel's
     /// hand is asked for again.
     func list<Element>(
-        _ request: Request, _ element: (Message) -> Element?
+        _ request: Request, interest: RouteInterest? = nil, _ element: (Message) -> Element?
     ) throws(NetlinkError) -> [Element] {
         try state.withLock { state throws(NetlinkError) in
             for _ in 0..<RouteSocket.attemptsAtAList {
@@ -201,7 +201,8 @@ public final class RouteSocket: Sendable {
                 var status = Reply.Status.incomplete
                 var elements: [Element] = []
                 while status == .incomplete {
-                    status = try reply.take(state.descriptor.receive(operation: request.operation))
+                    status = try reply.take(
+                        state.descriptor.receive(operation: request.operation), interest: interest)
                     for message in reply.takeMessages() {
                         if let element = element(message) { elements.append(element) }
                     }

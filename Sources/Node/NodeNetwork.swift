@@ -314,7 +314,9 @@ public actor NodeNetwork {
     private func take(_ change: NetworkChange) {
         switch change {
         case .route(let route), .routeRemoved(let route):
-            if route.table == Route.mainTable { routes = nil }
+            // What was read after the change happened has it already: one's own restore, say.
+            let isKnown = routes?.known.contains(route) == (change == .route(route))
+            if route.table == Route.mainTable, !isKnown { routes = nil }
             if case .v4(let destination) = route.destination { judge.doubt(destination) }
         case .rule:
             judge.doubtAll()
