@@ -26,7 +26,7 @@ struct PacketCutWords {
             ? "chain \(drop.chain)" : "chain \(drop.chain) (called from \(drop.baseChain))"
         let verb = drop.isCertain ? "drops" : "probably drops"
         let what = cuts.map { words(for: $0) }.joined(separator: " and ")
-        let rule = drop.rule.map { "the rule \"\($0)\"" } ?? "the policy drop"
+        let rule = drop.rule.map { "the rule \"\($0)\"" } ?? "its policy"
         return "\(drop.table), \(place): \(rule) \(verb) \(what)"
     }
 
@@ -56,13 +56,12 @@ struct PacketCutWords {
         let network = surroundings.network
         let tunnel = surroundings.tunnel
         let port = surroundings.port
-        let chains = cut.drop.baseChain + " " + cut.drop.chain
-        if cut.drop.table.contains("firewalld") {
+        if cut.drop.owner == "firewalld" {
             return isOfPods
                 ? "run: firewall-cmd --permanent --zone=trusted --add-interface=\(tunnel) --add-source=\(network) && firewall-cmd --reload"
                 : "run: firewall-cmd --permanent --add-port=\(port)/udp && firewall-cmd --reload"
         }
-        if chains.contains("ufw-") {
+        if cut.drop.owner == "ufw" {
             return isOfPods
                 ? "run: ufw route allow in on \(tunnel) && ufw route allow out on \(tunnel)"
                 : "run: ufw allow \(port)/udp"

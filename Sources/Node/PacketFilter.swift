@@ -63,6 +63,8 @@ public final class PacketFilterRules: DesiredItem {
         var chain: Iptables.Chain
         var rules: [PacketFilterRule]
         var present: Iptables.ChainState
+        /// What is wrong with it; nil for nothing.
+        var difference: String?
     }
 
     private let settings: PacketFilterSettings
@@ -99,7 +101,7 @@ public final class PacketFilterRules: DesiredItem {
     /// The program that keeps the rules; nil before the first look, and where none does.
     public var used: PacketFilter? { state.withLock { $0.used } }
 
-    private func plan() throws -> Plan {
+    private func plan(in state: NetworkState) throws -> Plan {
         var plan = Plan()
         if let nftables = Nftables() {
             do {
@@ -142,20 +144,23 @@ public final class PacketFilterRules: DesiredItem {
                         present: try other.state(of: chain) ?? .init()))
             }
         }
+        for index in plan.chains.indices {
+            plan.chains[index].difference = try difference(plan.chains[index], in: state)
+        }
         return plan
     }
 
     private func wantsTable(_ plan: Plan) -> Bool { plan.used == .nftables && !wantsNothing }
 
     /// Says what is missing, changed, or behind a rule that drops what it accepts.
-    public func deviation(in _: NetworkState) throws -> String? {
+    public func deviation(in state: NetworkState) throws -> String? {
         let generation = RuleSetReader.generation()
         let hasLegacy = !RuleSetReader.legacyTables(withNat: true).isEmpty
-        let state = state.withLock { $0 }
-        if let generation, generation == state.goodGeneration, !hasLegacy { return nil }
+        let known = self.state.withLock { $0 }
+        if let generation, generation == known.goodGeneration, !hasLegacy { return nil }
         return try tellingWhatHangs {
-            let plan = try plan()
-            let wrong = try differences(in: plan, listing: state.listing)
+            let plan = try plan(in: state)
+            let wrong = differences(in: plan, listing: known.listing)
             self.state.withLock {
                 $0.used = plan.used
                 $0.plan = wrong.isEmpty ? nil : plan
@@ -165,7 +170,7 @@ public final class PacketFilterRules: DesiredItem {
         }
     }
 
-    private func differences(in plan: Plan, listing: String?) throws -> [String] {
+    private func differences(in plan: Plan, listing: String?) -> [String] {
         var wrong: [String] = []
         if wantsTable(plan) {
             if plan.presentTable == nil {
@@ -177,14 +182,14 @@ public final class PacketFilterRules: DesiredItem {
             wrong.append("nftables table \(names.table) not wanted")
         }
         for planned in plan.chains {
-            if let difference = try difference(planned) {
+            if let difference = planned.difference {
                 wrong.append("\(planned.program.describe(planned.chain)) \(difference)")
             }
         }
         return wrong
     }
 
-    private func difference(_ planned: PlannedChain) throws -> String? {
+    private func difference(_ planned: PlannedChain, in state: NetworkState) throws -> String? {
         let (chain, present) = (planned.chain, planned.present)
         if planned.rules.isEmpty { return present.rules == nil ? nil : "not wanted" }
         guard let found = present.rules else { return "missing" }
@@ -193,14 +198,15 @@ public final class PacketFilterRules: DesiredItem {
             return "changed"
         }
         guard present.jumps.count == 1 else { return "jumped to \(present.jumps.count) times" }
-        guard present.jumps != [0], chain == .forward(names), try isShadowed(planned.program) else {
+        guard present.jumps != [0], chain == .forward(names), try isShadowed(planned.program, in: state)
+        else {
             return nil
         }
         return "behind a rule that drops what it accepts"
     }
 
     /// Whether iptables' FORWARD drops packets of the overlay before they come to the chain.
-    private func isShadowed(_ program: Iptables) throws -> Bool {
+    private func isShadowed(_ program: Iptables, in state: NetworkState) throws -> Bool {
         let ruleSet = try reader.current()
         let programName = program.kind == .legacy ? "iptables-legacy" : "iptables"
         var walk = PacketWalk(
@@ -208,20 +214,25 @@ public final class PacketFilterRules: DesiredItem {
                 tables: ruleSet.tables.filter {
                     $0.language == .iptables(program: programName) && $0.name == "filter"
                 }))
-        for packet in OverlayWay.samples(network: settings.network, subnet: settings.subnet) {
-            if walk.drop(of: packet, at: ["forward"]) != nil { return true }
-        }
-        return false
+        let tunnel = names.interfaceName
+        let pods = state.podInterface(subnet: settings.subnet, tunnel: tunnel)?.name
+        let out = SamplePacket(
+            source: settings.subnet, destination: settings.network, inInterface: pods, outInterface: tunnel,
+            transport: .tcp)
+        let into = SamplePacket(
+            source: settings.network, destination: settings.subnet, inInterface: tunnel, outInterface: pods,
+            transport: .tcp)
+        return walk.drop(of: out, at: ["forward"]) != nil || walk.drop(of: into, at: ["forward"]) != nil
     }
 
     /// Sets what is missing or changed, and removes what is not wanted.
-    public func restore(in _: NetworkState, using _: RouteSocket) throws {
+    public func restore(in network: NetworkState, using _: RouteSocket) throws {
         let (found, listing) = state.withLock { state in
             defer { (state.plan, state.goodGeneration) = (nil, nil) }
             return (state.plan, state.listing)
         }
         try tellingWhatHangs {
-            let plan = try found ?? plan()
+            let plan = try found ?? plan(in: network)
             if let nftables = plan.nftables {
                 if wantsTable(plan) {
                     if plan.presentTable == nil || plan.presentTable != listing {
@@ -233,7 +244,7 @@ public final class PacketFilterRules: DesiredItem {
                     try nftables.delete(table: names.table)
                 }
             }
-            for planned in plan.chains where try difference(planned) != nil {
+            for planned in plan.chains where planned.difference != nil {
                 try planned.program.set(planned.chain, planned.rules, present: planned.present)
             }
         }

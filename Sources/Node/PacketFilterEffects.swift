@@ -32,14 +32,6 @@ enum OverlayWay: CaseIterable, Hashable {
         case .tunnelOut: ["output", "postrouting", "egress"]
         }
     }
-
-    /// Packets of the overlay as a whole, without a look at interfaces: TCP both ways.
-    static func samples(network: IPv4Prefix, subnet: IPv4Prefix) -> [SamplePacket] {
-        [
-            SamplePacket(source: subnet, destination: network, transport: .tcp),
-            SamplePacket(source: network, destination: subnet, transport: .tcp),
-        ]
-    }
 }
 
 /// Looks at what all rules of this machine, whoever set them, do with packets between pods: rules that drop them are told as
@@ -238,7 +230,7 @@ private struct ForwardingEffect: DesiredItem {
     var needsResync: Bool { true }
 
     func deviation(in state: NetworkState) throws -> String? {
-        let bridge = state.podInterface(of: surroundings)?.name
+        let bridge = state.podInterface(subnet: surroundings.subnet, tunnel: surroundings.tunnel)?.name
         let ruleSet = try effects.ruleSet()
         let out = effects.cut(.podsOut, by: ruleSet, surroundings, bridge: bridge)
         let into = effects.cut(.podsIn, by: ruleSet, surroundings, bridge: bridge)
@@ -279,16 +271,16 @@ private struct TunnelEffect: DesiredItem {
 extension NetworkState {
     /// The interface that pods here are behind: the one that their subnet is routed to, or that has an address of it; nil
     /// where there is none, or each pod has its own.
-    func podInterface(of here: PacketFilterEffects.Surroundings) -> Link? {
-        let subnet = IPPrefix.v4(here.subnet)
+    func podInterface(subnet own: IPv4Prefix, tunnel: String) -> Link? {
+        let subnet = IPPrefix.v4(own)
         let route = routes.first { $0.destination == subnet && $0.interfaceIndex != nil }
         let index =
             route?.interfaceIndex
             ?? addresses.first {
                 guard let address = $0.address.v4 else { return false }
-                return $0.prefixLength < 32 && here.subnet.contains(address)
+                return $0.prefixLength < 32 && own.contains(address)
             }?.interfaceIndex
-        guard let link = index.flatMap({ link(index: $0) }), link.name != here.tunnel else { return nil }
+        guard let link = index.flatMap({ link(index: $0) }), link.name != tunnel else { return nil }
         return link
     }
 }

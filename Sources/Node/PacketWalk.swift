@@ -25,6 +25,8 @@ struct PacketDrop: Hashable, Sendable {
     var chain: String
     /// The rule as its program prints it; nil for the chain's policy.
     var rule: String?
+    /// The firewall program that the table is of, where that is known: `firewalld`, `ufw`.
+    var owner: String?
     /// Whether it is sure: no rule before it could have taken the packet that cannot be judged from its text.
     var isCertain: Bool
 }
@@ -95,7 +97,16 @@ struct PacketWalk {
         }
         return PacketDrop(
             table: table.description, language: table.language, baseChain: chain.name, chain: place.chain,
-            rule: place.rule, isCertain: isCertain)
+            rule: place.rule, owner: owner(of: table, chain: place), isCertain: isCertain)
+    }
+
+    private func owner(of table: RuleTable, chain: (chain: String, rule: String?)) -> String? {
+        if table.name == "firewalld" { return "firewalld" }
+        // ufw sets the policies of the table that has its chains.
+        let isUfws =
+            chain.chain.hasPrefix("ufw-")
+            || (chain.rule == nil && table.chains.keys.contains { $0.hasPrefix("ufw-") })
+        return isUfws ? "ufw" : nil
     }
 
     private mutating func walk(_ chain: RuleChain, of table: RuleTable, depth: Int) -> End {

@@ -9,11 +9,12 @@ struct RuleSet: Sendable {
 
     var tables: [RuleTable] = []
 
-    /// Adds what `nft --stateless list table` printed; `lacksElements`: without the elements of sets.
-    mutating func add(nftables text: String, lacksElements: Bool = false) {
+    /// Adds what `nft --stateless list` printed, without the tables in `except` (`ip filter`); `lacksElements`: without the
+    /// elements of sets.
+    mutating func add(nftables text: String, except: Set<String> = [], lacksElements: Bool = false) {
         var parser = NftablesListing(lacksElements: lacksElements)
         for line in text.utf8.split(separator: UInt8(ascii: "\n")) { parser.take(Substring(line)) }
-        tables += parser.tables.filter { !$0.isDormant }
+        tables += parser.tables.filter { !$0.isDormant && !except.contains("\($0.family) \($0.name)") }
     }
 
     /// Adds what `iptables-save` printed; `program` is the command that an operator uses on them: `iptables`.

@@ -12,6 +12,9 @@ final class RuleSetReader: Sendable {
     /// What is called long, in milliseconds: a resync every five seconds then costs that twentieth as it is.
     private static let longReadingMilliseconds = 250
 
+    /// Up to how many tables are listed one by one.
+    private static let singleTableLimit = 16
+
     private struct State {
         var ruleSet: RuleSet?
         var generation: UInt32?
@@ -79,8 +82,14 @@ final class RuleSetReader: Sendable {
         }
         let rest = (tables ?? []).filter { !printed.contains($0) }
         guard let nft, !rest.isEmpty else { return }
-        let listing = try list(rest, nft)
-        ruleSet.add(nftables: listing.text, lacksElements: listing.lacksElements)
+        // Each by a program of its own: nft 1.0 lists but the first of several tables. Of very many all at once.
+        let isMany = rest.count > RuleSetReader.singleTableLimit
+        for arguments in isMany ? ["ruleset"] : rest.map({ "table \($0)" }) {
+            guard let listing = try list(arguments, nft) else { continue }
+            ruleSet.add(
+                nftables: listing.text, except: printed.union(["ip nat"]),
+                lacksElements: listing.lacksElements)
+        }
     }
 
     /// The names of the tables (`inet firewalld`) whose rules may drop IPv4 packets. iptables' nat is none of them, and
@@ -95,21 +104,24 @@ final class RuleSetReader: Sendable {
         }
     }
 
-    private static func list(_ tables: [String], _ nft: ChildProcess) throws -> (
+    /// What nft lists; nil where that has gone meanwhile.
+    private static func list(_ what: String, _ nft: ChildProcess) throws -> (
         text: String, lacksElements: Bool
-    ) {
-        let commands = tables.map { "list table \($0)" }.joined(separator: "; ")
+    )? {
+        let arguments = ["list"] + what.split(separator: " ").map(String.init)
+        var lacksElements = false
+        var result: ChildProcess.Result
         do throws(ChildProcessError) {
-            let result = try nft.run(["--stateless", commands], outputLimit: RuleSet.sizeLimit)
-            guard result.status == 0 else { throw ChildProcessError(nft, [commands], result) }
-            return (result.output, false)
+            result = try nft.run(["--stateless"] + arguments, outputLimit: RuleSet.sizeLimit)
         } catch {
             guard error.kind == .outputTooLarge else { throw error }
             // Sets of a hundred thousand addresses: without their elements.
-            let result = try nft.run(["--stateless", "--terse", commands], outputLimit: RuleSet.sizeLimit)
-            guard result.status == 0 else { throw ChildProcessError(nft, [commands], result) }
-            return (result.output, true)
+            lacksElements = true
+            result = try nft.run(["--stateless", "--terse"] + arguments, outputLimit: RuleSet.sizeLimit)
         }
+        if result.status != 0, result.errors.contains("No such file or directory") { return nil }
+        guard result.status == 0 else { throw ChildProcessError(nft, arguments, result) }
+        return (result.output, lacksElements)
     }
 
     /// How often nftables' rules were changed in the calling thread's network namespace; nil where the kernel has no

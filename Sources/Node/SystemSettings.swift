@@ -110,7 +110,9 @@ struct PodInterfaceForwards: DesiredItem {
     var needsResync: Bool { true }
 
     func deviation(in state: NetworkState) throws -> String? {
-        guard let link = state.podInterface(of: surroundings), try SystemSetting.isOff(link.name) else {
+        guard let link = state.podInterface(subnet: surroundings.subnet, tunnel: surroundings.tunnel),
+            try SystemSetting.isOff(link.name)
+        else {
             return nil
         }
         throw ItemProblem(

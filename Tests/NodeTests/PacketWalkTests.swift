@@ -128,6 +128,29 @@ import Testing
         #expect(drop(packet(isEstablished: true), by: iptables(rules, policy: "DROP")) == nil)
     }
 
+    @Test func whoseRulesTheyAreIsSaidInTheRemedy() throws {
+        let ufw = iptables(
+            "-A INPUT -j ufw-before-input\n-A ufw-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            policy: "DROP")
+        let found = try #require(drop(datagram, by: ufw, at: OverlayWay.tunnelIn.hooks))
+        #expect(found.owner == "ufw" && found.rule == nil)
+        var cut = PacketCut(way: .tunnelIn, drop: found)
+        cut.transports = [.udp]
+        cut.hitsNew = true
+        let words = PacketCutWords(
+            .init(
+                network: IPv4Prefix("100.96.0.0/16")!, subnet: Self.subnet, tunnel: "flannel0",
+                underlay: "eth0",
+                address: IPv4Address("172.20.32.101")!, port: 8285))
+        let problem = words.problem(out: nil, into: cut, first: cut)
+        // Answers come through.
+        #expect(problem.effect == .degraded)
+        #expect(
+            problem.sentence
+                == "iptables table filter, chain INPUT: its policy drops tunnel datagrams (UDP port 8285) from the other nodes, but for answers; run: ufw allow 8285/udp"
+        )
+    }
+
     /// Other tables, and what is for this machine.
     @Test func everyHookOnTheWayCounts() {
         let early = iptables("-A PREROUTING -i flannel0 -j DROP", table: "raw")

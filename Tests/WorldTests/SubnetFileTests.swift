@@ -8,27 +8,29 @@ import Testing
 @Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
 struct SubnetFileTests {
     /// What somebody does to the file.
-    @Test(arguments: [
+    private static let damages = [
         "rm subnet.env", ": > subnet.env", "echo FLANNEL_SUBNET=10.9.9.1/24 >> subnet.env",
-        "rm subnet.env && mkdir subnet.env",
-        "rm subnet.env && mkfifo subnet.env", "ln -sf /nonexistent subnet.env", "truncate -s 1G subnet.env",
-    ])
-    func whateverHappensToTheFileItComesBack(_ command: String) async throws {
+        "rm subnet.env && mkdir subnet.env", "rm subnet.env && mkfifo subnet.env",
+        "ln -sf /nonexistent subnet.env",
+        "truncate -s 1G subnet.env",
+    ]
+
+    @Test func whateverHappensToTheFileItComesBack() async throws {
         let lab = try await Lab(nodes: 1)
         let daemon = try await lab.start("--iptables-resync=1")[0]
         let text = try #require(lab.read("node1/subnet.env"))
-        try await lab[1].run("cd \(lab[1].directory) && \(command)")
-        _ = try await until("the file", { daemon.log }) { () -> Bool? in
-            // Opening what stands there must not hang this test either.
-            await lab[1].succeeds("test -f \(lab[1].directory)/subnet.env")
-                && lab.read("node1/subnet.env") == text
-                ? true : nil
+        for damage in Self.damages {
+            try await lab[1].run("cd \(lab[1].directory) && \(damage)")
+            _ = try await until("the file after \(damage)", { daemon.log }) { () -> Bool? in
+                // Opening what stands there must not hang this test either.
+                await lab[1].succeeds("test -f \(lab[1].directory)/subnet.env")
+                    && lab.read("node1/subnet.env") == text ? true : nil
+            }
         }
-        try await daemon.logged("event=restored")
-        #expect(
-            daemon.log.split(separator: "\n").contains {
-                $0.contains("event=restored") && $0.contains("/subnet.env")
-            })
+        let told = daemon.log.split(separator: "\n").filter {
+            $0.contains("event=restored") && $0.contains("/subnet.env")
+        }
+        #expect(told.count >= 4, "\(daemon.log)")
         try await daemon.healed()
     }
 
