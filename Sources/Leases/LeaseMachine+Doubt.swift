@@ -72,7 +72,9 @@ extension LeaseMachine {
         guard count > 0 else { return nil }
         if hasStoreJumped { return "it was restored, emptied or replaced by another one" }
         if isConfigurationGone { return "its network configuration is gone too" }
-        return count >= 2 && count * 2 > known ? "they went all at once" : nil
+        if count >= 2 && count * 2 > known { return "they went all at once" }
+        // A store that has not been found whole again is not believed in detail either.
+        return register.held.isEmpty ? nil : heldCause
     }
 
     private mutating func hold(_ records: [LeaseRegister.Record], because cause: String, now: Instant) {
@@ -98,6 +100,7 @@ extension LeaseMachine {
         guard !register.held.isEmpty else {
             if !heldCause.isEmpty {
                 heldCause = ""
+                doubtedUntil = nil
                 report(.notice, "no lease is held any longer that the store lost", ["store": storeName])
             }
             return

@@ -82,7 +82,14 @@ struct LeaseRegister {
     ///
     /// - Returns: the keys of other entries that went with that.
     mutating func put(_ entry: StoreEntry, now: ContinuousClock.Instant) -> [String] {
-        insert(Record(entry, now: now))
+        let record = Record(entry, now: now)
+        var displaced = insert(record)
+        // Its node has another subnet now. A snapshot's entry says no such thing: it may be older than what is held.
+        if !held.isEmpty, let address = PublishedAddress(record), let other = heldByAddress[address] {
+            remove(other)
+            displaced.append(other)
+        }
+        return displaced
     }
 
     mutating func remove(_ key: String) {
@@ -105,7 +112,7 @@ struct LeaseRegister {
                 record.renew(entry, now: now)
                 insert(record)
             } else {
-                _ = put(entry, now: now)
+                insert(Record(entry, now: now))
             }
         }
     }
@@ -134,12 +141,7 @@ struct LeaseRegister {
         var displaced: [String] = []
         if !held.isEmpty {
             release(key)
-            let places = [
-                record.subnet.flatMap { heldByPrefix[$0.ipv4] },
-                PublishedAddress(record).flatMap { heldByAddress[$0] },
-            ]
-            for other in places {
-                guard let other, other != key, held[other] != nil else { continue }
+            if let subnet = record.subnet, let other = heldByPrefix[subnet.ipv4] {
                 remove(other)
                 displaced.append(other)
             }

@@ -163,7 +163,8 @@ package final class Simulation {
         isStoreDown = true
         configuration = backup.configuration
         entries = backup.entries
-        expiries = backup.expiries
+        // As etcd has it: whoever starts a store gives every lease its whole time.
+        expiries = backup.expiries.mapValues { _ in now + .seconds(86_400) }
         revision = backup.revision
         history = []
         compacted = backup.revision

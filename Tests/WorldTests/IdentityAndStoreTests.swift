@@ -110,16 +110,16 @@ struct IdentityAndStoreTests {
     }
 
     @Test func timesOfTheFarPastAndFutureCostNothing() async throws {
-        let lab = try await Lab()
-        let daemons = try await lab.start()
+        let lab = try await Lab(nodes: 3)
+        let daemons = [try await lab[1].start(), try await lab[2].start()]
+        for daemon in daemons { try await daemon.wait(for: "the peer") { $0.isReady && $0.peers.count == 1 } }
         let before = daemons.map { $0.status?.lease?.subnet }
         // As a node would have written them whose clock is two days behind, or three ahead.
         for (days, subnet) in zip(["2 days ago", "3 days"], before) {
             let name = (subnet ?? "").split(separator: "/").joined(separator: "-")
             try execute("touch -m -d '\(days)' \(lab.directory)/store/subnets/\(name)")
         }
-        let late = try await Lab(nodes: 1)  // another node, in a lab of its own, that reads the same directory
-        let third = try await late[1].start("--lease-dir \(lab.directory)/store --public-ip 172.20.32.109")
+        let third = try await lab[3].start()
         try await third.wait(for: "ready with both") { $0.isReady && $0.peers.count == 2 }
         for (daemon, subnet) in zip(daemons, before) {
             #expect(try await daemon.wait(for: "both peers") { $0.peers.count == 2 }.lease?.subnet == subnet)
@@ -168,7 +168,7 @@ struct IdentityAndStoreTests {
 
     @Test func textsOfTheStoreReachNoTerminal() async throws {
         let lab = try await Lab(nodes: 1)
-        try lab.write("store/subnets/evil\u{1b}[2Jkey", #"{"PublicIP":"\#u001b[31mx"}"#)
+        try lab.write("store/subnets/evil\u{1b}[2Jkey", #"{"PublicIP":"\u001b[31mx"}"#)
         let daemon = try await lab[1].start()
         try await daemon.wait(for: "the skipped") { $0.skipped.count == 1 && $0.isReady }
         let list = try execute("\(LabDaemon.binary) lease list --lease-dir \(lab.directory)/store")
