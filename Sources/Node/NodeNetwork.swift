@@ -5,7 +5,8 @@ import Netlink
 
 /// What happened on this machine's network that the daemon has to act upon.
 public enum NodeEvent: Sendable, Hashable {
-    /// The interface, its address, the advertised address or the MTU is another now, or the underlay is back after
+    /// The interface, its address, the advertised address or the MTU is another now, or the underlay is back
+    /// after
     /// `underlayLost`.
     case underlayChanged(Underlay)
     /// No interface fits the options any more; the text says why. The last underlay stays in use.
@@ -14,12 +15,14 @@ public enum NodeEvent: Sendable, Hashable {
     case deviceLost(String)
 }
 
-/// This machine's network as the daemon wants it: chooses the underlay and follows it, and keeps desired items by
+/// This machine's network as the daemon wants it: chooses the underlay and follows it, and keeps desired
+/// items by
 /// netlink notifications and a slow resync.
 ///
 /// Works on a thread of its own, in the network namespace of the thread that made it.
 public actor NodeNetwork {
-    /// How long after one look at the kernel the next may follow: notifications come in bursts (a container's start
+    /// How long after one look at the kernel the next may follow: notifications come in bursts (a container's
+    /// start
     /// makes a dozen), and somebody who fights over a route shall not keep a core busy.
     private static let pauseBetweenPasses = Duration.milliseconds(100)
 
@@ -75,7 +78,8 @@ public actor NodeNetwork {
         return chosen
     }
 
-    /// Replaces all desired items: takes away what is no longer wanted, and makes the rest so in their order. Throws
+    /// Replaces all desired items: takes away what is no longer wanted, and makes the rest so in their order.
+    /// Throws
     /// the first failure of an essential item; `run` tries again.
     public func setDesired(_ items: [any DesiredItem]) throws {
         withdraw(self.items, except: items)
@@ -92,8 +96,10 @@ public actor NodeNetwork {
         try setDesired([])
     }
 
-    /// Follows the paths to the peers, given as each one's underlay address by its subnet: a path that the kernel
-    /// learns is narrower than the underlay gets a route of its own through the tunnel device, with what the path
+    /// Follows the paths to the peers, given as each one's underlay address by its subnet: a path that the
+    /// kernel
+    /// learns is narrower than the underlay gets a route of its own through the tunnel device, with what the
+    /// path
     /// leaves for an inner packet as its MTU, until the kernel forgets it.
     ///
     /// Looked at by every resync; `checkPaths` does so at once.
@@ -149,8 +155,17 @@ public actor NodeNetwork {
             let looked = items.filter { isResync || !$0.needsResync } + narrowPaths
             _ = try restore(looked, in: state, isFirstTime: false)
             followUnderlay(in: state)
+            health.set(Component(.setting, "netlink"), nil)
         } catch {
             log.warning("cannot read the network's state", item: "netlink", "\(error)")
+            health.set(
+                Component(.setting, "netlink"),
+                Problem(
+                    .degraded, "the kernel's interfaces and routes can't be read: \(error)",
+                    remedy:
+                        "what is taken away meanwhile does not come back; it is tried again every "
+                        + "\(resyncInterval)"
+                ))
         }
     }
 
@@ -181,6 +196,13 @@ public actor NodeNetwork {
         log.warning(
             "no more notifications of network changes", item: "netlink",
             "changes are seen every \(resyncInterval)")
+        health.set(
+            Component(.setting, "netlink notifications"),
+            Problem(
+                .degraded,
+                "the kernel tells no more of changes: what is taken away comes back after "
+                    + "\(resyncInterval) only",
+                remedy: "restart twilld"))
     }
 
     /// Restores what differs. Gives the first failure of an essential item.

@@ -54,9 +54,11 @@ struct ProcessLimitTests {
         let lab = try await Lab(nodes: 1)
         try await lab[1].run("ip link set lo up")
         var daemon = try await lab[1].start(
-            "--healthz-ip 127.0.0.1 --healthz-port 8471", wrapper: "ulimit -Hn 4096; ulimit -Sn 64;")
+            "--healthz-ip 127.0.0.1 --healthz-port 8471", wrapper: "ulimit -Sn 64; ulimit -Hn 4096;")
         try await daemon.ready()
-        #expect(try await lab[1].run("curl -s http://127.0.0.1:8471/metrics").contains("\nprocess_max_fds 4096\n"))
+        #expect(
+            try await lab[1].run("curl -s http://127.0.0.1:8471/metrics").contains("\nprocess_max_fds 4096\n")
+        )
         daemon.signal(SIGTERM)
         #expect(try await daemon.exitStatus() == 0)
         daemon = try await lab[1].start(wrapper: "ulimit -n 60;")

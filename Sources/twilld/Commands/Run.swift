@@ -89,7 +89,8 @@ struct Run: FlagTaking {
         let server = ObservationServer(parts.seen)
         if let socket { try await server.listen(socket) }
         let watch = Watch(
-            heartbeats: parts.heartbeats, health: health, log: .standardError, notification: parts.notification)
+            heartbeats: parts.heartbeats, health: health, log: .standardError,
+            notification: parts.notification)
         watch.start()
         let reload = Reload(of: self, level: level, node: node, health: health, logger: logger)
         let running = Running()
@@ -194,11 +195,13 @@ extension Run {
         let process = held.processIdentifier.map { ", \(PortHolder.named(String($0)))," } ?? ""
         return CommandFailure(
             .temporary,
-            "another twilld\(process) answers at \(path): stop that one; or, for another network on this host, give this one "
+            "another twilld\(process) answers at \(path): stop that one; or, for another network on "
+                + "this host, give this one "
                 + "a --status-socket, --tun-name, --subnet-file and --state-dir of its own")
     }
 
-    /// Listens for `/healthz` and `/metrics` until cancelled. A taken port is waited for: packets do not depend on it.
+    /// Listens for `/healthz` and `/metrics` until cancelled. A taken port is waited for: packets do not
+    /// depend on it.
     private func listen(_ server: ObservationServer, _ health: NodeHealth, _ logger: Logger) async throws {
         let (host, port) = (observation.healthzIp, observation.healthzPort)
         let component = Component(.endpoint, "\(host):\(port)")
@@ -216,7 +219,9 @@ extension Run {
                     component,
                     Problem(
                         .degraded, error.message + (holder.map { " (held by \($0))" } ?? ""),
-                        remedy: "free the port, which is tried again every \(Run.listenPauseSeconds) s, or choose another "
+                        remedy:
+                            "free the port, which is tried again every \(Run.listenPauseSeconds) s, or "
+                            + "choose another "
                             + "with --healthz-port (0: none)"))
                 try await Task.sleep(for: .seconds(Run.listenPauseSeconds))
             }
@@ -254,7 +259,9 @@ extension Run {
                 }
                 parts.health.set(
                     Component(.underlay),
-                    Problem(.cutOff, reason, remedy: "it is looked for every second; see that the interface gets its address"))
+                    Problem(
+                        .cutOff, reason,
+                        remedy: "it is looked for every second; see that the interface gets its address"))
                 try await Task.sleep(for: .seconds(1))
             }
         }

@@ -6,7 +6,8 @@ import Node
 import Logging
 import Worker
 
-// What looks after the node between the passes: the loops' heartbeats, the packet threads, what time alone brings about.
+// What looks after the node between the passes: the loops' heartbeats, the packet threads, what time alone
+// brings about.
 extension Daemon {
     /// How often the open descriptors are counted.
     private static let descriptorSeconds = 10
@@ -19,7 +20,8 @@ extension Daemon {
         }
     }
 
-    /// Lets the passes and the packet threads show themselves. A packet thread counts each time that it was woken: what it
+    /// Lets the passes and the packet threads show themselves. A packet thread counts each time that it was
+    /// woken: what it
     /// counted since the last time is its sign of life.
     func wakeLoops() {
         wakePasses()
@@ -73,7 +75,9 @@ extension Daemon {
                 metadata: ["detail": "\(reason)", "action": "starting it again", "after_seconds": "\(pause)"])
             health.set(
                 Component(.dataPlane),
-                Problem(.cutOff, "the packet threads ended by themselves: \(reason)", remedy: "they are started again"))
+                Problem(
+                    .cutOff, "the packet threads ended by themselves: \(reason)",
+                    remedy: "they are started again"))
             startDataPlaneAnew(afterSeconds: pause)
         }
         health.set(Component(.dataPlane, "restarts"), restarts.problem(now: now))
@@ -104,10 +108,12 @@ extension Daemon {
     func logChanges(from old: PeerTable, to new: PeerTable) {
         let (before, after) = (Set(old.peers), Set(new.peers))
         for peer in after.subtracting(before).sorted(by: { $0.subnet < $1.subnet }) {
-            logger.debug("peer added", metadata: ["subnet": "\(peer.subnet)", "endpoint": "\(peer.endpoint)"])
+            logger.debug(
+                "peer added", metadata: ["subnet": "\(peer.subnet)", "endpoint": "\(peer.endpoint)"])
         }
         for peer in before.subtracting(after).sorted(by: { $0.subnet < $1.subnet }) {
-            logger.debug("peer removed", metadata: ["subnet": "\(peer.subnet)", "endpoint": "\(peer.endpoint)"])
+            logger.debug(
+                "peer removed", metadata: ["subnet": "\(peer.subnet)", "endpoint": "\(peer.endpoint)"])
         }
         if old.ownLease != new.ownLease, let lease = new.ownLease {
             logger.debug(

@@ -1,6 +1,9 @@
-// How it works. Two things tell the daemon how the node should be: the lease keeper (the network's configuration,
-// this node's lease, its peers) and the node's network (interface, address, MTU). Each leaves its newest word here
-// and asks for a pass; one task makes the passes, one after another, and each pass brings the node to what was said
+// How it works. Two things tell the daemon how the node should be: the lease keeper (the network's
+// configuration,
+// this node's lease, its peers) and the node's network (interface, address, MTU). Each leaves its newest word
+// here
+// and asks for a pass; one task makes the passes, one after another, and each pass brings the node to what
+// was said
 // last: data plane, routes, rules, subnet.env. What fails is said once and tried again, with a pause.
 
 import Addresses
@@ -20,7 +23,8 @@ import Worker
 actor Daemon {
     /// Seconds between two tries of something that failed: doubles up to the limit.
     private static let retryPauseSeconds = (first: 1, limit: 30)
-    /// How long a taken port is waited for within a pass, and how often it is tried: the kernel takes down a ring within
+    /// How long a taken port is waited for within a pass, and how often it is tried: the kernel takes down a
+    /// ring within
     /// some milliseconds, on a busy machine within a second. Who has the port for longer is named.
     private static let portPatienceMilliseconds = 1000
     private static let portPauseMilliseconds = 20
@@ -125,7 +129,8 @@ actor Daemon {
         }
     }
 
-    /// Ends the packet threads and takes the device away. The lease, the rules and `subnet.env` stay, for the next
+    /// Ends the packet threads and takes the device away. The lease, the rules and `subnet.env` stay, for the
+    /// next
     /// start.
     func stop() async {
         isStopping = true
@@ -210,7 +215,8 @@ actor Daemon {
         heartbeats.stamp(.passes)
     }
 
-    /// Brings the node to what was said last. What fails is said and tried again; before the node was ready once, what
+    /// Brings the node to what was said last. What fails is said and tried again; before the node was ready
+    /// once, what
     /// no waiting mends (flags that can't be followed, a right that is lacking) ends the daemon.
     private func pass(_ node: NodeNetwork) async throws {
         guard let configuration = table.configuration, let lease = table.ownLease else {
@@ -258,7 +264,8 @@ actor Daemon {
         askForPass(afterSeconds: pause)
     }
 
-    /// Whether a failure can be mended by nobody but who gave the flags and the rights: the network's own configuration,
+    /// Whether a failure can be mended by nobody but who gave the flags and the rights: the network's own
+    /// configuration,
     /// which is followed, is none of that.
     private func isHopeless(_ failure: CommandFailure, _ error: any Error) -> Bool {
         if error is TunnelMTUError, flags.tunnel.mtu == nil { return false }
@@ -335,7 +342,8 @@ actor Daemon {
         return made
     }
 
-    /// Opens the device and the sockets. Both can be held for a while by a data plane that has just ended, ours or
+    /// Opens the device and the sockets. Both can be held for a while by a data plane that has just ended,
+    /// ours or
     /// that of a killed process: the kernel takes its ring down late.
     ///
     /// - Throws: `PortTaken` where another process has the port.
@@ -362,10 +370,14 @@ actor Daemon {
                     let holder = await onThread { PortHolder.name(ofDevice: settings.tunnelName) }
                     throw CommandFailure(.temporary, error.description + (holder.map { ": \($0)" } ?? ""))
                 }
-                guard case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE, !isStopping else {
+                guard case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE,
+                    !isStopping
+                else {
                     throw CommandFailure(error)
                 }
-                guard waited < Daemon.portPatienceMilliseconds else { throw await portTaken(settings.underlay) }
+                guard waited < Daemon.portPatienceMilliseconds else {
+                    throw await portTaken(settings.underlay)
+                }
                 // What was waited for already is not waited for again with each pass.
                 if stage.heldPort != nil { throw await portTaken(settings.underlay) }
                 try? await Task.sleep(for: .milliseconds(Daemon.portPauseMilliseconds))
@@ -473,7 +485,9 @@ actor Daemon {
         if stage.heldPort == nil {
             logger.warning(
                 "waiting for the port",
-                metadata: ["bound": "\(endpoint)", "detail": "held by \(holder ?? "a process that can't be found")"])
+                metadata: [
+                    "bound": "\(endpoint)", "detail": "held by \(holder ?? "a process that can't be found")",
+                ])
         }
         return PortTaken(endpoint: endpoint, holder: holder)
     }

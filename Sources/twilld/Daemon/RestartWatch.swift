@@ -25,7 +25,8 @@ struct RestartWatch {
         guard ends.count >= RestartWatch.tooMany, let last = ends.last else { return nil }
         return Problem(
             .degraded,
-            "the packet threads ended by themselves \(ends.count) times in the last ten minutes, the last time by: "
+            "the packet threads ended by themselves \(ends.count) times in the last ten minutes, the "
+                + "last time by: "
                 + "\(last.reason); packets are lost each time",
             remedy: "report it with the log")
     }

@@ -4,8 +4,10 @@ import Health
 
 /// How many files and sockets the process may have open (RLIMIT_NOFILE).
 enum DescriptorLimit {
-    /// What the daemon needs at most: 80 connections (`ObservationServer.Limits`); for each of up to 16 workers a queue
-    /// of the device, two sockets, an eventfd and a ring, 80; the runtime, netlink, signals and listeners some 30; a child
+    /// What the daemon needs at most: 80 connections (`ObservationServer.Limits`); for each of up to 16
+    /// workers a queue
+    /// of the device, two sockets, an eventfd and a ring, 80; the runtime, netlink, signals and listeners
+    /// some 30; a child
     /// process 6; the store, whose connections and files come and go, 32. That makes 228.
     static let needed = 256
     /// Above this share of the limit it is a problem.
@@ -26,7 +28,8 @@ enum DescriptorLimit {
         guard limit.rlim_cur >= rlim_t(needed) else {
             throw CommandFailure(
                 .configuration,
-                "the limit of open files is \(limit.rlim_cur), and twilld needs \(needed): raise it (LimitNOFILE= in the "
+                "the limit of open files is \(limit.rlim_cur), and twilld needs \(needed): raise it "
+                    + "(LimitNOFILE= in the "
                     + "unit file, ulimit -n)")
         }
     }
@@ -48,7 +51,8 @@ enum DescriptorLimit {
     static func problem(open: Int?, limit: Int) -> Problem? {
         if let open, open < limit / 100 * sharePercent { return nil }
         return Problem(
-            .degraded, "\(open.map(String.init) ?? "all") of \(limit) files and sockets that twilld may have are open",
+            .degraded,
+            "\(open.map(String.init) ?? "all") of \(limit) files and sockets that twilld may have are open",
             remedy: "restart twilld, and report it with the list: ls -l /proc/\(getpid())/fd")
     }
 }
