@@ -76,7 +76,7 @@ public struct MetricsText: Sendable {
         text += name
         if !labels.isEmpty {
             let pairs = labels.map {
-                "\($0.name)=\"\(MetricsText.escaped($0.value.printable, quotes: true))\""
+                "\($0.name)=\"\(MetricsText.escaped($0.value, quotes: true))\""
             }
             text += "{" + pairs.joined(separator: ",") + "}"
         }
@@ -99,6 +99,8 @@ public struct MetricsText: Sendable {
             case "\\": result += "\\\\"
             case "\n": result += "\\n"
             case "\"" where quotes: result += "\\\""
+            // Metrics are read on terminals too.
+            case _ where scalar.steersTerminals: result += "\\" + String(scalar).printable
             default: result.unicodeScalars.append(scalar)
             }
         }

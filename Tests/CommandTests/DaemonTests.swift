@@ -169,7 +169,7 @@ struct DaemonTests {
 
     /// What is wrong, what must be said about it, and the exit status.
     @Test(arguments: [
-        ("-iface-regex=eth(", "eth(", twilld.ExitStatus.configuration),
+        ("-iface-regex=[", "[", twilld.ExitStatus.configuration),
         ("-mtu=1473", "1473", .configuration),
         ("-mtu=100", "100", .configuration),
         ("-tun-name=eth0", "eth0", .configuration),

@@ -106,6 +106,10 @@ struct Run: FlagTaking {
             }
             group.addTask { await Result { try await listen(server, health, logger) } }
             group.addTask {
+                await DescriptorLimit.keepTimers()
+                return .success(())
+            }
+            group.addTask {
                 await stopSignal(signals, reload, parts)
                 return .success(())
             }

@@ -10,7 +10,7 @@ import Worker
 // brings about.
 extension Daemon {
     /// How often the open descriptors are counted.
-    private static let descriptorSeconds = 10
+    private static let descriptorSeconds = 5
 
     /// Does something that makes a loop show itself, again and again.
     func askForHeartbeats(_ body: @Sendable () async -> Void) async throws {

@@ -269,6 +269,8 @@ actor Daemon {
     /// which is followed, is none of that.
     private func isHopeless(_ failure: CommandFailure, _ error: any Error) -> Bool {
         if error is TunnelMTUError, flags.tunnel.mtu == nil { return false }
+        // --engine=uring on a kernel that has none.
+        if case .engine(_, errorNumber: ENOSYS)? = error as? DataPlaneError { return true }
         return [.usage, .unavailable, .permission, .configuration].contains(failure.status)
     }
 
@@ -373,7 +375,7 @@ actor Daemon {
                 guard case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE,
                     !isStopping
                 else {
-                    throw CommandFailure(error)
+                    throw error
                 }
                 guard waited < Daemon.portPatienceMilliseconds else {
                     throw await portTaken(settings.underlay)

@@ -1,4 +1,3 @@
-import FoundationEssentials
 import Glibc
 import Health
 
@@ -34,6 +33,15 @@ enum DescriptorLimit {
         }
     }
 
+    /// Holds what the runtime's clocks need until the task is cancelled. libdispatch closes a clock's timerfd when the last
+    /// timer on it is gone and opens one for the next, and traps where it gets none: a timer that never comes due keeps it.
+    static func keepTimers() async {
+        await withDiscardingTaskGroup { group in
+            group.addTask { try? await Task.sleep(for: .seconds(1 << 30), clock: .continuous) }
+            group.addTask { try? await Task.sleep(for: .seconds(1 << 30), clock: .suspending) }
+        }
+    }
+
     /// The limit in force.
     static var current: Int {
         var limit = rlimit()
@@ -43,13 +51,17 @@ enum DescriptorLimit {
 
     /// How many descriptors are open; nil where there was none left to find out with.
     static var open: Int? {
-        // One of them is the listing's own.
-        (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd")).map { $0.count - 1 }
+        guard let directory = opendir("/proc/self/fd") else { return nil }
+        defer { closedir(directory) }
+        var count = 0
+        while readdir(directory) != nil { count += 1 }
+        // Beside the descriptors, the directory itself, the one above it and the listing's own descriptor.
+        return count - 3
     }
 
     /// What is wrong with `open` descriptors (nil: too many to count) of `limit`.
     static func problem(open: Int?, limit: Int) -> Problem? {
-        if let open, open < limit / 100 * sharePercent { return nil }
+        if let open, open < limit - limit / 100 * (100 - sharePercent) { return nil }
         return Problem(
             .degraded,
             "\(open.map(String.init) ?? "all") of \(limit) files and sockets that twilld may have are open",

@@ -47,10 +47,13 @@ enum PortHolder {
 
     /// The process that has a TUN device of that name open: the driver names it in fdinfo
     /// (tun_chr_show_fdinfo in the
-    /// kernel's drivers/net/tun.c).
+    /// kernel's drivers/net/tun.c). Names are each network namespace's own: a process of another one is not meant.
     static func name(ofDevice name: String) -> String? {
-        process { path, target in
-            guard target == "/dev/net/tun" else { return false }
+        let namespace = PortHolder.namespace(of: "self")
+        return process { path, target in
+            guard target == "/dev/net/tun", let process = path.split(separator: "/").dropFirst().first,
+                PortHolder.namespace(of: String(process)) == namespace
+            else { return false }
             let information = try? String(
                 contentsOfFile: path.replacing("/fd/", with: "/fdinfo/", maxReplacements: 1), encoding: .utf8)
             return information?.split(separator: "\n").contains { line in
@@ -58,6 +61,10 @@ enum PortHolder {
                 return fields.count == 2 && fields[0] == "iff:" && fields[1] == name
             } ?? false
         }
+    }
+
+    private static func namespace(of process: String) -> String? {
+        try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/\(process)/ns/net")
     }
 
     private static func process(holding inodes: Set<String>) -> String? {
