@@ -166,7 +166,8 @@ extension LeaseRegister.Record {
         guard subnet.ipv4.length == configuration.subnetLength else {
             return .failure(
                 LeaseValueError(
-                    "it is a /\(subnet.ipv4.length), and the network's SubnetLen is \(configuration.subnetLength)"
+                    "it is a /\(subnet.ipv4.length), and the network's SubnetLen is "
+                        + "\(configuration.subnetLength)"
                 ))
         }
         if let ipv6 = configuration.ipv6, let prefix = subnet.ipv6 {

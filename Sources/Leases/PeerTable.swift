@@ -15,7 +15,8 @@ public struct PeerTable: Sendable, Hashable {
     public var skipped: [SkippedLease] = []
     /// Whether the last request succeeded and the watch is in place.
     public var isStoreConnected = false
-    /// How the store, the network's configuration, this node's lease and its peers' entries are, where not good.
+    /// How the store, the network's configuration, this node's lease and its peers' entries are, where not
+    /// good.
     public var conditions: [Component: Problem] = [:]
 
     /// The sentences of `conditions`, ordered by component.
@@ -63,7 +64,8 @@ public struct Peer: Sendable, Hashable {
     public var subnet: LeaseSubnet
     /// Where to send it.
     public var endpoint: Endpoint
-    /// Whether the node runs twill, as far as its entry tells: flanneld writes neither a holder nor a port. A reservation,
+    /// Whether the node runs twill, as far as its entry tells: flanneld writes neither a holder nor a port. A
+    /// reservation,
     /// which a person wrote, tells nothing and counts as twill's.
     public var isTwill: Bool
 

@@ -11,12 +11,14 @@ public enum NodeEvent: Sendable, Hashable {
     case deviceLost(String)
 }
 
-/// This machine's network as the daemon wants it: chooses the underlay and follows it, and keeps desired items by
+/// This machine's network as the daemon wants it: chooses the underlay and follows it, and keeps desired
+/// items by
 /// netlink notifications and a slow resync.
 ///
 /// Works on a thread of its own, in the network namespace of the thread that made it.
 public actor NodeNetwork {
-    /// How long after one look at the kernel the next may follow: notifications come in bursts (a container's start
+    /// How long after one look at the kernel the next may follow: notifications come in bursts (a container's
+    /// start
     /// makes a dozen), and somebody who fights over a route shall not keep a core busy.
     private static let pauseBetweenPasses = Duration.milliseconds(100)
 
@@ -259,6 +261,7 @@ public actor NodeNetwork {
             restoreNarrowPaths(in: try readState(), isFirstTime: false)
             followUnderlay(in: state)
             judgeRoutes(in: try readState(), isResync: isResync)
+            health.set(Component(.setting, "netlink"), nil)
         } catch {
             tellUnreadable(error)
         }
@@ -266,6 +269,11 @@ public actor NodeNetwork {
 
     private func tellUnreadable(_ error: any Error) {
         log.warning("cannot read the network's state", item: "netlink", "\(error)")
+        health.set(
+            Component(.setting, "netlink"),
+            Problem(
+                .degraded, "the kernel's interfaces and routes can't be read: \(error)",
+                remedy: "what is taken away meanwhile does not come back; it is tried again every \(resyncInterval)"))
     }
 
     private func judgeRoutes(in state: NetworkState, isResync: Bool) {
@@ -360,6 +368,13 @@ public actor NodeNetwork {
         log.warning(
             "no more notifications of network changes", item: "netlink",
             "changes are seen every \(resyncInterval)")
+        health.set(
+            Component(.setting, "netlink notifications"),
+            Problem(
+                .degraded,
+                "the kernel tells no more of changes: what is taken away comes back after "
+                    + "\(resyncInterval) only",
+                remedy: "restart twilld"))
     }
 
     /// Restores what differs. Gives the first failure of an essential item.

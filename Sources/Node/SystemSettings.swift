@@ -3,7 +3,8 @@ import Netlink
 
 /// One file of `/proc/sys`, in the network namespace of the thread that touches it.
 struct SystemSetting: Sendable, Hashable {
-    /// The path below `/proc/sys`: `net/ipv4/ip_forward`. (sysctl(8) writes dots, which interface names also have.)
+    /// The path below `/proc/sys`: `net/ipv4/ip_forward`. (sysctl(8) writes dots, which interface names also
+    /// have.)
     let path: String
 
     /// Its value; nil where the kernel has no such setting.
@@ -27,7 +28,8 @@ struct InterfaceSetting: DesiredItem {
     let setting: String
     let value: String
 
-    /// Takes in packets whose source is this machine's own address: the ICMP errors that the data plane writes
+    /// Takes in packets whose source is this machine's own address: the ICMP errors that the data plane
+    /// writes
     /// into the device. Without it the kernel drops them as martians (`fib_validate_source`).
     static func acceptsLocalSources(_ interfaceName: String) -> InterfaceSetting {
         InterfaceSetting(interfaceName: interfaceName, setting: "accept_local", value: "1")
@@ -55,7 +57,8 @@ struct InterfaceSetting: DesiredItem {
     func withdraw(using socket: RouteSocket) {}
 }
 
-/// The device does not ask for packets to come from where their source is routed to (RFC 3704, strict mode): a pod's
+/// The device does not ask for packets to come from where their source is routed to (RFC 3704, strict mode):
+/// a pod's
 /// answer may come by the overlay to a node whose own way back is another.
 struct LooseReversePath: DesiredItem {
     let interfaceName: String
@@ -68,7 +71,8 @@ struct LooseReversePath: DesiredItem {
 
     func deviation(in state: NetworkState) throws -> String? {
         _ = try state.device(interfaceName)
-        // The larger of the two counts (ip-sysctl.rst), and 2, loose, is larger than 1, strict: the device's own
+        // The larger of the two counts (ip-sysctl.rst), and 2, loose, is larger than 1, strict: the device's
+        // own
         // setting is enough whatever the machine's says.
         let values = [try ownSetting.value(), try SystemSetting.ofInterface("all", "rp_filter").value()]
         return values.compactMap { $0.flatMap { Int($0) } }.max() == 1 ? "strict instead of loose" : nil
@@ -79,7 +83,8 @@ struct LooseReversePath: DesiredItem {
     func withdraw(using socket: RouteSocket) {}
 }
 
-/// The machine forwards packets, or somebody is told. Turning it on makes every interface of the machine a router's,
+/// The machine forwards packets, or somebody is told. Turning it on makes every interface of the machine a
+/// router's,
 /// which is for the operator, Docker or the CNI plugin to decide; all of these do.
 struct ForwardingEnabled: DesiredItem {
     private let setting = SystemSetting(path: "net/ipv4/ip_forward")

@@ -1,6 +1,7 @@
 import Health
 
-/// Text in the format that Prometheus scrapes, version 0.0.4: families of samples, each with its help and type.
+/// Text in the format that Prometheus scrapes, version 0.0.4: families of samples, each with its help and
+/// type.
 ///
 /// Names are the caller's to get right: `[a-zA-Z_:][a-zA-Z0-9_:]*`, counters ending in `_total`.
 public struct MetricsText: Sendable {
@@ -74,7 +75,9 @@ public struct MetricsText: Sendable {
     private mutating func line(_ name: String, _ labels: [(name: String, value: String)], _ value: String) {
         text += name
         if !labels.isEmpty {
-            let pairs = labels.map { "\($0.name)=\"\(MetricsText.escaped($0.value.printable, quotes: true))\"" }
+            let pairs = labels.map {
+                "\($0.name)=\"\(MetricsText.escaped($0.value, quotes: true))\""
+            }
             text += "{" + pairs.joined(separator: ",") + "}"
         }
         text += " \(value)\n"
@@ -96,6 +99,8 @@ public struct MetricsText: Sendable {
             case "\\": result += "\\\\"
             case "\n": result += "\\n"
             case "\"" where quotes: result += "\\\""
+            // Metrics are read on terminals too.
+            case _ where scalar.steersTerminals: result += "\\" + String(scalar).printable
             default: result.unicodeScalars.append(scalar)
             }
         }

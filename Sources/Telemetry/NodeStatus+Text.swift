@@ -16,7 +16,8 @@ extension NodeStatus {
         lines.append("store     \(store.name), \(storeState)")
         if let underlay {
             lines.append(
-                "underlay  \(underlay.interface), bound to \(underlay.address), reached at \(underlay.endpoint), "
+                "underlay  \(underlay.interface), bound to \(underlay.address), reached at "
+                    + "\(underlay.endpoint), "
                     + "MTU \(underlay.mtu)")
         }
         if let tunnel { lines.append("tunnel    \(tunnel.interface), \(tunnel.network), MTU \(tunnel.mtu)") }

@@ -1,5 +1,7 @@
-// How it works. The data plane opens the TUN device and the sockets, then starts one pinned thread for each worker.
-// Each thread allocates its own memory (so that it lies on its own NUMA node), makes its ring and tells whether that
+// How it works. The data plane opens the TUN device and the sockets, then starts one pinned thread for each
+// worker.
+// Each thread allocates its own memory (so that it lies on its own NUMA node), makes its ring and tells
+// whether that
 // worked; no packet moves before all have. From there on the two sides share three things: the forwarding
 // publication, the counters, and an eventfd for each worker that asks it for a round.
 
@@ -85,9 +87,11 @@ public final class DataPlane: Sendable {
     /// Why io_uring is not used although nobody said so; nil where it is.
     public let uringRefusal: UringError?
 
-    /// Whether datagrams go to workers by where they come from; false where the kernel spreads them by a hash.
+    /// Whether datagrams go to workers by where they come from; false where the kernel spreads them by a
+    /// hash.
     public let steersDatagrams: Bool
-    /// Whether packets go to workers by their flow; false where the kernel takes the queue that the flow last used.
+    /// Whether packets go to workers by their flow; false where the kernel takes the queue that the flow last
+    /// used.
     public let steersPackets: Bool
     /// The underlay address and port that datagrams come to.
     public var underlay: Endpoint { configuration.underlay }
@@ -261,7 +265,8 @@ public final class DataPlane: Sendable {
         return max(0, routes.peers.count - ForwardingSnapshot.peerLimit)
     }
 
-    /// Ends the workers and closes the sockets and the TUN device, which is gone when this returns. Takes some
+    /// Ends the workers and closes the sockets and the TUN device, which is gone when this returns. Takes
+    /// some
     /// milliseconds; may be called again.
     public func stop() {
         stopping.store(true, ordering: .sequentiallyConsistent)
@@ -324,7 +329,8 @@ public final class DataPlane: Sendable {
     /// The error number that made a worker end by itself; 0 while all is well.
     public var failureErrorNumber: Int32 { failure.load(ordering: .acquiring) }
 
-    /// Wakes each worker once, which it counts (`Counter.wakes`): whether it still goes round. Returns at once.
+    /// Wakes each worker once, which it counts (`Counter.wakes`): whether it still goes round. Returns at
+    /// once.
     public func wake() { wakeWorkers() }
 
     private func wakeWorkers() {

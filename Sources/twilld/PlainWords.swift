@@ -5,7 +5,8 @@ import Health
 import NIOCore
 import NIOPosix
 
-/// An error in an operator's words: the system's own for its error numbers, ours for ours, and no name of a Swift type.
+/// An error in an operator's words: the system's own for its error numbers, ours for ours, and no name of a
+/// Swift type.
 func plainWords(_ error: any Error) -> String {
     if let number = errorNumber(of: error) { return systemWords(number) }
     return switch error {
@@ -36,8 +37,10 @@ private func errorNumber(of error: any Error) -> Int32? {
     switch error {
     case let error as IOError: error.errnoCode
     case let error as POSIXError: error.code.rawValue
-    case let error as NIOConnectionError: error.connectionErrors.lazy.compactMap { errorNumber(of: $0.error) }.first
-    case let error as CocoaError: (error.userInfo["NSUnderlyingError"] as? any Error).flatMap(errorNumber(of:))
+    case let error as NIOConnectionError:
+        error.connectionErrors.lazy.compactMap { errorNumber(of: $0.error) }.first
+    case let error as CocoaError:
+        (error.userInfo["NSUnderlyingError"] as? any Error).flatMap(errorNumber(of:))
     default: nil
     }
 }

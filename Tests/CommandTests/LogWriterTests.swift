@@ -48,7 +48,8 @@ private final class Pipe {
         close(pipe.reading)
     }
 
-    /// Nobody waits for a reader that takes nothing; what is lost is counted, and told at its place once lines pass again.
+    /// Nobody waits for a reader that takes nothing; what is lost is counted, and told at its place once
+    /// lines pass again.
     @Test(arguments: [
         LogWriter.Limits(lines: 100, bytes: 1 << 20), LogWriter.Limits(lines: 1_000_000, bytes: 10_000),
     ])
@@ -66,7 +67,8 @@ private final class Pipe {
         let text = pipe.read(until: "log_lines_lost")
         #expect(text.hasPrefix("line 0 ") && text.contains("\nline 30 "))
         #expect(writer.flush(milliseconds: 5000))
-        #expect(text.split(separator: "\n").last?.contains("warning event=log_lines_lost lines=\(lost)") == true)
+        #expect(
+            text.split(separator: "\n").last?.contains("warning event=log_lines_lost lines=\(lost)") == true)
         #expect(writer.problem(now: later) == nil)
         writer.write("after")
         #expect(pipe.read(until: "after\n").hasSuffix("after\n"))
@@ -80,7 +82,9 @@ private final class Pipe {
         for _ in 0..<3 { writer.write("line") }
         #expect(writer.flush(milliseconds: 5000))
         #expect(writer.lostLines == 3)
-        #expect(writer.problem(now: .now)?.cause.contains("No space left on device; lines lost so far: 3") == true)
+        #expect(
+            writer.problem(now: .now)?.cause.contains("No space left on device; lines lost so far: 3") == true
+        )
     }
 
     @Test func aClosedDescriptorIsSaid() {
@@ -90,7 +94,8 @@ private final class Pipe {
         #expect(writer.problem(now: .now)?.cause.contains("Bad file descriptor") == true)
     }
 
-    /// Another program that has the same terminal may have made it non-blocking: a full one is waited for all the same.
+    /// Another program that has the same terminal may have made it non-blocking: a full one is waited for all
+    /// the same.
     @Test func aNonBlockingDescriptorLosesNothing() {
         let pipe = Pipe()
         _ = fcntl(pipe.writing, F_SETFL, O_NONBLOCK)

@@ -117,7 +117,9 @@ extension StatusClient {
     @Test func aSecondDaemonLeavesTheFirstsSocketAlone() async throws {
         try await withServer { _, path in
             // The caller of listen(2) is named: this process.
-            #expect(throws: StatusSocket.Held(processIdentifier: getpid())) { try StatusSocket.open(at: path) }
+            #expect(throws: StatusSocket.Held(processIdentifier: getpid())) {
+                try StatusSocket.open(at: path)
+            }
             #expect(StatusClient(socketPath: path).isAnswered)
         }
     }
@@ -184,7 +186,9 @@ extension StatusClient {
     @Test func aPathThatIsTooLongOrInNoDirectoryIsSaid() {
         let long = "/tmp/" + String(repeating: "x", count: 103)
         #expect(throws: CommandFailure.self) { try StatusSocket.open(at: long) }
-        let failure = #expect(throws: CommandFailure.self) { try StatusSocket.open(at: "/proc/nowhere/t.sock") }
+        let failure = #expect(throws: CommandFailure.self) {
+            try StatusSocket.open(at: "/proc/nowhere/t.sock")
+        }
         #expect(failure?.message.contains("/proc/nowhere/t.sock can't be made: ") == true)
         #expect(failure?.message.contains("Error") == false)
     }
@@ -250,7 +254,9 @@ extension StatusClient {
             let line = Array("X-Filler: \(String(repeating: "x", count: 1000))\r\n".utf8)
             _ = send(descriptor, "GET /healthz HTTP/1.1\r\n", 23, Int32(MSG_NOSIGNAL))
             var sent = 0
-            while send(descriptor, line, line.count, Int32(MSG_NOSIGNAL)) > 0, sent < 10_000_000 { sent += line.count }
+            while send(descriptor, line, line.count, Int32(MSG_NOSIGNAL)) > 0, sent < 10_000_000 {
+                sent += line.count
+            }
             #expect(sent < 10_000_000)
         }
     }
@@ -288,7 +294,8 @@ extension StatusClient {
             await second.stop()
             #expect(failure?.status == .temporary)
             #expect(
-                failure?.message == "/healthz and /metrics can't listen on 127.0.0.1:\(port): Address already in use")
+                failure?.message
+                    == "/healthz and /metrics can't listen on 127.0.0.1:\(port): Address already in use")
         }
     }
 

@@ -22,7 +22,8 @@ import Testing
         #expect(seen.answer(path: "/readyz") == HTTPAnswer(status: .ok, body: "ok\n"))
         #expect(seen.answer(path: "/nothing") == nil)
 
-        // What degrades the node leaves it ready; what cuts its pods off does not, and /readyz says what it is.
+        // What degrades the node leaves it ready; what cuts its pods off does not, and /readyz says what it
+        // is.
         health.set(Component(.path), Problem(.degraded, "narrow", remedy: "widen it"))
         #expect(seen.answer(path: "/readyz")?.status == .ok)
         health.set(Component(.underlay), Problem(.cutOff, "no eth0", remedy: "plug it in"))
@@ -61,9 +62,12 @@ import Testing
         var status = seen.status
         #expect(status.peers == [.init(subnet: "10.66.29.0/24", endpoint: "192.0.2.1:8285")])
         #expect(status.skipped == [.init(key: "x", reason: "no subnet")])
-        let skipped = "no packet is sent by the lease x: no subnet; correct it, or release it: twilld lease list"
+        let skipped =
+            "no packet is sent by the lease x: no subnet; correct it, or release it: twilld lease list"
         #expect(
-            status.problems == ["no eth0; plug it in", "no nft; install it", "etcd says no; ask again", skipped])
+            status.problems == [
+                "no eth0; plug it in", "no nft; install it", "etcd says no; ask again", skipped,
+            ])
         health.set(Component(.underlay), nil)
         status = seen.status
         #expect(status.problems == ["no nft; install it", "etcd says no; ask again", skipped])

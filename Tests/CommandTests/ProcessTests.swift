@@ -19,9 +19,14 @@ import Testing
             do { try body() } catch { return plainWords(error) }
             return ""
         }
-        #expect(words { _ = try Data(contentsOf: URL(filePath: "/nowhere/at/all")) } == "No such file or directory")
         #expect(
-            words { try FileManager.default.createDirectory(atPath: "/proc/x/y", withIntermediateDirectories: true) }
+            words { _ = try Data(contentsOf: URL(filePath: "/nowhere/at/all")) }
+                == "No such file or directory")
+        #expect(
+            words {
+                try FileManager.default.createDirectory(
+                    atPath: "/proc/x/y", withIntermediateDirectories: true)
+            }
                 == "No such file or directory")
         #expect(words { _ = try JSONDecoder().decode(Int.self, from: Data("[".utf8)) } != "")
         #expect(!words { _ = try JSONDecoder().decode(Int.self, from: Data("[".utf8)) }.contains("Decoding"))

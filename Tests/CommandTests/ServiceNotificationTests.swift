@@ -19,7 +19,8 @@ import Testing
         #expect(socket.next() == nil)
     }
 
-    /// The network's configuration and a store's errors reach the status: none of it becomes a variable of its own.
+    /// The network's configuration and a store's errors reach the status: none of it becomes a variable of
+    /// its own.
     @Test func aTextWithLineEndsIsOneVariable() {
         let name = "@twill-test-lines-\(getpid())"
         let socket = NotifySocket(name)

@@ -38,7 +38,8 @@ import Testing
         #expect(problem(59, margin: 60) == nil)
         #expect(problem(29, margin: 60)?.effect == .degraded)
         #expect(
-            TableProblems.expiry(of: try self.lease(expiry: nil), margin: .seconds(60), now: now + .seconds(1 << 30))
+            TableProblems.expiry(
+                of: try self.lease(expiry: nil), margin: .seconds(60), now: now + .seconds(1 << 30))
                 == nil)
         #expect(TableProblems.expiry(of: nil, margin: .seconds(60), now: now) == nil)
     }

@@ -12,7 +12,7 @@ private final class StalledReader {
     init(_ path: String) {
         self.path = path
         #expect(mkfifo(path, 0o600) == 0)
-        descriptor = open(path, O_RDWR | O_NONBLOCK)
+        descriptor = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC)
         #expect(descriptor >= 0)
         fill()
     }
@@ -30,7 +30,9 @@ private final class StalledReader {
     func read(until text: String, seconds: Double = 20) async throws -> String {
         var all: [UInt8] = []
         var buffer = [UInt8](repeating: 0, count: 65_536)
-        return try await until("\(text) in the log", seconds: seconds, { String(decoding: all.suffix(2000), as: UTF8.self) }) {
+        return try await until(
+            "\(text) in the log", seconds: seconds, { String(decoding: all.suffix(2000), as: UTF8.self) }
+        ) {
             while true {
                 let count = Glibc.read(self.descriptor, &buffer, buffer.count)
                 guard count > 0 else { break }
@@ -72,7 +74,9 @@ struct StalledLogTests {
         }
         // Once the reader reads again, everything is there.
         let log = try await reader.read(until: "event=restored")
-        #expect(log.contains("event=ready") && log.contains("end=counters") && log.contains("event=nothing_to_reload"))
+        #expect(
+            log.contains("event=ready") && log.contains("end=counters")
+                && log.contains("event=nothing_to_reload"))
         _ = try await daemon.healed()
         reader.fill()
         daemon.signal(SIGTERM)
@@ -89,7 +93,7 @@ struct StalledLogTests {
         let lab = try await Lab(nodes: 1)
         let path = "\(lab.directory)/log"
         #expect(mkfifo(path, 0o600) == 0)
-        let reader = open(path, O_RDWR)
+        let reader = open(path, O_RDWR | O_CLOEXEC)
         let daemon = try await start(lab, standardError: standardError.replacing("PIPE", with: path))
         if reason != "Broken pipe" { close(reader) }
         try await daemon.ready()
@@ -112,7 +116,8 @@ struct StalledLogTests {
         #expect(daemon.log.split(separator: "\n").last?.hasPrefix("twilld: ") == true)
     }
 
-    /// SIGHUP reads the file again: what can be is taken over, the rest is named, and a wrong file ends nothing.
+    /// SIGHUP reads the file again: what can be is taken over, the rest is named, and a wrong file ends
+    /// nothing.
     @Test func hangingUpReloads() async throws {
         let lab = try await Lab(nodes: 1)
         try lab.write("twilld.conf", "v = 0\niptables-resync = 300\n")
@@ -122,7 +127,8 @@ struct StalledLogTests {
         daemon.signal(SIGHUP)
         try await daemon.logged("event=configuration_reloaded")
         let line = daemon.log.split(separator: "\n").first { $0.contains("configuration_reloaded") } ?? ""
-        #expect(line.contains("taken_over=iptables-resync,v") && line.contains("needs_a_restart=mtu"), "\(line)")
+        #expect(
+            line.contains("taken_over=iptables-resync,v") && line.contains("needs_a_restart=mtu"), "\(line)")
         try lab.write("store/subnets/100.96.250.0-24", #"{"PublicIP":"172.20.32.250"}"#)
         try await daemon.logged("debug event=peer_added")
         try lab.write("twilld.conf", "mut = 1300\n")

@@ -14,16 +14,47 @@ struct StartTests {
         }
     }
 
+    /// A socket of this process that has a port of the node; the caller closes it.
+    private func bound(_ port: UInt16, on node: LabNode, isTCP: Bool) async throws -> Int32 {
+        try await node.namespace.run {
+            let descriptor = socket(AF_INET, (isTCP ? 1 : 2) | O_CLOEXEC, 0)
+            var address = sockaddr_in()
+            address.sin_family = sa_family_t(AF_INET)
+            address.sin_port = port.bigEndian
+            let outcome = withUnsafePointer(to: &address) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+                }
+            }
+            #expect(outcome == 0)
+            if isTCP { #expect(listen(descriptor, 1) == 0) }
+            return descriptor
+        }
+    }
+
     /// DHCP is late, or a USB stick is plugged in later: what is missing, the flags, and what brings it.
     @Test(arguments: [
-        ("ip address flush dev eth0", "", "there is no default route",
-            "ip address add 172.20.32.101/24 dev eth0 && ip route replace default via 172.20.32.254"),
-        ("ip address flush dev eth0", "--iface eth0", "no usable IPv4 address", "ip address add 172.20.32.101/24 dev eth0"),
-        ("true", "--iface eth7", "there is no such interface",
-            "ip link add eth7 type dummy && ip link set eth7 up && ip address add 172.20.33.1/24 dev eth7"),
-        ("ip route delete default", "", "there is no default route", "ip route add default via 172.20.32.254"),
+        (
+            "ip address flush dev eth0", "", "there is no default route",
+            "ip address add 172.20.32.101/24 dev eth0 && ip route replace default via 172.20.32.254"
+        ),
+        (
+            "ip address flush dev eth0", "--iface eth0", "no usable IPv4 address",
+            "ip address add 172.20.32.101/24 dev eth0"
+        ),
+        (
+            "true", "--iface eth7", "there is no such interface",
+            "ip link add eth7 type veth peer name far7 && ip link set far7 up && ip link set eth7 up && "
+                + "ip address add 172.20.33.1/24 dev eth7"
+        ),
+        (
+            "ip route delete default", "", "there is no default route",
+            "ip route add default via 172.20.32.254"
+        ),
     ])
-    func anUnderlayThatIsLateIsWaitedFor(before: String, flags: String, reason: String, remedy: String) async throws {
+    func anUnderlayThatIsLateIsWaitedFor(before: String, flags: String, reason: String, remedy: String)
+        async throws
+    {
         let lab = try await Lab(nodes: 1)
         try await lab[1].run(before)
         let daemon = try await lab[1].start("\(flags) --healthz-ip 127.0.0.1 --healthz-port 8471")
@@ -52,7 +83,10 @@ struct StartTests {
     }
 
     /// Without rights nothing is written: no lease, no device.
-    @Test(arguments: ["setpriv --bounding-set=-net_admin --inh-caps=-net_admin", "setpriv --bounding-set=-all --inh-caps=-all"])
+    @Test(arguments: [
+        "setpriv --bounding-set=-net_admin --inh-caps=-net_admin",
+        "setpriv --bounding-set=-all --inh-caps=-all",
+    ])
     func aRunWithoutRightsLeavesNothing(wrapper: String) async throws {
         let lab = try await Lab(nodes: 1)
         let daemon = try await lab[1].start(wrapper: wrapper)
@@ -64,16 +98,11 @@ struct StartTests {
     /// The port's holder is named, and the node heals by itself when that one leaves.
     @Test func aTakenPortIsNamedAndTakenOnceItIsFree() async throws {
         let lab = try await Lab(nodes: 1)
-        try await lab[1].run(
-            "(echo $$ >/dev/null; exec sh -c 'echo $$ >\(lab.directory)/holder; exec socat -u UDP4-RECV:8285 /dev/null')"
-                + " >/dev/null 2>&1 &")
-        let holder = try await until("the holder") {
-            await lab[1].succeeds("ss -Hlun | grep -q :8285") ? lab.read("holder")?.prefix { $0.isNumber } : nil
-        }
+        let holder = try await bound(8285, on: lab[1], isTCP: false)
         let daemon = try await lab[1].start()
-        try await daemon.problem("8285", "socat (process \(holder))")
+        try await daemon.problem("8285", "(process \(getpid()))")
         #expect(daemon.status?.isReady == false)
-        kill(pid_t(holder) ?? -1, SIGKILL)
+        close(holder)
         try await daemon.healed()
         try await end(daemon)
     }
@@ -81,7 +110,9 @@ struct StartTests {
     @Test func aTakenDeviceNameIsNamedAndTakenOnceItIsFree() async throws {
         let lab = try await Lab(nodes: 1, config: #"{"Network": "100.97.0.0/16"}"#)
         // Another network's daemon on this host, with a port of its own.
-        try lab.write("other/config", #"{"Network": "100.98.0.0/16", "Backend": {"Type": "udp", "Port": 8300}}"#)
+        try await lab[1].run("mkdir -p \(lab.directory)/other/subnets")
+        try lab.write(
+            "other/config", #"{"Network": "100.98.0.0/16", "Backend": {"Type": "udp", "Port": 8300}}"#)
         let first = try await lab[1].start(
             "--lease-dir \(lab.directory)/other --status-socket \(lab[1].directory)/first.sock --state-dir "
                 + "\(lab[1].directory)/first --subnet-file \(lab[1].directory)/first.env")
@@ -111,17 +142,13 @@ struct StartTests {
 
     @Test func aTakenHealthPortIsSaidAndTakenOnceItIsFree() async throws {
         let lab = try await Lab(nodes: 1)
-        try await lab[1].run(
-            "(exec sh -c 'echo $$ >\(lab.directory)/holder; exec socat TCP4-LISTEN:8471,reuseaddr,fork /dev/null')"
-                + " >/dev/null 2>&1 &")
-        let holder = try await until("the holder") {
-            await lab[1].succeeds("ss -Hltn | grep -q :8471") ? lab.read("holder")?.prefix { $0.isNumber } : nil
-        }
+        let holder = try await bound(8471, on: lab[1], isTCP: true)
         let daemon = try await lab[1].start("--healthz-port 8471")
-        try await daemon.problem("0.0.0.0:8471", "Address already in use", "socat (process \(holder))", "--healthz-port")
+        try await daemon.problem(
+            "0.0.0.0:8471", "Address already in use", "(process \(getpid()))", "--healthz-port")
         // Packets do not depend on it.
         try await daemon.ready()
-        kill(pid_t(holder) ?? -1, SIGKILL)
+        close(holder)
         try await daemon.healed()
         try await end(daemon)
     }

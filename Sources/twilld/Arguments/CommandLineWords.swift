@@ -18,7 +18,8 @@ struct CommandLineWords {
     /// Each flag's values, wherever they were given.
     var values: [String: [String]] { flags?.values ?? [:] }
 
-    /// Finds the subcommand, `run` where none is named, and normalizes what follows for those that take flags.
+    /// Finds the subcommand, `run` where none is named, and normalizes what follows for those that take
+    /// flags.
     init(
         _ words: [String], environment: [String: String],
         readFile: (String) throws(CommandFailure) -> String
@@ -40,7 +41,9 @@ struct CommandLineWords {
             path = ["run"]
             command = Run.self
         }
-        if let word = rest.first, !word.hasPrefix("-"), word != "help", !command.configuration.subcommands.isEmpty {
+        if let word = rest.first, !word.hasPrefix("-"), word != "help",
+            !command.configuration.subcommands.isEmpty
+        {
             throw CommandLineWords.unknown(word, after: path, of: command)
         }
         guard let taking = command as? any FlagTaking.Type else {
@@ -65,7 +68,8 @@ struct CommandLineWords {
             .usage, "there is no command \"\(word.printable)\"; \(guess)the commands are in: \(place) --help")
     }
 
-    /// How many letters must be added, removed, changed or swapped with their neighbour to make one word of the other.
+    /// How many letters must be added, removed, changed or swapped with their neighbour to make one word of
+    /// the other.
     static func distance(_ left: String, _ right: String) -> Int {
         let (left, right) = (Array(left.prefix(40)), Array(right.prefix(40)))
         var rows = [Array(0...right.count)]
@@ -83,7 +87,8 @@ struct CommandLineWords {
         return rows[left.count][right.count]
     }
 
-    /// Where the values came from that an error names: the operator may look for them on the command line in vain.
+    /// Where the values came from that an error names: the operator may look for them on the command line in
+    /// vain.
     func notes(onError text: String) -> [String] {
         guard let flags else { return [] }
         return flags.origins.keys.sorted().filter { name in

@@ -2,7 +2,8 @@
 /// `--name=value`, booleans spelled `true` or `false`.
 ///
 /// Go's `flag` package takes one dash or two, `-name value` or `-name=value`, and booleans without a value;
-/// flanneld's unit files are written that way. What a flag lacks on the command line comes from the environment,
+/// flanneld's unit files are written that way. What a flag lacks on the command line comes from the
+/// environment,
 /// and what is lacking there from the configuration file: the same values under the same names.
 struct FlagArguments {
     /// Where a value was given.
@@ -28,7 +29,8 @@ struct FlagArguments {
     /// - Parameters:
     ///   - arguments: The words, without the program's name and the subcommand's.
     ///   - environment: The process's environment. An empty variable counts as none, as in flanneld.
-    ///   - flags: The flags that the subcommand takes. Others pass through to ArgumentParser, which refuses them.
+    ///   - flags: The flags that the subcommand takes. Others pass through to ArgumentParser, which refuses
+    /// them.
     ///   - readFile: Reads the file that `--config` names.
     init(
         _ arguments: some Sequence<String>, environment: [String: String], flags: [GoFlag],
@@ -92,14 +94,16 @@ struct FlagArguments {
             normalized.removeAll { $0.hasPrefix("--\(flag.name)=") }
             values[flag.name] = nil
         }
-        // An empty value is what a unit file's `-public-ip=${PUBLIC_IP}` gives where nothing is set: the default.
+        // An empty value is what a unit file's `-public-ip=${PUBLIC_IP}` gives where nothing is set: the
+        // default.
         if !value.isEmpty {
             normalized.append("--\(flag.name)=\(value)")
             values[flag.name, default: []].append(value)
         }
     }
 
-    /// Adds the flags of a configuration file: `name = value` a line, `#` comments, the names of the command line.
+    /// Adds the flags of a configuration file: `name = value` a line, `#` comments, the names of the command
+    /// line.
     private mutating func addFile(_ text: String, path: String, known: [String: GoFlag])
         throws(CommandFailure)
     {
@@ -131,7 +135,8 @@ struct FlagArguments {
         }
     }
 
-    /// Name and inline value of `-name`, `--name`, `-name=value`, `--name=value`; nil where the word is no flag.
+    /// Name and inline value of `-name`, `--name`, `-name=value`, `--name=value`; nil where the word is no
+    /// flag.
     private static func split(_ word: String) -> (name: String, value: String?)? {
         let body = word.hasPrefix("--") ? word.dropFirst(2) : word.dropFirst(1)
         guard word.hasPrefix("-"), !body.isEmpty, !body.hasPrefix("-"), !body.hasPrefix("=") else {

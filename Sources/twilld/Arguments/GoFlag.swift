@@ -21,7 +21,8 @@ struct GoFlag: Sendable, Hashable {
         self.kind = kind
     }
 
-    /// The variable that stands in where the flag is not given: `FLANNELD_ETCD_ENDPOINTS`, as flanneld has it.
+    /// The variable that stands in where the flag is not given: `FLANNELD_ETCD_ENDPOINTS`, as flanneld has
+    /// it.
     var environmentName: String {
         "FLANNELD_" + name.uppercased().map { $0 == "-" ? "_" : String($0) }.joined()
     }
@@ -79,7 +80,8 @@ extension GoFlag {
         GoFlag("v"),
     ]
 
-    /// How flanneld's logging library (klog, and glog in old releases) writes: taken, so that its unit files work.
+    /// How flanneld's logging library (klog, and glog in old releases) writes: taken, so that its unit files
+    /// work.
     static let logging: [GoFlag] = [
         GoFlag("vmodule"), GoFlag("log_backtrace_at"), GoFlag("logtostderr", .boolean),
         GoFlag("alsologtostderr", .boolean), GoFlag("stderrthreshold"), GoFlag("log_dir"),

@@ -24,7 +24,8 @@ struct UnderlayFlags: ParsableArguments {
     @Option(
         parsing: .singleValue,
         help: ArgumentHelp(
-            "Regular expression for the interface; tried on addresses, then on names, after --iface. Repeatable.",
+            "Regular expression for the interface; tried on addresses, then on names, after --iface. "
+                + "Repeatable.",
             valueName: "regex"))
     var ifaceRegex: [String] = []
 
@@ -75,7 +76,8 @@ struct LeaseFlags: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "When another node took this node's subnet: reacquire (another subnet) or exit, as flanneld does.",
+            "When another node took this node's subnet: reacquire (another subnet) or exit, as flanneld "
+                + "does.",
             valueName: "action"))
     var onLeaseLoss = LeaseLossAction.reacquire
 

@@ -52,7 +52,8 @@ struct Check: FlagTaking {
             return [
                 Finding(
                     "underlay", .good,
-                    "\(chosen.interfaceName) \(chosen.address), MTU \(chosen.mtu), which gives the tunnel \(tunnelMTU)"
+                    "\(chosen.interfaceName) \(chosen.address), MTU \(chosen.mtu), which gives the "
+                        + "tunnel \(tunnelMTU)"
                 ), .port(endpoint, holder: portHolder), .device(device, holder: deviceHolder),
             ]
         } catch {

@@ -79,9 +79,10 @@ struct Run: FlagTaking {
         let socket = try await statusSocket(health, logger)
         defer { socket?.removeName() }
         // First: without it there is no telling which lease is this node's.
-        let (found, exclusions) = try await onThread { () throws(CommandFailure) in
-            (try IdentityFile.identity(in: lease.stateDir), exclusions)
+        let found = try await onThread { () throws(CommandFailure) in
+            try IdentityFile.identity(in: lease.stateDir)
         }
+        let exclusions = await onThread { self.exclusions }
         let node = try NodeNetwork(
             options: underlay.options, exclusions: exclusions, resyncInterval: .seconds(rules.resyncSeconds),
             health: health, logger: logger, pathTiming: tunnel.pathTiming)
@@ -93,7 +94,8 @@ struct Run: FlagTaking {
         let server = ObservationServer(parts.seen)
         if let socket { try await server.listen(socket) }
         let watch = Watch(
-            heartbeats: parts.heartbeats, health: health, log: .standardError, notification: parts.notification)
+            heartbeats: parts.heartbeats, health: health, log: .standardError,
+            notification: parts.notification)
         watch.start()
         let reload = Reload(of: self, level: level, node: node, health: health, logger: logger)
         let running = Running()
@@ -109,6 +111,10 @@ struct Run: FlagTaking {
                 }
             }
             group.addTask { await Result { try await listen(server, health, logger) } }
+            group.addTask {
+                await DescriptorLimit.keepTimers()
+                return .success(())
+            }
             group.addTask {
                 await stopSignal(signals, reload, parts)
                 return .success(())
@@ -129,9 +135,8 @@ struct Run: FlagTaking {
     /// What is never the underlay: the tunnel's device, and what this node's bridges may have left of the network that
     /// `subnet.env` names. The network of now is not known before the store answered.
     private var exclusions: UnderlayExclusions {
-        let former = try? SubnetFile(path: lease.subnetFile)
-        return UnderlayExclusions(
-            interfaceName: tunnel.tunName, networks: former.map { [$0.network] } ?? [])
+        let former = (try? SubnetFileValues(path: lease.subnetFile))?.network
+        return UnderlayExclusions(interfaceName: tunnel.tunName, networks: former.map { [$0] } ?? [])
     }
 
     /// The identity to use on this machine, which its address is a part of.
@@ -222,11 +227,13 @@ extension Run {
         let process = held.processIdentifier.map { ", \(PortHolder.named(String($0)))," } ?? ""
         return CommandFailure(
             .temporary,
-            "another twilld\(process) answers at \(path): stop that one; or, for another network on this host, give this one "
+            "another twilld\(process) answers at \(path): stop that one; or, for another network on "
+                + "this host, give this one "
                 + "a --status-socket, --tun-name, --subnet-file and --state-dir of its own")
     }
 
-    /// Listens for `/healthz` and `/metrics` until cancelled. A taken port is waited for: packets do not depend on it.
+    /// Listens for `/healthz` and `/metrics` until cancelled. A taken port is waited for: packets do not
+    /// depend on it.
     private func listen(_ server: ObservationServer, _ health: NodeHealth, _ logger: Logger) async throws {
         let (host, port) = (observation.healthzIp, observation.healthzPort)
         let component = Component(.endpoint, "\(host):\(port)")
@@ -244,7 +251,9 @@ extension Run {
                     component,
                     Problem(
                         .degraded, error.message + (holder.map { " (held by \($0))" } ?? ""),
-                        remedy: "free the port, which is tried again every \(Run.listenPauseSeconds) s, or choose another "
+                        remedy:
+                            "free the port, which is tried again every \(Run.listenPauseSeconds) s, or "
+                            + "choose another "
                             + "with --healthz-port (0: none)"))
                 try await Task.sleep(for: .seconds(Run.listenPauseSeconds))
             }
@@ -282,7 +291,9 @@ extension Run {
                 }
                 parts.health.set(
                     Component(.underlay),
-                    Problem(.cutOff, reason, remedy: "it is looked for every second; see that the interface gets its address"))
+                    Problem(
+                        .cutOff, reason,
+                        remedy: "it is looked for every second; see that the interface gets its address"))
                 try await Task.sleep(for: .seconds(1))
             }
         }

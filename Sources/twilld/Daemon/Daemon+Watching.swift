@@ -6,10 +6,11 @@ import Node
 import Logging
 import Worker
 
-// What looks after the node between the passes: the loops' heartbeats, the packet threads, what time alone brings about.
+// What looks after the node between the passes: the loops' heartbeats, the packet threads, what time alone
+// brings about.
 extension Daemon {
     /// How often the open descriptors are counted.
-    private static let descriptorSeconds = 10
+    private static let descriptorSeconds = 5
 
     /// Does something that makes a loop show itself, again and again.
     func askForHeartbeats(_ body: @Sendable () async -> Void) async throws {
@@ -19,7 +20,8 @@ extension Daemon {
         }
     }
 
-    /// Lets the passes and the packet threads show themselves. A packet thread counts each time that it was woken: what it
+    /// Lets the passes and the packet threads show themselves. A packet thread counts each time that it was
+    /// woken: what it
     /// counted since the last time is its sign of life.
     func wakeLoops() {
         wakePasses()
@@ -106,10 +108,12 @@ extension Daemon {
     func logChanges(from old: PeerTable, to new: PeerTable) {
         let (before, after) = (Set(old.peers), Set(new.peers))
         for peer in after.subtracting(before).sorted(by: { $0.subnet < $1.subnet }) {
-            logger.debug("peer added", metadata: ["subnet": "\(peer.subnet)", "endpoint": "\(peer.endpoint)"])
+            logger.debug(
+                "peer added", metadata: ["subnet": "\(peer.subnet)", "endpoint": "\(peer.endpoint)"])
         }
         for peer in before.subtracting(after).sorted(by: { $0.subnet < $1.subnet }) {
-            logger.debug("peer removed", metadata: ["subnet": "\(peer.subnet)", "endpoint": "\(peer.endpoint)"])
+            logger.debug(
+                "peer removed", metadata: ["subnet": "\(peer.subnet)", "endpoint": "\(peer.endpoint)"])
         }
         if old.ownLease != new.ownLease, let lease = new.ownLease {
             logger.debug(

@@ -1,6 +1,9 @@
-// How it works. Two things tell the daemon how the node should be: the lease keeper (the network's configuration,
-// this node's lease, its peers) and the node's network (interface, address, MTU). Each leaves its newest word here
-// and asks for a pass; one task makes the passes, one after another, and each pass brings the node to what was said
+// How it works. Two things tell the daemon how the node should be: the lease keeper (the network's
+// configuration,
+// this node's lease, its peers) and the node's network (interface, address, MTU). Each leaves its newest word
+// here
+// and asks for a pass; one task makes the passes, one after another, and each pass brings the node to what
+// was said
 // last: data plane, routes, rules, subnet.env. What fails is said once and tried again, with a pause.
 
 import Addresses
@@ -236,7 +239,8 @@ actor Daemon {
         heartbeats.stamp(.passes)
     }
 
-    /// Brings the node to what was said last. What fails is said and tried again; before the node was ready once, what
+    /// Brings the node to what was said last. What fails is said and tried again; before the node was ready
+    /// once, what
     /// no waiting mends (flags that can't be followed, a right that is lacking) ends the daemon.
     private func pass(_ node: NodeNetwork) async throws {
         guard let configuration = table.configuration, let lease = table.ownLease else {
@@ -292,10 +296,13 @@ actor Daemon {
         askForPass(afterSeconds: pause)
     }
 
-    /// Whether a failure can be mended by nobody but who gave the flags and the rights: the network's own configuration,
+    /// Whether a failure can be mended by nobody but who gave the flags and the rights: the network's own
+    /// configuration,
     /// which is followed, is none of that.
     private func isHopeless(_ failure: CommandFailure, _ error: any Error) -> Bool {
         if error is TunnelMTUError, flags.tunnel.mtu == nil { return false }
+        // --engine=uring on a kernel that has none.
+        if case .engine(_, errorNumber: ENOSYS)? = error as? DataPlaneError { return true }
         return [.usage, .unavailable, .permission, .configuration].contains(failure.status)
     }
 
@@ -398,8 +405,10 @@ actor Daemon {
                     let holder = await onThread { PortHolder.name(ofDevice: settings.tunnelName) }
                     throw CommandFailure(.temporary, error.description + (holder.map { ": \($0)" } ?? ""))
                 }
-                guard case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE, !isStopping else {
-                    throw CommandFailure(error)
+                guard case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE,
+                    !isStopping
+                else {
+                    throw error
                 }
                 // What was waited for already is not waited for again with each pass.
                 guard isFirst, waited < Daemon.portPatienceMilliseconds, stage.heldPort == nil else {
@@ -533,7 +542,9 @@ actor Daemon {
         if stage.heldPort == nil {
             logger.warning(
                 "waiting for the port",
-                metadata: ["bound": "\(endpoint)", "detail": "held by \(holder ?? "a process that can't be found")"])
+                metadata: [
+                    "bound": "\(endpoint)", "detail": "held by \(holder ?? "a process that can't be found")",
+                ])
         }
         return PortTaken(endpoint: endpoint, holder: holder)
     }

@@ -2,7 +2,8 @@ import Glibc
 import Health
 import Synchronization
 
-/// When each of the loops that keep the node last showed that it goes round. Loops that wait for events are woken by a
+/// When each of the loops that keep the node last showed that it goes round. Loops that wait for events are
+/// woken by a
 /// timer to show it, so that a silent one is a stalled one.
 final class Heartbeats: Sendable {
     /// A loop that is watched. The raw values are the names that problems and log lines have.
@@ -38,7 +39,8 @@ final class Heartbeats: Sendable {
         }
     }
 
-    /// How old a stamp may be. Each loop shows itself every five seconds; the longest that one waits for on purpose is
+    /// How old a stamp may be. Each loop shows itself every five seconds; the longest that one waits for on
+    /// purpose is
     /// a child process that does not end, 15 s, and the tunnel device's name, 10 s.
     static let limit = Duration.seconds(30)
     /// How often each loop is asked to show itself.
@@ -72,7 +74,8 @@ final class Heartbeats: Sendable {
     }
 }
 
-/// Watches over the daemon's loops and its log from a thread that waits for none of them, and feeds systemd's watchdog
+/// Watches over the daemon's loops and its log from a thread that waits for none of them, and feeds systemd's
+/// watchdog
 /// for as long as all of the loops go round.
 final class Watch: Sendable {
     private let heartbeats: Heartbeats
@@ -114,7 +117,9 @@ final class Watch: Sendable {
                         loop.effect,
                         "\(loop.words) not answered for \(silence.components.seconds) s: "
                             + loop.consequence,
-                        remedy: "systemd restarts twilld where WatchdogSec= is set; else restart it, and report it with "
+                        remedy:
+                            "systemd restarts twilld where WatchdogSec= is set; else restart it, and "
+                            + "report it with "
                             + "the log")
                 })
             if tooLong != nil { isStalled = true }

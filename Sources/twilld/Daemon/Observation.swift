@@ -10,7 +10,8 @@ import Synchronization
 import Telemetry
 import Worker
 
-/// What is known of the running node, for whoever asks: told by the daemon, read by the server's thread at any time.
+/// What is known of the running node, for whoever asks: told by the daemon, read by the server's thread at
+/// any time.
 final class Observation: Observable {
     private struct Knowledge {
         var state = "starting"
@@ -74,7 +75,9 @@ final class Observation: Observable {
                 health.forget(component)
             }
         }
-        for (component, problem) in problems.sorted(by: { $0.key < $1.key }) { health.set(component, problem) }
+        for (component, problem) in problems.sorted(by: { $0.key < $1.key }) {
+            health.set(component, problem)
+        }
         knowledge.withLock {
             if table.isStoreConnected && !$0.table.isStoreConnected {
                 if $0.hasBeenConnected { $0.reconnects += 1 }

@@ -19,7 +19,9 @@ struct PortTaken: Error, Equatable {
     func problem(retrySeconds: Int) -> Problem {
         Problem(
             .cutOff, cause,
-            remedy: "stop it (flanneld? a second twilld?), or set Backend.Port of the whole network; the port is tried again "
+            remedy:
+                "stop it (flanneld? a second twilld?), or set Backend.Port of the whole network; the "
+                + "port is tried again "
                 + "every \(retrySeconds) s")
     }
 }

@@ -4,7 +4,8 @@ import Logging
 import Node
 import Synchronization
 
-/// What SIGHUP does: reads the configuration file again, takes over what needs no restart, and names the rest.
+/// What SIGHUP does: reads the configuration file again, takes over what needs no restart, and names the
+/// rest.
 final class Reload: Sendable {
     /// What is taken over at once.
     private static let live: Set<String> = ["v", "iptables-resync"]
@@ -32,7 +33,9 @@ final class Reload: Sendable {
             guard let file = line.configurationFile else {
                 logger.notice(
                     "nothing to reload",
-                    metadata: ["detail": "no file is given with --config; what flags say is taken over by a restart"])
+                    metadata: [
+                        "detail": "no file is given with --config; what flags say is taken over by a restart"
+                    ])
                 return
             }
             health.set(component, nil)
@@ -43,7 +46,8 @@ final class Reload: Sendable {
             health.set(
                 component,
                 Problem(
-                    .degraded, "the configuration file is wrong, and twilld would not start with it: \(reason)",
+                    .degraded,
+                    "the configuration file is wrong, and twilld would not start with it: \(reason)",
                     remedy: "correct it and send SIGHUP again; until then what was read before holds"))
         }
     }

@@ -3,7 +3,8 @@ import Forwarding
 import Health
 import Leases
 
-/// What is wrong with this node's lease and with other nodes' entries, as far as it follows from a table and the time.
+/// What is wrong with this node's lease and with other nodes' entries, as far as it follows from a table and
+/// the time.
 enum TableProblems {
     /// So many entries are named one by one; the others are counted.
     private static let namedLimit = 20
@@ -33,7 +34,8 @@ enum TableProblems {
         guard count > limit else { return nil }
         return Problem(
             .degraded,
-            "\(count) other nodes have leases, and twilld sends to \(limit) of them at most: the last by subnet get nothing",
+            "\(count) other nodes have leases, and twilld sends to \(limit) of them at most: the last "
+                + "by subnet get nothing",
             remedy: "release leases of nodes that are gone: twilld lease list")
     }
 
@@ -50,7 +52,8 @@ enum TableProblems {
         let rest = others.count > listedLimit ? " and \(others.count - listedLimit) more" : ""
         return Problem(
             .degraded,
-            "the nodes of \(names)\(rest) seem to run flanneld, which sends to port \(networkPort) whatever a lease says, and "
+            "the nodes of \(names)\(rest) seem to run flanneld, which sends to port \(networkPort) "
+                + "whatever a lease says, and "
                 + "this node receives on \(port) (--port): nothing from them arrives",
             remedy: "give no --port among flanneld nodes, or change Backend.Port of the whole network")
     }
@@ -66,14 +69,16 @@ enum TableProblems {
         guard left > .zero else {
             return Problem(
                 .cutOff,
-                "this node's lease of \(lease.subnet) has ended: other nodes send it nothing more, and one may take the "
+                "this node's lease of \(lease.subnet) has ended: other nodes send it nothing more, and "
+                    + "one may take the "
                     + "subnet",
                 remedy: "bring the lease store back; the lease is registered again by itself")
         }
         guard left < min(expiryNotice, margin / 2) else { return nil }
         return Problem(
             .degraded,
-            "this node's lease of \(lease.subnet) ends in \(left.components.seconds / 60 + 1) minutes, and could not be renewed: "
+            "this node's lease of \(lease.subnet) ends in \(left.components.seconds / 60 + 1) minutes, "
+                + "and could not be renewed: "
                 + "then other nodes send it nothing more",
             remedy: "bring the lease store back before that")
     }

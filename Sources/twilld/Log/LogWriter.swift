@@ -1,6 +1,9 @@
-// How it works. Whoever logs leaves its line in a queue and goes on; one thread takes the lines out and writes them. A
-// standard error that takes nothing (journald is stalled, `docker logs` reads no more, a `tee` was stopped) then holds
-// up that thread alone: leases, routes, packets and signals go on. What finds the queue full is lost and counted, and
+// How it works. Whoever logs leaves its line in a queue and goes on; one thread takes the lines out and
+// writes them. A
+// standard error that takes nothing (journald is stalled, `docker logs` reads no more, a `tee` was stopped)
+// then holds
+// up that thread alone: leases, routes, packets and signals go on. What finds the queue full is lost and
+// counted, and
 // once lines pass again the log itself says how many are missing, at the place where they are.
 
 import Dispatch
@@ -8,16 +11,19 @@ import Glibc
 import Health
 import Synchronization
 
-/// Writes lines to a descriptor on a thread of its own; nobody who logs waits for more than a lock held for microseconds.
+/// Writes lines to a descriptor on a thread of its own; nobody who logs waits for more than a lock held for
+/// microseconds.
 final class LogWriter: Sendable {
-    /// What the queue holds at most. A line is some 200 bytes, so that 1 MiB are about 5,000 of them, half an hour of
+    /// What the queue holds at most. A line is some 200 bytes, so that 1 MiB are about 5,000 of them, half an
+    /// hour of
     /// a node with trouble; each costs some 80 bytes beside its text, so that 8,192 of them cost 0.7 MB more.
     struct Limits: Sendable {
         var lines = 8192
         var bytes = 1 << 20
     }
 
-    /// Standard error of this process. The first use notices whether it is open at all, so that it comes before any
+    /// Standard error of this process. The first use notices whether it is open at all, so that it comes
+    /// before any
     /// file is opened that would take its number.
     static let standardError = LogWriter(descriptor: STDERR_FILENO)
 
@@ -78,7 +84,9 @@ final class LogWriter: Sendable {
     @discardableResult
     func flush(milliseconds: Int) -> Bool {
         let deadline = SuspendingClock.now + .milliseconds(milliseconds)
-        while state.withLock({ $0.waitingLines > 0 || $0.writingSince != nil || ($0.lost > 0 && $0.failure == nil) }) {
+        while state.withLock({
+            $0.waitingLines > 0 || $0.writingSince != nil || ($0.lost > 0 && $0.failure == nil)
+        }) {
             guard SuspendingClock.now < deadline else { return false }
             wake.signal()
             usleep(500)
@@ -94,16 +102,23 @@ final class LogWriter: Sendable {
         if let failure {
             return Problem(
                 .degraded,
-                "the log can't be written to standard error: \(String(cString: strerror(failure))); lines lost so far: "
+                "the log can't be written to standard error: \(String(cString: strerror(failure))); "
+                    + "lines lost so far: "
                     + "\(lostInAll)",
-                remedy: "see what standard error is connected to (journald, a file on a full disk, a closed pipe)")
+                remedy:
+                    "see what standard error is connected to (journald, a file on a full disk, a closed pipe)"
+            )
         }
         if let since, now - since > LogWriter.stallLimit {
             return Problem(
                 .degraded,
-                "the log's reader has taken nothing for \((now - since).components.seconds) s; lines waiting: \(waiting), "
+                "the log's reader has taken nothing for \((now - since).components.seconds) s; lines "
+                    + "waiting: \(waiting), "
                     + "lost so far: \(lostInAll)",
-                remedy: "see what reads standard error (journald, docker logs, tee); packets and leases do not wait for it")
+                remedy:
+                    "see what reads standard error (journald, docker logs, tee); packets and leases do "
+                    + "not wait for it"
+            )
         }
         guard lost > 0 else { return nil }
         return Problem(
@@ -151,7 +166,10 @@ final class LogWriter: Sendable {
         }
         guard lost > 0 else { return }
         let failure = write(
-            text: "\(LineLogHandler.timestamp(LineLogHandler.currentTime())) warning event=log_lines_lost lines=\(lost)\n")
+            text:
+                "\(LineLogHandler.timestamp(LineLogHandler.currentTime())) warning event=log_lines_lost "
+                + "lines=\(lost)\n"
+        )
         state.withLock { state in
             state.writingSince = nil
             state.failure = failure
@@ -187,11 +205,14 @@ final class LogWriter: Sendable {
 
 /// The descriptors 0, 1 and 2, which whoever started the process may have closed.
 enum StandardStreams {
-    /// Opens each that is closed on /dev/null, so that no file or socket gets its number and then what is meant for
-    /// people. What is written to a standard error that was closed fails from then on, and is counted as lost.
+    /// Opens each that is closed on /dev/null, so that no file or socket gets its number and then what is
+    /// meant for
+    /// people. What is written to a standard error that was closed fails from then on, and is counted as
+    /// lost.
     static func fillClosed() {
         for descriptor in [STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO] where fcntl(descriptor, F_GETFD) < 0 {
-            // Descriptors are given out by rising number. Open for reading alone, so that writing fails and is noticed.
+            // Descriptors are given out by rising number. Open for reading alone, so that writing fails and
+            // is noticed.
             let opened = open("/dev/null", descriptor == STDOUT_FILENO ? O_RDWR : O_RDONLY)
             if opened >= 0, opened != descriptor {
                 dup2(opened, descriptor)

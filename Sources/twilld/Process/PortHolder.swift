@@ -3,7 +3,8 @@ import FoundationEssentials
 import Glibc
 import Health
 
-/// Finds the process that holds a port or a device, for the sentence that names it. Reads `/proc`; blocks for milliseconds.
+/// Finds the process that holds a port or a device, for the sentence that names it. Reads `/proc`; blocks for
+/// milliseconds.
 enum PortHolder {
     /// Which sockets are looked at.
     enum Transport: String {
@@ -21,7 +22,8 @@ enum PortHolder {
         return inodes.isEmpty ? nil : process(holding: inodes)
     }
 
-    /// The inodes of the sockets in a table such as /proc/net/udp (proc(5)) that keep `endpoint` from being bound. Of an
+    /// The inodes of the sockets in a table such as /proc/net/udp (proc(5)) that keep `endpoint` from being
+    /// bound. Of an
     /// IPv6 table those count that are bound to no address, since they take IPv4 too.
     static func inodes(in table: String, isTCP: Bool, _ endpoint: Endpoint) -> [String] {
         let isAny = endpoint.address.bits == 0
@@ -43,11 +45,15 @@ enum PortHolder {
         return String(repeating: "0", count: max(0, width - digits.count)) + digits
     }
 
-    /// The process that has a TUN device of that name open: the driver names it in fdinfo (tun_chr_show_fdinfo in the
-    /// kernel's drivers/net/tun.c).
+    /// The process that has a TUN device of that name open: the driver names it in fdinfo
+    /// (tun_chr_show_fdinfo in the
+    /// kernel's drivers/net/tun.c). Names are each network namespace's own: a process of another one is not meant.
     static func name(ofDevice name: String) -> String? {
-        process { path, target in
-            guard target == "/dev/net/tun" else { return false }
+        let namespace = PortHolder.namespace(of: "self")
+        return process { path, target in
+            guard target == "/dev/net/tun", let process = path.split(separator: "/").dropFirst().first,
+                PortHolder.namespace(of: String(process)) == namespace
+            else { return false }
             let information = try? String(
                 contentsOfFile: path.replacing("/fd/", with: "/fdinfo/", maxReplacements: 1), encoding: .utf8)
             return information?.split(separator: "\n").contains { line in
@@ -57,12 +63,17 @@ enum PortHolder {
         }
     }
 
+    private static func namespace(of process: String) -> String? {
+        try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/\(process)/ns/net")
+    }
+
     private static func process(holding inodes: Set<String>) -> String? {
         let links = Set(inodes.map { "socket:[\($0)]" })
         return process { _, target in links.contains(target) }
     }
 
-    /// The first process with a descriptor, given as its path and what that points to, that is as `isMeant` says.
+    /// The first process with a descriptor, given as its path and what that points to, that is as `isMeant`
+    /// says.
     private static func process(_ isMeant: (String, String) -> Bool) -> String? {
         let processes = (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? []
         for process in processes where process.allSatisfy(\.isNumber) {
@@ -70,7 +81,9 @@ enum PortHolder {
             let descriptors = (try? FileManager.default.contentsOfDirectory(atPath: directory)) ?? []
             let holds = descriptors.contains { descriptor in
                 let path = "\(directory)/\(descriptor)"
-                return (try? FileManager.default.destinationOfSymbolicLink(atPath: path)).map { isMeant(path, $0) }
+                return (try? FileManager.default.destinationOfSymbolicLink(atPath: path)).map {
+                    isMeant(path, $0)
+                }
                     ?? false
             }
             if holds { return named(process) }

@@ -3,7 +3,8 @@ import Glibc
 import Telemetry
 
 extension MetricsText {
-    /// Writes what the kernel says of this process, under the names that Prometheus's own client libraries use. What
+    /// Writes what the kernel says of this process, under the names that Prometheus's own client libraries
+    /// use. What
     /// can't be read is left out.
     mutating func addProcess() {
         var usage = rusage()
@@ -28,7 +29,8 @@ extension MetricsText {
         add("process_open_fds", .gauge, help: "Open file descriptors.", Double(DescriptorLimit.open ?? limit))
         add("process_max_fds", .gauge, help: "Most file descriptors that may be open.", Double(limit))
         add(
-            "twill_log_lines_lost_total", .counter, help: "Lines of the log that standard error did not take.",
+            "twill_log_lines_lost_total", .counter,
+            help: "Lines of the log that standard error did not take.",
             Double(LogWriter.standardError.lostLines))
     }
 }

@@ -17,18 +17,22 @@ protocol Observable: Sendable {
     func answer(path: String) -> HTTPAnswer?
 }
 
-/// Answers GET requests over HTTP/1.1, on a port and on a unix socket, on one thread of its own: the packet threads
+/// Answers GET requests over HTTP/1.1, on a port and on a unix socket, on one thread of its own: the packet
+/// threads
 /// never wait for it. Each connection carries one request.
 final class ObservationServer: Sendable {
     /// What a client may take, whoever it is.
     enum Limits {
-        /// Connections at a time on the port: a kubelet, some Prometheus servers and a person need a few. Each may hold an
-        /// answer of some 100 KB that is not read, 6 MB in all. One more takes the place of the one that is open the longest,
+        /// Connections at a time on the port: a kubelet, some Prometheus servers and a person need a few.
+        /// Each may hold an
+        /// answer of some 100 KB that is not read, 6 MB in all. One more takes the place of the one that is
+        /// open the longest,
         /// so that idle ones keep nobody out.
         static let portConnections = 64
         /// The same on the unix socket, whose answers are up to some megabytes with thousands of nodes.
         static let socketConnections = 16
-        /// What is read of a request, its head and whatever follows; a request of Prometheus has some 300 bytes.
+        /// What is read of a request, its head and whatever follows; a request of Prometheus has some 300
+        /// bytes.
         static let requestBytes = 16 * 1024
         /// How long a connection may be open.
         static let seconds: Int64 = 10
@@ -42,13 +46,15 @@ final class ObservationServer: Sendable {
     private let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
     private let observable: any Observable
 
-    // Beside packet threads that take every CPU there is, an answer would wait for its turn several times over. Its work
+    // Beside packet threads that take every CPU there is, an answer would wait for its turn several times
+    // over. Its work
     // is some milliseconds for each question.
     private static let nice: Int32 = -10
 
     init(_ observable: any Observable) {
         self.observable = observable
-        // Of the calling thread alone (setpriority(2), notes); where the right is lacking, answers take longer.
+        // Of the calling thread alone (setpriority(2), notes); where the right is lacking, answers take
+        // longer.
         group.next().execute {
             setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, ObservationServer.nice)
         }
@@ -61,13 +67,16 @@ final class ObservationServer: Sendable {
     func listen(host: String, port: UInt16) async throws(CommandFailure) -> UInt16 {
         do {
             // A name is looked up, which may take seconds.
-            let address = try await onThread { try SocketAddress.makeAddressResolvingHost(host, port: Int(port)) }
+            let address = try await onThread {
+                try SocketAddress.makeAddressResolvingHost(host, port: Int(port))
+            }
             let channel = try await bootstrap(
                 paths: ObservationServer.portPaths, connections: Limits.portConnections
             ).bind(to: address).get()
             return channel.localAddress?.port.flatMap(UInt16.init(exactly:)) ?? port
         } catch {
-            let isDenied = (error as? IOError).map { $0.errnoCode == EACCES || $0.errnoCode == EPERM } ?? false
+            let isDenied =
+                (error as? IOError).map { $0.errnoCode == EACCES || $0.errnoCode == EPERM } ?? false
             throw CommandFailure(
                 isDenied ? .permission : .temporary,
                 "/healthz and /metrics can't listen on \(host):\(port): \(plainWords(error))")
@@ -115,7 +124,8 @@ final class ObservationServer: Sendable {
     }
 }
 
-/// Keeps the number of open connections of a listener within its limit, and lets it rest where the process has no
+/// Keeps the number of open connections of a listener within its limit, and lets it rest where the process
+/// has no
 /// descriptors left: the kernel would tell of the same waiting connection again and again.
 private final class ConnectionGate: ChannelDuplexHandler {
     typealias InboundIn = any Channel
@@ -145,7 +155,8 @@ private final class ConnectionGate: ChannelDuplexHandler {
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        guard !isResting, let error = error as? IOError, [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(error.errnoCode)
+        guard !isResting, let error = error as? IOError,
+            [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(error.errnoCode)
         else { return }
         isResting = true
         if !open.isEmpty { open.removeFirst().close(promise: nil) }

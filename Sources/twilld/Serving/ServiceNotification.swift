@@ -6,7 +6,8 @@ import Health
 /// `NOTIFY_SOCKET` names. Without that variable nothing is told.
 struct ServiceNotification: Sendable {
     private let socketPath: String?
-    /// How often systemd wants to hear `WATCHDOG=1`, with half of the time as a margin; nil where it does not.
+    /// How often systemd wants to hear `WATCHDOG=1`, with half of the time as a margin; nil where it does
+    /// not.
     let watchdogInterval: Duration?
 
     init(environment: [String: String], processIdentifier: Int32 = getpid()) {
@@ -32,7 +33,8 @@ struct ServiceNotification: Sendable {
     /// The service is alive.
     func watchdog() { send("WATCHDOG=1") }
 
-    /// What systemd takes for the value of one variable. A text from outside (the network's configuration, a store's error)
+    /// What systemd takes for the value of one variable. A text from outside (the network's configuration, a
+    /// store's error)
     /// may have line ends, behind which it would be another variable.
     private static func line(_ text: String) -> String { String(text.printable.prefix(lineLimit)) }
 

@@ -17,7 +17,8 @@ struct StatusClient {
         let parts = answer.split(separator: "\r\n\r\n", maxSplits: 1)
         guard parts.count == 2, answer.hasPrefix("HTTP/1.1 200 ") else {
             throw CommandFailure(
-                .unavailable, "what answers at \(socketPath) is no twilld: \(String(answer.prefix(60)).printable)")
+                .unavailable,
+                "what answers at \(socketPath) is no twilld: \(String(answer.prefix(60)).printable)")
         }
         return String(parts[1])
     }
@@ -31,12 +32,14 @@ struct StatusClient {
         } catch {
             throw CommandFailure(
                 .unavailable,
-                "the daemon at \(socketPath) is of another release: what it says of itself is not of the form that this "
+                "the daemon at \(socketPath) is of another release: what it says of itself is not of "
+                    + "the form that this "
                     + "twilld reads; ask with its own")
         }
     }
 
-    /// Whether a daemon listens, however long that one needs to answer: not where the kernel says that nobody does.
+    /// Whether a daemon listens, however long that one needs to answer: not where the kernel says that nobody
+    /// does.
     func isListenedTo() throws(CommandFailure) -> Bool { try StatusSocket.holder(of: socketPath) != nil }
 
     /// A socket that may be connected to the daemon; the caller closes it.

@@ -4,7 +4,8 @@ import Glibc
 
 /// The name in the file system under which the daemon answers `twilld status`.
 ///
-/// It is made with its permissions, beside its place, and listening, and then moved there: at no moment can others connect
+/// It is made with its permissions, beside its place, and listening, and then moved there: at no moment can
+/// others connect
 /// to it, and whoever finds the name is answered.
 struct StatusSocket: Sendable {
     /// What takes connections; whoever made this owns it.
@@ -26,12 +27,16 @@ struct StatusSocket: Sendable {
     /// How long another start at the same place is waited for.
     private static let lockPatienceMilliseconds = 1000
 
-    /// Makes the socket; blocks for milliseconds. One that a daemon left behind when it was killed is replaced; one that
+    /// Makes the socket; blocks for milliseconds. One that a daemon left behind when it was killed is
+    /// replaced; one that
     /// takes connections is another daemon's, however long that one needs to answer.
     static func open(at path: String) throws -> StatusSocket {
         guard path.utf8.count <= pathLimitBytes else {
             throw CommandFailure(
-                .usage, "--status-socket is longer than a unix socket's path can be (\(pathLimitBytes) bytes): \(path)")
+                .usage,
+                "--status-socket is longer than a unix socket's path can be (\(pathLimitBytes) bytes): "
+                    + "\(path)"
+            )
         }
         let directory = path.lastIndex(of: "/").map { String(path[..<$0]) + "/" } ?? "./"
         do {
@@ -48,7 +53,9 @@ struct StatusSocket: Sendable {
     /// Removes the name, unless it is another daemon's by now.
     func removeName() {
         var information = stat()
-        guard lstat(path, &information) == 0, information.st_dev == device, information.st_ino == inode else { return }
+        guard lstat(path, &information) == 0, information.st_dev == device, information.st_ino == inode else {
+            return
+        }
         unlink(path)
     }
 
@@ -73,11 +80,14 @@ struct StatusSocket: Sendable {
         case let code:
             throw CommandFailure(
                 .temporary,
-                "who listens at \(path) can't be found out: \(systemWords(code)); choose another --status-socket")
+                "who listens at \(path) can't be found out: \(systemWords(code)); choose another "
+                    + "--status-socket"
+            )
         }
     }
 
-    /// The lock of the directory, which two daemons that start at once take in turn; -1 where it can't be had, which
+    /// The lock of the directory, which two daemons that start at once take in turn; -1 where it can't be
+    /// had, which
     /// leaves the name to the last of them.
     private static func locked(_ directory: String) -> Int32 {
         let descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
@@ -106,7 +116,8 @@ struct StatusSocket: Sendable {
             close(descriptor)
             return failure(path, systemWords(code))
         }
-        // What it tells is for the node's administrators: addresses of all nodes among it. The name gets the mode that
+        // What it tells is for the node's administrators: addresses of all nodes among it. The name gets the
+        // mode that
         // the socket has when it is bound (unix_bind_bsd in net/unix/af_unix.c).
         guard fchmod(descriptor, 0o600) == 0 else { throw fail(errno) }
         // As long as the name itself, which fits.
@@ -122,7 +133,9 @@ struct StatusSocket: Sendable {
             guard errno == EADDRINUSE, attempts > 0 else { throw fail(errno) }
         } while true
         var information = stat()
-        guard listen(descriptor, backlog) == 0, lstat(temporary, &information) == 0, rename(temporary, path) == 0 else {
+        guard listen(descriptor, backlog) == 0, lstat(temporary, &information) == 0,
+            rename(temporary, path) == 0
+        else {
             let code = errno
             unlink(temporary)
             throw fail(code)
@@ -134,7 +147,9 @@ struct StatusSocket: Sendable {
     private static func bind(_ descriptor: Int32, to path: String) -> Int32 {
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)
-        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: Array(path.utf8.prefix(pathLimitBytes))) }
+        withUnsafeMutableBytes(of: &address.sun_path) {
+            $0.copyBytes(from: Array(path.utf8.prefix(pathLimitBytes)))
+        }
         return withUnsafePointer(to: &address) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
                 Glibc.bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
@@ -143,6 +158,8 @@ struct StatusSocket: Sendable {
     }
 
     private static func failure(_ path: String, _ reason: String) -> CommandFailure {
-        CommandFailure(.configuration, "the status socket \(path) can't be made: \(reason); choose another --status-socket")
+        CommandFailure(
+            .configuration,
+            "the status socket \(path) can't be made: \(reason); choose another --status-socket")
     }
 }
