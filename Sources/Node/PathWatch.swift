@@ -115,7 +115,7 @@ struct PathWatch {
 
     /// The largest inner packet that this machine itself lets go to a peer.
     private func fullSize(_ limit: PathLimit?) -> Int {
-        limit.map { min(tunnelMTU, $0.mtu - TunnelMTU.overhead) } ?? tunnelMTU
+        limit.map { max(min(tunnelMTU, $0.mtu - TunnelMTU.overhead), PathSizes.leastOfRoute) } ?? tunnelMTU
     }
 
     /// Takes what the kernel says of the way to an address.
