@@ -318,9 +318,8 @@ struct PathWatch {
     }
 
     private func size(of peer: Peer) -> Int {
-        min(
-            fullSize(peer.route), peer.search.size, believed(of: peer).map { $0 - TunnelMTU.overhead } ?? .max
-        )
+        let told = believed(of: peer).map { $0 - TunnelMTU.overhead } ?? .max
+        return max(min(fullSize(peer.route), peer.search.size, told), PathSizes.leastOfRoute)
     }
 
     /// What an ICMP error told and nothing can prove: it is taken, but not for less than paths have.
