@@ -82,7 +82,11 @@ extension NodeNetwork {
                 guard let path = try socket.path(to: address, from: underlay?.address),
                     let index = path.interfaceIndex
                 else { continue }
-                if mtus[index] == nil { mtus[index] = try socket.link(index: index)?.mtu }
+                // An address inside the overlay is no way to a peer: its route would be made narrower by what it is itself.
+                if mtus[index] == nil {
+                    let link = try socket.link(index: index)
+                    mtus[index] = link?.name == pathTunnel?.interfaceName ? .some(nil) : link?.mtu
+                }
                 guard let mtu = mtus[index] ?? nil else { continue }
                 pathWatch.take(
                     PathLimit(interfaceIndex: index, mtu: min(mtu, path.routeMTU ?? mtu)),

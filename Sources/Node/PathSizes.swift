@@ -3,6 +3,10 @@ enum PathSizes {
     /// The smallest probe: IPv4's header, UDP's, and eight bytes by which its answer is known again.
     static let smallest = 36
 
+    /// The least that a route is given: what every IPv4 link carries (RFC 791, section 3.2). Whatever an operator or a search
+    /// says, the kernel gets no less.
+    static let leastOfRoute = 68
+
     /// A search ends when what passes and what does not are no further apart. Four bytes are 0.3 % of a full packet.
     static let resolution = 4
 

@@ -115,7 +115,7 @@ struct PathWatch {
 
     /// The largest inner packet that this machine itself lets go to a peer.
     private func fullSize(_ limit: PathLimit?) -> Int {
-        limit.map { min(tunnelMTU, $0.mtu - TunnelMTU.overhead) } ?? tunnelMTU
+        limit.map { max(min(tunnelMTU, $0.mtu - TunnelMTU.overhead), PathSizes.leastOfRoute) } ?? tunnelMTU
     }
 
     /// Takes what the kernel says of the way to an address.
@@ -318,9 +318,8 @@ struct PathWatch {
     }
 
     private func size(of peer: Peer) -> Int {
-        min(
-            fullSize(peer.route), peer.search.size, believed(of: peer).map { $0 - TunnelMTU.overhead } ?? .max
-        )
+        let told = believed(of: peer).map { $0 - TunnelMTU.overhead } ?? .max
+        return max(min(fullSize(peer.route), peer.search.size, told), PathSizes.leastOfRoute)
     }
 
     /// What an ICMP error told and nothing can prove: it is taken, but not for less than paths have.

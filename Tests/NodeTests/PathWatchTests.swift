@@ -189,6 +189,14 @@ import Testing
                 """)
     }
 
+    @Test(arguments: [Int.min / 2, -1, 0, 20, 68, 96, 97]) func noRouteIsGivenAnAbsurdMTU(mtu: Int) {
+        var scene = Scene(limit: 1472)
+        scene.watch.take(PathLimit(interfaceIndex: 2, mtu: mtu), learnt: nil, of: Self.address, at: scene.now)
+        scene.pass(seconds: 10, bytesPerSecond: 5_000)
+        #expect(scene.watch.narrow == [Self.subnet: max(68, mtu - 28)])
+        #expect(scene.problems.count == 1)
+    }
+
     @Test func manyNarrowPathsAreOneSentenceBeyondALimit() {
         var watch = PathWatch(timing: PathTiming(), probes: true)
         var peers: [IPv4Prefix: IPv4Address] = [:]

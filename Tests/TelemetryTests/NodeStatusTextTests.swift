@@ -64,6 +64,18 @@ import Testing
         #expect(status.text().contains("up ?"))
     }
 
+    @Test func aNarrowPathIsShownBesideItsPeer() {
+        var status = Self.status()
+        status.peers[0].pathMTU = 1400
+        status.peers[1].pathMTU = 1280
+        let text = status.text()
+        #expect(text.contains("1m 1s ago, path MTU 1400\n"))
+        #expect(text.contains("-, path MTU 1280\n"))
+        var metrics = MetricsText()
+        metrics.add(status)
+        #expect(metrics.text.contains("\ntwill_narrow_paths 2\n"))
+    }
+
     @Test func whatIsWrongIsSaidWithWhatToDo() {
         var status = Self.status(drops: 7)
         status.isReady = false

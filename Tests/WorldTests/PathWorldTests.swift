@@ -240,7 +240,8 @@ struct PathWorldTests {
 extension LabPod {
     /// Whether so many bytes of TCP reach another pod within ten seconds.
     func canSend(_ bytes: Int, to receiver: LabPod) async -> Bool {
-        let port = 7000
+        // One that failed may still listen on its port.
+        let port = Int.random(in: 20_000...30_000)
         let listener = """
             import socket
             l = socket.create_server((\"\(receiver.address)\", \(port)))
