@@ -3,6 +3,8 @@
 
 
 #include <pthread.h>
+#include <stddef.h>
+#include <sys/time.h>
 
 _Static_assert(CMSG_SPACE(sizeof(uint16_t)) == TWILL_SEGMENT_CONTROL_BYTES, "room for UDP_SEGMENT");
 _Static_assert(CMSG_SPACE(sizeof(int)) == TWILL_COALESCE_CONTROL_BYTES, "room for UDP_GRO");
@@ -18,6 +20,65 @@ int twill_tun_set_vnet_header(int descriptor, int *length) { return ioctl(descri
 
 int twill_tun_set_offload(int descriptor, unsigned int flags) {
   return ioctl(descriptor, TUNSETOFFLOAD, (unsigned long)flags);
+}
+
+int twill_tun_name(int descriptor, char *name) {
+  struct ifreq request = {0};
+  if (ioctl(descriptor, TUNGETIFF, &request) != 0) return -1;
+  memcpy(name, request.ifr_name, IFNAMSIZ);
+  name[IFNAMSIZ - 1] = 0;
+  return 0;
+}
+
+int twill_link_dropped(unsigned int index, uint64_t *dropped) {
+  struct {
+    struct nlmsghdr header;
+    struct if_stats_msg body;
+  } request = {
+      .header = {.nlmsg_len = sizeof request, .nlmsg_type = RTM_GETSTATS, .nlmsg_flags = NLM_F_REQUEST},
+      .body = {.ifindex = index, .filter_mask = IFLA_STATS_FILTER_BIT(IFLA_STATS_LINK_64)},
+  };
+  union {
+    struct nlmsghdr header;
+    char bytes[1024];
+  } answer;
+  int descriptor = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+  if (descriptor < 0) return errno;
+  struct timeval patience = {.tv_sec = 1};
+  setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  ssize_t length = send(descriptor, &request, sizeof request, 0);
+  if (length >= 0) length = recv(descriptor, &answer, sizeof answer, 0);
+  int error = length < 0 ? errno : ENODATA;
+  close(descriptor);
+  if (length < (ssize_t)NLMSG_LENGTH(sizeof(struct if_stats_msg)) || answer.header.nlmsg_type != RTM_NEWSTATS)
+    return error;
+  const char *end = answer.bytes + length;
+  const char *place = (const char *)NLMSG_DATA(&answer.header) + NLMSG_ALIGN(sizeof(struct if_stats_msg));
+  while (end - place >= (ssize_t)sizeof(struct rtattr)) {
+    struct rtattr attribute;
+    memcpy(&attribute, place, sizeof attribute);
+    if (attribute.rta_len < sizeof attribute || attribute.rta_len > end - place) break;
+    if (attribute.rta_type == IFLA_STATS_LINK_64 &&
+        attribute.rta_len >= sizeof attribute + offsetof(struct rtnl_link_stats64, multicast)) {
+      memcpy(dropped, place + sizeof attribute + offsetof(struct rtnl_link_stats64, tx_dropped), sizeof *dropped);
+      return 0;
+    }
+    place += RTA_ALIGN(attribute.rta_len);
+  }
+  return ENODATA;
+}
+
+#ifndef SO_MEMINFO
+#define SO_MEMINFO 55
+#endif
+
+int twill_socket_dropped(int descriptor, uint32_t *dropped) {
+  // enum sk_meminfo_vars of linux/sock_diag.h: SK_MEMINFO_DROPS is the ninth of nine.
+  uint32_t values[9] = {0};
+  socklen_t length = sizeof values;
+  if (getsockopt(descriptor, SOL_SOCKET, SO_MEMINFO, values, &length) != 0) return -1;
+  *dropped = values[8];
+  return 0;
 }
 
 int twill_udp_segments_accepted(int segments) {

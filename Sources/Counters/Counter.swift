@@ -10,6 +10,8 @@ public enum Counter: Int, CaseIterable, Sendable {
     case sends
     case outboundPassed
     case congestionMarks
+    case outboundIgnored
+    case resentAfterErrors
     // Underlay to pod.
     case receives
     case datagramsReceived
@@ -59,6 +61,7 @@ public enum Counter: Int, CaseIterable, Sendable {
     case dropOutboundSuperPacketFragment
     case dropOutboundSuperPacketSegmentation
     case dropOutboundSuperPacketSegmentSize
+    case dropOutboundSuperPacketSegmentCount
     case dropOutboundSuperPacketFlags
     case dropOutboundSuperPacketChecksumPlace
     case dropOutboundNoRoute
@@ -66,6 +69,8 @@ public enum Counter: Int, CaseIterable, Sendable {
     case dropOutboundTooLarge
     case dropOutboundNoBuffer
     case dropOutboundStandingQueue
+    case dropOutboundSmallSegments
+    case dropOutboundQueueFull
     case dropOutboundUnderlayFull
     case dropOutboundUnreachable
     case dropOutboundError
@@ -83,7 +88,12 @@ public enum Counter: Int, CaseIterable, Sendable {
     case dropInboundTimeToLive
     case dropInboundTunnelDown
     case dropInboundTunnelFull
+    case dropInboundSocketFull
     case dropInboundError
+
+    /// How many there are. Not `allCases.count`, which would be a call on the packet path; a test holds the two together.
+    @inlinable @inline(__always)
+    static var count: Int { Counter.dropInboundError.rawValue &+ 1 }
 
     /// The counter's name in text output: snake case, drops begin with `drop_`.
     public var name: String { Counter.names[rawValue] }
@@ -103,13 +113,17 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .tunnelReads: "Packets and super-packets read from the TUN device."
         case .tunnelBytes: "Bytes of those."
         case .superPacketsRead: "Of those, super-packets, segmented on the way out."
-        case .segmentsSent: "Segments that super-packets were sent as."
+        case .segmentsSent: "Segments that super-packets were cut into, those that were dropped afterwards included."
         case .packetsSent: "Datagrams sent to peers, one an inner packet."
         case .bytesSent: "Inner bytes sent to peers."
         case .sends: "Send operations; packets_sent over sends is the batch size."
         case .outboundPassed: "Packets that went ahead of other flows' waiting super-packets."
         case .congestionMarks:
             "Super-packets of bulk flows marked (ECN), so that their senders take smaller windows: others' packets waited behind them."
+        case .outboundIgnored:
+            "Packets to multicast groups, broadcast and link-local addresses, such as the kernel's own router solicitations: for no peer, and no loss."
+        case .resentAfterErrors:
+            "Messages sent once more because the kernel reported an error with them, which may have been left by an ICMP message about another packet."
         case .receives: "Receive operations that brought datagrams."
         case .datagramsReceived: "Datagrams received, one an inner packet."
         case .bytesReceived: "Inner bytes received."
@@ -135,12 +149,12 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .segmentationFallbacks:
             "Times UDP segmentation failed and was switched off: each packet is a send of its own now, which costs CPU. "
                 + "The underlay's driver lacks checksum offload (ethtool -k INTERFACE; ethtool -K INTERFACE tx on), or a "
-                + "path carries less than the interface. Restart twilld to try again; --udp-gso=false never tries."
+                + "path carries less than the interface. It is tried again within a minute; --udp-gso=false never tries."
         case .replayedSegments: "Segments sent one by one after that failure."
         case .shortTailFallbacks:
-            "The kernel refused merged packets whose last is shorter, and gets none any more; 6.6.44 and 6.10.3 do, take a later one."
+            "The kernel refused merged packets whose last is shorter, and gets none for a while; 6.6.44 and 6.10.3 do, take a later one."
         case .mergedWriteFallbacks:
-            "The kernel refused merged packets of one size; packets of that kind are written one by one."
+            "The kernel refused merged packets of one size; packets of that kind are written one by one for a while."
         case .rewrittenPackets: "Packets written one by one after such a refusal."
         case .receiveCoalescingFallbacks:
             "The kernel refused UDP_GRO (Linux 5.0); datagrams are received one by one."
@@ -179,6 +193,8 @@ public enum Counter: Int, CaseIterable, Sendable {
             "A super-packet of an offload type that twilld did not ask for. The kernel makes none: report it."
         case .dropOutboundSuperPacketSegmentSize:
             "A super-packet without payload or segment size, or with segments larger than a datagram: report it."
+        case .dropOutboundSuperPacketSegmentCount:
+            "A super-packet of more segments than the kernel's TCP (744) or UDP (128) make; a program in a pod writes such to a packet socket."
         case .dropOutboundSuperPacketFlags:
             "A TCP super-packet with SYN, RST or URG, which no segment may repeat; --tun-tso4=false and --tun-tso6=false make the kernel "
                 + "cut them."
@@ -192,6 +208,10 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .dropOutboundStandingQueue:
             "Super-packets of bulk flows dropped, so that their senders take smaller windows: others' packets waited behind them. "
                 + "TCP expects that; a flow with ECN is marked instead (congestion_marks)."
+        case .dropOutboundSmallSegments:
+            "Super-packets of many small segments, while others such waited: a program in a pod would take the packet thread from all others."
+        case .dropOutboundQueueFull:
+            "The TUN device's queue was full: pods sent faster than the packet thread reads; --queue-length, more CPU or more --workers."
         case .dropOutboundUnderlayFull:
             "The underlay socket's buffer was full: the network is slower than the pods send."
         case .dropOutboundUnreachable:
@@ -214,7 +234,8 @@ public enum Counter: Int, CaseIterable, Sendable {
             "Larger than the MTU of the TUN device; the sender's MTU is larger than ours."
         case .dropInboundUnknownPeer:
             "From an address that no lease names: a node not registered, or not one of ours."
-        case .dropInboundSource: "Inner source outside the peer's subnet; --accept-any-source lets it pass."
+        case .dropInboundSource:
+            "Inner source outside the peer's subnet (--accept-any-source lets it pass), or one that no host has, such as 0.0.0.0."
         case .dropInboundDestination:
             "Inner destination outside this node's subnet: the sender has an old lease."
         case .dropInboundTimeToLive: "Time to live ran out; look for a routing loop."
@@ -222,6 +243,8 @@ public enum Counter: Int, CaseIterable, Sendable {
             "The TUN device was down; twilld brings it up again and says restored in the log: find out who takes it down."
         case .dropInboundTunnelFull:
             "The kernel had no memory for the packet just then: look at the node's memory."
+        case .dropInboundSocketFull:
+            "Datagrams (some of them several that the kernel had merged) that the underlay socket's buffer had no room for, or with a wrong UDP checksum: more came than the packet thread takes; --socket-buffer, more CPU or more --workers."
         case .dropInboundError:
             "The kernel refused the write for another reason; report it with the kernel's release."
         }

@@ -14,6 +14,10 @@ public enum CounterHistogram: Int, CaseIterable, Sendable {
 
     // Not stored: a stored constant would be reached through an initializer that runs once, on the packet path.
 
+    /// How many histograms there are; a test holds it to `allCases.count`.
+    @inlinable @inline(__always)
+    static var count: Int { CounterHistogram.roundTime.rawValue &+ 1 }
+
     /// Buckets of the largest histogram.
     @inlinable @inline(__always)
     static var bucketLimit: Int { 16 }
@@ -24,7 +28,7 @@ public enum CounterHistogram: Int, CaseIterable, Sendable {
 
     @inlinable @inline(__always)
     var firstCell: Int {
-        Counter.dropInboundError.rawValue &+ 1 &+ rawValue &* CounterHistogram.cellCount
+        Counter.count &+ rawValue &* CounterHistogram.cellCount
     }
 
     /// The first bucket takes values up to two to the power of this: one packet, or 1,024 ns.
@@ -111,7 +115,7 @@ public enum CounterGauge: Int, CaseIterable, Sendable {
 
     @inlinable @inline(__always)
     var cell: Int {
-        CounterHistogram.roundTime.firstCell &+ CounterHistogram.cellCount &+ rawValue
+        Counter.count &+ CounterHistogram.count &* CounterHistogram.cellCount &+ rawValue
     }
 
     /// The name in text output.

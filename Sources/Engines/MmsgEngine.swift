@@ -271,8 +271,15 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
             index &+= 1
         }
         systemCalls &+= 1
-        let count = Int(
+        var count = Int(
             twill_receive_batch(socket, receiveHeaders, UInt32(truncatingIfNeeded: providedCount)))
+        if count < 0, errno != EAGAIN {
+            // An error that waited on the socket (an ICMP message left it there) says nothing about the datagrams behind
+            // it, and is gone once it was told.
+            systemCalls &+= 1
+            count = Int(
+                twill_receive_batch(socket, receiveHeaders, UInt32(truncatingIfNeeded: providedCount)))
+        }
         guard count > 0 else {
             socketMayBeReadable = false
             return

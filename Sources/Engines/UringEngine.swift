@@ -10,8 +10,9 @@
 // - Sends and writes do not wait (MSG_DONTWAIT, RWF_NOWAIT): they run to their end inside the submission, in the
 //   order in which they were queued, and cannot pass each other.
 //
-// Closing: cancel everything, reap, unregister the files (their references go at once, while the ring itself is
-// taken down by the kernel later), then let the ring go. A ring that ends with a read pending keeps its TUN device.
+// Closing: cancel everything, reap until the kernel has ended every operation, unregister the files, then let the ring
+// go. What an operation still uses (a TUN queue that it waits on, a socket) the kernel would keep open until it takes the
+// ring down, some milliseconds after the process closed it.
 
 import CLiburing
 import CLinux
@@ -59,6 +60,8 @@ public struct UringEngine: PacketEngine, ~Copyable {
     private var providedBuffers = 0
     private var receiveIsArmed = false
     private var wakeIsArmed = false
+    /// Operations that were queued and have not ended, the standing ones among them.
+    private var pendingCount = 0
     private var completionsReady: UInt32 = 0
     private var completionsTaken: UInt32 = 0
     private var isOpen = true
@@ -106,6 +109,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
             failure = UringError(action: "register a buffer ring", errorNumber: errno)
         }
         guard failure == nil, let buffers else {
+            if let buffers { twill_free_buffer_ring(buffers, UInt32(memory.datagramBufferCount)) }
             io_uring_queue_exit(ring)
             ring.deallocate()
             throw failure!
@@ -137,21 +141,26 @@ public struct UringEngine: PacketEngine, ~Copyable {
         wakeValue.deallocate()
     }
 
-    /// Cancels everything, reaps, unregisters the files and lets the ring go.
+    /// Cancels everything, reaps until every operation has ended, unregisters the files and lets the ring go: when this
+    /// returns, the kernel holds none of the descriptors any more.
     public mutating func close() {
-        if wakeIsArmed {
-            while twill_sq_space(ring) == 0 { _ = twill_enter(ring, 0, nil) }
-            let entry = twill_next_sqe(ring).unsafelyUnwrapped
+        while nextCompletion() != nil {}
+        var tries = 0
+        while twill_sq_space(ring) == 0, tries < UringEngine.closingTries {
+            _ = twill_enter(ring, 0, nil)
+            tries &+= 1
+        }
+        if let entry = twill_next_sqe(ring) {
             twill_prepare_cancel_all(entry)
             io_uring_sqe_set_data64(entry, UringEngine.cancelToken)
-            // What is cancelled completes within the same enter or the next; a bound, in case it does not.
-            for _ in 0..<10 {
-                var wait = __kernel_timespec(tv_sec: 0, tv_nsec: 10_000_000)
-                _ = twill_enter(ring, 1, &wait)
-                let ready = twill_cqes_ready(ring)
-                if ready == 0 { break }
-                twill_cqes_seen(ring, ready)
-            }
+        }
+        while pendingCount > 0, tries < UringEngine.closingTries {
+            var wait = __kernel_timespec(tv_sec: 0, tv_nsec: 10_000_000)
+            _ = twill_enter(ring, 1, &wait)
+            completionsReady = twill_cqes_ready(ring)
+            completionsTaken = 0
+            while nextCompletion() != nil {}
+            tries &+= 1
         }
         io_uring_unregister_files(ring)
         io_uring_unregister_buffers(ring)
@@ -159,6 +168,8 @@ public struct UringEngine: PacketEngine, ~Copyable {
         isOpen = false
     }
 
+    /// Waits of 10 ms each for what was cancelled. All of it ends within the first; a bound, in case it does not.
+    private static let closingTries = 100
     /// The token of the cancellation itself, which no kind has.
     private static let cancelToken: UInt64 = 0xFF << 32
 
@@ -173,7 +184,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
 
     /// Queues a READ_FIXED, with RWF_NOWAIT unless it is parked.
     public mutating func read(into buffer: Int, parked: Bool) {
-        let entry = twill_next_sqe(ring).unsafelyUnwrapped
+        let entry = nextEntry()
         let target = memory.tunnelBuffer(buffer) + PacketMemory.virtioHeaderOffset
         if tunnelBuffersAreRegistered {
             io_uring_prep_read_fixed(
@@ -197,7 +208,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
 
     /// Queues a SENDMSG with MSG_DONTWAIT.
     public mutating func send(_ message: Int) {
-        let entry = twill_next_sqe(ring).unsafelyUnwrapped
+        let entry = nextEntry()
         io_uring_prep_sendmsg(
             entry, UringEngine.senderFile, memory.messages + message, UInt32(MSG_DONTWAIT))
         entry.pointee.flags = UInt8(TWILL_SQE_FIXED_FILE)
@@ -206,16 +217,23 @@ public struct UringEngine: PacketEngine, ~Copyable {
 
     /// Queues a WRITEV with RWF_NOWAIT.
     public mutating func write(_ index: Int, _ vectors: UnsafeMutablePointer<iovec>, count: Int) {
-        let entry = twill_next_sqe(ring).unsafelyUnwrapped
+        let entry = nextEntry()
         io_uring_prep_writev(entry, UringEngine.tunnelFile, vectors, UInt32(truncatingIfNeeded: count), 0)
         twill_set_no_wait(entry)
         entry.pointee.flags = UInt8(TWILL_SQE_FIXED_FILE)
         io_uring_sqe_set_data64(entry, UringEngine.token(.write, index))
     }
 
+    /// An entry for one more operation; the caller makes sure by `queueSpace` that there is one.
+    @inline(__always)
+    private mutating func nextEntry() -> UnsafeMutablePointer<io_uring_sqe> {
+        pendingCount &+= 1
+        return twill_next_sqe(ring).unsafelyUnwrapped
+    }
+
     private mutating func armStandingOperations() {
         if !receiveIsArmed, providedBuffers > 0 {
-            let entry = twill_next_sqe(ring).unsafelyUnwrapped
+            let entry = nextEntry()
             io_uring_prep_recvmsg_multishot(entry, UringEngine.socketFile, receiveTemplate, 0)
             entry.pointee.flags = UInt8(TWILL_SQE_FIXED_FILE | TWILL_SQE_BUFFER_SELECT)
             twill_set_buffer_group(entry, UringEngine.receiveGroup)
@@ -224,7 +242,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
             receiveRearms &+= 1
         }
         if !wakeIsArmed {
-            let entry = twill_next_sqe(ring).unsafelyUnwrapped
+            let entry = nextEntry()
             io_uring_prep_read(entry, UringEngine.wakeFile, wakeValue, 8, 0)
             entry.pointee.flags = UInt8(TWILL_SQE_FIXED_FILE)
             io_uring_sqe_set_data64(entry, UringEngine.token(.wake, 0))
@@ -270,6 +288,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
                 completionsTaken = 0
             }
             let index = Int(UInt32(truncatingIfNeeded: token))
+            if flags & UInt32(TWILL_CQE_MORE) == 0, token != UringEngine.cancelToken { pendingCount &-= 1 }
             switch OperationKind(rawValue: UInt8(truncatingIfNeeded: token >> 32)) {
             case .receive:
                 if flags & UInt32(TWILL_CQE_MORE) == 0 { receiveIsArmed = false }

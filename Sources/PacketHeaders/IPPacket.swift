@@ -108,6 +108,30 @@ public struct IPPacket {
         return bytes.byte(6) == 44 && length >= 48 && bytes.field16(42) & 0xFFF8 != 0
     }
 
+    /// Whether the packet goes to what no peer can hold: a multicast group, everybody on the link, or a link-local
+    /// address. Kernels and programs send such on every interface that they find (router solicitations, MLD, mDNS).
+    @inlinable
+    public var isForTheLink: Bool {
+        if isIPv4 {
+            let destination = destinationIPv4
+            return destination.bits >> 28 == 0xE || destination.bits == .max || destination.isLinkLocal
+        }
+        let destination = destinationIPv6
+        return destination.isMulticast || destination.isLinkLocal
+    }
+
+    /// Whether the source is an address that a host on a network may have: none that is reserved, such as 0.0.0.0/8,
+    /// 127.0.0.0/8, multicast and 240.0.0.0/4 (RFC 6890), or `::`, `::1`, multicast and link-local.
+    @inlinable
+    public var comesFromAHost: Bool {
+        if isIPv4 {
+            let source = sourceIPv4
+            return source.isUnicast && !source.isLoopback
+        }
+        let source = sourceIPv6
+        return source != .any && !source.isLoopback && !source.isMulticast && !source.isLinkLocal
+    }
+
     /// Takes one hop from the time to live (hop limit), with the header checksum updated (RFC 1624).
     /// Returns false, and changes nothing, where none is left to go on.
     @inlinable @inline(__always)

@@ -48,8 +48,9 @@ public struct Coalescer: ~Copyable {
 
     private let slotLimit: Int
     private let maximumBytes: Int
-    /// The kinds that merge, a bit each.
+    /// The kinds that merge, a bit each: those that the TUN takes, without those that the kernel refused.
     private var mergedKinds: UInt8
+    private let acceptedKinds: UInt8
     /// Whether the last packet of a slot may be shorter than the others.
     private var mergesShortTails = true
     /// The slot that the last packet went into; -1 where it is not known.
@@ -88,6 +89,7 @@ public struct Coalescer: ~Copyable {
         self.slotLimit = slotLimit
         maximumBytes = maximumSuperPacketBytes
         mergedKinds = merges.rawValue
+        acceptedKinds = merges.rawValue
         slotCount = 0
         slots = .allocate(capacity: slotLimit)
         headers = .allocate(capacity: slotLimit)
@@ -329,6 +331,12 @@ extension Coalescer {
         case .shortTail: mergesShortTails = false
         case .even(let kinds): mergedKinds &= ~kinds.rawValue
         }
+    }
+
+    /// Merges again what `stopMerging` ended.
+    public mutating func resumeMerging() {
+        mergesShortTails = true
+        mergedKinds = acceptedKinds
     }
 
     /// Whether slot `index` was merged, and its packets are writes of their own.

@@ -6,6 +6,13 @@ public enum SuperPacketLimits {
     /// Segments of one `UDP_SEGMENT` send: `UDP_MAX_SEGMENTS` in include/linux/udp.h, 128 since Linux 6.9, 64
     /// before.
     public static let sendSegments = 128
+    /// Segments of a UDP super-packet that a pod may ask for: `UDP_MAX_SEGMENTS` (include/linux/udp.h), which
+    /// `udp_send_skb` (net/ipv4/udp.c) and, since Linux 6.9, `virtio_net_hdr_to_skb` (include/linux/virtio_net.h) hold to.
+    public static let datagramSegments = 128
+    /// Segments of a TCP super-packet that a pod may ask for: as many as 65,535 bytes make at the smallest segment size
+    /// that a TCP accepts, `TCP_MIN_MSS` (88, include/net/tcp.h). 65,535 / 88 = 744. A packet socket with
+    /// `PACKET_VNET_HDR` would otherwise ask for 65,495 of one byte each, some 100 ms of work for one packet.
+    public static let streamSegments = 65_535 / 88
     /// Bytes of a merged packet: what the total length of an IPv4 header can say.
     public static let mergedBytes = 65_535
     /// Packets merged into one: as many as one receive with `UDP_GRO` can hold, so that a full one needs no

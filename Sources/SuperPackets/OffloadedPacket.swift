@@ -18,6 +18,8 @@ public enum OffloadRefusal: Sendable {
     case segmentation
     /// The segment size is 0, there is no payload, or a segment would not fit a UDP datagram.
     case segmentSize
+    /// More segments than TCP or UDP of this kernel make (`SuperPacketLimits.streamSegments`, `datagramSegments`).
+    case segmentCount
     /// SYN, RST or URG cannot be repeated on each segment.
     case flags
     /// The checksum to complete does not lie where the transport has it, or not in the packet.

@@ -143,6 +143,10 @@ extension SegmentPlan {
         guard segmentPayloadBytes > 0, payloadBytes > 0,
             headerBytes &+ min(segmentPayloadBytes, payloadBytes) <= SuperPacketLimits.sendBytes
         else { return .refused(.segmentSize) }
+        let segmentCount = (payloadBytes &+ segmentPayloadBytes &- 1) / segmentPayloadBytes
+        guard
+            segmentCount <= (isTCP ? SuperPacketLimits.streamSegments : SuperPacketLimits.datagramSegments)
+        else { return .refused(.segmentCount) }
 
         transportSum.add(segment, count: transportHeaderBytes)
         transportSum.remove(checksum)
@@ -157,7 +161,7 @@ extension SegmentPlan {
                 headerBytes: headerBytes, payloadBytes: payloadBytes,
                 // A segment is no longer than the payload, or `segmentBytes` would not bound what is sent.
                 segmentPayloadBytes: min(segmentPayloadBytes, payloadBytes),
-                segmentCount: (payloadBytes &+ segmentPayloadBytes &- 1) / segmentPayloadBytes,
+                segmentCount: segmentCount,
                 transportOffset: transportOffset, isIPv6: wantsIPv6, isTCP: isTCP,
                 hasTransportChecksum: hasTransportChecksum, networkSum: networkSum,
                 transportSum: transportSum,

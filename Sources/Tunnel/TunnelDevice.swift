@@ -76,7 +76,7 @@ public struct TunnelDevice: Sendable {
 
     /// Opens a device of `queueCount` queues.
     ///
-    /// A process that ended with ring requests pending can hold its device for a while: where the name is busy,
+    /// A process that was killed with ring requests pending can hold its device for a while: where the name is busy,
     /// opening is tried again until `patienceMilliseconds` are over.
     ///
     /// - Parameters:
@@ -109,8 +109,10 @@ public struct TunnelDevice: Sendable {
         name: String, queueCount: Int, wanted: TunnelOffloads
     ) throws(TunnelError) -> TunnelDevice {
         var queues: [TunnelQueue] = []
-        func fail(_ action: String) -> TunnelError {
-            let error = TunnelError(action: action, errorNumber: errno)
+        func fail(_ action: @autoclosure () -> String) -> TunnelError {
+            // Before the text is made, which may allocate and change it.
+            let code = errno
+            let error = TunnelError(action: action(), errorNumber: code)
             for queue in queues { Glibc.close(queue.descriptor) }
             return error
         }
@@ -129,9 +131,32 @@ public struct TunnelDevice: Sendable {
             }
             offloads = accepted(wanted, descriptor)
         }
-        let index = if_nametoindex(name)
-        guard index != 0 else { throw fail("find the new TUN device \(name)") }
+        // Somebody may have renamed it meanwhile, and given its name to another device.
+        guard let index = TunnelDevice.index(of: queues[0], named: name) else {
+            throw fail("find the new TUN device \(name)")
+        }
         return TunnelDevice(name: name, index: index, queues: queues, offloads: offloads)
+    }
+
+    /// The index of the device that a queue belongs to, if it has that name before and after it was looked up.
+    private static func index(of queue: TunnelQueue, named name: String) -> UInt32? {
+        func isNamed() -> Bool {
+            // IFNAMSIZ bytes, the terminating zero among them.
+            var bytes = [CChar](repeating: 0, count: nameLimitBytes + 1)
+            guard twill_tun_name(queue.descriptor, &bytes) == 0 else { return false }
+            return String(decoding: bytes.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self) == name
+        }
+        errno = ENODEV
+        guard isNamed() else { return nil }
+        let index = if_nametoindex(name)
+        return index != 0 && isNamed() ? index : nil
+    }
+
+    /// How many packets the kernel dropped that were to be read from the device, because its queue was full or it was
+    /// down; nil where the kernel does not tell. Counts from the device's beginning. A system call or three.
+    public func droppedPackets() -> UInt64? {
+        var dropped: UInt64 = 0
+        return twill_link_dropped(index, &dropped) == 0 ? dropped : nil
     }
 
     /// Sets all wanted offloads that the kernel takes, each tried on top of those before; what is refused changes nothing.

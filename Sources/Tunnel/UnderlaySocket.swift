@@ -56,14 +56,16 @@ public struct UnderlaySocket: Sendable {
     ///
     /// - Parameters:
     ///   - endpoint: the address and port to bind.
-    ///   - sharesPort: whether further sockets of this process bind the same port (SO_REUSEPORT).
+    ///   - first: a socket of this process that has the port already, to share it; else nobody may have it.
     ///   - bufferBytes: send and receive buffer each.
     ///   - segmentation, coalescing: whether to use the offload where the kernel has it.
     public static func open(
-        _ endpoint: Endpoint, sharesPort: Bool, bufferBytes: Int, segmentation: Bool, coalescing: Bool
+        _ endpoint: Endpoint, beside first: UnderlaySocket? = nil, bufferBytes: Int, segmentation: Bool,
+        coalescing: Bool
     ) throws(UnderlaySocketError) -> UnderlaySocket {
+        if let first { _ = set(first.descriptor, SOL_SOCKET, SO_REUSEPORT, 1) }
         let descriptor = try bound(
-            to: endpoint, sharesPort: sharesPort, sendBytes: bufferBytes, receiveBytes: bufferBytes)
+            to: endpoint, sharesPort: first != nil, sendBytes: bufferBytes, receiveBytes: bufferBytes)
         let coalesces = coalescing && set(descriptor, Int32(IPPROTO_UDP), UDP_GRO, 1)
         var granted: Int32 = 0
         var size = socklen_t(MemoryLayout<Int32>.size)
@@ -80,32 +82,58 @@ public struct UnderlaySocket: Sendable {
     ///
     /// When the kernel frees a datagram, it wakes whoever waits on the socket that sent it (sock_wfree, net/core/sock.c),
     /// for each segment of a super-packet anew; on the receiving socket the engine's standing receive always waits.
-    /// On this one nobody does. It is connected to itself, and what is connected receives from its peer alone, so that
-    /// no datagram of another node comes here.
+    /// On this one nobody does. It is connected, and what is connected receives from its peer alone, so that no datagram
+    /// of another node comes here. What it is connected to is drawn by lot, of the addresses of this machine alone
+    /// (127.0.0.0/8), so that nobody elsewhere can name it in a forged ICMP message, whose error it would get
+    /// (`__udp4_lib_err`, net/ipv4/udp.c).
     ///
-    /// - Parameter bufferBytes: the send buffer.
+    /// The port is bound by the first socket alone, and shared by SO_REUSEPORT, which lets sockets of the same user in
+    /// that ask for it too (`udp_lib_lport_inuse`). With SO_REUSEADDR, which lets in everybody's, another user's program
+    /// could have joined, and got all datagrams. As soon as this socket, the newest on the port, has it, it gives the option
+    /// up: whoever comes later, root too, is refused.
+    ///
+    /// - Parameters:
+    ///   - receiver: the first of the sockets that `open` made; all others of the port are open.
+    ///   - bufferBytes: the send buffer.
     /// - Returns: the socket's descriptor, the caller's to close; nil where the kernel refuses it.
     public static func openSender(
         sharingPortOf receiver: UnderlaySocket, at endpoint: Endpoint, bufferBytes: Int
     ) -> Int32? {
-        // The port may be shared for as long as this takes; before and after, a second program that binds it is told.
-        guard set(receiver.descriptor, SOL_SOCKET, SO_REUSEADDR, 1) else { return nil }
-        defer { _ = set(receiver.descriptor, SOL_SOCKET, SO_REUSEADDR, 0) }
+        let wasShared = sharesPort(receiver.descriptor)
+        guard set(receiver.descriptor, SOL_SOCKET, SO_REUSEPORT, 1) else { return nil }
+        // The receivers need it further on only where there are several, for the kernel to choose among them.
+        defer { if !wasShared { _ = set(receiver.descriptor, SOL_SOCKET, SO_REUSEPORT, 0) } }
         guard
             let descriptor = try? bound(
-                to: endpoint, sharesPort: false, sharesAddress: true, sendBytes: bufferBytes, receiveBytes: 0)
+                to: endpoint, sharesPort: true, sendBytes: bufferBytes, receiveBytes: 0)
         else { return nil }
-        var address = socketAddress(endpoint)
+        var address = socketAddress(
+            Endpoint(
+                address: IPv4Address(bits: 127 << 24 | UInt32.random(in: 2...0xFF_FFFE)),
+                port: UInt16.random(in: 1...UInt16.max)))
         let connected = withUnsafePointer(to: &address) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
                 connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
             }
         }
-        guard connected == 0, set(descriptor, SOL_SOCKET, SO_REUSEADDR, 0) else {
+        guard connected == 0, set(descriptor, SOL_SOCKET, SO_REUSEPORT, 0) else {
             Glibc.close(descriptor)
             return nil
         }
         return descriptor
+    }
+
+    private static func sharesPort(_ descriptor: Int32) -> Bool {
+        var value: Int32 = 0
+        var size = socklen_t(MemoryLayout<Int32>.size)
+        return getsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &value, &size) == 0 && value != 0
+    }
+
+    /// How many datagrams the kernel dropped that were for the socket, most of all because its buffer was full; nil where the
+    /// kernel does not tell. Wraps at 2^32. One system call; any thread may ask.
+    public func droppedDatagrams() -> UInt32? {
+        var dropped: UInt32 = 0
+        return twill_socket_dropped(descriptor, &dropped) == 0 ? dropped : nil
     }
 
     /// Opens a socket that only sends, from another port than `endpoint`'s, so that receivers can tell the datagrams of
@@ -159,15 +187,13 @@ public struct UnderlaySocket: Sendable {
     }
 
     private static func bound(
-        to endpoint: Endpoint, sharesPort: Bool, sharesAddress: Bool = false, sendBytes: Int,
-        receiveBytes: Int
+        to endpoint: Endpoint, sharesPort: Bool, sendBytes: Int, receiveBytes: Int
     ) throws(UnderlaySocketError) -> Int32 {
         let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else {
             throw UnderlaySocketError(action: "open a UDP socket", errorNumber: errno)
         }
         if sharesPort { _ = set(descriptor, SOL_SOCKET, SO_REUSEPORT, 1) }
-        if sharesAddress { _ = set(descriptor, SOL_SOCKET, SO_REUSEADDR, 1) }
         _ = set(descriptor, Int32(IPPROTO_IP), IP_MTU_DISCOVER, IP_PMTUDISC_DO)
         for (forced, plain, bytes) in [
             (SO_RCVBUFFORCE, SO_RCVBUF, receiveBytes), (SO_SNDBUFFORCE, SO_SNDBUF, sendBytes),
@@ -182,7 +208,8 @@ public struct UnderlaySocket: Sendable {
             }
         }
         guard result == 0 else {
-            let error = UnderlaySocketError(action: "bind UDP \(endpoint)", errorNumber: errno)
+            let code = errno
+            let error = UnderlaySocketError(action: "bind UDP \(endpoint)", errorNumber: code)
             Glibc.close(descriptor)
             throw error
         }

@@ -89,6 +89,8 @@ public final class DataPlane: Sendable {
     public let steersDatagrams: Bool
     /// Whether packets go to workers by their flow; false where the kernel takes the queue that the flow last used.
     public let steersPackets: Bool
+    /// The underlay address and port that datagrams come to.
+    public var underlay: Endpoint { configuration.underlay }
     /// The number of workers.
     public var workerCount: Int { sockets.count }
 
@@ -104,12 +106,22 @@ public final class DataPlane: Sendable {
     private let peerSlots = Mutex(PeerSlots())
     private let stopping = Atomic<Bool>(false)
     private let threads = Mutex<[pthread_t]>([])
+    /// Whether the descriptors are closed; locked for as long as `stop` takes, and while a worker is woken.
+    private let closed = Mutex(false)
     private let failure = Atomic<Int32>(0)
+    /// What the kernel counts for the sockets and the device, as of the last look; the block's one writer holds the lock.
+    private let kernelDrops: Mutex<KernelDrops>
+    private let kernelBlock: CounterBlock
 
     /// Opens the TUN device and the sockets.
     ///
-    /// - Parameter busy: called once where the TUN name is still held by a process that has just ended.
-    public init(_ configuration: DataPlaneConfiguration, busy: () -> Void = {}) throws(DataPlaneError) {
+    /// - Parameters:
+    ///   - patienceMilliseconds: how long to wait for the TUN name where another process holds it: the kernel takes down
+    ///     the ring of one that was killed some time after its end.
+    ///   - busy: called once where it has to wait.
+    public init(
+        _ configuration: DataPlaneConfiguration, patienceMilliseconds: Int = 0, busy: () -> Void = {}
+    ) throws(DataPlaneError) {
         let tuning = configuration.tuning
         let workers = tuning.workerCount
         do throws(TuningError) {
@@ -138,7 +150,7 @@ public final class DataPlane: Sendable {
             for _ in 0..<workers {
                 sockets.append(
                     try UnderlaySocket.open(
-                        configuration.underlay, sharesPort: workers > 1,
+                        configuration.underlay, beside: sockets.first,
                         bufferBytes: tuning.socketBufferBytes,
                         segmentation: tuning.usesSegmentation, coalescing: tuning.usesCoalescing))
             }
@@ -146,6 +158,9 @@ public final class DataPlane: Sendable {
                 UnderlaySocket.openSender(
                     sharingPortOf: sockets[0], at: configuration.underlay,
                     bufferBytes: tuning.socketBufferBytes) ?? sockets[0].descriptor)
+            // While these were opened, a process of the same user could have joined them.
+            try UnderlaySocket.refuseIntruders(
+                on: configuration.underlay, beside: sockets.map(\.descriptor) + senders)
             for place in 1..<workers {
                 senders.append(
                     try UnderlaySocket.openSender(
@@ -158,15 +173,16 @@ public final class DataPlane: Sendable {
         for _ in 0..<workers {
             let wake = eventfd(0, Int32(EFD_CLOEXEC))
             guard wake >= 0 else {
+                let code = errno
                 closeAll()
-                throw .resource("make an eventfd", errorNumber: errno)
+                throw .resource("make an eventfd", errorNumber: code)
             }
             wakes.append(wake)
         }
         do throws(TunnelError) {
             tunnel = try TunnelDevice.open(
                 name: configuration.tunnelName, queueCount: workers, offloads: tuning.tunnelOffloads,
-                patienceMilliseconds: 10_000, busy: busy)
+                patienceMilliseconds: patienceMilliseconds, busy: busy)
         } catch {
             closeAll()
             throw .tunnel(error)
@@ -187,17 +203,24 @@ public final class DataPlane: Sendable {
         publication = ForwardingPublication(workers: workers)
         blocks = (0..<workers).map { _ in CounterBlock.allocate() }
         peerBlocks = (0..<workers).map { _ in PeerCounterBlock.allocate() }
+        kernelBlock = CounterBlock.allocate()
+        kernelDrops = Mutex(KernelDrops(sockets: sockets.count, queueDropped: tunnel.droppedPackets()))
     }
 
     deinit {
         precondition(threads.withLock { $0.isEmpty }, "the data plane is stopped before it ends")
         for block in blocks { block.deallocate() }
+        kernelBlock.deallocate()
         for block in peerBlocks { block.deallocate() }
     }
 
     /// Starts the workers' threads; returns once all of them are ready to forward.
     public func start() throws(DataPlaneError) {
-        let start = WorkerStart(count: sockets.count)
+        guard let start = WorkerStart(count: sockets.count) else {
+            let code = errno
+            stop()
+            throw .resource("make an eventfd", errorNumber: code)
+        }
         for index in 0..<sockets.count {
             let context = Unmanaged.passRetained(WorkerThread(dataPlane: self, index: index, start: start))
             var thread = pthread_t()
@@ -225,38 +248,64 @@ public final class DataPlane: Sendable {
     public func carries(mtu: Int) -> Bool { configuration.tuning.receiveBufferBytes >= mtu }
 
     /// Replaces the forwarding routes: each worker uses the new ones from its next round on. Returns at once.
-    public func publish(_ routes: ForwardingRoutes) {
+    ///
+    /// - Returns: how many peers were left out, being more than `ForwardingSnapshot.peerLimit`.
+    @discardableResult
+    public func publish(_ routes: ForwardingRoutes) -> Int {
         peerSlots.withLock { slots in
             var routes = routes
             slots.assign(to: &routes.peers, counts: counts(ofSlot:))
             publication.publish(routes)
         }
         wakeWorkers()
+        return max(0, routes.peers.count - ForwardingSnapshot.peerLimit)
     }
 
     /// Ends the workers and closes the sockets and the TUN device, which is gone when this returns. Takes some
     /// milliseconds; may be called again.
     public func stop() {
         stopping.store(true, ordering: .sequentiallyConsistent)
-        wakeWorkers()
-        let running = threads.withLock { threads in
-            let running = threads
-            threads = []
-            return running
+        closed.withLock { isClosed in
+            guard !isClosed else { return }
+            isClosed = true
+            for wake in wakes { eventfd_write(wake, 1) }
+            let running = threads.withLock { threads in
+                defer { threads = [] }
+                return threads
+            }
+            for thread in running { pthread_join(thread, nil) }
+            for socket in sockets { socket.close() }
+            for sender in senders where sender != sockets.first?.descriptor { Glibc.close(sender) }
+            tunnel.close()
+            for wake in wakes { Glibc.close(wake) }
         }
-        guard !running.isEmpty || !closed.exchange(true, ordering: .sequentiallyConsistent) else { return }
-        for thread in running { pthread_join(thread, nil) }
-        closed.store(true, ordering: .sequentiallyConsistent)
-        for socket in sockets { socket.close() }
-        for sender in senders where sender != sockets.first?.descriptor { Glibc.close(sender) }
-        tunnel.close()
-        for wake in wakes { Glibc.close(wake) }
     }
 
-    private let closed = Atomic<Bool>(false)
+    /// What the workers have counted, and what the kernel has dropped before it came to them. Some system calls.
+    public func counters() -> CounterTotals {
+        closed.withLock { isClosed in
+            guard !isClosed else { return }
+            kernelDrops.withLock {
+                $0.look(at: sockets, tunnel)
+                kernelBlock.set(.dropInboundSocketFull, Int(truncatingIfNeeded: $0.socketsDropped))
+                kernelBlock.set(.dropOutboundQueueFull, Int(truncatingIfNeeded: $0.queueDropped))
+            }
+        }
+        return CounterTotals(blocks + [kernelBlock])
+    }
 
-    /// What the workers have counted.
-    public func counters() -> CounterTotals { CounterTotals(blocks) }
+    /// Others' sockets on the port, which take datagrams that are for this node. Reads files of /proc.
+    public func intruders() -> [PortHolder] {
+        closed.withLock { isClosed in
+            isClosed
+                ? []
+                : UnderlaySocket.intruders(
+                    on: configuration.underlay, beside: sockets.map(\.descriptor) + senders)
+        }
+    }
+
+    /// Asks each worker for a round: what it sent and wrote last is counted then, and its buffers come free.
+    public func settle() { wakeWorkers() }
 
     /// What was carried to and from each peer.
     public func countersOfPeers() -> PeerTotals {
@@ -276,8 +325,10 @@ public final class DataPlane: Sendable {
     public var failureErrorNumber: Int32 { failure.load(ordering: .acquiring) }
 
     private func wakeWorkers() {
-        guard !closed.load(ordering: .acquiring) else { return }
-        for wake in wakes { eventfd_write(wake, 1) }
+        closed.withLock { isClosed in
+            guard !isClosed else { return }
+            for wake in wakes { eventfd_write(wake, 1) }
+        }
     }
 
     // MARK: On the worker's thread
@@ -389,36 +440,32 @@ private final class WorkerThread: Sendable {
     }
 }
 
-/// Where the threads tell that they are ready, and the starter waits for all of them.
-private final class WorkerStart: @unchecked Sendable {
-    private var mutex = pthread_mutex_t()
-    private var changed = pthread_cond_t()
-    private var waiting: Int
-    private var error: DataPlaneError?
+/// Where the threads tell that they are ready, and the starter waits for all of them: an eventfd counts them.
+private final class WorkerStart: Sendable {
+    private let count: Int
+    private let answers: Int32
+    private let error = Mutex<DataPlaneError?>(nil)
 
-    init(count: Int) {
-        waiting = count
-        pthread_mutex_init(&mutex, nil)
-        pthread_cond_init(&changed, nil)
+    /// Nil where the kernel has no more descriptors; `errno` says which limit.
+    init?(count: Int) {
+        self.count = count
+        answers = eventfd(0, Int32(EFD_CLOEXEC | EFD_SEMAPHORE))
+        if answers < 0 { return nil }
     }
 
-    deinit {
-        pthread_cond_destroy(&changed)
-        pthread_mutex_destroy(&mutex)
-    }
+    deinit { if answers >= 0 { Glibc.close(answers) } }
 
     func ready(_ failure: DataPlaneError?) {
-        pthread_mutex_lock(&mutex)
-        waiting -= 1
-        if error == nil { error = failure }
-        pthread_cond_signal(&changed)
-        pthread_mutex_unlock(&mutex)
+        error.withLock { if $0 == nil { $0 = failure } }
+        eventfd_write(answers, 1)
     }
 
     func wait() -> DataPlaneError? {
-        pthread_mutex_lock(&mutex)
-        while waiting > 0 { pthread_cond_wait(&changed, &mutex) }
-        pthread_mutex_unlock(&mutex)
-        return error
+        var answered = 0
+        while answered < count {
+            var value: eventfd_t = 0
+            if eventfd_read(answers, &value) == 0 { answered += 1 }
+        }
+        return error.withLock { $0 }
     }
 }

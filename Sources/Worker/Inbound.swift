@@ -96,7 +96,7 @@ extension Worker where Engine: ~Copyable {
         }
         var offset = 0
         var delivered = false
-        var admitted = Admission(addresses: 0, holder: peer)
+        var admitted = Admission(holder: peer)
         // Datagrams in a row from one peer are counted together; where several peers share the address, the inner
         // source tells which it is.
         var sender = peer
@@ -162,23 +162,25 @@ extension Worker where Engine: ~Copyable {
         let packet = IPPacket(bytes, length: length)
         if packet.isIPv4 {
             let addresses = bytes.field64(12)
-            guard addresses != admitted.addresses else { return nil }
+            guard !admitted.isKnown || addresses != admitted.addresses else { return nil }
             guard snapshot.isLocal(packet.destinationIPv4) else { return .dropInboundDestination }
             let source = packet.sourceIPv4
             // Several peers may share an outer address, so it is the inner source that names the peer.
             if !settings.acceptsAnySource, let holder = snapshot.peer(holding: source),
                 snapshot.endpoint(holder).address == outerSource
             {
-                admitted = Admission(addresses: addresses, holder: holder)
+                admitted = Admission(isKnown: true, addresses: addresses, holder: holder)
                 return nil
             }
-            guard settings.acceptsAnySource || source == outerSource else { return .dropInboundSource }
-            admitted = Admission(addresses: addresses, holder: peer)
+            guard settings.acceptsAnySource ? packet.comesFromAHost : source == outerSource else {
+                return .dropInboundSource
+            }
+            admitted = Admission(isKnown: true, addresses: addresses, holder: peer)
             return nil
         }
-        admitted = Admission(addresses: 0, holder: peer)
+        admitted = Admission(holder: peer)
         guard snapshot.isLocal(packet.destinationIPv6) else { return .dropInboundDestination }
-        guard !settings.acceptsAnySource else { return nil }
+        guard !settings.acceptsAnySource else { return packet.comesFromAHost ? nil : .dropInboundSource }
         if let holder = snapshot.peer(holding: packet.sourceIPv6),
             snapshot.endpoint(holder).address == outerSource
         {
@@ -259,12 +261,12 @@ extension Worker where Engine: ~Copyable {
         return false
     }
 
-    /// Merges no more what was refused too often: a kernel's fault, and not a packet's.
+    /// Merges for a while no more what was refused too often: a kernel's fault, and not a packet's.
     private mutating func noteRefusal(of merged: MergedWrite) {
         switch merged {
         case .shortTail:
             refusedShortTails &+= 1
-            guard refusedShortTails == WorkerLimits.refusedWritesBeforeFallback else { return }
+            guard refusedShortTails % WorkerLimits.refusedWritesBeforeFallback == 0 else { return }
             counters.add(.shortTailFallbacks)
         case .even:
             refusedEvenWrites &+= 1
@@ -272,6 +274,14 @@ extension Worker where Engine: ~Copyable {
             counters.add(.mergedWriteFallbacks)
         }
         coalescer.stopMerging(merged)
+        mergingRest.begin(atNanoseconds: workBeganNanoseconds)
+    }
+
+    /// Merges again, once what was refused has rested.
+    @inline(__always)
+    mutating func resumeMerging() {
+        guard mergingRest.isOver(atNanoseconds: workBeganNanoseconds) else { return }
+        coalescer.resumeMerging()
     }
 
     private mutating func writeFailed(_ packets: Int, result: Int) {
@@ -285,8 +295,10 @@ extension Worker where Engine: ~Copyable {
 
 /// What was let in last from a bundle of datagrams: those after it with the same addresses are let in as well.
 private struct Admission {
-    /// Inner source and destination, IPv4, as they lie in the header; 0 where they are not known.
-    var addresses: UInt64
+    /// Whether something was, and it was IPv4. No value of `addresses` can say so: a packet may have any.
+    var isKnown = false
+    /// Inner source and destination, IPv4, as they lie in the header.
+    var addresses: UInt64 = 0
     /// The peer whose subnet holds the source.
     var holder: Int
 }

@@ -52,6 +52,20 @@ public struct WorkerLimits: Sendable, Equatable {
     public static let smallDatagramBytes = 512
     /// Super-packets, or received buffers, that a short round forwards each way: some 60 µs of work.
     static let shortRoundSuperPackets = 1
+    /// Segments of a usual super-packet at most: 64 KiB in segments of 1,024 bytes. What a round forwards is counted in
+    /// these, so that a super-packet of ten times as many segments takes the place of ten.
+    static let superPacketSegments = 64
+    /// Segments that may wait in super-packets of more than `superPacketSegments`, of all sources together: those of two
+    /// TCP super-packets of the smallest segments (`SuperPacketLimits.streamSegments`), some 2 ms of work.
+    static let waitingSmallSegments = 2 * SuperPacketLimits.streamSegments
+    /// Places that sources of waiting packets are spread over, to be served in turn.
+    static let waitingSources = 64
+    /// How long a way of sending or writing that the kernel refused is left alone before it is tried again, at first; twice
+    /// as long after each further time, up to `longestOffloadRestNanoseconds`. Each try costs some hundred packets sent or
+    /// written twice, and none lost.
+    static let offloadRestNanoseconds = 10_000_000_000
+    /// See `offloadRestNanoseconds`.
+    static let longestOffloadRestNanoseconds = 60_000_000_000
     /// From so many bytes on a super-packet is bulk: requests and answers mostly have less.
     static let bulkBytes = 16_384
     /// A flow without bulk for so long is sparse; rounds are short for so long after a sparse flow's packet
@@ -69,10 +83,10 @@ public struct WorkerLimits: Sendable, Equatable {
     public static let errorReplies = 8
     /// Ring entries of the standing receive and of the wake-up.
     public static let standingOperations = 2
-    /// Segments that must pass one by one, after the send that carried them together failed, before segmentation is
-    /// switched off: a full send, so that one odd packet does not.
+    /// Segments that must pass one by one, after the sends that carried them together failed, before segmentation is
+    /// left alone for a while: a full send, so that one odd packet does not.
     public static let failedSegmentsBeforeFallback = SuperPacketLimits.sendSegments
-    /// Merged writes that the TUN device must refuse, before no such are made: so many are no one packet's fault.
+    /// Merged writes that the TUN device must refuse, before no such are made for a while: so many are no one packet's fault.
     public static let refusedWritesBeforeFallback = 8
     /// ICMP errors a second, and at once (icmp_msgs_per_sec and icmp_msgs_burst of net/ipv4/icmp.c).
     public static let errorsPerSecond = 1000

@@ -26,6 +26,7 @@ extension Worker where Engine: ~Copyable {
         if header.gso_type == 0, waitingReads.count == 0 { return forward(buffer, length: length) }
         let packetLength = length &- (PacketMemory.tunnelPacketOffset &- PacketMemory.virtioHeaderOffset)
         let flow = PacketFlow.number(of: bytes, length: packetLength)
+        let segments = WaitingReads.segments(of: header, length: packetLength)
         if waitingReads.count > 0, packetLength < WorkerLimits.bulkBytes,
             waitingFlows.mayPass(flow, atNanoseconds: workBeganNanoseconds),
             messages.freeCount >= messagesOfSuperPacket
@@ -35,11 +36,17 @@ extension Worker where Engine: ~Copyable {
             roundPassed = true
             return forward(buffer, length: length, goesAhead: true)
         }
+        guard waitingReads.hasRoom(forSegments: segments) else {
+            counters.add(.tunnelReads)
+            counters.add(.tunnelBytes, max(packetLength, 0))
+            return drop(buffer, .dropOutboundSmallSegments)
+        }
         waitingFlows.add(flow, bytes: packetLength, atNanoseconds: workBeganNanoseconds)
         waitingReads.append(
             WaitingReads.Read(
                 buffer: Int32(truncatingIfNeeded: buffer), length: Int32(truncatingIfNeeded: length),
-                flow: flow))
+                segments: Int32(truncatingIfNeeded: segments), flow: flow),
+            from: WaitingReads.source(of: bytes, length: packetLength))
     }
 
     /// Messages that a super-packet may need: where every segment is a send of its own, as many.
@@ -47,14 +54,15 @@ extension Worker where Engine: ~Copyable {
         segmentLimit > 1 ? WorkerLimits.messagesOfSuperPacket : SuperPacketLimits.sendSegments
     }
 
-    /// Forwards packets that wait, in order: as many super-packets as a round may, and what whole packets lie between
-    /// them. The rest waits for the next round, which first takes in what has come meanwhile.
+    /// Forwards packets that wait, those of each source in order: as many super-packets as a round may, or segments, and what
+    /// whole packets lie between them. The rest waits for the next round, which first takes in what has come meanwhile.
     @inline(__always)
     mutating func forwardWaiting() {
         guard waitingReads.count > 0 else { return }
         // What went ahead leaves first, and joins nothing that waits.
         if roundPassed { messages.sealAll(openedIn: messages.round) }
-        while waitingReads.count > 0, roundSuperPackets < superPacketBatch,
+        let segmentBatch = superPacketBatch &* WorkerLimits.superPacketSegments
+        while waitingReads.count > 0, roundSuperPackets < superPacketBatch, roundSegments < segmentBatch,
             messages.freeCount >= messagesOfSuperPacket
         {
             let isFull = waitingReads.count >= limits.standingReads
@@ -97,6 +105,7 @@ extension Worker where Engine: ~Copyable {
             packet.isIPv4
             ? snapshot.peer(holding: packet.destinationIPv4) : snapshot.peer(holding: packet.destinationIPv6)
         guard let peer else {
+            if packet.isForTheLink { return drop(buffer, .outboundIgnored) }
             answer(packet, .noRoute)
             return drop(buffer, .dropOutboundNoRoute)
         }
@@ -139,6 +148,7 @@ extension Worker where Engine: ~Copyable {
         case .fragment: .dropOutboundSuperPacketFragment
         case .segmentation: .dropOutboundSuperPacketSegmentation
         case .segmentSize: .dropOutboundSuperPacketSegmentSize
+        case .segmentCount: .dropOutboundSuperPacketSegmentCount
         case .flags: .dropOutboundSuperPacketFlags
         case .checksumPlace: .dropOutboundSuperPacketChecksumPlace
         }
@@ -178,6 +188,7 @@ extension Worker where Engine: ~Copyable {
         _ plan: SegmentPlan, _ packet: UnsafeMutableRawPointer, in buffer: Int, to destination: UInt64
     ) {
         roundSuperPackets &+= 1
+        roundSegments &+= plan.segmentCount
         counters.add(.superPacketsRead)
         counters.add(.segmentsSent, plan.segmentCount)
         let segmentBytes = plan.headerBytes &+ plan.segmentPayloadBytes
@@ -244,7 +255,12 @@ extension Worker where Engine: ~Copyable {
             peerCounters.addSent(
                 MessageDestination.counterSlot(entry.destination), packets: entry.segmentCount,
                 bytes: entry.byteCount)
+        } else if !entry.wasResent, mayBeAboutAnother(result) {
+            messages.sealAgain(message)
+            counters.add(.resentAfterErrors)
+            return
         } else if entry.segmentCount > 1, segmentationFailed(result) {
+            messages.entries[message].refusalIsEvidence = result != -Int(EMSGSIZE)
             return replay(message)
         } else {
             sendFailed(message, result: result)
@@ -263,10 +279,23 @@ extension Worker where Engine: ~Copyable {
         }
     }
 
+    /// Whether an error may be about another packet: an ICMP message about one, which anybody can forge, leaves its error on
+    /// a connected socket (`__udp4_lib_err`, net/ipv4/udp.c), and the next send reports it instead of doing anything
+    /// (`sock_alloc_send_pskb`, net/core/sock.c). It is gone then, so the same message is sent once more.
+    @inline(__always)
+    private func mayBeAboutAnother(_ result: Int) -> Bool {
+        switch Int32(truncatingIfNeeded: -result) {
+        case EAGAIN, ENOBUFS, ENOMEM, ECANCELED: false
+        default: true
+        }
+    }
+
     // MARK: Segmentation that a path does not take
 
     /// Whether an error can mean that the path's device takes no segmentation (EIO: no checksum offload, up to 6.10;
-    /// EINVAL: segment larger than the path's MTU, or short tails in some releases; EMSGSIZE: too many fragments).
+    /// EINVAL: short tails in some releases; EINVAL or, since 6.14, EMSGSIZE: segment larger than the path's MTU). EMSGSIZE
+    /// is what an ICMP message can cause, so it is never evidence against segmentation; no such message causes EIO or EINVAL
+    /// (`icmp_err_convert`, net/ipv4/icmp.c).
     private func segmentationFailed(_ result: Int) -> Bool {
         result == -Int(EIO) || result == -Int(EINVAL) || result == -Int(EMSGSIZE)
     }
@@ -292,20 +321,31 @@ extension Worker where Engine: ~Copyable {
 
     private mutating func replayEnded(of failed: Int, succeeded: Bool) {
         messages.entries[failed].replaysPending &-= 1
-        if succeeded, segmentLimit > 1 {
-            // The same bytes pass one by one: it is segmentation that this path does not take.
-            failedSegmentations &+= 1
-            if failedSegmentations == WorkerLimits.failedSegmentsBeforeFallback {
-                segmentLimit = 1
-                counters.add(.segmentationFallbacks)
-            }
-        }
+        if !succeeded { messages.entries[failed].refusalIsEvidence = false }
         guard messages.entries[failed].replaysPending == 0 else { return }
         if messages.entries[failed].nextReplay < messages.entries[failed].segmentCount {
-            replay(failed)
-        } else {
-            messages.release(failed)
+            return replay(failed)
         }
+        if messages.entries[failed].refusalIsEvidence, segmentLimit > 1 {
+            // All of the same bytes pass one by one: it is segmentation that this path does not take.
+            failedSegmentations &+= messages.entries[failed].segmentCount
+            if failedSegmentations >= WorkerLimits.failedSegmentsBeforeFallback { giveUpSegmentation() }
+        }
+        messages.release(failed)
+    }
+
+    private mutating func giveUpSegmentation() {
+        segmentLimit = 1
+        failedSegmentations = 0
+        counters.add(.segmentationFallbacks)
+        segmentationRest.begin(atNanoseconds: workBeganNanoseconds)
+    }
+
+    /// Tries segmentation again, once it has rested.
+    @inline(__always)
+    mutating func resumeSegmentation() {
+        guard segmentationRest.isOver(atNanoseconds: workBeganNanoseconds) else { return }
+        segmentLimit = settings.segmentLimit
     }
 
     // MARK: Errors

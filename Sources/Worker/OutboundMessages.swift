@@ -21,6 +21,10 @@ struct OutboundMessages: ~Copyable {
         var byteCount = 0
         var bufferCount = 0
         var openedInRound = 0
+        /// Whether it was sent before, and the kernel reported an error that may be about another packet.
+        var wasResent = false
+        /// Whether the kernel refused to send its segments together, and each that was sent alone since then passed.
+        var refusalIsEvidence = false
         /// Where this message sends one segment of another again: that message; else -1.
         var replayed = -1
         /// Segments of this message that are being replayed.
@@ -256,6 +260,13 @@ struct OutboundMessages: ~Copyable {
             }
         }
         sealFilled(message)
+    }
+
+    /// Puts a message whose send has ended among the sealed ones again.
+    mutating func sealAgain(_ message: Int) {
+        entries[message].wasResent = true
+        sealed[sealedCount] = Int32(truncatingIfNeeded: message)
+        sealedCount &+= 1
     }
 
     /// Ends a message that was never open.

@@ -111,6 +111,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var roundReads = 0
     var roundReceives = 0
     var roundSuperPackets = 0
+    /// Segments of those that were read.
+    var roundSegments = 0
     var roundDatagrams = 0
     /// Whether a packet went ahead of the line.
     var roundPassed = false
@@ -128,6 +130,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// Operations that can be queued when none is.
     let queueCapacity: Int
     var failedSegmentations = 0
+    var segmentationRest = OffloadRest()
+    var mergingRest = OffloadRest()
     /// Slots whose merged write was refused, and whose packets are being written one by one.
     var separationsUnderWay = 0
     var refusedShortTails = 0
@@ -195,9 +199,12 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         if workBeganNanoseconds == 0 { workBeganNanoseconds = monotonicNanoseconds() }
         roundIsShort = workBeganNanoseconds < shortRoundsUntilNanoseconds
         snapshot = reader.load()
+        resumeSegmentation()
+        resumeMerging()
         roundReads = 0
         roundReceives = 0
         roundSuperPackets = 0
+        roundSegments = 0
         roundDatagrams = 0
         roundPassed = false
         roundSmallDatagrams = 0
@@ -356,8 +363,10 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             parkedStreak = 0
         }
         // In a short round all that has come is read, so that what may go ahead is seen. Else no more than the round
-        // forwards: what is sent soon after it was read is still in the cache.
-        if roundSuperPackets > 0, !roundIsShort { burst = min(burst, limits.superPacketBatch) }
+        // forwards: what is sent soon after it was read is still in the cache. Nor where super-packets have very many
+        // segments: then most of what stands in the device's queue is to go at once (`waitingSmallSegments`).
+        let isUsual = roundSegments <= roundSuperPackets &* WorkerLimits.superPacketSegments
+        if roundSuperPackets > 0, !roundIsShort, isUsual { burst = min(burst, limits.superPacketBatch) }
     }
 
     /// Polls after sparse traffic, a request that will be answered, say. Bulk traffic (super-packets, long batches) keeps
@@ -379,6 +388,12 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         if buffer == parkedBuffer { parkedBuffer = -1 }
         guard result > 0 else {
             messages.giveBackBuffer(buffer)
+            if result == -Int(EINVAL) {
+                // The kernel has no virtio header for a packet (tun_put_user, drivers/net/tun.c), and dropped it: one
+                // packet's fault, which says nothing of those behind it.
+                counters.add(.dropOutboundError)
+                return
+            }
             if result != -Int(EAGAIN), result != -Int(EINTR), result != -Int(ECANCELED) {
                 readsRestUntilMilliseconds = coarseMilliseconds() &+ WorkerRest.microseconds / 1000
             }

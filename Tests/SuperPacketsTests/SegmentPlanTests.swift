@@ -91,6 +91,13 @@ private func header(
             if recipe.transport == .tcp && random.oneIn(2) { virtio.gso_type |= 0x80 }
 
             let examined = OffloadedPacket.examine(header: virtio, packet: packet, length: offered.count)
+            if expected.count > (recipe.transport == .tcp ? 744 : 128) {
+                guard case .refused(.segmentCount) = examined else {
+                    Issue.record("seed \(seed): \(examined) for \(expected.count) segments")
+                    return
+                }
+                continue
+            }
             guard case .superPacket(let plan) = examined else {
                 Issue.record("seed \(seed): \(examined) for \(recipe.version) \(recipe.transport)")
                 return
@@ -102,6 +109,23 @@ private func header(
             }
             #expect(bytes(packet, offered.count) == offered, "the packet itself is only read")
         }
+    }
+
+    @Test("As many segments as the kernel's TCP and UDP make at most are taken", arguments: [744, 128])
+    func asManyAsTheKernelMakes(count: Int) {
+        var recipe = PacketRecipe()
+        recipe.transport = count == 744 ? .tcp : .udp
+        recipe.payload = Bytes(repeating: 7, count: count * 88)
+        var packet = recipe.packet()
+        let plan = packet.withUnsafeMutableBytes {
+            OffloadedPacket.examine(
+                header: header(recipe, size: 88), packet: $0.baseAddress!, length: $0.count)
+        }
+        guard case .superPacket(let plan) = plan else {
+            Issue.record("\(plan)")
+            return
+        }
+        #expect(plan.segmentCount == count)
     }
 
     @Test("A send is split evenly")
@@ -307,6 +331,16 @@ private func header(
         Wrong("longer than a datagram", .segmentSize, { $0.payload = Bytes(repeating: 0, count: 65_468) }) {
             header, _ in header.gso_size = 65_535
         },
+        Wrong("745 segments of TCP", .segmentCount, { $0.payload = Bytes(repeating: 0, count: 745 * 80) }) {
+            header, _ in header.gso_size = 80
+        },
+        Wrong("one byte a segment", .segmentCount, { $0.payload = Bytes(repeating: 0, count: 65_000) }) {
+            header, _ in header.gso_size = 1
+        },
+        Wrong(
+            "129 segments of UDP", .segmentCount,
+            { ($0.transport, $0.payload) = (.udp, Bytes(repeating: 0, count: 129)) }
+        ) { header, _ in header.gso_size = 1 },
         Wrong("SYN", .flags, { $0.flags = 0x12 }) { _, _ in },
         Wrong("RST", .flags, { $0.flags = 0x14 }) { _, _ in },
         Wrong("URG", .flags, { $0.flags = 0x30 }) { _, _ in },

@@ -35,10 +35,14 @@ private func send(_ bytes: [UInt8], from source: Endpoint, to destination: Endpo
 
 @Suite struct DatagramSteeringTests {
     private static func group(_ endpoint: Endpoint, of count: Int) throws -> [UnderlaySocket] {
-        try (0..<count).map { _ in
-            try UnderlaySocket.open(
-                endpoint, sharesPort: true, bufferBytes: 65_536, segmentation: false, coalescing: true)
+        var sockets: [UnderlaySocket] = []
+        for _ in 0..<count {
+            sockets.append(
+                try UnderlaySocket.open(
+                    endpoint, beside: sockets.first, bufferBytes: 65_536, segmentation: false,
+                    coalescing: true))
         }
+        return sockets
     }
 
     /// The places of the sockets that have something to read, which is read.
@@ -79,7 +83,7 @@ private func send(_ bytes: [UInt8], from source: Endpoint, to destination: Endpo
         try #require(UnderlaySocket.steer(receivers))
         // Somebody has the port of the second worker: it takes another, and still meets a receiver of its own.
         let squatter = try UnderlaySocket.open(
-            Endpoint(address: sending.address, port: sending.port + 1), sharesPort: false,
+            Endpoint(address: sending.address, port: sending.port + 1),
             bufferBytes: 65_536, segmentation: false, coalescing: false)
         defer { squatter.close() }
 

@@ -17,7 +17,7 @@ import Testing
         let port = UInt16.random(in: 40_000...50_000)
         func open() throws -> UnderlaySocket {
             try UnderlaySocket.open(
-                Endpoint(address: loopback, port: port), sharesPort: false, bufferBytes: 65_536,
+                Endpoint(address: loopback, port: port), bufferBytes: 65_536,
                 segmentation: true,
                 coalescing: true)
         }
@@ -35,7 +35,7 @@ import Testing
             address: IPv4Address("127.0.0.4")!, port: UInt16.random(in: 40_000...50_000))
         func open(_ endpoint: Endpoint) throws -> UnderlaySocket {
             try UnderlaySocket.open(
-                endpoint, sharesPort: false, bufferBytes: 65_536, segmentation: false, coalescing: false)
+                endpoint, bufferBytes: 65_536, segmentation: false, coalescing: false)
         }
         let receiver = try open(endpoint)
         defer { receiver.close() }
@@ -89,8 +89,7 @@ import Testing
     @Test func anAddressThatIsNotOursIsSaid() {
         let error = #expect(throws: UnderlaySocketError.self) {
             _ = try UnderlaySocket.open(
-                Endpoint(address: IPv4Address("192.0.2.1")!, port: 8285), sharesPort: false,
-                bufferBytes: 65_536,
+                Endpoint(address: IPv4Address("192.0.2.1")!, port: 8285), bufferBytes: 65_536,
                 segmentation: false, coalescing: false)
         }
         #expect(error?.description.contains("--iface") == true)

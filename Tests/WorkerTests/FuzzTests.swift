@@ -17,6 +17,12 @@ extension SeededGenerator {
     fileprivate mutating func byte() -> UInt8 { UInt8.random(in: 0...255, using: &self) }
     fileprivate mutating func below(_ limit: Int) -> Int { Int.random(in: 0..<limit, using: &self) }
 
+    /// An address that means something else than one host.
+    fileprivate mutating func reservedAddress() -> IPv4Address {
+        let texts = ["0.0.0.0", "0.0.0.1", "127.0.0.1", "169.254.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255"]
+        return IPv4Address(texts[below(texts.count)]) ?? .any
+    }
+
     /// A packet of some kind between two nodes.
     fileprivate mutating func packet(_ source: IPv4Address, _ destination: IPv4Address) -> [UInt8] {
         let payload = [UInt8](repeating: byte(), count: below(10) == 0 ? below(9000) : below(300))
@@ -94,7 +100,9 @@ extension Bench {
         var sent = 0
         while fed < inputsPerSeed {
             for _ in 0...generator.below(80) {
-                var packet = generator.packet(pod(1), pod(generator.below(8)))
+                let destination = generator.chance(95) ? pod(generator.below(8)) : generator.reservedAddress()
+                var packet = generator.packet(
+                    generator.chance(90) ? pod(1) : generator.reservedAddress(), destination)
                 let header = generator.virtioHeader(for: packet)
                 generator.mutate(&packet)
                 bench.fromPod(packet, header: header)
@@ -116,7 +124,10 @@ extension Bench {
         }
         let refused = bench.sum {
             $0.hasPrefix("drop_outbound_malformed") || $0.hasPrefix("drop_outbound_super_packet")
-                || ["drop_outbound_no_route", "drop_outbound_time_to_live"].contains($0)
+                || [
+                    "drop_outbound_no_route", "drop_outbound_time_to_live", "outbound_ignored",
+                    "drop_outbound_small_segments",
+                ].contains($0)
         }
         #expect(bench.counters[.tunnelReads] == fed)
         #expect(
@@ -140,7 +151,10 @@ extension Bench {
                 // From peer 6 on nobody knows them.
                 let peer = 2 + generator.below(5)
                 let source = generator.chance(90) ? peer : 1 + generator.below(9)
-                var bytes = generator.packet(pod(source), pod(generator.chance(90) ? 1 : source))
+                var bytes = generator.packet(
+                    generator.chance(95) ? pod(source) : generator.reservedAddress(),
+                    generator.chance(90)
+                        ? pod(1) : generator.chance(70) ? pod(source) : generator.reservedAddress())
                 let size = bytes.count
                 for _ in 0..<generator.below(20) {
                     var next = bytes.count > 40_000 ? [] : Array(bytes.prefix(size))
@@ -172,7 +186,8 @@ extension Bench {
         let dropped = bench.sum { $0.hasPrefix("drop_inbound") }
         #expect(bench.counters[.datagramsReceived] == bench.counters[.packetsDelivered] + dropped)
         #expect(bench.counters[.packetsDelivered] > UInt64(fed) / 10)
-        #expect(superPackets > 0)
+        // Some are merged, which takes more inputs than a debug build has time for.
+        #expect(superPackets > 0 || inputsPerSeed < 10_000)
         #expect(bench.kernel.stalls == 0)
     }
 }

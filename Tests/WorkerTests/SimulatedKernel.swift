@@ -33,6 +33,14 @@ final class SimulatedKernel {
     var lostInSend = 0
     var lostInWrite = 0
     var sendFailures = 0
+    /// Errors that wait on the socket: each is told to the next send, which does nothing else (`sk_err`).
+    var pendingErrors: [Int32] = []
+    /// Messages whose last send failed: they are lost if they fail again.
+    var failedMessages: Set<Int> = []
+    /// What the next reads end with, each once.
+    var readErrors: [Int32] = []
+    /// Reads that ended.
+    var readsEnded = 0
 
     /// Percent of operations that end later than in the enter that carried them.
     var lateness = 0
@@ -167,7 +175,13 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
     }
 
     private mutating func endRead(_ operation: Operation) -> Bool {
+        if !kernel.readErrors.isEmpty {
+            bufferOwners[operation.index] = .worker
+            complete(.read, operation.index, -Int(kernel.readErrors.removeFirst()))
+            return true
+        }
         if kernel.readError != 0 {
+            kernel.readsEnded += 1
             bufferOwners[operation.index] = .worker
             complete(.read, operation.index, -Int(kernel.readError))
             return true
@@ -209,14 +223,24 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
         var error: Int32 = 0
         if count > 1, kernel.refusesSegmentation { error = EIO }
         if segmentBytes > kernel.pathLimit { error = count > 1 ? EINVAL : EMSGSIZE }
-        if error == 0, kernel.generator.chance(kernel.sendFailurePercent) {
+        let isRefused = error != 0
+        if !kernel.pendingErrors.isEmpty {
+            error = kernel.pendingErrors.removeFirst()
+        } else if error == 0, kernel.generator.chance(kernel.sendFailurePercent) {
             error = kernel.sendErrors.randomElement(using: &kernel.generator)!
-            kernel.lostInSend += count
         }
         if error != 0 {
             kernel.sendFailures += 1
+            let isFull = [EAGAIN, ENOBUFS].contains(error)
+            let failedBefore = kernel.failedMessages.remove(message) != nil
+            if isFull || failedBefore {
+                if !isRefused { kernel.lostInSend += count }
+            } else {
+                kernel.failedMessages.insert(message)
+            }
             return complete(.send, message, -Int(error))
         }
+        kernel.failedMessages.remove(message)
         for index in 0..<count {
             let segment = payload[index * segmentBytes..<min((index + 1) * segmentBytes, payload.count)]
             kernel.sent.append(

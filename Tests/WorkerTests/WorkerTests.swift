@@ -552,9 +552,14 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         bench.fromPod(Packets.udp(pod(1), pod(3), payload: [1]))
         bench.run(rounds: 1)
         #expect(bench.counters[.dropOutboundNoRoute] == 1)
-        bench.run()
         bench.publication.publish(Bench.routes())
-        #expect(bench.publication.retiredCount <= 1)
+        bench.fromPod(Packets.udp(pod(1), pod(3), payload: [1]))
+        bench.run()
+        #expect(bench.counters[.dropOutboundNoRoute] == 1)
+        #expect(bench.kernel.sent.count == 1)
+        // What the worker has let go of is freed at the next publication; the one replaced by it is still in use.
+        bench.publication.publish(Bench.routes())
+        #expect(bench.publication.retiredCount == 1)
     }
 
     @Test func aNewMTUTakesEffectInTheNextRoundAndNothingIsLost() {
@@ -717,9 +722,12 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
     @Test func aTunnelThatFailsIsLeftAloneForAWhile() {
         var bench = Bench()
         bench.kernel.readError = EBADFD
+        let began = monotonicNanoseconds()
         bench.run(rounds: 50)
-        // The simulated clock does not wait: with a rest after each failure, 50 rounds ask only a few times.
-        #expect(bench.kernel.sleeps > 40)
+        // Rounds that sleep return at once here. One read is asked for in each rest, however many rounds there are.
+        let rests = (monotonicNanoseconds() - began) / 1000 / WorkerRest.microseconds
+        #expect((1...rests + 2).contains(bench.kernel.readsEnded))
+        #expect(bench.kernel.readsEnded < 50)
     }
 
     @Test(arguments: 1...12)
@@ -730,6 +738,9 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         kernel.lateness = [0, 2, 10][seed % 3]
         kernel.reluctance = [0, 0, 20, 60][seed % 4]
         kernel.sendFailurePercent = [0, 3][seed % 2]
+        // A message that met another error than a full buffer is sent again behind those of its round.
+        let keepsOrder = seed % 4 != 3
+        if keepsOrder { kernel.sendErrors = [EAGAIN, ENOBUFS] }
         kernel.writeFailurePercent = [0, 3][(seed / 2) % 2]
         var generator = SeededGenerator(seed: UInt64(seed) &* 977)
         var sequences: [Int: UInt32] = [:]
@@ -774,7 +785,7 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         for sent in kernel.sent {
             let flow = Int(sent.payload[20]) << 8 | Int(sent.payload[21])
             let number = sent.payload[28..<32].reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
-            #expect(number >= next[flow, default: 0], "flow \(flow) out of order")
+            #expect(!keepsOrder || number >= next[flow, default: 0], "flow \(flow) out of order")
             next[flow] = number + 1
             #expect(sent.payload[32...].allSatisfy { Int($0) == flow })
             #expect(sent.address == Bench.underlay(2 + flow % 4).bits)

@@ -49,7 +49,7 @@ struct Floor: ParsableCommand {
         let device = try TunnelDevice.open(
             name: tun, queueCount: 1, offloads: .all, patienceMilliseconds: 2000)
         let socket = try UnderlaySocket.open(
-            bind, sharesPort: false, bufferBytes: 8 << 20, segmentation: true, coalescing: true)
+            bind, bufferBytes: 8 << 20, segmentation: true, coalescing: true)
         let tunnel = device.queues[0].descriptor
         var size = Int32(segment)
         let segmentOption: Int32 = 103  // UDP_SEGMENT, linux/udp.h

@@ -32,6 +32,17 @@ int twill_tun_attach(int descriptor, const char *name, int multi_queue);
 int twill_tun_set_vnet_header(int descriptor, int *length);
 int twill_tun_set_offload(int descriptor, unsigned int flags);
 
+// The name of the device that a TUN queue belongs to, into `name` of IFNAMSIZ bytes. Returns 0, or -1 with errno set.
+int twill_tun_name(int descriptor, char *name);
+
+// How many packets the kernel dropped that were to go out by an interface (`tx_dropped` of struct rtnl_link_stats64), into
+// `dropped`. Returns 0, or an error number.
+int twill_link_dropped(unsigned int index, uint64_t *dropped);
+
+// How many datagrams the kernel dropped that were for a socket (SK_MEMINFO_DROPS of SO_MEMINFO, Linux 4.12), into
+// `dropped`; the count wraps at 2^32. Returns 0, or -1 with errno set.
+int twill_socket_dropped(int descriptor, uint32_t *dropped);
+
 // 1 where one send of `segments` one-byte datagrams with UDP_SEGMENT is accepted on loopback, else 0.
 int twill_udp_segments_accepted(int segments);
 

@@ -72,7 +72,7 @@ enum MachineCheck {
     private static func socket() -> [Finding] {
         do throws(UnderlaySocketError) {
             let socket = try UnderlaySocket.open(
-                Endpoint(address: IPv4Address(127, 0, 0, 1), port: 0), sharesPort: false,
+                Endpoint(address: IPv4Address(127, 0, 0, 1), port: 0),
                 bufferBytes: Tuning().socketBufferBytes, segmentation: true, coalescing: true)
             defer { socket.close() }
             return [

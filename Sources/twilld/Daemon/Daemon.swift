@@ -20,9 +20,11 @@ import Worker
 actor Daemon {
     /// Seconds between two tries of something that failed: doubles up to the limit.
     private static let retryPauseSeconds = (first: 1, limit: 30)
-    /// How long a taken port is waited for, how often it is tried, and after what time that is said: the kernel
-    /// takes down a ring within some milliseconds, on a busy machine within a second.
+    /// How long a taken port and a taken device are waited for at the start, how often the port is tried, and after what time
+    /// that is said: the kernel takes down the ring of a process that was killed within some milliseconds, on a busy machine
+    /// within a second. What this process closed itself is free at once.
     private static let portPatienceMilliseconds = 5000
+    private static let devicePatienceMilliseconds = 10_000
     private static let portPauseMilliseconds = 20
     private static let portNoticeMilliseconds = 200
 
@@ -40,6 +42,9 @@ actor Daemon {
     private var stage = Stage()
     private var retryPause = Daemon.retryPauseSeconds.first
     private var isStopping = false
+    private var watch: DataPlaneWatch
+    /// Whether this process has had a data plane: then nobody who ended before it can hold port or device.
+    private var hasHadDataPlane = false
 
     /// What stands, as far as the passes have come.
     private struct Stage {
@@ -72,6 +77,7 @@ actor Daemon {
         observation: Observation, health: NodeHealth
     ) {
         self.health = health
+        watch = DataPlaneWatch(health: health)
         self.flags = flags
         self.underlay = underlay
         self.logger = logger
@@ -178,7 +184,7 @@ actor Daemon {
             let mtu = try TunnelMTU.choose(
                 underlayMTU: underlay.mtu, configured: flags.tunnel.mtu ?? configuration.backend.mtu)
             let dataPlane = try await dataPlane(configuration, lease, mtu: mtu)
-            dataPlane.publish(routes(lease, mtu: mtu))
+            publish(routes(lease, mtu: mtu), on: dataPlane)
             try await keepNetwork(node, configuration, lease, mtu: mtu, dataPlane)
             await followPaths(node)
             try writeSubnetFile(configuration, lease, mtu: mtu)
@@ -240,6 +246,7 @@ actor Daemon {
             await onThread { made.stop() }
             throw CancellationError()
         }
+        hasHadDataPlane = true
         stage.dataPlane = made
         stage.dataPlaneKey = key
         stage.fallbacks = FallbackWatch()
@@ -260,15 +267,17 @@ actor Daemon {
         return made
     }
 
-    /// Opens the device and the sockets. Both can be held for a while by a data plane that has just ended, ours or
-    /// that of a killed process: the kernel takes its ring down late.
+    /// Opens the device and the sockets. At the start both can be held for a while by a process that was killed: the kernel
+    /// takes its ring down late.
     private func open(_ settings: DataPlaneConfiguration) async throws(CommandFailure) -> DataPlane {
         let logger = logger
+        let isFirst = !hasHadDataPlane
         var waited = 0
         while true {
             do throws(DataPlaneError) {
                 return try await onThread { () throws(DataPlaneError) -> DataPlane in
-                    let dataPlane = try DataPlane(settings) {
+                    let patience = isFirst ? Daemon.devicePatienceMilliseconds : 0
+                    let dataPlane = try DataPlane(settings, patienceMilliseconds: patience) {
                         logger.notice(
                             "waiting for the tunnel device",
                             metadata: [
@@ -282,7 +291,7 @@ actor Daemon {
                 }
             } catch {
                 guard case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE,
-                    waited < Daemon.portPatienceMilliseconds, !isStopping
+                    isFirst, waited < Daemon.portPatienceMilliseconds, !isStopping
                 else { throw CommandFailure(error) }
                 if waited == Daemon.portNoticeMilliseconds {
                     logger.notice(
@@ -411,14 +420,20 @@ actor Daemon {
             tooLarge = count
             if let counters { reportFallbacks(in: counters) }
             observation.sampleTraffic()
-            if let number = stage.dataPlane?.failureErrorNumber, number != 0 {
-                logger.critical(
-                    "data plane ended",
-                    metadata: [
-                        "detail": "\(String(cString: strerror(number)))", "action": "starting it again",
-                    ])
-                deviceIsLost = true
-                passContinuation.yield()
+            if let dataPlane = stage.dataPlane {
+                var watch = watch
+                let isToBeMadeAgain = await watch.look(at: dataPlane)
+                self.watch = watch
+                if isToBeMadeAgain, stage.dataPlane === dataPlane {
+                    logger.critical(
+                        "data plane ended",
+                        metadata: [
+                            "detail": "\(String(cString: strerror(dataPlane.failureErrorNumber)))",
+                            "action": "starting it again",
+                        ])
+                    deviceIsLost = true
+                    passContinuation.yield()
+                }
             }
             notification.watchdog()
         }
@@ -426,6 +441,18 @@ actor Daemon {
 }
 
 extension Daemon {
+    private func publish(_ routes: ForwardingRoutes, on dataPlane: DataPlane) {
+        let left = dataPlane.publish(routes)
+        health.set(
+            Component(.limit, "peers"),
+            left == 0
+                ? nil
+                : Problem(
+                    .degraded,
+                    "\(left) of \(routes.peers.count) other nodes get no packets: \(ForwardingSnapshot.peerLimit) is the most",
+                    remedy: "divide the network"))
+    }
+
     private func reportFallbacks(in counters: CounterTotals) {
         for fallback in stage.fallbacks.news(in: counters) {
             logger.warning(

@@ -1,0 +1,151 @@
+// How it works. What is read from the TUN device and cannot be forwarded in the same round waits. It is one line for each
+// source (a pod's address), and the sources are served in turn by deficit round robin (Shreedhar and Varghese, 1995): a
+// source's turn brings it the work of a usual super-packet, and a super-packet of many small segments, which is as much work
+// as many usual ones, takes as many turns. So whoever sends much, or in many flows, waits for itself. With one source it is
+// one line, first in, first out. All packets of a flow have one source, so they keep their order.
+
+import CLinux
+import PacketHeaders
+import SuperPackets
+
+/// The packets read from the TUN device that wait to be forwarded.
+///
+/// Sources are told apart by a hash of the inner source address: two that collide take their turns together.
+struct WaitingReads: ~Copyable {
+    /// One of them.
+    struct Read {
+        var buffer: Int32
+        /// Bytes that were read.
+        var length: Int32
+        /// Datagrams that it will be sent as.
+        var segments: Int32
+        var flow: UInt32?
+    }
+
+    private struct Waiting {
+        var read: Read
+        /// The buffer of the source's next read; meaningless in its last.
+        var next: Int32
+    }
+
+    private struct Source {
+        var first: Int32 = 0
+        var last: Int32 = 0
+        var count: Int32 = 0
+        /// Segments that it may still send in its turn.
+        var deficit: Int32 = WaitingReads.turn
+    }
+
+    private static var turn: Int32 { Int32(truncatingIfNeeded: WorkerLimits.superPacketSegments) }
+
+    /// At the number of the tunnel buffer that a read lies in.
+    private let waiting: UnsafeMutablePointer<Waiting>
+    private let sources: UnsafeMutablePointer<Source>
+    /// The sources with something waiting, the one whose turn it is first: a ring.
+    private let turns: UnsafeMutablePointer<UInt8>
+    private var firstTurn = 0
+    private var turnCount = 0
+    private(set) var count = 0
+    /// Segments of the reads with more of them than usual.
+    private var smallSegments = 0
+
+    /// Room for as many packets as there are tunnel buffers.
+    init(capacity: Int) {
+        waiting = .allocate(capacity: capacity)
+        waiting.initialize(
+            repeating: Waiting(read: Read(buffer: 0, length: 0, segments: 0, flow: nil), next: 0),
+            count: capacity)
+        sources = .allocate(capacity: WorkerLimits.waitingSources)
+        sources.initialize(repeating: Source(), count: WorkerLimits.waitingSources)
+        turns = .allocate(capacity: WorkerLimits.waitingSources)
+        turns.initialize(repeating: 0, count: WorkerLimits.waitingSources)
+    }
+
+    deinit {
+        waiting.deallocate()
+        sources.deallocate()
+        turns.deallocate()
+    }
+
+    /// How many datagrams a packet will be sent as, at most; 1 where it will be refused for asking for too many.
+    @inline(__always)
+    static func segments(of header: virtio_net_hdr, length: Int) -> Int {
+        let size = Int(header.gso_size)
+        guard header.gso_type != 0, size > 0 else { return 1 }
+        let count = (max(length, 1) &+ size &- 1) / size
+        return count <= SuperPacketLimits.streamSegments ? count : 1
+    }
+
+    /// The place of a packet's source.
+    @inline(__always)
+    static func source(of packet: UnsafeMutableRawPointer, length: Int) -> Int {
+        guard length >= 20 else { return 0 }
+        var address = UInt64(packet.loadUnaligned(fromByteOffset: 12, as: UInt32.self))
+        if packet.byte(0) >> 4 == 6, length >= 24 {
+            address =
+                packet.loadUnaligned(fromByteOffset: 8, as: UInt64.self)
+                ^ packet.loadUnaligned(fromByteOffset: 16, as: UInt64.self)
+        }
+        let hash = address &* 0x9E37_79B9_7F4A_7C15
+        return Int(truncatingIfNeeded: hash >> 58)
+    }
+
+    /// Whether a packet of so many segments may wait: always, unless they are more than usual, and others such wait already.
+    @inline(__always)
+    func hasRoom(forSegments segments: Int) -> Bool {
+        segments <= WorkerLimits.superPacketSegments
+            || smallSegments &+ segments <= WorkerLimits.waitingSmallSegments
+    }
+
+    /// Puts a packet at the end of its source's line.
+    @inline(__always)
+    mutating func append(_ read: Read, from source: Int) {
+        let buffer = Int(read.buffer)
+        waiting[buffer] = Waiting(read: read, next: 0)
+        if sources[source].count == 0 {
+            sources[source].first = read.buffer
+            sources[source].deficit = WaitingReads.turn
+            turns[(firstTurn &+ turnCount) & (WorkerLimits.waitingSources &- 1)] = UInt8(
+                truncatingIfNeeded: source)
+            turnCount &+= 1
+        } else {
+            waiting[Int(sources[source].last)].next = read.buffer
+        }
+        sources[source].last = read.buffer
+        sources[source].count &+= 1
+        count &+= 1
+        if read.segments > WaitingReads.turn { smallSegments &+= Int(read.segments) }
+    }
+
+    /// Takes the next one; the caller makes sure that there is one.
+    @inline(__always)
+    mutating func removeFirst() -> Read {
+        var source = Int(turns[firstTurn])
+        while true {
+            let needed = waiting[Int(sources[source].first)].read.segments
+            if turnCount == 1 || sources[source].deficit >= needed { break }
+            // Its turn is over; in the next one it has what it did not use, and as much again.
+            sources[source].deficit &+= WaitingReads.turn
+            endTurn(of: source)
+            source = Int(turns[firstTurn])
+        }
+        let entry = waiting[Int(sources[source].first)]
+        sources[source].first = entry.next
+        sources[source].count &-= 1
+        sources[source].deficit = max(0, sources[source].deficit &- entry.read.segments)
+        count &-= 1
+        if entry.read.segments > WaitingReads.turn { smallSegments &-= Int(entry.read.segments) }
+        if sources[source].count == 0 {
+            firstTurn = (firstTurn &+ 1) & (WorkerLimits.waitingSources &- 1)
+            turnCount &-= 1
+        }
+        return entry.read
+    }
+
+    /// Puts the source whose turn it is behind the others.
+    @inline(__always)
+    private mutating func endTurn(of source: Int) {
+        turns[(firstTurn &+ turnCount) & (WorkerLimits.waitingSources &- 1)] = UInt8(truncatingIfNeeded: source)
+        firstTurn = (firstTurn &+ 1) & (WorkerLimits.waitingSources &- 1)
+    }
+}
