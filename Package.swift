@@ -70,7 +70,7 @@ let controlSide: [Target] = [
     module("Health", [.product(name: "Logging", package: "swift-log")]),
     module("Netlink", ["Addresses", "CLinux"]),
     module("Leases", ["Addresses", "Health", .product(name: "Logging", package: "swift-log")]),
-    module("LeaseDirectory", ["Leases"]),
+    module("LeaseDirectory", ["Health", "Leases"]),
     module(
         "Node", ["Addresses", "Health", "Netlink", "CLinux", .product(name: "Logging", package: "swift-log")]),
     module("Telemetry", ["Counters", "Addresses", "Health"]),
@@ -78,7 +78,7 @@ let controlSide: [Target] = [
     // What the tests of the lease side share: a node that records, and a simulated store.
     .target(
         name: "LeaseTesting",
-        dependencies: ["Addresses", "Leases", .product(name: "Logging", package: "swift-log")],
+        dependencies: ["Addresses", "Health", "Leases", .product(name: "Logging", package: "swift-log")],
         path: "Tests/LeaseTesting", swiftSettings: settings),
     .target(name: "CNetworkNamespaces", path: "Tests/CNetworkNamespaces"),
     .target(
@@ -104,7 +104,7 @@ let controlSide: [Target] = [
     tests("Health", []),
     tests("Netlink", ["Addresses", "CLinux", "NetworkNamespaces", "Seeded"]),
     tests("Leases", ["Addresses", "Health", "LeaseTesting"]),
-    tests("LeaseDirectory", ["Addresses", "Leases", "LeaseTesting"]),
+    tests("LeaseDirectory", ["Addresses", "Health", "Leases", "LeaseTesting"]),
     tests(
         "Node",
         [

@@ -1,14 +1,21 @@
 // A source's cancellation is thread-safe, which its Linux declaration does not say.
 @preconcurrency import Dispatch
 import Glibc
+import Health
 public import Leases
 
 extension DirectoryStore {
     // On a shared file system inotify tells only what this machine wrote: the rest is found by looking.
     private static let rescanInterval = DispatchTimeInterval.seconds(2)
+    // How often the clocks are compared and orphans looked for.
+    private static let upkeepInterval = Duration.seconds(60)
+    // How far a clock may be off before that is said: what a machine without a time service gains in a month or so.
+    private static let clockTolerance = Duration.seconds(60)
+    // A holder's name is without its lease for milliseconds; after this it belongs to a write that was cut short.
+    private static let orphanTime = Duration.seconds(600)
 
     /// Watches the directory by inotify, and by a look every two seconds.
-    public nonisolated func watch(after revision: Int64) -> AsyncThrowingStream<StoreUpdate, any Error> {
+    public func watch(after revision: Int64) -> AsyncThrowingStream<StoreUpdate, any Error> {
         AsyncThrowingStream { continuation in
             let task = Task {
                 do throws(LeaseStoreError) {
@@ -22,23 +29,70 @@ extension DirectoryStore {
         }
     }
 
-    private nonisolated func follow(
+    /// What a watch found to tell.
+    private struct News: Sendable {
+        var events: [StoreEvent] = []
+        var conditions: [Component: Problem]?
+    }
+
+    private func follow(
         after revision: Int64, _ continuation: AsyncThrowingStream<StoreUpdate, any Error>.Continuation
     ) async throws(LeaseStoreError) {
-        // Before the look that it continues, so that no change falls between the two.
-        let signals = Self.signals(of: [root, subnets])
-        let directories = [try root.status()?.inode, try subnets.status()?.inode]
-        var known = try await contents(at: revision)
-        continuation.yield(.alive(revision: revision))
-        for await _ in signals {
-            guard try [root.status()?.inode, subnets.status()?.inode] == directories else {
-                throw LeaseStoreError(.historyLost, "\(name) was removed or replaced")
-            }
-            let current = try scan(knowing: known)
-            let events = Self.events(from: known, to: current)
-            if !events.isEmpty { continuation.yield(.changes(events, revision: revision)) }
-            known = current
+        let (number, signals, directories) = try await queue.run { () throws(LeaseStoreError) in
+            // Before the look that it continues, so that no change falls between the two.
+            let signals = Self.signals(of: [self.root, self.subnets])
+            return (try self.beginWatch(after: revision), signals, try self.watchedDirectories())
         }
+        defer { state.withLock { $0.baselines[number] = nil } }
+        continuation.yield(.alive(revision: revision))
+        var lastUpkeep: Duration?
+        for await _ in signals {
+            let now = clocks.monotonic()
+            let isUpkeepDue = lastUpkeep.map { $0 + Self.upkeepInterval <= now } ?? true
+            let news = try await queue.run { () throws(LeaseStoreError) in
+                guard try self.watchedDirectories() == directories else {
+                    throw LeaseStoreError(.historyLost, "\(self.name) was removed, replaced, mounted or unmounted")
+                }
+                var news = News(events: try self.lookForChanges(since: number))
+                if isUpkeepDue {
+                    news.conditions = self.compareClocks()
+                    self.collectOrphans()
+                }
+                return news
+            }
+            if let conditions = news.conditions {
+                lastUpkeep = now
+                continuation.yield(.conditions(conditions))
+            }
+            if !news.events.isEmpty { continuation.yield(.changes(news.events, revision: revision)) }
+        }
+    }
+
+    private func beginWatch(after revision: Int64) throws(LeaseStoreError) -> Int {
+        let number: Int? = state.withLock { state in
+            guard revision == state.revision else { return nil }
+            state.watchCount += 1
+            state.baselines[state.watchCount] = state.contents
+            return state.watchCount
+        }
+        guard let number else {
+            throw LeaseStoreError(.historyLost, "\(name): revision \(revision) is no longer known")
+        }
+        return number
+    }
+
+    private func watchedDirectories() throws(LeaseStoreError) -> [String] {
+        let status = try subnets.status()
+        return [try directoryIdentity(), status.map { "\($0.device):\($0.inode)" } ?? "none"]
+    }
+
+    private func lookForChanges(since number: Int) throws(LeaseStoreError) -> [StoreEvent] {
+        guard let known = state.withLock({ $0.baselines[number] }) else { return [] }
+        let current = try scan(knowing: known)
+        state.withLock { state in
+            if state.baselines[number] != nil { state.baselines[number] = current }
+        }
+        return Self.events(from: known, to: current)
     }
 
     private static func events(from known: Contents, to current: Contents) -> [StoreEvent] {
@@ -52,6 +106,43 @@ extension DirectoryStore {
         }
         return events
     }
+
+    // MARK: Upkeep
+
+    /// Whether this machine's clock is the file system's. Nobody loses a lease by it, but people read both. Nil where
+    /// that cannot be found out yet: there is no directory to write into before the first lease.
+    private func compareClocks() -> [Component: Problem]? {
+        guard let there = try? fileSystemTime() else { return nil }
+        let here = clocks.wall()
+        let apart = here - there
+        guard apart > Self.clockTolerance || apart < .zero - Self.clockTolerance else { return [:] }
+        let hours = abs(Double(apart.components.seconds)) / 3600
+        let extent = hours < 2 ? "\(Int(hours * 60)) minutes" : hours < 48 ? "\(Int(hours)) hours" : "\(Int(hours / 24)) days"
+        return [
+            Component(.clock): Problem(
+                .degraded,
+                "this machine's clock says \(here), that of \(name) \(there): they are \(extent) apart; no lease is lost by it",
+                remedy: "set the clock that is wrong (timedatectl, chronyc tracking)")
+        ]
+    }
+
+    /// Removes what writes that were cut short have left among the holders.
+    func collectOrphans() {
+        guard let names = try? holders.names(hidden: true) else { return }
+        let now = clocks.monotonic()
+        let known = state.withLock { $0.orphans }
+        var orphans: [String: Duration] = [:]
+        for name in names {
+            let path = holders.appending(name)
+            guard let status = try? path.status(), status.oddity == nil, status.links == 1 || name.hasPrefix(".")
+            else { continue }
+            let since = known[name] ?? now
+            if since + Self.orphanTime <= now { path.remove() } else { orphans[name] = since }
+        }
+        state.withLock { $0.orphans = orphans }
+    }
+
+    // MARK: Signals
 
     /// Tells that something may have changed: at once, then after each notification and each interval. Where
     /// inotify is used up (`fs.inotify.max_user_instances`), time alone does.

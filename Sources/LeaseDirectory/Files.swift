@@ -11,58 +11,107 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
 
     /// What identifies one state of a file.
     struct Status: Sendable, Hashable {
+        var device: UInt64
         var inode: UInt64
+        /// What sort of file it is, `S_IFREG` for example.
+        var type: UInt32
         /// Hard links.
         var links: Int
+        /// In bytes.
         var size: Int
-        /// Seconds and nanoseconds of the wall clock.
         var modified: WallTime
+        /// When the file system last changed anything of the file, by the file system's own clock.
+        var changed: WallTime
 
         init(_ status: stat) {
+            device = UInt64(status.st_dev)
             inode = UInt64(status.st_ino)
-            links = Int(status.st_nlink)
+            type = status.st_mode & S_IFMT
+            links = Int(clamping: status.st_nlink)
             size = Int(status.st_size)
-            modified = WallTime(seconds: Int(status.st_mtim.tv_sec), nanoseconds: Int(status.st_mtim.tv_nsec))
+            modified = WallTime(status.st_mtim)
+            changed = WallTime(status.st_ctim)
+        }
+
+        /// `a FIFO`; nil for a regular file.
+        var oddity: String? {
+            switch type {
+            case S_IFREG: nil
+            case S_IFDIR: "a directory"
+            case S_IFLNK: "a symbolic link"
+            case S_IFIFO: "a FIFO"
+            case S_IFSOCK: "a socket"
+            default: "a device"
+            }
         }
     }
+
+    /// Why a file's text is not to be had, though the file is there.
+    struct Unreadable: Error {
+        /// The end of a sentence that begins with the file's name.
+        var reason: String
+    }
+
+    // A network configuration is below 1 KiB, a lease's value below 200 bytes.
+    static let sizeLimit = 16 << 10
 
     /// The file's status; nil where there is none.
     func status() throws(LeaseStoreError) -> Status? {
         var status = stat()
         guard lstat(description, &status) == 0 else {
-            if errno == ENOENT { return nil }
-            throw failure("cannot look at", errno)
+            let code = errno
+            if code == ENOENT { return nil }
+            throw failure("cannot look at", code)
         }
         return Status(status)
     }
 
-    /// The file's status and text; nil where there is none.
-    func read() throws(LeaseStoreError) -> (status: Status, text: String)? {
-        let descriptor = open(description, O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+    /// The status and text of a regular file; nil where there is none. Whatever stands there, this does not wait.
+    func read() throws(Unreadable) -> (status: Status, text: String)? {
+        let descriptor = open(description, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)
         guard descriptor >= 0 else {
-            if errno == ENOENT { return nil }
-            throw failure("cannot open", errno)
+            switch errno {
+            case ENOENT: return nil
+            case ELOOP: throw Unreadable(reason: "it is a symbolic link, not a file")
+            case ENXIO: throw Unreadable(reason: "it is a socket or a device, not a file")
+            case let code: throw Unreadable(reason: "it cannot be opened: \(String(cString: strerror(code)))")
+            }
         }
         defer { close(descriptor) }
-        var status = stat()
-        guard fstat(descriptor, &status) == 0 else { throw failure("cannot look at", errno) }
-        var bytes = [UInt8](repeating: 0, count: Self.sizeLimit)
-        let count = Glibc.read(descriptor, &bytes, bytes.count)
-        guard count >= 0 else { throw failure("cannot read", errno) }
-        return (Status(status), String(decoding: bytes[..<count], as: UTF8.self))
+        var found = stat()
+        guard fstat(descriptor, &found) == 0 else {
+            throw Unreadable(reason: "it cannot be read: \(String(cString: strerror(errno)))")
+        }
+        let status = Status(found)
+        if let oddity = status.oddity { throw Unreadable(reason: "it is \(oddity), not a file") }
+        var bytes = [UInt8](repeating: 0, count: Self.sizeLimit + 1)
+        var length = 0
+        while length < bytes.count {
+            let count = bytes.withUnsafeMutableBytes { Glibc.read(descriptor, $0.baseAddress! + length, $0.count - length) }
+            if count < 0, errno == EINTR { continue }
+            guard count >= 0 else {
+                throw Unreadable(reason: "it cannot be read: \(String(cString: strerror(errno)))")
+            }
+            if count == 0 { break }
+            length += count
+        }
+        guard length <= Self.sizeLimit else {
+            throw Unreadable(reason: "it is larger than \(Self.sizeLimit >> 10) KiB")
+        }
+        return (status, String(decoding: bytes[..<length], as: UTF8.self))
     }
-
-    // A network configuration is below 1 KiB, a lease's value below 200 bytes; no more of a larger file is read.
-    private static let sizeLimit = 16 << 10
 
     /// Makes a file that was not there, on the disk when this returns, with its modification time set.
     func write(_ text: String, modified: WallTime?) throws(LeaseStoreError) -> Status {
-        let descriptor = open(description, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o644)
+        let descriptor = open(description, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o644)
         guard descriptor >= 0 else { throw failure("cannot make", errno) }
         defer { close(descriptor) }
-        var bytes = Array(text.utf8)
-        guard Glibc.write(descriptor, &bytes, bytes.count) == bytes.count else {
-            throw failure("cannot write", errno)
+        var rest = Array(text.utf8)[...]
+        while !rest.isEmpty {
+            let count = rest.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
+            if count < 0, errno == EINTR { continue }
+            guard count > 0 else { throw failure("cannot write", count < 0 ? errno : ENOSPC) }
+            rest = rest.dropFirst(count)
         }
         if let modified { try setModified(modified, of: descriptor) }
         guard fsync(descriptor) == 0 else { throw failure("cannot write", errno) }
@@ -71,12 +120,23 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
         return Status(status)
     }
 
+    /// Makes an empty file that was not there, on the disk or not.
+    func makeEmpty() throws(LeaseStoreError) -> Status {
+        let descriptor = open(description, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o644)
+        guard descriptor >= 0 else { throw failure("cannot make", errno) }
+        defer { close(descriptor) }
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else { throw failure("cannot look at", errno) }
+        return Status(status)
+    }
+
     /// Sets the modification time of the file that `status` describes; nil where it is another by now.
     func touch(_ expected: Status, modified: WallTime) throws(LeaseStoreError) -> Status? {
-        let descriptor = open(description, O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+        let descriptor = open(description, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
         guard descriptor >= 0 else {
-            if errno == ENOENT { return nil }
-            throw failure("cannot open", errno)
+            let code = errno
+            if code == ENOENT { return nil }
+            throw failure("cannot open", code)
         }
         defer { close(descriptor) }
         var status = stat()
@@ -98,16 +158,18 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
     /// Gives the file a second name; false where that one is taken.
     func link(to other: FilePath) throws(LeaseStoreError) -> Bool {
         if Glibc.link(description, other.description) == 0 { return true }
-        if errno == EEXIST { return false }
-        throw other.failure("cannot make", errno)
+        let code = errno
+        if code == EEXIST { return false }
+        throw other.failure("cannot make", code)
     }
 
     /// Gives the file another name, replacing what has that one; false where there is no such file.
     @discardableResult
     func rename(to other: FilePath) throws(LeaseStoreError) -> Bool {
         if Glibc.rename(description, other.description) == 0 { return true }
-        if errno == ENOENT { return false }
-        throw other.failure("cannot replace", errno)
+        let code = errno
+        if code == ENOENT { return false }
+        throw other.failure("cannot replace", code)
     }
 
     /// Takes the name away, if it is there.
@@ -119,18 +181,36 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
         }
     }
 
-    /// The names in a directory, those that begin with a dot left out.
-    func names() throws(LeaseStoreError) -> [String] {
-        guard let directory = opendir(description) else { throw failure("cannot list", errno) }
+    /// Brings a directory's names to the disk. Where the file system has no such thing, it needs none.
+    func synchronize() {
+        let descriptor = open(description, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { return }
+        fsync(descriptor)
+        close(descriptor)
+    }
+
+    /// The names in a directory; those that begin with a dot left out, unless `hidden`. Empty where there is none.
+    func names(hidden: Bool = false) throws(LeaseStoreError) -> [String] {
+        guard let directory = opendir(description) else {
+            let code = errno
+            if code == ENOENT { return [] }
+            throw failure("cannot list", code)
+        }
         defer { closedir(directory) }
         var names: [String] = []
-        while let entry = readdir(directory) {
+        while true {
+            errno = 0
+            guard let entry = readdir(directory) else {
+                let code = errno
+                guard code == 0 else { throw failure("cannot list", code) }
+                return names
+            }
             let name = withUnsafeBytes(of: &entry.pointee.d_name) {
                 String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
             }
-            if !name.hasPrefix(".") { names.append(name) }
+            if name == "." || name == ".." { continue }
+            if hidden || !name.hasPrefix(".") { names.append(name) }
         }
-        return names
     }
 
     func failure(_ action: String, _ number: Int32) -> LeaseStoreError {
@@ -144,26 +224,55 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
     }
 }
 
-/// A time of the wall clock, which the nodes of a shared file system have in common.
-struct WallTime: Sendable, Hashable {
-    var seconds: Int
-    var nanoseconds: Int
+/// A time of a wall clock, be it this machine's or a file system's. Any number that a file system tells is one: what lies
+/// beyond 17,000 years from 1970 counts as that, so that no arithmetic on it overflows.
+struct WallTime: Sendable, Hashable, Comparable {
+    private static let limit = 1 << 39
 
+    let seconds: Int
+    let nanoseconds: Int
+
+    init(seconds: Int, nanoseconds: Int) {
+        self.seconds = min(max(seconds, -Self.limit), Self.limit)
+        self.nanoseconds = min(max(nanoseconds, 0), 999_999_999)
+    }
+
+    init(_ time: timespec) { self.init(seconds: time.tv_sec, nanoseconds: time.tv_nsec) }
+
+    /// This machine's.
     static var now: WallTime {
         var time = timespec()
         clock_gettime(CLOCK_REALTIME, &time)
-        return WallTime(seconds: time.tv_sec, nanoseconds: time.tv_nsec)
+        return WallTime(time)
     }
 
+    /// `duration` is a lease's time, some days at most.
     static func + (time: WallTime, duration: Duration) -> WallTime {
         let (seconds, attoseconds) = duration.components
+        let whole = Int(min(max(seconds, -Int64(limit)), Int64(limit)))
         let nanoseconds = time.nanoseconds + Int(attoseconds / 1_000_000_000)
+        let carried = nanoseconds >= 1_000_000_000 ? 1 : nanoseconds < 0 ? -1 : 0
         return WallTime(
-            seconds: time.seconds + Int(seconds) + nanoseconds / 1_000_000_000,
-            nanoseconds: nanoseconds % 1_000_000_000)
+            seconds: time.seconds + whole + carried, nanoseconds: nanoseconds - carried * 1_000_000_000)
     }
 
     static func - (left: WallTime, right: WallTime) -> Duration {
         .seconds(left.seconds - right.seconds) + .nanoseconds(left.nanoseconds - right.nanoseconds)
+    }
+
+    static func < (left: WallTime, right: WallTime) -> Bool {
+        (left.seconds, left.nanoseconds) < (right.seconds, right.nanoseconds)
+    }
+}
+
+extension WallTime: CustomStringConvertible {
+    /// `2026-11-28 20:31:07 UTC`.
+    var description: String {
+        var seconds = self.seconds
+        var parts = tm()
+        guard gmtime_r(&seconds, &parts) != nil else { return "\(self.seconds) s" }
+        func padded(_ number: Int32) -> String { number < 10 ? "0\(number)" : "\(number)" }
+        let date = "\(Int(parts.tm_year) + 1900)-\(padded(parts.tm_mon + 1))-\(padded(parts.tm_mday))"
+        return "\(date) \(padded(parts.tm_hour)):\(padded(parts.tm_min)):\(padded(parts.tm_sec)) UTC"
     }
 }

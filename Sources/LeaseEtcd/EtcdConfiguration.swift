@@ -4,17 +4,18 @@ import Leases
 
 /// How to reach an etcd cluster.
 public struct EtcdConfiguration: Sendable, Hashable {
-    /// Client URLs, `http://HOST:PORT` or `https://HOST:PORT`; tried in turn.
+    /// Client URLs, `http://HOST:PORT` or `https://HOST:PORT`; tried in turn. Without a scheme they are `http`, or
+    /// `https` where files for TLS are given, as etcd's own client has it.
     public var endpoints: [String]
     /// What every key begins with; flannel's is `/coreos.com/network`.
     public var prefix: String
     /// The authorities that sign the servers' certificates, a PEM file; nil for the system's.
     public var authorityFile: String?
-    /// The client's certificate, a PEM file; with `keyFile` or not at all.
+    /// The client's certificate, a PEM file; used with `keyFile` alone.
     public var certificateFile: String?
     /// The client's private key, a PEM file.
     public var keyFile: String?
-    /// The user to authenticate as; nil for none.
+    /// The user to authenticate as; used with a password alone.
     public var username: String?
     /// The user's password.
     public var password: String?
@@ -33,9 +34,11 @@ struct EtcdEndpoint: Sendable, Hashable, CustomStringConvertible {
     let port: Int
     let isSecure: Bool
 
-    init(parsing text: String) throws(LeaseStoreError) {
-        guard let url = URL(string: text), let scheme = url.scheme, ["http", "https"].contains(scheme),
-            let host = url.host(percentEncoded: false), !host.isEmpty, ["", "/"].contains(url.path())
+    init(parsing text: String, isSecureByDefault: Bool = false) throws(LeaseStoreError) {
+        let whole = text.contains("://") ? text : (isSecureByDefault ? "https://" : "http://") + text
+        guard let url = URL(string: whole), let scheme = url.scheme, ["http", "https"].contains(scheme),
+            let host = url.host(percentEncoded: false), !host.isEmpty, ["", "/"].contains(url.path()),
+            (1...65_535).contains(url.port ?? 2379)
         else {
             throw LeaseStoreError(
                 .denied, "etcd endpoint \"\(text)\" is no URL such as http://10.0.0.1:2379 or https://…")
@@ -72,23 +75,48 @@ extension EtcdConfiguration {
         guard !endpoints.isEmpty else {
             throw LeaseStoreError(.denied, "no etcd endpoint is given, such as http://127.0.0.1:2379")
         }
-        guard (certificateFile == nil) == (keyFile == nil) else {
-            throw LeaseStoreError(
-                .denied, "an etcd certificate file and a key file go together; one is missing")
+        let hasFiles = authorityFile != nil || clientCertificate != nil
+        var parsed: [EtcdEndpoint] = []
+        for endpoint in endpoints {
+            parsed.append(try EtcdEndpoint(parsing: endpoint, isSecureByDefault: hasFiles))
         }
-        guard password == nil || username != nil else {
-            throw LeaseStoreError(.denied, "an etcd password is given, but no user name")
-        }
-        for file in [authorityFile, certificateFile, keyFile].compactMap(\.self) {
+        // What no endpoint uses need not be there.
+        guard parsed.contains(where: \.isSecure) else { return parsed }
+        let certificate = clientCertificate.map { [$0.certificate, $0.key] } ?? []
+        for file in [authorityFile].compactMap(\.self) + certificate {
             do {
                 _ = try Data(contentsOf: URL(filePath: file))
             } catch {
                 throw LeaseStoreError(.denied, "etcd: cannot read \(file): \(error)")
             }
         }
-        var parsed: [EtcdEndpoint] = []
-        for endpoint in endpoints { parsed.append(try EtcdEndpoint(parsing: endpoint)) }
         return parsed
+    }
+
+    /// The client's certificate and its key; nil unless both are given, as with flanneld.
+    var clientCertificate: (certificate: String, key: String)? {
+        guard let certificateFile, let keyFile else { return nil }
+        return (certificateFile, keyFile)
+    }
+
+    /// Who to authenticate as; nil unless both name and password are given, as with flanneld.
+    var credentials: (username: String, password: String)? {
+        guard let username, let password, !username.isEmpty, !password.isEmpty else { return nil }
+        return (username, password)
+    }
+
+    /// What is given and has no effect, being half of a pair: one sentence each.
+    public var remarks: [String] {
+        var remarks: [String] = []
+        if (certificateFile == nil) != (keyFile == nil) {
+            let (given, missing) = keyFile == nil ? ("certfile", "keyfile") : ("keyfile", "certfile")
+            remarks.append("--etcd-\(given) has no effect without --etcd-\(missing)")
+        }
+        if credentials == nil, let given = username != nil ? "username" : password != nil ? "password" : nil {
+            remarks.append(
+                "--etcd-\(given) has no effect without --etcd-\(given == "username" ? "password" : "username")")
+        }
+        return remarks
     }
 
     func security(of endpoint: EtcdEndpoint) -> HTTP2ClientTransport.Posix.TransportSecurity {
@@ -97,9 +125,9 @@ extension EtcdConfiguration {
             if let authorityFile {
                 tls.trustRoots = .certificates([.file(path: authorityFile, format: .pem)])
             }
-            if let certificateFile, let keyFile {
-                tls.certificateChain = [.file(path: certificateFile, format: .pem)]
-                tls.privateKey = .file(path: keyFile, format: .pem)
+            if let clientCertificate {
+                tls.certificateChain = [.file(path: clientCertificate.certificate, format: .pem)]
+                tls.privateKey = .file(path: clientCertificate.key, format: .pem)
             }
         }
     }

@@ -39,8 +39,7 @@ actor EtcdConnection {
         var options = CallOptions.defaults
         options.timeout = requestTimeout
         options.waitForReady = false
-        // 10,000 leases are 2 MB.
-        options.maxResponseMessageBytes = 64 << 20
+        options.limitMessages()
         return options
     }
 
@@ -57,7 +56,7 @@ actor EtcdConnection {
                 do {
                     return try await request(link)
                 } catch let error as RPCError
-                    where error.mayBeStaleToken && configuration.username != nil
+                    where error.mayBeStaleToken && configuration.credentials != nil
                     && !hasAuthenticatedAnew
                 {
                     hasAuthenticatedAnew = true
@@ -137,10 +136,10 @@ actor EtcdConnection {
     }
 
     private static func authenticate(_ link: Link, configuration: EtcdConfiguration) async throws -> String? {
-        guard let username = configuration.username else { return nil }
+        guard let (username, password) = configuration.credentials else { return nil }
         let request = Etcdserverpb_AuthenticateRequest.with {
             $0.name = username
-            $0.password = configuration.password ?? ""
+            $0.password = password
         }
         do {
             return try await Etcdserverpb_Auth.Client(wrapping: link.client)
@@ -152,17 +151,27 @@ actor EtcdConnection {
     }
 }
 
+extension CallOptions {
+    /// Takes messages of 64 MiB: a page of 2,000 leases is 0.4 MB, and etcd's values may be of 1.5 MiB each.
+    ///
+    /// grpc-swift-nio-transport (2.9) holds what a client receives to the limit for what it sends.
+    mutating func limitMessages() {
+        maxResponseMessageBytes = 64 << 20
+        maxRequestMessageBytes = 64 << 20
+    }
+}
+
 extension RPCError {
     /// Whether another server may do better.
     fileprivate var isServerLost: Bool {
         code == .unavailable || code == .deadlineExceeded || code == .unknown
     }
 
-    /// Whether a new token may do better: etcd's ErrInvalidAuthToken, ErrAuthOldRevision and, for a watch, what it
-    /// says to either.
+    /// Whether a new token may do better: etcd's ErrInvalidAuthToken, ErrAuthOldRevision, for a watch what it says to
+    /// either, and ErrUserEmpty, which it says to a connection of before authentication was switched on.
     fileprivate var mayBeStaleToken: Bool {
         code == .unauthenticated || code == .permissionDenied
-            || message.contains("revision of auth store is old")
+            || message.contains("revision of auth store is old") || message.contains("user name is empty")
     }
 }
 

@@ -33,19 +33,22 @@ extension EtcdStore {
 extension EtcdStore {
     // How many etcd leases are asked for at a time.
     private static let questionsUnderWay = 16
+    // How many leases one answer holds: 0.4 MB of usual ones.
+    private static let pageSize: Int64 = 2_000
 
-    /// Reads everything under the prefix with one request.
-    public func snapshot() async throws(LeaseStoreError) -> StoreSnapshot { snapshot(of: try await range()) }
+    /// Reads the configuration and the leases as of one revision, page by page. Nothing else under the prefix is asked
+    /// for: a role that may read those two is enough, as for flanneld.
+    public func snapshot() async throws(LeaseStoreError) -> StoreSnapshot { try snapshot(of: try await range()) }
 
-    /// Reads everything under the prefix, then asks for each etcd lease that a key hangs on.
+    /// Reads the configuration and the leases, then asks for each etcd lease that a key hangs on.
     public func snapshotWithRemainingTimes() async throws(LeaseStoreError) -> StoreSnapshot {
         let response = try await range()
         let times = try await remainingTimes(of: Set(response.kvs.map(\.lease)).subtracting([0]))
-        var snapshot = snapshot(of: response)
+        var snapshot = try snapshot(of: response)
         let leases = Dictionary(
             response.kvs.map { ($0.modRevision, $0.lease) }, uniquingKeysWith: { first, _ in first })
         for (index, entry) in snapshot.entries.enumerated() {
-            if let lease = leases[Int64(entry.version.number)], let time = times[lease] {
+            if let lease = leases[Int64(bitPattern: entry.version.number)], let time = times[lease] {
                 snapshot.entries[index].lifetime = .expiring(remaining: time)
             }
         }
@@ -53,18 +56,51 @@ extension EtcdStore {
     }
 
     private func range() async throws(LeaseStoreError) -> Etcdserverpb_RangeResponse {
-        let range = keyRange
-        return try await connection.perform(isRepeatable: true) { link in
+        let range = leaseRange
+        var all = try await page(from: range.first, to: range.end, revision: 0)
+        let revision = all.header.revision
+        var last = all.kvs.last
+        var hasMore = all.more
+        // Where the store was compacted meanwhile, it says so, and the machine begins anew.
+        while hasMore, let key = last?.key {
+            let next = try await page(from: key + [0], to: range.end, revision: revision)
+            // A server that repeats itself must not keep this going.
+            guard let newest = next.kvs.last, newest.key.lexicographicallyPrecedes(range.end),
+                key.lexicographicallyPrecedes(newest.key)
+            else { break }
+            all.kvs += next.kvs
+            last = newest
+            hasMore = next.more
+        }
+        all.kvs += try await page(from: configurationKey, to: Data(), revision: revision).kvs
+        return all
+    }
+
+    /// Reads the keys from `first` to before `end`, or `first` alone where there is none; of the newest revision where
+    /// `revision` is 0.
+    private func page(
+        from first: Data, to end: Data, revision: Int64
+    ) async throws(LeaseStoreError) -> Etcdserverpb_RangeResponse {
+        try await connection.perform(isRepeatable: true) { link in
             try await Etcdserverpb_KV.Client(wrapping: link.client).range(
                 Etcdserverpb_RangeRequest.with {
-                    $0.key = range.first
-                    $0.rangeEnd = range.end
+                    $0.key = first
+                    $0.rangeEnd = end
+                    $0.limit = Self.pageSize
+                    $0.revision = revision
                 }, metadata: link.metadata, options: EtcdConnection.options)
         }
     }
 
-    private func snapshot(of response: Etcdserverpb_RangeResponse) -> StoreSnapshot {
-        var snapshot = StoreSnapshot(configuration: nil, entries: [], revision: response.header.revision)
+    /// What a response says. A revision that no etcd has is an answer of somebody else.
+    func snapshot(of response: Etcdserverpb_RangeResponse) throws(LeaseStoreError) -> StoreSnapshot {
+        guard (0..<Int64.max).contains(response.header.revision) else {
+            throw LeaseStoreError(.failed, "\(name) answers with revision \(response.header.revision), which is none")
+        }
+        let cluster = response.header.clusterID
+        var snapshot = StoreSnapshot(
+            configuration: nil, entries: [], revision: response.header.revision,
+            storeIdentity: cluster == 0 ? nil : String(cluster, radix: 16))
         for pair in response.kvs {
             switch event(put: pair) {
             case .put(let entry): snapshot.entries.append(entry)
@@ -75,10 +111,12 @@ extension EtcdStore {
         return snapshot
     }
 
-    /// Every key that begins with the prefix and a slash.
-    var keyRange: (first: Data, end: Data) {
-        // "0" is the byte after "/".
-        (Data("\(directory)/".utf8), Data("\(directory)0".utf8))
+    /// The configuration's key.
+    var configurationKey: Data { Data("\(directory)/config".utf8) }
+
+    /// Every key of a lease. "0" is the byte after "/".
+    var leaseRange: (first: Data, end: Data) {
+        (Data("\(directory)/subnets/".utf8), Data("\(directory)/subnets0".utf8))
     }
 
     private func dataKey(_ key: String) -> Data { Data("\(directory)/subnets/\(key)".utf8) }
@@ -91,7 +129,7 @@ extension EtcdStore {
         case .lease(let key):
             return .put(
                 StoreEntry(
-                    key: key, value: value, version: StoreVersion(number: UInt64(pair.modRevision)),
+                    key: key, value: value, version: StoreVersion(number: UInt64(bitPattern: pair.modRevision)),
                     holder: Self.holder(lease: pair.lease),
                     lifetime: pair.lease == 0 ? .permanent : .expiring(remaining: nil)))
         case nil: return nil
@@ -147,7 +185,7 @@ extension EtcdStore {
                 options: EtcdConnection.options
             ).kvs.first
         }
-        guard let found, UInt64(found.modRevision) == version.number else { return .refused }
+        guard let found, UInt64(bitPattern: found.modRevision) == version.number else { return .refused }
         let lease = timeToLive == nil ? 0 : Self.lease(of: holder, directory: directory)
         if found.lease == lease, found.value == Data(value.utf8) {
             if lease == 0 { return .done(version: version) }
@@ -173,19 +211,19 @@ extension EtcdStore {
                             $0.result = .equal
                             $0.target = .mod
                             $0.key = data
-                            $0.modRevision = Int64(version.number)
+                            $0.modRevision = Int64(bitPattern: version.number)
                         }
                     ]
                     $0.success = [.with { $0.requestDeleteRange = .with { $0.key = data } }]
                 }, metadata: link.metadata, options: EtcdConnection.options)
             return response.succeeded
-                ? .done(version: StoreVersion(number: UInt64(response.header.revision))) : .refused
+                ? .done(version: StoreVersion(number: UInt64(bitPattern: response.header.revision))) : .refused
         }
     }
 
     /// Puts the configuration's key.
     public func setConfiguration(_ json: String) async throws(LeaseStoreError) {
-        let key = Data("\(directory)/config".utf8)
+        let key = configurationKey
         try await connection.perform(isRepeatable: false) { link in
             _ = try await Etcdserverpb_KV.Client(wrapping: link.client).put(
                 Etcdserverpb_PutRequest.with {
@@ -221,7 +259,7 @@ extension EtcdStore {
                     ]
                 }, metadata: link.metadata, options: EtcdConnection.options)
             return response.succeeded
-                ? .done(version: StoreVersion(number: UInt64(response.header.revision))) : .refused
+                ? .done(version: StoreVersion(number: UInt64(bitPattern: response.header.revision))) : .refused
         }
     }
 }

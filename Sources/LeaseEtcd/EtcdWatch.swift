@@ -1,10 +1,11 @@
 import EtcdAPI
+import FoundationEssentials
 import GRPCCore
 public import Leases
 import Synchronization
 
 extension EtcdStore {
-    /// Watches everything under the prefix; a stream that has gone quiet is asked for a sign of life.
+    /// Watches the leases and the configuration; a stream that has gone quiet is asked for a sign of life.
     public func watch(after revision: Int64) -> AsyncThrowingStream<StoreUpdate, any Error> {
         AsyncThrowingStream { continuation in
             let task = Task {
@@ -58,35 +59,43 @@ private struct EtcdWatch: Sendable {
     }
 
     private func stream(after revision: Int64) async throws {
-        let range = store.keyRange
+        let ranges = [store.leaseRange, (store.configurationKey, Data())]
+        guard (0..<Int64.max).contains(revision) else {
+            throw LeaseStoreError(.historyLost, "\(link.endpoint): there is no revision after \(revision)")
+        }
         var options = CallOptions.defaults
         options.waitForReady = false
-        options.maxResponseMessageBytes = EtcdConnection.options.maxResponseMessageBytes
+        options.limitMessages()
         try await Etcdserverpb_Watch.Client(wrapping: link.client).watch(
             metadata: link.metadata, options: options,
             requestProducer: { writer in
-                try await writer.write(
-                    .with {
-                        $0.createRequest = .with {
-                            $0.key = range.first
-                            $0.rangeEnd = range.end
-                            $0.startRevision = revision + 1
-                        }
-                    })
+                // One stream for both: its signs of life and its end are theirs.
+                for (first, end) in ranges {
+                    try await writer.write(
+                        .with {
+                            $0.createRequest = .with {
+                                $0.key = first
+                                $0.rangeEnd = end
+                                $0.startRevision = revision + 1
+                            }
+                        })
+                }
                 while true {
                     try await Task.sleep(for: Self.signInterval)
                     try await writer.write(.with { $0.progressRequest = .init() })
                 }
             },
             onResponse: { response in
+                var position = revision
                 for try await message in response.messages {
                     heard.touch()
-                    try tell(message)
+                    try tell(message, at: &position)
                 }
             })
     }
 
-    private func tell(_ response: Etcdserverpb_WatchResponse) throws {
+    /// - Parameter position: up to where the leases' changes have been told.
+    private func tell(_ response: Etcdserverpb_WatchResponse, at position: inout Int64) throws {
         if response.canceled {
             if response.compactRevision > 0 {
                 throw LeaseStoreError(
@@ -98,13 +107,28 @@ private struct EtcdWatch: Sendable {
                 code: isDenied ? .permissionDenied : .aborted,
                 message: "the watch was ended: \(response.cancelReason)")
         }
+        if let update = store.update(of: response, since: position) {
+            if case .changes(_, let revision) = update { position = revision }
+            continuation.yield(update)
+        }
+    }
+}
+
+extension EtcdStore {
+    /// What a watch's response says, which is not the end of the watch; nil where that is nothing.
+    ///
+    /// Two watches share a stream, and one may be ahead of the other: what the configuration's says does not move the
+    /// position from which both are resumed, so that no lease is passed over.
+    func update(of response: Etcdserverpb_WatchResponse, since position: Int64) -> StoreUpdate? {
         guard let last = response.events.last else {
-            continuation.yield(.alive(revision: response.header.revision))
-            return
+            return (0..<Int64.max).contains(response.header.revision)
+                ? .alive(revision: response.header.revision) : nil
         }
         let events = response.events.compactMap { event in
-            event.type == .delete ? store.event(deletionOf: event.kv.key) : store.event(put: event.kv)
+            event.type == .delete ? self.event(deletionOf: event.kv.key) : self.event(put: event.kv)
         }
-        continuation.yield(.changes(events, revision: last.kv.modRevision))
+        let isOfLeases = events.contains { if case .configuration = $0 { false } else { true } }
+        guard (1..<Int64.max).contains(last.kv.modRevision) else { return nil }
+        return .changes(events, revision: isOfLeases ? last.kv.modRevision : position)
     }
 }

@@ -1,4 +1,5 @@
 public import Addresses
+public import Health
 public import Logging
 
 /// What a node tells the others in its lease.
@@ -9,12 +10,23 @@ public struct NodeAnnouncement: Sendable, Hashable {
     public var publicIPv6Address: IPv6Address?
     /// A port of this node's own (`BackendData.Port`); nil for the network configuration's.
     public var port: UInt16?
+    /// The address that the node has on its underlay, where that is not `publicAddress`; nobody is told.
+    public var underlayAddress: IPv4Address?
 
     /// Makes an announcement.
-    public init(publicAddress: IPv4Address, publicIPv6Address: IPv6Address? = nil, port: UInt16? = nil) {
+    public init(
+        publicAddress: IPv4Address, publicIPv6Address: IPv6Address? = nil, port: UInt16? = nil,
+        underlayAddress: IPv4Address? = nil
+    ) {
         self.publicAddress = publicAddress
         self.publicIPv6Address = publicIPv6Address
         self.port = port
+        self.underlayAddress = underlayAddress
+    }
+
+    /// Where this node is reached, by others and by itself.
+    var addresses: [IPv4Address] {
+        [publicAddress] + (underlayAddress.map { $0 == publicAddress ? [] : [$0] } ?? [])
     }
 }
 
@@ -38,6 +50,8 @@ public struct LeaseOptions: Sendable, Hashable {
     public var renewalMargin: Duration = .seconds(3_600)
     /// What to do when the subnet is lost.
     public var lossPolicy = LossPolicy.reacquire
+    /// What was wrong with the identity when it was read, if it was; shown until the node has had a lease for a minute.
+    public var identityProblem: Problem?
 
     /// Makes options with flannel's values.
     public init(identity: NodeIdentity) { self.identity = identity }
@@ -56,10 +70,11 @@ public actor LeaseKeeper {
 
     private let tablesContinuation: AsyncStream<PeerTable>.Continuation
     private let store: any LeaseStore
-    private let options: LeaseOptions
+    private let identityChanged: @Sendable (NodeIdentity) async -> Void
     private let logger: Logger
     private let clock = ContinuousClock()
     private var machine: LeaseMachine
+    private var identity: NodeIdentity
 
     private var inputs: [LeaseMachine.Input] = [.timer]
     private var waiter: CheckedContinuation<Void, Never>?
@@ -71,12 +86,15 @@ public actor LeaseKeeper {
     ///
     /// - Parameters:
     ///   - logger: takes one line for each event, with stable field names; nothing is repeated.
+    ///   - identityChanged: keeps another identity for the next start: this node's was found to be another node's.
     public init(
-        store: any LeaseStore, announcement: NodeAnnouncement, options: LeaseOptions, logger: Logger
+        store: any LeaseStore, announcement: NodeAnnouncement, options: LeaseOptions, logger: Logger,
+        identityChanged: @escaping @Sendable (NodeIdentity) async -> Void = { _ in }
     ) {
         self.store = store
-        self.options = options
+        self.identityChanged = identityChanged
         self.logger = logger
+        identity = options.identity
         machine = LeaseMachine(
             storeName: store.name, announcement: announcement, options: options,
             seed: .random(in: 0...UInt64.max), now: clock.now)
@@ -119,10 +137,13 @@ public actor LeaseKeeper {
                     self.post(.snapshot(.failure(error)))
                 }
             }
+        case .changeIdentity(let identity):
+            self.identity = identity
+            Task { [identityChanged] in await identityChanged(identity) }
         case .write(let write):
-            request = Task {
+            request = Task { [identity] in
                 do throws(LeaseStoreError) {
-                    let result = try await self.perform(write)
+                    let result = try await self.perform(write, as: identity)
                     self.post(.written(write, .success(result)))
                 } catch {
                     self.post(.written(write, .failure(error)))
@@ -155,13 +176,15 @@ public actor LeaseKeeper {
         }
     }
 
-    private func perform(_ write: LeaseMachine.Write) async throws(LeaseStoreError) -> StoreWriteResult {
+    private func perform(
+        _ write: LeaseMachine.Write, as identity: NodeIdentity
+    ) async throws(LeaseStoreError) -> StoreWriteResult {
         switch write {
         case .create(let key, let value, let timeToLive):
-            try await store.create(key: key, value: value, timeToLive: timeToLive, holder: options.identity)
+            try await store.create(key: key, value: value, timeToLive: timeToLive, holder: identity)
         case .renew(let key, let value, let timeToLive, let version):
             try await store.renew(
-                key: key, value: value, timeToLive: timeToLive, holder: options.identity, version: version)
+                key: key, value: value, timeToLive: timeToLive, holder: identity, version: version)
         case .delete(let key, let version):
             try await store.delete(key: key, version: version)
         }

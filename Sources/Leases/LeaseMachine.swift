@@ -34,6 +34,8 @@ package struct LeaseMachine {
         case write(Write)
         /// Ends the watch before it, if any.
         case watch(after: Int64, number: Int)
+        /// From now on this node has another identity: to be kept for the next start.
+        case changeIdentity(NodeIdentity)
         case wake(at: Instant)
         case publish(PeerTable)
         case report(LeaseReport)
@@ -41,64 +43,132 @@ package struct LeaseMachine {
     }
 
     // flannel picks among the first 100 free subnets: enough that nodes started together rarely meet.
-    private static let choices = 100
+    static let choices = 100
     // What a watch may have missed for whatever reason is found by a snapshot now and then, sooner after a watch
     // was lost; spread, so that the nodes of a network do not ask at once.
-    private static let resyncSeconds = 600.0...900.0
-    private static let verificationSeconds = 1.0...5.0
+    static let resyncSeconds = 600.0...900.0
+    static let verificationSeconds = 1.0...5.0
     // How far the clocks of two nodes may be apart before one releases the other's lease too early.
-    private static let releaseGrace = Duration.seconds(60)
-    private static let noneLeftPause = Duration.seconds(30)
+    static let releaseGrace = Duration.seconds(60)
+    static let noneLeftPause = Duration.seconds(30)
+    // A watch that lived for less has shown nothing: the pause before the next one grows on.
+    static let provenWatchLife = Duration.seconds(10)
+    // How long what healed itself is shown.
+    static let noticeTime = Duration.seconds(60)
+    static let ownAddressLimit = 8
+    // More changes than this at a time, and the list of skipped entries is made anew rather than changed.
+    static let singleChanges = 64
 
-    private let storeName: String
-    private let options: LeaseOptions
-    private var announcement: NodeAnnouncement
-    private var random: SplitMix64
+    let storeName: String
+    let options: LeaseOptions
+    var identity: NodeIdentity
+    var announcement: NodeAnnouncement
+    /// The addresses that this node has announced since it was started, the newest last.
+    var ownAddresses: [IPv4Address] = []
+    var random: SplitMix64
 
-    private var register: LeaseRegister
-    private var index = PeerIndex()
-    private var pacing: RequestPacing
-    private var failures: [RequestPacing.Request: LeaseStoreError] = [:]
-    private var unreachableSince: Instant?
+    var register: LeaseRegister
+    var index = PeerIndex()
+    var pacing: RequestPacing
+    var reportPacing = ReportPacing()
+    var failures: [RequestPacing.Request: LeaseStoreError] = [:]
+    var unreachableSince: Instant?
 
-    private var isRequestUnderWay = false
+    var isRequestUnderWay = false
     /// The keys that the watch told of while a write was under way: it knows better than the write's answer, which
     /// may come after the news of what others did to the key next.
-    private var keysTold: Set<String> = []
-    private var isSnapshotWanted = true
-    private var isWatching = false
-    private var isWatchAlive = false
-    private var watchNumber = 0
-    private var revision: Int64 = 0
-    private var resyncAt: Instant?
+    var keysTold: Set<String> = []
+    var isSnapshotWanted = true
+    var isWatching = false
+    var isWatchAlive = false
+    var watchAliveSince: Instant?
+    var watchNumber = 0
+    var revision: Int64 = 0
+    var highestRevision: Int64 = 0
+    var resyncAt: Instant?
 
-    private var configurationText: String?
-    private var configuration: NetworkConfiguration?
-    private var configurationProblem: (cause: String, remedy: String)?
+    var configurationText: String?
+    var configuration: NetworkConfiguration?
+    var configurationProblem: (cause: String, remedy: String)?
 
-    private var own: Holding?
-    private var wanted: LeaseSubnet?
-    private var replaced: LeaseSubnet?
+    // What the store is doubted for.
+    var storeIdentity: String?
+    var storeConditions: [Component: Problem] = [:]
+    /// Whether the store was found to be older than before, until a snapshot has been read.
+    var hasStoreJumped = false
+    /// Peers whose entries went just now, and in the last seconds.
+    var deletedNow: [Deletion] = []
+    var deletedLately: [Deletion] = []
+    /// Until when each further deletion is part of what is doubted.
+    var doubtedUntil: Instant?
+    var heldCause = ""
+    var nextHeldEnd: Instant?
+
+    /// A peer's entry that is gone.
+    struct Deletion {
+        var key: String
+        var record: LeaseRegister.Record
+        var at: Instant
+    }
+
+    var own: Holding?
+    var wanted: LeaseSubnet?
+    var replaced: LeaseSubnet?
     /// Subnets that others were faster to take, until the watch or a snapshot tells so itself.
-    private var lost: Set<LeaseSubnet> = []
-    private var noneLeftUntil: Instant?
+    var lost: Set<LeaseSubnet> = []
+    var noneLeftUntil: Instant?
 
-    private var said: [String: String] = [:]
-    private var table = PeerTable()
+    var said: [String: String] = [:]
+    var table = PeerTable()
     /// Why entries are no peers, as last said.
-    private var reasons: [String: String] = [:]
+    var reasons: [String: String] = [:]
     /// What changed in the register since the last table; nil where all of it may have.
-    private var keysChanged: Set<String>? = []
-    private var hasEnded = false
-    private var actions: [Action] = []
-    private var nextWake: Instant?
+    var keysChanged: Set<String>? = []
+    var hasEnded = false
+    var actions: [Action] = []
+    var nextWake: Instant?
+    /// The time of the inputs that are being handled.
+    var clock: Instant
+
+    /// The entry that is about to be taken over, as it was.
+    var adopting: Adoption?
+    /// The subnet of the last run, until this node has had a lease: with this node's address it is evidence.
+    var evidence: LeaseSubnet?
+    /// Subnets that turned out to be those of a node that is alive.
+    var yielded: Set<LeaseSubnet> = []
+    var contests = Contests()
+    /// Entries that this node deleted because they were left over.
+    var leftoversDeleted: Set<String> = []
+    /// Entries under this node's identity that are a second node's.
+    var secondSelfKeys: Set<String> = []
+    var identityProblem: (problem: Problem, until: Instant?)?
 
     /// The lease that this node has.
-    private struct Holding {
+    struct Holding {
         var lease: OwnLease
         var renewAt: Instant?
         var isRewriteWanted = false
+        /// Whose it seemed to be before this run took it over.
+        var adoption: Adoption?
         var key: String { lease.subnet.key }
+    }
+
+    /// What an entry was before this node took it over.
+    struct Adoption: Equatable {
+        var key: String
+        /// The address that it announced, where that was not this node's.
+        var address: IPv4Address?
+        /// The identity that it had, where that was not this node's.
+        var holder: NodeIdentity?
+    }
+
+    /// How often this node put its own back into its entry after another had written there: 0, 5, 10, 20 … 600 seconds
+    /// apart, so that two nodes never fight.
+    struct Contests {
+        static let firstPause = Duration.seconds(5)
+        static let longestPause = Duration.seconds(600)
+        var count = 0
+        var pausedUntil: Instant?
     }
 
     /// Makes a machine that has done nothing yet: feed it `.timer` to begin.
@@ -108,8 +178,13 @@ package struct LeaseMachine {
         self.storeName = storeName
         self.announcement = announcement
         self.options = options
+        identity = options.identity
+        ownAddresses = [announcement.publicAddress]
         register = LeaseRegister(identity: options.identity)
         wanted = options.previousSubnet
+        evidence = options.previousSubnet
+        identityProblem = options.identityProblem.map { ($0, nil) }
+        clock = now
         random = SplitMix64(seed: seed)
         pacing = RequestPacing(now: now)
     }
@@ -117,8 +192,12 @@ package struct LeaseMachine {
     /// Takes in what happened and tells what to do; one table at most is published for all of it.
     package mutating func handle(_ inputs: [Input], now: Instant) -> [Action] {
         guard !hasEnded else { return [] }
+        clock = now
         for input in inputs { take(input, now: now) }
+        settleDeletions(now: now)
+        endHolds(now: now)
         settleOwnLease(now: now)
+        settleIdentity(now: now)
         if !hasEnded { askNext(now: now) }
         publish()
         if let nextWake, !hasEnded { actions.append(.wake(at: nextWake)) }
@@ -133,7 +212,7 @@ package struct LeaseMachine {
 // MARK: - What happened
 
 extension LeaseMachine {
-    private mutating func take(_ input: Input, now: Instant) {
+    mutating func take(_ input: Input, now: Instant) {
         switch input {
         case .timer:
             break
@@ -141,14 +220,16 @@ extension LeaseMachine {
             isRequestUnderWay = false
             isSnapshotWanted = false
             succeeded(.snapshot, now: now)
-            if snapshot.revision < revision { reportDataLoss(from: revision, to: snapshot.revision) }
-            register.replace(with: snapshot.entries, now: now)
+            if snapshot.revision < highestRevision { reportDataLoss(from: highestRevision, to: snapshot.revision) }
+            takeEntries(of: snapshot, now: now)
             keysChanged = nil
             keysTold = []
             lost = []
             noneLeftUntil = nil
             take(configuration: snapshot.configuration)
             revision = snapshot.revision
+            highestRevision = revision
+            hasStoreJumped = false
             // What the watch told while the snapshot was read may be older or newer than it: begin anew.
             isWatching = false
             resyncAt = now + .seconds(Double.random(in: Self.resyncSeconds, using: &random))
@@ -171,6 +252,8 @@ extension LeaseMachine {
             guard number == watchNumber else { return }
             isWatching = false
             isWatchAlive = false
+            if let since = watchAliveSince, since + Self.provenWatchLife <= now { pacing.succeeded(.watch) }
+            watchAliveSince = nil
             if error.kind == .historyLost {
                 report(.info, "store history is gone, reading everything anew", ["error": error.description])
                 isSnapshotWanted = true
@@ -179,30 +262,49 @@ extension LeaseMachine {
             }
         case .announce(let announcement):
             self.announcement = announcement
+            ownAddresses.removeAll { $0 == announcement.publicAddress }
+            ownAddresses = ownAddresses.suffix(Self.ownAddressLimit - 1) + [announcement.publicAddress]
             own?.isRewriteWanted = true
+            if let configuration { checkUnderlay(configuration) }
         }
     }
 
-    private mutating func take(_ update: StoreUpdate, now: Instant) {
+    mutating func take(_ update: StoreUpdate, now: Instant) {
+        if case .conditions(let conditions) = update {
+            storeConditions = conditions
+            return
+        }
         if failures[.watch] != nil {
             // It was away: what happened meanwhile is told, unless the store lost it too.
             resyncAt = now + .seconds(Double.random(in: Self.verificationSeconds, using: &random))
         }
         succeeded(.watch, now: now)
         isWatchAlive = true
+        if watchAliveSince == nil { watchAliveSince = now }
         switch update {
+        case .conditions:
+            break
         case .alive(let current):
+            // A member that lags behind may say so too: whether the store is older than before, a snapshot tells.
             guard current < revision else { return }
-            reportDataLoss(from: revision, to: current)
+            revision = current
             isSnapshotWanted = true
         case .changes(let events, let current):
-            revision = max(revision, current)
+            guard current >= revision else {
+                // What is told twice, or of before what is known, is no news: the store itself is asked.
+                isSnapshotWanted = true
+                return
+            }
+            revision = current
+            highestRevision = max(highestRevision, current)
             for event in events {
                 switch event {
                 case .put(let entry):
                     put(entry, now: now)
+                    noteOwnEntry(entry)
                     if isRequestUnderWay { keysTold.insert(entry.key) }
                 case .deleted(let key):
+                    noteDeletion(of: key, now: now)
                     remove(key)
                     if isRequestUnderWay { keysTold.insert(key) }
                 case .configuration(let text): take(configuration: text)
@@ -212,26 +314,28 @@ extension LeaseMachine {
         }
     }
 
-    private mutating func put(_ entry: StoreEntry, now: Instant) {
-        register.put(entry, now: now)
+    mutating func put(_ entry: StoreEntry, now: Instant) {
+        keysChanged?.formUnion(register.put(entry, now: now))
         keysChanged?.insert(entry.key)
+        if !deletedNow.isEmpty { deletedNow.removeAll { $0.key == entry.key } }
+        if !deletedLately.isEmpty { deletedLately.removeAll { $0.key == entry.key } }
     }
 
-    private mutating func remove(_ key: String) {
+    mutating func remove(_ key: String) {
         register.remove(key)
         keysChanged?.insert(key)
     }
 
-    private mutating func take(_ result: StoreWriteResult, of write: Write, now: Instant) {
+    mutating func take(_ result: StoreWriteResult, of write: Write, now: Instant) {
         switch (write, result) {
         case (.create(let key, let value, let timeToLive), .done(let version)),
             (.renew(let key, let value, let timeToLive, _), .done(let version)):
             let entry = StoreEntry(
-                key: key, value: value, version: version, holder: timeToLive == nil ? nil : options.identity,
+                key: key, value: value, version: version, holder: timeToLive == nil ? nil : identity,
                 lifetime: timeToLive.map { .expiring(remaining: $0) } ?? .permanent)
             if !keysTold.contains(key) { put(entry, now: now) }
             guard let subnet = LeaseSubnet(key: key) else { return }
-            hold(subnet, timeToLive: timeToLive, now: now)
+            hold(subnet, timeToLive: timeToLive, written: value, now: now)
             if case .create = write {
                 report(
                     .notice, "lease acquired", ["subnet": "\(subnet)", "public_ip": "\(ownEndpoint.address)"])
@@ -246,6 +350,7 @@ extension LeaseMachine {
                 report(.info, "another node was faster, trying the next subnet", ["subnet": "\(subnet)"])
             }
         case (.delete(let key, _), .done):
+            if register.ownKeys.contains(key) { leftoversDeleted.insert(key) }
             if !keysTold.contains(key) { remove(key) }
             report(.info, "lease released", ["key": key])
         case (.renew, .refused), (.delete, .refused):
@@ -253,7 +358,7 @@ extension LeaseMachine {
         }
     }
 
-    private mutating func take(configuration text: String?) {
+    mutating func take(configuration text: String?) {
         guard text != configurationText || (text == nil && configurationProblem == nil) else { return }
         configurationText = text
         guard let text else {
@@ -265,6 +370,10 @@ extension LeaseMachine {
         }
         do throws(NetworkConfigurationError) {
             let parsed = try NetworkConfiguration(parsing: text)
+            if let refusal = parsed.refusal(underlay: announcement.addresses) {
+                refuse(refusal)
+                return
+            }
             if let own, !parsed.admits(own.lease.subnet) {
                 configurationProblem = (
                     "the network configuration changed to one that this node's subnet, \(own.lease.subnet), is not of",
@@ -287,201 +396,37 @@ extension LeaseMachine {
                     "port": "\(parsed.backend.port)",
                 ])
         } catch {
-            configurationProblem = (
-                "the network configuration is wrong: \(error)",
-                "correct it: twilld network set"
-                    + (configuration == nil ? "" : "; the one before it stays in effect")
-            )
-            report(
-                .error, "network configuration is wrong", ["store": storeName, "error": error.description])
-        }
-    }
-}
-
-// MARK: - This node's lease
-
-extension LeaseMachine {
-    private var ownEndpoint: Endpoint {
-        Endpoint(
-            address: announcement.publicAddress,
-            port: announcement.port ?? configuration?.backend.port ?? NetworkConfiguration.Backend().port)
-    }
-
-    private var ownValue: LeaseValue {
-        let isUsual = announcement.port == configuration?.backend.port
-        return LeaseValue(
-            publicAddress: announcement.publicAddress, publicIPv6Address: announcement.publicIPv6Address,
-            port: isUsual ? nil : announcement.port)
-    }
-
-    /// Whether an entry is this node's own: by the identity beside it or, where it has none (flanneld or a
-    /// person wrote it), by what it announces, as flannel has it.
-    private func isOwn(_ record: LeaseRegister.Record) -> Bool {
-        if let holder = record.entry.holder { return holder == options.identity }
-        return configuration.map { record.endpoint(defaultPort: $0.backend.port) == ownEndpoint } ?? false
-    }
-
-    private mutating func hold(_ subnet: LeaseSubnet, timeToLive: Duration?, now: Instant) {
-        let expiry = timeToLive.map { now + $0 }
-        let acquired = own.flatMap { $0.lease.subnet == subnet ? $0.lease.acquired : nil }
-        own = Holding(
-            lease: OwnLease(
-                subnet: subnet, endpoint: ownEndpoint, isReservation: timeToLive == nil,
-                acquired: acquired ?? now, renewed: now, expiry: expiry,
-                replaced: replaced == subnet ? nil : replaced))
-        if let timeToLive {
-            // A margin that leaves nothing of the lease's life would renew without end.
-            let margin = options.renewalMargin < timeToLive ? options.renewalMargin : timeToLive / 2
-            let wait = timeToLive - margin
-            // Nodes started together do not renew together.
-            own?.renewAt = now + wait - min(margin, wait) * Double.random(in: 0...0.1, using: &random)
-        }
-        wanted = subnet
-        said["none left"] = nil
-    }
-
-    /// Notices that another node has taken the lease.
-    private mutating func settleOwnLease(now: Instant) {
-        guard let own, let record = register[own.key], !isOwn(record) else { return }
-        // An entry without an identity that announces the address of a moment ago is this node's reservation.
-        if record.entry.holder == nil,
-            record.endpoint(defaultPort: own.lease.endpoint.port) == own.lease.endpoint
-        {
-            return
-        }
-        guard let taker = record.endpoint(defaultPort: own.lease.endpoint.port) else {
-            // It names nobody: damage, not a taker.
-            self.own?.isRewriteWanted = true
-            return
-        }
-        let subnet = own.lease.subnet
-        self.own = nil
-        replaced = subnet
-        report(
-            .error, "subnet lost to another node: pods here keep addresses that are now routed there",
-            [
-                "subnet": "\(subnet)", "taken_by": "\(taker)",
-                "holder": record.entry.holder.map { "\($0)" } ?? "unknown",
-                "action": options.lossPolicy == .exit ? "exit" : "new lease; restart the pods of this node",
-            ])
-        if options.lossPolicy == .exit {
-            hasEnded = true
-            actions.append(.end(reason: "the subnet \(subnet) of this node was taken by \(taker)"))
+            refuse(error)
         }
     }
 
-    /// The next write that this node's lease or an expired one needs.
-    private mutating func nextWrite(now: Instant) -> Write? {
-        guard let configuration else { return nil }
-        if let own { return upkeep(of: own, now: now) ?? release(now: now) }
-        return acquisition(in: configuration, now: now) ?? release(now: now)
+    /// Keeps to the configuration of before, if there is one.
+    mutating func refuse(_ error: NetworkConfigurationError) {
+        configurationProblem = (
+            "the network configuration is wrong: \(error)",
+            "correct it: twilld network set"
+                + (configuration == nil ? "" : "; the one before it stays in effect")
+        )
+        report(.error, "network configuration is wrong", ["store": storeName, "error": error.description])
     }
 
-    private mutating func upkeep(of own: Holding, now: Instant) -> Write? {
-        let timeToLive = own.lease.isReservation ? nil : options.timeToLive
-        guard let record = register[own.key] else {
-            say(
-                "own key", own.key,
-                LeaseReport(
-                    .warning, "this node's lease is gone from the store, registering it again",
-                    ["subnet": "\(own.lease.subnet)"]))
-            return .create(key: own.key, value: ownValue.json, timeToLive: options.timeToLive)
+    /// Judges the configuration in effect, and the text that the store has, by where this node is now.
+    mutating func checkUnderlay(_ configuration: NetworkConfiguration) {
+        if let refusal = configuration.refusal(underlay: announcement.addresses) {
+            if configurationProblem == nil { refuse(refusal) }
+        } else if configurationProblem != nil {
+            // It may have been this node's former address that was in the way.
+            let text = configurationText
+            configurationText = nil
+            if text != nil { take(configuration: text) }
         }
-        said["own key"] = nil
-        let hasOtherValue = own.isRewriteWanted && (try? record.value.get()) != ownValue
-        let isDue = own.renewAt.map { $0 <= now } ?? false
-        guard hasOtherValue || isDue else {
-            self.own?.isRewriteWanted = false
-            return nil
-        }
-        return .renew(
-            key: own.key, value: hasOtherValue ? ownValue.json : record.entry.value, timeToLive: timeToLive,
-            version: record.entry.version)
-    }
-
-    /// flannel's four rules for the subnet that a node gets.
-    private mutating func acquisition(in configuration: NetworkConfiguration, now: Instant) -> Write? {
-        let records = register.records.values
-        let candidates = records.filter(isOwn).sorted {
-            let (left, right) = ($0.subnet == wanted, $1.subnet == wanted)
-            return left != right ? left : $0.entry.key < $1.entry.key
-        }
-        for record in records
-        where !isOwn(record) && record.endpoint(defaultPort: configuration.backend.port) == ownEndpoint {
-            say(
-                "same address", record.entry.key,
-                LeaseReport(
-                    .error, "another node announces this node's address, its lease is left alone",
-                    [
-                        "public_ip": "\(ownEndpoint.address)", "port": "\(ownEndpoint.port)",
-                        "key": record.entry.key, "holder": record.entry.holder.map { "\($0)" } ?? "unknown",
-                        "action": "give each node its own --public-ip or its own port",
-                    ]))
-        }
-        // 1. The lease that it has.
-        if let record = candidates.first(where: { $0.subnet.map(configuration.admits) ?? false }),
-            let subnet = record.subnet
-        {
-            let timeToLive = record.isReservation ? nil : options.timeToLive
-            if record.isReservation, (try? record.value.get()) == ownValue {
-                hold(subnet, timeToLive: nil, now: now)
-                report(.notice, "lease found, it is a reservation", ["subnet": "\(subnet)"])
-                return nil
-            }
-            return .renew(
-                key: record.entry.key, value: ownValue.json, timeToLive: timeToLive,
-                version: record.entry.version)
-        }
-        // 2. One that it has and that the network no longer has.
-        for record in candidates {
-            if !record.isReservation {
-                return .delete(key: record.entry.key, version: record.entry.version)
-            }
-            say(
-                "reservation " + record.entry.key, record.entry.value,
-                LeaseReport(
-                    .warning,
-                    "the reservation for this node does not fit the network configuration, not used",
-                    ["key": record.entry.key, "network": "\(configuration.network)"]))
-        }
-        // 3. The one of the last run.
-        if let wanted, configuration.admits(wanted), !lost.contains(wanted), register.isFree(wanted) {
-            return .create(key: wanted.key, value: ownValue.json, timeToLive: options.timeToLive)
-        }
-        // 4. Any.
-        if let noneLeftUntil, noneLeftUntil > now { return nil }
-        let free = register.freeSubnets(in: configuration, limit: Self.choices, without: lost)
-        guard let subnet = free.randomElement(using: &random) else {
-            noneLeftUntil = now + Self.noneLeftPause
-            isSnapshotWanted = !lost.isEmpty
-            say(
-                "none left", "\(configuration.network)",
-                LeaseReport(
-                    .error, "no subnet is free, waiting for one",
-                    [
-                        "network": "\(configuration.network)", "first": "\(configuration.subnetMinimum)",
-                        "last": "\(configuration.subnetMaximum)",
-                        "subnet_len": "\(configuration.subnetLength)",
-                    ]))
-            return nil
-        }
-        return .create(key: subnet.key, value: ownValue.json, timeToLive: options.timeToLive)
-    }
-
-    /// Releases a lease that has ended, where the store does not do so by itself, or one that this node left
-    /// behind.
-    private func release(now: Instant) -> Write? {
-        let leftover = register.ownKeys.first { $0 != own?.key }
-        let ended = register.endings.first { $0.key != own?.key && $0.value + Self.releaseGrace <= now }?.key
-        guard let key = leftover ?? ended, let record = register[key] else { return nil }
-        return .delete(key: key, version: record.entry.version)
     }
 }
 
 // MARK: - What to ask the store next
 
 extension LeaseMachine {
-    private mutating func askNext(now: Instant) {
+    mutating func askNext(now: Instant) {
         if let resyncAt, resyncAt <= now { isSnapshotWanted = true }
         if !isRequestUnderWay, isSnapshotWanted {
             if mayAsk(.snapshot, now: now) {
@@ -508,23 +453,26 @@ extension LeaseMachine {
             if failures[.write] != nil { succeeded(.write, now: now) }
         }
         if isSnapshotWanted, !isRequestUnderWay { wake(at: now) }
-        for time in [resyncAt, own?.renewAt, noneLeftUntil] {
+        let identityEnd = identityProblem.flatMap(\.until)
+        for time in [resyncAt, own?.renewAt, noneLeftUntil, nextHeldEnd, contests.pausedUntil, identityEnd] {
             if let time, time > now { wake(at: time) }
         }
         let releases = register.endings.values.lazy.map { $0 + Self.releaseGrace }
         if let next = releases.filter({ $0 > now }).min() { wake(at: next) }
     }
 
-    private mutating func wake(at instant: Instant) { nextWake = min(nextWake ?? instant, instant) }
+    mutating func wake(at instant: Instant) { nextWake = min(nextWake ?? instant, instant) }
 
-    private mutating func mayAsk(_ request: RequestPacing.Request, now: Instant) -> Bool {
+    mutating func mayAsk(_ request: RequestPacing.Request, now: Instant) -> Bool {
         guard let later = pacing.take(request, now: now) else { return true }
         wake(at: later)
         return false
     }
 
-    private mutating func succeeded(_ request: RequestPacing.Request, now: Instant) {
-        pacing.succeeded(request)
+    mutating func succeeded(_ request: RequestPacing.Request, now: Instant) {
+        // A watch is proven by its life, not by its first word: a store that answers and ends it would be asked for ever
+        // at the pace of the first failure.
+        if request != .watch { pacing.succeeded(request) }
         guard failures.removeValue(forKey: request) != nil, failures.isEmpty, let since = unreachableSince
         else {
             return
@@ -535,7 +483,7 @@ extension LeaseMachine {
             ["store": storeName, "after_seconds": "\((now - since).components.seconds)"])
     }
 
-    private mutating func failed(
+    mutating func failed(
         _ request: RequestPacing.Request, _ error: LeaseStoreError, now: Instant
     ) {
         pacing.failed(request, now: now, using: &random)
@@ -557,18 +505,18 @@ extension LeaseMachine {
             ])
     }
 
-    private mutating func reportDataLoss(from old: Int64, to new: Int64) {
+    mutating func reportDataLoss(from old: Int64, to new: Int64) {
         report(
             .warning, "store is older than before (restored or emptied), reading everything anew",
             ["store": storeName, "revision_before": "\(old)", "revision": "\(new)"])
-        revision = new
+        hasStoreJumped = true
     }
 }
 
 // MARK: - What others see
 
 extension LeaseMachine {
-    private mutating func publish() {
+    mutating func publish() {
         var next = table
         next.configuration = configuration
         next.ownLease = own?.lease
@@ -576,8 +524,8 @@ extension LeaseMachine {
         next.conditions = conditions
         if let configuration {
             let context = PeerIndex.Context(
-                configuration: configuration, identity: options.identity, ownKey: own?.key,
-                ownSubnet: own?.lease.subnet, ownEndpoint: ownEndpoint)
+                configuration: configuration, identity: identity, ownKey: own?.key,
+                ownSubnet: own?.lease.subnet, ownEndpoint: ownEndpoint, ownAddresses: announcement.addresses)
             if let keysChanged {
                 for key in keysChanged { index.update(key, in: register, context: context) }
                 if keysChanged.isEmpty { index.follow(context, in: register) }
@@ -586,15 +534,16 @@ extension LeaseMachine {
             }
             keysChanged = []
             next.peers = index.peers
-            if index.reasons != reasons { takeReasons(into: &next) }
+            let changed = index.takeChangedReasons()
+            if !changed.isEmpty { takeReasons(changed, into: &next) }
         }
         guard next != table else { return }
         table = next
         actions.append(.publish(next))
     }
 
-    private var conditions: [Component: Problem] {
-        var conditions: [Component: Problem] = [:]
+    var conditions: [Component: Problem] {
+        var conditions = storeConditions
         if let configurationProblem {
             conditions[Component(.configuration)] = Problem(
                 configuration == nil ? .cutOff : .degraded, configurationProblem.cause,
@@ -613,27 +562,65 @@ extension LeaseMachine {
                 .cutOff, "no subnet is free in \(network)",
                 remedy: "release leases that nobody uses (twilld lease list), or widen Network")
         }
+        if let identityProblem { conditions[Component(.identity)] = identityProblem.problem }
+        if !register.held.isEmpty { conditions[Component(.store, "lost leases")] = heldProblem }
+        if let other = sameAddress {
+            conditions[Component(.lease, "address")] = Problem(
+                .degraded, "the lease \(other) announces this node's address, \(ownEndpoint), and is another node's",
+                remedy: "give each node its own --public-ip or its own --port; if that node is gone, twilld lease release it")
+        }
         return conditions
     }
 
-    private mutating func takeReasons(into next: inout PeerTable) {
-        for (key, reason) in index.reasons.sorted(by: { $0.key < $1.key }) where reasons[key] != reason {
-            report(.warning, "lease skipped", ["key": key, "reason": reason])
+    /// Says what changed of why entries are no peers, and puts it into the table, which is ordered by key.
+    mutating func takeReasons(_ changed: Set<String>, into next: inout PeerTable) {
+        for key in changed.sorted() {
+            let reason = index.reasons[key]
+            guard reasons[key] != reason else { continue }
+            if let reason {
+                report(.warning, "lease skipped", ["key": key, "reason": reason])
+            } else {
+                report(.info, "lease no longer skipped", ["key": key])
+            }
+            reasons[key] = reason
+            if changed.count <= Self.singleChanges { replaceSkipped(key, reason, in: &next.skipped) }
         }
-        for key in reasons.keys.sorted() where index.reasons[key] == nil {
-            report(.info, "lease no longer skipped", ["key": key])
+        guard changed.count > Self.singleChanges else { return }
+        next.skipped = reasons.map { SkippedLease(key: $0.key.printable, reason: $0.value) }.sorted {
+            $0.key < $1.key
         }
-        reasons = index.reasons
-        next.skipped = reasons.map { SkippedLease(key: $0.key, reason: $0.value) }.sorted { $0.key < $1.key }
     }
 
-    private mutating func report(_ level: Logger.Level, _ message: String, _ fields: [String: String]) {
-        actions.append(.report(LeaseReport(level, message, fields)))
+    func replaceSkipped(_ key: String, _ reason: String?, in skipped: inout [SkippedLease]) {
+        let key = key.printable
+        var (low, high) = (0, skipped.count)
+        while low < high {
+            let middle = (low + high) / 2
+            if skipped[middle].key < key { low = middle + 1 } else { high = middle }
+        }
+        let isThere = low < skipped.count && skipped[low].key == key
+        switch (isThere, reason) {
+        case (true, let reason?): skipped[low].reason = reason
+        case (true, nil): skipped.remove(at: low)
+        case (false, let reason?): skipped.insert(SkippedLease(key: key, reason: reason), at: low)
+        case (false, nil): break
+        }
+    }
+
+    mutating func report(_ level: Logger.Level, _ message: String, _ fields: [String: String]) {
+        report(LeaseReport(level, message, fields))
+    }
+
+    mutating func report(_ report: LeaseReport) {
+        guard let suppressed = reportPacing.take(report.message, now: clock) else { return }
+        var report = report
+        if suppressed > 0 { report.fields["left_out"] = "\(suppressed)" }
+        actions.append(.report(report))
     }
 
     /// Reports once for each `value` that `topic` takes.
-    private mutating func say(_ topic: String, _ value: String, _ report: LeaseReport) {
+    mutating func say(_ topic: String, _ value: String, _ report: LeaseReport) {
         guard said.updateValue(value, forKey: topic) != value else { return }
-        actions.append(.report(report))
+        self.report(report)
     }
 }

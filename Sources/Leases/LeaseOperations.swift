@@ -1,4 +1,5 @@
 public import Addresses
+import Health
 
 /// What a person does to a store by hand: `twilld lease …` and `twilld network …`.
 public struct LeaseOperations: Sendable {
@@ -55,7 +56,8 @@ public struct LeaseOperations: Sendable {
         }
     }
 
-    /// Keeps a subnet for the node that announces `publicAddress`; it has no time to live.
+    /// Keeps a subnet for the node that announces `publicAddress`; it has no time to live. Where that node has the subnet
+    /// already, its lease becomes the reservation.
     ///
     /// - Throws: `LeaseOperationError` where the subnet does not fit the network, somebody has it, or the node has
     ///   a reservation already; `LeaseStoreError`.
@@ -68,20 +70,33 @@ public struct LeaseOperations: Sendable {
                     + " \(configuration.subnetMinimum) to \(configuration.subnetMaximum) is needed")
         }
         let now = ContinuousClock.now
-        for record in snapshot.entries.map({ LeaseRegister.Record($0, now: now) }) {
+        let records = snapshot.entries.map { LeaseRegister.Record($0, now: now) }
+        var held: StoreEntry?
+        for record in records {
             let address = record.endpoint(defaultPort: configuration.backend.port)?.address
-            if record.subnet?.overlaps(subnet) ?? false {
+            if record.subnet == subnet, !record.isReservation, address == publicAddress {
+                held = record.entry
+            } else if record.subnet?.overlaps(subnet) ?? false {
                 throw LeaseOperationError(
-                    "\(record.entry.key) is \(record.isReservation ? "reserved" : "leased") to"
+                    "\(record.entry.key.printable) is \(record.isReservation ? "reserved" : "leased") to"
                         + " \(address.map { "\($0)" } ?? "a node that it does not name")"
                         + "; release it first: twilld lease release \(record.subnet.map { "\($0)" } ?? "")")
             }
             if record.isReservation, address == publicAddress {
-                throw LeaseOperationError("\(publicAddress) has a reservation already, \(record.entry.key)")
+                throw LeaseOperationError(
+                    "\(publicAddress) has a reservation already, \(record.entry.key.printable)")
             }
         }
         let value = LeaseValue(publicAddress: publicAddress)
-        let result = try await store.create(key: subnet.key, value: value.json, timeToLive: nil, holder: nil)
+        let result =
+            if let held {
+                // Its value stays: it may announce a port of the node's own.
+                try await store.renew(
+                    key: held.key, value: held.value, timeToLive: nil, holder: held.holder ?? .random(),
+                    version: held.version)
+            } else {
+                try await store.create(key: subnet.key, value: value.json, timeToLive: nil, holder: nil)
+            }
         if result == .refused {
             throw LeaseOperationError(
                 "\(subnet) was taken by somebody else just now; look at it: twilld lease list")
@@ -113,14 +128,17 @@ public struct LeaseOperations: Sendable {
 
     /// Checks a network configuration and writes it.
     ///
-    /// - Returns: what it leaves behind, one sentence each: leases that it does not admit.
-    /// - Throws: `NetworkConfigurationError` where it is wrong, and nothing is written then; `LeaseStoreError`.
+    /// - Returns: what is odd, one sentence each: keys that no daemon knows, leases that it does not admit.
+    /// - Throws: `NetworkConfigurationError` where it is wrong or has a key twice, and nothing is written then;
+    ///   `LeaseStoreError`.
     @discardableResult
     public func setNetwork(_ json: String) async throws -> [String] {
         let configuration = try NetworkConfiguration(parsing: json)
-        let entries = try await store.snapshot().entries
+        let remarks = try NetworkConfiguration.remarks(on: json)
+        // First, since it may be what makes the store.
         try await store.setConfiguration(json)
-        return entries.sorted { $0.key < $1.key }.compactMap { entry in
+        let entries = try await store.snapshot().entries
+        return remarks + entries.sorted { $0.key < $1.key }.compactMap { entry in
             guard let subnet = LeaseSubnet(key: entry.key), !configuration.admits(subnet) else { return nil }
             return "\(subnet) is no longer a subnet of the network: its node keeps it until it is restarted"
         }

@@ -16,7 +16,10 @@ struct LeaseRegister {
         init(_ entry: StoreEntry, now: ContinuousClock.Instant) {
             self.entry = entry
             subnet = LeaseSubnet(key: entry.key)
-            value = Result { () throws(LeaseValueError) in try LeaseValue(parsing: entry.value) }
+            value = Result { () throws(LeaseValueError) in
+                if let flaw = entry.flaw { throw LeaseValueError(flaw) }
+                return try LeaseValue(parsing: entry.value)
+            }
             renew(entry, now: now)
         }
 
@@ -34,49 +37,117 @@ struct LeaseRegister {
         }
     }
 
-    private let identity: NodeIdentity
+    /// An entry that the store no longer names and that is not believed gone.
+    struct Held {
+        /// When its lease would have ended at the latest.
+        var until: ContinuousClock.Instant
+    }
+
+    /// Whose entries this node's are.
+    var identity: NodeIdentity {
+        didSet { ownKeys = Set(records.filter { $0.value.entry.holder == identity && held[$0.key] == nil }.keys) }
+    }
     private(set) var records: [String: Record] = [:]
     /// When entries end, for those that do and whose store leaves it to the nodes.
     private(set) var endings: [String: ContinuousClock.Instant] = [:]
     /// The keys that `identity` holds.
     private(set) var ownKeys: Set<String> = []
+    /// The entries among `records` that the store no longer names.
+    private(set) var held: [String: Held] = [:]
+    // Those entries by what a new one can take from them.
+    private var heldByPrefix: [IPv4Prefix: String] = [:]
+    private var heldByAddress: [PublishedAddress: String] = [:]
+
+    /// Where an entry says its node is, as written.
+    private struct PublishedAddress: Hashable {
+        var address: IPv4Address
+        var port: UInt16?
+
+        init?(_ record: Record) {
+            guard case .success(let value) = record.value else { return nil }
+            address = value.publicAddress
+            port = value.port
+        }
+    }
 
     init(identity: NodeIdentity) { self.identity = identity }
 
-    subscript(key: String) -> Record? { records[key] }
+    /// The entry as the store has it; nil where it has none, also where one is held.
+    subscript(key: String) -> Record? { held.isEmpty || held[key] == nil ? records[key] : nil }
 
-    mutating func put(_ entry: StoreEntry, now: ContinuousClock.Instant) {
+    /// The entry, be it in the store or held.
+    func known(_ key: String) -> Record? { records[key] }
+
+    /// Takes an entry in. What was held in its place, or for its node, is so no longer.
+    ///
+    /// - Returns: the keys of other entries that went with that.
+    mutating func put(_ entry: StoreEntry, now: ContinuousClock.Instant) -> [String] {
         insert(Record(entry, now: now))
     }
 
     mutating func remove(_ key: String) {
+        release(key)
         records[key] = nil
         endings[key] = nil
         ownKeys.remove(key)
     }
 
-    /// Takes a snapshot over; what did not change keeps what was parsed.
+    /// Takes a snapshot over; what did not change keeps what was parsed. What is held stays, unless it is there again.
     mutating func replace(with entries: [StoreEntry], now: ContinuousClock.Instant) {
         let known = records
-        records = [:]
+        let kept = held
+        self = LeaseRegister(identity: identity)
         records.reserveCapacity(entries.count)
-        endings = [:]
-        ownKeys = []
+        // First, so that each entry takes away what it takes the place of.
+        for (key, held) in kept { if let record = known[key] { hold(record, until: held.until) } }
         for entry in entries {
-            if var record = known[entry.key], record.entry.value == entry.value {
+            if var record = known[entry.key], record.entry.value == entry.value, record.entry.flaw == entry.flaw {
                 record.renew(entry, now: now)
                 insert(record)
             } else {
-                put(entry, now: now)
+                _ = put(entry, now: now)
             }
         }
     }
 
-    private mutating func insert(_ record: Record) {
+    /// Keeps an entry that the store no longer names.
+    mutating func hold(_ record: Record, until: ContinuousClock.Instant) {
         let key = record.entry.key
         records[key] = record
-        endings[key] = record.expiry
+        endings[key] = nil
+        ownKeys.remove(key)
+        held[key] = Held(until: until)
+        if let subnet = record.subnet { heldByPrefix[subnet.ipv4] = key }
+        if let address = PublishedAddress(record) { heldByAddress[address] = key }
+    }
+
+    /// Holds an entry no longer; it stays among the records.
+    private mutating func release(_ key: String) {
+        guard !held.isEmpty, held.removeValue(forKey: key) != nil, let record = records[key] else { return }
+        if let subnet = record.subnet, heldByPrefix[subnet.ipv4] == key { heldByPrefix[subnet.ipv4] = nil }
+        if let address = PublishedAddress(record), heldByAddress[address] == key { heldByAddress[address] = nil }
+    }
+
+    @discardableResult
+    private mutating func insert(_ record: Record) -> [String] {
+        let key = record.entry.key
+        var displaced: [String] = []
+        if !held.isEmpty {
+            release(key)
+            let places = [
+                record.subnet.flatMap { heldByPrefix[$0.ipv4] },
+                PublishedAddress(record).flatMap { heldByAddress[$0] },
+            ]
+            for other in places {
+                guard let other, other != key, held[other] != nil else { continue }
+                remove(other)
+                displaced.append(other)
+            }
+        }
         if record.entry.holder == identity { ownKeys.insert(key) } else { ownKeys.remove(key) }
+        records[key] = record
+        endings[key] = record.expiry
+        return displaced
     }
 
     /// Whether no entry, however broken its value, has any address of `subnet`.
@@ -117,14 +188,25 @@ struct LeaseRegister {
     private func freeIPv6Prefixes(
         in allocation: NetworkConfiguration.IPv6Allocation, limit: Int, without tried: Set<LeaseSubnet>
     ) -> [IPv6Prefix] {
-        let taken = records.values.compactMap { $0.subnet?.ipv6 } + tried.compactMap(\.ipv6)
+        let taken = (records.values.compactMap { $0.subnet?.ipv6 } + tried.compactMap(\.ipv6)).sorted()
         var free: [IPv6Prefix] = []
+        var next = 0
+        // The end of the furthest taken prefix that begins at or before `address`; prefixes are nested or apart, so what
+        // holds an address is the furthest of those that begin before it.
+        var reach: IPv6Address?
+        var isFull = false
         var address = allocation.subnetMinimum
-        while address <= allocation.subnetMaximum, free.count < limit {
+        while !isFull, address <= allocation.subnetMaximum, free.count < limit {
             let candidate = IPv6Prefix(address, length: allocation.subnetLength)
-            if !taken.contains(where: { $0.overlaps(candidate) }) { free.append(candidate) }
-            guard let next = candidate.next else { break }
-            address = next
+            let end = candidate.next
+            while next < taken.count, end.map({ taken[next].address < $0 }) ?? true {
+                if let last = taken[next].next { reach = max(reach ?? last, last) } else { isFull = true }
+                next += 1
+            }
+            if !isFull, reach.map({ $0 <= address }) ?? true { free.append(candidate) }
+            guard let end else { break }
+            // What a wide prefix takes is passed over at once.
+            address = max(end, reach.map { IPv6Prefix($0, length: allocation.subnetLength).address } ?? end)
         }
         return free
     }

@@ -1,3 +1,5 @@
+public import Health
+
 /// Where a network keeps its configuration and its leases.
 ///
 /// A store moves bytes and guards writes; what they mean is decided in one place, `LeaseMachine`. Keys are
@@ -88,16 +90,20 @@ public struct StoreEntry: Sendable, Hashable {
     public var holder: NodeIdentity?
     /// When it ends.
     public var lifetime: Lifetime
+    /// Why the store could not read the value, as the end of a sentence that begins with the key; nil where it could.
+    public var flaw: String?
 
     /// Makes an entry.
     public init(
-        key: String, value: String, version: StoreVersion, holder: NodeIdentity?, lifetime: Lifetime
+        key: String, value: String, version: StoreVersion, holder: NodeIdentity?, lifetime: Lifetime,
+        flaw: String? = nil
     ) {
         self.key = key
         self.value = value
         self.version = version
         self.holder = holder
         self.lifetime = lifetime
+        self.flaw = flaw
     }
 }
 
@@ -109,12 +115,18 @@ public struct StoreSnapshot: Sendable, Hashable {
     public var entries: [StoreEntry]
     /// The revision that a watch goes on from.
     public var revision: Int64
+    /// What tells this store from another that answers under the same name (etcd: the cluster's number; a directory: its
+    /// file system and inode); nil where the store has no such thing.
+    public var storeIdentity: String?
 
     /// Makes a snapshot.
-    public init(configuration: String?, entries: [StoreEntry], revision: Int64) {
+    public init(
+        configuration: String?, entries: [StoreEntry], revision: Int64, storeIdentity: String? = nil
+    ) {
         self.configuration = configuration
         self.entries = entries
         self.revision = revision
+        self.storeIdentity = storeIdentity
     }
 }
 
@@ -124,6 +136,8 @@ public enum StoreUpdate: Sendable, Hashable {
     case alive(revision: Int64)
     /// Everything that changed up to `revision`, in order.
     case changes([StoreEvent], revision: Int64)
+    /// What is wrong with the store though it answers, a clock for example; takes the place of what was told before.
+    case conditions([Component: Problem])
 }
 
 /// One change in a store.

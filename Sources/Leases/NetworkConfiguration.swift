@@ -1,4 +1,5 @@
 public import Addresses
+import Health
 
 /// flannel's network configuration: which prefix the overlay has and how it is cut into node subnets.
 public struct NetworkConfiguration: Sendable, Hashable {
@@ -42,9 +43,10 @@ public struct NetworkConfiguration: Sendable, Hashable {
 
     /// Parses flannel's JSON by flannel's rules.
     public init(parsing json: String) throws(NetworkConfigurationError) {
-        guard let root = JSONValue(parsing: json) else {
+        let root: JSONValue
+        do throws(JSONError) { root = try JSONValue(reading: json) } catch {
             throw NetworkConfigurationError(
-                "the network configuration is no JSON; it begins with \"\(json.prefix(40))\"")
+                "the network configuration is no JSON: \(error); it begins with \"\(json.prefix(40))\"")
         }
         guard case .object = root else {
             throw NetworkConfigurationError(
@@ -94,14 +96,70 @@ public struct NetworkConfigurationError: Error, Sendable, Hashable, CustomString
     /// One sentence for an operator.
     public let description: String
 
-    init(_ description: String) { self.description = description }
+    // The texts come from a store: they are made printable here, on their way to terminals and logs.
+    init(_ description: String) { self.description = description.printable }
 
-    init(key: String, _ value: JSONValue, rule: String) { description = "\(key) is \(value): \(rule)" }
+    init(key: String, _ value: JSONValue, rule: String) { self.init("\(key) is \(value): \(rule)") }
+}
+
+extension NetworkConfiguration {
+    // flannel's names, where a person's misspelling is looked for.
+    private static let keys: Set<String> = [
+        "enableipv4", "enableipv6", "enablenftables", "network", "subnetlen", "subnetmin", "subnetmax",
+        "ipv6network", "ipv6subnetlen", "ipv6subnetmin", "ipv6subnetmax", "backend",
+    ]
+    private static let backendKeys: Set<String> = ["type", "port", "mtu"]
+
+    /// What is odd in a configuration that somebody is about to write, though a daemon would take it.
+    ///
+    /// - Returns: unknown keys by name and place, one sentence each.
+    /// - Throws: `NetworkConfigurationError` where a key stands twice: which one counts is not what its writer sees.
+    public static func remarks(on json: String) throws(NetworkConfigurationError) -> [String] {
+        let root: JSONValue
+        do throws(JSONError) { root = try JSONValue(reading: json) } catch {
+            throw NetworkConfigurationError("the network configuration is no JSON: \(error)")
+        }
+        func place(_ offset: Int) -> String { "\(JSONError.Place(offset: offset, in: json.utf8))" }
+        if let duplicate = root.duplicates().first {
+            throw NetworkConfigurationError(
+                "the key \"\(duplicate.path)\" stands twice, the second time at \(place(duplicate.offset)): keep one")
+        }
+        var remarks: [String] = []
+        func note(_ object: JSONValue?, known: Set<String>, path: String) {
+            guard case .object(let members)? = object else { return }
+            for member in members where !known.contains(member.key.lowercased()) {
+                remarks.append(
+                    "unknown key \"\(path)\(member.key)\" at \(place(member.offset)): no daemon of this network uses it"
+                        .printable)
+            }
+        }
+        note(root, known: keys, path: "")
+        note(root["Backend"], known: backendKeys, path: "Backend.")
+        return remarks
+    }
+
+    /// Why a node with these addresses cannot be of the network; nil where it can.
+    func refusal(underlay addresses: [IPv4Address]) -> NetworkConfigurationError? {
+        guard let address = addresses.first(where: network.contains) else { return nil }
+        return NetworkConfigurationError(
+            key: "Network", .string("\(network)"),
+            rule: "it holds \(address), this node's own address on the underlay: the tunnel's packets would go through the tunnel")
+    }
 }
 
 /// The configuration's members, each checked by its rule.
 private struct Fields {
     let object: JSONValue
+
+    // What a kernel does not route to another machine (RFC 6890): a route for it through the tunnel would cut the node off
+    // from itself, or from its link. 240.0.0.0/4 is routed by Linux, and is used for pods.
+    private static let reserved: [(IPv4Prefix, String)] = [
+        (IPv4Prefix(IPv4Address(0, 0, 0, 0), length: 8), "which names this host alone"),
+        (IPv4Prefix(IPv4Address(127, 0, 0, 0), length: 8), "which is the loopback"),
+        (IPv4Prefix(IPv4Address(169, 254, 0, 0), length: 16), "which is link-local"),
+        (IPv4Prefix(IPv4Address(224, 0, 0, 0), length: 4), "which is multicast"),
+        (IPv4Prefix(IPv4Address(255, 255, 255, 255), length: 32), "which is broadcast"),
+    ]
 
     func bool(_ key: String) throws(NetworkConfigurationError) -> Bool? {
         guard let value = object[key] else { return nil }
@@ -137,6 +195,10 @@ private struct Fields {
         // A default route over the overlay would take the underlay's own packets with it.
         guard network.length > 0 else {
             throw NetworkConfigurationError(key: "Network", value, rule: "it cannot be every address")
+        }
+        for (reserved, meaning) in Self.reserved where network.overlaps(reserved) {
+            throw NetworkConfigurationError(
+                key: "Network", value, rule: "it must have no address of \(reserved), \(meaning)")
         }
         return network
     }
@@ -186,6 +248,10 @@ private struct Fields {
         guard network.length <= 124, network.length > 0 else {
             throw NetworkConfigurationError(
                 key: "IPv6Network", value, rule: "it must be /124 or wider, to hold node subnets")
+        }
+        guard !network.address.isMulticast, !network.address.isLinkLocal, network.address.high >> 61 != 0 else {
+            throw NetworkConfigurationError(
+                key: "IPv6Network", value, rule: "global or unique local addresses are needed, such as fd00:66::/48")
         }
         let length = try subnetLength(
             "IPv6SubnetLen", network: "\(network)", networkLength: network.length, usual: 64, limit: 126)

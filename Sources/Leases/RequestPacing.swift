@@ -49,6 +49,44 @@ struct RequestPacing {
     }
 }
 
+/// How often one message is logged, whatever happens: what a store, a link or another node does again and again must not
+/// fill a disk.
+struct ReportPacing {
+    // Fifty at once (a store with as many broken entries), then one a minute: at most 1,490 lines a day for each message,
+    // of which there are some thirty.
+    static let burst = 50
+    static let refill = Duration.seconds(60)
+
+    private struct Budget {
+        var tokens = ReportPacing.burst
+        var refilled: ContinuousClock.Instant
+        var suppressed = 0
+    }
+
+    private var budgets: [String: Budget] = [:]
+
+    /// Takes from a message's budget.
+    ///
+    /// - Returns: how many were left out since the last one that was not; nil where this one is to be left out.
+    mutating func take(_ message: String, now: ContinuousClock.Instant) -> Int? {
+        var budget = budgets[message] ?? Budget(refilled: now)
+        defer { budgets[message] = budget }
+        let periods = (now - budget.refilled) / Self.refill
+        if periods >= 1 {
+            let whole = min(periods.rounded(.down), Double(Self.burst))
+            budget.tokens = min(Self.burst, budget.tokens + (Int(exactly: whole) ?? 0))
+            budget.refilled = whole < Double(Self.burst) ? budget.refilled + Self.refill * whole : now
+        }
+        guard budget.tokens > 0 else {
+            budget.suppressed += 1
+            return nil
+        }
+        budget.tokens -= 1
+        defer { budget.suppressed = 0 }
+        return budget.suppressed
+    }
+}
+
 /// A small generator of random numbers that a test can seed (Steele, Lea, Flood: "Fast splittable pseudorandom
 /// number generators", 2014).
 package struct SplitMix64: RandomNumberGenerator, Sendable {

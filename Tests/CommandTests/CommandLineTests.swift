@@ -103,7 +103,7 @@ private func exitStatus(_ words: [String]) -> Int32? {
     @Test(arguments: [
         ["-nonsense"], ["-iface"], ["-ip-masq", "false"], ["--mtu=67"], ["--mtu=65508"], ["--mtu=big"],
         ["--public-ip=10.0.0"], ["--subnet-lease-renew-margin=0"], ["--subnet-lease-renew-margin=1440"],
-        ["--tun-name=sixteen-bytes-xx"], ["--tun-name=a/b"], ["--etcd-keyfile=/k"], ["--etcd-username=u"],
+        ["--tun-name=sixteen-bytes-xx"], ["--tun-name=a/b"],
         ["--etcd-endpoints=,"], ["--on-lease-loss=cry"], ["--iptables-resync=0"], ["--healthz-port=65536"],
         ["nonsense"], ["check", "--nonsense"],
     ])

@@ -1,10 +1,29 @@
 import Addresses
+package import Health
 package import Leases
 
 /// A network of lease machines on one simulated store, under a simulated clock: everything that happens follows
 /// from the seed.
 package final class Simulation {
     package typealias Instant = ContinuousClock.Instant
+
+    /// How often a store and the way to it do what they should not, each from 0 to 1.
+    package struct Faults {
+        /// A request is not answered, and nothing is done.
+        package var failsRequest = 0.0
+        /// A write is done, and its answer lost.
+        package var losesAnswer = 0.0
+        /// A watch does not tell of a change.
+        package var losesEvent = 0.0
+        /// A watch tells of a change twice, the second time some seconds later.
+        package var repeatsEvent = 0.0
+        /// A watch says that it stands at a revision of before.
+        package var goesBack = 0.0
+        /// A watch is ended after a change.
+        package var endsWatch = 0.0
+
+        package init() {}
+    }
 
     package let start: Instant
     package private(set) var now: Instant
@@ -28,6 +47,13 @@ package final class Simulation {
     /// When each request was made, for each node.
     package private(set) var requests: [(node: Int, at: Instant)] = []
 
+    /// What goes wrong by itself.
+    package var faults = Faults()
+    /// Told of each step, with the node that took it.
+    package var observer: ((SimulatedNode) -> Void)?
+    /// What tells the store from another.
+    package var storeIdentity = "one"
+
     private var agenda: [(at: Instant, action: () -> Void)] = []
 
     package init(seed: UInt64, network: String? = #"{"Network":"10.66.0.0/16"}"#) {
@@ -41,17 +67,21 @@ package final class Simulation {
     @discardableResult
     package func addNode(
         _ address: String, identity: UInt32? = nil, port: UInt16? = nil, previous: String? = nil,
-        lossPolicy: LeaseOptions.LossPolicy = .reacquire, renewalMargin: Duration = .seconds(3_600)
+        lossPolicy: LeaseOptions.LossPolicy = .reacquire, renewalMargin: Duration = .seconds(3_600),
+        underlayAddress: String? = nil, identityProblem: Problem? = nil
     ) -> SimulatedNode {
         var options = LeaseOptions(identity: NodeIdentity(number: identity ?? UInt32(nodes.count + 1)))
         options.previousSubnet = previous.flatMap { LeaseSubnet(key: $0) }
         options.lossPolicy = lossPolicy
         options.renewalMargin = renewalMargin
+        options.identityProblem = identityProblem
         let node = SimulatedNode(
             simulation: self, number: nodes.count, identity: options.identity,
             machine: LeaseMachine(
                 storeName: "simulated",
-                announcement: NodeAnnouncement(publicAddress: IPv4Address(address)!, port: port),
+                announcement: NodeAnnouncement(
+                    publicAddress: IPv4Address(address)!, port: port,
+                    underlayAddress: underlayAddress.flatMap { IPv4Address($0) }),
                 options: options,
                 seed: random.next(), now: now))
         nodes.append(node)
@@ -102,6 +132,44 @@ package final class Simulation {
         happen(.configuration(json))
     }
 
+    /// Deletes keys as one change.
+    package func removeAll(_ keys: [String], andConfiguration: Bool = false) {
+        for key in keys {
+            entries[key] = nil
+            expiries[key] = nil
+        }
+        var events = keys.sorted().map { StoreEvent.deleted(key: $0) }
+        if andConfiguration {
+            configuration = nil
+            events.append(.configuration(nil))
+        }
+        happen(events)
+    }
+
+    /// What the store holds.
+    package struct Backup {
+        var configuration: String?
+        var entries: [String: StoreEntry]
+        var expiries: [String: Instant]
+        var revision: Int64
+    }
+
+    package var backup: Backup {
+        Backup(configuration: configuration, entries: entries, expiries: expiries, revision: revision)
+    }
+
+    /// Puts the store back to what it was.
+    package func restore(_ backup: Backup) {
+        isStoreDown = true
+        configuration = backup.configuration
+        entries = backup.entries
+        expiries = backup.expiries
+        revision = backup.revision
+        history = []
+        compacted = backup.revision
+        isStoreDown = false
+    }
+
     /// Loses everything but the configuration, history too; the clients notice as they would with etcd.
     package func wipe() {
         isStoreDown = true
@@ -117,14 +185,37 @@ package final class Simulation {
 
     // MARK: What a store does
 
-    private func happen(_ event: StoreEvent) {
+    private func happen(_ event: StoreEvent) { happen([event]) }
+
+    private func happen(_ events: [StoreEvent]) {
         revision += 1
-        history.append((revision, event))
+        for event in events { history.append((revision, event)) }
         let revision = revision
         for node in nodes {
             guard let watch = node.watchNumber else { continue }
-            schedule(after: latency) { node.feedWatch(.changes([event], revision: revision), watch) }
+            if occurs(faults.losesEvent) { continue }
+            // One stream tells in order.
+            let at = max(now + latency, node.lastTold)
+            node.lastTold = at
+            schedule(after: at - now) { node.feedWatch(.changes(events, revision: revision), watch) }
+            if occurs(faults.repeatsEvent) {
+                schedule(after: at - now + .seconds(3)) { node.feedWatch(.changes(events, revision: revision), watch) }
+            }
+            if occurs(faults.goesBack) {
+                schedule(after: at - now + .seconds(1)) { node.feedWatch(.alive(revision: revision / 2), watch) }
+            }
+            if occurs(faults.endsWatch) {
+                schedule(after: at - now + .seconds(1)) {
+                    guard node.watchNumber == watch else { return }
+                    node.watchNumber = nil
+                    node.feed(.watchEnded(LeaseStoreError(.unreachable, "simulated: cut"), watch: watch))
+                }
+            }
         }
+    }
+
+    private func occurs(_ probability: Double) -> Bool {
+        probability > 0 && Double.random(in: 0..<1, using: &random) < probability
     }
 
     @discardableResult
@@ -142,7 +233,8 @@ package final class Simulation {
     }
 
     private func expire() {
-        for (key, expiry) in expiries where expiry <= now { remove(key) }
+        // In an order that is always the same.
+        for key in expiries.filter({ $0.value <= now }).keys.sorted() { remove(key) }
     }
 
     private func endWatches(_ error: LeaseStoreError) {
@@ -159,19 +251,27 @@ package final class Simulation {
             requests.append((node.number, now))
             schedule(after: latency) { [self] in
                 let result: Result<StoreSnapshot, LeaseStoreError> =
-                    isStoreDown
+                    isStoreDown || occurs(faults.failsRequest)
                     ? .failure(LeaseStoreError(.unreachable, "simulated: down"))
                     : .success(
                         StoreSnapshot(
                             configuration: configuration,
-                            entries: entries.values.sorted { $0.key < $1.key }, revision: revision))
+                            entries: entries.values.sorted { $0.key < $1.key }, revision: revision,
+                            storeIdentity: storeIdentity))
                 schedule(after: latency) { node.feed(.snapshot(result)) }
             }
+        case .changeIdentity(let identity):
+            node.identity = identity
         case .write(let write):
             requests.append((node.number, now))
+            let holder = node.identity
             schedule(after: latency) { [self] in
-                var result = perform(write, holder: node.identity)
-                if losesAnswers, Bool.random(using: &random) {
+                if occurs(faults.failsRequest) {
+                    let error = LeaseStoreError(.unreachable, "simulated: not heard")
+                    return schedule(after: latency) { node.feed(.written(write, .failure(error))) }
+                }
+                var result = perform(write, holder: holder)
+                if losesAnswers && Bool.random(using: &random) || occurs(faults.losesAnswer) {
                     result = .failure(LeaseStoreError(.unreachable, "simulated: answer lost"))
                 }
                 let answer = result
@@ -239,7 +339,9 @@ package final class Simulation {
 package final class SimulatedNode {
     private unowned let simulation: Simulation
     package let number: Int
-    package let identity: NodeIdentity
+    package internal(set) var identity: NodeIdentity
+    /// When the watch last told something.
+    var lastTold: ContinuousClock.Instant
     private var machine: LeaseMachine
     var watchNumber: Int?
     var wakeNumber = 0
@@ -256,17 +358,22 @@ package final class SimulatedNode {
         self.number = number
         self.identity = identity
         self.machine = machine
+        lastTold = simulation.now
     }
 
     package func feed(_ input: LeaseMachine.Input) {
         guard !isStopped else { return }
         for action in machine.handle([input], now: simulation.now) { simulation.carryOut(action, for: self) }
+        simulation.observer?(self)
     }
 
     /// What a watch told before another took its place does not arrive any more.
     func feedWatch(_ update: StoreUpdate, _ watch: Int) {
         if watchNumber == watch { feed(.update(update, watch: watch)) }
     }
+
+    /// Tells the node something as its watch would.
+    package func tell(_ update: StoreUpdate) { if let watchNumber { feedWatch(update, watchNumber) } }
 
     package func announce(_ address: String, port: UInt16? = nil) {
         feed(.announce(NodeAnnouncement(publicAddress: IPv4Address(address)!, port: port)))

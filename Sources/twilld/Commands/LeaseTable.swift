@@ -1,3 +1,4 @@
+import Health
 import Leases
 
 /// Leases as `twilld lease list` prints them: a line each, columns under a heading.
@@ -11,8 +12,8 @@ struct LeaseTable {
                     listing.remaining.map { LeaseTable.hoursAndMinutes($0) } ?? "unknown"
                 }
             return [
-                listing.key, listing.endpoint.map { "\($0)" } ?? "-", ends,
-                listing.problem.map { "not used: \($0)" }
+                listing.key.printable, listing.endpoint.map { "\($0)" } ?? "-", ends,
+                listing.problem.map { "not used: \($0.printable)" }
                     ?? (listing.isReservation ? "reservation" : "lease"),
             ]
         }

@@ -1,6 +1,7 @@
 import ArgumentParser
 import FoundationEssentials
 import Glibc
+import Health
 import Leases
 
 /// `twilld network`: the configuration of the whole network.
@@ -20,7 +21,10 @@ struct Network: ParsableCommand {
 
         func run() async throws {
             let (json, meaning) = try await store.operate { try await $0.network() }
-            print(json)
+            // Ends of lines stay; nothing else in it steers a terminal.
+            for line in json.split(separator: "\n", omittingEmptySubsequences: false) {
+                print(line.replacing("\t", with: "    ").replacing("\r", with: "").printable)
+            }
             // What the JSON leaves to defaults is the question that brings people here; the JSON alone is for pipes.
             StandardError.write(
                 """

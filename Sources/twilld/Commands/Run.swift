@@ -51,6 +51,9 @@ struct Run: FlagTaking {
             return handler
         }
         let leases = try store.open()
+        for remark in store.remarks {
+            logger.warning("flag without effect", metadata: ["flag": "etcd", "detail": "\(remark)"])
+        }
         logger.notice("starting", metadata: ["version": "\(Version.text)", "store": "\(leases.name)"])
         if observation.vmodule != nil {
             logger.warning("flag without effect", metadata: ["flag": "vmodule", "detail": "use -v"])
@@ -74,7 +77,8 @@ struct Run: FlagTaking {
 
     private func run(_ leases: any LeaseStore, _ signals: UnixSignalsSequence, _ logger: Logger) async throws
     {
-        let identity = try IdentityFile.identity(in: lease.stateDir)
+        // First: without it there is no telling which lease is this node's.
+        let found = try IdentityFile.identity(in: lease.stateDir)
         let health = NodeHealth(logger: logger)
         let node = try NodeNetwork(
             options: underlay.options, resyncInterval: .seconds(rules.iptablesResync), health: health,
@@ -86,6 +90,11 @@ struct Run: FlagTaking {
                 "interface": "\(chosen.interfaceName)", "address": "\(chosen.address)",
                 "public": "\(chosen.publicAddress)", "mtu": "\(chosen.mtu)",
             ])
+        let identity = try IdentityFile.confirmed(
+            found, in: lease.stateDir, machine: .current(address: chosen.publicAddress))
+        if let problem = identity.problem {
+            logger.warning("identity is another one", metadata: ["identity": "\(identity.identity)", "detail": "\(problem.cause)"])
+        }
         let notification = ServiceNotification(environment: ProcessInfo.processInfo.environment)
         let seen = Observation(
             storeName: leases.name, peerMetricsLimit: observation.metricsPeers, health: health)

@@ -90,12 +90,24 @@ actor Daemon {
     /// Runs the node in `store` until the task is cancelled.
     ///
     /// - Throws: What keeps the node from starting, or `LeaseLost`.
-    func run(store: any LeaseStore, identity: NodeIdentity, node: NodeNetwork) async throws {
-        var options = LeaseOptions(identity: identity)
+    func run(store: any LeaseStore, identity: IdentityFile.Kept, node: NodeNetwork) async throws {
+        var options = LeaseOptions(identity: identity.identity)
+        options.identityProblem = identity.problem
         options.previousSubnet = previousSubnet()
         options.renewalMargin = .seconds(flags.lease.subnetLeaseRenewMargin * 60)
         options.lossPolicy = flags.lease.onLeaseLoss == .exit ? .exit : .reacquire
-        let keeper = LeaseKeeper(store: store, announcement: announcement, options: options, logger: logger)
+        let (stateDirectory, logger) = (flags.lease.stateDir, logger)
+        let keeper = LeaseKeeper(
+            store: store, announcement: announcement, options: options, logger: logger,
+            identityChanged: { identity in
+                do throws(CommandFailure) {
+                    try await onThread { () throws(CommandFailure) in
+                        try IdentityFile.keep(identity, in: stateDirectory)
+                    }
+                } catch {
+                    logger.error("identity not kept", metadata: ["detail": "\(error.message)"])
+                }
+            })
 
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask { try await keeper.run() }
@@ -158,7 +170,7 @@ actor Daemon {
     private var announcement: NodeAnnouncement {
         NodeAnnouncement(
             publicAddress: underlay.publicAddress, publicIPv6Address: flags.underlay.publicIpv6,
-            port: flags.tunnel.port)
+            port: flags.tunnel.port, underlayAddress: underlay.address)
     }
 
     private func previousSubnet() -> LeaseSubnet? {

@@ -54,14 +54,10 @@ final class Observation: Observable {
     func update(_ underlay: Underlay) { knowledge.withLock { $0.underlay = underlay } }
 
     func update(_ table: PeerTable) {
-        for kind in [Component.Kind.store, .configuration, .lease] {
-            health.replace(
-                kind,
-                with: Dictionary(
-                    uniqueKeysWithValues: table.conditions.filter { $0.key.kind == kind }.map {
-                        ($0.key.subject, $0.value)
-                    }))
-        }
+        // The table has the word on what it has spoken of, and on nothing else.
+        let before = knowledge.withLock { $0.table.conditions }
+        for component in before.keys where table.conditions[component] == nil { health.forget(component) }
+        for (component, problem) in table.conditions.sorted(by: { $0.key < $1.key }) { health.set(component, problem) }
         knowledge.withLock {
             if table.isStoreConnected && !$0.table.isStoreConnected {
                 if $0.hasBeenConnected { $0.reconnects += 1 }

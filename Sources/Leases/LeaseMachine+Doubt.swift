@@ -1,0 +1,121 @@
+// How it works. A store that was emptied, unmounted, restored from a backup or replaced by another one says the same as
+// one whose nodes are gone. What works is not taken away on such a word: peers whose entries go all at once are held,
+// and used on, until the store names them again, names another node in their place, or their leases would have ended.
+// One entry that goes by itself is believed at once. docs/adr/0022.
+
+import Addresses
+import Health
+import Logging
+
+extension LeaseMachine {
+    // A script that deletes key by key, some tens of milliseconds each, is one event; an operator's releases are not.
+    private static let deletionWindow = Duration.seconds(10)
+    // How far before its known end a lease may go without that being odd.
+    private static let expectedEndMargin = Duration.seconds(300)
+    // How many held peers a problem names.
+    private static let namedPeers = 4
+
+    /// Takes over a snapshot's entries, except for what it lacks and is not believed to be gone.
+    mutating func takeEntries(of snapshot: StoreSnapshot, now: Instant) {
+        if let known = storeIdentity, let other = snapshot.storeIdentity, known != other {
+            hasStoreJumped = true
+            report(
+                .warning, "the store is another one than before", ["store": storeName, "before": known, "now": other])
+        }
+        storeIdentity = snapshot.storeIdentity ?? storeIdentity
+        let present = Set(snapshot.entries.map(\.key))
+        let known = index.keys.filter { register.held[$0] == nil }
+        let missing = known.filter { !present.contains($0) }.compactMap { register[$0] }.filter {
+            !hasEndedAsExpected($0, now: now)
+        }
+        let isConfigurationGone = snapshot.configuration == nil && configuration != nil
+        let cause = doubt(missing.count, of: known.count, isConfigurationGone: isConfigurationGone)
+        register.replace(with: snapshot.entries, now: now)
+        deletedNow = []
+        if let cause { hold(missing, because: cause, now: now) }
+        if hasStoreJumped { own?.isRewriteWanted = true }
+    }
+
+    /// Takes notice of a deletion, before the entry is gone.
+    mutating func noteDeletion(of key: String, now: Instant) {
+        guard index.contains(key), let record = register[key], !hasEndedAsExpected(record, now: now) else { return }
+        deletedNow.append(Deletion(key: key, record: record, at: now))
+    }
+
+    private func hasEndedAsExpected(_ record: LeaseRegister.Record, now: Instant) -> Bool {
+        record.expiry.map { $0 <= now + Self.expectedEndMargin } ?? false
+    }
+
+    /// Judges the deletions that the watch told of, together with those of the last seconds.
+    mutating func settleDeletions(now: Instant) {
+        deletedLately.removeAll { $0.at + Self.deletionWindow <= now }
+        guard !deletedNow.isEmpty else { return }
+        let believed = deletedLately.count
+        deletedLately += deletedNow
+        deletedNow = []
+        // The index still has what went just now.
+        let known = index.peers.count - register.held.count + believed
+        let isConfigurationGone = configurationText == nil && configuration != nil
+        let isGoingOn = doubtedUntil.map { $0 > now } ?? false
+        guard
+            let cause = doubt(deletedLately.count, of: known, isConfigurationGone: isConfigurationGone)
+                ?? (isGoingOn ? (heldCause.isEmpty ? "they went all at once" : heldCause) : nil)
+        else { return }
+        doubtedUntil = now + Self.deletionWindow
+        let gone = deletedLately.filter { register.known($0.key) == nil }.map(\.record)
+        deletedLately = []
+        hold(gone, because: cause, now: now)
+    }
+
+    /// Why that many peers' entries are not believed gone; nil where they are.
+    private func doubt(_ count: Int, of known: Int, isConfigurationGone: Bool) -> String? {
+        guard count > 0 else { return nil }
+        if hasStoreJumped { return "it was restored, emptied or replaced by another one" }
+        if isConfigurationGone { return "its network configuration is gone too" }
+        return count >= 2 && count * 2 > known ? "they went all at once" : nil
+    }
+
+    private mutating func hold(_ records: [LeaseRegister.Record], because cause: String, now: Instant) {
+        guard !records.isEmpty else { return }
+        for record in records where register.known(record.entry.key) == nil {
+            // etcd does not tell how long a lease has left: at most all of it.
+            register.hold(record, until: record.expiry ?? now + options.timeToLive)
+            keysChanged?.insert(record.entry.key)
+        }
+        heldCause = cause
+        report(
+            .error, "the store lost leases that are not believed gone, their nodes stay peers",
+            [
+                "store": storeName, "count": "\(records.count)", "detail": cause,
+                "subnets": records.prefix(Self.namedPeers).compactMap { $0.subnet.map { "\($0)" } }.sorted()
+                    .joined(separator: " "),
+            ])
+    }
+
+    /// Lets go of what would have ended by now.
+    mutating func endHolds(now: Instant) {
+        nextHeldEnd = nil
+        guard !register.held.isEmpty else {
+            if !heldCause.isEmpty {
+                heldCause = ""
+                report(.notice, "no lease is held any longer that the store lost", ["store": storeName])
+            }
+            return
+        }
+        for (key, held) in register.held where held.until <= now { remove(key) }
+        nextHeldEnd = register.held.values.map(\.until).min()
+    }
+
+    var heldProblem: Problem {
+        let keys = register.held.count <= Self.namedPeers ? register.held.keys.sorted() : []
+        let names = keys.compactMap { register.known($0) }.map { record in
+            let address = (try? record.value.get()).map { " (\($0.publicAddress))" } ?? ""
+            return (record.subnet.map { "\($0)" } ?? record.entry.key) + address
+        }
+        let which = names.isEmpty ? "" : ": " + names.joined(separator: ", ")
+        return Problem(
+            .degraded,
+            "\(storeName) no longer has the leases of \(register.held.count) nodes\(which); \(heldCause), so they stay peers",
+            remedy: "bring the store back as it was; if the nodes are gone for good, restart twilld here")
+    }
+}

@@ -1,0 +1,267 @@
+import Addresses
+import Health
+import Logging
+
+// MARK: - This node's lease
+
+extension LeaseMachine {
+    var ownEndpoint: Endpoint {
+        Endpoint(
+            address: announcement.publicAddress,
+            port: announcement.port ?? configuration?.backend.port ?? NetworkConfiguration.Backend().port)
+    }
+
+    var ownValue: LeaseValue {
+        let isUsual = announcement.port == configuration?.backend.port
+        return LeaseValue(
+            publicAddress: announcement.publicAddress, publicIPv6Address: announcement.publicIPv6Address,
+            port: isUsual ? nil : announcement.port)
+    }
+
+    /// Whether an entry is this node's own: by the identity beside it or, where it has none (flanneld or a
+    /// person wrote it), by what it announces, as flannel has it.
+    func isOwn(_ record: LeaseRegister.Record) -> Bool {
+        if let holder = record.entry.holder { return holder == identity }
+        return announcesOwnEndpoint(record)
+    }
+
+    func announcesOwnEndpoint(_ record: LeaseRegister.Record) -> Bool {
+        configuration.map { record.endpoint(defaultPort: $0.backend.port) == ownEndpoint } ?? false
+    }
+
+    /// Whether an entry with another identity is this node's all the same: it is the subnet that this node had in its
+    /// last run, and announces where this node is. That is what flanneld knows a node by; it is how a node finds its
+    /// subnet again whose identity was lost. Should a node be alive that holds it, that one takes it back, and this one
+    /// yields: docs/adr/0023.
+    func isOwnByEvidence(_ record: LeaseRegister.Record) -> Bool {
+        guard let evidence, let subnet = record.subnet, record.entry.holder != nil, !isOwn(record) else { return false }
+        return subnet.ipv4 == evidence.ipv4 && !yielded.contains(subnet) && announcesOwnEndpoint(record)
+    }
+
+    /// The key of a lease that announces this node's address and is another node's.
+    var sameAddress: String? {
+        guard let key = said["same address"], let record = register[key], key != own?.key, !isOwn(record),
+            announcesOwnEndpoint(record)
+        else { return nil }
+        return key
+    }
+
+    mutating func hold(_ subnet: LeaseSubnet, timeToLive: Duration?, written value: String, now: Instant) {
+        let expiry = timeToLive.map { now + $0 }
+        let before = own.flatMap { $0.lease.subnet == subnet ? $0 : nil }
+        let adoption = adopting.flatMap { $0.key == subnet.key ? $0 : nil }
+        adopting = nil
+        own = Holding(
+            lease: OwnLease(
+                subnet: subnet, endpoint: ownEndpoint, isReservation: timeToLive == nil,
+                acquired: before?.lease.acquired ?? now, renewed: now, expiry: expiry,
+                replaced: replaced == subnet ? nil : replaced),
+            // What was written may be of before the last change of the address.
+            isRewriteWanted: (try? LeaseValue(parsing: value)) != ownValue, adoption: adoption ?? before?.adoption)
+        if let timeToLive {
+            // A margin that leaves nothing of the lease's life would renew without end.
+            let margin = options.renewalMargin < timeToLive ? options.renewalMargin : timeToLive / 2
+            let wait = timeToLive - margin
+            // Nodes started together do not renew together.
+            own?.renewAt = now + wait - min(margin, wait) * Double.random(in: 0...0.1, using: &random)
+        }
+        wanted = subnet
+        evidence = nil
+        said["none left"] = nil
+        if let problem = identityProblem, problem.until == nil {
+            identityProblem = (problem.problem, now + Self.noticeTime)
+        }
+    }
+
+    /// Notices that another node has taken the lease, or that it became a reservation.
+    mutating func settleOwnLease(now: Instant) {
+        guard let own, let record = register[own.key] else { return }
+        guard let taker = record.endpoint(defaultPort: own.lease.endpoint.port) else {
+            // It names nobody: damage, not a taker.
+            self.own?.isRewriteWanted = true
+            return
+        }
+        if record.entry.holder == identity {
+            if !ownAddresses.contains(taker.address) { settleSecondSelf(own, at: taker, now: now) }
+            return
+        }
+        let namesThisNode = taker == ownEndpoint || taker == own.lease.endpoint
+        guard let holder = record.entry.holder else {
+            // An entry without an identity that announces this node's address, or that of a moment ago, is its own.
+            if namesThisNode || isOwn(record) {
+                if record.isReservation, !own.lease.isReservation { becomeReservation() }
+                return
+            }
+            return lose(own, to: taker, record, now: now)
+        }
+        guard namesThisNode else { return lose(own, to: taker, record, now: now) }
+        if own.adoption?.holder == holder {
+            yieldSubnet(own, to: holder)
+        } else if mayContest(now: now) {
+            // It took this node for one that had died. That one yields when it sees that this node lives.
+            self.own?.isRewriteWanted = true
+            report(
+                .error, "another node with this node's address took its lease, taking it back",
+                ["subnet": "\(own.lease.subnet)", "public_ip": "\(taker.address)", "holder": "\(holder)"])
+        }
+    }
+
+    mutating func becomeReservation() {
+        own?.lease.isReservation = true
+        own?.lease.expiry = nil
+        own?.renewAt = nil
+        report(.notice, "this node's lease was made a reservation", ["subnet": own.map { "\($0.lease.subnet)" } ?? ""])
+    }
+
+    mutating func lose(_ own: Holding, to taker: Endpoint, _ record: LeaseRegister.Record, now: Instant) {
+        let subnet = own.lease.subnet
+        self.own = nil
+        replaced = subnet
+        report(
+            .error, "subnet lost to another node: pods here keep addresses that are now routed there",
+            [
+                "subnet": "\(subnet)", "taken_by": "\(taker)",
+                "holder": record.entry.holder.map { "\($0)" } ?? "unknown",
+                "action": options.lossPolicy == .exit ? "exit" : "new lease; restart the pods of this node",
+            ])
+        end("the subnet \(subnet) of this node was taken by \(taker)")
+    }
+
+    /// Ends where the operator wants that a node ends rather than take another subnet.
+    mutating func end(_ reason: String) {
+        guard options.lossPolicy == .exit else { return }
+        hasEnded = true
+        actions.append(.end(reason: reason))
+    }
+
+    /// The next write that this node's lease or an expired one needs.
+    mutating func nextWrite(now: Instant) -> Write? {
+        guard let configuration else { return nil }
+        if let own { return upkeep(of: own, now: now) ?? release(now: now) }
+        return acquisition(in: configuration, now: now) ?? release(now: now)
+    }
+
+    mutating func upkeep(of own: Holding, now: Instant) -> Write? {
+        guard let record = register[own.key] else {
+            say(
+                "own key", own.key,
+                LeaseReport(
+                    .warning, "this node's lease is gone from the store, registering it again",
+                    ["subnet": "\(own.lease.subnet)"]))
+            return .create(key: own.key, value: ownValue.json, timeToLive: options.timeToLive)
+        }
+        said["own key"] = nil
+        let isReservation = own.lease.isReservation || (record.isReservation && record.entry.holder == nil && isOwn(record))
+        let isOurs = (try? record.value.get()) == ownValue
+        let isRewriteDue = own.isRewriteWanted && (!isOurs || !isOwn(record))
+        guard isRewriteDue || own.renewAt.map({ $0 <= now }) ?? false else {
+            self.own?.isRewriteWanted = false
+            return nil
+        }
+        return .renew(
+            key: own.key, value: isOurs ? record.entry.value : ownValue.json,
+            timeToLive: isReservation ? nil : options.timeToLive, version: record.entry.version)
+    }
+
+    /// flannel's four rules for the subnet that a node gets.
+    mutating func acquisition(in configuration: NetworkConfiguration, now: Instant) -> Write? {
+        let records = register.records.filter { register.held[$0.key] == nil }.values
+        func rank(_ record: LeaseRegister.Record) -> Int {
+            // One that names this node goes before one of a former address; a copy of this node may hold that one.
+            (announcesOwnEndpoint(record) ? 0 : 2) + (record.subnet == wanted ? 0 : 1)
+        }
+        let candidates = records.filter { isOwn($0) || isOwnByEvidence($0) }.sorted {
+            let (left, right) = (rank($0), rank($1))
+            return left != right ? left < right : $0.entry.key < $1.entry.key
+        }
+        for record in records where !isOwn(record) && !isOwnByEvidence(record) && announcesOwnEndpoint(record) {
+            say(
+                "same address", record.entry.key,
+                LeaseReport(
+                    .error, "another node announces this node's address, its lease is left alone",
+                    [
+                        "public_ip": "\(ownEndpoint.address)", "port": "\(ownEndpoint.port)",
+                        "key": record.entry.key, "holder": record.entry.holder.map { "\($0)" } ?? "unknown",
+                        "action": "give each node its own --public-ip or its own port",
+                    ]))
+        }
+        // 1. The lease that it has.
+        if let record = candidates.first(where: { $0.subnet.map(configuration.admits) ?? false }),
+            let subnet = record.subnet
+        {
+            let timeToLive = record.isReservation ? nil : options.timeToLive
+            if record.isReservation, (try? record.value.get()) == ownValue {
+                hold(subnet, timeToLive: nil, written: record.entry.value, now: now)
+                report(.notice, "lease found, it is a reservation", ["subnet": "\(subnet)"])
+                return nil
+            }
+            adopt(record)
+            return .renew(
+                key: record.entry.key, value: ownValue.json, timeToLive: timeToLive,
+                version: record.entry.version)
+        }
+        // 2. One that it has and that the network no longer has.
+        for record in candidates {
+            if !isOwn(record) { continue }
+            if !record.isReservation {
+                return .delete(key: record.entry.key, version: record.entry.version)
+            }
+            say(
+                "reservation " + record.entry.key, record.entry.value,
+                LeaseReport(
+                    .warning,
+                    "the reservation for this node does not fit the network configuration, not used",
+                    ["key": record.entry.key, "network": "\(configuration.network)"]))
+        }
+        // 3. The one of the last run.
+        if let wanted, configuration.admits(wanted), !lost.contains(wanted), !yielded.contains(wanted),
+            register.isFree(wanted)
+        {
+            return .create(key: wanted.key, value: ownValue.json, timeToLive: options.timeToLive)
+        }
+        // 4. Any.
+        if let noneLeftUntil, noneLeftUntil > now { return nil }
+        let free = register.freeSubnets(in: configuration, limit: Self.choices, without: lost.union(yielded))
+        guard let subnet = free.randomElement(using: &random) else {
+            noneLeftUntil = now + Self.noneLeftPause
+            isSnapshotWanted = !lost.isEmpty
+            say(
+                "none left", "\(configuration.network)",
+                LeaseReport(
+                    .error, "no subnet is free, waiting for one",
+                    [
+                        "network": "\(configuration.network)", "first": "\(configuration.subnetMinimum)",
+                        "last": "\(configuration.subnetMaximum)",
+                        "subnet_len": "\(configuration.subnetLength)",
+                    ]))
+            return nil
+        }
+        return .create(key: subnet.key, value: ownValue.json, timeToLive: options.timeToLive)
+    }
+
+    /// Remembers what an entry was that is about to be taken over.
+    mutating func adopt(_ record: LeaseRegister.Record) {
+        let address = (try? record.value.get())?.publicAddress
+        let holder = record.entry.holder
+        let adoption = Adoption(
+            key: record.entry.key, address: address.flatMap { ownAddresses.contains($0) ? nil : $0 },
+            holder: holder == identity ? nil : holder)
+        adopting = adoption
+        guard let holder = adoption.holder else { return }
+        say(
+            "evidence", "\(holder)",
+            LeaseReport(
+                .warning, "the lease is this node's by its subnet file and its address, under another identity",
+                ["key": record.entry.key, "public_ip": "\(ownEndpoint.address)", "identity_before": "\(holder)"]))
+    }
+
+    /// Releases a lease that has ended, where the store does not do so by itself, or one that this node left
+    /// behind.
+    func release(now: Instant) -> Write? {
+        let leftover = register.ownKeys.sorted().first { $0 != own?.key && !isSecondSelfs($0) }
+        let ended = register.endings.lazy.filter { $0.key != own?.key && $0.value + Self.releaseGrace <= now }
+            .map(\.key).min()
+        guard let key = leftover ?? ended, let record = register[key] else { return nil }
+        return .delete(key: key, version: record.entry.version)
+    }
+}
