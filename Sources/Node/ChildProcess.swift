@@ -65,7 +65,7 @@ struct ChildProcess {
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }
         for (number, stream) in streams.enumerated() {
-            posix_spawn_file_actions_adddup2(&actions, stream, Int32(number))
+            posix_spawn_file_actions_adddup2(&actions, stream, Int32(clamping: number))
         }
         // The daemon's threads block signals that a child must not.
         var attributes = posix_spawnattr_t()
@@ -99,7 +99,9 @@ struct ChildProcess {
         while waits.contains(where: { $0.fd >= 0 }) {
             guard clock.now < deadline else { return nil }
             // The remaining time is not worth its arithmetic: no program that works is anywhere near the limit.
-            guard poll(&waits, nfds_t(waits.count), ChildProcess.timeoutMilliseconds) != 0 else { return nil }
+            guard poll(&waits, nfds_t(bitPattern: waits.count), ChildProcess.timeoutMilliseconds) != 0 else {
+                return nil
+            }
             for index in waits.indices where waits[index].fd >= 0 && waits[index].revents != 0 {
                 let count = read(waits[index].fd, &chunk, chunk.count)
                 if count > 0 {
