@@ -144,7 +144,7 @@ let etcdAndDaemon: [Target] = [
         ],
         swiftSettings: settings),
 
-    tests("LeaseEtcd", ["Addresses", "Leases", "LeaseTesting"]),
+    tests("LeaseEtcd", ["Addresses", "EtcdAPI", "Fuzz", "Leases", "LeaseTesting"]),
     // What the world does to a node: each kind of fault with real daemons; docs/robustness.md is its table.
     .testTarget(
         name: "WorldTests",

@@ -182,7 +182,8 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
         readParked()
         while completionCount < wanted {
             let error = wait(
-                timeoutMilliseconds: timeoutMicroseconds < 0 ? -1 : Int32((timeoutMicroseconds + 999) / 1000))
+                timeoutMilliseconds: timeoutMicroseconds < 0
+                    ? -1 : Int32(clamping: (timeoutMicroseconds &+ 999) / 1000))
             if error == -EINTR { break }
             if error != 0 { return error }
             receive()

@@ -93,26 +93,28 @@ public struct UringEngine: PacketEngine, ~Copyable {
         var parameters = io_uring_params()
         parameters.flags = twill_setup_flags(usesSubmissionPolling ? 1 : 0)
         parameters.sq_thread_idle = UringEngine.submissionPollingIdleMilliseconds
-        parameters.cq_entries = UInt32(entries * 4)
-        let made = io_uring_queue_init_params(UInt32(entries), ring, &parameters)
+        parameters.cq_entries = UInt32(clamping: entries * 4)
+        let made = io_uring_queue_init_params(UInt32(clamping: entries), ring, &parameters)
         guard made == 0 else {
             ring.deallocate()
             throw UringError(action: "make a ring of \(entries) entries", errorNumber: -made)
         }
         var failure: UringError?
         let files = [tunnel, socket, wake, sender]
-        let registered = io_uring_register_files(ring, files, UInt32(files.count))
+        let registered = io_uring_register_files(ring, files, UInt32(truncatingIfNeeded: files.count))
         if registered != 0 { failure = UringError(action: "register files", errorNumber: -registered) }
         let buffers = twill_make_buffer_ring(
-            ring, UInt32(memory.datagramBufferCount), Int32(UringEngine.receiveGroup))
+            ring, UInt32(truncatingIfNeeded: memory.datagramBufferCount), Int32(UringEngine.receiveGroup))
         if buffers == nil, failure == nil {
             failure = UringError(action: "register a buffer ring", errorNumber: errno)
         }
         guard failure == nil, let buffers else {
-            if let buffers { twill_free_buffer_ring(buffers, UInt32(memory.datagramBufferCount)) }
+            if let buffers {
+                twill_free_buffer_ring(buffers, UInt32(truncatingIfNeeded: memory.datagramBufferCount))
+            }
             io_uring_queue_exit(ring)
             ring.deallocate()
-            throw failure!
+            throw failure ?? UringError(action: "register a buffer ring", errorNumber: ENOMEM)
         }
         // Registered buffers are locked memory; where the limit is too low, plain reads do.
         var vector = iovec(
@@ -135,7 +137,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
 
     deinit {
         precondition(!isOpen, "an engine is closed before it ends")
-        twill_free_buffer_ring(bufferRing, UInt32(memory.datagramBufferCount))
+        twill_free_buffer_ring(bufferRing, UInt32(truncatingIfNeeded: memory.datagramBufferCount))
         ring.deallocate()
         receiveTemplate.deallocate()
         wakeValue.deallocate()
@@ -188,10 +190,12 @@ public struct UringEngine: PacketEngine, ~Copyable {
         let target = memory.tunnelBuffer(buffer) + PacketMemory.virtioHeaderOffset
         if tunnelBuffersAreRegistered {
             io_uring_prep_read_fixed(
-                entry, UringEngine.tunnelFile, target, UInt32(PacketMemory.tunnelReadLength), 0, 0)
+                entry, UringEngine.tunnelFile, target,
+                UInt32(truncatingIfNeeded: PacketMemory.tunnelReadLength), 0, 0)
         } else {
             io_uring_prep_read(
-                entry, UringEngine.tunnelFile, target, UInt32(PacketMemory.tunnelReadLength), 0)
+                entry, UringEngine.tunnelFile, target,
+                UInt32(truncatingIfNeeded: PacketMemory.tunnelReadLength), 0)
         }
         if !parked { twill_set_no_wait(entry) }
         entry.pointee.flags = UInt8(TWILL_SQE_FIXED_FILE)
@@ -201,7 +205,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
     /// Puts a buffer into the provided buffer ring.
     public mutating func provide(_ buffer: Int) {
         twill_provide_buffer(
-            bufferRing, UInt32(memory.datagramBufferCount), memory.datagramBuffer(buffer),
+            bufferRing, UInt32(truncatingIfNeeded: memory.datagramBufferCount), memory.datagramBuffer(buffer),
             UInt32(truncatingIfNeeded: memory.datagramBufferStride), UInt16(truncatingIfNeeded: buffer))
         providedBuffers &+= 1
     }

@@ -18,7 +18,9 @@ public enum UringProbe {
             ("RECVMSG", IORING_OP_RECVMSG), ("SENDMSG", IORING_OP_SENDMSG),
             ("ASYNC_CANCEL", IORING_OP_ASYNC_CANCEL),
         ]
-        return operations.map { ($0.0, io_uring_opcode_supported(probe, Int32($0.1.rawValue)) != 0) }
+        return operations.map {
+            ($0.0, io_uring_opcode_supported(probe, Int32(bitPattern: $0.1.rawValue)) != 0)
+        }
     }
 
     /// Why `UringEngine` cannot work here, or nil.

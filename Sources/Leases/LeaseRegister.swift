@@ -201,8 +201,10 @@ struct LeaseRegister {
         while !isFull, address <= allocation.subnetMaximum, free.count < limit {
             let candidate = IPv6Prefix(address, length: allocation.subnetLength)
             let end = candidate.next
-            while next < taken.count, end.map({ taken[next].address < $0 }) ?? true {
-                if let last = taken[next].next { reach = max(reach ?? last, last) } else { isFull = true }
+            while next < taken.count {
+                let other = taken[next]  // checked: by the loop's condition
+                guard end.map({ other.address < $0 }) ?? true else { break }
+                if let last = other.next { reach = max(reach ?? last, last) } else { isFull = true }
                 next += 1
             }
             if !isFull, reach.map({ $0 <= address }) ?? true { free.append(candidate) }

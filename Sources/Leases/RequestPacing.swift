@@ -74,7 +74,7 @@ struct ReportPacing {
         let periods = (now - budget.refilled) / Self.refill
         if periods >= 1 {
             let whole = min(periods.rounded(.down), Double(Self.burst))
-            budget.tokens = min(Self.burst, budget.tokens + (Int(exactly: whole) ?? 0))
+            budget.tokens = min(Self.burst, budget.tokens &+ (Int(exactly: whole) ?? 0))
             budget.refilled = whole < Double(Self.burst) ? budget.refilled + Self.refill * whole : now
         }
         guard budget.tokens > 0 else {

@@ -24,7 +24,7 @@ struct MessageWriter {
     /// line) are cut, and then refused by the kernel.
     mutating func attribute(_ type: Int, _ contents: some Collection<UInt8>) {
         let contents = contents.prefix(MessageWriter.attributeLimit)
-        append(UInt16(clamping: MessageLayout.attributeHeaderSize + contents.count))
+        append(UInt16(clamping: MessageLayout.attributeHeaderSize &+ contents.count))
         append(UInt16(clamping: type))
         bytes.append(contentsOf: contents)
         pad()
@@ -45,7 +45,7 @@ struct MessageWriter {
         append(UInt16(0))
         append(UInt16(clamping: type))
         body(&self)
-        patch(UInt16(clamping: bytes.count - start), at: start)
+        patch(UInt16(clamping: bytes.count &- start), at: start)
     }
 
     /// The finished message, as request number `sequence`.
@@ -56,7 +56,8 @@ struct MessageWriter {
     }
 
     private mutating func patch(_ value: some FixedWidthInteger, at offset: Int) {
-        withUnsafeBytes(of: value) { bytes.replaceSubrange(offset..<offset + $0.count, with: $0) }
+        // checked: what is patched was appended before, header or length
+        withUnsafeBytes(of: value) { bytes.replaceSubrange(offset..<offset &+ $0.count, with: $0) }
     }
 
     private mutating func pad() {

@@ -122,7 +122,7 @@ struct ChildProcess {
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }
         for (number, stream) in streams.enumerated() {
-            posix_spawn_file_actions_adddup2(&actions, stream, Int32(number))
+            posix_spawn_file_actions_adddup2(&actions, stream, Int32(clamping: number))
         }
         // The daemon's threads block signals that a child must not, and ignore some that it must not.
         var attributes = posix_spawnattr_t()

@@ -125,7 +125,7 @@ public struct TunnelDevice: Sendable {
             guard twill_tun_attach(descriptor, name, multiQueue ? 1 : 0) == 0 else {
                 throw fail("make the TUN device \(name)")
             }
-            var headerLength = Int32(virtioHeaderLength)
+            var headerLength = Int32(truncatingIfNeeded: virtioHeaderLength)
             guard twill_tun_set_vnet_header(descriptor, &headerLength) == 0 else {
                 throw fail("set the virtio header of \(name)")
             }
@@ -144,7 +144,8 @@ public struct TunnelDevice: Sendable {
             // IFNAMSIZ bytes, the terminating zero among them.
             var bytes = [CChar](repeating: 0, count: nameLimitBytes + 1)
             guard twill_tun_name(queue.descriptor, &bytes) == 0 else { return false }
-            return String(decoding: bytes.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self) == name
+            return String(decoding: bytes.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
+                == name
         }
         errno = ENODEV
         guard isNamed() else { return nil }

@@ -153,7 +153,8 @@ public struct UnderlaySocket: Sendable {
             if port > UInt16.max { port = port % sendingPortStep + sendingPortStep }
             do throws(UnderlaySocketError) {
                 return try bound(
-                    to: Endpoint(address: endpoint.address, port: UInt16(port)), sharesPort: false,
+                    to: Endpoint(address: endpoint.address, port: UInt16(truncatingIfNeeded: port)),
+                    sharesPort: false,
                     sendBytes: bufferBytes, receiveBytes: 0)
             } catch {
                 port += sendingPortStep
@@ -170,7 +171,7 @@ public struct UnderlaySocket: Sendable {
     ///
     /// - Returns: whether it could. If not, the kernel spreads them by a hash of the same.
     public static func steer(_ sockets: [UnderlaySocket]) -> Bool {
-        twill_steer_datagrams(sockets[0].descriptor, UInt32(sockets.count)) == 0
+        twill_steer_datagrams(sockets[0].descriptor, UInt32(truncatingIfNeeded: sockets.count)) == 0
     }
 
     private static func set(_ descriptor: Int32, _ level: Int32, _ option: Int32, _ value: Int32) -> Bool {
@@ -220,7 +221,9 @@ public struct UnderlaySocket: Sendable {
     /// How many segments one send takes on this kernel: 128 or 64, found by sending that many one-byte segments
     /// to a socket of our own on loopback; 0 where `UDP_SEGMENT` is missing.
     public static func probeSegmentLimit() -> Int {
-        for limit in [128, 64] where twill_udp_segments_accepted(Int32(limit)) == 1 { return limit }
+        for limit in [128, 64] where twill_udp_segments_accepted(Int32(truncatingIfNeeded: limit)) == 1 {
+            return limit
+        }
         return 0
     }
 

@@ -347,7 +347,7 @@ public final class DataPlane: Sendable {
         // What `top -H` and perf show; it would inherit the name of the thread that starts it.
         twill_name_thread("worker \(index)")
         if let cpu = tuning.cpu(ofWorker: index) {
-            let result = twill_pin_thread(Int32(cpu))
+            let result = twill_pin_thread(Int32(clamping: cpu))
             guard result == 0 else {
                 return start.ready(
                     .resource("pin worker \(index) to CPU \(cpu) (see --cpus)", errorNumber: result))

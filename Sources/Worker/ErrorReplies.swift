@@ -26,7 +26,7 @@ struct ErrorReplies: ~Copyable {
         for index in 0..<count {
             (vectors + index).initialize(
                 to: iovec(iov_base: slots + index * ErrorReplies.slotBytes, iov_len: 0))
-            (free + index).initialize(to: Int32(index))
+            (free + index).initialize(to: Int32(truncatingIfNeeded: index))
         }
     }
 
@@ -64,7 +64,7 @@ struct ErrorReplies: ~Copyable {
     func setLength(_ length: Int, of slot: Int) { vectors[slot].iov_len = 10 + length }
 
     mutating func release(_ slot: Int) {
-        free[freeCount] = Int32(slot)
+        free[freeCount] = Int32(truncatingIfNeeded: slot)
         freeCount += 1
     }
 }

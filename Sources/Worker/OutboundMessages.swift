@@ -75,11 +75,12 @@ struct OutboundMessages: ~Copyable {
         bufferUses.initialize(repeating: 0, count: memory.tunnelBufferCount)
         // Both free lists are stacks: what was used last is used next, and still in the cache.
         free = .allocate(capacity: count)
-        for index in 0..<count { (free + index).initialize(to: Int32(count - 1 - index)) }
+        for index in 0..<count { (free + index).initialize(to: Int32(truncatingIfNeeded: count - 1 - index)) }
         freeCount = count
         freeBuffers = .allocate(capacity: memory.tunnelBufferCount)
         for index in 0..<memory.tunnelBufferCount {
-            (freeBuffers + index).initialize(to: Int32(memory.tunnelBufferCount - 1 - index))
+            (freeBuffers + index).initialize(
+                to: Int32(truncatingIfNeeded: memory.tunnelBufferCount - 1 - index))
         }
         freeBufferCount = memory.tunnelBufferCount
         open = .allocate(capacity: WorkerLimits.openMessages)

@@ -53,7 +53,7 @@ struct PeerSlots {
         for index in newcomers {
             var slot = PeerCounterBlock.sharedSlot
             if neverUsed < PeerCounterBlock.peerLimit {
-                slot = UInt16(neverUsed)
+                slot = UInt16(truncatingIfNeeded: neverUsed)
                 neverUsed += 1
             } else if taken < free.count {
                 slot = free[taken]

@@ -53,6 +53,7 @@ struct StandingQueue {
 
     /// Until the next one: TCP's throughput falls with the root of its losses.
     private var spacingNanoseconds: Int {
+        // checked: a count of one or more makes it no more than the time itself
         Int(Double(WorkerLimits.standingQueueNanoseconds) / Double(count).squareRoot())
     }
 }

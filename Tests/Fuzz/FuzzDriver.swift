@@ -25,6 +25,9 @@ public struct FuzzDriver {
         var mutator: Mutator
         var count: Count
 
+        /// Executions a second.
+        var rate: Double { Double(count.executions) / max(count.seconds, 1e-9) }
+
         init(_ named: NamedFuzzTarget, seed: UInt64) {
             name = named.name
             target = named.make()
@@ -55,12 +58,16 @@ public struct FuzzDriver {
         return running.map(\.count)
     }
 
-    /// Runs all targets in turn until the sum of executions is reached and each has `least` of them.
+    /// Runs all targets in turn until each has `least` executions, then those of quick inputs until the sum is reached.
     public func run(executions: Int, least: Int) throws(Failed) -> [Count] {
-        while running.reduce(0, { $0 + $1.count.executions }) < executions
-            || running.contains(where: { $0.count.executions < least })
-        {
-            for one in running { try turn(one, seconds: 0.5) }
+        while true {
+            var chosen = running.filter { $0.count.executions < least }
+            if chosen.isEmpty {
+                guard running.reduce(0, { $0 + $1.count.executions }) < executions else { break }
+                let quickest = running.map(\.rate).max() ?? 0
+                chosen = running.filter { $0.rate * 4 >= quickest }
+            }
+            for one in chosen { try turn(one, seconds: 0.5) }
         }
         return running.map(\.count)
     }
