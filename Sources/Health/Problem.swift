@@ -18,8 +18,7 @@ public struct Problem: Sendable, Hashable {
     /// What to do about it; an order, without a full stop.
     public var remedy: String
 
-    /// Makes a problem. What comes from outside (a store's bytes, a file's) is made printable here, so that
-    /// it cannot
+    /// Makes a problem. What comes from outside (a store's bytes, a file's) is made printable here, so that it cannot
     /// reach a terminal as an escape sequence.
     public init(_ effect: Effect, _ cause: String, remedy: String) {
         self.effect = effect
@@ -32,9 +31,8 @@ public struct Problem: Sendable, Hashable {
 }
 
 extension String {
-    /// The text with control characters, among them the ends of lines, and characters that turn the direction
-    /// of writing
-    /// as `\u{1b}`; nothing in it then steers a terminal, ends a line or begins a field.
+    /// The text with control characters, among them the ends of lines, and characters that turn the direction of
+    /// writing as `\u{1b}`; nothing in it then steers a terminal, ends a line or begins a field.
     public var printable: String {
         if unicodeScalars.allSatisfy({ !$0.steersTerminals }) { return self }
         var result = ""

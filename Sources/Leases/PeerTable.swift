@@ -65,8 +65,7 @@ public struct Peer: Sendable, Hashable {
     /// Where to send it.
     public var endpoint: Endpoint
     /// Whether the node runs twill, as far as its entry tells: flanneld writes neither a holder nor a port. A
-    /// reservation,
-    /// which a person wrote, tells nothing and counts as twill's.
+    /// reservation, which a person wrote, tells nothing and counts as twill's.
     public var isTwill: Bool
 
     /// Makes a peer.

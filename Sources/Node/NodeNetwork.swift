@@ -11,14 +11,12 @@ public enum NodeEvent: Sendable, Hashable {
     case deviceLost(String)
 }
 
-/// This machine's network as the daemon wants it: chooses the underlay and follows it, and keeps desired
-/// items by
+/// This machine's network as the daemon wants it: chooses the underlay and follows it, and keeps desired items by
 /// netlink notifications and a slow resync.
 ///
 /// Works on a thread of its own, in the network namespace of the thread that made it.
 public actor NodeNetwork {
-    /// How long after one look at the kernel the next may follow: notifications come in bursts (a container's
-    /// start
+    /// How long after one look at the kernel the next may follow: notifications come in bursts (a container's start
     /// makes a dozen), and somebody who fights over a route shall not keep a core busy.
     private static let pauseBetweenPasses = Duration.milliseconds(100)
 

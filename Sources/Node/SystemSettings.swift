@@ -28,9 +28,8 @@ struct InterfaceSetting: DesiredItem {
     let setting: String
     let value: String
 
-    /// Takes in packets whose source is this machine's own address: the ICMP errors that the data plane
-    /// writes
-    /// into the device. Without it the kernel drops them as martians (`fib_validate_source`).
+    /// Takes in packets whose source is this machine's own address: the ICMP errors that the data plane writes into
+    /// the device. Without it the kernel drops them as martians (`fib_validate_source`).
     static func acceptsLocalSources(_ interfaceName: String) -> InterfaceSetting {
         InterfaceSetting(interfaceName: interfaceName, setting: "accept_local", value: "1")
     }
@@ -57,8 +56,7 @@ struct InterfaceSetting: DesiredItem {
     func withdraw(using socket: RouteSocket) {}
 }
 
-/// The device does not ask for packets to come from where their source is routed to (RFC 3704, strict mode):
-/// a pod's
+/// The device does not ask for packets to come from where their source is routed to (RFC 3704, strict mode): a pod's
 /// answer may come by the overlay to a node whose own way back is another.
 struct LooseReversePath: DesiredItem {
     let interfaceName: String
@@ -71,8 +69,7 @@ struct LooseReversePath: DesiredItem {
 
     func deviation(in state: NetworkState) throws -> String? {
         _ = try state.device(interfaceName)
-        // The larger of the two counts (ip-sysctl.rst), and 2, loose, is larger than 1, strict: the device's
-        // own
+        // The larger of the two counts (ip-sysctl.rst), and 2, loose, is larger than 1, strict: the device's own
         // setting is enough whatever the machine's says.
         let values = [try ownSetting.value(), try SystemSetting.ofInterface("all", "rp_filter").value()]
         return values.compactMap { $0.flatMap { Int($0) } }.max() == 1 ? "strict instead of loose" : nil
@@ -83,8 +80,7 @@ struct LooseReversePath: DesiredItem {
     func withdraw(using socket: RouteSocket) {}
 }
 
-/// The machine forwards packets, or somebody is told. Turning it on makes every interface of the machine a
-/// router's,
+/// The machine forwards packets, or somebody is told. Turning it on makes every interface of the machine a router's,
 /// which is for the operator, Docker or the CNI plugin to decide; all of these do.
 struct ForwardingEnabled: DesiredItem {
     private let setting = SystemSetting(path: "net/ipv4/ip_forward")

@@ -53,8 +53,7 @@ public struct Underlay: Sendable, Hashable {
     public var address: IPv4Address
     /// The address that the lease tells others: `--public-ip`, else `address`.
     public var publicAddress: IPv4Address
-    /// The largest outer packet in bytes: the interface's MTU, or that of the default route through it where
-    /// the
+    /// The largest outer packet in bytes: the interface's MTU, or that of the default route through it where the
     /// route has a smaller one.
     public var mtu: Int
     /// The interface that holds the address, where it is not the one that datagrams leave by: often `lo`, on machines
@@ -92,10 +91,8 @@ public struct UnderlayError: Error, Hashable, CustomStringConvertible {
 }
 
 extension Underlay {
-    /// Chooses as flanneld does. In this order, and the first that gives an interface with an address wins:
-    /// each
-    /// `interfaces`, each of `interfacePatterns`, `reachableAddress`. With none of the three given: the
-    /// interface
+    /// Chooses as flanneld does. In this order, and the first that gives an interface with an address wins: each
+    /// `interfaces`, each of `interfacePatterns`, `reachableAddress`. With none of the three given: the interface
     /// that holds `publicAddress`, else the default route's.
     ///
     /// `routeToReachable` is the kernel's answer for `reachableAddress`, nil where there is none.

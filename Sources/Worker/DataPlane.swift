@@ -1,7 +1,5 @@
-// How it works. The data plane opens the TUN device and the sockets, then starts one pinned thread for each
-// worker.
-// Each thread allocates its own memory (so that it lies on its own NUMA node), makes its ring and tells
-// whether that
+// How it works. The data plane opens the TUN device and the sockets, then starts one pinned thread for each worker.
+// Each thread allocates its own memory (so that it lies on its own NUMA node), makes its ring and tells whether that
 // worked; no packet moves before all have. From there on the two sides share three things: the forwarding
 // publication, the counters, and an eventfd for each worker that asks it for a round.
 
@@ -265,8 +263,7 @@ public final class DataPlane: Sendable {
         return max(0, routes.peers.count - ForwardingSnapshot.peerLimit)
     }
 
-    /// Ends the workers and closes the sockets and the TUN device, which is gone when this returns. Takes
-    /// some
+    /// Ends the workers and closes the sockets and the TUN device, which is gone when this returns. Takes some
     /// milliseconds; may be called again.
     public func stop() {
         stopping.store(true, ordering: .sequentiallyConsistent)

@@ -247,9 +247,8 @@ struct DaemonTests {
         _ = try await daemon.ready()
         try machine.write("store/subnets/10.66.250.0-24", #"{"PublicIP":"198.18.78.9"}"#)
         _ = try await daemon.until("the peer") { daemon.status?.peers.isEmpty == false ? true : nil }
-        // What an issue lists by name: packets, bytes, drops by reason, ring depth, batch sizes, fallbacks,
-        // peers, lease
-        // age and time to expiry, store connected, reconnects, loop-time histogram.
+        // What an issue lists by name: packets, bytes, drops by reason, ring depth, batch sizes, fallbacks, peers,
+        // lease age and time to expiry, store connected, reconnects, loop-time histogram.
         let metrics = try await machine.run("curl -s http://127.0.0.1:8471/metrics")
         for name in [
             "twill_ready 1", "twill_peers 1", "twill_store_connected 1", "twill_store_reconnects_total 0",

@@ -2,9 +2,8 @@
 /// `--name=value`, booleans spelled `true` or `false`.
 ///
 /// Go's `flag` package takes one dash or two, `-name value` or `-name=value`, and booleans without a value;
-/// flanneld's unit files are written that way. What a flag lacks on the command line comes from the
-/// environment,
-/// and what is lacking there from the configuration file: the same values under the same names.
+/// flanneld's unit files are written that way. What a flag lacks on the command line comes from the environment, and
+/// what is lacking there from the configuration file: the same values under the same names.
 struct FlagArguments {
     /// Where a value was given.
     enum Origin: Equatable {

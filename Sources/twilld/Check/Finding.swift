@@ -57,8 +57,7 @@ extension Finding {
         return Finding("kernel", .good, "Linux \(release)")
     }
 
-    /// Judges `/proc/sys/kernel/io_uring_disabled` (Linux 6.6): 0 everybody may, 1 only CAP_SYS_ADMIN and a
-    /// group
+    /// Judges `/proc/sys/kernel/io_uring_disabled` (Linux 6.6): 0 everybody may, 1 only CAP_SYS_ADMIN and a group
     /// may, 2 nobody may.
     static func uringAllowed(setting: String?, isRoot: Bool) -> Finding {
         switch setting {
@@ -90,9 +89,8 @@ extension Finding {
             ?? Finding("rights", .good, "the network may be configured, /dev/net/tun opened")
     }
 
-    /// Judges who has the tunnel's port, in the words of the problem that the daemon would have. It may be
-    /// the flanneld
-    /// that twilld is to replace.
+    /// Judges who has the tunnel's port, in the words of the problem that the daemon would have. It may be the
+    /// flanneld that twilld is to replace.
     static func port(_ endpoint: Endpoint, holder: String?) -> Finding {
         guard let holder else { return Finding("port", .good, "UDP \(endpoint) is free") }
         let taken = PortTaken(endpoint: endpoint, holder: holder)

@@ -20,9 +20,8 @@ extension Daemon {
         }
     }
 
-    /// Lets the passes and the packet threads show themselves. A packet thread counts each time that it was
-    /// woken: what it
-    /// counted since the last time is its sign of life.
+    /// Lets the passes and the packet threads show themselves. A packet thread counts each time that it was woken:
+    /// what it counted since the last time is its sign of life.
     func wakeLoops() {
         wakePasses()
         guard let dataPlane = stage.dataPlane else {

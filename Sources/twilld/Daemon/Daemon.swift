@@ -1,9 +1,6 @@
-// How it works. Two things tell the daemon how the node should be: the lease keeper (the network's
-// configuration,
-// this node's lease, its peers) and the node's network (interface, address, MTU). Each leaves its newest word
-// here
-// and asks for a pass; one task makes the passes, one after another, and each pass brings the node to what
-// was said
+// How it works. Two things tell the daemon how the node should be: the lease keeper (the network's configuration,
+// this node's lease, its peers) and the node's network (interface, address, MTU). Each leaves its newest word here
+// and asks for a pass; one task makes the passes, one after another, and each pass brings the node to what was said
 // last: data plane, routes, rules, subnet.env. What fails is said once and tried again, with a pause.
 
 import Addresses
@@ -239,9 +236,8 @@ actor Daemon {
         heartbeats.stamp(.passes)
     }
 
-    /// Brings the node to what was said last. What fails is said and tried again; before the node was ready
-    /// once, what
-    /// no waiting mends (flags that can't be followed, a right that is lacking) ends the daemon.
+    /// Brings the node to what was said last. What fails is said and tried again; before the node was ready once,
+    /// what no waiting mends (flags that can't be followed, a right that is lacking) ends the daemon.
     private func pass(_ node: NodeNetwork) async throws {
         guard let configuration = table.configuration, let lease = table.ownLease else {
             let wait = table.configuration == nil ? "waiting for the network config" : "waiting for a lease"
@@ -297,8 +293,7 @@ actor Daemon {
     }
 
     /// Whether a failure can be mended by nobody but who gave the flags and the rights: the network's own
-    /// configuration,
-    /// which is followed, is none of that.
+    /// configuration, which is followed, is none of that.
     private func isHopeless(_ failure: CommandFailure, _ error: any Error) -> Bool {
         if error is TunnelMTUError, flags.tunnel.mtu == nil { return false }
         // --engine=uring on a kernel that has none.

@@ -2,9 +2,8 @@ import Glibc
 import Health
 import Synchronization
 
-/// When each of the loops that keep the node last showed that it goes round. Loops that wait for events are
-/// woken by a
-/// timer to show it, so that a silent one is a stalled one.
+/// When each of the loops that keep the node last showed that it goes round. Loops that wait for events are woken by
+/// a timer to show it, so that a silent one is a stalled one.
 final class Heartbeats: Sendable {
     /// A loop that is watched. The raw values are the names that problems and log lines have.
     enum Loop: String, CaseIterable, Sendable {
@@ -39,9 +38,8 @@ final class Heartbeats: Sendable {
         }
     }
 
-    /// How old a stamp may be. Each loop shows itself every five seconds; the longest that one waits for on
-    /// purpose is
-    /// a child process that does not end, 15 s, and the tunnel device's name, 10 s.
+    /// How old a stamp may be. Each loop shows itself every five seconds; the longest that one waits for on purpose
+    /// is a child process that does not end, 15 s, and the tunnel device's name, 10 s.
     static let limit = Duration.seconds(30)
     /// How often each loop is asked to show itself.
     static let interval = Duration.seconds(5)
@@ -75,8 +73,7 @@ final class Heartbeats: Sendable {
 }
 
 /// Watches over the daemon's loops and its log from a thread that waits for none of them, and feeds systemd's
-/// watchdog
-/// for as long as all of the loops go round.
+/// watchdog for as long as all of the loops go round.
 final class Watch: Sendable {
     private let heartbeats: Heartbeats
     private let health: NodeHealth

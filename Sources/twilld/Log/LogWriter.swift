@@ -1,10 +1,7 @@
-// How it works. Whoever logs leaves its line in a queue and goes on; one thread takes the lines out and
-// writes them. A
-// standard error that takes nothing (journald is stalled, `docker logs` reads no more, a `tee` was stopped)
-// then holds
-// up that thread alone: leases, routes, packets and signals go on. What finds the queue full is lost and
-// counted, and
-// once lines pass again the log itself says how many are missing, at the place where they are.
+// How it works. Whoever logs leaves its line in a queue and goes on; one thread takes the lines out and writes them.
+// A standard error that takes nothing (journald is stalled, `docker logs` reads no more, a `tee` was stopped) then
+// holds up that thread alone: leases, routes, packets and signals go on. What finds the queue full is lost and
+// counted, and once lines pass again the log itself says how many are missing, at the place where they are.
 
 import Dispatch
 import Glibc
@@ -14,16 +11,14 @@ import Synchronization
 /// Writes lines to a descriptor on a thread of its own; nobody who logs waits for more than a lock held for
 /// microseconds.
 final class LogWriter: Sendable {
-    /// What the queue holds at most. A line is some 200 bytes, so that 1 MiB are about 5,000 of them, half an
-    /// hour of
+    /// What the queue holds at most. A line is some 200 bytes, so that 1 MiB are about 5,000 of them, half an hour of
     /// a node with trouble; each costs some 80 bytes beside its text, so that 8,192 of them cost 0.7 MB more.
     struct Limits: Sendable {
         var lines = 8192
         var bytes = 1 << 20
     }
 
-    /// Standard error of this process. The first use notices whether it is open at all, so that it comes
-    /// before any
+    /// Standard error of this process. The first use notices whether it is open at all, so that it comes before any
     /// file is opened that would take its number.
     static let standardError = LogWriter(descriptor: STDERR_FILENO)
 
@@ -205,10 +200,8 @@ final class LogWriter: Sendable {
 
 /// The descriptors 0, 1 and 2, which whoever started the process may have closed.
 enum StandardStreams {
-    /// Opens each that is closed on /dev/null, so that no file or socket gets its number and then what is
-    /// meant for
-    /// people. What is written to a standard error that was closed fails from then on, and is counted as
-    /// lost.
+    /// Opens each that is closed on /dev/null, so that no file or socket gets its number and then what is meant for
+    /// people. What is written to a standard error that was closed fails from then on, and is counted as lost.
     static func fillClosed() {
         for descriptor in [STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO] where fcntl(descriptor, F_GETFD) < 0 {
             // Descriptors are given out by rising number. Open for reading alone, so that writing fails and

@@ -3,11 +3,9 @@ import Health
 
 /// How many files and sockets the process may have open (RLIMIT_NOFILE).
 enum DescriptorLimit {
-    /// What the daemon needs at most: 80 connections (`ObservationServer.Limits`); for each of up to 16
-    /// workers a queue
-    /// of the device, two sockets, an eventfd and a ring, 80; the runtime, netlink, signals and listeners
-    /// some 30; a child
-    /// process 6; the store, whose connections and files come and go, 32. That makes 228.
+    /// What the daemon needs at most: 80 connections (`ObservationServer.Limits`); for each of up to 16 workers a
+    /// queue of the device, two sockets, an eventfd and a ring, 80; the runtime, netlink, signals and listeners some
+    /// 30; a child process 6; the store, whose connections and files come and go, 32. That makes 228.
     static let needed = 256
     /// Above this share of the limit it is a problem.
     private static let sharePercent = 90

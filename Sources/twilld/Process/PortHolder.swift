@@ -22,9 +22,8 @@ enum PortHolder {
         return inodes.isEmpty ? nil : process(holding: inodes)
     }
 
-    /// The inodes of the sockets in a table such as /proc/net/udp (proc(5)) that keep `endpoint` from being
-    /// bound. Of an
-    /// IPv6 table those count that are bound to no address, since they take IPv4 too.
+    /// The inodes of the sockets in a table such as /proc/net/udp (proc(5)) that keep `endpoint` from being bound. Of
+    /// an IPv6 table those count that are bound to no address, since they take IPv4 too.
     static func inodes(in table: String, isTCP: Bool, _ endpoint: Endpoint) -> [String] {
         let isAny = endpoint.address.bits == 0
         // An address is the number that the kernel has in memory, in network order.
@@ -45,8 +44,7 @@ enum PortHolder {
         return String(repeating: "0", count: max(0, width - digits.count)) + digits
     }
 
-    /// The process that has a TUN device of that name open: the driver names it in fdinfo
-    /// (tun_chr_show_fdinfo in the
+    /// The process that has a TUN device of that name open: the driver names it in fdinfo (tun_chr_show_fdinfo in the
     /// kernel's drivers/net/tun.c). Names are each network namespace's own: a process of another one is not meant.
     static func name(ofDevice name: String) -> String? {
         let namespace = PortHolder.namespace(of: "self")

@@ -2,8 +2,7 @@ import Glibc
 import Health
 import Netlink
 
-/// What the kernel must let this process do; found out before anything is written or opened, so that a run
-/// without
+/// What the kernel must let this process do; found out before anything is written or opened, so that a run without
 /// rights leaves nothing behind.
 enum Rights {
     /// What is lacking and what to do about it; nil where nothing is. Blocks for microseconds.
@@ -16,11 +15,9 @@ enum Rights {
         if let (cause, remedy) = problem() { throw CommandFailure(.permission, "\(cause); \(remedy)") }
     }
 
-    /// Whether the network namespace's configuration may be changed, which only the kernel knows: the
-    /// capability counts
-    /// in the user namespace that the network namespace belongs to. A change to an interface that cannot be
-    /// is refused
-    /// for the right's sake first (rtnetlink_rcv_msg in net/core/rtnetlink.c), else because there is none.
+    /// Whether the network namespace's configuration may be changed, which only the kernel knows: the capability
+    /// counts in the user namespace that the network namespace belongs to. A change to an interface that cannot be is
+    /// refused for the right's sake first (rtnetlink_rcv_msg in net/core/rtnetlink.c), else because there is none.
     private static func mayConfigureNetwork() -> (cause: String, remedy: String)? {
         do throws(NetlinkError) {
             try RouteSocket().setLink(index: .max, LinkChange())

@@ -3,8 +3,7 @@ import Glibc
 import Telemetry
 
 extension MetricsText {
-    /// Writes what the kernel says of this process, under the names that Prometheus's own client libraries
-    /// use. What
+    /// Writes what the kernel says of this process, under the names that Prometheus's own client libraries use. What
     /// can't be read is left out.
     mutating func addProcess() {
         var usage = rusage()

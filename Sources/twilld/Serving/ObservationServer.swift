@@ -17,17 +17,14 @@ protocol Observable: Sendable {
     func answer(path: String) -> HTTPAnswer?
 }
 
-/// Answers GET requests over HTTP/1.1, on a port and on a unix socket, on one thread of its own: the packet
-/// threads
+/// Answers GET requests over HTTP/1.1, on a port and on a unix socket, on one thread of its own: the packet threads
 /// never wait for it. Each connection carries one request.
 final class ObservationServer: Sendable {
     /// What a client may take, whoever it is.
     enum Limits {
-        /// Connections at a time on the port: a kubelet, some Prometheus servers and a person need a few.
-        /// Each may hold an
-        /// answer of some 100 KB that is not read, 6 MB in all. One more takes the place of the one that is
-        /// open the longest,
-        /// so that idle ones keep nobody out.
+        /// Connections at a time on the port: a kubelet, some Prometheus servers and a person need a few. Each may
+        /// hold an answer of some 100 KB that is not read, 6 MB in all. One more takes the place of the one that is
+        /// open the longest, so that idle ones keep nobody out.
         static let portConnections = 64
         /// The same on the unix socket, whose answers are up to some megabytes with thousands of nodes.
         static let socketConnections = 16
@@ -46,9 +43,8 @@ final class ObservationServer: Sendable {
     private let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
     private let observable: any Observable
 
-    // Beside packet threads that take every CPU there is, an answer would wait for its turn several times
-    // over. Its work
-    // is some milliseconds for each question.
+    // Beside packet threads that take every CPU there is, an answer would wait for its turn several times over. Its
+    // work is some milliseconds for each question.
     private static let nice: Int32 = -10
 
     init(_ observable: any Observable) {
@@ -124,8 +120,7 @@ final class ObservationServer: Sendable {
     }
 }
 
-/// Keeps the number of open connections of a listener within its limit, and lets it rest where the process
-/// has no
+/// Keeps the number of open connections of a listener within its limit, and lets it rest where the process has no
 /// descriptors left: the kernel would tell of the same waiting connection again and again.
 private final class ConnectionGate: ChannelDuplexHandler {
     typealias InboundIn = any Channel

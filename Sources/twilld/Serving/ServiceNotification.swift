@@ -33,9 +33,8 @@ struct ServiceNotification: Sendable {
     /// The service is alive.
     func watchdog() { send("WATCHDOG=1") }
 
-    /// What systemd takes for the value of one variable. A text from outside (the network's configuration, a
-    /// store's error)
-    /// may have line ends, behind which it would be another variable.
+    /// What systemd takes for the value of one variable. A text from outside (the network's configuration, a store's
+    /// error) may have line ends, behind which it would be another variable.
     private static func line(_ text: String) -> String { String(text.printable.prefix(lineLimit)) }
 
     /// Characters of a status: `systemctl status` shows one line.

@@ -4,9 +4,8 @@ import Glibc
 
 /// The name in the file system under which the daemon answers `twilld status`.
 ///
-/// It is made with its permissions, beside its place, and listening, and then moved there: at no moment can
-/// others connect
-/// to it, and whoever finds the name is answered.
+/// It is made with its permissions, beside its place, and listening, and then moved there: at no moment can others
+/// connect to it, and whoever finds the name is answered.
 struct StatusSocket: Sendable {
     /// What takes connections; whoever made this owns it.
     let descriptor: Int32
@@ -27,9 +26,8 @@ struct StatusSocket: Sendable {
     /// How long another start at the same place is waited for.
     private static let lockPatienceMilliseconds = 1000
 
-    /// Makes the socket; blocks for milliseconds. One that a daemon left behind when it was killed is
-    /// replaced; one that
-    /// takes connections is another daemon's, however long that one needs to answer.
+    /// Makes the socket; blocks for milliseconds. One that a daemon left behind when it was killed is replaced; one
+    /// that takes connections is another daemon's, however long that one needs to answer.
     static func open(at path: String) throws -> StatusSocket {
         guard path.utf8.count <= pathLimitBytes else {
             throw CommandFailure(
@@ -86,8 +84,7 @@ struct StatusSocket: Sendable {
         }
     }
 
-    /// The lock of the directory, which two daemons that start at once take in turn; -1 where it can't be
-    /// had, which
+    /// The lock of the directory, which two daemons that start at once take in turn; -1 where it can't be had, which
     /// leaves the name to the last of them.
     private static func locked(_ directory: String) -> Int32 {
         let descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
@@ -116,9 +113,8 @@ struct StatusSocket: Sendable {
             close(descriptor)
             return failure(path, systemWords(code))
         }
-        // What it tells is for the node's administrators: addresses of all nodes among it. The name gets the
-        // mode that
-        // the socket has when it is bound (unix_bind_bsd in net/unix/af_unix.c).
+        // What it tells is for the node's administrators: addresses of all nodes among it. The name gets the mode
+        // that the socket has when it is bound (unix_bind_bsd in net/unix/af_unix.c).
         guard fchmod(descriptor, 0o600) == 0 else { throw fail(errno) }
         // As long as the name itself, which fits.
         let length = min(12, path.utf8.count - (directory == "./" ? 0 : directory.utf8.count))
