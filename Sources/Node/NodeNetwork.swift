@@ -323,9 +323,7 @@ public actor NodeNetwork {
     private func take(_ change: NetworkChange) {
         switch change {
         case .route(let route), .routeRemoved(let route):
-            // What was read after the change happened has it already: one's own restore, say.
-            let isKnown = routes?.known.contains(route) == (change == .route(route))
-            if route.table == Route.mainTable, !isKnown { routes = nil }
+            if route.table == Route.mainTable { note(route, isThere: change == .route(route)) }
             if case .v4(let destination) = route.destination { judge.doubt(destination) }
         case .rule:
             judge.doubtAll()
@@ -341,6 +339,17 @@ public actor NodeNetwork {
             break
         }
         look.yield()
+    }
+
+    /// Follows one route of the main table without reading the others again, so that what somebody took away comes back at
+    /// once on a machine with hundreds of thousands of them.
+    private func note(_ route: Route, isThere: Bool) {
+        if !isThere {
+            routes?.known.removeAll { $0 == route }
+        } else if routes?.known.contains(route) == false {
+            // Whether it is one more, or has replaced one, and which the kernel takes first, only a list tells.
+            routes = nil
+        }
     }
 
     private func forgetRoutes(of index: Int32) {
