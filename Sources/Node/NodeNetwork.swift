@@ -24,6 +24,9 @@ public actor NodeNetwork {
     /// hundreds of thousands of them makes the daemon use a fifth of a core at most.
     private static let pausePerLook = 4
 
+    /// How long that pause is at most: what is taken away shall be back soon whatever a look took.
+    private static let longestPause = Duration.seconds(1)
+
     /// How long routes of which nothing was told are believed to stand: notifications are all that is known to be lost
     /// (`NetworkChange.unknown`), so that this is for what nobody thought of.
     private static let routesLifetime = Duration.seconds(60)
@@ -312,7 +315,8 @@ public actor NodeNetwork {
                 let start = ContinuousClock.now
                 reconcile(isResync: false)
                 let pause = (ContinuousClock.now - start) * NodeNetwork.pausePerLook
-                try? await Task.sleep(for: max(pause, NodeNetwork.pauseBetweenPasses))
+                try? await Task.sleep(
+                    for: min(max(pause, NodeNetwork.pauseBetweenPasses), NodeNetwork.longestPause))
             }
             group.cancelAll()
         }
