@@ -24,6 +24,9 @@ public actor NodeNetwork {
     /// hundreds of thousands of them makes the daemon use a fifth of a core at most.
     private static let pausePerLook = 4
 
+    /// How long that pause is at most: what is taken away shall be back soon whatever a look took.
+    private static let longestPause = Duration.seconds(1)
+
     /// How long routes of which nothing was told are believed to stand: notifications are all that is known to be lost
     /// (`NetworkChange.unknown`), so that this is for what nobody thought of.
     private static let routesLifetime = Duration.seconds(60)
@@ -309,7 +312,8 @@ public actor NodeNetwork {
                 let start = ContinuousClock.now
                 reconcile(isResync: false)
                 let pause = (ContinuousClock.now - start) * NodeNetwork.pausePerLook
-                try? await Task.sleep(for: max(pause, NodeNetwork.pauseBetweenPasses))
+                try? await Task.sleep(
+                    for: min(max(pause, NodeNetwork.pauseBetweenPasses), NodeNetwork.longestPause))
             }
             group.cancelAll()
         }
@@ -320,9 +324,7 @@ public actor NodeNetwork {
     private func take(_ change: NetworkChange) {
         switch change {
         case .route(let route), .routeRemoved(let route):
-            // What was read after the change happened has it already: one's own restore, say.
-            let isKnown = routes?.known.contains(route) == (change == .route(route))
-            if route.table == Route.mainTable, !isKnown { routes = nil }
+            if route.table == Route.mainTable { note(route, isThere: change == .route(route)) }
             if case .v4(let destination) = route.destination { judge.doubt(destination) }
         case .rule:
             judge.doubtAll()
@@ -338,6 +340,17 @@ public actor NodeNetwork {
             break
         }
         look.yield()
+    }
+
+    /// Follows one route of the main table without reading the others again, so that what somebody took away comes back at
+    /// once on a machine with hundreds of thousands of them.
+    private func note(_ route: Route, isThere: Bool) {
+        if !isThere {
+            routes?.known.removeAll { $0 == route }
+        } else if routes?.known.contains(route) == false {
+            // Whether it is one more, or has replaced one, and which the kernel takes first, only a list tells.
+            routes = nil
+        }
     }
 
     private func forgetRoutes(of index: Int32) {

@@ -167,9 +167,16 @@ final class SubnetFileTarget: FuzzTarget {
     }
 
     func run(_ bytes: [UInt8]) throws(FuzzFailure) {
-        guard let file = SubnetFile(text: text(bytes)) else { return }
-        _ = file.dockerOptions
-        try hold(SubnetFile(text: file.text) == file, "\(file.text) reads as another")
+        let values = SubnetFileValues(text: text(bytes))
+        _ = values.dockerOptions
+        guard let network = values.network, let subnet = values.subnet, let mtu = values.mtu,
+            let masquerades = values.masquerades
+        else { return }
+        let file = SubnetFile(network: network, subnet: subnet, mtu: mtu, masquerades: masquerades)
+        let again = SubnetFileValues(text: file.text)
+        try hold(
+            again.network == network && again.mtu == mtu && again.masquerades == masquerades,
+            "\(file.text) reads as another")
     }
 }
 
