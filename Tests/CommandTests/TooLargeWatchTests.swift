@@ -14,6 +14,7 @@ import Testing
             now += .seconds(1)
             let grew = watch.grew(to: count, at: now)
             #expect(grew)
+            #expect(problem() == nil)
         }
         for _ in 0..<40 {
             now += .seconds(1)

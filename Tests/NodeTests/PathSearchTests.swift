@@ -13,6 +13,8 @@ struct SimulatedPath {
     var tokens = 6.0
     /// Every so many packets one is lost; 0 for none.
     var losesEvery = 0
+    /// So many probes of the first size are lost.
+    var losesFirst = 0
 
     private(set) var sizes: [Int] = []
     private var refilled: ContinuousClock.Instant?
@@ -25,6 +27,10 @@ struct SimulatedPath {
     /// Whether the packet of that size is answered.
     mutating func carries(_ size: Int, at now: ContinuousClock.Instant) -> Bool {
         sizes.append(size)
+        if losesFirst > 0, size == sizes[0] {
+            losesFirst -= 1
+            return false
+        }
         if let refilled { tokens = min(6, tokens + (now - refilled) / .seconds(1)) }
         refilled = now
         guard answers, size <= limit, tokens >= 1, losesEvery == 0 || sizes.count % losesEvery != 0 else {
@@ -144,6 +150,15 @@ struct SimulatedPath {
             for _ in 0..<20 { _ = run(&search, on: &path) }
             #expect(search.finding == .full)
         }
+    }
+
+    @Test func threeLossesInARowAreNotBelievedAtOnce() {
+        // The three probes of the full size are lost, and nothing after them.
+        var search = PathSearch(fullSize: 1472, timing: PathTiming())
+        var path = SimulatedPath(limit: 1472)
+        path.losesFirst = 3
+        _ = run(&search, on: &path)
+        #expect(search.finding == .full && path.sizes.count > 4)
     }
 
     @Test func slowPathsAreWaitedFor() {
