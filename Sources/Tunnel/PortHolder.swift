@@ -39,7 +39,8 @@ extension UnderlaySocket {
     }
 
     /// Throws where there are such.
-    public static func refuseIntruders(on endpoint: Endpoint, beside own: [Int32]) throws(UnderlaySocketError) {
+    public static func refuseIntruders(on endpoint: Endpoint, beside own: [Int32]) throws(UnderlaySocketError)
+    {
         guard let intruder = intruders(on: endpoint, beside: own).first else { return }
         throw UnderlaySocketError(
             action: "have UDP \(endpoint) to itself, as \(intruder.description) has it too",
@@ -71,7 +72,8 @@ extension UnderlaySocket {
         var found: [UInt64: String] = [:]
         for process in entries(of: "/proc") where process.utf8.allSatisfy({ (0x30...0x39).contains($0) }) {
             for descriptor in entries(of: "/proc/\(process)/fd") {
-                guard let inode = socket(linkedFrom: "/proc/\(process)/fd/\(descriptor)"), inodes.contains(inode)
+                guard let inode = socket(linkedFrom: "/proc/\(process)/fd/\(descriptor)"),
+                    inodes.contains(inode)
                 else { continue }
                 found[inode] = "\(name(ofProcess: process)) (process \(process))"
             }
@@ -130,7 +132,9 @@ struct UDPTableRow: Equatable {
     init?(_ line: String) {
         // sl, local address, remote address, state, queues, timer, retransmits, user, timeout, inode, …
         let fields = line.split { $0 == " " || $0 == "\n" }
-        guard fields.count >= 10, let user = UInt32(fields[7]), let inode = UInt64(fields[9]) else { return nil }
+        guard fields.count >= 10, let user = UInt32(fields[7]), let inode = UInt64(fields[9]) else {
+            return nil
+        }
         let local = fields[1].split(separator: ":")
         // The address is printed as the number that its bytes are on this machine.
         guard local.count == 2, let address = UInt32(local[0], radix: 16),

@@ -144,7 +144,8 @@ public struct TunnelDevice: Sendable {
             // IFNAMSIZ bytes, the terminating zero among them.
             var bytes = [CChar](repeating: 0, count: nameLimitBytes + 1)
             guard twill_tun_name(queue.descriptor, &bytes) == 0 else { return false }
-            return String(decoding: bytes.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self) == name
+            return String(decoding: bytes.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
+                == name
         }
         errno = ENODEV
         guard isNamed() else { return nil }

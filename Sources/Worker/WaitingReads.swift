@@ -145,7 +145,8 @@ struct WaitingReads: ~Copyable {
     /// Puts the source whose turn it is behind the others.
     @inline(__always)
     private mutating func endTurn(of source: Int) {
-        turns[(firstTurn &+ turnCount) & (WorkerLimits.waitingSources &- 1)] = UInt8(truncatingIfNeeded: source)
+        turns[(firstTurn &+ turnCount) & (WorkerLimits.waitingSources &- 1)] = UInt8(
+            truncatingIfNeeded: source)
         firstTurn = (firstTurn &+ 1) & (WorkerLimits.waitingSources &- 1)
     }
 }

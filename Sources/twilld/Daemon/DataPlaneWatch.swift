@@ -35,7 +35,8 @@ struct DataPlaneWatch {
                 Component(.port),
                 intruder.map {
                     Problem(
-                        .cutOff, "UDP \(endpoint) is bound by \($0.description) too, which gets datagrams of other nodes",
+                        .cutOff,
+                        "UDP \(endpoint) is bound by \($0.description) too, which gets datagrams of other nodes",
                         remedy: "stop it")
                 })
         }
@@ -72,7 +73,8 @@ struct DataPlaneWatch {
                 component,
                 Problem(
                     .cutOff, "the packet threads ended: \(String(cString: strerror(errorNumber)))",
-                    remedy: "they are started again in \(pause.components.seconds) s; report it with the log"))
+                    remedy: "they are started again in \(pause.components.seconds) s; report it with the log")
+            )
             return false
         case .restart: return true
         }
