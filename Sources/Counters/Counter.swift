@@ -113,7 +113,8 @@ public enum Counter: Int, CaseIterable, Sendable {
         case .tunnelReads: "Packets and super-packets read from the TUN device."
         case .tunnelBytes: "Bytes of those."
         case .superPacketsRead: "Of those, super-packets, segmented on the way out."
-        case .segmentsSent: "Segments that super-packets were cut into, those that were dropped afterwards included."
+        case .segmentsSent:
+            "Segments that super-packets were cut into, those that were dropped afterwards included."
         case .packetsSent: "Datagrams sent to peers, one an inner packet."
         case .bytesSent: "Inner bytes sent to peers."
         case .sends: "Send operations; packets_sent over sends is the batch size."

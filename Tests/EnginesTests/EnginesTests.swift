@@ -191,7 +191,8 @@ private func receiveBehindAnError<Engine: PacketEngine & ~Copyable>(
 }
 
 /// A send meets such an error: it does nothing else, and the next one is sent.
-private func sendBehindAnError<Engine: PacketEngine & ~Copyable>(_ engine: inout Engine, _ ends: Ends) throws {
+private func sendBehindAnError<Engine: PacketEngine & ~Copyable>(_ engine: inout Engine, _ ends: Ends) throws
+{
     ends.vector.pointee = iovec(iov_base: ends.memory.tunnelBuffer(4), iov_len: 2)
     ends.memory.messages[2] = msghdr(
         msg_name: ends.name, msg_namelen: 16, msg_iov: ends.vector, msg_iovlen: 1, msg_control: nil,

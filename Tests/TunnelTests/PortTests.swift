@@ -14,7 +14,9 @@ import Testing
             address: IPv4Address("127.0.1.\(host)") ?? .any, port: UInt16.random(in: 30_000...45_000))
     }
 
-    private static func open(_ endpoint: Endpoint, beside first: UnderlaySocket? = nil) throws -> UnderlaySocket {
+    private static func open(_ endpoint: Endpoint, beside first: UnderlaySocket? = nil) throws
+        -> UnderlaySocket
+    {
         try UnderlaySocket.open(
             endpoint, beside: first, bufferBytes: 65_536, segmentation: false, coalescing: false)
     }
@@ -44,6 +46,7 @@ import Testing
         let state = Atomic<State>(.rests)
         let joined = Atomic<Int>(0)
         let tries = Atomic<Int>(0)
+        let rests = Atomic<Int>(0)
         let endpoint: Endpoint
         let option: Int32
 
@@ -56,7 +59,9 @@ import Testing
             while true {
                 switch state.load(ordering: .acquiring) {
                 case .ends: return
-                case .rests: usleep(100)
+                case .rests:
+                    rests.add(1, ordering: .releasing)
+                    usleep(100)
                 case .tries:
                     tries.add(1, ordering: .relaxed)
                     if let descriptor = PortTests.join(endpoint, option) {
@@ -93,7 +98,10 @@ import Testing
             intruder.state.store(.tries, ordering: .releasing)
             while intruder.tries.load(ordering: .relaxed) == before { usleep(10) }
             let sender = UnderlaySocket.openSender(sharingPortOf: first, at: endpoint, bufferBytes: 65_536)
+            let rests = intruder.rests.load(ordering: .relaxed)
             intruder.state.store(.rests, ordering: .releasing)
+            // Its last try is over before the port is free.
+            while intruder.rests.load(ordering: .acquiring) == rests { usleep(10) }
             close(try #require(sender))
             first.close()
         }
@@ -149,7 +157,8 @@ import Testing
     }
 
     @Test func linesOfTheKernelsTableAreRead() {
-        let heading = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"
+        let heading =
+            "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"
         #expect(UDPTableRow(heading) == nil)
         #expect(UDPTableRow("") == nil)
         #expect(UDPTableRow("1: 0100007F:XYZW 0:0 07 0:0 00:0 0 0 0 1") == nil)
@@ -160,7 +169,8 @@ import Testing
         let word = String(address.networkBytes, radix: 16, uppercase: true)
         let padded = String(repeating: "0", count: 8 - word.count) + word
         let row = UDPTableRow(
-            " 1234: \(padded):205D 00000000:0000 07 00000000:00000000 00:00000000 00000000  1000        0 4711 2 0 0\n")
+            " 1234: \(padded):205D 00000000:0000 07 00000000:00000000 00:00000000 00000000  1000        0 4711 2 0 0\n"
+        )
         #expect(row == UDPTableRow(endpoint: Endpoint(address: address, port: 8285), user: 1000, inode: 4711))
     }
 
@@ -194,7 +204,8 @@ import Testing
             defer { device.close() }
             let before = device.droppedPackets()
             try execute(
-                "ip link set full0 txqueuelen 5 && ip address add 10.9.0.1/16 dev full0 && ip link set full0 up")
+                "ip link set full0 txqueuelen 5 && ip address add 10.9.0.1/16 dev full0 && ip link set full0 up"
+            )
             try execute("ping -q -f -c 50 -W 1 10.9.0.2 || true")
             return (before, device.droppedPackets())
         }

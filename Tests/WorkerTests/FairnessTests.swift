@@ -139,7 +139,8 @@ import Testing
                 let source = Int.random(in: 0..<64, using: &generator)
                 lines[source].append(buffer)
                 sources[buffer] = source
-                waiting.append(read(buffer, segments: Int.random(in: 1...744, using: &generator)), from: source)
+                waiting.append(
+                    read(buffer, segments: Int.random(in: 1...744, using: &generator)), from: source)
             } else if waiting.count > 0 {
                 let buffer = Int(waiting.removeFirst().buffer)
                 let source = sources.removeValue(forKey: buffer) ?? -1

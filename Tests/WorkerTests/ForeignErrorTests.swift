@@ -31,7 +31,9 @@ import Testing
         #expect(bench.counters[.packetsSent] == 60)
         #expect(bench.counters[.resentAfterErrors] > 0)
         #expect(bench.counters[.segmentationFallbacks] == 0)
-        for counter in Counter.allCases where counter.isDrop { #expect(bench.counters[counter] == 0, "\(counter)") }
+        for counter in Counter.allCases where counter.isDrop {
+            #expect(bench.counters[counter] == 0, "\(counter)")
+        }
     }
 
     @Test(arguments: [ECONNREFUSED, EMSGSIZE, EPROTO])
@@ -41,7 +43,9 @@ import Testing
         bench.kernel.sendFailurePercent = 50
         bench.kernel.sendErrors = [error]
         for _ in 0..<100 {
-            for index in 0..<100 { bench.fromPod(Packets.udp(pod(1), pod(3), payload: [UInt8(index), 0, 0])) }
+            for index in 0..<100 {
+                bench.fromPod(Packets.udp(pod(1), pod(3), payload: [UInt8(index), 0, 0]))
+            }
             bench.run(rounds: 4)
         }
         bench.drain()
@@ -139,7 +143,8 @@ import Testing
         for _ in 0..<5 { bench.fromPod(Packets.udp(pod(1), pod(3), payload: [1])) }
         let began = monotonicNanoseconds()
         bench.run(rounds: 12)
-        #expect(bench.kernel.sent.count == 5 || monotonicNanoseconds() - began > 1000 * WorkerRest.microseconds)
+        #expect(
+            bench.kernel.sent.count == 5 || monotonicNanoseconds() - began > 1000 * WorkerRest.microseconds)
         #expect(bench.counters[.dropOutboundError] == 2)
     }
 }

@@ -19,7 +19,9 @@ extension SeededGenerator {
 
     /// An address that means something else than one host.
     fileprivate mutating func reservedAddress() -> IPv4Address {
-        let texts = ["0.0.0.0", "0.0.0.1", "127.0.0.1", "169.254.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255"]
+        let texts = [
+            "0.0.0.0", "0.0.0.1", "127.0.0.1", "169.254.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255",
+        ]
         return IPv4Address(texts[below(texts.count)]) ?? .any
     }
 

@@ -42,9 +42,12 @@ import Testing
 
     private func ipv6(_ source: IPv6Address, _ destination: IPv6Address) -> [UInt8] {
         func bytes(_ address: IPv6Address) -> [UInt8] {
-            [address.high, address.low].flatMap { word in (0..<8).map { UInt8(truncatingIfNeeded: word >> (56 - 8 * $0)) } }
+            [address.high, address.low].flatMap { word in
+                (0..<8).map { UInt8(truncatingIfNeeded: word >> (56 - 8 * $0)) }
+            }
         }
-        return [0x60, 0, 0, 0, 0, 8, 59, 64] + bytes(source) + bytes(destination) + [UInt8](repeating: 1, count: 8)
+        return [0x60, 0, 0, 0, 0, 8, 59, 64] + bytes(source) + bytes(destination)
+            + [UInt8](repeating: 1, count: 8)
     }
 
     @Test(arguments: ["::", "::1", "ff02::1", "fe80::1"])
@@ -78,7 +81,8 @@ import Testing
     @Test(arguments: ["224.0.0.22", "239.1.2.3", "255.255.255.255", "169.254.1.1"])
     func whatIsForTheLinkAloneIsNoLoss(destination: String) throws {
         var bench = Bench()
-        bench.fromPod(Packets.udp(pod(1), try #require(IPv4Address(destination)), timeToLive: 1, payload: [1]))
+        bench.fromPod(
+            Packets.udp(pod(1), try #require(IPv4Address(destination)), timeToLive: 1, payload: [1]))
         bench.run()
         #expect(bench.counters[.outboundIgnored] == 1)
         #expect(bench.kernel.written.isEmpty && bench.kernel.sent.isEmpty)
@@ -86,7 +90,9 @@ import Testing
         #expect(bench.counters[.errorsSuppressed] == 0)
     }
 
-    @Test(arguments: [("fe80::1", "ff02::2"), ("fe80::1", "ff02::16"), ("::", "ff02::1:ff00:1"), ("fe80::1", "fe80::2")])
+    @Test(arguments: [
+        ("fe80::1", "ff02::2"), ("fe80::1", "ff02::16"), ("::", "ff02::1:ff00:1"), ("fe80::1", "fe80::2"),
+    ])
     func norIsWhatTheKernelSendsByItself(source: String, destination: String) throws {
         var bench = Bench()
         bench.fromPod(ipv6(try #require(IPv6Address(source)), try #require(IPv6Address(destination))))

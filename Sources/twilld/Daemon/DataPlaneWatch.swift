@@ -34,7 +34,8 @@ struct DataPlaneWatch {
                 Component(.port),
                 intruder.map {
                     Problem(
-                        .cutOff, "UDP \(endpoint) is bound by \($0.description) too, which gets datagrams of other nodes",
+                        .cutOff,
+                        "UDP \(endpoint) is bound by \($0.description) too, which gets datagrams of other nodes",
                         remedy: "stop it")
                 })
         }
