@@ -20,12 +20,13 @@ extension LeaseMachine {
         if let known = storeIdentity, let other = snapshot.storeIdentity, known != other {
             hasStoreJumped = true
             report(
-                .warning, "the store is another one than before", ["store": storeName, "before": known, "now": other])
+                .warning, "the store is another one than before",
+                ["store": storeName, "before": known, "now": other])
         }
         storeIdentity = snapshot.storeIdentity ?? storeIdentity
         let present = Set(snapshot.entries.map(\.key))
         let known = index.keys.filter { register.held[$0] == nil }
-        let missing = known.filter { !present.contains($0) }.compactMap { register[$0] }.filter {
+        let missing = known.filter { !present.contains($0) }.sorted().compactMap { register[$0] }.filter {
             !hasEndedAsExpected($0, now: now)
         }
         let isConfigurationGone = snapshot.configuration == nil && configuration != nil
@@ -38,7 +39,9 @@ extension LeaseMachine {
 
     /// Takes notice of a deletion, before the entry is gone.
     mutating func noteDeletion(of key: String, now: Instant) {
-        guard index.contains(key), let record = register[key], !hasEndedAsExpected(record, now: now) else { return }
+        guard index.contains(key), let record = register[key], !hasEndedAsExpected(record, now: now) else {
+            return
+        }
         deletedNow.append(Deletion(key: key, record: record, at: now))
     }
 
@@ -62,7 +65,8 @@ extension LeaseMachine {
                 ?? (isGoingOn ? (heldCause.isEmpty ? "they went all at once" : heldCause) : nil)
         else { return }
         doubtedUntil = now + Self.deletionWindow
-        let gone = deletedLately.filter { register.known($0.key) == nil }.map(\.record)
+        let gone = deletedLately.sorted { $0.key < $1.key }.filter { register.known($0.key) == nil }.map(
+            \.record)
         deletedLately = []
         hold(gone, because: cause, now: now)
     }
@@ -105,7 +109,9 @@ extension LeaseMachine {
             }
             return
         }
-        for (key, held) in register.held where held.until <= now { remove(key) }
+        for (key, held) in register.held.sorted(by: { $0.key < $1.key }) where held.until <= now {
+            remove(key)
+        }
         nextHeldEnd = register.held.values.map(\.until).min()
     }
 

@@ -45,7 +45,9 @@ struct LeaseRegister {
 
     /// Whose entries this node's are.
     var identity: NodeIdentity {
-        didSet { ownKeys = Set(records.filter { $0.value.entry.holder == identity && held[$0.key] == nil }.keys) }
+        didSet {
+            ownKeys = Set(records.filter { $0.value.entry.holder == identity && held[$0.key] == nil }.keys)
+        }
     }
     private(set) var records: [String: Record] = [:]
     /// When entries end, for those that do and whose store leaves it to the nodes.
@@ -108,7 +110,9 @@ struct LeaseRegister {
         // First, so that each entry takes away what it takes the place of.
         for (key, held) in kept { if let record = known[key] { hold(record, until: held.until) } }
         for entry in entries {
-            if var record = known[entry.key], record.entry.value == entry.value, record.entry.flaw == entry.flaw {
+            if var record = known[entry.key], record.entry.value == entry.value,
+                record.entry.flaw == entry.flaw
+            {
                 record.renew(entry, now: now)
                 insert(record)
             } else {
@@ -132,7 +136,9 @@ struct LeaseRegister {
     private mutating func release(_ key: String) {
         guard !held.isEmpty, held.removeValue(forKey: key) != nil, let record = records[key] else { return }
         if let subnet = record.subnet, heldByPrefix[subnet.ipv4] == key { heldByPrefix[subnet.ipv4] = nil }
-        if let address = PublishedAddress(record), heldByAddress[address] == key { heldByAddress[address] = nil }
+        if let address = PublishedAddress(record), heldByAddress[address] == key {
+            heldByAddress[address] = nil
+        }
     }
 
     @discardableResult
