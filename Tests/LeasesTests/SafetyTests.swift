@@ -84,7 +84,11 @@ struct SafetyTests {
             case 4: simulation.compact()
             case 5: backup = simulation.backup
             case 6: simulation.restore(backup)
-            case 7: simulation.removeAll(simulation.entries.keys.sorted())
+            case 7:
+                // A node that was away meanwhile may come back when most are registered again: what its snapshot lacks
+                // then is half of the peers or less, and is believed for the seconds until the rest has followed.
+                for key in simulation.entries.keys { observer.deleted[key] = simulation.now + .seconds(600) }
+                simulation.removeAll(simulation.entries.keys.sorted())
             case 8: simulation.storeIdentity = "\(round)"
             case 9:
                 let key = simulation.entries.keys.sorted().randomElement(using: &dice) ?? ""
