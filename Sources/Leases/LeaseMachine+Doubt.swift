@@ -12,6 +12,8 @@ extension LeaseMachine {
     private static let deletionWindow = Duration.seconds(10)
     // How far before its known end a lease may go without that being odd.
     private static let expectedEndMargin = Duration.seconds(300)
+    // How long a peer that a snapshot lacks is waited for; nodes register again within seconds.
+    private static let returnTime = Duration.seconds(20)
     // How many held peers a problem names.
     private static let namedPeers = 4
 
@@ -33,7 +35,15 @@ extension LeaseMachine {
         let cause = doubt(missing.count, of: known.count, isConfigurationGone: isConfigurationGone)
         register.replace(with: snapshot.entries, now: now)
         deletedNow = []
-        if let cause { hold(missing, because: cause, now: now) }
+        if let cause {
+            hold(missing, because: cause, now: now)
+        } else {
+            // A node that was away may find a store that was emptied meanwhile and is half filled again: the rest is about
+            // to follow.
+            for record in missing where register.known(record.entry.key) == nil {
+                register.hold(record, until: now + Self.returnTime, isDoubted: false)
+            }
+        }
         if hasStoreJumped { own?.isRewriteWanted = true }
     }
 
@@ -78,14 +88,14 @@ extension LeaseMachine {
         if isConfigurationGone { return "its network configuration is gone too" }
         if count >= 2 && count * 2 > known { return "they went all at once" }
         // A store that has not been found whole again is not believed in detail either.
-        return register.held.isEmpty ? nil : heldCause
+        return register.doubtedCount == 0 ? nil : heldCause
     }
 
     private mutating func hold(_ records: [LeaseRegister.Record], because cause: String, now: Instant) {
         guard !records.isEmpty else { return }
         for record in records where register.known(record.entry.key) == nil {
             // etcd does not tell how long a lease has left: at most all of it.
-            register.hold(record, until: record.expiry ?? now + options.timeToLive)
+            register.hold(record, until: record.expiry ?? now + options.timeToLive, isDoubted: true)
             keysChanged?.insert(record.entry.key)
         }
         heldCause = cause
@@ -101,14 +111,12 @@ extension LeaseMachine {
     /// Lets go of what would have ended by now.
     mutating func endHolds(now: Instant) {
         nextHeldEnd = nil
-        guard !register.held.isEmpty else {
-            if !heldCause.isEmpty {
-                heldCause = ""
-                doubtedUntil = nil
-                report(.notice, "no lease is held any longer that the store lost", ["store": storeName])
-            }
-            return
+        if !heldCause.isEmpty, register.doubtedCount == 0 {
+            heldCause = ""
+            doubtedUntil = nil
+            report(.notice, "no lease is held any longer that the store lost", ["store": storeName])
         }
+        if register.held.isEmpty { return }
         for (key, held) in register.held.sorted(by: { $0.key < $1.key }) where held.until <= now {
             remove(key)
         }
@@ -116,7 +124,8 @@ extension LeaseMachine {
     }
 
     var heldProblem: Problem {
-        let keys = register.held.count <= Self.namedPeers ? register.held.keys.sorted() : []
+        let count = register.doubtedCount
+        let keys = count <= Self.namedPeers ? register.held.filter(\.value.isDoubted).keys.sorted() : []
         let names = keys.compactMap { register.known($0) }.map { record in
             let address = (try? record.value.get()).map { " (\($0.publicAddress))" } ?? ""
             return (record.subnet.map { "\($0)" } ?? record.entry.key) + address
@@ -124,7 +133,7 @@ extension LeaseMachine {
         let which = names.isEmpty ? "" : ": " + names.joined(separator: ", ")
         return Problem(
             .degraded,
-            "\(storeName) no longer has the leases of \(register.held.count) nodes\(which); \(heldCause), so they stay peers",
+            "\(storeName) no longer has the leases of \(count) nodes\(which); \(heldCause), so they stay peers",
             remedy: "bring the store back as it was; if the nodes are gone for good, restart twilld here")
     }
 }

@@ -565,7 +565,7 @@ extension LeaseMachine {
                 remedy: "release leases that nobody uses (twilld lease list), or widen Network")
         }
         if let identityProblem { conditions[Component(.identity)] = identityProblem.problem }
-        if !register.held.isEmpty { conditions[Component(.store, "lost leases")] = heldProblem }
+        if register.doubtedCount > 0 { conditions[Component(.store, "lost leases")] = heldProblem }
         if let other = sameAddress {
             conditions[Component(.lease, "address")] = Problem(
                 .degraded,

@@ -41,6 +41,8 @@ struct LeaseRegister {
     struct Held {
         /// When its lease would have ended at the latest.
         var until: ContinuousClock.Instant
+        /// Whether the store is doubted for it; else it is waited for a moment whether the entry comes back.
+        var isDoubted: Bool
     }
 
     /// Whose entries this node's are.
@@ -56,6 +58,8 @@ struct LeaseRegister {
     private(set) var ownKeys: Set<String> = []
     /// The entries among `records` that the store no longer names.
     private(set) var held: [String: Held] = [:]
+    /// How many of them the store is doubted for.
+    var doubtedCount: Int { held.isEmpty ? 0 : held.values.count { $0.isDoubted } }
     // Those entries by what a new one can take from them.
     private var heldByPrefix: [IPv4Prefix: String] = [:]
     private var heldByAddress: [PublishedAddress: String] = [:]
@@ -108,7 +112,7 @@ struct LeaseRegister {
         self = LeaseRegister(identity: identity)
         records.reserveCapacity(entries.count)
         // First, so that each entry takes away what it takes the place of.
-        for (key, held) in kept { if let record = known[key] { hold(record, until: held.until) } }
+        for (key, held) in kept { if let record = known[key] { hold(record, until: held.until, isDoubted: held.isDoubted) } }
         for entry in entries {
             if var record = known[entry.key], record.entry.value == entry.value,
                 record.entry.flaw == entry.flaw
@@ -122,12 +126,12 @@ struct LeaseRegister {
     }
 
     /// Keeps an entry that the store no longer names.
-    mutating func hold(_ record: Record, until: ContinuousClock.Instant) {
+    mutating func hold(_ record: Record, until: ContinuousClock.Instant, isDoubted: Bool) {
         let key = record.entry.key
         records[key] = record
         endings[key] = nil
         ownKeys.remove(key)
-        held[key] = Held(until: until)
+        held[key] = Held(until: until, isDoubted: isDoubted)
         if let subnet = record.subnet { heldByPrefix[subnet.ipv4] = key }
         if let address = PublishedAddress(record) { heldByAddress[address] = key }
     }

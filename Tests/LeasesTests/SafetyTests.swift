@@ -85,18 +85,15 @@ struct SafetyTests {
             case 5: backup = simulation.backup
             case 6: simulation.restore(backup)
             case 7:
-                // A node that was away meanwhile may come back when most are registered again: what its snapshot lacks
-                // then is half of the peers or less, and is believed for the seconds until the rest has followed.
-                for key in simulation.entries.keys { observer.deleted[key] = simulation.now + .seconds(600) }
                 simulation.removeAll(simulation.entries.keys.sorted())
             case 8: simulation.storeIdentity = "\(round)"
             case 9:
                 let key = simulation.entries.keys.sorted().randomElement(using: &dice) ?? ""
-                observer.deleted[key] = simulation.now
+                observer.deleted[key] = simulation.now + (simulation.isStoreDown ? hour * 12 : .zero)
                 simulation.remove(key)
             case 10:
                 let key = "10.66.\(Int.random(in: 1...120, using: &dice)).0-24"
-                observer.deleted[key] = simulation.now
+                observer.deleted[key] = simulation.now + (simulation.isStoreDown ? hour * 12 : .zero)
                 simulation.put(key, "nonsense", timeToLive: hour)
             // The machine slept: nothing is heard for hours, then everything at once.
             case 11: simulation.run(for: hour * 3)

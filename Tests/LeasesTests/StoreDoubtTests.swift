@@ -83,7 +83,7 @@ struct StoreDoubtTests {
             simulation.removeAll(simulation.nodes.dropFirst().prefix(removed).compactMap(\.subnet))
             simulation.compact()
             simulation.isStoreDown = false
-            simulation.run(for: .seconds(20))
+            simulation.run(for: .seconds(60))
             #expect(node.table.peers.count == left)
         }
     }
