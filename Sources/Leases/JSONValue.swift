@@ -147,7 +147,9 @@ private struct JSONReader {
     private mutating func nested(
         _ body: (inout JSONReader) throws(JSONError) -> JSONValue
     ) throws(JSONError) -> JSONValue {
-        guard depth < Self.depthLimit else { throw error("it is nested deeper than \(Self.depthLimit) levels") }
+        guard depth < Self.depthLimit else {
+            throw error("it is nested deeper than \(Self.depthLimit) levels")
+        }
         depth += 1
         defer { depth &-= 1 }
         position += 1
@@ -160,7 +162,9 @@ private struct JSONReader {
         if take("}") { return .object(members) }
         repeat {
             skipBlanks()
-            guard current == UInt8(ascii: "\"") else { throw error("a key in quotes is needed, and there is \(found)") }
+            guard current == UInt8(ascii: "\"") else {
+                throw error("a key in quotes is needed, and there is \(found)")
+            }
             let start = position
             let key = try string()
             skipBlanks()
@@ -237,8 +241,10 @@ private struct JSONReader {
     private mutating func escaped() throws(JSONError) -> Unicode.Scalar {
         position += 1
         let simple: [UInt8: Unicode.Scalar] = [
-            UInt8(ascii: "\""): "\"", UInt8(ascii: "\\"): "\\", UInt8(ascii: "/"): "/", UInt8(ascii: "b"): "\u{8}",
-            UInt8(ascii: "f"): "\u{C}", UInt8(ascii: "n"): "\n", UInt8(ascii: "r"): "\r", UInt8(ascii: "t"): "\t",
+            UInt8(ascii: "\""): "\"", UInt8(ascii: "\\"): "\\", UInt8(ascii: "/"): "/",
+            UInt8(ascii: "b"): "\u{8}",
+            UInt8(ascii: "f"): "\u{C}", UInt8(ascii: "n"): "\n", UInt8(ascii: "r"): "\r",
+            UInt8(ascii: "t"): "\t",
         ]
         if let current, let scalar = simple[current] {
             position += 1
@@ -276,7 +282,9 @@ extension JSONValue {
         var seen: Set<String> = []
         var found: [(path: String, offset: Int)] = []
         for member in members {
-            if !seen.insert(member.key.lowercased()).inserted { found.append((path + member.key, member.offset)) }
+            if !seen.insert(member.key.lowercased()).inserted {
+                found.append((path + member.key, member.offset))
+            }
             found += member.value.duplicates(under: path + member.key + ".")
         }
         return found

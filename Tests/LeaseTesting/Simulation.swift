@@ -168,6 +168,8 @@ package final class Simulation {
         revision = backup.revision
         history = []
         compacted = backup.revision
+        // A restored etcd is another cluster, by its number.
+        storeIdentity += "+"
         isStoreDown = false
     }
 
@@ -179,6 +181,7 @@ package final class Simulation {
         history = []
         compacted = 0
         revision = 1
+        storeIdentity += "+"
         isStoreDown = false
     }
 
@@ -200,10 +203,14 @@ package final class Simulation {
             node.lastTold = at
             schedule(after: at - now) { node.feedWatch(.changes(events, revision: revision), watch) }
             if occurs(faults.repeatsEvent) {
-                schedule(after: at - now + .seconds(3)) { node.feedWatch(.changes(events, revision: revision), watch) }
+                schedule(after: at - now + .seconds(3)) {
+                    node.feedWatch(.changes(events, revision: revision), watch)
+                }
             }
             if occurs(faults.goesBack) {
-                schedule(after: at - now + .seconds(1)) { node.feedWatch(.alive(revision: revision / 2), watch) }
+                schedule(after: at - now + .seconds(1)) {
+                    node.feedWatch(.alive(revision: revision / 2), watch)
+                }
             }
             if occurs(faults.endsWatch) {
                 schedule(after: at - now + .seconds(1)) {
