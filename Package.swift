@@ -153,7 +153,8 @@ let etcdAndDaemon: [Target] = [
     .testTarget(
         name: "CommandTests",
         dependencies: [
-            "twilld", "Addresses", "CLinux", "Counters", "Fuzz", "Health", "Leases", "NetworkNamespaces", "Node",
+            "twilld", "Addresses", "CLinux", "Counters", "Fuzz", "Health", "Leases", "NetworkNamespaces",
+            "Node",
             "Telemetry", "Tunnel",
             "Worker",
             .product(name: "NIOCore", package: "swift-nio"),

@@ -254,7 +254,8 @@ private struct JSONReader {
         let first = try hexadecimal()
         if let scalar = Unicode.Scalar(first) { return scalar }
         let afterFirst = position
-        guard first < 0xDC00, take("\\"), take("u"), let second = try? hexadecimal(), (0xDC00..<0xE000).contains(second),
+        guard first < 0xDC00, take("\\"), take("u"), let second = try? hexadecimal(),
+            (0xDC00..<0xE000).contains(second),
             let scalar = Unicode.Scalar(0x10000 &+ (first &- 0xD800) << 10 &+ (second &- 0xDC00))
         else {
             position = afterFirst

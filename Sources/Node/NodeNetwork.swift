@@ -274,7 +274,9 @@ public actor NodeNetwork {
             Component(.setting, "netlink"),
             Problem(
                 .degraded, "the kernel's interfaces and routes can't be read: \(error)",
-                remedy: "what is taken away meanwhile does not come back; it is tried again every \(resyncInterval)"))
+                remedy:
+                    "what is taken away meanwhile does not come back; it is tried again every \(resyncInterval)"
+            ))
     }
 
     private func judgeRoutes(in state: NetworkState, isResync: Bool) {

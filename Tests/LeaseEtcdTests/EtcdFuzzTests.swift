@@ -17,7 +17,9 @@ private final class EtcdAnswerTarget: FuzzTarget {
     ]
     private let store: EtcdStore
 
-    init() throws { store = try EtcdStore(configuration: EtcdConfiguration(endpoints: ["http://127.0.0.1:1"])) }
+    init() throws {
+        store = try EtcdStore(configuration: EtcdConfiguration(endpoints: ["http://127.0.0.1:1"]))
+    }
 
     var seeds: [[UInt8]] {
         let pairs = ["subnets/10.66.28.0-24", "config", "subnets/10.12.13.0-24&fd00:12:13::-56"].map { key in

@@ -72,7 +72,8 @@ struct DataPlaneWatch {
                 component,
                 Problem(
                     .cutOff, "the packet threads ended: \(systemWords(errorNumber))",
-                    remedy: "they are started again in \(pause.components.seconds) s; report it with the log"))
+                    remedy: "they are started again in \(pause.components.seconds) s; report it with the log")
+            )
             return false
         case .restart: return true
         }
