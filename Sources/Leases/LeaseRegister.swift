@@ -112,7 +112,9 @@ struct LeaseRegister {
         self = LeaseRegister(identity: identity)
         records.reserveCapacity(entries.count)
         // First, so that each entry takes away what it takes the place of.
-        for (key, held) in kept { if let record = known[key] { hold(record, until: held.until, isDoubted: held.isDoubted) } }
+        for (key, held) in kept {
+            if let record = known[key] { hold(record, until: held.until, isDoubted: held.isDoubted) }
+        }
         for entry in entries {
             if var record = known[entry.key], record.entry.value == entry.value,
                 record.entry.flaw == entry.flaw

@@ -83,7 +83,11 @@ struct SafetyTests {
             case 3: simulation.wipe()
             case 4: simulation.compact()
             case 5: backup = simulation.backup
-            case 6: simulation.restore(backup)
+            case 6:
+                for (key, entry) in backup.entries where entry.value == "nonsense" {
+                    observer.deleted[key] = simulation.now
+                }
+                simulation.restore(backup)
             case 7:
                 simulation.removeAll(simulation.entries.keys.sorted())
             case 8: simulation.storeIdentity = "\(round)"
