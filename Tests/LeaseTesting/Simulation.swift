@@ -149,7 +149,7 @@ package final class Simulation {
     /// What the store holds.
     package struct Backup {
         var configuration: String?
-        var entries: [String: StoreEntry]
+        package var entries: [String: StoreEntry]
         var expiries: [String: Instant]
         var revision: Int64
     }
