@@ -51,8 +51,7 @@ extension DirectoryStore {
             let isUpkeepDue = lastUpkeep.map { $0 + Self.upkeepInterval <= now } ?? true
             let news = try await queue.run { () throws(LeaseStoreError) in
                 guard try self.watchedDirectories() == directories else {
-                    throw LeaseStoreError(
-                        .historyLost, "\(self.name) was removed, replaced, mounted or unmounted")
+                    throw LeaseStoreError(.historyLost, "\(self.name) was removed, replaced, mounted or unmounted")
                 }
                 var news = News(events: try self.lookForChanges(since: number))
                 if isUpkeepDue {
@@ -117,11 +116,8 @@ extension DirectoryStore {
         let here = clocks.wall()
         let apart = here - there
         guard apart > Self.clockTolerance || apart < .zero - Self.clockTolerance else { return [:] }
-        let seconds = apart.components.seconds.magnitude
-        let extent =
-            seconds < 7200
-            ? "\(seconds / 60) minutes"
-            : seconds < 172_800 ? "\(seconds / 3600) hours" : "\(seconds / 86_400) days"
+        let hours = abs(Double(apart.components.seconds)) / 3600
+        let extent = hours < 2 ? "\(Int(hours * 60)) minutes" : hours < 48 ? "\(Int(hours)) hours" : "\(Int(hours / 24)) days"
         return [
             Component(.clock): Problem(
                 .degraded,
@@ -138,8 +134,7 @@ extension DirectoryStore {
         var orphans: [String: Duration] = [:]
         for name in names {
             let path = holders.appending(name)
-            guard let status = try? path.status(), status.oddity == nil,
-                status.links == 1 || name.hasPrefix(".")
+            guard let status = try? path.status(), status.oddity == nil, status.links == 1 || name.hasPrefix(".")
             else { continue }
             let since = known[name] ?? now
             if since + Self.orphanTime <= now { path.remove() } else { orphans[name] = since }
@@ -165,9 +160,7 @@ extension DirectoryStore {
             return signals
         }
         let changes = IN_ATTRIB | IN_CLOSE_WRITE | IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO
-        for directory in directories {
-            inotify_add_watch(descriptor, directory.description, UInt32(bitPattern: changes))
-        }
+        for directory in directories { inotify_add_watch(descriptor, directory.description, UInt32(changes)) }
         let notifications = DispatchSource.makeReadSource(fileDescriptor: descriptor)
         notifications.setEventHandler {
             // What they say is found by looking; that there are some is enough.

@@ -84,25 +84,21 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
         }
         let status = Status(found)
         if let oddity = status.oddity { throw Unreadable(reason: "it is \(oddity), not a file") }
-        var bytes = [UInt8](repeating: 0, count: Self.sizeLimit &+ 1)
+        var bytes = [UInt8](repeating: 0, count: Self.sizeLimit + 1)
         var length = 0
         while length < bytes.count {
-            let count = bytes.withUnsafeMutableBytes { buffer in
-                let rest = buffer.dropFirst(length)
-                return Glibc.read(
-                    descriptor, UnsafeMutableRawBufferPointer(rebasing: rest).baseAddress, rest.count)
-            }
+            let count = bytes.withUnsafeMutableBytes { Glibc.read(descriptor, $0.baseAddress! + length, $0.count - length) }
             if count < 0, errno == EINTR { continue }
             guard count >= 0 else {
                 throw Unreadable(reason: "it cannot be read: \(String(cString: strerror(errno)))")
             }
             if count == 0 { break }
-            length &+= count
+            length += count
         }
         guard length <= Self.sizeLimit else {
             throw Unreadable(reason: "it is larger than \(Self.sizeLimit >> 10) KiB")
         }
-        return (status, String(decoding: bytes.prefix(length), as: UTF8.self))
+        return (status, String(decoding: bytes[..<length], as: UTF8.self))
     }
 
     /// Makes a file that was not there, on the disk when this returns, with its modification time set.
@@ -237,7 +233,7 @@ struct WallTime: Sendable, Hashable, Comparable {
     let nanoseconds: Int
 
     init(seconds: Int, nanoseconds: Int) {
-        self.seconds = min(max(seconds, 0 &- Self.limit), Self.limit)
+        self.seconds = min(max(seconds, -Self.limit), Self.limit)
         self.nanoseconds = min(max(nanoseconds, 0), 999_999_999)
     }
 
@@ -253,15 +249,15 @@ struct WallTime: Sendable, Hashable, Comparable {
     /// `duration` is a lease's time, some days at most.
     static func + (time: WallTime, duration: Duration) -> WallTime {
         let (seconds, attoseconds) = duration.components
-        let whole = min(max(Int(seconds), 0 &- limit), limit)
-        let nanoseconds = time.nanoseconds &+ Int(attoseconds / 1_000_000_000)
+        let whole = Int(min(max(seconds, -Int64(limit)), Int64(limit)))
+        let nanoseconds = time.nanoseconds + Int(attoseconds / 1_000_000_000)
         let carried = nanoseconds >= 1_000_000_000 ? 1 : nanoseconds < 0 ? -1 : 0
         return WallTime(
-            seconds: time.seconds &+ whole &+ carried, nanoseconds: nanoseconds &- carried &* 1_000_000_000)
+            seconds: time.seconds + whole + carried, nanoseconds: nanoseconds - carried * 1_000_000_000)
     }
 
     static func - (left: WallTime, right: WallTime) -> Duration {
-        .seconds(left.seconds &- right.seconds) + .nanoseconds(left.nanoseconds &- right.nanoseconds)
+        .seconds(left.seconds - right.seconds) + .nanoseconds(left.nanoseconds - right.nanoseconds)
     }
 
     static func < (left: WallTime, right: WallTime) -> Bool {
@@ -276,7 +272,7 @@ extension WallTime: CustomStringConvertible {
         var parts = tm()
         guard gmtime_r(&seconds, &parts) != nil else { return "\(self.seconds) s" }
         func padded(_ number: Int32) -> String { number < 10 ? "0\(number)" : "\(number)" }
-        let date = "\(Int(parts.tm_year) &+ 1900)-\(padded(parts.tm_mon &+ 1))-\(padded(parts.tm_mday))"
+        let date = "\(Int(parts.tm_year) + 1900)-\(padded(parts.tm_mon + 1))-\(padded(parts.tm_mday))"
         return "\(date) \(padded(parts.tm_hour)):\(padded(parts.tm_min)):\(padded(parts.tm_sec)) UTC"
     }
 }

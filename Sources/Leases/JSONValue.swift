@@ -105,7 +105,7 @@ private struct JSONReader {
         return value
     }
 
-    private var current: UInt8? { position < bytes.count ? bytes[position] : nil }  // checked: so it is
+    private var current: UInt8? { position < bytes.count ? bytes[position] : nil }
 
     private func error(_ reason: String) -> JSONError {
         JSONError(place: JSONError.Place(offset: position, in: bytes), reason: reason)
@@ -117,7 +117,7 @@ private struct JSONReader {
     }
 
     private mutating func skipBlanks() {
-        while let current, [0x20, 0x09, 0x0A, 0x0D].contains(current) { position &+= 1 }
+        while let current, [0x20, 0x09, 0x0A, 0x0D].contains(current) { position += 1 }
     }
 
     private mutating func take(_ character: Unicode.Scalar) -> Bool {
@@ -132,12 +132,12 @@ private struct JSONReader {
         case UInt8(ascii: "{"): return try nested { (reader) throws(JSONError) in try reader.object() }
         case UInt8(ascii: "["): return try nested { (reader) throws(JSONError) in try reader.array() }
         case UInt8(ascii: "\""): return .string(try string())
-        case let byte? where byte == UInt8(ascii: "-") || (0x30...0x39).contains(byte):
+        case let byte? where byte == UInt8(ascii: "-") || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte):
             return try number()
         default:
             for (word, value) in [("true", JSONValue.bool(true)), ("false", .bool(false)), ("null", .null)]
-            where bytes.dropFirst(position).starts(with: word.utf8) {
-                position &+= word.utf8.count
+            where bytes[position...].starts(with: word.utf8) {
+                position += word.utf8.count
                 return value
             }
             throw error("a value is needed, and there is \(found)")
@@ -149,7 +149,7 @@ private struct JSONReader {
     ) throws(JSONError) -> JSONValue {
         guard depth < Self.depthLimit else { throw error("it is nested deeper than \(Self.depthLimit) levels") }
         depth += 1
-        defer { depth &-= 1 }
+        defer { depth -= 1 }
         position += 1
         return try body(&self)
     }
@@ -198,10 +198,10 @@ private struct JSONReader {
             if !take("+") { _ = take("-") }
             guard takeDigits() else { throw error("a digit is needed, and there is \(found)") }
         }
-        if let current, (0x30...0x39).contains(current) {
+        if let current, (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(current) {
             throw error("a number does not begin with 0")
         }
-        let text = String(decoding: bytes.prefix(position).dropFirst(start), as: UTF8.self)
+        let text = String(decoding: bytes[start..<position], as: UTF8.self)
         if isWhole, let integer = Int(text) { return .integer(integer) }
         // Beyond what an Int holds, and beyond a Double: infinity, which no rule takes.
         return .number(Double(text) ?? .infinity)
@@ -209,7 +209,7 @@ private struct JSONReader {
 
     private mutating func takeDigits() -> Bool {
         let start = position
-        while let current, (0x30...0x39).contains(current) { position &+= 1 }
+        while let current, (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(current) { position += 1 }
         return position > start
     }
 
@@ -249,7 +249,7 @@ private struct JSONReader {
         if let scalar = Unicode.Scalar(first) { return scalar }
         let afterFirst = position
         guard first < 0xDC00, take("\\"), take("u"), let second = try? hexadecimal(), (0xDC00..<0xE000).contains(second),
-            let scalar = Unicode.Scalar(0x10000 &+ (first &- 0xD800) << 10 &+ (second &- 0xDC00))
+            let scalar = Unicode.Scalar(0x10000 + (first - 0xD800) << 10 + (second - 0xDC00))
         else {
             position = afterFirst
             return "\u{FFFD}"
@@ -258,12 +258,11 @@ private struct JSONReader {
     }
 
     private mutating func hexadecimal() throws(JSONError) -> UInt32 {
-        let digits = bytes.dropFirst(position).prefix(4)
-        guard digits.count == 4,
-            digits.allSatisfy({ Character(Unicode.Scalar($0)).isHexDigit && $0 < 0x80 }),
-            let number = UInt32(String(decoding: digits, as: UTF8.self), radix: 16)
+        guard position + 4 <= bytes.count,
+            bytes[position..<position + 4].allSatisfy({ Character(Unicode.Scalar($0)).isHexDigit && $0 < 0x80 }),
+            let number = UInt32(String(decoding: bytes[position..<position + 4], as: UTF8.self), radix: 16)
         else { throw error("four hexadecimal digits are needed after '\\u'") }
-        position &+= 4
+        position += 4
         return number
     }
 }

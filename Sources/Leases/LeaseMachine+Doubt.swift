@@ -54,7 +54,7 @@ extension LeaseMachine {
         deletedLately += deletedNow
         deletedNow = []
         // The index still has what went just now.
-        let known = index.peers.count &- register.held.count &+ believed
+        let known = index.peers.count - register.held.count + believed
         let isConfigurationGone = configurationText == nil && configuration != nil
         let isGoingOn = doubtedUntil.map { $0 > now } ?? false
         guard
@@ -72,7 +72,7 @@ extension LeaseMachine {
         guard count > 0 else { return nil }
         if hasStoreJumped { return "it was restored, emptied or replaced by another one" }
         if isConfigurationGone { return "its network configuration is gone too" }
-        return count >= 2 && count > known / 2 ? "they went all at once" : nil
+        return count >= 2 && count * 2 > known ? "they went all at once" : nil
     }
 
     private mutating func hold(_ records: [LeaseRegister.Record], because cause: String, now: Instant) {

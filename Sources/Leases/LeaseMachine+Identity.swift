@@ -117,7 +117,7 @@ extension LeaseMachine {
         if let until = identityProblem?.until, until <= now { identityProblem = nil }
         if let until = contests.pausedUntil, until <= now {
             contests.pausedUntil = nil
-            if own?.isRewriteWanted != true { contests.count = max(0, contests.count &- 1) }
+            if own?.isRewriteWanted != true { contests.count = max(0, contests.count - 1) }
         }
     }
 

@@ -168,7 +168,7 @@ extension LeaseMachine {
         let records = register.records.filter { register.held[$0.key] == nil }.values
         func rank(_ record: LeaseRegister.Record) -> Int {
             // One that names this node goes before one of a former address; a copy of this node may hold that one.
-            (announcesOwnEndpoint(record) ? 0 : 2) &+ (record.subnet == wanted ? 0 : 1)
+            (announcesOwnEndpoint(record) ? 0 : 2) + (record.subnet == wanted ? 0 : 1)
         }
         let candidates = records.filter { isOwn($0) || isOwnByEvidence($0) }.sorted {
             let (left, right) = (rank($0), rank($1))

@@ -263,7 +263,7 @@ extension LeaseMachine {
         case .announce(let announcement):
             self.announcement = announcement
             ownAddresses.removeAll { $0 == announcement.publicAddress }
-            ownAddresses = ownAddresses.suffix(Self.ownAddressLimit &- 1) + [announcement.publicAddress]
+            ownAddresses = ownAddresses.suffix(Self.ownAddressLimit - 1) + [announcement.publicAddress]
             own?.isRewriteWanted = true
             if let configuration { checkUnderlay(configuration) }
         }
@@ -595,11 +595,10 @@ extension LeaseMachine {
         let key = key.printable
         var (low, high) = (0, skipped.count)
         while low < high {
-            let middle = (low &+ high) / 2
-            // checked: 0 <= low <= middle < high <= count
-            if skipped[middle].key < key { low = middle &+ 1 } else { high = middle }
+            let middle = (low + high) / 2
+            if skipped[middle].key < key { low = middle + 1 } else { high = middle }
         }
-        let isThere = low < skipped.count && skipped[low].key == key  // checked: low is below the count
+        let isThere = low < skipped.count && skipped[low].key == key
         switch (isThere, reason) {
         case (true, let reason?): skipped[low].reason = reason
         case (true, nil): skipped.remove(at: low)
