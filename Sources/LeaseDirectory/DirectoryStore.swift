@@ -122,7 +122,8 @@ public final class DirectoryStore: LeaseStore {
         guard let status = try root.status() else {
             throw LeaseStoreError(
                 .unreachable,
-                "\(name) is not there: is it mounted, is its name right? twilld network set --lease-dir makes one")
+                "\(name) is not there: is it mounted, is its name right? twilld network set --lease-dir makes one"
+            )
         }
         guard status.type == S_IFDIR || status.type == S_IFLNK else {
             throw LeaseStoreError(.denied, "\(root) is \(status.oddity ?? "a file"), not a directory")
@@ -178,7 +179,9 @@ extension DirectoryStore {
                 continue
             }
             do throws(FilePath.Unreadable) {
-                if let oddity = status.oddity { throw FilePath.Unreadable(reason: "it is \(oddity), not a file") }
+                if let oddity = status.oddity {
+                    throw FilePath.Unreadable(reason: "it is \(oddity), not a file")
+                }
                 guard let (status, text) = try path.read() else { continue }
                 let emptySince = known.empty[key] ?? now
                 if text.isEmpty, now - emptySince < Self.emptyFileGrace {
@@ -197,7 +200,8 @@ extension DirectoryStore {
             let holder = isLease(status) ? identities[status.inode]?.identity : nil
             if isLease(status), holder == nil, !isLast { return nil }
             var entry = StoreEntry(
-                key: key, value: (try? text.get())?.trimmedAtEnd ?? "", version: StoreVersion(status), holder: holder,
+                key: key, value: (try? text.get())?.trimmedAtEnd ?? "", version: StoreVersion(status),
+                holder: holder,
                 lifetime: isLease(status) ? .expiring(remaining: nil) : .permanent)
             if case .failure(let error) = text { entry.flaw = error.reason }
             contents.files[key] = Contents.File(status: status, entry: entry, firstSeen: now)
@@ -241,7 +245,8 @@ extension DirectoryStore {
     ) async throws(LeaseStoreError) -> StoreWriteResult {
         try await queue.run { () throws(LeaseStoreError) in
             try self.prepareForWriting()
-            let (path, status) = try self.write(key: key, value: value, timeToLive: timeToLive, holder: holder)
+            let (path, status) = try self.write(
+                key: key, value: value, timeToLive: timeToLive, holder: holder)
             do throws(LeaseStoreError) {
                 guard try path.link(to: self.subnets.appending(key)) else {
                     path.remove()
@@ -264,7 +269,9 @@ extension DirectoryStore {
         try await queue.run { () throws(LeaseStoreError) in
             try self.prepareForWriting()
             let path = self.subnets.appending(key)
-            guard let (status, text) = try path.lease(), StoreVersion(status) == version else { return .refused }
+            guard let (status, text) = try path.lease(), StoreVersion(status) == version else {
+                return .refused
+            }
             let known = try self.holderNames()[status.inode]
             let owner = timeToLive == nil ? nil : holder
             if text.trimmedAtEnd == value, known?.identity == owner {
@@ -273,7 +280,8 @@ extension DirectoryStore {
                 guard let touched = try path.touch(status, modified: end) else { return .refused }
                 return self.done(key, value, touched, holder: owner)
             }
-            let (newPath, newStatus) = try self.write(key: key, value: value, timeToLive: timeToLive, holder: holder)
+            let (newPath, newStatus) = try self.write(
+                key: key, value: value, timeToLive: timeToLive, holder: holder)
             let second = self.temporaryPath()
             // Between this look and the rename another daemon could only take the key if the lease had ended.
             guard try path.status() == status, try newPath.link(to: second) else {

@@ -51,7 +51,8 @@ extension DirectoryStore {
             let isUpkeepDue = lastUpkeep.map { $0 + Self.upkeepInterval <= now } ?? true
             let news = try await queue.run { () throws(LeaseStoreError) in
                 guard try self.watchedDirectories() == directories else {
-                    throw LeaseStoreError(.historyLost, "\(self.name) was removed, replaced, mounted or unmounted")
+                    throw LeaseStoreError(
+                        .historyLost, "\(self.name) was removed, replaced, mounted or unmounted")
                 }
                 var news = News(events: try self.lookForChanges(since: number))
                 if isUpkeepDue {
@@ -117,7 +118,9 @@ extension DirectoryStore {
         let apart = here - there
         guard apart > Self.clockTolerance || apart < .zero - Self.clockTolerance else { return [:] }
         let hours = abs(Double(apart.components.seconds)) / 3600
-        let extent = hours < 2 ? "\(Int(hours * 60)) minutes" : hours < 48 ? "\(Int(hours)) hours" : "\(Int(hours / 24)) days"
+        let extent =
+            hours < 2
+            ? "\(Int(hours * 60)) minutes" : hours < 48 ? "\(Int(hours)) hours" : "\(Int(hours / 24)) days"
         return [
             Component(.clock): Problem(
                 .degraded,
@@ -134,7 +137,8 @@ extension DirectoryStore {
         var orphans: [String: Duration] = [:]
         for name in names {
             let path = holders.appending(name)
-            guard let status = try? path.status(), status.oddity == nil, status.links == 1 || name.hasPrefix(".")
+            guard let status = try? path.status(), status.oddity == nil,
+                status.links == 1 || name.hasPrefix(".")
             else { continue }
             let since = known[name] ?? now
             if since + Self.orphanTime <= now { path.remove() } else { orphans[name] = since }

@@ -38,7 +38,8 @@ final class FileQueue: Sendable {
         let answer = Answer<Output>()
         let timer = Task { [limit] in
             guard (try? await Task.sleep(for: limit)) != nil else { return }
-            answer.give(.failure(self.stuck ?? LeaseStoreError(.unreachable, "\(self.name) is slow to answer")))
+            answer.give(
+                .failure(self.stuck ?? LeaseStoreError(.unreachable, "\(self.name) is slow to answer")))
         }
         let result = await withCheckedContinuation { continuation in
             answer.wait(continuation)

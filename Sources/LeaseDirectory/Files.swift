@@ -87,7 +87,9 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
         var bytes = [UInt8](repeating: 0, count: Self.sizeLimit + 1)
         var length = 0
         while length < bytes.count {
-            let count = bytes.withUnsafeMutableBytes { Glibc.read(descriptor, $0.baseAddress! + length, $0.count - length) }
+            let count = bytes.withUnsafeMutableBytes {
+                Glibc.read(descriptor, $0.baseAddress! + length, $0.count - length)
+            }
             if count < 0, errno == EINTR { continue }
             guard count >= 0 else {
                 throw Unreadable(reason: "it cannot be read: \(String(cString: strerror(errno)))")

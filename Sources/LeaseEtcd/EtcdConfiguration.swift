@@ -114,7 +114,8 @@ extension EtcdConfiguration {
         }
         if credentials == nil, let given = username != nil ? "username" : password != nil ? "password" : nil {
             remarks.append(
-                "--etcd-\(given) has no effect without --etcd-\(given == "username" ? "password" : "username")")
+                "--etcd-\(given) has no effect without --etcd-\(given == "username" ? "password" : "username")"
+            )
         }
         return remarks
     }

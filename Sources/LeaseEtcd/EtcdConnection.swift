@@ -152,7 +152,7 @@ actor EtcdConnection {
 }
 
 extension CallOptions {
-    /// Takes messages of 64 MiB: a page of 2,000 leases is 0.4 MB, and etcd's values may be of 1.5 MiB each.
+    /// Takes messages of 64 MiB: a page of 1,000 leases is 0.2 MB, and etcd's values may be of 1.5 MiB each.
     ///
     /// grpc-swift-nio-transport (2.9) holds what a client receives to the limit for what it sends.
     mutating func limitMessages() {

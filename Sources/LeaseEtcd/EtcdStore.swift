@@ -33,12 +33,14 @@ extension EtcdStore {
 extension EtcdStore {
     // How many etcd leases are asked for at a time.
     private static let questionsUnderWay = 16
-    // How many leases one answer holds: 0.4 MB of usual ones.
-    private static let pageSize: Int64 = 2_000
+    // How many leases one answer holds: 0.2 MB of usual ones.
+    private static let pageSize: Int64 = 1_000
 
     /// Reads the configuration and the leases as of one revision, page by page. Nothing else under the prefix is asked
     /// for: a role that may read those two is enough, as for flanneld.
-    public func snapshot() async throws(LeaseStoreError) -> StoreSnapshot { try snapshot(of: try await range()) }
+    public func snapshot() async throws(LeaseStoreError) -> StoreSnapshot {
+        try snapshot(of: try await range())
+    }
 
     /// Reads the configuration and the leases, then asks for each etcd lease that a key hangs on.
     public func snapshotWithRemainingTimes() async throws(LeaseStoreError) -> StoreSnapshot {
@@ -95,7 +97,8 @@ extension EtcdStore {
     /// What a response says. A revision that no etcd has is an answer of somebody else.
     func snapshot(of response: Etcdserverpb_RangeResponse) throws(LeaseStoreError) -> StoreSnapshot {
         guard (0..<Int64.max).contains(response.header.revision) else {
-            throw LeaseStoreError(.failed, "\(name) answers with revision \(response.header.revision), which is none")
+            throw LeaseStoreError(
+                .failed, "\(name) answers with revision \(response.header.revision), which is none")
         }
         let cluster = response.header.clusterID
         var snapshot = StoreSnapshot(
@@ -129,7 +132,8 @@ extension EtcdStore {
         case .lease(let key):
             return .put(
                 StoreEntry(
-                    key: key, value: value, version: StoreVersion(number: UInt64(bitPattern: pair.modRevision)),
+                    key: key, value: value,
+                    version: StoreVersion(number: UInt64(bitPattern: pair.modRevision)),
                     holder: Self.holder(lease: pair.lease),
                     lifetime: pair.lease == 0 ? .permanent : .expiring(remaining: nil)))
         case nil: return nil
@@ -217,7 +221,8 @@ extension EtcdStore {
                     $0.success = [.with { $0.requestDeleteRange = .with { $0.key = data } }]
                 }, metadata: link.metadata, options: EtcdConnection.options)
             return response.succeeded
-                ? .done(version: StoreVersion(number: UInt64(bitPattern: response.header.revision))) : .refused
+                ? .done(version: StoreVersion(number: UInt64(bitPattern: response.header.revision)))
+                : .refused
         }
     }
 
@@ -259,7 +264,8 @@ extension EtcdStore {
                     ]
                 }, metadata: link.metadata, options: EtcdConnection.options)
             return response.succeeded
-                ? .done(version: StoreVersion(number: UInt64(bitPattern: response.header.revision))) : .refused
+                ? .done(version: StoreVersion(number: UInt64(bitPattern: response.header.revision)))
+                : .refused
         }
     }
 }

@@ -132,7 +132,8 @@ private struct JSONReader {
         case UInt8(ascii: "{"): return try nested { (reader) throws(JSONError) in try reader.object() }
         case UInt8(ascii: "["): return try nested { (reader) throws(JSONError) in try reader.array() }
         case UInt8(ascii: "\""): return .string(try string())
-        case let byte? where byte == UInt8(ascii: "-") || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte):
+        case let byte?
+        where byte == UInt8(ascii: "-") || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte):
             return try number()
         default:
             for (word, value) in [("true", JSONValue.bool(true)), ("false", .bool(false)), ("null", .null)]
@@ -147,7 +148,9 @@ private struct JSONReader {
     private mutating func nested(
         _ body: (inout JSONReader) throws(JSONError) -> JSONValue
     ) throws(JSONError) -> JSONValue {
-        guard depth < Self.depthLimit else { throw error("it is nested deeper than \(Self.depthLimit) levels") }
+        guard depth < Self.depthLimit else {
+            throw error("it is nested deeper than \(Self.depthLimit) levels")
+        }
         depth += 1
         defer { depth -= 1 }
         position += 1
@@ -160,7 +163,9 @@ private struct JSONReader {
         if take("}") { return .object(members) }
         repeat {
             skipBlanks()
-            guard current == UInt8(ascii: "\"") else { throw error("a key in quotes is needed, and there is \(found)") }
+            guard current == UInt8(ascii: "\"") else {
+                throw error("a key in quotes is needed, and there is \(found)")
+            }
             let start = position
             let key = try string()
             skipBlanks()
@@ -237,8 +242,10 @@ private struct JSONReader {
     private mutating func escaped() throws(JSONError) -> Unicode.Scalar {
         position += 1
         let simple: [UInt8: Unicode.Scalar] = [
-            UInt8(ascii: "\""): "\"", UInt8(ascii: "\\"): "\\", UInt8(ascii: "/"): "/", UInt8(ascii: "b"): "\u{8}",
-            UInt8(ascii: "f"): "\u{C}", UInt8(ascii: "n"): "\n", UInt8(ascii: "r"): "\r", UInt8(ascii: "t"): "\t",
+            UInt8(ascii: "\""): "\"", UInt8(ascii: "\\"): "\\", UInt8(ascii: "/"): "/",
+            UInt8(ascii: "b"): "\u{8}",
+            UInt8(ascii: "f"): "\u{C}", UInt8(ascii: "n"): "\n", UInt8(ascii: "r"): "\r",
+            UInt8(ascii: "t"): "\t",
         ]
         if let current, let scalar = simple[current] {
             position += 1
@@ -248,7 +255,8 @@ private struct JSONReader {
         let first = try hexadecimal()
         if let scalar = Unicode.Scalar(first) { return scalar }
         let afterFirst = position
-        guard first < 0xDC00, take("\\"), take("u"), let second = try? hexadecimal(), (0xDC00..<0xE000).contains(second),
+        guard first < 0xDC00, take("\\"), take("u"), let second = try? hexadecimal(),
+            (0xDC00..<0xE000).contains(second),
             let scalar = Unicode.Scalar(0x10000 + (first - 0xD800) << 10 + (second - 0xDC00))
         else {
             position = afterFirst
@@ -259,7 +267,9 @@ private struct JSONReader {
 
     private mutating func hexadecimal() throws(JSONError) -> UInt32 {
         guard position + 4 <= bytes.count,
-            bytes[position..<position + 4].allSatisfy({ Character(Unicode.Scalar($0)).isHexDigit && $0 < 0x80 }),
+            bytes[position..<position + 4].allSatisfy({
+                Character(Unicode.Scalar($0)).isHexDigit && $0 < 0x80
+            }),
             let number = UInt32(String(decoding: bytes[position..<position + 4], as: UTF8.self), radix: 16)
         else { throw error("four hexadecimal digits are needed after '\\u'") }
         position += 4
@@ -275,7 +285,9 @@ extension JSONValue {
         var seen: Set<String> = []
         var found: [(path: String, offset: Int)] = []
         for member in members {
-            if !seen.insert(member.key.lowercased()).inserted { found.append((path + member.key, member.offset)) }
+            if !seen.insert(member.key.lowercased()).inserted {
+                found.append((path + member.key, member.offset))
+            }
             found += member.value.duplicates(under: path + member.key + ".")
         }
         return found

@@ -12,6 +12,8 @@ extension LeaseMachine {
     private static let deletionWindow = Duration.seconds(10)
     // How far before its known end a lease may go without that being odd.
     private static let expectedEndMargin = Duration.seconds(300)
+    // How long a peer that a snapshot lacks is waited for; nodes register again within seconds.
+    private static let returnTime = Duration.seconds(20)
     // How many held peers a problem names.
     private static let namedPeers = 4
 
@@ -20,25 +22,36 @@ extension LeaseMachine {
         if let known = storeIdentity, let other = snapshot.storeIdentity, known != other {
             hasStoreJumped = true
             report(
-                .warning, "the store is another one than before", ["store": storeName, "before": known, "now": other])
+                .warning, "the store is another one than before",
+                ["store": storeName, "before": known, "now": other])
         }
         storeIdentity = snapshot.storeIdentity ?? storeIdentity
         let present = Set(snapshot.entries.map(\.key))
         let known = index.keys.filter { register.held[$0] == nil }
-        let missing = known.filter { !present.contains($0) }.compactMap { register[$0] }.filter {
+        let missing = known.filter { !present.contains($0) }.sorted().compactMap { register[$0] }.filter {
             !hasEndedAsExpected($0, now: now)
         }
         let isConfigurationGone = snapshot.configuration == nil && configuration != nil
         let cause = doubt(missing.count, of: known.count, isConfigurationGone: isConfigurationGone)
         register.replace(with: snapshot.entries, now: now)
         deletedNow = []
-        if let cause { hold(missing, because: cause, now: now) }
+        if let cause {
+            hold(missing, because: cause, now: now)
+        } else {
+            // A node that was away may find a store that was emptied meanwhile and is half filled again: the rest is about
+            // to follow.
+            for record in missing where register.known(record.entry.key) == nil {
+                register.hold(record, until: now + Self.returnTime, isDoubted: false)
+            }
+        }
         if hasStoreJumped { own?.isRewriteWanted = true }
     }
 
     /// Takes notice of a deletion, before the entry is gone.
     mutating func noteDeletion(of key: String, now: Instant) {
-        guard index.contains(key), let record = register[key], !hasEndedAsExpected(record, now: now) else { return }
+        guard index.contains(key), let record = register[key], !hasEndedAsExpected(record, now: now) else {
+            return
+        }
         deletedNow.append(Deletion(key: key, record: record, at: now))
     }
 
@@ -62,7 +75,8 @@ extension LeaseMachine {
                 ?? (isGoingOn ? (heldCause.isEmpty ? "they went all at once" : heldCause) : nil)
         else { return }
         doubtedUntil = now + Self.deletionWindow
-        let gone = deletedLately.filter { register.known($0.key) == nil }.map(\.record)
+        let gone = deletedLately.sorted { $0.key < $1.key }.filter { register.known($0.key) == nil }.map(
+            \.record)
         deletedLately = []
         hold(gone, because: cause, now: now)
     }
@@ -72,14 +86,16 @@ extension LeaseMachine {
         guard count > 0 else { return nil }
         if hasStoreJumped { return "it was restored, emptied or replaced by another one" }
         if isConfigurationGone { return "its network configuration is gone too" }
-        return count >= 2 && count * 2 > known ? "they went all at once" : nil
+        if count >= 2 && count * 2 > known { return "they went all at once" }
+        // A store that has not been found whole again is not believed in detail either.
+        return register.doubtedCount == 0 ? nil : heldCause
     }
 
     private mutating func hold(_ records: [LeaseRegister.Record], because cause: String, now: Instant) {
         guard !records.isEmpty else { return }
         for record in records where register.known(record.entry.key) == nil {
             // etcd does not tell how long a lease has left: at most all of it.
-            register.hold(record, until: record.expiry ?? now + options.timeToLive)
+            register.hold(record, until: record.expiry ?? now + options.timeToLive, isDoubted: true)
             keysChanged?.insert(record.entry.key)
         }
         heldCause = cause
@@ -95,19 +111,21 @@ extension LeaseMachine {
     /// Lets go of what would have ended by now.
     mutating func endHolds(now: Instant) {
         nextHeldEnd = nil
-        guard !register.held.isEmpty else {
-            if !heldCause.isEmpty {
-                heldCause = ""
-                report(.notice, "no lease is held any longer that the store lost", ["store": storeName])
-            }
-            return
+        if !heldCause.isEmpty, register.doubtedCount == 0 {
+            heldCause = ""
+            doubtedUntil = nil
+            report(.notice, "no lease is held any longer that the store lost", ["store": storeName])
         }
-        for (key, held) in register.held where held.until <= now { remove(key) }
+        if register.held.isEmpty { return }
+        for (key, held) in register.held.sorted(by: { $0.key < $1.key }) where held.until <= now {
+            remove(key)
+        }
         nextHeldEnd = register.held.values.map(\.until).min()
     }
 
     var heldProblem: Problem {
-        let keys = register.held.count <= Self.namedPeers ? register.held.keys.sorted() : []
+        let count = register.doubtedCount
+        let keys = count <= Self.namedPeers ? register.held.filter(\.value.isDoubted).keys.sorted() : []
         let names = keys.compactMap { register.known($0) }.map { record in
             let address = (try? record.value.get()).map { " (\($0.publicAddress))" } ?? ""
             return (record.subnet.map { "\($0)" } ?? record.entry.key) + address
@@ -115,7 +133,7 @@ extension LeaseMachine {
         let which = names.isEmpty ? "" : ": " + names.joined(separator: ", ")
         return Problem(
             .degraded,
-            "\(storeName) no longer has the leases of \(register.held.count) nodes\(which); \(heldCause), so they stay peers",
+            "\(storeName) no longer has the leases of \(count) nodes\(which); \(heldCause), so they stay peers",
             remedy: "bring the store back as it was; if the nodes are gone for good, restart twilld here")
     }
 }

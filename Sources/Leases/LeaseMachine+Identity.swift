@@ -35,7 +35,8 @@ extension LeaseMachine {
             + " (this node is \(ownEndpoint.address)): the state directory of one is a copy of the other's"
         let problem = Problem(
             .degraded, cause,
-            remedy: "on the copy, stop twilld, remove the file identity in its --state-dir, and start it again")
+            remedy:
+                "on the copy, stop twilld, remove the file identity in its --state-dir, and start it again")
         identityProblem = (problem, now + Self.noticeTime)
         say(
             "copy", "\(other.address)",
@@ -67,12 +68,15 @@ extension LeaseMachine {
         let problem = Problem(
             .degraded,
             "this node's state directory is a copy of that of \(other.address): it took another identity and keeps \(kept)",
-            remedy: "do not copy --state-dir from node to node; where the subnet changed, restart Docker and the pods here")
+            remedy:
+                "do not copy --state-dir from node to node; where the subnet changed, restart Docker and the pods here"
+        )
         identityProblem = (problem, now + Self.noticeTime)
         report(
             .error, "this node's identity is another node's, taking another one",
             [
-                "identity": "\(identity)", "identity_before": "\(before)", "other_public_ip": "\(other.address)",
+                "identity": "\(identity)", "identity_before": "\(before)",
+                "other_public_ip": "\(other.address)",
                 "public_ip": "\(ownEndpoint.address)", "keeps": kept,
             ])
     }
@@ -85,7 +89,8 @@ extension LeaseMachine {
         wanted = nil
         yielded.insert(subnet)
         report(
-            .error, "the subnet of the last run is held by another node with this node's address, taking another",
+            .error,
+            "the subnet of the last run is held by another node with this node's address, taking another",
             [
                 "subnet": "\(subnet)", "holder": "\(holder)", "public_ip": "\(ownEndpoint.address)",
                 "action": "give each node its own --public-ip or its own port",

@@ -34,7 +34,9 @@ extension LeaseMachine {
     /// subnet again whose identity was lost. Should a node be alive that holds it, that one takes it back, and this one
     /// yields: docs/adr/0023.
     func isOwnByEvidence(_ record: LeaseRegister.Record) -> Bool {
-        guard let evidence, let subnet = record.subnet, record.entry.holder != nil, !isOwn(record) else { return false }
+        guard let evidence, let subnet = record.subnet, record.entry.holder != nil, !isOwn(record) else {
+            return false
+        }
         return subnet.ipv4 == evidence.ipv4 && !yielded.contains(subnet) && announcesOwnEndpoint(record)
     }
 
@@ -57,7 +59,8 @@ extension LeaseMachine {
                 acquired: before?.lease.acquired ?? now, renewed: now, expiry: expiry,
                 replaced: replaced == subnet ? nil : replaced),
             // What was written may be of before the last change of the address.
-            isRewriteWanted: (try? LeaseValue(parsing: value)) != ownValue, adoption: adoption ?? before?.adoption)
+            isRewriteWanted: (try? LeaseValue(parsing: value)) != ownValue,
+            adoption: adoption ?? before?.adoption)
         if let timeToLive {
             // A margin that leaves nothing of the lease's life would renew without end.
             let margin = options.renewalMargin < timeToLive ? options.renewalMargin : timeToLive / 2
@@ -110,7 +113,9 @@ extension LeaseMachine {
         own?.lease.isReservation = true
         own?.lease.expiry = nil
         own?.renewAt = nil
-        report(.notice, "this node's lease was made a reservation", ["subnet": own.map { "\($0.lease.subnet)" } ?? ""])
+        report(
+            .notice, "this node's lease was made a reservation",
+            ["subnet": own.map { "\($0.lease.subnet)" } ?? ""])
     }
 
     mutating func lose(_ own: Holding, to taker: Endpoint, _ record: LeaseRegister.Record, now: Instant) {
@@ -151,7 +156,8 @@ extension LeaseMachine {
             return .create(key: own.key, value: ownValue.json, timeToLive: options.timeToLive)
         }
         said["own key"] = nil
-        let isReservation = own.lease.isReservation || (record.isReservation && record.entry.holder == nil && isOwn(record))
+        let isReservation =
+            own.lease.isReservation || (record.isReservation && record.entry.holder == nil && isOwn(record))
         let isOurs = (try? record.value.get()) == ownValue
         let isRewriteDue = own.isRewriteWanted && (!isOurs || !isOwn(record))
         guard isRewriteDue || own.renewAt.map({ $0 <= now }) ?? false else {
@@ -174,7 +180,8 @@ extension LeaseMachine {
             let (left, right) = (rank($0), rank($1))
             return left != right ? left < right : $0.entry.key < $1.entry.key
         }
-        for record in records where !isOwn(record) && !isOwnByEvidence(record) && announcesOwnEndpoint(record) {
+        for record in records where !isOwn(record) && !isOwnByEvidence(record) && announcesOwnEndpoint(record)
+        {
             say(
                 "same address", record.entry.key,
                 LeaseReport(
@@ -251,8 +258,12 @@ extension LeaseMachine {
         say(
             "evidence", "\(holder)",
             LeaseReport(
-                .warning, "the lease is this node's by its subnet file and its address, under another identity",
-                ["key": record.entry.key, "public_ip": "\(ownEndpoint.address)", "identity_before": "\(holder)"]))
+                .warning,
+                "the lease is this node's by its subnet file and its address, under another identity",
+                [
+                    "key": record.entry.key, "public_ip": "\(ownEndpoint.address)",
+                    "identity_before": "\(holder)",
+                ]))
     }
 
     /// Releases a lease that has ended, where the store does not do so by itself, or one that this node left

@@ -220,7 +220,9 @@ extension LeaseMachine {
             isRequestUnderWay = false
             isSnapshotWanted = false
             succeeded(.snapshot, now: now)
-            if snapshot.revision < highestRevision { reportDataLoss(from: highestRevision, to: snapshot.revision) }
+            if snapshot.revision < highestRevision {
+                reportDataLoss(from: highestRevision, to: snapshot.revision)
+            }
             takeEntries(of: snapshot, now: now)
             keysChanged = nil
             keysTold = []
@@ -563,11 +565,14 @@ extension LeaseMachine {
                 remedy: "release leases that nobody uses (twilld lease list), or widen Network")
         }
         if let identityProblem { conditions[Component(.identity)] = identityProblem.problem }
-        if !register.held.isEmpty { conditions[Component(.store, "lost leases")] = heldProblem }
+        if register.doubtedCount > 0 { conditions[Component(.store, "lost leases")] = heldProblem }
         if let other = sameAddress {
             conditions[Component(.lease, "address")] = Problem(
-                .degraded, "the lease \(other) announces this node's address, \(ownEndpoint), and is another node's",
-                remedy: "give each node its own --public-ip or its own --port; if that node is gone, twilld lease release it")
+                .degraded,
+                "the lease \(other) announces this node's address, \(ownEndpoint), and is another node's",
+                remedy:
+                    "give each node its own --public-ip or its own --port; if that node is gone, twilld lease release it"
+            )
         }
         return conditions
     }

@@ -138,10 +138,14 @@ public struct LeaseOperations: Sendable {
         // First, since it may be what makes the store.
         try await store.setConfiguration(json)
         let entries = try await store.snapshot().entries
-        return remarks + entries.sorted { $0.key < $1.key }.compactMap { entry in
-            guard let subnet = LeaseSubnet(key: entry.key), !configuration.admits(subnet) else { return nil }
-            return "\(subnet) is no longer a subnet of the network: its node keeps it until it is restarted"
-        }
+        return remarks
+            + entries.sorted { $0.key < $1.key }.compactMap { entry in
+                guard let subnet = LeaseSubnet(key: entry.key), !configuration.admits(subnet) else {
+                    return nil
+                }
+                return
+                    "\(subnet) is no longer a subnet of the network: its node keeps it until it is restarted"
+            }
     }
 
     private func parse(_ json: String?) throws -> NetworkConfiguration {

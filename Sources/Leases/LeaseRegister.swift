@@ -41,11 +41,15 @@ struct LeaseRegister {
     struct Held {
         /// When its lease would have ended at the latest.
         var until: ContinuousClock.Instant
+        /// Whether the store is doubted for it; else it is waited for a moment whether the entry comes back.
+        var isDoubted: Bool
     }
 
     /// Whose entries this node's are.
     var identity: NodeIdentity {
-        didSet { ownKeys = Set(records.filter { $0.value.entry.holder == identity && held[$0.key] == nil }.keys) }
+        didSet {
+            ownKeys = Set(records.filter { $0.value.entry.holder == identity && held[$0.key] == nil }.keys)
+        }
     }
     private(set) var records: [String: Record] = [:]
     /// When entries end, for those that do and whose store leaves it to the nodes.
@@ -54,6 +58,8 @@ struct LeaseRegister {
     private(set) var ownKeys: Set<String> = []
     /// The entries among `records` that the store no longer names.
     private(set) var held: [String: Held] = [:]
+    /// How many of them the store is doubted for.
+    var doubtedCount: Int { held.isEmpty ? 0 : held.values.count { $0.isDoubted } }
     // Those entries by what a new one can take from them.
     private var heldByPrefix: [IPv4Prefix: String] = [:]
     private var heldByAddress: [PublishedAddress: String] = [:]
@@ -82,7 +88,14 @@ struct LeaseRegister {
     ///
     /// - Returns: the keys of other entries that went with that.
     mutating func put(_ entry: StoreEntry, now: ContinuousClock.Instant) -> [String] {
-        insert(Record(entry, now: now))
+        let record = Record(entry, now: now)
+        var displaced = insert(record)
+        // Its node has another subnet now. A snapshot's entry says no such thing: it may be older than what is held.
+        if !held.isEmpty, let address = PublishedAddress(record), let other = heldByAddress[address] {
+            remove(other)
+            displaced.append(other)
+        }
+        return displaced
     }
 
     mutating func remove(_ key: String) {
@@ -99,24 +112,26 @@ struct LeaseRegister {
         self = LeaseRegister(identity: identity)
         records.reserveCapacity(entries.count)
         // First, so that each entry takes away what it takes the place of.
-        for (key, held) in kept { if let record = known[key] { hold(record, until: held.until) } }
+        for (key, held) in kept { if let record = known[key] { hold(record, until: held.until, isDoubted: held.isDoubted) } }
         for entry in entries {
-            if var record = known[entry.key], record.entry.value == entry.value, record.entry.flaw == entry.flaw {
+            if var record = known[entry.key], record.entry.value == entry.value,
+                record.entry.flaw == entry.flaw
+            {
                 record.renew(entry, now: now)
                 insert(record)
             } else {
-                _ = put(entry, now: now)
+                insert(Record(entry, now: now))
             }
         }
     }
 
     /// Keeps an entry that the store no longer names.
-    mutating func hold(_ record: Record, until: ContinuousClock.Instant) {
+    mutating func hold(_ record: Record, until: ContinuousClock.Instant, isDoubted: Bool) {
         let key = record.entry.key
         records[key] = record
         endings[key] = nil
         ownKeys.remove(key)
-        held[key] = Held(until: until)
+        held[key] = Held(until: until, isDoubted: isDoubted)
         if let subnet = record.subnet { heldByPrefix[subnet.ipv4] = key }
         if let address = PublishedAddress(record) { heldByAddress[address] = key }
     }
@@ -125,7 +140,9 @@ struct LeaseRegister {
     private mutating func release(_ key: String) {
         guard !held.isEmpty, held.removeValue(forKey: key) != nil, let record = records[key] else { return }
         if let subnet = record.subnet, heldByPrefix[subnet.ipv4] == key { heldByPrefix[subnet.ipv4] = nil }
-        if let address = PublishedAddress(record), heldByAddress[address] == key { heldByAddress[address] = nil }
+        if let address = PublishedAddress(record), heldByAddress[address] == key {
+            heldByAddress[address] = nil
+        }
     }
 
     @discardableResult
@@ -134,12 +151,7 @@ struct LeaseRegister {
         var displaced: [String] = []
         if !held.isEmpty {
             release(key)
-            let places = [
-                record.subnet.flatMap { heldByPrefix[$0.ipv4] },
-                PublishedAddress(record).flatMap { heldByAddress[$0] },
-            ]
-            for other in places {
-                guard let other, other != key, held[other] != nil else { continue }
+            if let subnet = record.subnet, let other = heldByPrefix[subnet.ipv4] {
                 remove(other)
                 displaced.append(other)
             }

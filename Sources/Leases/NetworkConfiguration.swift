@@ -122,7 +122,8 @@ extension NetworkConfiguration {
         func place(_ offset: Int) -> String { "\(JSONError.Place(offset: offset, in: json.utf8))" }
         if let duplicate = root.duplicates().first {
             throw NetworkConfigurationError(
-                "the key \"\(duplicate.path)\" stands twice, the second time at \(place(duplicate.offset)): keep one")
+                "the key \"\(duplicate.path)\" stands twice, the second time at \(place(duplicate.offset)): keep one"
+            )
         }
         var remarks: [String] = []
         func note(_ object: JSONValue?, known: Set<String>, path: String) {
@@ -143,7 +144,9 @@ extension NetworkConfiguration {
         guard let address = addresses.first(where: network.contains) else { return nil }
         return NetworkConfigurationError(
             key: "Network", .string("\(network)"),
-            rule: "it holds \(address), this node's own address on the underlay: the tunnel's packets would go through the tunnel")
+            rule:
+                "it holds \(address), this node's own address on the underlay: the tunnel's packets would go through the tunnel"
+        )
     }
 }
 
@@ -249,9 +252,11 @@ private struct Fields {
             throw NetworkConfigurationError(
                 key: "IPv6Network", value, rule: "it must be /124 or wider, to hold node subnets")
         }
-        guard !network.address.isMulticast, !network.address.isLinkLocal, network.address.high >> 61 != 0 else {
+        guard !network.address.isMulticast, !network.address.isLinkLocal, network.address.high >> 61 != 0
+        else {
             throw NetworkConfigurationError(
-                key: "IPv6Network", value, rule: "global or unique local addresses are needed, such as fd00:66::/48")
+                key: "IPv6Network", value,
+                rule: "global or unique local addresses are needed, such as fd00:66::/48")
         }
         let length = try subnetLength(
             "IPv6SubnetLen", network: "\(network)", networkLength: network.length, usual: 64, limit: 126)

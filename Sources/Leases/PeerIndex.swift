@@ -57,7 +57,9 @@ struct PeerIndex {
         }
         peers.sort { $0.subnet < $1.subnet }
         changedReasons = before.changedReasons
-        for key in before.reasons.keys where before.reasons[key] != reasons[key] { changedReasons.insert(key) }
+        for key in before.reasons.keys where before.reasons[key] != reasons[key] {
+            changedReasons.insert(key)
+        }
         for key in reasons.keys where before.reasons[key] != reasons[key] { changedReasons.insert(key) }
     }
 
@@ -176,7 +178,8 @@ extension LeaseRegister.Record {
             guard prefix.length == ipv6.subnetLength else {
                 return .failure(
                     LeaseValueError(
-                        "\(prefix) is a /\(prefix.length), and the network's IPv6SubnetLen is \(ipv6.subnetLength)"))
+                        "\(prefix) is a /\(prefix.length), and the network's IPv6SubnetLen is \(ipv6.subnetLength)"
+                    ))
             }
         } else {
             // A network without IPv6 carries none, whatever a key of before says: the node is reached by IPv4.

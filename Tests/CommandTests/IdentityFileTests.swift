@@ -35,7 +35,8 @@ import Testing
     }
 
     @Test(arguments: [
-        "", "12", "\n", "garbage!", "00000000", String(repeating: "\0", count: 9), String(repeating: "a", count: 100_000),
+        "", "12", "\n", "garbage!", "00000000", String(repeating: "\0", count: 9),
+        String(repeating: "a", count: 100_000),
         "abcdefgh\n",
     ])
     func whatIsNoIdentityIsSaidAndReplaced(text: String) throws {
@@ -48,7 +49,8 @@ import Testing
         #expect(again.identity == healed.identity && again.problem == nil)
     }
 
-    @Test(arguments: ["mkdir", "mkfifo", "ln -s /nowhere/at/all", "ln -s ../loop"]) func whatIsNoFileIsReplaced(command: String) throws {
+    @Test(arguments: ["mkdir", "mkfifo", "ln -s /nowhere/at/all", "ln -s ../loop"])
+    func whatIsNoFileIsReplaced(command: String) throws {
         defer { remove() }
         _ = try IdentityFile.identity(in: state)
         let path = state + "/identity"
@@ -74,7 +76,9 @@ import Testing
 
     @Test func whatCannotBeReadIsNoReasonForAnotherIdentity() throws {
         // A file of the kernel's that answers reads with EINVAL or EIO: root may open everything.
-        let failure = #expect(throws: CommandFailure.self) { try IdentityFile.identity(in: "/proc/self/mem/x") }
+        let failure = #expect(throws: CommandFailure.self) {
+            try IdentityFile.identity(in: "/proc/self/mem/x")
+        }
         #expect(failure?.message.contains("/proc/self/mem/x/identity") == true)
         defer { remove() }
         try FileManager.default.createDirectory(atPath: state, withIntermediateDirectories: true)

@@ -30,7 +30,9 @@ extension TestDirectory {
 
     /// Sets a file's modification time to `seconds` since 1970.
     func setTime(_ name: String, seconds: Int) {
-        utimensat(AT_FDCWD, "\(path)/\(name)", [timespec(tv_sec: seconds, tv_nsec: 0), timespec(tv_sec: seconds, tv_nsec: 0)], 0)
+        utimensat(
+            AT_FDCWD, "\(path)/\(name)",
+            [timespec(tv_sec: seconds, tv_nsec: 0), timespec(tv_sec: seconds, tv_nsec: 0)], 0)
     }
 }
 
@@ -63,7 +65,9 @@ struct DirectoryWorldTests {
         }
     }
 
-    @Test("a lease that was not renewed for a lease's time while it was watched is released, one that was is not")
+    @Test(
+        "a lease that was not renewed for a lease's time while it was watched is released, one that was is not"
+    )
     func observedEnd() async throws {
         let directory = try TestDirectory()
         let clock = TestClock()
@@ -78,9 +82,11 @@ struct DirectoryWorldTests {
         }
         _ = try await store.snapshot()
         clock.advance(by: .seconds(80_000))
-        let version = try #require(try await store.snapshot().entries.first { $0.key == "10.66.2.0-24" }).version
+        let version = try #require(try await store.snapshot().entries.first { $0.key == "10.66.2.0-24" })
+            .version
         _ = try await store.renew(
-            key: "10.66.2.0-24", value: value("198.18.9.9"), timeToLive: day, holder: holder, version: version)
+            key: "10.66.2.0-24", value: value("198.18.9.9"), timeToLive: day, holder: holder, version: version
+        )
         clock.advance(by: .seconds(7_000))
         #expect(try #require(try await remaining("10.66.1.0-24")) < .seconds(-500))
         #expect(try #require(try await remaining("10.66.2.0-24")) > .seconds(79_000))
@@ -95,7 +101,9 @@ struct DirectoryWorldTests {
         #expect(fresh.log.count(of: "lease released") == 0)
     }
 
-    @Test("files with times of long ago and far ahead, to the ends of the numbers, trap nothing and cost nobody anything")
+    @Test(
+        "files with times of long ago and far ahead, to the ends of the numbers, trap nothing and cost nobody anything"
+    )
     func extremeTimes() async throws {
         let directory = try TestDirectory()
         let store = directory.store()
@@ -112,10 +120,14 @@ struct DirectoryWorldTests {
         #expect(try directory.names("subnets").count == 8)
         // The kernel clamps what a file system cannot hold; these it cannot get to see.
         for time in [
-            timespec(tv_sec: .min, tv_nsec: .min), timespec(tv_sec: .max, tv_nsec: .max), timespec(tv_sec: 0, tv_nsec: -1),
+            timespec(tv_sec: .min, tv_nsec: .min), timespec(tv_sec: .max, tv_nsec: .max),
+            timespec(tv_sec: 0, tv_nsec: -1),
         ] {
             let wall = WallTime(time)
-            _ = (wall - .now, WallTime.now - wall, wall + day, wall + .seconds(Int64.min), wall + .seconds(Int64.max))
+            _ = (
+                wall - .now, WallTime.now - wall, wall + day, wall + .seconds(Int64.min),
+                wall + .seconds(Int64.max)
+            )
             #expect(!wall.description.isEmpty)
         }
     }
@@ -131,7 +143,8 @@ struct DirectoryWorldTests {
             let subnet = try await node.wait(for: "a lease") { $0.ownLease != nil }.ownLease!.subnet
             try? directory.remove("subnets/\(subnet.key)")
             try await node.wait(for: "the same lease again") { _ in
-                node.log.count(of: "is gone from the store") == 1 && (try? directory.names("subnets")) == [subnet.key]
+                node.log.count(of: "is gone from the store") == 1
+                    && (try? directory.names("subnets")) == [subnet.key]
             }
         }
     }
@@ -158,7 +171,9 @@ struct DirectoryWorldTests {
 
     // MARK: What is no file
 
-    @Test("a FIFO, a socket, a directory, a link, a device, a huge file among the leases: each skipped by name, no wait")
+    @Test(
+        "a FIFO, a socket, a directory, a link, a device, a huge file among the leases: each skipped by name, no wait"
+    )
     func noFiles() async throws {
         let directory = try TestDirectory()
         let subnets = directory.path + "/subnets/"
@@ -188,8 +203,13 @@ struct DirectoryWorldTests {
         let node = TestNode("198.18.9.1", store: directory.store())
         _ = try await node.subnet()
         let table = try await node.wait(for: "the skipped") { $0.skipped.count == 7 && $0.peers.count == 1 }
-        let words = ["a FIFO", "a directory", "a symbolic link", "a device", "larger than", "a symbolic link", "a socket"]
-        for (skipped, word) in zip(table.skipped, words) { #expect(skipped.reason.contains(word), "\(skipped)") }
+        let words = [
+            "a FIFO", "a directory", "a symbolic link", "a device", "larger than", "a symbolic link",
+            "a socket",
+        ]
+        for (skipped, word) in zip(table.skipped, words) {
+            #expect(skipped.reason.contains(word), "\(skipped)")
+        }
         #expect(table.isStoreConnected)
         try directory.write("subnets/10.66.211.0-24", value("198.18.9.10"))
         try await node.wait(for: "another peer") { $0.peers.count == 2 }
@@ -204,31 +224,42 @@ struct DirectoryWorldTests {
         _ = try await node.subnet()
         try directory.remove("config")
         #expect(mkfifo(directory.path + "/config", 0o644) == 0)
-        try await node.wait(for: "the problem") { $0.problems.contains { $0.contains("config: it is a FIFO") } }
+        try await node.wait(for: "the problem") {
+            $0.problems.contains { $0.contains("config: it is a FIFO") }
+        }
         #expect(node.table.ownLease != nil)
     }
 
     // MARK: Away
 
-    @Test("emptied, as a mount point is when its file system is not there: every peer stays, nothing is written there")
+    @Test(
+        "emptied, as a mount point is when its file system is not there: every peer stays, nothing is written there"
+    )
     func unmounted() async throws {
         let directory = try TestDirectory()
         let node = TestNode("198.18.9.1", store: directory.store())
         let subnet = try await node.subnet()
-        for number in 200...202 { try directory.write("subnets/10.66.\(number).0-24", value("198.18.9.\(number)")) }
+        for number in 200...202 {
+            try directory.write("subnets/10.66.\(number).0-24", value("198.18.9.\(number)"))
+        }
         try await node.wait(for: "the peers") { $0.peers.count == 3 }
         let away = directory.path + "-away"
         try FileManager.default.moveItem(atPath: directory.path, toPath: away)
         try FileManager.default.createDirectory(atPath: directory.path, withIntermediateDirectories: true)
         try await node.wait(for: "the doubt") {
-            $0.conditions[Component(.store, "lost leases")] != nil && $0.conditions[Component(.configuration)] != nil
+            $0.conditions[Component(.store, "lost leases")] != nil
+                && $0.conditions[Component(.configuration)] != nil
         }
-        try await node.wait(for: "the refusal to write") { $0.problems.contains { $0.contains("is it mounted?") } }
+        try await node.wait(for: "the refusal to write") {
+            $0.problems.contains { $0.contains("is it mounted?") }
+        }
         #expect(node.table.peers.count == 3)
         #expect(try directory.names("") == [])
         try FileManager.default.removeItem(atPath: directory.path)
         try FileManager.default.moveItem(atPath: away, toPath: directory.path)
-        try await node.wait(for: "all well") { $0.problems == [] && $0.peers.count == 3 && $0.isStoreConnected }
+        try await node.wait(for: "all well") {
+            $0.problems == [] && $0.peers.count == 3 && $0.isStoreConnected
+        }
         #expect(node.table.ownLease?.subnet == subnet)
     }
 
@@ -237,7 +268,9 @@ struct DirectoryWorldTests {
         let directory = try TestDirectory()
         let node = TestNode("198.18.9.1", store: directory.store())
         _ = try await node.subnet()
-        for number in 200...203 { try directory.write("subnets/10.66.\(number).0-24", value("198.18.9.\(number)")) }
+        for number in 200...203 {
+            try directory.write("subnets/10.66.\(number).0-24", value("198.18.9.\(number)"))
+        }
         try await node.wait(for: "the peers") { $0.peers.count == 4 }
         try directory.remove("subnets/10.66.203.0-24")
         try await node.wait(for: "one less") { $0.peers.count == 3 && $0.problems == [] }
@@ -274,7 +307,9 @@ struct DirectoryWorldTests {
             }
         }
         isHung.withLock { $0 = true }
-        try await node.wait(for: "the problem") { $0.problems.contains { $0.contains("has not answered since") } }
+        try await node.wait(for: "the problem") {
+            $0.problems.contains { $0.contains("has not answered since") }
+        }
         #expect(node.table.peers.count == 1 && node.table.ownLease != nil)
         isHung.withLock { $0 = false }
         release.signal()
@@ -289,7 +324,8 @@ struct DirectoryWorldTests {
         let directory = try TestDirectory()
         let clock = TestClock()
         let store = directory.store(clock.clocks)
-        _ = try await store.create(key: "10.66.1.0-24", value: value("198.18.9.1"), timeToLive: day, holder: holder)
+        _ = try await store.create(
+            key: "10.66.1.0-24", value: value("198.18.9.1"), timeToLive: day, holder: holder)
         try directory.write("holders/10.66.9.0-24~00000007~00000001", "left over")
         try directory.write("holders/.0000000100000002", "left over")
         store.collectOrphans()

@@ -259,7 +259,8 @@ struct EtcdStoreTests {
     @Test(
         "a wrong configuration is refused by name",
         arguments: [
-            ("ftp://127.0.0.1", "is no URL"), ("http://", "is no URL"), ("127.0.0.1:99999", "is no URL"), (":2379", "is no URL"),
+            ("ftp://127.0.0.1", "is no URL"), ("http://", "is no URL"), ("127.0.0.1:99999", "is no URL"),
+            (":2379", "is no URL"),
             ("10.0.0.5:2379/x", "is no URL"),
         ])
     func wrongEndpoint(endpoint: String, words: String) {

@@ -33,7 +33,8 @@ struct EtcdAnswerTests {
                 $0.header.revision = number
                 $0.count = number
                 $0.kvs = [
-                    pair("subnets/10.66.1.0-24", revision: number, lease: number), pair("config", revision: number),
+                    pair("subnets/10.66.1.0-24", revision: number, lease: number),
+                    pair("config", revision: number),
                     pair("elsewhere", revision: number), .init(),
                 ]
             }
@@ -59,7 +60,9 @@ struct EtcdAnswerTests {
     @Test("what the configuration's watch tells does not move where the leases' is resumed")
     func positions() throws {
         let store = try store()
-        let config = Etcdserverpb_WatchResponse.with { $0.events = [.with { $0.kv = pair("config", revision: 9) }] }
+        let config = Etcdserverpb_WatchResponse.with {
+            $0.events = [.with { $0.kv = pair("config", revision: 9) }]
+        }
         #expect(store.update(of: config, since: 5) == .changes([.configuration("{}")], revision: 5))
         let lease = Etcdserverpb_WatchResponse.with {
             $0.events = [.with { $0.kv = pair("subnets/10.66.1.0-24", revision: 8) }]
@@ -111,13 +114,14 @@ struct EtcdWorldTests {
         let server = try EtcdServer()
         try server.setNetwork(#"{"Network":"10.0.0.0/8","SubnetLen":30}"#)
         let store = try server.store()
-        // Four large values (1 MiB each) and more entries than a page holds, by etcdctl's transactions of 128.
+        // Five large values in three pages, which etcdctl's transactions of a hundred fill.
         for number in 0..<5 {
             try server.control(
-                "put", "\(EtcdServer.prefix)/subnets/big\(number)", input: String(repeating: "x", count: 1_000_000))
+                "put", "\(EtcdServer.prefix)/subnets/10.\(number * 2).1big",
+                input: String(repeating: "x", count: 1_000_000))
         }
         var count = 0
-        while count < 4_100 {
+        while count < 2_100 {
             var transaction = "\n"
             for _ in 0..<100 {
                 transaction += "put \(EtcdServer.prefix)/subnets/10.\(count / 256).\(count % 256).0-30 "
@@ -144,14 +148,16 @@ struct EtcdWorldTests {
         try server.control("role", "add", "flannel")
         try server.control("role", "grant-permission", "flannel", "read", "\(EtcdServer.prefix)/config")
         try server.control(
-            "role", "grant-permission", "flannel", "--prefix=true", "readwrite", "\(EtcdServer.prefix)/subnets/")
+            "role", "grant-permission", "flannel", "--prefix=true", "readwrite",
+            "\(EtcdServer.prefix)/subnets/")
         try server.control("user", "add", "flannel:secret")
         try server.control("user", "grant-role", "flannel", "flannel")
         try server.control("auth", "enable")
         let node = TestNode("198.18.9.2", store: try server.store(username: "flannel", password: "secret"))
         _ = try await node.subnet()
         try server.control(
-            "put", "\(EtcdServer.prefix)/subnets/10.66.250.0-24", #"{"PublicIP":"198.18.9.9"}"#, "--user=root:rootpw")
+            "put", "\(EtcdServer.prefix)/subnets/10.66.250.0-24", #"{"PublicIP":"198.18.9.9"}"#,
+            "--user=root:rootpw")
         try await node.wait(for: "the peer") { $0.peers.count == 1 }
         try server.control(
             "put", "\(EtcdServer.prefix)/config", #"{"Network":"10.66.0.0/16","Backend":{"Port":9000}}"#,
@@ -182,14 +188,17 @@ struct EtcdWorldTests {
         #expect(try await store.snapshot().configuration != nil)
         #expect(
             try await store.create(
-                key: "10.66.9.0-24", value: "{}", timeToLive: day, holder: NodeIdentity(number: 9)) != .refused)
+                key: "10.66.9.0-24", value: "{}", timeToLive: day, holder: NodeIdentity(number: 9))
+                != .refused)
     }
 
     @Test("etcdctl del --prefix of everything: every peer stays and is said; the lease is registered again")
     func deletedAtOnce() async throws {
         let server = try EtcdServer()
         try server.setNetwork()
-        for number in 200...203 { try server.putLease("10.66.\(number).0-24", #"{"PublicIP":"198.18.9.\#(number)"}"#) }
+        for number in 200...203 {
+            try server.putLease("10.66.\(number).0-24", #"{"PublicIP":"198.18.9.\#(number)"}"#)
+        }
         let node = TestNode("198.18.9.2", store: try server.store())
         let subnet = try await node.subnet()
         try await node.wait(for: "the peers") { $0.peers.count == 4 }
@@ -198,7 +207,9 @@ struct EtcdWorldTests {
         #expect(node.table.peers.count == 4)
         try await eventually("the lease in etcd") { try server.leases()[subnet.key] != nil }
         try server.setNetwork()
-        for number in 200...203 { try server.putLease("10.66.\(number).0-24", #"{"PublicIP":"198.18.9.\#(number)"}"#) }
+        for number in 200...203 {
+            try server.putLease("10.66.\(number).0-24", #"{"PublicIP":"198.18.9.\#(number)"}"#)
+        }
         try await node.wait(for: "all confirmed") { $0.problems == [] && $0.peers.count == 4 }
         try server.deleteLease("10.66.200.0-24")
         try await node.wait(for: "the deletion") { $0.peers.count == 3 && $0.problems == [] }

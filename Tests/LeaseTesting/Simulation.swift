@@ -163,10 +163,13 @@ package final class Simulation {
         isStoreDown = true
         configuration = backup.configuration
         entries = backup.entries
-        expiries = backup.expiries
+        // As etcd has it: whoever starts a store gives every lease its whole time.
+        expiries = backup.expiries.mapValues { _ in now + .seconds(86_400) }
         revision = backup.revision
         history = []
         compacted = backup.revision
+        // A restored etcd is another cluster, by its number.
+        storeIdentity += "+"
         isStoreDown = false
     }
 
@@ -178,6 +181,7 @@ package final class Simulation {
         history = []
         compacted = 0
         revision = 1
+        storeIdentity += "+"
         isStoreDown = false
     }
 
@@ -199,10 +203,14 @@ package final class Simulation {
             node.lastTold = at
             schedule(after: at - now) { node.feedWatch(.changes(events, revision: revision), watch) }
             if occurs(faults.repeatsEvent) {
-                schedule(after: at - now + .seconds(3)) { node.feedWatch(.changes(events, revision: revision), watch) }
+                schedule(after: at - now + .seconds(3)) {
+                    node.feedWatch(.changes(events, revision: revision), watch)
+                }
             }
             if occurs(faults.goesBack) {
-                schedule(after: at - now + .seconds(1)) { node.feedWatch(.alive(revision: revision / 2), watch) }
+                schedule(after: at - now + .seconds(1)) {
+                    node.feedWatch(.alive(revision: revision / 2), watch)
+                }
             }
             if occurs(faults.endsWatch) {
                 schedule(after: at - now + .seconds(1)) {

@@ -31,7 +31,9 @@ struct IdentityEvidenceTests {
 
     @Test("no subnet.env, or one of another subnet, or another address: no evidence, the lease is left alone")
     func noEvidence() {
-        for (address, previous) in [("198.18.9.2", nil), ("198.18.9.2", "10.66.77.0-24"), ("198.18.9.4", "same")] {
+        for (address, previous) in [
+            ("198.18.9.2", nil), ("198.18.9.2", "10.66.77.0-24"), ("198.18.9.4", "same"),
+        ] {
             let simulation = Simulation(seed: 202)
             let before = simulation.addNode("198.18.9.2")
             simulation.run(for: .seconds(5))
@@ -44,7 +46,8 @@ struct IdentityEvidenceTests {
         }
     }
 
-    @Test("the former self turns out to live: it takes its lease back, the other one yields, and both stay so")
+    @Test(
+        "the former self turns out to live: it takes its lease back, the other one yields, and both stay so")
     func formerSelfLives() {
         let simulation = Simulation(seed: 203)
         let first = simulation.addNode("198.18.9.2")
@@ -62,7 +65,9 @@ struct IdentityEvidenceTests {
         #expect(second.table.problems.contains { $0.contains("announces this node's address") })
     }
 
-    @Test("a copied state directory: the copy takes another identity and another subnet, the original keeps its own")
+    @Test(
+        "a copied state directory: the copy takes another identity and another subnet, the original keeps its own"
+    )
     func copiedDirectory() {
         let simulation = Simulation(seed: 204)
         let original = simulation.addNode("198.18.9.2", identity: 42)
@@ -86,7 +91,9 @@ struct IdentityEvidenceTests {
         #expect(simulation.entries.count == 2)
     }
 
-    @Test("copies that start at once: each gets a subnet of its own, whoever comes first", arguments: 0..<10 as Range<UInt64>)
+    @Test(
+        "copies that start at once: each gets a subnet of its own, whoever comes first",
+        arguments: 0..<10 as Range<UInt64>)
     func copiesStartTogether(seed: UInt64) {
         let simulation = Simulation(seed: 300 + seed)
         for number in 1...3 { simulation.addNode("198.18.9.\(number)", identity: 42) }
@@ -110,7 +117,9 @@ struct IdentityEvidenceTests {
         let requests = simulation.requests.count
         for _ in 0..<3_600 {
             if simulation.entries[subnet]?.value.contains("198.18.9.3") != true {
-                simulation.put(subnet, #"{"PublicIP":"198.18.9.3","PublicIPv6":null}"#, holder: 42, timeToLive: hour * 24)
+                simulation.put(
+                    subnet, #"{"PublicIP":"198.18.9.3","PublicIPv6":null}"#, holder: 42, timeToLive: hour * 24
+                )
             }
             simulation.run(for: .seconds(1))
         }

@@ -15,7 +15,9 @@ struct IdentityAndStoreTests {
 
     // MARK: K5
 
-    @Test(arguments: [": > state/identity", "echo garbage > state/identity", "rm state/identity && mkdir state/identity"])
+    @Test(arguments: [
+        ": > state/identity", "echo garbage > state/identity", "rm state/identity && mkdir state/identity",
+    ])
     func damagedIdentityKeepsTheSubnet(damage: String) async throws {
         let lab = try await Lab(nodes: 1)
         let first = try await lab[1].start()
@@ -42,7 +44,8 @@ struct IdentityAndStoreTests {
     @Test func unreadableIdentityEndsTheStart() async throws {
         let lab = try await Lab(nodes: 1)
         // Reading it fails with EIO, whoever reads.
-        try await lab[1].run("mkdir \(lab[1].directory)/state && ln -s /proc/self/mem \(lab[1].directory)/state/identity")
+        try await lab[1].run(
+            "mkdir \(lab[1].directory)/state && ln -s /proc/self/mem \(lab[1].directory)/state/identity")
         let daemon = try await lab[1].start()
         #expect(try await daemon.exitStatus() == 78)
         #expect(daemon.log.contains("Input/output error") && daemon.log.contains("state/identity"))
@@ -52,7 +55,8 @@ struct IdentityAndStoreTests {
         let lab = try await Lab()
         let original = try await lab[1].start()
         let subnet = try #require(try await original.ready().lease?.subnet)
-        try await lab[2].run("cp -a \(lab[1].directory)/state \(lab[1].directory)/subnet.env \(lab[2].directory)/")
+        try await lab[2].run(
+            "cp -a \(lab[1].directory)/state \(lab[1].directory)/subnet.env \(lab[2].directory)/")
         let copy = try await lab[2].start()
         try await original.problem(lab[2].address, "has this node's identity")
         try await copy.problem(lab[1].address, "is a copy")
@@ -103,23 +107,25 @@ struct IdentityAndStoreTests {
         let lab = try await Lab(nodes: 1)
         try execute("mkfifo \(lab.directory)/store/subnets/100.96.200.0-24")
         let daemon = try await lab[1].start()
-        try await daemon.wait(for: "the skipped") { $0.skipped.map(\.key) == ["100.96.200.0-24"] && $0.isReady }
+        try await daemon.wait(for: "the skipped") {
+            $0.skipped.map(\.key) == ["100.96.200.0-24"] && $0.isReady
+        }
         #expect(daemon.status?.skipped.first?.reason.contains("a FIFO") == true)
         try lab.write("store/subnets/100.96.201.0-24", #"{"PublicIP":"172.20.32.201"}"#)
         try await daemon.wait(for: "the peer") { $0.peers.count == 1 }
     }
 
     @Test func timesOfTheFarPastAndFutureCostNothing() async throws {
-        let lab = try await Lab()
-        let daemons = try await lab.start()
+        let lab = try await Lab(nodes: 3)
+        let daemons = [try await lab[1].start(), try await lab[2].start()]
+        for daemon in daemons { try await daemon.wait(for: "the peer") { $0.isReady && $0.peers.count == 1 } }
         let before = daemons.map { $0.status?.lease?.subnet }
         // As a node would have written them whose clock is two days behind, or three ahead.
         for (days, subnet) in zip(["2 days ago", "3 days"], before) {
             let name = (subnet ?? "").split(separator: "/").joined(separator: "-")
             try execute("touch -m -d '\(days)' \(lab.directory)/store/subnets/\(name)")
         }
-        let late = try await Lab(nodes: 1)  // another node, in a lab of its own, that reads the same directory
-        let third = try await late[1].start("--lease-dir \(lab.directory)/store --public-ip 172.20.32.109")
+        let third = try await lab[3].start()
         try await third.wait(for: "ready with both") { $0.isReady && $0.peers.count == 2 }
         for (daemon, subnet) in zip(daemons, before) {
             #expect(try await daemon.wait(for: "both peers") { $0.peers.count == 2 }.lease?.subnet == subnet)
@@ -168,7 +174,7 @@ struct IdentityAndStoreTests {
 
     @Test func textsOfTheStoreReachNoTerminal() async throws {
         let lab = try await Lab(nodes: 1)
-        try lab.write("store/subnets/evil\u{1b}[2Jkey", #"{"PublicIP":"\#u001b[31mx"}"#)
+        try lab.write("store/subnets/evil\u{1b}[2Jkey", #"{"PublicIP":"\u001b[31mx"}"#)
         let daemon = try await lab[1].start()
         try await daemon.wait(for: "the skipped") { $0.skipped.count == 1 && $0.isReady }
         let list = try execute("\(LabDaemon.binary) lease list --lease-dir \(lab.directory)/store")
@@ -197,7 +203,8 @@ struct IdentityAndStoreTests {
             #expect(output.contains(words), "\(output)")
         }
         #expect(lab.read("store/config") == Lab.configuration)
-        #expect(try execute(#"echo '{"Network":"10.66.0.0/16","SubnetLn":26}' | \#(set)"#).contains("SubnetLn"))
+        #expect(
+            try execute(#"echo '{"Network":"10.66.0.0/16","SubnetLn":26}' | \#(set)"#).contains("SubnetLn"))
         #expect(lab.read("store/config")?.contains("SubnetLn") == true)
     }
 }

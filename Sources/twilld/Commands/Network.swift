@@ -23,7 +23,7 @@ struct Network: ParsableCommand {
             let (json, meaning) = try await store.operate { try await $0.network() }
             // Ends of lines stay; nothing else in it steers a terminal.
             for line in json.split(separator: "\n", omittingEmptySubsequences: false) {
-                print(line.replacing("\t", with: "    ").replacing("\r", with: "").printable)
+                print(String(line.replacing("\t", with: "    ").replacing("\r", with: "")).printable)
             }
             // What the JSON leaves to defaults is the question that brings people here; the JSON alone is for pipes.
             StandardError.write(

@@ -93,7 +93,9 @@ struct Run: FlagTaking {
         let identity = try IdentityFile.confirmed(
             found, in: lease.stateDir, machine: .current(address: chosen.publicAddress))
         if let problem = identity.problem {
-            logger.warning("identity is another one", metadata: ["identity": "\(identity.identity)", "detail": "\(problem.cause)"])
+            logger.warning(
+                "identity is another one",
+                metadata: ["identity": "\(identity.identity)", "detail": "\(problem.cause)"])
         }
         let notification = ServiceNotification(environment: ProcessInfo.processInfo.environment)
         let seen = Observation(

@@ -87,7 +87,8 @@ enum IdentityFile {
     ) throws(CommandFailure) -> Kept {
         var kept = kept
         // What cannot be read says nothing.
-        if case .text(let text) = try contents(of: directory + "/machine"), let last = Machine(text, of: kept.identity),
+        if case .text(let text) = try contents(of: directory + "/machine"),
+            let last = Machine(text, of: kept.identity),
             machine.isCopy(of: last)
         {
             let before = kept.identity
@@ -95,7 +96,9 @@ enum IdentityFile {
             kept.problem = Problem(
                 .degraded,
                 "the state directory \(directory) is a copy of that of \(last.address): identity \(before) is another machine's",
-                remedy: "this node took another identity, \(kept.identity); do not copy --state-dir from node to node")
+                remedy:
+                    "this node took another identity, \(kept.identity); do not copy --state-dir from node to node"
+            )
             try keep(kept.identity, in: directory)
         }
         try replace(directory + "/machine", with: machine.text(for: kept.identity))
@@ -116,7 +119,8 @@ enum IdentityFile {
             throw CommandFailure(
                 error.code == EACCES || error.code == EPERM ? .permission : .configuration,
                 "the node's identity in \(path) can't be read: \(error); without it the node would take another subnet."
-                    + " Make the file readable; removed, the node gets a new identity; --state-dir names another directory")
+                    + " Make the file readable; removed, the node gets a new identity; --state-dir names another directory"
+            )
         }
     }
 

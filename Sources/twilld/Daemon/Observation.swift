@@ -57,7 +57,9 @@ final class Observation: Observable {
         // The table has the word on what it has spoken of, and on nothing else.
         let before = knowledge.withLock { $0.table.conditions }
         for component in before.keys where table.conditions[component] == nil { health.forget(component) }
-        for (component, problem) in table.conditions.sorted(by: { $0.key < $1.key }) { health.set(component, problem) }
+        for (component, problem) in table.conditions.sorted(by: { $0.key < $1.key }) {
+            health.set(component, problem)
+        }
         knowledge.withLock {
             if table.isStoreConnected && !$0.table.isStoreConnected {
                 if $0.hasBeenConnected { $0.reconnects += 1 }
