@@ -161,10 +161,12 @@ private final class RequestTarget: FuzzTarget {
     @Test func requests() async throws {
         let server = ObservationServer(Fixed())
         let path = "/tmp/twill-test-\(getpid())-\(UInt32.random(in: 0...UInt32.max))/twilld.sock"
-        try await server.listen(socketPath: path)
+        let socket = try StatusSocket.open(at: path)
+        try await server.listen(socket)
         defer { rmdir(String(path.dropLast("/twilld.sock".count))) }
         let result = Result { try fuzz(NamedFuzzTarget("http") { RequestTarget(path: path) }) }
-        await server.stop(removing: path)
+        socket.removeName()
+        await server.stop()
         try result.get()
     }
 }
