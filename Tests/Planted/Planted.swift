@@ -1,6 +1,8 @@
-// What `tools/check-traps --self-test` must find: each line that ends in "fault", and no other.
+// What `tools/check-traps --self-test` must find: each line that ends in "fault", and no other. It belongs to no target.
 
-func planted(_ bytes: [UInt8], _ number: Int, _ word: UInt16, _ text: String, _ fraction: Double, _ any: Any) throws {
+func planted(_ bytes: [UInt8], _ number: Int, _ word: UInt16, _ text: String, _ fraction: Double, _ any: Any)
+    throws
+{
     _ = UInt16(number)  // fault
     _ = Int32(number)  // fault
     _ = UInt32(Int64(number))  // fault
