@@ -57,6 +57,8 @@ public actor NodeNetwork {
     private var judge = RouteJudge()
     private var toldRoutes: Set<String> = []
     private var restores = RepeatedRestores()
+    /// The tunnel device's number, as it was seen last.
+    private var tunnelIndex: Int32?
     private var unwanted: [any DesiredItem] = []
     private var missingDevice: String?
 
@@ -392,10 +394,12 @@ public actor NodeNetwork {
 
     /// Restores what differs. Gives the first failure of an essential item.
     private func restore(
-        _ items: [any DesiredItem], in initialState: NetworkState, isFirstTime: Bool
+        _ items: [any DesiredItem], in initialState: NetworkState, isFirstTime isAsked: Bool
     ) throws -> (any Error)? {
         var state = initialState
         var firstFailure: (any Error)?
+        // A device that was made anew has nothing yet: making that so is no restoring, and nobody took it away.
+        let isFirstTime = takeTunnelIndex(of: items, in: state) || isAsked
         for item in items {
             do {
                 guard let deviation = try item.deviation(in: state) else {
@@ -425,6 +429,16 @@ public actor NodeNetwork {
             }
         }
         return firstFailure
+    }
+
+    /// Takes note of the tunnel device's number; gives whether it is another one than before.
+    private func takeTunnelIndex(of items: [any DesiredItem], in state: NetworkState) -> Bool {
+        let name = items.lazy.compactMap { ($0 as? TunnelLink)?.settings.interfaceName }.first
+        guard let index = name.flatMap({ state.link(named: $0)?.index }), index != tunnelIndex else {
+            return false
+        }
+        tunnelIndex = index
+        return true
     }
 
     private func problem(of item: any DesiredItem, _ error: any Error) -> Problem {

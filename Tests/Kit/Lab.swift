@@ -8,8 +8,9 @@ import Telemetry
 /// kernel. Node `n` has `eth0` at 172.20.32.10n/24. All of it goes with this object, also after a test that failed.
 ///
 /// A lab is cheap (some tens of milliseconds a node) and shares nothing with another one: each test makes its own, and
-/// tests run beside each other.
+/// tests run beside each other, as many as `LabPlace` lets in.
 public final class Lab {
+    private let place: LabPlace
     /// A directory for everything that the lab's daemons write; removed at the end.
     public let directory: String
     /// The namespace with the bridge `wire`, to which each node's `eth0` is joined as `node<n>`.
@@ -27,6 +28,7 @@ public final class Lab {
     ///   - config: the network's configuration in the lease directory that they share; nil for none.
     ///   - mtu: of each `eth0`, in bytes.
     public init(nodes count: Int = 2, config: String? = Lab.configuration, mtu: Int = 1500) async throws {
+        place = await LabPlace.take()
         directory = "/tmp/twill-lab-\(getpid())-\(UInt32.random(in: 0...UInt32.max))"
         wire = try await NetworkNamespace.make()
         try FileManager.default.createDirectory(
