@@ -50,7 +50,7 @@ actor EtcdConnection {
         var failures: [String] = []
         var hasAuthenticatedAnew = false
         while true {
-            let endpoint = endpoints[position]
+            let endpoint = endpoints[position]  // checked: always below their number
             do {
                 let link = try await currentLink()
                 do {
@@ -68,7 +68,7 @@ actor EtcdConnection {
                 }
             } catch {
                 let failure = LeaseStoreError(error, endpoint: endpoint)
-                guard failure.kind == .unreachable, isRepeatable, failures.count + 1 < endpoints.count else {
+                guard failure.kind == .unreachable, isRepeatable, failures.count &+ 1 < endpoints.count else {
                     throw LeaseStoreError(
                         failure.kind, (failures + [failure.description]).joined(separator: "; "))
                 }
@@ -84,7 +84,7 @@ actor EtcdConnection {
         running = nil
         link = nil
         connecting = nil
-        if moveOn { position = (position + 1) % endpoints.count }
+        if moveOn { position = (position &+ 1) % endpoints.count }
     }
 
     /// Gives up the connection, if any, and keeps to the server.
@@ -93,7 +93,7 @@ actor EtcdConnection {
     func currentLink() async throws -> Link {
         if let link { return link }
         if let connecting { return try await connecting.value }
-        let endpoint = endpoints[position]
+        let endpoint = endpoints[position]  // checked: always below their number
         let client = Client(transport: try transport(to: endpoint))
         linkCount += 1
         let number = linkCount

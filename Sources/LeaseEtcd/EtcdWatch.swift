@@ -76,7 +76,7 @@ private struct EtcdWatch: Sendable {
                             $0.createRequest = .with {
                                 $0.key = first
                                 $0.rangeEnd = end
-                                $0.startRevision = revision + 1
+                                $0.startRevision = revision &+ 1
                             }
                         })
                 }

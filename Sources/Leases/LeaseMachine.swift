@@ -90,6 +90,8 @@ package struct LeaseMachine {
     var configurationText: String?
     var configuration: NetworkConfiguration?
     var configurationProblem: (cause: String, remedy: String)?
+    /// The network that was refused last for holding an address of this node's own; nil where none was.
+    var refusedNetwork: IPv4Prefix?
 
     // What the store is doubted for.
     var storeIdentity: String?
@@ -267,7 +269,11 @@ extension LeaseMachine {
             ownAddresses.removeAll { $0 == announcement.publicAddress }
             ownAddresses = ownAddresses.suffix(Self.ownAddressLimit &- 1) + [announcement.publicAddress]
             own?.isRewriteWanted = true
-            if let configuration { checkUnderlay(configuration) }
+            if let configuration {
+                checkUnderlay(configuration)
+            } else if refusedNetwork != nil {
+                takeConfigurationAnew()
+            }
         }
     }
 
@@ -372,8 +378,10 @@ extension LeaseMachine {
         }
         do throws(NetworkConfigurationError) {
             let parsed = try NetworkConfiguration(parsing: text)
+            refusedNetwork = nil
             if let refusal = parsed.refusal(underlay: announcement.addresses) {
                 refuse(refusal)
+                refusedNetwork = parsed.network
                 return
             }
             if let own, !parsed.admits(own.lease.subnet) {
@@ -418,10 +426,14 @@ extension LeaseMachine {
             if configurationProblem == nil { refuse(refusal) }
         } else if configurationProblem != nil {
             // It may have been this node's former address that was in the way.
-            let text = configurationText
-            configurationText = nil
-            if text != nil { take(configuration: text) }
+            takeConfigurationAnew()
         }
+    }
+
+    private mutating func takeConfigurationAnew() {
+        let text = configurationText
+        configurationText = nil
+        if text != nil { take(configuration: text) }
     }
 }
 
@@ -521,6 +533,7 @@ extension LeaseMachine {
     mutating func publish() {
         var next = table
         next.configuration = configuration
+        next.refusedNetwork = configuration == nil ? refusedNetwork : nil
         next.ownLease = own?.lease
         next.isStoreConnected = failures.isEmpty && isWatchAlive
         next.conditions = conditions

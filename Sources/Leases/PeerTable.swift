@@ -7,6 +7,9 @@ public import Health
 public struct PeerTable: Sendable, Hashable {
     /// The network configuration in effect; nil before the first valid one.
     public var configuration: NetworkConfiguration?
+    /// The network of the configuration, where none is in effect because that one holds this node's own underlay address:
+    /// another underlay would do.
+    public var refusedNetwork: IPv4Prefix?
     /// This node's lease; nil before it has one.
     public var ownLease: OwnLease?
     /// The nodes to send to, ordered by subnet; never this node.

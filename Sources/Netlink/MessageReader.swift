@@ -37,30 +37,33 @@ struct Message: Hashable {
             var messages: [Message] = []
             var start = 0
             while start < bytes.count {
-                guard bytes.count - start >= MessageLayout.headerSize else { return nil }
+                guard bytes.count &- start >= MessageLayout.headerSize else { return nil }
                 let length = Int(bytes.loadUnaligned(fromByteOffset: start, as: UInt32.self))
-                guard length >= MessageLayout.headerSize, length <= bytes.count - start else { return nil }
+                guard length >= MessageLayout.headerSize, length <= bytes.count &- start else { return nil }
                 let type = MessageType(
-                    rawValue: bytes.loadUnaligned(fromByteOffset: start + 4, as: UInt16.self))
-                let payload = start + MessageLayout.headerSize..<start + length
+                    rawValue: bytes.loadUnaligned(fromByteOffset: start &+ 4, as: UInt16.self))
+                let size = length &- MessageLayout.headerSize
+                let payload = bytes.dropFirst(start &+ MessageLayout.headerSize).prefix(size)
                 let isRoute = type == .newRoute || type == .deleteRoute
-                if !isRoute || interest.includes(UnsafeRawBufferPointer(rebasing: bytes[payload])) {
+                if !isRoute || interest.includes(UnsafeRawBufferPointer(rebasing: payload)) {
                     messages.append(
                         Message(
                             type: type,
                             flags: MessageFlags(
-                                rawValue: bytes.loadUnaligned(fromByteOffset: start + 6, as: UInt16.self)),
-                            sequence: bytes.loadUnaligned(fromByteOffset: start + 8, as: UInt32.self),
-                            payload: datagram[payload]))
-                } else if bytes[start + 6] & UInt8(MessageFlags.dumpInterrupted.rawValue) != 0 {
+                                rawValue: bytes.loadUnaligned(fromByteOffset: start &+ 6, as: UInt16.self)),
+                            sequence: bytes.loadUnaligned(fromByteOffset: start &+ 8, as: UInt32.self),
+                            payload: datagram.dropFirst(start &+ MessageLayout.headerSize).prefix(size)))
+                } else if bytes[start &+ 6] & UInt8(truncatingIfNeeded: MessageFlags.dumpInterrupted.rawValue)
+                    != 0
+                {
                     // That the list changed while it was read is told by whichever message came next.
                     messages.append(
                         Message(
                             type: .noOperation, flags: .dumpInterrupted,
-                            sequence: bytes.loadUnaligned(fromByteOffset: start + 8, as: UInt32.self),
+                            sequence: bytes.loadUnaligned(fromByteOffset: start &+ 8, as: UInt32.self),
                             payload: []))
                 }
-                start += MessageLayout.aligned(length)
+                start = start &+ MessageLayout.aligned(length)
             }
             return messages
         }

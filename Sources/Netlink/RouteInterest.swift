@@ -28,15 +28,15 @@ public struct RouteInterest: Sendable, Hashable {
     /// Walks the attributes without gathering them.
     private func includes(attributes bytes: UnsafeRawBufferPointer, length: Int) -> Bool {
         var offset = MessageLayout.routeSize
-        while bytes.count - offset >= MessageLayout.attributeHeaderSize {
+        while bytes.count &- offset >= MessageLayout.attributeHeaderSize {
             let size = Int(bytes.loadUnaligned(fromByteOffset: offset, as: UInt16.self))
-            let type = Int(bytes.loadUnaligned(fromByteOffset: offset + 2, as: UInt16.self))
-            guard size >= MessageLayout.attributeHeaderSize, size <= bytes.count - offset else {
+            let type = Int(bytes.loadUnaligned(fromByteOffset: offset &+ 2, as: UInt16.self))
+            guard size >= MessageLayout.attributeHeaderSize, size <= bytes.count &- offset else {
                 return false
             }
-            if size == MessageLayout.attributeHeaderSize + MemoryLayout<UInt32>.size {
+            if size == MessageLayout.attributeHeaderSize &+ MemoryLayout<UInt32>.size {
                 let value = bytes.loadUnaligned(
-                    fromByteOffset: offset + MessageLayout.attributeHeaderSize, as: UInt32.self)
+                    fromByteOffset: offset &+ MessageLayout.attributeHeaderSize, as: UInt32.self)
                 switch type & MessageLayout.attributeTypeMask {
                 case RouteAttribute.destination:
                     let destination = IPv4Prefix(IPv4Address(networkBytes: value), length: length)
@@ -46,7 +46,7 @@ public struct RouteInterest: Sendable, Hashable {
                 default: break
                 }
             }
-            offset += MessageLayout.aligned(size)
+            offset = offset &+ MessageLayout.aligned(size)
         }
         return false
     }

@@ -221,9 +221,14 @@ extension ChildProcess {
             if input.isEmpty { end(0) }
             var chunk = [UInt8](repeating: 0, count: 64 * 1024)
             while waits.contains(where: { $0.fd >= 0 && $0.events == Int16(POLLIN) }) {
-                let rest = (deadline - ContinuousClock.now) / .milliseconds(1)
-                guard rest > 0 else { return .tooLong }
-                guard poll(&waits, nfds_t(waits.count), Int32(max(1, min(rest, 60_000)))) > 0 else {
+                let rest = deadline - ContinuousClock.now
+                guard rest > .zero else { return .tooLong }
+                // A minute at most, and no less than a millisecond, which is what poll(2) counts in.
+                let milliseconds =
+                    rest < .seconds(60) ? rest.components.attoseconds / 1_000_000_000_000_000 : 0
+                let timeout = Int32(
+                    clamping: min(rest.components.seconds, 60) &* 1000 &+ max(1, milliseconds))
+                guard poll(&waits, nfds_t(clamping: waits.count), timeout) > 0 else {
                     continue
                 }
                 if waits[0].fd >= 0, waits[0].revents != 0 { write() }

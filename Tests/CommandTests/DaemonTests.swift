@@ -172,11 +172,11 @@ struct DaemonTests {
         ("-iface-regex=[", "[", twilld.ExitStatus.configuration),
         ("-mtu=1473", "1473", .configuration),
         ("-mtu=100", "100", .configuration),
-        ("-tun-name=eth0", "eth0", .configuration),
+        ("-tun-name=far", "far", .configuration),
         ("-kube-subnet-mgr", "--kube-subnet-mgr", .unavailable),
         ("-subnet-file=/proc/nowhere/subnet.env", "/proc/nowhere", .configuration),
         ("-state-dir=/proc/nowhere", "/proc/nowhere", .configuration),
-        ("-lease-dir= -etcd-endpoints=nonsense", "nonsense", .configuration),
+        ("-lease-dir= -etcd-endpoints=ftp://x", "ftp://x", .configuration),
         ("-ip-masq=perhaps", "perhaps", .usage),
     ])
     func endsWithAMessage(flags: String, text: String, status: twilld.ExitStatus) async throws {

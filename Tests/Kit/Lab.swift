@@ -27,8 +27,11 @@ public final class Lab {
     ///   - nodes: how many.
     ///   - config: the network's configuration in the lease directory that they share; nil for none.
     ///   - mtu: of each `eth0`, in bytes.
-    public init(nodes count: Int = 2, config: String? = Lab.configuration, mtu: Int = 1500) async throws {
-        place = await LabPlace.take()
+    ///   - isAlone: whether no other lab runs meanwhile, for a test that needs the whole machine.
+    public init(
+        nodes count: Int = 2, config: String? = Lab.configuration, mtu: Int = 1500, isAlone: Bool = false
+    ) async throws {
+        place = await LabPlace.take(isAlone ? LabPlace.count : 1)
         directory = "/tmp/twill-lab-\(getpid())-\(UInt32.random(in: 0...UInt32.max))"
         wire = try await NetworkNamespace.make()
         try FileManager.default.createDirectory(

@@ -31,7 +31,8 @@ struct SubnetFileTests {
             $0.contains("event=restored") && $0.contains("/subnet.env")
         }
         #expect(told.count >= 4, "\(daemon.log)")
-        try await daemon.healed()
+        // Somebody who does it again and again is told of; the node is ready all the same.
+        #expect(daemon.status?.isReady == true)
     }
 
     @Test func aFileSystemThatIsFullIsAProblemAndNothingMore() async throws {

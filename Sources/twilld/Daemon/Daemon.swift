@@ -240,6 +240,8 @@ actor Daemon {
     /// what no waiting mends (flags that can't be followed, a right that is lacking) ends the daemon.
     private func pass(_ node: NodeNetwork) async throws {
         guard let configuration = table.configuration, let lease = table.ownLease else {
+            // An address that an earlier start left on a bridge may have been taken for the underlay's.
+            if let network = table.refusedNetwork { _ = await node.setOverlay(network) }
             let wait = table.configuration == nil ? "waiting for the network config" : "waiting for a lease"
             report(state: table.problems.first.map { "\(wait): \($0)" } ?? wait)
             return

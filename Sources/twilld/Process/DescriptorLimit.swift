@@ -22,7 +22,7 @@ enum DescriptorLimit {
             raised.rlim_cur = limit.rlim_max
             if setrlimit(resource, &raised) == 0 { limit = raised }
         }
-        guard limit.rlim_cur >= rlim_t(needed) else {
+        guard limit.rlim_cur >= rlim_t(clamping: needed) else {
             throw CommandFailure(
                 .configuration,
                 "the limit of open files is \(limit.rlim_cur), and twilld needs \(needed): raise it "

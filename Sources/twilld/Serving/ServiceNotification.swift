@@ -51,7 +51,7 @@ struct ServiceNotification: Sendable {
         // An abstract socket's name begins with a zero byte, written as @.
         if name[0] == UInt8(ascii: "@") { name[0] = 0 }
         withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: name) }
-        let length = socklen_t(MemoryLayout<sockaddr_un>.offset(of: \.sun_path)! + name.count)
+        let length = socklen_t(clamping: (MemoryLayout<sockaddr_un>.offset(of: \.sun_path) ?? 2) + name.count)
         let message = Array(text.utf8)
         withUnsafePointer(to: &address) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {

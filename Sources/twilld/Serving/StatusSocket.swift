@@ -67,7 +67,7 @@ struct StatusSocket: Sendable {
         if try client.connect(descriptor) {
             // struct ucred (unix(7)): process, user, group. They are those of the call of listen(2).
             var credentials: [Int32] = [0, 0, 0]
-            var size = socklen_t(credentials.count * MemoryLayout<Int32>.size)
+            var size = socklen_t(clamping: credentials.count * MemoryLayout<Int32>.size)
             let isKnown = getsockopt(descriptor, SOL_SOCKET, SO_PEERCRED, &credentials, &size) == 0
             return Held(processIdentifier: isKnown && credentials[0] > 0 ? credentials[0] : nil)
         }
