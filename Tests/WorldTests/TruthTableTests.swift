@@ -20,8 +20,8 @@ struct TruthTableTests {
             } catch {
                 Issue.record("\(fault.name): \(error)")
             }
-            try await fault.end(world)
             do {
+                try await fault.end(world)
                 try await world.victim.healed()
                 _ = try await until("pods that reach each other") {
                     await world.pods[0].answers(from: world.pods[1].address, count: 2) == 2 ? true : nil
