@@ -31,6 +31,9 @@ public actor NodeNetwork {
     /// (`NetworkChange.unknown`), so that this is for what nobody thought of.
     private static let routesLifetime = Duration.seconds(60)
 
+    /// How long packets must go astray before that is told: whoever sets up a bridge or a VPN does so step by step.
+    private static let routePatience = Duration.seconds(2)
+
     /// How many events wait for their reader; of more, the oldest are lost.
     private static let eventLimit = 64
 
@@ -55,7 +58,8 @@ public actor NodeNetwork {
     private var formerOverlays: [IPv4Prefix] = []
     private var watch: UnderlayWatch?
     private var judge = RouteJudge()
-    private var toldRoutes: Set<String> = []
+    /// What packets are taken by, since when it is seen, and whether it is told.
+    private var routeProblems: [String: (since: ContinuousClock.Instant, isTold: Bool)] = [:]
     private var restores = RepeatedRestores()
     /// The tunnel device's number, as it was seen last.
     private var tunnelIndex: Int32?
@@ -288,9 +292,21 @@ public actor NodeNetwork {
             tellUnreadable(error)
         }
         let problems = judge.problems
-        for subject in toldRoutes.subtracting(problems.keys) { health.forget(Component(.route, subject)) }
-        for (subject, problem) in problems { health.set(Component(.route, subject), problem) }
-        toldRoutes = Set(problems.keys)
+        let now = ContinuousClock.now
+        for (subject, seen) in routeProblems where problems[subject] == nil {
+            if seen.isTold { health.forget(Component(.route, subject)) }
+            routeProblems[subject] = nil
+        }
+        for (subject, problem) in problems {
+            let since = routeProblems[subject]?.since ?? now
+            let isTold = now - since >= NodeNetwork.routePatience
+            routeProblems[subject] = (since, isTold)
+            if isTold {
+                health.set(Component(.route, subject), problem)
+            } else {
+                look(at: since + NodeNetwork.routePatience)
+            }
+        }
         if judge.hasDoubts { look.yield() }
     }
 
