@@ -67,6 +67,7 @@ extension Fault {
             ["clock"], ["address", "interface down", "a route to the peer"], ["network conf", "etcd"],
             // libfaketime moves the runtime's timers with the clock, which no clock that is set does.
             ["clock", "etcd"],
+            ["subnet.env", "full disk"],
         ]
         return !exclusive.contains { words in
             words.contains { name.hasPrefix($0) } && words.contains { other.name.hasPrefix($0) }
