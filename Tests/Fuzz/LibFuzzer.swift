@@ -3,7 +3,7 @@
 
     // The same targets under libFuzzer, which is linked by -sanitize=fuzzer and looks for inputs that reach new code.
 
-    @_extern(c)
+    @_silgen_name("LLVMFuzzerRunDriver")
     private func LLVMFuzzerRunDriver(
         _ count: UnsafeMutablePointer<Int32>,
         _ arguments: UnsafeMutablePointer<UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>>,

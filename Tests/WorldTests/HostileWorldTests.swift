@@ -67,6 +67,11 @@ extension Fault {
             ["clock"], ["address", "interface down", "a route to the peer"], ["network conf", "etcd"],
             // libfaketime moves the runtime's timers with the clock, which no clock that is set does.
             ["clock", "etcd"],
+            // What is in a store cannot be told of while it is not reached.
+            [
+                "etcd", "interface down", "address gone", "a lease that", "this node's own lease",
+                "network conf",
+            ],
             ["subnet.env", "full disk"],
         ]
         return !exclusive.contains { words in
