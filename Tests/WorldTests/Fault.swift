@@ -82,7 +82,7 @@ extension Fault {
 
     private static let routes = [
         Fault(
-            "overlay route deleted", .silent, tolerated: [.route], "ip route delete 100.96.0.0/16"),
+            "overlay route deleted", .silent, tolerated: [.route], "ip route delete 100.96.0.0/16 || true"),
         Fault(
             "VPN with a policy route for the pods' network",
             .problem(.route, .cutOff, words: ["tun6", "52"]), packetsFlow: false,
@@ -133,9 +133,9 @@ extension Fault {
             "sysctl -qw net.ipv4.ip_forward=1"),
         Fault(
             "the tunnel device deleted", .silent, tolerated: [.tunnel, .route, .setting, .dataPlane, .path],
-            "ip link delete flannel0"),
+            "ip link delete flannel0 || true"),
         Fault(
-            "another MTU on the tunnel device", .silent, tolerated: [.tunnel], "ip link set flannel0 mtu 1300"
+            "another MTU on the tunnel device", .silent, tolerated: [.tunnel], "ip link set flannel0 mtu 1300 || true"
         ),
     ]
 
@@ -172,7 +172,7 @@ extension Fault {
     private static let files = [
         Fault(
             "subnet.env deleted", .silent, tolerated: [.subnetFile],
-            begin: { try await $0.lab[1].run("rm \($0.disk)/subnet.env") },
+            begin: { try await $0.lab[1].run("rm -f \($0.disk)/subnet.env") },
             end: { world in
                 _ = try await until("subnet.env") {
                     await world.lab[1].succeeds("test -s \(world.disk)/subnet.env") ? true : nil
