@@ -135,7 +135,8 @@ extension Fault {
             "the tunnel device deleted", .silent, tolerated: [.tunnel, .route, .setting, .dataPlane, .path],
             "ip link delete flannel0 || true"),
         Fault(
-            "another MTU on the tunnel device", .silent, tolerated: [.tunnel], "ip link set flannel0 mtu 1300 || true"
+            "another MTU on the tunnel device", .silent, tolerated: [.tunnel],
+            "ip link set flannel0 mtu 1300 || true"
         ),
     ]
 
