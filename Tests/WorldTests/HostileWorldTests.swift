@@ -67,6 +67,8 @@ extension Fault {
             ["clock"], ["address", "interface down", "a route to the peer"], ["network conf", "etcd"],
             // libfaketime moves the runtime's timers with the clock, which no clock that is set does.
             ["clock", "etcd"],
+            // Another uplink takes over then, and that is told.
+            ["VPN with a better", "interface down", "address gone"],
             // The kernel has no way for what it does not forward, and so names none.
             ["the machine forwards", "VPN with a policy", "somebody's more specific"],
             // What is in a store cannot be told of while it is not reached.
