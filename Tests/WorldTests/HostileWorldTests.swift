@@ -69,7 +69,7 @@ struct HostileWorldTests {
 }
 
 extension Fault {
-    /// Whether both can be at once: two clocks can't, and what is done to eth0 undoes other things that are done to it.
+    /// Whether both can be at once: what is done to eth0 undoes other things that are done to it.
     fileprivate func goes(with other: Fault) -> Bool {
         if name == other.name { return false }
         let exclusive = [
