@@ -31,9 +31,6 @@ public actor NodeNetwork {
     /// (`NetworkChange.unknown`), so that this is for what nobody thought of.
     private static let routesLifetime = Duration.seconds(60)
 
-    /// How long packets must go astray before that is told: whoever sets up a bridge or a VPN does so step by step.
-    private static let routePatience = Duration.seconds(2)
-
     /// How many events wait for their reader; of more, the oldest are lost.
     private static let eventLimit = 64
 
@@ -52,6 +49,7 @@ public actor NodeNetwork {
     private var items: [any DesiredItem] = []
     private let exclusions: UnderlayExclusions
     private let patience: Duration
+    private let routePatience: Duration
     /// The network that the tunnel carries, and whether the underlay is outside of it.
     private var overlay: (network: IPv4Prefix, isAccepted: Bool)?
     /// The networks that it carried before, which this node's bridges may still have.
@@ -98,16 +96,20 @@ public actor NodeNetwork {
     ///   - exclusions: what is never the underlay; `setOverlay` adds to it.
     ///   - resyncInterval: how often everything is compared without a notification.
     ///   - patience: how long the underlay must be away before another takes over.
+    ///   - routePatience: how long packets must go astray before that is told: whoever sets up a bridge or a VPN does
+    ///     so step by step.
     ///   - pathTiming: the times by which paths to peers are probed; nil for not at all.
     public init(
         options: UnderlayOptions, exclusions: UnderlayExclusions = UnderlayExclusions(),
-        resyncInterval: Duration = .seconds(5), patience: Duration = .seconds(5), health: NodeHealth,
-        logger: Logger, pathTiming: PathTiming? = PathTiming()
+        resyncInterval: Duration = .seconds(5), patience: Duration = .seconds(5),
+        routePatience: Duration = .seconds(2), health: NodeHealth, logger: Logger,
+        pathTiming: PathTiming? = PathTiming()
     ) throws {
         pathWatch = PathWatch(timing: pathTiming ?? PathTiming(), probes: pathTiming != nil)
         (pathKicks, pathKick) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
         self.exclusions = exclusions
         self.patience = patience
+        self.routePatience = routePatience
         (looks, look) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
         self.health = health
         socket = try RouteSocket()
@@ -299,12 +301,12 @@ public actor NodeNetwork {
         }
         for (subject, problem) in problems {
             let since = routeProblems[subject]?.since ?? now
-            let isTold = now - since >= NodeNetwork.routePatience
+            let isTold = now - since >= routePatience
             routeProblems[subject] = (since, isTold)
             if isTold {
                 health.set(Component(.route, subject), problem)
             } else {
-                look(at: since + NodeNetwork.routePatience)
+                look(at: since + routePatience)
             }
         }
         if judge.hasDoubts { look.yield() }

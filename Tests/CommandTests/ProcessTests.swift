@@ -77,6 +77,8 @@ import Testing
     @Test func openFilesNearTheLimitAreSaid() {
         #expect(DescriptorLimit.problem(open: 50, limit: 1024) == nil)
         #expect(DescriptorLimit.problem(open: 950, limit: 1024)?.cause.contains("950 of 1024") == true)
+        #expect(DescriptorLimit.problem(open: 88, limit: 99) == nil)
+        #expect(DescriptorLimit.problem(open: 90, limit: 99)?.cause.contains("90 of 99") == true)
         #expect(DescriptorLimit.problem(open: nil, limit: 1024)?.cause.contains("all of 1024") == true)
         #expect((DescriptorLimit.open ?? 0) > 2)
         #expect(DescriptorLimit.current > 2)

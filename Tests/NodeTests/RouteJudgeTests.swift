@@ -26,8 +26,8 @@ struct RouteJudgeTests {
                 sysctl -q -w net.ipv4.ip_forward=1 && { \(commands); }
                 """)
             return try NodeNetwork(
-                options: UnderlayOptions(), resyncInterval: .seconds(3600), health: health,
-                logger: quietLogger)
+                options: UnderlayOptions(), resyncInterval: .seconds(3600), routePatience: .zero,
+                health: health, logger: quietLogger)
         }
         try await network.setDesired(
             TunnelSettings(

@@ -57,6 +57,8 @@ struct ProcessLimitTests {
         try await daemon.ready()
         let idle = try await connections(64, on: lab[1], port: 8471)
         let number = daemon.processIdentifier
+        // All of them are taken, and not only the kernel's.
+        try await lab[1].run("until (($(ls /proc/\(number)/fd | wc -l) > 80)); do sleep 0.1; done")
         try await lab[1].run(
             "prlimit --pid \(number) --nofile=$(($(ls /proc/\(number)/fd | wc -l) + 8)):4096")
         try await daemon.logged("component=\"limit open files\"")

@@ -59,7 +59,7 @@ enum DescriptorLimit {
 
     /// What is wrong with `open` descriptors (nil: too many to count) of `limit`.
     static func problem(open: Int?, limit: Int) -> Problem? {
-        if let open, open < limit - limit / 100 * (100 - sharePercent) { return nil }
+        if let open, open < limit / 100 * sharePercent + limit % 100 * sharePercent / 100 { return nil }
         return Problem(
             .degraded,
             "\(open.map(String.init) ?? "all") of \(limit) files and sockets that twilld may have are open",
