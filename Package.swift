@@ -1,9 +1,10 @@
 // swift-tools-version: 6.2
 import PackageDescription
 
-// Two sides that meet only in `twilld`: the data plane (addresses to worker), which moves packets and
-// imports no Foundation, no logging and no concurrency runtime; and the control side (netlink to node),
-// which never touches a packet. `tools/check-imports` keeps the rules; ARCHITECTURE.md explains them.
+// Two sides that meet only in `twilld`: `Sources/DataPlane`, which moves packets and imports no Foundation, no
+// logging and no concurrency runtime; and `Sources/Control`, which never touches a packet. Both know
+// `Sources/Common`. A module's dependencies stand here and nowhere else; `tools/check-imports` holds the sources to
+// them. ARCHITECTURE.md explains the rules.
 //
 // TWILL_WITHOUT_GRPC=1 leaves out the etcd store and what needs it (the daemon), so that everything else
 // builds and is tested in seconds instead of minutes.
@@ -19,10 +20,13 @@ let settings: [SwiftSetting] = [
 let workerSettings =
     settings + (Context.environment["TWILL_EXTRA_COPY"] == "1" ? [.define("TWILL_EXTRA_COPY")] : [])
 
+/// A module in a folder of its name, which stands in `room`, a folder of `Sources`.
 func module(
-    _ name: String, _ dependencies: [Target.Dependency] = [], settings: [SwiftSetting] = settings
+    _ name: String, in room: String, _ dependencies: [Target.Dependency] = [],
+    settings: [SwiftSetting] = settings
 ) -> Target {
-    .target(name: name, dependencies: dependencies, swiftSettings: settings)
+    .target(
+        name: name, dependencies: dependencies, path: "Sources/\(room)/\(name)", swiftSettings: settings)
 }
 
 func tests(_ name: String, _ dependencies: [Target.Dependency], resources: [Resource] = []) -> Target {
@@ -31,34 +35,41 @@ func tests(_ name: String, _ dependencies: [Target.Dependency], resources: [Reso
         swiftSettings: settings)
 }
 
+let common: [Target] = [
+    .target(name: "CLinux", path: "Sources/Common/CLinux"),
+    module("Addresses", in: "Common"),
+
+    tests("Addresses", []),
+]
+
+// In the order of a packet's way: read from a device by an engine, cut by offload, forwarded to a peer, sent.
 let dataPlane: [Target] = [
-    .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
-    .target(name: "CLinux"),
-    module("Addresses"),
-    module("PacketHeaders", ["Addresses", "CLinux"]),
-    module("SuperPackets", ["PacketHeaders", "CLinux"]),
-    module("Forwarding", ["Addresses"]),
-    module("Counters"),
-    module("Tunnel", ["Addresses", "CLinux"]),
-    module("Engines", ["CLiburing", "CLinux"]),
+    module("Devices", in: "DataPlane", ["Addresses", "CLinux"]),
+    .systemLibrary(
+        name: "CLiburing", path: "Sources/DataPlane/CLiburing", pkgConfig: "liburing",
+        providers: [.apt(["liburing-dev"])]),
+    module("Engines", in: "DataPlane", ["CLiburing", "CLinux"]),
+    module("PacketHeaders", in: "DataPlane", ["Addresses", "CLinux"]),
+    module("Offload", in: "DataPlane", ["PacketHeaders", "CLinux"]),
+    module("Forwarding", in: "DataPlane", ["Addresses"]),
+    module("Counters", in: "DataPlane"),
     module(
-        "Worker",
+        "Worker", in: "DataPlane",
         [
-            "Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters", "Tunnel", "Engines",
+            "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Devices", "Engines",
             "CLinux",
         ], settings: workerSettings),
 
-    tests("Addresses", []),
     tests("PacketHeaders", ["Addresses"]),
-    tests("SuperPackets", ["PacketHeaders", "CLinux", "NetworkNamespaces", "Seeded"]),
+    tests("Offload", ["PacketHeaders", "CLinux", "NetworkNamespaces", "Seeded"]),
     tests("Forwarding", ["Addresses"]),
-    tests("Tunnel", ["Addresses", "CLinux", "NetworkNamespaces"]),
+    tests("Devices", ["Addresses", "CLinux", "NetworkNamespaces"]),
     tests("Engines", ["CLinux"]),
     .target(name: "CAllocationCount", path: "Tests/CAllocationCount"),
     tests(
         "Worker",
         [
-            "CAllocationCount", "Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters",
+            "CAllocationCount", "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters",
             "Engines", "CLinux", "Seeded",
         ]),
 
@@ -67,13 +78,15 @@ let dataPlane: [Target] = [
 ]
 
 let controlSide: [Target] = [
-    module("Health", [.product(name: "Logging", package: "swift-log")]),
-    module("Netlink", ["Addresses", "CLinux"]),
-    module("Leases", ["Addresses", "Health", .product(name: "Logging", package: "swift-log")]),
-    module("LeaseDirectory", ["Health", "Leases"]),
+    module("Health", in: "Control", [.product(name: "Logging", package: "swift-log")]),
+    module("Netlink", in: "Control/Kernel", ["Addresses", "CLinux"]),
     module(
-        "Node", ["Addresses", "Health", "Netlink", "CLinux", .product(name: "Logging", package: "swift-log")]),
-    module("Telemetry", ["Counters", "Addresses", "Health"]),
+        "Leases", in: "Control", ["Addresses", "Health", .product(name: "Logging", package: "swift-log")]),
+    module("LeaseDirectory", in: "Control/Stores", ["Health", "Leases"]),
+    module(
+        "Node", in: "Control",
+        ["Addresses", "Health", "Netlink", "CLinux", .product(name: "Logging", package: "swift-log")]),
+    module("Telemetry", in: "Control", ["Counters", "Addresses", "Health"]),
 
     // What the tests of the lease side share: a node that records, and a simulated store.
     .target(
@@ -95,7 +108,7 @@ let controlSide: [Target] = [
     .target(
         name: "Fuzz",
         dependencies: [
-            "Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters", "Engines", "Worker",
+            "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Engines", "Worker",
             "Netlink", "Leases", "LeaseDirectory", "Node", "Telemetry", "CLinux", "Seeded",
         ], path: "Tests/Fuzz", swiftSettings: settings),
     .executableTarget(
@@ -121,9 +134,9 @@ let etcdAndDaemon: [Target] = [
             .product(name: "GRPCCore", package: "grpc-swift-2"),
             .product(name: "GRPCProtobuf", package: "grpc-swift-protobuf"),
         ],
-        exclude: ["etcd.proto"]),
+        path: "Sources/Control/Stores/EtcdAPI", exclude: ["etcd.proto"]),
     module(
-        "LeaseEtcd",
+        "LeaseEtcd", in: "Control/Stores",
         [
             "Addresses", "Leases", "EtcdAPI",
             .product(name: "GRPCCore", package: "grpc-swift-2"),
@@ -133,7 +146,7 @@ let etcdAndDaemon: [Target] = [
     .executableTarget(
         name: "twilld",
         dependencies: [
-            "Addresses", "Forwarding", "Counters", "Tunnel", "Engines", "Worker",
+            "Addresses", "Forwarding", "Counters", "Devices", "Engines", "Worker",
             "Health", "Netlink", "Leases", "LeaseDirectory", "LeaseEtcd", "Node", "Telemetry", "CLinux",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
@@ -155,7 +168,7 @@ let etcdAndDaemon: [Target] = [
         dependencies: [
             "twilld", "Addresses", "CLinux", "Counters", "Fuzz", "Health", "Leases", "NetworkNamespaces",
             "Node",
-            "Telemetry", "Tunnel",
+            "Telemetry", "Devices",
             "Worker",
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),
@@ -171,7 +184,7 @@ let package = Package(
         .library(
             name: "TwillDataPlane",
             targets: [
-                "Addresses", "PacketHeaders", "SuperPackets", "Forwarding", "Counters", "Tunnel", "Engines",
+                "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Devices", "Engines",
                 "Worker",
             ]),
         // What the forwarders in Benchmarks/ share with the daemon.
@@ -192,6 +205,6 @@ let package = Package(
                 .package(url: "https://github.com/grpc/grpc-swift-nio-transport", from: "2.9.2"),
                 .package(url: "https://github.com/grpc/grpc-swift-protobuf", from: "2.4.1"),
             ]),
-    targets: dataPlane + controlSide + (withoutGRPC ? [] : etcdAndDaemon),
+    targets: common + dataPlane + controlSide + (withoutGRPC ? [] : etcdAndDaemon),
     swiftLanguageModes: [.v6]
 )

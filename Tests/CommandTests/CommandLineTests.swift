@@ -1,7 +1,7 @@
 import Addresses
 import ArgumentParser
 import Testing
-import Tunnel
+import Devices
 import Worker
 
 @testable import twilld

@@ -66,7 +66,8 @@ import Testing
 
     @Test func everyEventOfTheLogIsExplained() throws {
         let manual = try Self.text("docs/operations.md")
-        let sources = try ["Sources/twilld", "Sources/Leases", "Sources/Node"].flatMap(Self.sources)
+        let sources = try ["Sources/twilld", "Sources/Control/Leases", "Sources/Control/Node"].flatMap(
+            Self.sources)
         let calls = #/\.(?:trace|debug|info|notice|warning|error|critical)[(,]\s*"([^"\\]+)"/#
         let tries = #/"([^"\\]+, trying again)"/#
         var events: Set<String> = []

@@ -1,7 +1,7 @@
 import Addresses
 import CLinux
 import PacketHeaders
-import SuperPackets
+import Offload
 
 /// Addresses that mean something else than one host, and those of the tests' network: what packets are drawn with.
 let reservedAddresses: [[UInt8]] = [

@@ -1,7 +1,7 @@
 import Addresses
 import CLinux
 import Counters
-import SuperPackets
+import Offload
 import Testing
 
 @testable import Worker

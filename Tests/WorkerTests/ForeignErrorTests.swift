@@ -3,7 +3,7 @@ import CLinux
 import Counters
 import Engines
 import Glibc
-import SuperPackets
+import Offload
 import Testing
 
 @testable import Worker

@@ -5,7 +5,7 @@ import CLinux
 import CRingLoop
 import Forwarding
 import PacketHeaders
-import SuperPackets
+import Offload
 
 // What a packet costs in each pure part of the data plane, and a round trip through the ring. Times are for reading; the
 // thresholds, in Thresholds/, are on counts, which are the same on every machine: `tools/check-benchmarks`.

@@ -1,5 +1,5 @@
 import CLinux
-import SuperPackets
+import Offload
 
 /// Packets as the kernel would hand them over: one TCP flow over IPv4 with timestamps, as Linux sends it.
 enum TestTraffic {

@@ -1,8 +1,8 @@
 import CLinux
 import Glibc
 import PacketHeaders
-import SuperPackets
-import Tunnel
+import Offload
+import Devices
 
 /// What the wire format asks of anybody who carries super-packets of TCP over IPv4, at its cheapest.
 ///

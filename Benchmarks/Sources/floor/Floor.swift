@@ -2,7 +2,7 @@ import Addresses
 import ArgumentParser
 import EndpointArgument
 import Glibc
-import Tunnel
+import Devices
 
 /// What is left of an overlay when all that is its own work is taken out: the kernel's part, two copies a node.
 ///

@@ -1,5 +1,5 @@
 import ArgumentParser
-import Tunnel
+import Devices
 import Worker
 
 /// How the data plane is tuned: defaults and ranges are in `Tuning`, what follows from them in `WorkerLimits`.

@@ -2,7 +2,7 @@ import Addresses
 import Engines
 import FoundationEssentials
 import Glibc
-import Tunnel
+import Devices
 import Worker
 
 /// Looks at the machine: each thing that twilld needs is tried, not inferred from a version.

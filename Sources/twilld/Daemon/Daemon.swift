@@ -13,7 +13,7 @@ import Logging
 import Netlink
 import Node
 import Telemetry
-import Tunnel
+import Devices
 import Worker
 
 /// One node of a network, from its start to its end.

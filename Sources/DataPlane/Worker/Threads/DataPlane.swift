@@ -9,9 +9,9 @@ import Counters
 import Engines
 import Forwarding
 import Glibc
-import SuperPackets
+import Offload
 import Synchronization
-import Tunnel
+import Devices
 
 /// What the data plane needs to know at its start.
 public struct DataPlaneConfiguration: Sendable {

@@ -5,7 +5,7 @@ import NetworkNamespaces
 import Synchronization
 import Testing
 
-@testable import Tunnel
+@testable import Devices
 
 /// Who may have the port beside this process: nobody, at no time.
 @Suite struct PortTests {

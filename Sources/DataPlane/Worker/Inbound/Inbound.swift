@@ -14,7 +14,7 @@ import Engines
 import Forwarding
 import Glibc
 import PacketHeaders
-import SuperPackets
+import Offload
 
 extension Worker where Engine: ~Copyable {
     /// Takes the end of a receive.

@@ -1,6 +1,6 @@
 import CLinux
 import Glibc
-import Tunnel
+import Devices
 
 /// Which engine makes the system calls.
 public enum EngineChoice: String, Sendable, CaseIterable {

@@ -13,7 +13,7 @@ import Engines
 import Forwarding
 import Glibc
 import PacketHeaders
-import SuperPackets
+import Offload
 
 extension Worker where Engine: ~Copyable {
     /// Takes what was read into a tunnel buffer. A super-packet gets in line (`forwardWaiting`), and so does what finds one

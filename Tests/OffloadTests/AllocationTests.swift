@@ -1,6 +1,6 @@
 import CLinux
 import Glibc
-import SuperPackets
+import Offload
 import Testing
 
 /// A block that the optimizer has to allocate, as a system call (which fails) is shown it.

@@ -1,5 +1,5 @@
 import CLinux
-import SuperPackets
+import Offload
 
 /// Adds packets, each of which ends at a page that faults, and reads back what the TUN would be written.
 final class CoalescerHarness {

@@ -2,7 +2,7 @@ import Addresses
 import Glibc
 import Testing
 
-@testable import Tunnel
+@testable import Devices
 
 @Suite struct TunnelTests {
     @Test(arguments: ["", "a-name-of-16-byte"])

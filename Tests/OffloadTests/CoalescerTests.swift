@@ -1,7 +1,7 @@
 import CLinux
 import Testing
 
-@testable import SuperPackets
+@testable import Offload
 
 /// A flow's packet `index` of `count` bytes of payload each.
 private func packet(

@@ -1,4 +1,4 @@
-import Tunnel
+import Devices
 
 /// What the kernel dropped before it came to a worker, as it counts it for the sockets and the device. Looked up by the
 /// control side: it costs the packet path nothing.

@@ -30,7 +30,7 @@ import Engines
 import Forwarding
 import Glibc
 import PacketHeaders
-import SuperPackets
+import Offload
 import Synchronization
 
 /// What a worker is told at its start and keeps.

@@ -6,7 +6,7 @@
 
 import CLinux
 import PacketHeaders
-import SuperPackets
+import Offload
 
 /// The packets read from the TUN device that wait to be forwarded.
 ///

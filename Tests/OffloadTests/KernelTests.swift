@@ -1,7 +1,7 @@
 import CLinux
 import Glibc
 import NetworkNamespaces
-import SuperPackets
+import Offload
 import Seeded
 import Testing
 

@@ -1,5 +1,5 @@
 import Engines
-import SuperPackets
+import Offload
 
 /// The limits of one worker, with their arithmetic. All its memory follows from them and is allocated at the start.
 public struct WorkerLimits: Sendable, Equatable {

@@ -1,5 +1,5 @@
 import CLinux
-import SuperPackets
+import Offload
 import Seeded
 import Testing
 

@@ -1,6 +1,6 @@
 import CLinux
 import PacketHeaders
-import SuperPackets
+import Offload
 import Seeded
 import Testing
 

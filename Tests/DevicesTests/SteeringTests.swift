@@ -4,7 +4,7 @@ import Glibc
 import NetworkNamespaces
 import Testing
 
-@testable import Tunnel
+@testable import Devices
 
 func socketAddress(_ endpoint: Endpoint) -> sockaddr_in {
     var address = sockaddr_in()

@@ -7,7 +7,7 @@
 import CLinux
 import Engines
 import Glibc
-import SuperPackets
+import Offload
 
 /// The sends that a worker prepares, and which tunnel buffers they still need.
 struct OutboundMessages: ~Copyable {
