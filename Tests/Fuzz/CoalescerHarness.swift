@@ -1,1 +1,1 @@
-../SuperPacketsTests/CoalescerHarness.swift
+../OffloadTests/CoalescerHarness.swift

@@ -1,1 +1,1 @@
-../SuperPacketsTests/GuardedMemory.swift
+../OffloadTests/GuardedMemory.swift

@@ -1,1 +1,1 @@
-../SuperPacketsTests/NaiveModel.swift
+../OffloadTests/NaiveModel.swift
