@@ -26,7 +26,7 @@ struct Twilld: AsyncParsableCommand {
 
     static func main() async {
         StandardStreams.fillClosed()
-        let words = Array(CommandLine.arguments.dropFirst())
+        let words = GivenWords.all
         let line: CommandLineWords
         do throws(CommandFailure) {
             line = try CommandLineWords(

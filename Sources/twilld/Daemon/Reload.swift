@@ -79,7 +79,7 @@ final class Reload: Sendable {
 
     private static func commandLine() throws(CommandFailure) -> CommandLineWords {
         try CommandLineWords(
-            Array(CommandLine.arguments.dropFirst()), environment: ProcessInfo.processInfo.environment,
+            GivenWords.all, environment: ProcessInfo.processInfo.environment,
             readFile: Twilld.readConfigurationFile)
     }
 }
