@@ -1,4 +1,3 @@
-import FoundationEssentials
 // How it works. Two things tell the daemon how the node should be: the lease keeper (the network's configuration,
 // this node's lease, its peers) and the node's network (interface, address, MTU). Each leaves its newest word here
 // and asks for a pass; one task makes the passes, one after another, and each pass brings the node to what was said
@@ -322,7 +321,7 @@ actor Daemon {
             localIPv4: lease.subnet.ipv4, localIPv6: lease.subnet.ipv6, mtu: mtu,
             peers: table.peers.map {
                 ForwardingPeer(
-                    ipv4: $0.subnet.ipv4, ipv6: $0.subnet.ipv6, endpoint: $0.endpoint, takesBursts: ProcessInfo.processInfo.environment["TWILL_PACE_NS"] == nil)
+                    ipv4: $0.subnet.ipv4, ipv6: $0.subnet.ipv6, endpoint: $0.endpoint, takesBursts: $0.isTwill)
             })
     }
 

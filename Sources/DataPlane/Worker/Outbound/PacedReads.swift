@@ -1,8 +1,8 @@
 // How it works. flanneld's receiving socket has the kernel's default buffer, 208 KiB, which holds some 90 datagrams, and
 // the daemon takes one at a time. A super-packet is 44 datagrams at once; a few in a row are more than the buffer holds,
-// and what does not fit is lost and sent again. So what goes to such a peer is spread over time: each super-packet is
-// followed by as long a pause as flanneld needs for its datagrams. What waits meanwhile waits here, a queue for each
-// peer, so that nobody who sends to another peer waits for it.
+// and what does not fit is lost and sent again. So what goes to such a peer is spread over time (ADR 16): each
+// super-packet is followed by a pause for its datagrams. What waits meanwhile waits here, in a queue for each peer, so
+// that nobody who sends to another peer waits for it.
 
 /// The packets read from the TUN device that wait for the pause of a peer which takes no bursts.
 ///
