@@ -48,6 +48,9 @@ struct ScaleForwarder: ParsableCommand {
     @Option(help: "Changes of the table a second: each replaces one peer's port; 0: none.")
     var changes: Double = 0
 
+    @Flag(help: "What goes to the peers is spread over time, as twilld does it towards flanneld.")
+    var paced = false
+
     @Option(help: "Largest inner packet in bytes.")
     var mtu = 1472
 
@@ -70,7 +73,7 @@ struct ScaleForwarder: ParsableCommand {
                 let step = UInt32(index) << UInt32(32 - first.length)
                 return ForwardingPeer(
                     ipv4: IPv4Prefix(IPv4Address(bits: first.address.bits + step), length: first.length),
-                    ipv6: index == 0 ? firstIPv6 : nil, endpoint: endpoint)
+                    ipv6: index == 0 ? firstIPv6 : nil, endpoint: endpoint, takesBursts: !paced)
             })
         try dataPlane.start()
         dataPlane.publish(routes)

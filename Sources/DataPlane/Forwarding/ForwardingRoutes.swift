@@ -33,15 +33,20 @@ public struct ForwardingPeer: Sendable, Hashable {
     public var endpoint: Endpoint
     /// Where what is carried to and from the peer is counted; whoever publishes the routes gives the number.
     public var counterSlot: UInt16
+    /// Whether it takes in what comes in bursts, as a twill does. flanneld's socket holds some 90 datagrams, and what
+    /// goes there is spread over time.
+    public var takesBursts: Bool
 
     /// Makes a peer.
     public init(
-        ipv4: IPv4Prefix? = nil, ipv6: IPv6Prefix? = nil, endpoint: Endpoint, counterSlot: UInt16 = 0
+        ipv4: IPv4Prefix? = nil, ipv6: IPv6Prefix? = nil, endpoint: Endpoint, counterSlot: UInt16 = 0,
+        takesBursts: Bool = true
     ) {
         self.ipv4 = ipv4
         self.ipv6 = ipv6
         self.endpoint = endpoint
         self.counterSlot = counterSlot
+        self.takesBursts = takesBursts
     }
 }
 

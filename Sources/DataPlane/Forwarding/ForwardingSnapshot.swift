@@ -16,15 +16,16 @@ public struct ForwardingSnapshot: @unchecked Sendable {
     /// A peer's place in the snapshot, 0 to 65,535.
     public typealias PeerIndex = Int
 
-    /// More peers than this are left out by `build`: a place fits 16 bits, and each costs 8 bytes and two
+    /// More peers than this are left out by `build`: a place fits 16 bits, and each costs 12 bytes and two
     /// to four hash cells.
     public static let peerLimit = 65_536
 
-    // 8 bytes: address, port, slot.
+    // 12 bytes: address, port, slot, and whether it is paced.
     @frozen @usableFromInline
     struct Peer {
         @usableFromInline var endpoint: Endpoint
         @usableFromInline var counterSlot: UInt16
+        @usableFromInline var isPaced: Bool
     }
 
     @frozen @usableFromInline
@@ -39,6 +40,7 @@ public struct ForwardingSnapshot: @unchecked Sendable {
         @usableFromInline var hasLocalIPv4: Bool
         @usableFromInline var hasLocalIPv6: Bool
         @usableFromInline var mtu: Int
+        @usableFromInline var hasPacedPeers: Bool
 
         @usableFromInline
         init(
@@ -55,6 +57,7 @@ public struct ForwardingSnapshot: @unchecked Sendable {
             hasLocalIPv4 = routes.localIPv4 != nil
             hasLocalIPv6 = routes.localIPv6 != nil
             mtu = routes.mtu
+            hasPacedPeers = routes.peers.contains { !$0.takesBursts }
         }
     }
 
@@ -63,7 +66,9 @@ public struct ForwardingSnapshot: @unchecked Sendable {
         let peers = routes.peers.prefix(peerLimit)
         let places = UnsafeMutablePointer<Peer>.allocate(capacity: max(peers.count, 1))
         for (index, peer) in peers.enumerated() {
-            (places + index).initialize(to: Peer(endpoint: peer.endpoint, counterSlot: peer.counterSlot))
+            (places + index).initialize(
+                to: Peer(
+                    endpoint: peer.endpoint, counterSlot: peer.counterSlot, isPaced: !peer.takesBursts))
         }
 
         var ipv4: [Int: [(UInt32, Int)]] = [:]
@@ -111,6 +116,14 @@ public struct ForwardingSnapshot: @unchecked Sendable {
     /// Where what is carried to and from a peer is counted.
     @inlinable @inline(__always)
     public func counterSlot(_ peer: PeerIndex) -> UInt16 { storage.pointee.peers[peer].counterSlot }
+
+    /// Whether what goes to a peer is spread over time.
+    @inlinable @inline(__always)
+    public func isPaced(_ peer: PeerIndex) -> Bool { storage.pointee.peers[peer].isPaced }
+
+    /// Whether there is such a peer.
+    @inlinable @inline(__always)
+    public var hasPacedPeers: Bool { storage.pointee.hasPacedPeers }
 
     /// The peer whose subnet holds an inner address; the longest prefix wins.
     @inlinable @inline(__always)

@@ -23,6 +23,8 @@ public struct WorkerLimits: Sendable, Equatable {
     /// So many that wait are a full line: what is read in a burst has room behind them. With the defaults 96 of 129, up
     /// to 6 MB: the window of one TCP flow (4 MB, `tcp_wmem`) does not fill it.
     let standingReads: Int
+    /// So many wait for paced peers at most, half of the buffers: with the defaults 64, 4 MB, the window of one TCP flow.
+    let pacedReads: Int
     /// Each read may need a message of its own, a super-packet two (65,535 bytes with all headers added exceed one
     /// send); those of the round before; the open ones; as many again for replays. At least what one super-packet needs
     /// where each of its segments is a send of its own.
@@ -58,6 +60,12 @@ public struct WorkerLimits: Sendable, Equatable {
     /// Segments that may wait in super-packets of more than `superPacketSegments`, of all sources together: those of two
     /// TCP super-packets of the smallest segments (`SuperPacketLimits.streamSegments`), some 2 ms of work.
     static let waitingSmallSegments = 2 * SuperPacketLimits.streamSegments
+    /// Peers that take no bursts and have a pace of their own, a power of two.
+    static let pacedPeers = 64
+    /// For how long a datagram keeps back the next super-packet to such a peer: 200,000 datagrams a second, more than
+    /// any flanneld takes in, so that nothing is lost by it, and 220 µs for a super-packet, in which it takes some 20 to
+    /// 30 out of its socket (ADR 16).
+    static let pacedDatagramNanoseconds = 5_000
     /// Places that sources of waiting packets are spread over, to be served in turn.
     static let waitingSources = 64
     /// How long a way of sending or writing that the kernel refused is left alone before it is tried again, at first; twice
@@ -105,6 +113,7 @@ public struct WorkerLimits: Sendable, Equatable {
         ringEntries = tuning.ringEntries
         tunnelBuffers = 2 * readBurst + 1
         standingReads = tunnelBuffers * 3 / 4
+        pacedReads = tunnelBuffers / 2
         messages = WorkerLimits.messages(readBurst: readBurst)
         gatheredCompletions = max(1, min(readBurst, datagramBuffers / 2))
 

@@ -96,6 +96,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// Packets read that wait to be forwarded, and their flows.
     var waitingReads: WaitingReads
     var waitingFlows = WaitingFlows()
+    /// Packets read that wait for the pause of a peer which takes no bursts.
+    var pacedReads: PacedReads
     /// Until when rounds are short, nanoseconds of the monotonic clock.
     var shortRoundsUntilNanoseconds = 0
     var roundIsShort = false
@@ -163,6 +165,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         messages = OutboundMessages(memory)
         coalescer = Coalescer(slotLimit: limits.writeSlots, merges: settings.coalesces)
         waitingReads = WaitingReads(capacity: memory.tunnelBufferCount)
+        pacedReads = PacedReads(capacity: memory.tunnelBufferCount)
         replies = ErrorReplies()
         segmentLimit = settings.segmentLimit
         arrivals = .allocate(capacity: memory.datagramBufferCount)
@@ -211,6 +214,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         queuedInline = 0
         let completions = takeCompletions()
         forwardWaiting()
+        if pacedReads.count > 0 { forwardPaced() }
         workOffArrivals()
         counters.record(.readBatch, roundReads)
         if settings.busyPollMicroseconds > 0 { adaptPolling() }
@@ -267,6 +271,11 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             burst > 1 || waitingReads.count > 0 || arrivalCount > 0 || messages.sealedCount > 0
             || (coalescer.slotCount > 0 && writesPending == 0)
         guard !somethingWaits else { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
+        if pacedReads.count > 0 {
+            let pause = pacedReads.microsecondsUntilDue(atNanoseconds: monotonicNanoseconds())
+            workBeganNanoseconds = 0
+            return engine.enter(waitingFor: queuedInline &+ 1, timeoutMicroseconds: pause)
+        }
         if settings.busyPollMicroseconds > 0, monotonicMicroseconds() < pollUntilMicroseconds {
             // Whoever else wants this CPU goes first: on a machine short of them, polling must not cost throughput.
             counters.add(.busyPolls)

@@ -23,8 +23,14 @@ extension Worker where Engine: ~Copyable {
         let bytes = memory.tunnelBuffer(buffer) + PacketMemory.tunnelPacketOffset
         let header = (memory.tunnelBuffer(buffer) + PacketMemory.virtioHeaderOffset)
             .loadUnaligned(as: virtio_net_hdr.self)
-        if header.gso_type == 0, waitingReads.count == 0 { return forward(buffer, length: length) }
+        if header.gso_type == 0, waitingReads.count == 0, pacedReads.count == 0 { return forward(buffer, length: length) }
         let packetLength = length &- (PacketMemory.tunnelPacketOffset &- PacketMemory.virtioHeaderOffset)
+        if snapshot.hasPacedPeers,
+            isPaced(bytes, length: packetLength, in: buffer, readLength: length, header: header)
+        {
+            return
+        }
+        if header.gso_type == 0, waitingReads.count == 0 { return forward(buffer, length: length) }
         let flow = PacketFlow.number(of: bytes, length: packetLength)
         let segments = WaitingReads.segments(of: header, length: packetLength)
         if waitingReads.count > 0, packetLength < WorkerLimits.bulkBytes,
@@ -47,6 +53,51 @@ extension Worker where Engine: ~Copyable {
                 buffer: Int32(truncatingIfNeeded: buffer), length: Int32(truncatingIfNeeded: length),
                 segments: Int32(truncatingIfNeeded: segments), flow: flow),
             from: WaitingReads.source(of: bytes, length: packetLength))
+    }
+
+    /// Puts a packet for a peer that takes no bursts into that peer's queue. What is no burst, and finds nothing waiting
+    /// there, or is of a sparse flow that has nothing waiting, goes its usual way.
+    ///
+    /// - Returns: whether it was put there, or dropped.
+    private mutating func isPaced(
+        _ bytes: UnsafeMutableRawPointer, length: Int, in buffer: Int, readLength: Int, header: virtio_net_hdr
+    ) -> Bool {
+        guard IPPacket.flaw(bytes, length: length, verifyingChecksum: false) == nil else { return false }
+        let packet = IPPacket(bytes, length: length)
+        let peer =
+            packet.isIPv4
+            ? snapshot.peer(holding: packet.destinationIPv4) : snapshot.peer(holding: packet.destinationIPv6)
+        guard let peer, snapshot.isPaced(peer) else { return false }
+        let queue = PacedReads.queue(of: snapshot.endpoint(peer).address.networkBytes)
+        let flow = PacketFlow.number(of: bytes, length: length)
+        if header.gso_type == 0 {
+            if pacedReads.isEmpty(queue) { return false }
+            if waitingFlows.mayPass(flow, atNanoseconds: workBeganNanoseconds) { return false }
+        }
+        guard pacedReads.count < limits.pacedReads else {
+            counters.add(.tunnelReads)
+            counters.add(.tunnelBytes, length)
+            drop(buffer, .dropOutboundStandingQueue)
+            return true
+        }
+        waitingFlows.add(flow, bytes: length, atNanoseconds: workBeganNanoseconds)
+        pacedReads.append(
+            WaitingReads.Read(
+                buffer: Int32(truncatingIfNeeded: buffer), length: Int32(truncatingIfNeeded: readLength),
+                segments: Int32(truncatingIfNeeded: WaitingReads.segments(of: header, length: length)),
+                flow: flow),
+            to: queue)
+        return true
+    }
+
+    /// Forwards what waits for peers that take no bursts, and whose pause is over.
+    mutating func forwardPaced() {
+        while pacedReads.count > 0, messages.freeCount >= messagesOfSuperPacket,
+            let read = pacedReads.removeDue(atNanoseconds: workBeganNanoseconds)
+        {
+            waitingFlows.remove(read.flow)
+            forward(Int(read.buffer), length: Int(read.length))
+        }
     }
 
     /// Messages that a super-packet may need: where every segment is a send of its own, as many.
