@@ -166,10 +166,8 @@ let etcdAndDaemon: [Target] = [
     .testTarget(
         name: "CommandTests",
         dependencies: [
-            "twilld", "Addresses", "CLinux", "Counters", "Fuzz", "Health", "Leases", "NetworkNamespaces",
-            "Node",
-            "Telemetry", "Devices",
-            "Worker",
+            "twilld", "Addresses", "CLinux", "Counters", "Devices", "Fuzz", "Health", "LeaseEtcd", "Leases",
+            "NetworkNamespaces", "Node", "Telemetry", "Worker",
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "ArgumentParser", package: "swift-argument-parser"),

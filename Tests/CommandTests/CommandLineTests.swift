@@ -1,7 +1,10 @@
 import Addresses
 import ArgumentParser
-import Testing
 import Devices
+import LeaseEtcd
+import Logging
+import Node
+import Testing
 import Worker
 
 @testable import twilld
@@ -40,19 +43,28 @@ private func exitStatus(_ words: [String]) -> Int32? {
     }
 
     @Test func defaultsAreFlanneldsOwn() throws {
-        let run = try parseRun([])
-        #expect(run.store.endpoints == ["http://127.0.0.1:4001", "http://127.0.0.1:2379"])
-        #expect(run.store.etcdPrefix == "/coreos.com/network")
-        #expect(run.lease.subnetFile == "/run/flannel/subnet.env")
-        #expect(run.lease.subnetLeaseRenewMargin == 60)
-        #expect(run.rules.iptablesResync == 5)
-        #expect(run.rules.iptablesForwardRules)
-        #expect(!run.rules.ipMasq)
-        #expect(!run.rules.ipBlackholeRoute)
-        #expect(run.observation.healthzIp == "0.0.0.0")
-        #expect(run.observation.healthzPort == 0)
-        #expect(run.tunnel.tunName == "flannel0")
-        #expect(!run.tunnel.acceptAnySource)
+        let options = try parseRun([]).options
+        #expect(
+            options.store
+                == .etcd(
+                    EtcdConfiguration(
+                        endpoints: ["http://127.0.0.1:4001", "http://127.0.0.1:2379"],
+                        prefix: "/coreos.com/network")))
+        #expect(options.lease.subnetFile == "/run/flannel/subnet.env")
+        #expect(options.lease.renewalMargin == .seconds(3600))
+        #expect(options.rules.resyncInterval == .seconds(5))
+        #expect(options.rules.acceptsForwarding)
+        #expect(!options.rules.masquerades)
+        #expect(!options.rules.hasBlackholeRoute)
+        #expect(options.observation.healthHost == "0.0.0.0")
+        #expect(options.observation.healthPort == 0)
+        #expect(options.tunnel.interfaceName == "flannel0")
+        #expect(!options.tunnel.acceptsAnySource)
+    }
+
+    @Test func aNodeWithoutFlagsIsANodeWithoutACommandLine() throws {
+        let options = try parseRun(["-lease-dir=/d"]).options
+        #expect(options == NodeOptions(store: .directory(path: "/d")))
     }
 
     @Test func everyFlagOfTheTableIsDeclared() throws {
@@ -86,18 +98,47 @@ private func exitStatus(_ words: [String]) -> Int32? {
         _ = try parseRun(line.split(separator: " ").map(String.init))
     }
 
-    @Test func valuesArrive() throws {
-        let run = try parseRun([
-            "-iface", "eth0", "-iface=eth1", "-public-ip=192.0.2.1", "-mtu", "1400", "-accept-any-source",
-            "-on-lease-loss=exit", "-v", "2", "-healthz-port=8471",
-        ])
-        #expect(run.underlay.iface == ["eth0", "eth1"])
-        #expect(run.underlay.publicIp == IPv4Address(192, 0, 2, 1))
-        #expect(run.tunnel.mtu == 1400)
-        #expect(run.tunnel.acceptAnySource)
-        #expect(run.lease.onLeaseLoss == .exit)
-        #expect(run.observation.verbosity == 2)
-        #expect(run.observation.healthzPort == 8471)
+    @Test func everyFlagReachesTheOption() throws {
+        var etcd = EtcdConfiguration(endpoints: ["http://h:1", "http://h:2"], prefix: "/p")
+        etcd.authorityFile = "ca"
+        etcd.certificateFile = "cert"
+        etcd.keyFile = "key"
+        etcd.username = "u"
+        etcd.password = "w"
+        var expected = NodeOptions(store: .etcd(etcd))
+        expected.underlay = UnderlayOptions(
+            interfaces: ["eth0", "eth1"], interfacePatterns: ["^e"],
+            reachableAddress: IPv4Address(192, 0, 2, 9), publicAddress: IPv4Address(192, 0, 2, 1))
+        expected.publicIPv6Address = IPv6Address("2001:db8::1")
+        expected.lease = NodeOptions.Lease(
+            subnetFile: "/s", stateDirectory: "/t", renewalMargin: .seconds(7200), lossPolicy: .exit)
+        expected.rules = NodeOptions.Rules(
+            masquerades: true, randomizesPorts: false, acceptsForwarding: false, hasBlackholeRoute: true,
+            resyncInterval: .seconds(30))
+        expected.tunnel = NodeOptions.Tunnel(
+            interfaceName: "tun7", mtu: 1400, port: 8299, acceptsAnySource: true, pathProbeInterval: nil)
+        expected.tuning.batch = 32
+        expected.observation = NodeOptions.Observation(
+            healthHost: "127.0.0.1", healthPort: 8471, peerMetricsLimit: 7, statusSocket: "/x",
+            logLevel: .debug)
+        expected.ineffective = [NodeOptions.Ineffective(name: "vmodule", advice: "use -v")]
+        let words =
+            "-etcd-endpoints http://h:1,http://h:2 -etcd-prefix /p -etcd-cafile ca -etcd-certfile cert"
+            + " -etcd-keyfile key -etcd-username u -etcd-password w -iface eth0 -iface=eth1 -iface-regex ^e"
+            + " -iface-can-reach 192.0.2.9 -public-ip=192.0.2.1 -public-ipv6 2001:db8::1 -subnet-file /s"
+            + " -state-dir /t -subnet-lease-renew-margin 120 -on-lease-loss=exit -ip-masq"
+            + " -ip-masq-fully-random-disable -iptables-forward-rules=false -ip-blackhole-route"
+            + " -iptables-resync 30 -tun-name tun7 -mtu 1400 -port 8299 -accept-any-source"
+            + " -path-probe-interval 0 -batch 32 -healthz-ip 127.0.0.1 -healthz-port=8471 -metrics-peers 7"
+            + " -status-socket /x -v 2 -vmodule=network=10"
+        #expect(try parseRun(words.split(separator: " ").map(String.init)).options == expected)
+    }
+
+    @Test(arguments: [
+        (-1, Logger.Level.info), (0, .info), (1, .debug), (2, .debug), (3, .trace), (10, .trace),
+    ])
+    func verbosityIsALevel(number: Int, level: Logger.Level) throws {
+        #expect(try parseRun(["-v=\(number)"]).options.observation.logLevel == level)
     }
 
     @Test(arguments: [
@@ -135,14 +176,14 @@ private func exitStatus(_ words: [String]) -> Int32? {
         (["-etcd-username=u", "-etcd-password=p"], []), ([], []), (["-v=4"], []),
     ])
     func whatHasNoEffectIsTakenAndNamed(words: [String], flags: [String]) throws {
-        let run = try parseRun(words)
-        let remarks = run.store.remarks.map { String($0.dropFirst(2).prefix { $0 != " " }) }
-        #expect(run.logging.withoutEffect.map(\.flag) + remarks == flags)
+        let options = try parseRun(words).options
+        let remarks = options.store.remarks.map { String($0.dropFirst(2).prefix { $0 != " " }) }
+        #expect(options.ineffective.compactMap(\.name) + remarks == flags)
     }
 
     @Test func noResyncIsTheShortest() throws {
-        #expect(try parseRun(["-iptables-resync=0"]).rules.resyncSeconds == 1)
-        #expect(try parseRun(["-iptables-resync=30"]).rules.resyncSeconds == 30)
+        #expect(try parseRun(["-iptables-resync=0"]).options.rules.resyncInterval == .seconds(1))
+        #expect(try parseRun(["-iptables-resync=30"]).options.rules.resyncInterval == .seconds(30))
     }
 
     @Test(arguments: [

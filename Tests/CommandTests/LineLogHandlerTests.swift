@@ -58,11 +58,4 @@ private final class Lines: Sendable {
                 "2026-11-23T01:40:12.007Z info event=two node=b",
             ])
     }
-
-    @Test(arguments: [
-        (-1, Logger.Level.info), (0, .info), (1, .debug), (2, .debug), (3, .trace), (10, .trace),
-    ])
-    func verbosity(number: Int, level: Logger.Level) {
-        #expect(LineLogHandler.level(verbosity: number) == level)
-    }
 }

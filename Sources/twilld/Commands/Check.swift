@@ -39,13 +39,13 @@ struct Check: FlagTaking {
         do {
             let node = try NodeNetwork(
                 options: underlay.options,
-                exclusions: UnderlayExclusions(interfaceName: TunnelNameFlag.defaultName),
+                exclusions: UnderlayExclusions(interfaceName: NodeOptions.Tunnel().interfaceName),
                 health: NodeHealth(),
                 logger: Logger(label: "check") { _ in SwiftLogNoOpLogHandler() })
             let chosen = try await node.chooseUnderlay()
             let tunnelMTU = try TunnelMTU.choose(underlayMTU: chosen.mtu, configured: mtu)
             let endpoint = Endpoint(address: chosen.address, port: Check.usualPort)
-            let device = TunnelNameFlag().tunName
+            let device = NodeOptions.Tunnel().interfaceName
             let (portHolder, deviceHolder) = await onThread {
                 (PortHolder.name(.udp, endpoint), PortHolder.name(ofDevice: device))
             }

@@ -80,7 +80,7 @@ extension StoreFlags {
     func operate<Result: Sendable>(
         _ body: (LeaseOperations) async throws -> Result
     ) async throws(CommandFailure) -> Result {
-        let operations = LeaseOperations(store: try open())
+        let operations = LeaseOperations(store: try options.open())
         do {
             return try await body(operations)
         } catch let error as LeaseStoreError {

@@ -57,7 +57,7 @@ extension Daemon {
             health.set(
                 Component(.lease, "expiry"),
                 TableProblems.expiry(
-                    of: table.ownLease, margin: .seconds(flags.lease.subnetLeaseRenewMargin * 60), now: .now))
+                    of: table.ownLease, margin: options.lease.renewalMargin, now: .now))
             if seconds == 0 {
                 let open = await onThread { DescriptorLimit.open }
                 health.set(
@@ -88,19 +88,19 @@ extension Daemon {
                 "fallback taken",
                 metadata: [
                     "fallback": "\(fallback.name)", "underlay": "\(underlay.interfaceName)",
-                    "interface": "\(flags.tunnel.tunName)", "detail": "\(fallback.meaning)",
+                    "interface": "\(options.tunnel.interfaceName)", "detail": "\(fallback.meaning)",
                 ])
         }
     }
 
-    /// What is wrong with other nodes' entries as this node's flags have it.
+    /// What is wrong with other nodes' entries as this node's options have it.
     func updateTableProblems() {
         health.set(Component(.peer, "limit"), TableProblems.tooMany(peers: table.peers.count))
         guard let configuration = table.configuration else { return }
         health.set(
             Component(.port, "of this node alone"),
             TableProblems.ownPort(
-                flags.tunnel.port, networkPort: configuration.backend.port, table.peers))
+                options.tunnel.port, networkPort: configuration.backend.port, table.peers))
     }
 
     /// Debug lines (-v 1) for what changed in a table.

@@ -29,7 +29,7 @@ actor Daemon {
     /// Seconds between two tries of what another process holds: the node heals when that one ends.
     private static let heldPauseSeconds = 2
 
-    let flags: Run
+    let options: NodeOptions
     let logger: Logger
     private let notification: ServiceNotification
     let observation: Observation
@@ -93,7 +93,7 @@ actor Daemon {
         var tunnelIndex: UInt32
     }
 
-    init(flags: Run, underlay: Underlay, parts: Parts) {
+    init(_ options: NodeOptions, underlay: Underlay, parts: Parts) {
         health = parts.health
         heartbeats = parts.heartbeats
         node = parts.node
@@ -101,7 +101,7 @@ actor Daemon {
         notification = parts.notification
         observation = parts.seen
         dataPlaneWatch = DataPlaneWatch(health: parts.health)
-        self.flags = flags
+        self.options = options
         self.underlay = underlay
         (passes, passContinuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
         observation.update(underlay)
@@ -113,14 +113,10 @@ actor Daemon {
     func run(store: any LeaseStore, identity: IdentityFile.Kept) async throws {
         let node = node
         let heartbeats = heartbeats
-        var options = LeaseOptions(identity: identity.identity)
-        options.identityProblem = identity.problem
-        options.previousSubnet = await previousSubnet()
-        options.renewalMargin = .seconds(flags.lease.subnetLeaseRenewMargin * 60)
-        options.lossPolicy = flags.lease.onLeaseLoss == .exit ? .exit : .reacquire
         observation.update(node.pathMTUs)
         let keeper = LeaseKeeper(
-            store: store, announcement: announcement, options: options, logger: logger,
+            store: store, announcement: announcement, options: await leaseOptions(of: identity),
+            logger: logger,
             identityChanged: keepIdentity, heartbeat: { heartbeats.stamp(.leaseKeeper) })
         defer { heartbeats.forgetAll() }
 
@@ -145,8 +141,17 @@ actor Daemon {
         }
     }
 
+    private func leaseOptions(of identity: IdentityFile.Kept) async -> LeaseOptions {
+        var lease = LeaseOptions(identity: identity.identity)
+        lease.identityProblem = identity.problem
+        lease.previousSubnet = await previousSubnet()
+        lease.renewalMargin = options.lease.renewalMargin
+        lease.lossPolicy = options.lease.lossPolicy
+        return lease
+    }
+
     private func keepIdentity(_ identity: NodeIdentity) async {
-        let directory = flags.lease.stateDir
+        let directory = options.lease.stateDirectory
         do throws(CommandFailure) {
             try await onThread { () throws(CommandFailure) in
                 try IdentityFile.keep(identity, in: directory)
@@ -205,12 +210,12 @@ actor Daemon {
 
     private var announcement: NodeAnnouncement {
         NodeAnnouncement(
-            publicAddress: underlay.publicAddress, publicIPv6Address: flags.underlay.publicIpv6,
-            port: flags.tunnel.port, underlayAddress: underlay.address)
+            publicAddress: underlay.publicAddress, publicIPv6Address: options.publicIPv6Address,
+            port: options.tunnel.port, underlayAddress: underlay.address)
     }
 
     private func previousSubnet() async -> LeaseSubnet? {
-        let path = flags.lease.subnetFile
+        let path = options.lease.subnetFile
         do throws(SubnetFileError) {
             let values = try await onThread { () throws(SubnetFileError) in try SubnetFileValues(path: path) }
             if let values, values.subnet == nil {
@@ -237,7 +242,7 @@ actor Daemon {
     }
 
     /// Brings the node to what was said last. What fails is said and tried again; before the node was ready once,
-    /// what no waiting mends (flags that can't be followed, a right that is lacking) ends the daemon.
+    /// what no waiting mends (options that can't be followed, a right that is lacking) ends the daemon.
     private func pass(_ node: NodeNetwork) async throws {
         guard let configuration = table.configuration, let lease = table.ownLease else {
             // An address that an earlier start left on a bridge may have been taken for the underlay's.
@@ -252,14 +257,14 @@ actor Daemon {
         }
         do {
             let mtu = try TunnelMTU.choose(
-                underlayMTU: underlay.mtu, configured: flags.tunnel.mtu ?? configuration.backend.mtu)
+                underlayMTU: underlay.mtu, configured: options.tunnel.mtu ?? configuration.backend.mtu)
             let dataPlane = try await dataPlane(configuration, lease, mtu: mtu)
             dataPlane.publish(routes(lease, mtu: mtu))
             try await keepNetwork(node, configuration, lease, mtu: mtu, dataPlane)
             await followPaths(node)
             await node.judgeRoutes(
                 OverlayTargets(
-                    interfaceName: flags.tunnel.tunName, network: configuration.network,
+                    interfaceName: options.tunnel.interfaceName, network: configuration.network,
                     subnet: lease.subnet.ipv4, peers: Set(table.peers.map(\.subnet.ipv4))))
             try tellSubnetFile()
             health.set(Component(.dataPlane), nil)
@@ -294,10 +299,10 @@ actor Daemon {
         askForPass(afterSeconds: pause)
     }
 
-    /// Whether a failure can be mended by nobody but who gave the flags and the rights: the network's own
+    /// Whether a failure can be mended by nobody but who gave the options and the rights: the network's own
     /// configuration, which is followed, is none of that.
     private func isHopeless(_ failure: CommandFailure, _ error: any Error) -> Bool {
-        if error is TunnelMTUError, flags.tunnel.mtu == nil { return false }
+        if error is TunnelMTUError, options.tunnel.mtu == nil { return false }
         // --engine=uring on a kernel that has none.
         if case .engine(_, errorNumber: ENOSYS)? = error as? DataPlaneError { return true }
         return [.usage, .unavailable, .permission, .configuration].contains(failure.status)
@@ -329,10 +334,10 @@ actor Daemon {
     ) async throws -> DataPlane {
         let key = DataPlaneKey(
             underlay: Endpoint(
-                address: underlay.address, port: flags.tunnel.port ?? configuration.backend.port),
+                address: underlay.address, port: options.tunnel.port ?? configuration.backend.port),
             tunnelAddress: lease.subnet.ipv4.address)
         let tunnel = NodeStatus.Tunnel(
-            interface: flags.tunnel.tunName, network: "\(configuration.network)", mtu: mtu)
+            interface: options.tunnel.interfaceName, network: "\(configuration.network)", mtu: mtu)
         if let current = stage.dataPlane, stage.dataPlaneKey == key, !deviceIsLost, current.carries(mtu: mtu)
         {
             observation.update(tunnel)
@@ -341,9 +346,9 @@ actor Daemon {
         await closeDataPlane()
         deviceIsLost = false
         let settings = DataPlaneConfiguration(
-            tunnelName: flags.tunnel.tunName, underlay: key.underlay, mtu: mtu,
+            tunnelName: options.tunnel.interfaceName, underlay: key.underlay, mtu: mtu,
             tunnelAddress: key.tunnelAddress, tunnelAddressIPv6: lease.subnet.ipv6?.address,
-            acceptsAnySource: flags.tunnel.acceptAnySource, tuning: flags.tuning.tuning)
+            acceptsAnySource: options.tunnel.acceptsAnySource, tuning: options.tuning)
         let made = try await open(settings)
         // While the device was waited for, the daemon may have been told to stop.
         guard !isStopping else {
@@ -435,30 +440,31 @@ actor Daemon {
         let subnet = lease.subnet.ipv4
         let desired = DesiredNetwork(
             tunnel: TunnelSettings(
-                interfaceName: flags.tunnel.tunName, address: subnet.address, network: configuration.network,
-                mtu: mtu, transmitQueueLength: flags.tuning.tuning.queueLength),
+                interfaceName: options.tunnel.interfaceName, address: subnet.address,
+                network: configuration.network,
+                mtu: mtu, transmitQueueLength: options.tuning.queueLength),
             rules: PacketFilterSettings(
-                network: configuration.network, subnet: subnet, masquerades: flags.rules.ipMasq,
-                randomizesPorts: !flags.rules.ipMasqFullyRandomDisable,
-                acceptsForwarding: flags.rules.iptablesForwardRules),
+                network: configuration.network, subnet: subnet, masquerades: options.rules.masquerades,
+                randomizesPorts: options.rules.randomizesPorts,
+                acceptsForwarding: options.rules.acceptsForwarding),
             filter: configuration.enableNFTables ? .nftables : .iptables,
             surroundings: .init(
-                network: configuration.network, subnet: subnet, tunnel: flags.tunnel.tunName,
+                network: configuration.network, subnet: subnet, tunnel: options.tunnel.interfaceName,
                 underlay: underlay.interfaceName, address: underlay.address,
-                port: flags.tunnel.port ?? configuration.backend.port),
+                port: options.tunnel.port ?? configuration.backend.port),
             file: SubnetFile(
                 network: configuration.network, subnet: subnet, ipv6: ipv6Lines(configuration, lease),
                 mtu: mtu,
-                masquerades: flags.rules.ipMasq),
-            blackhole: flags.rules.ipBlackholeRoute ? BlackholeRoute(subnet: subnet) : nil,
+                masquerades: options.rules.masquerades),
+            blackhole: options.rules.hasBlackholeRoute ? BlackholeRoute(subnet: subnet) : nil,
             tunnelIndex: dataPlane.tunnel.index)
         if desired == stage.desired { return }
         let file = KeptSubnetFile(
-            desired.file, at: flags.lease.subnetFile, wasInPlace: stage.subnetFile != nil)
+            desired.file, at: options.lease.subnetFile, wasInPlace: stage.subnetFile != nil)
         var items = desired.tunnel.desiredItems
         if let blackhole = desired.blackhole { items.append(blackhole) }
         let rules = PacketFilterRules(
-            desired.rules, preferring: desired.filter, interfaceName: flags.tunnel.tunName,
+            desired.rules, preferring: desired.filter, interfaceName: options.tunnel.interfaceName,
             beside: filterEffects)
         items.append(rules)
         items += filterEffects.desiredItems(in: desired.surroundings)
@@ -476,7 +482,7 @@ actor Daemon {
 
     /// Says where the rules are kept by another program than the network's configuration asks for.
     private func tellFilter(wanted: PacketFilter, used: PacketFilter?) {
-        guard flags.rules.ipMasq || flags.rules.iptablesForwardRules, let used, used != wanted else {
+        guard options.rules.masquerades || options.rules.acceptsForwarding, let used, used != wanted else {
             stage.toldFilter = nil
             return
         }
@@ -512,7 +518,7 @@ actor Daemon {
             logger.warning(
                 "subnet file changed",
                 metadata: [
-                    "file": "\(flags.lease.subnetFile)", "subnet": "\(file.subnet)", "was": "\(old.subnet)",
+                    "file": "\(options.lease.subnetFile)", "subnet": "\(file.subnet)", "was": "\(old.subnet)",
                     "mtu": "\(file.mtu)",
                     "detail":
                         "pods that run have addresses and MTU of the old file: restart Docker and the pods",

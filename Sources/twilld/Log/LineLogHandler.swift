@@ -60,15 +60,6 @@ struct LineLogHandler: LogHandler {
         write(line)
     }
 
-    /// The level that `-v` asks for; flanneld's 0 shows what an operator needs.
-    static func level(verbosity: Int) -> Logger.Level {
-        switch verbosity {
-        case ...0: .info
-        case 1...2: .debug
-        default: .trace
-        }
-    }
-
     /// `lease acquired` as `lease_acquired`.
     static func eventName(_ message: String) -> String {
         let words = message.lowercased().split { !($0.isLetter || $0.isNumber) }
