@@ -7,12 +7,13 @@ import Node
 import Testing
 import Worker
 
+@testable import NodeDaemon
 @testable import twilld
 
 /// Parses a whole command line, as `main` does.
 private func parse(_ words: [String], environment: [String: String] = [:]) throws -> any ParsableCommand {
-    let line = try CommandLineWords(words, environment: environment) { path throws(CommandFailure) in
-        throw CommandFailure(.configuration, "no \(path)")
+    let line = try CommandLineWords(words, environment: environment) { path throws(ExitFailure) in
+        throw ExitFailure(.configuration, "no \(path)")
     }
     return try Twilld.parseAsRoot(line.words)
 }
@@ -27,7 +28,7 @@ private func exitStatus(_ words: [String]) -> Int32? {
         var command = try parse(words)
         if !(command is any FlagTaking) { try command.run() }
         return nil
-    } catch let failure as CommandFailure {
+    } catch let failure as ExitFailure {
         return failure.status.rawValue
     } catch {
         return Twilld.exitCode(for: error).rawValue
@@ -110,17 +111,26 @@ private func exitStatus(_ words: [String]) -> Int32? {
             interfaces: ["eth0", "eth1"], interfacePatterns: ["^e"],
             reachableAddress: IPv4Address(192, 0, 2, 9), publicAddress: IPv4Address(192, 0, 2, 1))
         expected.publicIPv6Address = IPv6Address("2001:db8::1")
-        expected.lease = NodeOptions.Lease(
-            subnetFile: "/s", stateDirectory: "/t", renewalMargin: .seconds(7200), lossPolicy: .exit)
-        expected.rules = NodeOptions.Rules(
-            masquerades: true, randomizesPorts: false, acceptsForwarding: false, hasBlackholeRoute: true,
-            resyncInterval: .seconds(30))
-        expected.tunnel = NodeOptions.Tunnel(
-            interfaceName: "tun7", mtu: 1400, port: 8299, acceptsAnySource: true, pathProbeInterval: nil)
+        expected.lease.subnetFile = "/s"
+        expected.lease.stateDirectory = "/t"
+        expected.lease.renewalMargin = .seconds(7200)
+        expected.lease.lossPolicy = .exit
+        expected.rules.masquerades = true
+        expected.rules.randomizesPorts = false
+        expected.rules.acceptsForwarding = false
+        expected.rules.hasBlackholeRoute = true
+        expected.rules.resyncInterval = .seconds(30)
+        expected.tunnel.interfaceName = "tun7"
+        expected.tunnel.mtu = 1400
+        expected.tunnel.port = 8299
+        expected.tunnel.acceptsAnySource = true
+        expected.tunnel.pathProbeInterval = nil
         expected.tuning.batch = 32
-        expected.observation = NodeOptions.Observation(
-            healthHost: "127.0.0.1", healthPort: 8471, peerMetricsLimit: 7, statusSocket: "/x",
-            logLevel: .debug)
+        expected.observation.healthHost = "127.0.0.1"
+        expected.observation.healthPort = 8471
+        expected.observation.peerMetricsLimit = 7
+        expected.observation.statusSocket = "/x"
+        expected.observation.logLevel = .debug
         expected.ineffective = [NodeOptions.Ineffective(name: "vmodule", advice: "use -v")]
         let words =
             "-etcd-endpoints http://h:1,http://h:2 -etcd-prefix /p -etcd-cafile ca -etcd-certfile cert"
@@ -192,14 +202,14 @@ private func exitStatus(_ words: [String]) -> Int32? {
         (["completion"], "twilld --help"), (["st\u{1b}[2Jatus"], "\\u{1b}"),
     ])
     func aMistypedCommandIsNamed(words: [String], text: String) {
-        let failure = #expect(throws: CommandFailure.self) { try parse(words) }
+        let failure = #expect(throws: ExitFailure.self) { try parse(words) }
         #expect(failure?.status == .usage)
         #expect(failure?.message.contains(text) == true, "\(failure?.message ?? "")")
     }
 
     @Test func kubernetesModeSaysThatItIsNotBuilt() throws {
         let run = try parseRun(["-kube-subnet-mgr"])
-        let failure = #expect(throws: CommandFailure.self) { try run.refuseWhatIsNotBuilt() }
+        let failure = #expect(throws: ExitFailure.self) { try run.refuseWhatIsNotBuilt() }
         #expect(failure?.status == .unavailable)
         #expect(failure?.message.contains("--kube-subnet-mgr") == true)
         #expect(throws: Never.self) { try parseRun(["-kube-subnet-mgr=false"]).refuseWhatIsNotBuilt() }
@@ -236,5 +246,12 @@ private func exitStatus(_ words: [String]) -> Int32? {
     @Test(arguments: [["-batch=65"], ["-ring-entries=512"], ["-workers=some"], ["-receive-buffer-size=2000"]])
     func aTuningThatCannotWorkEndsTheCommand(words: [String]) {
         #expect(exitStatus(words) == 64)
+    }
+
+    @Test func commandsAreGuessedByTheirLetters() {
+        #expect(CommandLineWords.distance("status", "status") == 0)
+        #expect(CommandLineWords.distance("statsu", "status") == 1)
+        #expect(CommandLineWords.distance("", "run") == 3)
+        #expect(CommandLineWords.distance("check", "chick") == 1)
     }
 }

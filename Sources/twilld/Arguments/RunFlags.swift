@@ -3,6 +3,7 @@ import ArgumentParser
 import Leases
 import Logging
 import Node
+import NodeDaemon
 
 extension IPv4Address: ExpressibleByArgument {
     /// Dotted decimal.
@@ -93,9 +94,12 @@ struct LeaseFlags: ParsableArguments {
 
     /// The same for the daemon.
     var options: NodeOptions.Lease {
-        NodeOptions.Lease(
-            subnetFile: subnetFile, stateDirectory: stateDir,
-            renewalMargin: .seconds(subnetLeaseRenewMargin * 60), lossPolicy: onLeaseLoss.policy)
+        var lease = NodeOptions.Lease()
+        lease.subnetFile = subnetFile
+        lease.stateDirectory = stateDir
+        lease.renewalMargin = .seconds(subnetLeaseRenewMargin * 60)
+        lease.lossPolicy = onLeaseLoss.policy
+        return lease
     }
 
     func validate() throws {
@@ -130,10 +134,13 @@ struct RuleFlags: ParsableArguments {
 
     /// The same for the daemon. flanneld takes a resync of 0 s and then checks without a pause.
     var options: NodeOptions.Rules {
-        NodeOptions.Rules(
-            masquerades: ipMasq, randomizesPorts: !ipMasqFullyRandomDisable,
-            acceptsForwarding: iptablesForwardRules, hasBlackholeRoute: ipBlackholeRoute,
-            resyncInterval: .seconds(max(1, iptablesResync)))
+        var rules = NodeOptions.Rules()
+        rules.masquerades = ipMasq
+        rules.randomizesPorts = !ipMasqFullyRandomDisable
+        rules.acceptsForwarding = iptablesForwardRules
+        rules.hasBlackholeRoute = ipBlackholeRoute
+        rules.resyncInterval = .seconds(max(1, iptablesResync))
+        return rules
     }
 
     func validate() throws {
@@ -210,9 +217,13 @@ struct TunnelFlags: ParsableArguments {
 
     /// The same for the daemon.
     var options: NodeOptions.Tunnel {
-        NodeOptions.Tunnel(
-            interfaceName: device.tunName, mtu: mtu, port: port, acceptsAnySource: acceptAnySource,
-            pathProbeInterval: pathProbeInterval == 0 ? nil : .seconds(pathProbeInterval))
+        var tunnel = NodeOptions.Tunnel()
+        tunnel.interfaceName = device.tunName
+        tunnel.mtu = mtu
+        tunnel.port = port
+        tunnel.acceptsAnySource = acceptAnySource
+        tunnel.pathProbeInterval = pathProbeInterval == 0 ? nil : .seconds(pathProbeInterval)
+        return tunnel
     }
 
     func validate() throws {
@@ -252,9 +263,13 @@ struct ObservationFlags: ParsableArguments {
 
     /// The same for the daemon.
     var options: NodeOptions.Observation {
-        NodeOptions.Observation(
-            healthHost: healthzIp, healthPort: healthzPort, peerMetricsLimit: metricsPeers,
-            statusSocket: status.statusSocket, logLevel: ObservationFlags.logLevel(verbosity: verbosity))
+        var observation = NodeOptions.Observation()
+        observation.healthHost = healthzIp
+        observation.healthPort = healthzPort
+        observation.peerMetricsLimit = metricsPeers
+        observation.statusSocket = status.statusSocket
+        observation.logLevel = ObservationFlags.logLevel(verbosity: verbosity)
+        return observation
     }
 
     /// The level that `-v` asks for; flanneld's 0 shows what an operator needs.

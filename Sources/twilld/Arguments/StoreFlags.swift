@@ -1,6 +1,7 @@
 import ArgumentParser
 import LeaseEtcd
 import Leases
+import NodeDaemon
 
 /// Where the network config and the leases are: etcd v3, or a directory.
 struct StoreFlags: ParsableArguments {

@@ -2,6 +2,7 @@ import ArgumentParser
 import FoundationEssentials
 import Glibc
 import Logging
+import NodeDaemon
 
 /// `twilld run`: the daemon.
 struct Run: FlagTaking {
@@ -69,9 +70,9 @@ struct Run: FlagTaking {
     }
 
     /// Ends with the name of what was asked for and is not built: an operator must not believe that it works.
-    func refuseWhatIsNotBuilt() throws(CommandFailure) {
+    func refuseWhatIsNotBuilt() throws(ExitFailure) {
         if kubernetes.kubeSubnetMgr {
-            throw CommandFailure(
+            throw ExitFailure(
                 .unavailable,
                 "--kube-subnet-mgr (leases from the Kubernetes API) is not built yet; use etcd or --lease-dir"
             )
@@ -88,25 +89,25 @@ extension Run {
     /// The command line, the environment and the file of this process, for SIGHUP.
     private static var source: OptionsSource {
         OptionsSource(given: (try? commandLine())?.values ?? [:], liveNames: liveFlags) {
-            () throws(CommandFailure) in
+            () throws(ExitFailure) in
             let line = try commandLine()
             return OptionsSource.Reading(
                 options: try parsed(line).options, given: line.values, file: line.configurationFile)
         }
     }
 
-    private static func parsed(_ line: CommandLineWords) throws(CommandFailure) -> Run {
+    private static func parsed(_ line: CommandLineWords) throws(ExitFailure) -> Run {
         let command: any ParsableCommand
         do {
             command = try Twilld.parseAsRoot(line.words)
         } catch {
-            throw CommandFailure(.usage, Twilld.message(for: error))
+            throw ExitFailure(.usage, Twilld.message(for: error))
         }
-        guard let run = command as? Run else { throw CommandFailure(.usage, "this is not twilld run") }
+        guard let run = command as? Run else { throw ExitFailure(.usage, "this is not twilld run") }
         return run
     }
 
-    private static func commandLine() throws(CommandFailure) -> CommandLineWords {
+    private static func commandLine() throws(ExitFailure) -> CommandLineWords {
         try CommandLineWords(
             GivenWords.all, environment: ProcessInfo.processInfo.environment,
             readFile: Twilld.readConfigurationFile)
