@@ -1,10 +1,10 @@
 // swift-tools-version: 6.2
 import PackageDescription
 
-// Two sides that meet only in `twilld`: `Sources/DataPlane`, which moves packets and imports no Foundation, no
-// logging and no concurrency runtime; and `Sources/Control`, which never touches a packet. Both know
-// `Sources/Common`. A module's dependencies stand here and nowhere else; `tools/check-imports` holds the sources to
-// them. ARCHITECTURE.md explains the rules.
+// Two sides that meet only in `NodeDaemon`, the daemon, and in `twilld`, its command line: `Sources/DataPlane`, which
+// moves packets and imports no Foundation, no logging and no concurrency runtime; and `Sources/Control`, which never
+// touches a packet. Both know `Sources/Common`. A module's dependencies stand here and nowhere else;
+// `tools/check-imports` holds the sources to them. ARCHITECTURE.md explains the rules.
 //
 // TWILL_WITHOUT_GRPC=1 leaves out the etcd store and what needs it (the daemon), so that everything else
 // builds and is tested in seconds instead of minutes.
@@ -143,12 +143,12 @@ let etcdAndDaemon: [Target] = [
             .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
             .product(name: "Logging", package: "swift-log"),
         ]),
-    .executableTarget(
-        name: "twilld",
+    // The daemon, for a command line and for tests; here the two sides meet.
+    .target(
+        name: "NodeDaemon",
         dependencies: [
             "Addresses", "Forwarding", "Counters", "Devices", "Engines", "Worker",
             "Health", "Netlink", "Leases", "LeaseDirectory", "LeaseEtcd", "Node", "Telemetry", "CLinux",
-            .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),
@@ -156,7 +156,25 @@ let etcdAndDaemon: [Target] = [
             .product(name: "UnixSignals", package: "swift-service-lifecycle"),
         ],
         swiftSettings: settings),
+    .executableTarget(
+        name: "twilld",
+        dependencies: [
+            "NodeDaemon", "Addresses", "Devices", "Health", "LeaseEtcd", "Leases", "Node", "Telemetry",
+            "Worker",
+            .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            .product(name: "Logging", package: "swift-log"),
+        ],
+        swiftSettings: settings),
 
+    tests(
+        "NodeDaemon",
+        [
+            "Addresses", "CLinux", "Counters", "Health", "Kit", "Leases", "NetworkNamespaces", "Node",
+            "Telemetry", "Worker",
+            .product(name: "NIOCore", package: "swift-nio"),
+            .product(name: "NIOHTTP1", package: "swift-nio"),
+            .product(name: "Logging", package: "swift-log"),
+        ]),
     tests("LeaseEtcd", ["Addresses", "EtcdAPI", "Fuzz", "Leases", "LeaseTesting"]),
     // What the world does to a node: each kind of fault with real daemons; docs/robustness.md is its table.
     .testTarget(
@@ -166,12 +184,8 @@ let etcdAndDaemon: [Target] = [
     .testTarget(
         name: "CommandTests",
         dependencies: [
-            "twilld", "Addresses", "CLinux", "Counters", "Fuzz", "Health", "Leases", "NetworkNamespaces",
-            "Node",
-            "Telemetry", "Devices",
-            "Worker",
-            .product(name: "NIOCore", package: "swift-nio"),
-            .product(name: "NIOHTTP1", package: "swift-nio"),
+            "twilld", "NodeDaemon", "Addresses", "CLinux", "Counters", "Devices", "Fuzz", "Kit", "LeaseEtcd",
+            "Leases", "NetworkNamespaces", "Node", "Telemetry", "Worker",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
         ], swiftSettings: settings),

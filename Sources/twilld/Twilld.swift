@@ -2,6 +2,7 @@ import ArgumentParser
 import FoundationEssentials
 import Glibc
 import Health
+import NodeDaemon
 
 /// The program: a node network daemon, and the commands beside it.
 @main
@@ -28,7 +29,7 @@ struct Twilld: AsyncParsableCommand {
         StandardStreams.fillClosed()
         let words = GivenWords.all
         let line: CommandLineWords
-        do throws(CommandFailure) {
+        do throws(ExitFailure) {
             line = try CommandLineWords(
                 words, environment: ProcessInfo.processInfo.environment, readFile: readConfigurationFile)
         } catch {
@@ -42,7 +43,7 @@ struct Twilld: AsyncParsableCommand {
                 try command.run()
             }
             LogWriter.standardError.flush(milliseconds: lastLinesMilliseconds)
-        } catch let failure as CommandFailure {
+        } catch let failure as ExitFailure {
             end(failure)
         } catch {
             for note in line.notes(onError: fullMessage(for: error)) {
@@ -53,17 +54,17 @@ struct Twilld: AsyncParsableCommand {
         }
     }
 
-    private static func end(_ failure: CommandFailure) -> Never {
+    private static func end(_ failure: ExitFailure) -> Never {
         LogWriter.standardError.write("twilld: \(failure.message.printableLines)")
         LogWriter.standardError.flush(milliseconds: lastLinesMilliseconds)
         Glibc.exit(failure.status.rawValue)
     }
 
-    static func readConfigurationFile(_ path: String) throws(CommandFailure) -> String {
+    static func readConfigurationFile(_ path: String) throws(ExitFailure) -> String {
         do {
             return try String(contentsOfFile: path, encoding: .utf8)
         } catch {
-            throw CommandFailure(
+            throw ExitFailure(
                 .configuration,
                 "the configuration file \(path) can't be read: \(plainWords(error))")
         }

@@ -1,15 +1,19 @@
 import Addresses
 import ArgumentParser
-import Testing
 import Devices
+import LeaseEtcd
+import Logging
+import Node
+import Testing
 import Worker
 
+@testable import NodeDaemon
 @testable import twilld
 
 /// Parses a whole command line, as `main` does.
 private func parse(_ words: [String], environment: [String: String] = [:]) throws -> any ParsableCommand {
-    let line = try CommandLineWords(words, environment: environment) { path throws(CommandFailure) in
-        throw CommandFailure(.configuration, "no \(path)")
+    let line = try CommandLineWords(words, environment: environment) { path throws(ExitFailure) in
+        throw ExitFailure(.configuration, "no \(path)")
     }
     return try Twilld.parseAsRoot(line.words)
 }
@@ -24,7 +28,7 @@ private func exitStatus(_ words: [String]) -> Int32? {
         var command = try parse(words)
         if !(command is any FlagTaking) { try command.run() }
         return nil
-    } catch let failure as CommandFailure {
+    } catch let failure as ExitFailure {
         return failure.status.rawValue
     } catch {
         return Twilld.exitCode(for: error).rawValue
@@ -40,19 +44,28 @@ private func exitStatus(_ words: [String]) -> Int32? {
     }
 
     @Test func defaultsAreFlanneldsOwn() throws {
-        let run = try parseRun([])
-        #expect(run.store.endpoints == ["http://127.0.0.1:4001", "http://127.0.0.1:2379"])
-        #expect(run.store.etcdPrefix == "/coreos.com/network")
-        #expect(run.lease.subnetFile == "/run/flannel/subnet.env")
-        #expect(run.lease.subnetLeaseRenewMargin == 60)
-        #expect(run.rules.iptablesResync == 5)
-        #expect(run.rules.iptablesForwardRules)
-        #expect(!run.rules.ipMasq)
-        #expect(!run.rules.ipBlackholeRoute)
-        #expect(run.observation.healthzIp == "0.0.0.0")
-        #expect(run.observation.healthzPort == 0)
-        #expect(run.tunnel.tunName == "flannel0")
-        #expect(!run.tunnel.acceptAnySource)
+        let options = try parseRun([]).options
+        #expect(
+            options.store
+                == .etcd(
+                    EtcdConfiguration(
+                        endpoints: ["http://127.0.0.1:4001", "http://127.0.0.1:2379"],
+                        prefix: "/coreos.com/network")))
+        #expect(options.lease.subnetFile == "/run/flannel/subnet.env")
+        #expect(options.lease.renewalMargin == .seconds(3600))
+        #expect(options.rules.resyncInterval == .seconds(5))
+        #expect(options.rules.acceptsForwarding)
+        #expect(!options.rules.masquerades)
+        #expect(!options.rules.hasBlackholeRoute)
+        #expect(options.observation.healthHost == "0.0.0.0")
+        #expect(options.observation.healthPort == 0)
+        #expect(options.tunnel.interfaceName == "flannel0")
+        #expect(!options.tunnel.acceptsAnySource)
+    }
+
+    @Test func aNodeWithoutFlagsIsANodeWithoutACommandLine() throws {
+        let options = try parseRun(["-lease-dir=/d"]).options
+        #expect(options == NodeOptions(store: .directory(path: "/d")))
     }
 
     @Test func everyFlagOfTheTableIsDeclared() throws {
@@ -86,18 +99,56 @@ private func exitStatus(_ words: [String]) -> Int32? {
         _ = try parseRun(line.split(separator: " ").map(String.init))
     }
 
-    @Test func valuesArrive() throws {
-        let run = try parseRun([
-            "-iface", "eth0", "-iface=eth1", "-public-ip=192.0.2.1", "-mtu", "1400", "-accept-any-source",
-            "-on-lease-loss=exit", "-v", "2", "-healthz-port=8471",
-        ])
-        #expect(run.underlay.iface == ["eth0", "eth1"])
-        #expect(run.underlay.publicIp == IPv4Address(192, 0, 2, 1))
-        #expect(run.tunnel.mtu == 1400)
-        #expect(run.tunnel.acceptAnySource)
-        #expect(run.lease.onLeaseLoss == .exit)
-        #expect(run.observation.verbosity == 2)
-        #expect(run.observation.healthzPort == 8471)
+    @Test func everyFlagReachesTheOption() throws {
+        var etcd = EtcdConfiguration(endpoints: ["http://h:1", "http://h:2"], prefix: "/p")
+        etcd.authorityFile = "ca"
+        etcd.certificateFile = "cert"
+        etcd.keyFile = "key"
+        etcd.username = "u"
+        etcd.password = "w"
+        var expected = NodeOptions(store: .etcd(etcd))
+        expected.underlay = UnderlayOptions(
+            interfaces: ["eth0", "eth1"], interfacePatterns: ["^e"],
+            reachableAddress: IPv4Address(192, 0, 2, 9), publicAddress: IPv4Address(192, 0, 2, 1))
+        expected.publicIPv6Address = IPv6Address("2001:db8::1")
+        expected.lease.subnetFile = "/s"
+        expected.lease.stateDirectory = "/t"
+        expected.lease.renewalMargin = .seconds(7200)
+        expected.lease.lossPolicy = .exit
+        expected.rules.masquerades = true
+        expected.rules.randomizesPorts = false
+        expected.rules.acceptsForwarding = false
+        expected.rules.hasBlackholeRoute = true
+        expected.rules.resyncInterval = .seconds(30)
+        expected.tunnel.interfaceName = "tun7"
+        expected.tunnel.mtu = 1400
+        expected.tunnel.port = 8299
+        expected.tunnel.acceptsAnySource = true
+        expected.tunnel.pathProbeInterval = nil
+        expected.tuning.batch = 32
+        expected.observation.healthHost = "127.0.0.1"
+        expected.observation.healthPort = 8471
+        expected.observation.peerMetricsLimit = 7
+        expected.observation.statusSocket = "/x"
+        expected.observation.logLevel = .debug
+        expected.ineffective = [NodeOptions.Ineffective(name: "vmodule", advice: "use -v")]
+        let words =
+            "-etcd-endpoints http://h:1,http://h:2 -etcd-prefix /p -etcd-cafile ca -etcd-certfile cert"
+            + " -etcd-keyfile key -etcd-username u -etcd-password w -iface eth0 -iface=eth1 -iface-regex ^e"
+            + " -iface-can-reach 192.0.2.9 -public-ip=192.0.2.1 -public-ipv6 2001:db8::1 -subnet-file /s"
+            + " -state-dir /t -subnet-lease-renew-margin 120 -on-lease-loss=exit -ip-masq"
+            + " -ip-masq-fully-random-disable -iptables-forward-rules=false -ip-blackhole-route"
+            + " -iptables-resync 30 -tun-name tun7 -mtu 1400 -port 8299 -accept-any-source"
+            + " -path-probe-interval 0 -batch 32 -healthz-ip 127.0.0.1 -healthz-port=8471 -metrics-peers 7"
+            + " -status-socket /x -v 2 -vmodule=network=10"
+        #expect(try parseRun(words.split(separator: " ").map(String.init)).options == expected)
+    }
+
+    @Test(arguments: [
+        (-1, Logger.Level.info), (0, .info), (1, .debug), (2, .debug), (3, .trace), (10, .trace),
+    ])
+    func verbosityIsALevel(number: Int, level: Logger.Level) throws {
+        #expect(try parseRun(["-v=\(number)"]).options.observation.logLevel == level)
     }
 
     @Test(arguments: [
@@ -135,14 +186,14 @@ private func exitStatus(_ words: [String]) -> Int32? {
         (["-etcd-username=u", "-etcd-password=p"], []), ([], []), (["-v=4"], []),
     ])
     func whatHasNoEffectIsTakenAndNamed(words: [String], flags: [String]) throws {
-        let run = try parseRun(words)
-        let remarks = run.store.remarks.map { String($0.dropFirst(2).prefix { $0 != " " }) }
-        #expect(run.logging.withoutEffect.map(\.flag) + remarks == flags)
+        let options = try parseRun(words).options
+        let remarks = options.store.remarks.map { String($0.dropFirst(2).prefix { $0 != " " }) }
+        #expect(options.ineffective.compactMap(\.name) + remarks == flags)
     }
 
     @Test func noResyncIsTheShortest() throws {
-        #expect(try parseRun(["-iptables-resync=0"]).rules.resyncSeconds == 1)
-        #expect(try parseRun(["-iptables-resync=30"]).rules.resyncSeconds == 30)
+        #expect(try parseRun(["-iptables-resync=0"]).options.rules.resyncInterval == .seconds(1))
+        #expect(try parseRun(["-iptables-resync=30"]).options.rules.resyncInterval == .seconds(30))
     }
 
     @Test(arguments: [
@@ -151,14 +202,14 @@ private func exitStatus(_ words: [String]) -> Int32? {
         (["completion"], "twilld --help"), (["st\u{1b}[2Jatus"], "\\u{1b}"),
     ])
     func aMistypedCommandIsNamed(words: [String], text: String) {
-        let failure = #expect(throws: CommandFailure.self) { try parse(words) }
+        let failure = #expect(throws: ExitFailure.self) { try parse(words) }
         #expect(failure?.status == .usage)
         #expect(failure?.message.contains(text) == true, "\(failure?.message ?? "")")
     }
 
     @Test func kubernetesModeSaysThatItIsNotBuilt() throws {
         let run = try parseRun(["-kube-subnet-mgr"])
-        let failure = #expect(throws: CommandFailure.self) { try run.refuseWhatIsNotBuilt() }
+        let failure = #expect(throws: ExitFailure.self) { try run.refuseWhatIsNotBuilt() }
         #expect(failure?.status == .unavailable)
         #expect(failure?.message.contains("--kube-subnet-mgr") == true)
         #expect(throws: Never.self) { try parseRun(["-kube-subnet-mgr=false"]).refuseWhatIsNotBuilt() }
@@ -195,5 +246,12 @@ private func exitStatus(_ words: [String]) -> Int32? {
     @Test(arguments: [["-batch=65"], ["-ring-entries=512"], ["-workers=some"], ["-receive-buffer-size=2000"]])
     func aTuningThatCannotWorkEndsTheCommand(words: [String]) {
         #expect(exitStatus(words) == 64)
+    }
+
+    @Test func commandsAreGuessedByTheirLetters() {
+        #expect(CommandLineWords.distance("status", "status") == 0)
+        #expect(CommandLineWords.distance("statsu", "status") == 1)
+        #expect(CommandLineWords.distance("", "run") == 3)
+        #expect(CommandLineWords.distance("check", "chick") == 1)
     }
 }

@@ -4,6 +4,7 @@ import Fuzz
 import Glibc
 import Testing
 
+@testable import NodeDaemon
 @testable import twilld
 
 // The parsers that are the daemon's own, on the driver that runs all others in `twill-fuzz`. TWILL_FUZZ_SECONDS gives each
@@ -43,8 +44,8 @@ private final class FlagWordsTarget: FuzzTarget {
         try hold(once == twice, "\(once) turned to \(twice)")
     }
 
-    private func normalized(_ words: [String]) throws(CommandFailure) -> [String] {
-        try FlagArguments(words, environment: [:], flags: GoFlag.run) { path throws(CommandFailure) in "" }
+    private func normalized(_ words: [String]) throws(ExitFailure) -> [String] {
+        try FlagArguments(words, environment: [:], flags: GoFlag.run) { path throws(ExitFailure) in "" }
             .normalized
     }
 }
@@ -65,7 +66,7 @@ private final class ConfigurationFileTarget: FuzzTarget {
         guard
             let arguments = try? FlagArguments(
                 ["--config=file"], environment: [:], flags: GoFlag.run,
-                readFile: { _ throws(CommandFailure) in text })
+                readFile: { _ throws(ExitFailure) in text })
         else { return }
         for word in arguments.normalized {
             let name = word.dropFirst(2).prefix { $0 != "=" }
@@ -85,7 +86,7 @@ private final class CommandLineTarget: FuzzTarget {
         let words = bytes.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
         guard
             let line = try? CommandLineWords(
-                words, environment: [:], readFile: { path throws(CommandFailure) in "" })
+                words, environment: [:], readFile: { path throws(ExitFailure) in "" })
         else { return }
         _ = try? Twilld.parseAsRoot(line.words)
     }

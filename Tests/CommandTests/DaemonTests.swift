@@ -1,7 +1,9 @@
 import Glibc
+import Kit
 import NetworkNamespaces
 import Testing
 
+@testable import NodeDaemon
 @testable import twilld
 
 @Suite(.serialized, .enabled(if: namespacesAreExpected, "needs root and iproute2"))
@@ -169,7 +171,7 @@ struct DaemonTests {
 
     /// What is wrong, what must be said about it, and the exit status.
     @Test(arguments: [
-        ("-iface-regex=[", "[", twilld.ExitStatus.configuration),
+        ("-iface-regex=[", "[", NodeDaemon.ExitStatus.configuration),
         ("-mtu=1473", "1473", .configuration),
         ("-mtu=100", "100", .configuration),
         ("-tun-name=far", "far", .configuration),
@@ -179,7 +181,7 @@ struct DaemonTests {
         ("-lease-dir= -etcd-endpoints=ftp://x", "ftp://x", .configuration),
         ("-ip-masq=perhaps", "perhaps", .usage),
     ])
-    func endsWithAMessage(flags: String, text: String, status: twilld.ExitStatus) async throws {
+    func endsWithAMessage(flags: String, text: String, status: NodeDaemon.ExitStatus) async throws {
         let machine = try await TestMachine()
         let daemon = try await machine.start(flags)
         #expect(try await daemon.exitStatus() == Int(status.rawValue), "\(daemon.log)")
@@ -214,7 +216,7 @@ struct DaemonTests {
         let first = try await machine.start()
         let lease = try await first.ready().lease
         let second = try await machine.start()
-        #expect(try await second.exitStatus() == Int(twilld.ExitStatus.temporary.rawValue))
+        #expect(try await second.exitStatus() == Int(NodeDaemon.ExitStatus.temporary.rawValue))
         #expect(second.log.contains("twilld (process \(first.processIdentifier))"))
         #expect(!second.log.contains("lease"))
         #expect(first.status?.lease?.subnet == lease?.subnet)

@@ -5,6 +5,7 @@ import NetworkNamespaces
 import Telemetry
 import Testing
 
+@testable import NodeDaemon
 @testable import twilld
 
 /// The files of the repository that operators get, held against the program.
@@ -66,7 +67,9 @@ import Testing
 
     @Test func everyEventOfTheLogIsExplained() throws {
         let manual = try Self.text("docs/operations.md")
-        let sources = try ["Sources/twilld", "Sources/Control/Leases", "Sources/Control/Node"].flatMap(
+        let sources = try [
+            "Sources/NodeDaemon", "Sources/twilld", "Sources/Control/Leases", "Sources/Control/Node",
+        ].flatMap(
             Self.sources)
         let calls = #/\.(?:trace|debug|info|notice|warning|error|critical)[(,]\s*"([^"\\]+)"/#
         let tries = #/"([^"\\]+, trying again)"/#
@@ -93,7 +96,7 @@ import Testing
         #expect(command.1 == "/usr/local/bin/twilld")
         let words = try CommandLineWords(
             command.2.split(separator: " ").map(String.init), environment: [:]
-        ) { path throws(twilld.CommandFailure) in throw twilld.CommandFailure(.configuration, "no \(path)") }
+        ) { path throws(ExitFailure) in throw ExitFailure(.configuration, "no \(path)") }
         #expect(try Twilld.parseAsRoot(words.words) is Run)
 
         let directory = "/tmp/twill-test-unit-\(getpid())"

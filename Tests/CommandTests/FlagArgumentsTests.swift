@@ -1,13 +1,14 @@
 import Testing
 
+@testable import NodeDaemon
 @testable import twilld
 
 /// Normalizes with the flags of `run`, an environment and the text of one configuration file.
 private func normalize(
     _ words: [String], environment: [String: String] = [:], file: String? = nil
-) throws(CommandFailure) -> FlagArguments {
-    try FlagArguments(words, environment: environment, flags: GoFlag.run) { path throws(CommandFailure) in
-        guard let file else { throw CommandFailure(.configuration, "no \(path)") }
+) throws(ExitFailure) -> FlagArguments {
+    try FlagArguments(words, environment: environment, flags: GoFlag.run) { path throws(ExitFailure) in
+        guard let file else { throw ExitFailure(.configuration, "no \(path)") }
         return file
     }
 }
@@ -52,16 +53,16 @@ private func normalize(
     }
 
     @Test func aMissingValueIsNamed() {
-        #expect(throws: CommandFailure(.usage, "--iface needs a value: --iface=VALUE")) {
+        #expect(throws: ExitFailure(.usage, "--iface needs a value: --iface=VALUE")) {
             try normalize(["-ip-masq", "-iface"])
         }
     }
 
     @Test func aBadBooleanIsNamed() {
-        #expect(throws: CommandFailure(.usage, "--ip-masq takes true or false, not \"maybe\"")) {
+        #expect(throws: ExitFailure(.usage, "--ip-masq takes true or false, not \"maybe\"")) {
             try normalize(["-ip-masq=maybe"])
         }
-        #expect(throws: CommandFailure(.usage, "FLANNELD_IP_MASQ takes true or false, not \"maybe\"")) {
+        #expect(throws: ExitFailure(.usage, "FLANNELD_IP_MASQ takes true or false, not \"maybe\"")) {
             try normalize([], environment: ["FLANNELD_IP_MASQ": "maybe"])
         }
     }
@@ -113,7 +114,7 @@ private func normalize(
         ("config = /g", "/f, line 1: there is no flag \"config\"; see twilld run --help"),
     ])
     func badFilesAreNamedByLine(text: String, message: String) {
-        #expect(throws: CommandFailure(.configuration, message)) {
+        #expect(throws: ExitFailure(.configuration, message)) {
             try normalize(["--config", "/f"], file: text)
         }
     }

@@ -2,6 +2,7 @@ import Glibc
 import NetworkNamespaces
 import Testing
 
+@testable import NodeDaemon
 @testable import twilld
 
 /// What a daemon does where `kernel.io_uring_disabled` or a container's seccomp profile forbids io_uring.
@@ -24,7 +25,7 @@ import Testing
         let machine = try await TestMachine()
         try await machine.forbidUring(errorNumber: errorNumber)
         let daemon = try await machine.start("-engine=uring")
-        let expected: twilld.ExitStatus = errorNumber == EPERM ? .permission : .system
+        let expected: NodeDaemon.ExitStatus = errorNumber == EPERM ? .permission : .system
         #expect(try await daemon.exitStatus() == Int(expected.rawValue))
         #expect(daemon.log.contains("io_uring: cannot make a ring"))
         #expect(daemon.log.contains("the container's seccomp profile"))

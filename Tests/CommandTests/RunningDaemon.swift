@@ -1,10 +1,9 @@
 import FoundationEssentials
 import Glibc
 import NetworkNamespaces
+import NodeDaemon
 import Telemetry
 import Testing
-
-@testable import twilld
 
 /// A machine for one `twilld`: a namespace with one underlay interface, and a directory for everything it writes.
 final class TestMachine {

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Health
+import NodeDaemon
 
 /// A command that takes flags in Go's style, and each from the environment and a configuration file too.
 protocol FlagTaking: AsyncParsableCommand {
@@ -22,8 +23,8 @@ struct CommandLineWords {
     /// flags.
     init(
         _ words: [String], environment: [String: String],
-        readFile: (String) throws(CommandFailure) -> String
-    ) throws(CommandFailure) {
+        readFile: (String) throws(ExitFailure) -> String
+    ) throws(ExitFailure) {
         var path: [String] = []
         var command: any ParsableCommand.Type = Twilld.self
         var rest = words[...]
@@ -59,12 +60,12 @@ struct CommandLineWords {
     /// What to say of a word that is no command: the one that was probably meant.
     private static func unknown(
         _ word: String, after path: [String], of command: any ParsableCommand.Type
-    ) -> CommandFailure {
+    ) -> ExitFailure {
         let names = command.configuration.subcommands.compactMap { $0.configuration.commandName } + ["help"]
         let nearest = names.map { ($0, distance(word, $0)) }.min { $0.1 < $1.1 }
         let guess = nearest.flatMap { $0.1 <= max(1, word.count / 3) ? "did you mean \($0.0)? " : nil } ?? ""
         let place = (["twilld"] + path).joined(separator: " ")
-        return CommandFailure(
+        return ExitFailure(
             .usage, "there is no command \"\(word.printable)\"; \(guess)the commands are in: \(place) --help")
     }
 

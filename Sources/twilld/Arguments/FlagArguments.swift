@@ -1,3 +1,5 @@
+import NodeDaemon
+
 /// A command line in Go's style, brought into the one form that ArgumentParser reads without knowing Go:
 /// `--name=value`, booleans spelled `true` or `false`.
 ///
@@ -33,8 +35,8 @@ struct FlagArguments {
     ///   - readFile: Reads the file that `--config` names.
     init(
         _ arguments: some Sequence<String>, environment: [String: String], flags: [GoFlag],
-        readFile: (String) throws(CommandFailure) -> String
-    ) throws(CommandFailure) {
+        readFile: (String) throws(ExitFailure) -> String
+    ) throws(ExitFailure) {
         let known = Dictionary(uniqueKeysWithValues: (flags + [GoFlag("config")]).map { ($0.name, $0) })
         var words = Array(arguments)[...]
         var path = environment[GoFlag("config").environmentName].flatMap { $0.isEmpty ? nil : $0 }
@@ -59,7 +61,7 @@ struct FlagArguments {
             } else if let given = inlineValue ?? words.popFirst() {
                 value = given
             } else {
-                throw CommandFailure(.usage, "--\(name) needs a value: --\(name)=VALUE")
+                throw ExitFailure(.usage, "--\(name) needs a value: --\(name)=VALUE")
             }
             if name == "config" { path = value } else { add(flag, value, from: .commandLine) }
         }
@@ -104,7 +106,7 @@ struct FlagArguments {
     /// Adds the flags of a configuration file: `name = value` a line, `#` comments, the names of the command
     /// line.
     private mutating func addFile(_ text: String, path: String, known: [String: GoFlag])
-        throws(CommandFailure)
+        throws(ExitFailure)
     {
         let given = Set(origins.keys)
         for (index, line) in text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline)
@@ -115,7 +117,7 @@ struct FlagArguments {
             let place = "\(path), line \(index + 1)"
             let halves = content.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
             guard halves.count == 2 else {
-                throw CommandFailure(
+                throw ExitFailure(
                     .configuration, "\(place): \"\(content)\" is not of the form name = value")
             }
             let name = String(halves[0].trimmingSpaces)
@@ -123,7 +125,7 @@ struct FlagArguments {
             guard name != "config", let flag = known[name] else {
                 // The file is the daemon's: another command takes from it what it has itself.
                 if GoFlag.run.contains(where: { $0.name == name }) { continue }
-                throw CommandFailure(
+                throw ExitFailure(
                     .configuration, "\(place): there is no flag \"\(name)\"; see twilld run --help")
             }
             if given.contains(name) { continue }
@@ -146,11 +148,11 @@ struct FlagArguments {
     }
 
     /// Go's spellings of a boolean (`strconv.ParseBool`), as `true` or `false`.
-    private static func boolean(_ text: String, of name: String) throws(CommandFailure) -> String {
+    private static func boolean(_ text: String, of name: String) throws(ExitFailure) -> String {
         switch text {
         case "1", "t", "T", "true", "TRUE", "True": "true"
         case "0", "f", "F", "false", "FALSE", "False", "": "false"
-        default: throw CommandFailure(.usage, "\(name) takes true or false, not \"\(text)\"")
+        default: throw ExitFailure(.usage, "\(name) takes true or false, not \"\(text)\"")
         }
     }
 }

@@ -1,6 +1,9 @@
 import Addresses
 import ArgumentParser
+import Leases
+import Logging
 import Node
+import NodeDaemon
 
 extension IPv4Address: ExpressibleByArgument {
     /// Dotted decimal.
@@ -41,7 +44,7 @@ struct UnderlayFlags: ParsableArguments {
     @Option(help: ArgumentHelp("The same for IPv6.", valueName: "address"))
     var publicIpv6: IPv6Address?
 
-    /// The same for the node service.
+    /// The same for the daemon; the IPv6 address is not among them.
     var options: UnderlayOptions {
         UnderlayOptions(
             interfaces: iface, interfacePatterns: ifaceRegex, reachableAddress: ifaceCanReach,
@@ -55,13 +58,21 @@ enum LeaseLossAction: String, CaseIterable, ExpressibleByArgument {
     case reacquire
     /// End with exit status 75, as flanneld does.
     case exit
+
+    /// The same for the lease keeper.
+    var policy: LeaseOptions.LossPolicy {
+        switch self {
+        case .reacquire: .reacquire
+        case .exit: .exit
+        }
+    }
 }
 
 /// What the node does with its lease.
 struct LeaseFlags: ParsableArguments {
     @Option(
         help: ArgumentHelp("File that tells Docker and the CNI plugin the node's subnet.", valueName: "file"))
-    var subnetFile = "/run/flannel/subnet.env"
+    var subnetFile = NodeOptions.Lease().subnetFile
 
     @Option(
         help: ArgumentHelp(
@@ -72,7 +83,7 @@ struct LeaseFlags: ParsableArguments {
         help: ArgumentHelp(
             "Directory that keeps this node's identity, which tells it from another with its address.",
             valueName: "directory"))
-    var stateDir = "/var/lib/twill"
+    var stateDir = NodeOptions.Lease().stateDirectory
 
     @Option(
         help: ArgumentHelp(
@@ -80,6 +91,16 @@ struct LeaseFlags: ParsableArguments {
                 + "does.",
             valueName: "action"))
     var onLeaseLoss = LeaseLossAction.reacquire
+
+    /// The same for the daemon.
+    var options: NodeOptions.Lease {
+        var lease = NodeOptions.Lease()
+        lease.subnetFile = subnetFile
+        lease.stateDirectory = stateDir
+        lease.renewalMargin = .seconds(subnetLeaseRenewMargin * 60)
+        lease.lossPolicy = onLeaseLoss.policy
+        return lease
+    }
 
     func validate() throws {
         guard (1...1439).contains(subnetLeaseRenewMargin) else {
@@ -103,9 +124,6 @@ struct RuleFlags: ParsableArguments {
             "Seconds between two checks of the rules; 0 is the least, 1.", valueName: "seconds"))
     var iptablesResync = 5
 
-    /// The same, as it is used: flanneld takes 0 and then checks without a pause.
-    var resyncSeconds: Int { max(1, iptablesResync) }
-
     @Option(help: ArgumentHelp("Accept forwarded packets of the overlay's network.", valueName: "bool"))
     var iptablesForwardRules = true
 
@@ -113,6 +131,17 @@ struct RuleFlags: ParsableArguments {
         help: ArgumentHelp(
             "A blackhole route for this node's subnet, for addresses that no pod has.", valueName: "bool"))
     var ipBlackholeRoute = false
+
+    /// The same for the daemon. flanneld takes a resync of 0 s and then checks without a pause.
+    var options: NodeOptions.Rules {
+        var rules = NodeOptions.Rules()
+        rules.masquerades = ipMasq
+        rules.randomizesPorts = !ipMasqFullyRandomDisable
+        rules.acceptsForwarding = iptablesForwardRules
+        rules.hasBlackholeRoute = ipBlackholeRoute
+        rules.resyncInterval = .seconds(max(1, iptablesResync))
+        return rules
+    }
 
     func validate() throws {
         guard (0...86_400).contains(iptablesResync) else {
@@ -144,11 +173,8 @@ struct KubernetesFlags: ParsableArguments {
 
 /// Which device is the tunnel's.
 struct TunnelNameFlag: ParsableArguments {
-    /// flanneld's.
-    static let defaultName = "flannel0"
-
     @Option(help: ArgumentHelp("Name of the tunnel device, 1 to 15 bytes.", valueName: "name"))
-    var tunName = TunnelNameFlag.defaultName
+    var tunName = NodeOptions.Tunnel().interfaceName
 
     func validate() throws {
         // dev_valid_name() in the kernel's net/core/dev.c: below IFNAMSIZ, no slash, colon or white space.
@@ -165,9 +191,6 @@ struct TunnelNameFlag: ParsableArguments {
 /// The tunnel device and what it lets through.
 struct TunnelFlags: ParsableArguments {
     @OptionGroup var device: TunnelNameFlag
-
-    /// The tunnel device's name.
-    var tunName: String { device.tunName }
 
     @Option(
         help: ArgumentHelp(
@@ -192,9 +215,15 @@ struct TunnelFlags: ParsableArguments {
             valueName: "seconds"))
     var pathProbeInterval = 60
 
-    /// The times by which paths are probed; nil for not at all.
-    var pathTiming: PathTiming? {
-        pathProbeInterval == 0 ? nil : PathTiming(confirmInterval: .seconds(pathProbeInterval))
+    /// The same for the daemon.
+    var options: NodeOptions.Tunnel {
+        var tunnel = NodeOptions.Tunnel()
+        tunnel.interfaceName = device.tunName
+        tunnel.mtu = mtu
+        tunnel.port = port
+        tunnel.acceptsAnySource = acceptAnySource
+        tunnel.pathProbeInterval = pathProbeInterval == 0 ? nil : .seconds(pathProbeInterval)
+        return tunnel
     }
 
     func validate() throws {
@@ -213,7 +242,7 @@ struct TunnelFlags: ParsableArguments {
 struct ObservationFlags: ParsableArguments {
     @Option(
         help: ArgumentHelp("Address on which /healthz, /readyz and /metrics answer.", valueName: "address"))
-    var healthzIp = "0.0.0.0"
+    var healthzIp = NodeOptions.Observation().healthHost
 
     @Option(help: ArgumentHelp("Port on which they answer; 0: none.", valueName: "port"))
     var healthzPort: UInt16 = 0
@@ -222,7 +251,7 @@ struct ObservationFlags: ParsableArguments {
         help: ArgumentHelp(
             "Up to how many nodes /metrics has series for each; with more it has none of them.",
             valueName: "number"))
-    var metricsPeers = 100
+    var metricsPeers = NodeOptions.Observation().peerMetricsLimit
 
     @OptionGroup var status: StatusSocketFlag
 
@@ -231,6 +260,26 @@ struct ObservationFlags: ParsableArguments {
         help: ArgumentHelp(
             "How much is logged: 0 events, 1 and 2 debug, 3 and above trace.", valueName: "level"))
     var verbosity = 0
+
+    /// The same for the daemon.
+    var options: NodeOptions.Observation {
+        var observation = NodeOptions.Observation()
+        observation.healthHost = healthzIp
+        observation.healthPort = healthzPort
+        observation.peerMetricsLimit = metricsPeers
+        observation.statusSocket = status.statusSocket
+        observation.logLevel = ObservationFlags.logLevel(verbosity: verbosity)
+        return observation
+    }
+
+    /// The level that `-v` asks for; flanneld's 0 shows what an operator needs.
+    static func logLevel(verbosity: Int) -> Logger.Level {
+        switch verbosity {
+        case ...0: .info
+        case 1...2: .debug
+        default: .trace
+        }
+    }
 
     func validate() throws {
         if metricsPeers < 0 { throw ValidationError("--metrics-peers is negative; 0 is none") }
@@ -268,23 +317,22 @@ struct LoggingFlags: ParsableArguments {
     var directory: String?
 
     /// What was given for nothing, and what to do instead.
-    var withoutEffect: [(flag: String, advice: String)] {
-        var flags: [(flag: String, advice: String)] = []
-        if vmodule != nil { flags.append(("vmodule", "use -v")) }
-        if backtracePlace != nil { flags.append(("log_backtrace_at", "remove it")) }
+    var ineffective: [NodeOptions.Ineffective] {
         let alone = "twilld logs to standard error alone"
-        if logsToStandardError != nil { flags.append(("logtostderr", "\(alone): remove it")) }
-        if alsoLogsToStandardError != nil { flags.append(("alsologtostderr", "\(alone): remove it")) }
-        if standardErrorThreshold != nil { flags.append(("stderrthreshold", "use -v")) }
-        if directory != nil {
-            flags.append(("log_dir", "\(alone): let the service manager write the file"))
-        }
-        return flags
+        let advice: [(flag: String, isGiven: Bool, advice: String)] = [
+            ("vmodule", vmodule != nil, "use -v"),
+            ("log_backtrace_at", backtracePlace != nil, "remove it"),
+            ("logtostderr", logsToStandardError != nil, "\(alone): remove it"),
+            ("alsologtostderr", alsoLogsToStandardError != nil, "\(alone): remove it"),
+            ("stderrthreshold", standardErrorThreshold != nil, "use -v"),
+            ("log_dir", directory != nil, "\(alone): let the service manager write the file"),
+        ]
+        return advice.filter(\.isGiven).map { NodeOptions.Ineffective(name: $0.flag, advice: $0.advice) }
     }
 }
 
 /// The socket on which a running daemon answers `twilld status`.
 struct StatusSocketFlag: ParsableArguments {
     @Option(help: ArgumentHelp("Unix socket of the running daemon.", valueName: "path"))
-    var statusSocket = "/run/twill/twilld.sock"
+    var statusSocket = NodeOptions.Observation().statusSocket
 }

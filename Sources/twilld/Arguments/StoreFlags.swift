@@ -1,4 +1,7 @@
 import ArgumentParser
+import LeaseEtcd
+import Leases
+import NodeDaemon
 
 /// Where the network config and the leases are: etcd v3, or a directory.
 struct StoreFlags: ParsableArguments {
@@ -39,8 +42,20 @@ struct StoreFlags: ParsableArguments {
         etcdEndpoints.split(separator: ",").map { $0.filter { $0 != " " } }.filter { !$0.isEmpty }
     }
 
+    /// The same for the daemon.
+    var options: StoreOptions {
+        if let leaseDir { return .directory(path: leaseDir) }
+        var etcd = EtcdConfiguration(endpoints: endpoints, prefix: etcdPrefix)
+        etcd.authorityFile = etcdCafile
+        etcd.certificateFile = etcdCertfile
+        etcd.keyFile = etcdKeyfile
+        etcd.username = etcdUsername
+        etcd.password = etcdPassword
+        return .etcd(etcd)
+    }
+
     func validate() throws {
-        // Half of a pair (a key file without a certificate) has no effect, as with flanneld; `remarks` says so.
+        // Half of a pair (a key file without a certificate) has no effect, as with flanneld; the log says so.
         if endpoints.isEmpty { throw ValidationError("--etcd-endpoints names no endpoint") }
     }
 }

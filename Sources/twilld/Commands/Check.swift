@@ -1,8 +1,5 @@
-import Addresses
 import ArgumentParser
-import Health
-import Logging
-import Node
+import NodeDaemon
 
 /// `twilld check`: whether this machine can run the daemon.
 struct Check: FlagTaking {
@@ -25,39 +22,10 @@ struct Check: FlagTaking {
     var mtu: Int?
 
     func run() async throws {
-        let findings = await onThread { MachineCheck.kernelFindings() } + (await networkFindings())
+        let findings = await MachineCheck.findings(underlay: underlay.options, mtu: mtu)
         for finding in findings { print(finding.line) }
         if findings.contains(where: { $0.outcome == .bad }) {
             throw ExitCode(ExitStatus.checkFailed.rawValue)
-        }
-    }
-
-    /// The network's own port is in its configuration, which the check does not read.
-    private static let usualPort: UInt16 = 8285
-
-    private func networkFindings() async -> [Finding] {
-        do {
-            let node = try NodeNetwork(
-                options: underlay.options,
-                exclusions: UnderlayExclusions(interfaceName: TunnelNameFlag.defaultName),
-                health: NodeHealth(),
-                logger: Logger(label: "check") { _ in SwiftLogNoOpLogHandler() })
-            let chosen = try await node.chooseUnderlay()
-            let tunnelMTU = try TunnelMTU.choose(underlayMTU: chosen.mtu, configured: mtu)
-            let endpoint = Endpoint(address: chosen.address, port: Check.usualPort)
-            let device = TunnelNameFlag().tunName
-            let (portHolder, deviceHolder) = await onThread {
-                (PortHolder.name(.udp, endpoint), PortHolder.name(ofDevice: device))
-            }
-            return [
-                Finding(
-                    "underlay", .good,
-                    "\(chosen.interfaceName) \(chosen.address), MTU \(chosen.mtu), which gives the "
-                        + "tunnel \(tunnelMTU)"
-                ), .port(endpoint, holder: portHolder), .device(device, holder: deviceHolder),
-            ]
-        } catch {
-            return [Finding("underlay", .bad, plainWords(error))]
         }
     }
 }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Node
+import NodeDaemon
 
 /// `twilld cleanup`: takes away what outlives the daemon.
 struct Cleanup: FlagTaking {
@@ -24,7 +25,7 @@ struct Cleanup: FlagTaking {
 
     func run() async throws {
         guard try !StatusClient(socketPath: socket.statusSocket).isListenedTo() else {
-            throw CommandFailure(
+            throw ExitFailure(
                 .temporary,
                 "twilld is running (it listens at \(socket.statusSocket)) and would put everything back: stop it first"
             )
@@ -32,9 +33,9 @@ struct Cleanup: FlagTaking {
         let leftovers = Leftovers(
             interfaceName: device.tunName, subnetFile: subnetFile, statusSocket: socket.statusSocket)
         let owner: String?
-        do { owner = try leftovers.owner() } catch { throw CommandFailure(.system, "cannot look: \(error)") }
+        do { owner = try leftovers.owner() } catch { throw ExitFailure(.system, "cannot look: \(error)") }
         if let owner {
-            throw CommandFailure(
+            throw ExitFailure(
                 .temporary,
                 "\(owner), and removing what it uses would cut pods off: stop it first; nothing was removed")
         }
@@ -45,7 +46,7 @@ struct Cleanup: FlagTaking {
             print("kept the lease of \(subnet), if there is one: twilld lease release \(subnet)")
         }
         guard outcome.failures.isEmpty else {
-            throw CommandFailure(.system, "not removed: " + outcome.failures.joined(separator: "; "))
+            throw ExitFailure(.system, "not removed: " + outcome.failures.joined(separator: "; "))
         }
     }
 }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Node
+import NodeDaemon
 
 /// `twilld docker-opts`: what to start Docker with.
 struct DockerOptions: FlagTaking {
@@ -17,14 +18,14 @@ struct DockerOptions: FlagTaking {
         do throws(SubnetFileError) {
             file = try SubnetFileValues(path: subnetFile)
         } catch {
-            throw CommandFailure(.configuration, error.description)
+            throw ExitFailure(.configuration, error.description)
         }
         guard let file else {
-            throw CommandFailure(
+            throw ExitFailure(
                 .unavailable, "there is no \(subnetFile): twilld run writes it as soon as it has a lease")
         }
         guard file.subnet != nil else {
-            throw CommandFailure(.configuration, "\(subnetFile) has no FLANNEL_SUBNET that is an IPv4 prefix")
+            throw ExitFailure(.configuration, "\(subnetFile) has no FLANNEL_SUBNET that is an IPv4 prefix")
         }
         print(file.dockerOptions.joined(separator: " "))
     }

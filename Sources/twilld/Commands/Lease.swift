@@ -1,6 +1,7 @@
 import Addresses
 import ArgumentParser
 import Leases
+import NodeDaemon
 
 /// `twilld lease`: the leases of the network, in either store.
 struct Lease: ParsableCommand {
@@ -79,18 +80,18 @@ extension StoreFlags {
     /// Opens the store and does something to it; failures become what the program ends with.
     func operate<Result: Sendable>(
         _ body: (LeaseOperations) async throws -> Result
-    ) async throws(CommandFailure) -> Result {
-        let operations = LeaseOperations(store: try open())
+    ) async throws(ExitFailure) -> Result {
+        let operations = LeaseOperations(store: try options.open())
         do {
             return try await body(operations)
         } catch let error as LeaseStoreError {
-            throw CommandFailure(error)
+            throw ExitFailure(error)
         } catch let error as NetworkConfigurationError {
-            throw CommandFailure(.configuration, error.description)
+            throw ExitFailure(.configuration, error.description)
         } catch let error as LeaseOperationError {
-            throw CommandFailure(.configuration, error.description)
+            throw ExitFailure(.configuration, error.description)
         } catch {
-            throw CommandFailure(.system, "\(error)")
+            throw ExitFailure(.system, "\(error)")
         }
     }
 }

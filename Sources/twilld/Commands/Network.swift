@@ -3,6 +3,7 @@ import FoundationEssentials
 import Glibc
 import Health
 import Leases
+import NodeDaemon
 
 /// `twilld network`: the configuration of the whole network.
 struct Network: ParsableCommand {
@@ -57,7 +58,7 @@ struct Network: ParsableCommand {
             for remark in remarks { print(remark) }
         }
 
-        private func text() throws(CommandFailure) -> String {
+        private func text() throws(ExitFailure) -> String {
             if file == "-" {
                 var text = ""
                 while let line = readLine(strippingNewline: false) { text += line }
@@ -66,7 +67,7 @@ struct Network: ParsableCommand {
             do {
                 return try String(contentsOfFile: file, encoding: .utf8)
             } catch {
-                throw CommandFailure(
+                throw ExitFailure(
                     .usage, "the file \(file) can't be read: \(String(cString: strerror(errno)))")
             }
         }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import NodeDaemon
 import Telemetry
 
 /// `twilld status`: what a running daemon knows.

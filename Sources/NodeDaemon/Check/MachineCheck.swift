@@ -1,0 +1,155 @@
+import Addresses
+import Engines
+import FoundationEssentials
+import Glibc
+import Devices
+import Health
+import Logging
+import Node
+import Worker
+
+/// Looks at the machine: each thing that twilld needs is tried, not inferred from a version.
+package enum MachineCheck {
+    /// Name of the device that the check makes and takes away again.
+    private static let probeTunnelName = "twill-check"
+    /// Registered memory that the check asks for: a worker's tunnel buffers, 64 of 64 KiB.
+    private static let probeLockedBytes = 64 * 65_600
+
+    /// The network's own port is in its configuration, which the check does not read.
+    private static let usualPort: UInt16 = 8285
+
+    /// Everything that can be found out before a start.
+    ///
+    /// - Parameters:
+    ///   - underlay: how the underlay is to be chosen.
+    ///   - mtu: the tunnel's MTU in bytes as the daemon will be told; nil: it will not be told.
+    package static func findings(underlay: UnderlayOptions, mtu: Int?) async -> [Finding] {
+        await onThread { kernelFindings() } + (await networkFindings(underlay, mtu: mtu))
+    }
+
+    private static func networkFindings(_ options: UnderlayOptions, mtu: Int?) async -> [Finding] {
+        let device = NodeOptions.Tunnel().interfaceName
+        do {
+            let node = try NodeNetwork(
+                options: options, exclusions: UnderlayExclusions(interfaceName: device), health: NodeHealth(),
+                logger: Logger(label: "check") { _ in SwiftLogNoOpLogHandler() })
+            let chosen = try await node.chooseUnderlay()
+            let tunnelMTU = try TunnelMTU.choose(underlayMTU: chosen.mtu, configured: mtu)
+            let endpoint = Endpoint(address: chosen.address, port: usualPort)
+            let (portHolder, deviceHolder) = await onThread {
+                (PortHolder.name(.udp, endpoint), PortHolder.name(ofDevice: device))
+            }
+            return [
+                Finding(
+                    "underlay", .good,
+                    "\(chosen.interfaceName) \(chosen.address), MTU \(chosen.mtu), which gives the "
+                        + "tunnel \(tunnelMTU)"
+                ), .port(endpoint, holder: portHolder), .device(device, holder: deviceHolder),
+            ]
+        } catch {
+            return [Finding("underlay", .bad, plainWords(error))]
+        }
+    }
+
+    /// The findings about the kernel and this process's rights.
+    private static func kernelFindings() -> [Finding] {
+        var findings = [
+            Finding.kernel(release: release()),
+            .rights(Rights.problem()),
+            Finding.uringAllowed(
+                setting: setting("/proc/sys/kernel/io_uring_disabled"), isRoot: geteuid() == 0),
+        ]
+        findings += ring()
+        findings += tunnel()
+        findings += socket()
+        findings.append(.forwarding(setting: setting("/proc/sys/net/ipv4/ip_forward")))
+        return findings
+    }
+
+    private static func ring() -> [Finding] {
+        do throws(UringError) {
+            var findings = try UringProbe.operations().map { operation in
+                operation.isSupported
+                    ? Finding("ring operation", .good, operation.name)
+                    : Finding(
+                        "ring operation", .degraded, operation.name,
+                        remedy: "this kernel lacks it: twilld makes plain system calls, which is slower")
+            }
+            let isRegistered = try UringProbe.makeRing(lockedBytes: probeLockedBytes)
+            findings.append(Finding("ring", .good, "made with deferred task work and a buffer ring"))
+            findings.append(.lockedMemory(limitBytes: lockedMemoryLimit(), isRegistered: isRegistered))
+            return findings
+        } catch {
+            return [
+                Finding("ring", .degraded, "\(error)", remedy: "until then twilld makes plain system calls")
+            ]
+        }
+    }
+
+    private static func tunnel() -> [Finding] {
+        do throws(TunnelError) {
+            let device = try TunnelDevice.open(
+                name: probeTunnelName, queueCount: 1, offloads: .all, patienceMilliseconds: 0)
+            defer { device.close() }
+            var findings = [Finding("tun", .good, "a device can be made")]
+            let offloads: [(String, TunnelOffloads)] = [
+                ("checksum", .checksum), ("TSO", [.tcp4, .tcp6]), ("TSO with ECN", .tcpECN), ("USO", .udp),
+            ]
+            for (name, offload) in offloads {
+                findings.append(
+                    device.offloads.isSuperset(of: offload)
+                        ? Finding("tun offload", .good, name)
+                        : Finding(
+                            "tun offload", .degraded, name,
+                            remedy: "this kernel lacks it (USO: Linux 6.2); twilld runs slower without"))
+            }
+            return findings
+        } catch {
+            return [Finding("tun", .bad, "\(error)")]
+        }
+    }
+
+    private static func socket() -> [Finding] {
+        do throws(UnderlaySocketError) {
+            let socket = try UnderlaySocket.open(
+                Endpoint(address: IPv4Address(127, 0, 0, 1), port: 0),
+                bufferBytes: Tuning().socketBufferBytes, segmentation: true, coalescing: true)
+            defer { socket.close() }
+            return [
+                socket.offloads.segmentation
+                    ? Finding("udp GSO", .good, "\(socket.offloads.segmentLimit) segments a send")
+                    : Finding("udp GSO", .degraded, "missing", remedy: "twilld sends packets one by one"),
+                socket.offloads.coalescing
+                    ? Finding("udp GRO", .good, "available")
+                    : Finding("udp GRO", .degraded, "missing", remedy: "twilld receives packets one by one"),
+                // The kernel counts twice what it was asked for.
+                socket.receiveBufferBytes >= 2 * Tuning().socketBufferBytes
+                    ? Finding("udp buffer", .good, "\(socket.receiveBufferBytes / 1024) KiB")
+                    : Finding(
+                        "udp buffer", .degraded, "\(socket.receiveBufferBytes / 1024) KiB",
+                        remedy:
+                            "bursts get lost; run with CAP_NET_ADMIN, or "
+                            + "sysctl -w net.core.rmem_max=\(Tuning().socketBufferBytes)"),
+            ]
+        } catch {
+            return [Finding("udp", .bad, "\(error)")]
+        }
+    }
+
+    private static func release() -> String {
+        var name = utsname()
+        guard uname(&name) == 0 else { return "" }
+        return withUnsafeBytes(of: &name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+    }
+
+    private static func lockedMemoryLimit() -> UInt64? {
+        var limit = rlimit()
+        getrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit)
+        return limit.rlim_cur == rlim_t.max ? nil : UInt64(limit.rlim_cur)
+    }
+
+    private static func setting(_ path: String) -> String? {
+        guard let text = try? String(contentsOfFile: path, encoding: .utf8) else { return nil }
+        return String(text.prefix { !$0.isWhitespace })
+    }
+}

@@ -1,0 +1,218 @@
+import Forwarding
+import Glibc
+import Health
+import Leases
+import Logging
+import Node
+import Telemetry
+import Worker
+
+// One pass: brings the node to what was said last.
+extension Daemon {
+    /// One turn of the loop that makes the passes.
+    func turn(_ node: NodeNetwork) async throws {
+        heartbeats.stamp(.passes)
+        guard isPassWanted else { return }
+        isPassWanted = false
+        try await pass(node)
+        heartbeats.stamp(.passes)
+    }
+
+    /// Brings the node to what was said last. What fails is said and tried again; before the node was ready once,
+    /// what no waiting mends (options that can't be followed, a right that is lacking) ends the daemon.
+    private func pass(_ node: NodeNetwork) async throws {
+        guard let configuration = table.configuration, let lease = table.ownLease else {
+            // An address that an earlier start left on a bridge may have been taken for the underlay's.
+            if let network = table.refusedNetwork { _ = await node.setOverlay(network) }
+            let wait = table.configuration == nil ? "waiting for the network config" : "waiting for a lease"
+            report(state: table.problems.first.map { "\(wait): \($0)" } ?? wait)
+            return
+        }
+        guard await node.setOverlay(configuration.network) else {
+            report(state: "waiting for an underlay outside of the network \(configuration.network)")
+            return
+        }
+        do {
+            let mtu = try TunnelMTU.choose(
+                underlayMTU: underlay.mtu, configured: options.tunnel.mtu ?? configuration.backend.mtu)
+            let dataPlane = try await dataPlane(configuration, lease, mtu: mtu)
+            dataPlane.publish(routes(lease, mtu: mtu))
+            try await keepNetwork(node, configuration, lease, mtu: mtu, dataPlane)
+            await followPaths(node)
+            await node.judgeRoutes(
+                OverlayTargets(
+                    interfaceName: options.tunnel.interfaceName, network: configuration.network,
+                    subnet: lease.subnet.ipv4, peers: Set(table.peers.map(\.subnet.ipv4))))
+            try tellSubnetFile()
+            health.set(Component(.dataPlane), nil)
+            retryPause = Daemon.retryPauseSeconds.first
+            becomeReady(lease)
+        } catch {
+            try setUpFailed(error)
+        }
+    }
+
+    private func setUpFailed(_ error: any Error) throws {
+        guard !isStopping, !(error is CancellationError) else { throw error }
+        if let taken = error as? PortTaken {
+            stage.heldPort = taken.component
+            health.set(taken.component, taken.problem(retrySeconds: Daemon.heldPauseSeconds))
+            if !stage.isReady { report(state: "waiting for the port: \(taken.cause)") }
+            askForPass(afterSeconds: Daemon.heldPauseSeconds)
+            return
+        }
+        let failure = ExitFailure(error)
+        guard stage.isReady || !isHopeless(failure, error) else { throw failure }
+        let pause = retryPause
+        retryPause = min(
+            retryPause * 2,
+            failure.status == .temporary ? Daemon.heldPauseSeconds : Daemon.retryPauseSeconds.limit)
+        health.set(
+            Component(.dataPlane),
+            Problem(.cutOff, failure.message, remedy: "it is tried again every \(retryPause) s or sooner"))
+        logger.error(
+            "set-up failed", metadata: ["detail": "\(failure.message)", "retry_seconds": "\(pause)"])
+        if !stage.isReady { report(state: "waiting: \(failure.message)") }
+        askForPass(afterSeconds: pause)
+    }
+
+    /// Whether a failure can be mended by nobody but who gave the options and the rights: the network's own
+    /// configuration, which is followed, is none of that.
+    private func isHopeless(_ failure: ExitFailure, _ error: any Error) -> Bool {
+        if error is TunnelMTUError, options.tunnel.mtu == nil { return false }
+        // --engine=uring on a kernel that has none.
+        if case .engine(_, errorNumber: ENOSYS)? = error as? DataPlaneError { return true }
+        return [.usage, .unavailable, .permission, .configuration].contains(failure.status)
+    }
+
+    /// Makes the data plane anew.
+    func startDataPlaneAnew() {
+        deviceIsLost = true
+        askForPass()
+    }
+
+    func askForPass(afterSeconds seconds: Int) {
+        Task {
+            try? await Task.sleep(for: .seconds(seconds))
+            askForPass()
+        }
+    }
+
+    private func routes(_ lease: OwnLease, mtu: Int) -> ForwardingRoutes {
+        ForwardingRoutes(
+            localIPv4: lease.subnet.ipv4, localIPv6: lease.subnet.ipv6, mtu: mtu,
+            peers: table.peers.map {
+                ForwardingPeer(
+                    ipv4: $0.subnet.ipv4, ipv6: $0.subnet.ipv6, endpoint: $0.endpoint, takesBursts: $0.isTwill)
+            })
+    }
+
+    private func keepNetwork(
+        _ node: NodeNetwork, _ configuration: NetworkConfiguration, _ lease: OwnLease, mtu: Int,
+        _ dataPlane: DataPlane
+    ) async throws {
+        filterEffects.update(
+            peers: table.peers.lazy.map { .init(subnet: $0.subnet.ipv4, address: $0.endpoint.address) })
+        let subnet = lease.subnet.ipv4
+        let desired = DesiredNetwork(
+            tunnel: TunnelSettings(
+                interfaceName: options.tunnel.interfaceName, address: subnet.address,
+                network: configuration.network,
+                mtu: mtu, transmitQueueLength: options.tuning.queueLength),
+            rules: PacketFilterSettings(
+                network: configuration.network, subnet: subnet, masquerades: options.rules.masquerades,
+                randomizesPorts: options.rules.randomizesPorts,
+                acceptsForwarding: options.rules.acceptsForwarding),
+            filter: configuration.enableNFTables ? .nftables : .iptables,
+            surroundings: .init(
+                network: configuration.network, subnet: subnet, tunnel: options.tunnel.interfaceName,
+                underlay: underlay.interfaceName, address: underlay.address,
+                port: options.tunnel.port ?? configuration.backend.port),
+            file: SubnetFile(
+                network: configuration.network, subnet: subnet, ipv6: ipv6Lines(configuration, lease),
+                mtu: mtu,
+                masquerades: options.rules.masquerades),
+            blackhole: options.rules.hasBlackholeRoute ? BlackholeRoute(subnet: subnet) : nil,
+            tunnelIndex: dataPlane.tunnel.index)
+        if desired == stage.desired { return }
+        let file = KeptSubnetFile(
+            desired.file, at: options.lease.subnetFile, wasInPlace: stage.subnetFile != nil)
+        var items = desired.tunnel.desiredItems
+        if let blackhole = desired.blackhole { items.append(blackhole) }
+        let rules = PacketFilterRules(
+            desired.rules, preferring: desired.filter, interfaceName: options.tunnel.interfaceName,
+            beside: filterEffects)
+        items.append(rules)
+        items += filterEffects.desiredItems(in: desired.surroundings)
+        items.append(file)
+        stage.keptFile = file
+        try await node.setDesired(items)
+        tellFilter(wanted: desired.filter, used: rules.used)
+        stage.desired = desired
+    }
+
+    private func ipv6Lines(_ configuration: NetworkConfiguration, _ lease: OwnLease) -> SubnetFile.IPv6? {
+        guard let network = configuration.ipv6?.network, let subnet = lease.subnet.ipv6 else { return nil }
+        return SubnetFile.IPv6(network: network, subnet: subnet)
+    }
+
+    /// Says where the rules are kept by another program than the network's configuration asks for.
+    private func tellFilter(wanted: PacketFilter, used: PacketFilter?) {
+        guard options.rules.masquerades || options.rules.acceptsForwarding, let used, used != wanted else {
+            stage.toldFilter = nil
+            return
+        }
+        if stage.toldFilter == used { return }
+        stage.toldFilter = used
+        logger.warning(
+            "rules by another program",
+            metadata: [
+                "wanted": "\(wanted.rawValue)", "used": "\(used.rawValue)",
+                "detail": "\(wanted.rawValue) does not work here; EnableNFTables says which is wanted",
+            ])
+    }
+
+    /// Keeps routes of their own for peers that are reached over a path narrower than the underlay.
+    private func followPaths(_ node: NodeNetwork) async {
+        let addresses = Dictionary(
+            table.peers.map { ($0.subnet.ipv4, $0.endpoint.address) }, uniquingKeysWith: { first, _ in first }
+        )
+        let paths = FollowedPeers(addresses: addresses, tunnel: stage.desired?.tunnel)
+        if paths == stage.paths { return }
+        stage.paths = paths
+        await node.followPaths(to: addresses, through: paths.tunnel)
+    }
+
+    /// Says what a new `subnet.env` means for pods. Before the node was ready once, a file that can never be written ends
+    /// the daemon.
+    private func tellSubnetFile() throws(ExitFailure) {
+        if !stage.isReady, let failure = stage.keptFile?.failure, failure.isHopeless {
+            throw ExitFailure(.configuration, failure.description)
+        }
+        guard let file = stage.desired?.file, file != stage.subnetFile else { return }
+        if let old = stage.subnetFile, old.subnet != file.subnet || old.mtu != file.mtu {
+            logger.warning(
+                "subnet file changed",
+                metadata: [
+                    "file": "\(options.lease.subnetFile)", "subnet": "\(file.subnet)", "was": "\(old.subnet)",
+                    "mtu": "\(file.mtu)",
+                    "detail":
+                        "pods that run have addresses and MTU of the old file: restart Docker and the pods",
+                ])
+        }
+        stage.subnetFile = file
+    }
+
+    private func becomeReady(_ lease: OwnLease) {
+        let state = "subnet \(lease.subnet), peers: \(table.peers.count)"
+        if !stage.isReady {
+            stage.isReady = true
+            logger.notice(
+                "ready", metadata: ["subnet": "\(lease.subnet)", "peers": "\(table.peers.count)"])
+            notification.ready(status: state)
+            observation.update(state: state, isSetUp: true)
+        } else {
+            report(state: state)
+        }
+    }
+}

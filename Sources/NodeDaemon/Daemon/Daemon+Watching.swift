@@ -1,0 +1,126 @@
+import Counters
+import Glibc
+import Health
+import Leases
+import Node
+import Logging
+import Worker
+
+// What looks after the node between the passes: the loops' heartbeats, the packet threads, what time alone
+// brings about.
+extension Daemon {
+    /// How often the open descriptors are counted.
+    private static let descriptorSeconds = 5
+
+    /// Does something that makes a loop show itself, again and again.
+    func askForHeartbeats(_ body: @Sendable () async -> Void) async throws {
+        while true {
+            await body()
+            try await Task.sleep(for: Heartbeats.interval)
+        }
+    }
+
+    /// Lets the passes and the packet threads show themselves. A packet thread counts each time that it was woken:
+    /// what it counted since the last time is its sign of life.
+    func wakeLoops() {
+        wakePasses()
+        guard let dataPlane = stage.dataPlane else {
+            wakesSeen = []
+            return heartbeats.forget(.packetWorkers)
+        }
+        let wakes = dataPlane.countersOfWorkers().map { $0[.wakes] }
+        if wakes.count != wakesSeen.count || !zip(wakes, wakesSeen).contains(where: { $0 == $1 }) {
+            heartbeats.stamp(.packetWorkers)
+        }
+        wakesSeen = wakes
+        dataPlane.wake()
+    }
+
+    /// Looks after the packet threads, which can tell nobody what they meet, and after what only time tells.
+    func watchOver(_ node: NodeNetwork) async throws {
+        var tooLarge = TooLargeWatch()
+        var traffic = PathTrafficChanges()
+        var seconds = 0
+        while true {
+            try await Task.sleep(for: .seconds(1))
+            seconds = (seconds + 1) % Daemon.descriptorSeconds
+            let counters = stage.dataPlane?.counters()
+            let now = ContinuousClock.now
+            if tooLarge.grew(to: counters?[.dropOutboundTooLarge] ?? 0, at: now) { await node.checkPaths() }
+            health.set(
+                Component(.underlay, "MTU"), tooLarge.problem(interface: underlay.interfaceName, at: now))
+            if let counters { reportFallbacks(in: counters) }
+            if let totals = observation.sampleTraffic() {
+                await node.noteTraffic(traffic.news(in: totals))
+            }
+            await lookAtDataPlane()
+            health.set(
+                Component(.lease, "expiry"),
+                TableProblems.expiry(
+                    of: table.ownLease, margin: options.lease.renewalMargin, now: .now))
+            if seconds == 0 {
+                let open = await onThread { DescriptorLimit.open }
+                health.set(
+                    Component(.limit, "open files"),
+                    DescriptorLimit.problem(open: open, limit: DescriptorLimit.current))
+            }
+        }
+    }
+
+    /// Looks whether the packet threads still run and whether the port is theirs alone.
+    private func lookAtDataPlane() async {
+        guard let dataPlane = stage.dataPlane else { return }
+        var watch = dataPlaneWatch
+        let isToBeMadeAgain = await watch.look(at: dataPlane)
+        dataPlaneWatch = watch
+        guard isToBeMadeAgain, stage.dataPlane === dataPlane else { return }
+        logger.critical(
+            "data plane ended",
+            metadata: [
+                "detail": "\(systemWords(dataPlane.failureErrorNumber))", "action": "starting it again",
+            ])
+        startDataPlaneAnew()
+    }
+
+    private func reportFallbacks(in counters: CounterTotals) {
+        for fallback in stage.fallbacks.news(in: counters) {
+            logger.warning(
+                "fallback taken",
+                metadata: [
+                    "fallback": "\(fallback.name)", "underlay": "\(underlay.interfaceName)",
+                    "interface": "\(options.tunnel.interfaceName)", "detail": "\(fallback.meaning)",
+                ])
+        }
+    }
+
+    /// What is wrong with other nodes' entries as this node's options have it.
+    func updateTableProblems() {
+        health.set(Component(.peer, "limit"), TableProblems.tooMany(peers: table.peers.count))
+        guard let configuration = table.configuration else { return }
+        health.set(
+            Component(.port, "of this node alone"),
+            TableProblems.ownPort(
+                options.tunnel.port, networkPort: configuration.backend.port, table.peers))
+    }
+
+    /// Debug lines (-v 1) for what changed in a table.
+    func logChanges(from old: PeerTable, to new: PeerTable) {
+        let (before, after) = (Set(old.peers), Set(new.peers))
+        for peer in after.subtracting(before).sorted(by: { $0.subnet < $1.subnet }) {
+            logger.debug(
+                "peer added", metadata: ["subnet": "\(peer.subnet)", "endpoint": "\(peer.endpoint)"])
+        }
+        for peer in before.subtracting(after).sorted(by: { $0.subnet < $1.subnet }) {
+            logger.debug(
+                "peer removed", metadata: ["subnet": "\(peer.subnet)", "endpoint": "\(peer.endpoint)"])
+        }
+        if old.ownLease != new.ownLease, let lease = new.ownLease {
+            logger.debug(
+                "own lease changed",
+                metadata: [
+                    "subnet": "\(lease.subnet)", "endpoint": "\(lease.endpoint)",
+                    "reservation": "\(lease.isReservation)",
+                ])
+        }
+    }
+}

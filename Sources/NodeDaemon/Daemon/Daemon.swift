@@ -1,0 +1,225 @@
+// How it works. Two things tell the daemon how the node should be: the lease keeper (the network's configuration,
+// this node's lease, its peers) and the node's network (interface, address, MTU). Each leaves its newest word here
+// and asks for a pass; one task makes the passes, one after another, and each pass brings the node to what was said
+// last: data plane, routes, rules, subnet.env. What fails is said once and tried again, with a pause.
+
+import Addresses
+import Health
+import Leases
+import Logging
+import Node
+import Worker
+
+/// One node of a network, from its start to its end.
+actor Daemon {
+    /// Seconds between two tries of something that failed: doubles up to the limit.
+    static let retryPauseSeconds = (first: 1, limit: 30)
+    /// Seconds between two tries of what another process holds: the node heals when that one ends.
+    static let heldPauseSeconds = 2
+
+    let options: NodeOptions
+    let logger: Logger
+    let notification: ServiceNotification
+    let observation: Observation
+    let health: NodeHealth
+    let heartbeats: Heartbeats
+    let node: NodeNetwork
+    let filterEffects = PacketFilterEffects()
+    private let passes: AsyncStream<Void>
+    private let passContinuation: AsyncStream<Void>.Continuation
+
+    var underlay: Underlay
+    var table = PeerTable()
+    var isPassWanted = false
+    var deviceIsLost = false
+    var stage = Stage()
+    var retryPause = Daemon.retryPauseSeconds.first
+    var isStopping = false
+    var dataPlaneWatch: DataPlaneWatch
+    var wakesSeen: [UInt64] = []
+    /// Whether this process has had a data plane: then nobody who ended before it can hold port or device.
+    var hasHadDataPlane = false
+
+    /// What stands, as far as the passes have come.
+    struct Stage {
+        var dataPlane: DataPlane?
+        var dataPlaneKey: DataPlaneKey?
+        var fallbacks = FallbackWatch()
+        /// The port that another process holds or held, until it was had.
+        var heldPort: Component?
+        var desired: DesiredNetwork?
+        var paths: FollowedPeers?
+        /// What keeps `subnet.env`, and what that holds.
+        var keptFile: KeptSubnetFile?
+        var subnetFile: SubnetFile?
+        /// The program that keeps the rules in the place of the one that was asked for, as it was told.
+        var toldFilter: PacketFilter?
+        var isReady = false
+    }
+
+    /// What a data plane is made for: where it changes, another one is made.
+    struct DataPlaneKey: Equatable {
+        var underlay: Endpoint
+        var tunnelAddress: IPv4Address
+    }
+
+    /// What the node's network is asked to follow the paths of.
+    struct FollowedPeers: Equatable {
+        var addresses: [IPv4Prefix: IPv4Address]
+        var tunnel: TunnelSettings?
+    }
+
+    /// What the node's network is asked to keep.
+    struct DesiredNetwork: Equatable {
+        var tunnel: TunnelSettings
+        var rules: PacketFilterSettings
+        var filter: PacketFilter
+        var surroundings: PacketFilterEffects.Surroundings
+        var file: SubnetFile
+        var blackhole: BlackholeRoute?
+        /// Another device of the same name: its addresses and routes are to be made anew.
+        var tunnelIndex: UInt32
+    }
+
+    init(_ options: NodeOptions, underlay: Underlay, parts: Parts) {
+        health = parts.health
+        heartbeats = parts.heartbeats
+        node = parts.node
+        logger = parts.logger
+        notification = parts.notification
+        observation = parts.seen
+        dataPlaneWatch = DataPlaneWatch(health: parts.health)
+        self.options = options
+        self.underlay = underlay
+        (passes, passContinuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
+        observation.update(underlay)
+    }
+
+    /// Runs the node in `store` until the task is cancelled.
+    ///
+    /// - Throws: What keeps the node from starting, or `LeaseLost`.
+    func run(store: any LeaseStore, identity: IdentityFile.Kept) async throws {
+        let node = node
+        let heartbeats = heartbeats
+        observation.update(node.pathMTUs)
+        let keeper = LeaseKeeper(
+            store: store, announcement: announcement, options: await leaseOptions(of: identity),
+            logger: logger,
+            identityChanged: keepIdentity, heartbeat: { heartbeats.stamp(.leaseKeeper) })
+        defer { heartbeats.forgetAll() }
+
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask { try await keeper.run() }
+            group.addTask { await node.run() }
+            group.addTask { for await table in keeper.tables { await self.take(table) } }
+            group.addTask { for await event in node.events { await self.take(event, keeper: keeper) } }
+            group.addTask { for await _ in self.passes { try await self.turn(node) } }
+            group.addTask { try await self.watchOver(node) }
+            group.addTask { try await self.askForHeartbeats { await keeper.poke() } }
+            group.addTask {
+                try await self.askForHeartbeats {
+                    await node.answer()
+                    heartbeats.stamp(.controlThread)
+                }
+            }
+            group.addTask { try await self.askForHeartbeats { await self.wakeLoops() } }
+            // The first to end ends all: the task was cancelled, or one of them threw.
+            defer { group.cancelAll() }
+            try await group.next()
+        }
+    }
+
+    private func leaseOptions(of identity: IdentityFile.Kept) async -> LeaseOptions {
+        var lease = LeaseOptions(identity: identity.identity)
+        lease.identityProblem = identity.problem
+        lease.previousSubnet = await previousSubnet()
+        lease.renewalMargin = options.lease.renewalMargin
+        lease.lossPolicy = options.lease.lossPolicy
+        return lease
+    }
+
+    private func keepIdentity(_ identity: NodeIdentity) async {
+        let directory = options.lease.stateDirectory
+        do throws(ExitFailure) {
+            try await onThread { () throws(ExitFailure) in
+                try IdentityFile.keep(identity, in: directory)
+            }
+        } catch {
+            logger.error("identity not kept", metadata: ["detail": "\(error.message)"])
+        }
+    }
+
+    /// Ends the packet threads and takes the device away. The lease, the rules and `subnet.env` stay, for the next
+    /// start.
+    func stop() async {
+        isStopping = true
+        heartbeats.forgetAll()
+        passContinuation.finish()
+        await closeDataPlane()
+    }
+
+    // MARK: What is said
+
+    private func take(_ table: PeerTable) {
+        if logger.logLevel <= .debug { logChanges(from: self.table, to: table) }
+        self.table = table
+        observation.update(table)
+        updateTableProblems()
+        askForPass()
+    }
+
+    func askForPass() {
+        isPassWanted = true
+        passContinuation.yield()
+    }
+
+    /// Lets the loop of the passes go round, for a heartbeat.
+    func wakePasses() { passContinuation.yield() }
+
+    private func take(_ event: NodeEvent, keeper: LeaseKeeper) async {
+        switch event {
+        case .underlayChanged(let underlay):
+            logger.notice(
+                "underlay changed",
+                metadata: [
+                    "interface": "\(underlay.interfaceName)", "address": "\(underlay.address)",
+                    "public": "\(underlay.publicAddress)", "mtu": "\(underlay.mtu)",
+                ])
+            let before = (self.underlay.address, announcement)
+            self.underlay = underlay
+            observation.update(underlay)
+            if (underlay.address, announcement) != before { await keeper.announce(announcement) }
+        case .deviceLost(let name):
+            logger.error("tunnel device lost", metadata: ["interface": "\(name)"])
+            deviceIsLost = true
+        }
+        askForPass()
+    }
+
+    private var announcement: NodeAnnouncement {
+        NodeAnnouncement(
+            publicAddress: underlay.publicAddress, publicIPv6Address: options.publicIPv6Address,
+            port: options.tunnel.port, underlayAddress: underlay.address)
+    }
+
+    private func previousSubnet() async -> LeaseSubnet? {
+        let path = options.lease.subnetFile
+        do throws(SubnetFileError) {
+            let values = try await onThread { () throws(SubnetFileError) in try SubnetFileValues(path: path) }
+            if let values, values.subnet == nil {
+                logger.warning(
+                    "previous subnet not known",
+                    metadata: ["detail": "\(path) has no FLANNEL_SUBNET that is an IPv4 prefix"])
+            }
+            return values?.subnet.map { LeaseSubnet(ipv4: $0) }
+        } catch {
+            logger.warning("previous subnet not known", metadata: ["detail": "\(error)"])
+            return nil
+        }
+    }
+
+    func report(state: String) {
+        guard observation.update(state: state, isSetUp: stage.isReady) else { return }
+        notification.status(state)
+    }
+}

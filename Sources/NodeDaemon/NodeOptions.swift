@@ -1,0 +1,148 @@
+import Addresses
+import LeaseDirectory
+import LeaseEtcd
+import Leases
+import Logging
+import Node
+import Worker
+
+/// Everything that a node is told by whoever starts it. A command line is mapped to this value, and a test writes it
+/// down; the daemon knows nothing of flags. The defaults are flanneld's, where flanneld has the same option.
+package struct NodeOptions: Sendable, Equatable {
+    /// Where the network's configuration and the leases are.
+    package var store: StoreOptions
+    /// Which interface carries the tunnel, and the IPv4 address that other nodes are told.
+    package var underlay = UnderlayOptions()
+    /// The IPv6 address that other nodes are told; nil for none.
+    package var publicIPv6Address: IPv6Address?
+    /// What the node does with its lease.
+    package var lease = Lease()
+    /// Packet filter rules, and the routes beside the overlay's.
+    package var rules = Rules()
+    /// The tunnel device, and what it lets through.
+    package var tunnel = Tunnel()
+    /// How the data plane is tuned.
+    package var tuning = Tuning()
+    /// What is seen of the node from outside.
+    package var observation = Observation()
+    /// What was given and means nothing to twilld: the log says so at the start.
+    package var ineffective: [Ineffective] = []
+
+    /// Makes the defaults for a node whose leases are in `store`.
+    package init(store: StoreOptions) { self.store = store }
+
+    /// What the node does with its lease.
+    package struct Lease: Sendable, Equatable {
+        /// The file that tells Docker and the CNI plugin the node's subnet, and the next start the same.
+        package var subnetFile = SubnetFile.defaultPath
+        /// The directory that keeps the node's identity.
+        package var stateDirectory = "/var/lib/twill"
+        /// How long before its end the lease is renewed.
+        package var renewalMargin = Duration.seconds(3600)
+        /// What to do when another node took this node's subnet.
+        package var lossPolicy = LeaseOptions.LossPolicy.reacquire
+
+        /// The defaults.
+        package init() {}
+
+    }
+
+    /// Packet filter rules, and the routes beside the overlay's.
+    package struct Rules: Sendable, Equatable {
+        /// Whether what leaves the overlay's network is masqueraded.
+        package var masquerades = false
+        /// Whether masqueraded connections get random source ports.
+        package var randomizesPorts = true
+        /// Whether forwarded packets of the overlay's network are accepted.
+        package var acceptsForwarding = true
+        /// Whether a blackhole route takes the addresses of this node's subnet that no pod has.
+        package var hasBlackholeRoute = false
+        /// How often rules, routes and files are compared with what they should be without a notification.
+        package var resyncInterval = Duration.seconds(5)
+
+        /// The defaults.
+        package init() {}
+
+    }
+
+    /// The tunnel device, and what it lets through.
+    package struct Tunnel: Sendable, Equatable {
+        /// The device's name, 1 to 15 bytes.
+        package var interfaceName = "flannel0"
+        /// The device's MTU in bytes; nil for the network configuration's, or else what the underlay carries.
+        package var mtu: Int?
+        /// The UDP port of this node alone; nil for the network configuration's.
+        package var port: UInt16?
+        /// Whether packets are taken whose inner source is not in the sending peer's subnet.
+        package var acceptsAnySource = false
+        /// The time between two probes of the path to a peer that packets go to; nil: paths are not probed.
+        package var pathProbeInterval: Duration? = .seconds(60)
+
+        /// The defaults.
+        package init() {}
+
+    }
+
+    /// What is seen of the node from outside.
+    package struct Observation: Sendable, Equatable {
+        /// The address or name on which `/healthz`, `/readyz` and `/metrics` answer.
+        package var healthHost = "0.0.0.0"
+        /// The port on which they answer; 0: none.
+        package var healthPort: UInt16 = 0
+        /// Up to how many peers `/metrics` has series for each; with more it has none of them.
+        package var peerMetricsLimit = 100
+        /// The unix socket on which the running node answers `twilld status`.
+        package var statusSocket = "/run/twill/twilld.sock"
+        /// The least level that is logged.
+        package var logLevel = Logger.Level.info
+
+        /// The defaults.
+        package init() {}
+
+    }
+
+    /// An option that was given and means nothing.
+    package struct Ineffective: Sendable, Equatable {
+        /// The option's name, as it was given; nil where `advice` is a whole sentence.
+        package var name: String?
+        /// What to do instead.
+        package var advice: String
+
+        /// Makes one.
+        package init(name: String? = nil, advice: String) {
+            self.name = name
+            self.advice = advice
+        }
+    }
+}
+
+/// Where the network's configuration and the leases are.
+package enum StoreOptions: Sendable, Equatable {
+    /// In a directory that all nodes have mounted.
+    case directory(path: String)
+    /// In etcd.
+    case etcd(EtcdConfiguration)
+
+    /// Opens the store; it connects at the first request.
+    ///
+    /// - Throws: where the options do not work, whatever the store says.
+    package func open() throws(ExitFailure) -> any LeaseStore {
+        switch self {
+        case .directory(let path): return DirectoryStore(path: path)
+        case .etcd(let configuration):
+            do throws(LeaseStoreError) {
+                return try EtcdStore(configuration: configuration)
+            } catch {
+                throw ExitFailure(error)
+            }
+        }
+    }
+
+    /// What is given and has no effect, one sentence each.
+    package var remarks: [String] {
+        switch self {
+        case .directory: []
+        case .etcd(let configuration): configuration.remarks
+        }
+    }
+}

@@ -1,0 +1,321 @@
+// How it works. What an operator must be able to see comes first: the log, the status socket, the health port. Then
+// the node's identity is read and an underlay is chosen, which may take as long as DHCP does, and only then there is a
+// `Daemon`, which has the lease, the data plane and the routes. The first part to end ends all.
+
+import Addresses
+import FoundationEssentials
+import Glibc
+import Health
+import Leases
+import Logging
+import Node
+import Synchronization
+import UnixSignals
+
+/// One node in this process, from its options to its end: what `twilld run` runs, and tests without a command line.
+package struct NodeProcess: Sendable {
+    /// How long another daemon at the status socket is waited for: one that was told to stop is gone by then.
+    private static let otherDaemonPatienceMilliseconds = 2000
+    /// Seconds between two tries to listen on a taken health port.
+    private static let listenPauseSeconds = 5
+
+    /// What the process logs with.
+    package let logger: Logger
+    private let options: NodeOptions
+    private let source: OptionsSource?
+    private let level: LogLevel
+
+    /// Makes a node that does nothing yet.
+    ///
+    /// - Parameters:
+    ///   - options: what it is told.
+    ///   - source: where to read them again when SIGHUP comes; nil: nowhere.
+    ///   - writeLine: takes each line of the log, without its end, on whatever thread has it to say.
+    package init(
+        _ options: NodeOptions, source: OptionsSource? = nil,
+        writeLine: @escaping @Sendable (String) -> Void = LogWriter.standardError.write
+    ) {
+        let level = LogLevel(options.observation.logLevel)
+        self.options = options
+        self.source = source
+        self.level = level
+        logger = Logger(label: "twilld") { _ in LineLogHandler(level: level, write: writeLine) }
+    }
+
+    /// Runs the node until SIGTERM or SIGINT comes, or something fails that no waiting mends. The lease, the rules
+    /// and `subnet.env` stay, for the next start. To be called once in a process: it takes the process's signals.
+    ///
+    /// - Parameter willStop: is called when the node begins to stop, with the status that the process should exit
+    ///   with, on whatever thread; whoever cannot wait for a store that hangs ends the process by itself from there.
+    /// - Throws: what ended the node, with the exit status; nothing where a signal did.
+    package func run(willStop: @escaping @Sendable (Int32) -> Void = { _ in }) async throws(ExitFailure) {
+        // A reader of the log, or of an answer, that is gone ends nothing: the write fails instead.
+        signal(SIGPIPE, SIG_IGN)
+        let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint, .sigusr1, .sighup)
+        do {
+            try DescriptorLimit.raise()
+            let leases = try await onThread(options.store.open)
+            logger.notice("starting", metadata: ["version": "\(Version.text)", "store": "\(leases.name)"])
+            sayWhatHasNoEffect()
+            try await onThread(Rights.check)
+            try await run(leases, signals, willStop)
+        } catch {
+            throw ExitFailure(error)
+        }
+    }
+
+    private func sayWhatHasNoEffect() {
+        let remarks = options.store.remarks.map { NodeOptions.Ineffective(advice: $0) }
+        for option in options.ineffective + remarks {
+            var metadata: Logger.Metadata = ["detail": "\(option.advice)"]
+            if let name = option.name { metadata["flag"] = "\(name)" }
+            logger.warning("flag without effect", metadata: metadata)
+        }
+    }
+
+    private func run(
+        _ leases: any LeaseStore, _ signals: UnixSignalsSequence,
+        _ willStop: @escaping @Sendable (Int32) -> Void
+    ) async throws {
+        let health = NodeHealth(logger: logger)
+        let socket = try await statusSocket(health)
+        defer { socket?.removeName() }
+        // First: without it there is no telling which lease is this node's.
+        let found = try await onThread { () throws(ExitFailure) in
+            try IdentityFile.identity(in: options.lease.stateDirectory)
+        }
+        let parts = try await makeParts(health, storeName: leases.name)
+        let server = ObservationServer(parts.seen)
+        if let socket { try await server.listen(socket) }
+        let watch = Watch(
+            heartbeats: parts.heartbeats, health: health, log: .standardError,
+            notification: parts.notification)
+        watch.start()
+        let reload = Reload(from: source, level: level, node: parts.node, health: health, logger: logger)
+        let running = Running()
+
+        let result = await withTaskGroup(of: Result<Void, any Error>.self) { group in
+            group.addTask {
+                await Result {
+                    let chosen = try await firstUnderlay(parts)
+                    let identity = try await confirmed(found, at: chosen.publicAddress)
+                    let daemon = Daemon(options, underlay: chosen, parts: parts)
+                    running.daemon = daemon
+                    try await daemon.run(store: leases, identity: identity)
+                }
+            }
+            group.addTask { await Result { try await listen(server, health) } }
+            group.addTask {
+                await DescriptorLimit.keepTimers()
+                return .success(())
+            }
+            group.addTask {
+                await stopSignal(signals, reload, parts)
+                return .success(())
+            }
+            let result = await group.next() ?? .success(())
+            watch.end()
+            parts.notification.stopping()
+            willStop(NodeProcess.status(of: result))
+            await running.daemon?.stop()
+            group.cancelAll()
+            return result
+        }
+        await server.stop()
+        logger.notice("stopped")
+        try result.get()
+    }
+
+    private func makeParts(_ health: NodeHealth, storeName: String) async throws -> Parts {
+        let timing = options.tunnel.pathProbeInterval.map { PathTiming(confirmInterval: $0) }
+        let node = try NodeNetwork(
+            options: options.underlay, exclusions: await onThread { exclusions },
+            resyncInterval: options.rules.resyncInterval, health: health, logger: logger, pathTiming: timing)
+        return Parts(
+            health: health, node: node, logger: logger,
+            notification: ServiceNotification(environment: ProcessInfo.processInfo.environment),
+            seen: Observation(
+                storeName: storeName, peerMetricsLimit: options.observation.peerMetricsLimit, health: health))
+    }
+
+    /// What is never the underlay: the tunnel's device, and what this node's bridges may have left of the network
+    /// that `subnet.env` names. The network of now is not known before the store answered.
+    private var exclusions: UnderlayExclusions {
+        let former = (try? SubnetFileValues(path: options.lease.subnetFile))?.network
+        return UnderlayExclusions(
+            interfaceName: options.tunnel.interfaceName, networks: former.map { [$0] } ?? [])
+    }
+
+    /// The identity to use on this machine, which its address is a part of.
+    private func confirmed(
+        _ found: IdentityFile.Kept, at address: IPv4Address
+    ) async throws(ExitFailure) -> IdentityFile.Kept {
+        let identity = try await onThread { () throws(ExitFailure) in
+            try IdentityFile.confirmed(
+                found, in: options.lease.stateDirectory, machine: .current(address: address))
+        }
+        if let problem = identity.problem {
+            logger.warning(
+                "identity is another one",
+                metadata: ["identity": "\(identity.identity)", "detail": "\(problem.cause)"])
+        }
+        return identity
+    }
+
+    /// Waits for a signal that stops the daemon; answers the others.
+    private func stopSignal(_ signals: UnixSignalsSequence, _ reload: Reload, _ parts: Parts) async {
+        for await signal in signals {
+            switch signal {
+            case .sigusr1: LogWriter.standardError.write(parts.seen.counterLines + "end=counters")
+            case .sighup: await reload.read()
+            default:
+                logger.notice("stopping", metadata: ["signal": "\(signal)"])
+                return
+            }
+        }
+    }
+
+    private static func status(of result: Result<Void, any Error>) -> Int32 {
+        switch result {
+        case .success: 0
+        case .failure(let error): ExitFailure(error).status.rawValue
+        }
+    }
+}
+
+// MARK: - What answers from outside
+
+extension NodeProcess {
+    /// Makes the status socket. What keeps it from being made is said; nobody's packets depend on it.
+    ///
+    /// - Throws: Where another daemon answers there: with the same options, it has the lease and the port too.
+    private func statusSocket(_ health: NodeHealth) async throws -> StatusSocket? {
+        let path = options.observation.statusSocket
+        var waited = 0
+        while true {
+            do {
+                let socket = try await onThread { try StatusSocket.open(at: path) }
+                health.set(Component(.endpoint, "status socket"), nil)
+                return socket
+            } catch let held as StatusSocket.Held {
+                guard waited < NodeProcess.otherDaemonPatienceMilliseconds else {
+                    throw NodeProcess.failure(held, path)
+                }
+                try await Task.sleep(for: .milliseconds(100))
+                waited += 100
+            } catch let failure as ExitFailure where failure.status != .usage {
+                logger.warning("no status socket", metadata: ["detail": "\(failure.message)"])
+                health.set(
+                    Component(.endpoint, "status socket"),
+                    Problem(.degraded, failure.message, remedy: "until then twilld status does not work"))
+                return nil
+            }
+        }
+    }
+
+    private static func failure(_ held: StatusSocket.Held, _ path: String) -> ExitFailure {
+        let process = held.processIdentifier.map { ", \(PortHolder.named(String($0)))," } ?? ""
+        return ExitFailure(
+            .temporary,
+            "another twilld\(process) answers at \(path): stop that one; or, for another network on "
+                + "this host, give this one "
+                + "a --status-socket, --tun-name, --subnet-file and --state-dir of its own")
+    }
+
+    /// Listens for `/healthz` and `/metrics` until cancelled. A taken port is waited for: packets do not
+    /// depend on it.
+    private func listen(_ server: ObservationServer, _ health: NodeHealth) async throws {
+        let (host, port) = (options.observation.healthHost, options.observation.healthPort)
+        let component = Component(.endpoint, "\(host):\(port)")
+        while port != 0 {
+            do throws(ExitFailure) {
+                try await server.listen(host: host, port: port)
+                health.set(component, nil)
+                break
+            } catch {
+                guard error.status != .permission else { throw error }
+                let holder = await onThread {
+                    IPv4Address(host).flatMap { PortHolder.name(.tcp, Endpoint(address: $0, port: port)) }
+                }
+                health.set(
+                    component,
+                    Problem(
+                        .degraded, error.message + (holder.map { " (held by \($0))" } ?? ""),
+                        remedy:
+                            "free the port, which is tried again every \(NodeProcess.listenPauseSeconds) s, "
+                            + "or choose another with --healthz-port (0: none)"))
+                try await Task.sleep(for: .seconds(NodeProcess.listenPauseSeconds))
+            }
+        }
+        // The first part to end ends the daemon: this one waits to be cancelled.
+        while true { try await Task.sleep(for: .seconds(86_400)) }
+    }
+}
+
+// MARK: - Before there is an underlay
+
+extension NodeProcess {
+    /// Chooses the underlay; waits for one that may still come, and says so, since DHCP may be late.
+    private func firstUnderlay(_ parts: Parts) async throws -> Underlay {
+        var said = ""
+        while true {
+            do {
+                let chosen = try await parts.node.chooseUnderlay()
+                parts.health.set(Component(.underlay), nil)
+                logger.notice(
+                    "underlay chosen",
+                    metadata: [
+                        "interface": "\(chosen.interfaceName)", "address": "\(chosen.address)",
+                        "public": "\(chosen.publicAddress)", "mtu": "\(chosen.mtu)",
+                    ])
+                return chosen
+            } catch let error as UnderlayError where !error.isTransient {
+                throw error
+            } catch {
+                let reason = plainWords(error)
+                if reason != said {
+                    said = reason
+                    logger.warning("waiting for an underlay", metadata: ["detail": "\(reason)"])
+                    parts.report("waiting for an underlay: \(reason)", isSetUp: false)
+                }
+                parts.health.set(
+                    Component(.underlay),
+                    Problem(
+                        .cutOff, reason,
+                        remedy: "it is looked for every second; see that the interface gets its address"))
+                try await Task.sleep(for: .seconds(1))
+            }
+        }
+    }
+}
+
+/// The daemon, once there is an underlay for it.
+private final class Running: Sendable {
+    private let kept = Mutex<Daemon?>(nil)
+
+    var daemon: Daemon? {
+        get { kept.withLock { $0 } }
+        set { kept.withLock { $0 = newValue } }
+    }
+}
+
+/// What the daemon's parts share.
+struct Parts: Sendable {
+    let health: NodeHealth
+    let node: NodeNetwork
+    let logger: Logger
+    let notification: ServiceNotification
+    let seen: Observation
+    let heartbeats = Heartbeats()
+
+    /// Says what the daemon does or waits for, to whoever asks and to systemd.
+    func report(_ state: String, isSetUp: Bool) {
+        if seen.update(state: state, isSetUp: isSetUp) { notification.status(state) }
+    }
+}
+
+extension Result where Failure == any Error {
+    fileprivate init(_ body: () async throws -> Success) async {
+        do { self = .success(try await body()) } catch { self = .failure(error) }
+    }
+}

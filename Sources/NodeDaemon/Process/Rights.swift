@@ -1,0 +1,55 @@
+import Glibc
+import Health
+import Netlink
+
+/// What the kernel must let this process do; found out before anything is written or opened, so that a run without
+/// rights leaves nothing behind.
+enum Rights {
+    /// What is lacking and what to do about it; nil where nothing is. Blocks for microseconds.
+    static func problem() -> (cause: String, remedy: String)? {
+        mayConfigureNetwork() ?? tunnelDevice()
+    }
+
+    /// Ends a start that is in vain.
+    static func check() throws(ExitFailure) {
+        if let (cause, remedy) = problem() { throw ExitFailure(.permission, "\(cause); \(remedy)") }
+    }
+
+    /// Whether the network namespace's configuration may be changed, which only the kernel knows: the capability
+    /// counts in the user namespace that the network namespace belongs to. A change to an interface that cannot be is
+    /// refused for the right's sake first (rtnetlink_rcv_msg in net/core/rtnetlink.c), else because there is none.
+    private static func mayConfigureNetwork() -> (cause: String, remedy: String)? {
+        do throws(NetlinkError) {
+            try RouteSocket().setLink(index: .max, LinkChange())
+            return nil
+        } catch {
+            guard error.code == EPERM || error.code == EACCES else { return nil }
+            return (
+                "this process may not configure the network (CAP_NET_ADMIN)",
+                "run as root, or grant CAP_NET_ADMIN"
+            )
+        }
+    }
+
+    private static func tunnelDevice() -> (cause: String, remedy: String)? {
+        let descriptor = open("/dev/net/tun", O_RDWR | O_CLOEXEC)
+        guard descriptor < 0 else {
+            close(descriptor)
+            return nil
+        }
+        let code = errno
+        return switch code {
+        case EPERM, EACCES:
+            (
+                "/dev/net/tun can't be opened: \(systemWords(code))",
+                "run as root; a container needs the device (--device /dev/net/tun)"
+            )
+        case ENOENT, ENODEV, ENXIO:
+            (
+                "there is no /dev/net/tun",
+                "load the tun module (modprobe tun); a container needs the device (--device /dev/net/tun)"
+            )
+        default: nil
+        }
+    }
+}

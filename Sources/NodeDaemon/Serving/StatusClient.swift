@@ -1,0 +1,108 @@
+import CLinux
+import FoundationEssentials
+import Glibc
+import Health
+import Telemetry
+
+/// Asks a running daemon over its unix socket.
+package struct StatusClient: Sendable {
+    let socketPath: String
+
+    /// Makes a client for the daemon that listens at a path.
+    package init(socketPath: String) { self.socketPath = socketPath }
+
+    /// How long the daemon may take: it answers within a tenth of a second under full load.
+    private static let timeoutSeconds = 2
+
+    /// The daemon's status as it sends it, JSON.
+    package func statusText() throws(ExitFailure) -> String {
+        let answer = try get("/status")
+        let parts = answer.split(separator: "\r\n\r\n", maxSplits: 1)
+        guard parts.count == 2, answer.hasPrefix("HTTP/1.1 200 ") else {
+            throw ExitFailure(
+                .unavailable,
+                "what answers at \(socketPath) is no twilld: \(String(answer.prefix(60)).printable)")
+        }
+        return String(parts[1])
+    }
+
+    /// The daemon's status.
+    package func status() throws(ExitFailure) -> NodeStatus {
+        do {
+            return try JSONDecoder().decode(NodeStatus.self, from: Data(try statusText().utf8))
+        } catch let failure as ExitFailure {
+            throw failure
+        } catch {
+            throw ExitFailure(
+                .unavailable,
+                "the daemon at \(socketPath) is of another release: what it says of itself is not of "
+                    + "the form that this "
+                    + "twilld reads; ask with its own")
+        }
+    }
+
+    /// Whether a daemon listens, however long that one needs to answer: not where the kernel says that nobody
+    /// does.
+    package func isListenedTo() throws(ExitFailure) -> Bool { try StatusSocket.holder(of: socketPath) != nil }
+
+    /// A socket that may be connected to the daemon; the caller closes it.
+    func unconnectedSocket() throws(ExitFailure) -> Int32 {
+        let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0 else { throw failure("open a socket") }
+        var timeout = timeval(tv_sec: StatusClient.timeoutSeconds, tv_usec: 0)
+        let size = socklen_t(MemoryLayout<timeval>.size)
+        setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &timeout, size)
+        setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &timeout, size)
+        return descriptor
+    }
+
+    /// Connects to the daemon. Returns whether it did; else `errno` says why not.
+    func connect(_ descriptor: Int32) throws(ExitFailure) -> Bool {
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        guard socketPath.utf8.count < MemoryLayout.size(ofValue: address.sun_path) else {
+            throw ExitFailure(
+                .usage, "--status-socket is longer than a unix socket's path can be: \(socketPath)")
+        }
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: Array(socketPath.utf8)) }
+        return withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                Glibc.connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size)) == 0
+            }
+        }
+    }
+
+    private func get(_ path: String) throws(ExitFailure) -> String {
+        let descriptor = try unconnectedSocket()
+        defer { close(descriptor) }
+        guard try connect(descriptor) else { throw failure("reach a running twilld") }
+
+        let request = Array("GET \(path) HTTP/1.1\r\nHost: twilld\r\nConnection: close\r\n\r\n".utf8)
+        guard send(descriptor, request, request.count, Int32(MSG_NOSIGNAL)) == request.count else {
+            throw failure("ask twilld")
+        }
+        var answer: [UInt8] = []
+        var buffer = [UInt8](repeating: 0, count: 65_536)
+        while true {
+            let count = recv(descriptor, &buffer, buffer.count, 0)
+            if count < 0 && errno == EINTR { continue }
+            guard count >= 0 else { throw failure("read twilld's answer") }
+            if count == 0 { return String(decoding: answer, as: UTF8.self) }
+            answer += buffer[..<count]
+        }
+    }
+
+    private func failure(_ action: String) -> ExitFailure {
+        let number = errno
+        let advice: String =
+            switch number {
+            case ENOENT, ECONNREFUSED: "; is it running, and is this its --status-socket?"
+            case EACCES, EPERM: "; run as root"
+            case EAGAIN: "; it does not answer in \(StatusClient.timeoutSeconds) s"
+            default: ""
+            }
+        return ExitFailure(
+            number == EACCES || number == EPERM ? .permission : .unavailable,
+            "cannot \(action) at \(socketPath): \(systemWords(number))\(advice)")
+    }
+}

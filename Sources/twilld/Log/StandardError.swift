@@ -1,6 +1,0 @@
-/// Standard error, a whole line at a time: lines of several threads do not mix, and nobody waits for its
-/// reader.
-enum StandardError {
-    /// Writes the line and its end, after what was written before.
-    static func write(_ line: String) { LogWriter.standardError.write(line) }
-}
