@@ -3,6 +3,7 @@ import ArgumentParser
 import Health
 import Logging
 import Node
+import Processes
 
 /// `twilld check`: whether this machine can run the daemon.
 struct Check: FlagTaking {
@@ -47,14 +48,15 @@ struct Check: FlagTaking {
             let endpoint = Endpoint(address: chosen.address, port: Check.usualPort)
             let device = TunnelNameFlag().tunName
             let (portHolder, deviceHolder) = await onThread {
-                (PortHolder.name(.udp, endpoint), PortHolder.name(ofDevice: device))
+                (RunningProcess.holder(of: endpoint, .udp), RunningProcess.holder(ofTunnel: device))
             }
             return [
                 Finding(
                     "underlay", .good,
                     "\(chosen.interfaceName) \(chosen.address), MTU \(chosen.mtu), which gives the "
                         + "tunnel \(tunnelMTU)"
-                ), .port(endpoint, holder: portHolder), .device(device, holder: deviceHolder),
+                ), .port(endpoint, holder: portHolder?.description),
+                .device(device, holder: deviceHolder?.description),
             ]
         } catch {
             return [Finding("underlay", .bad, plainWords(error))]

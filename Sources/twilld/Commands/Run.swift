@@ -6,6 +6,7 @@ import Health
 import Leases
 import Logging
 import Node
+import Processes
 import Synchronization
 import UnixSignals
 
@@ -224,7 +225,7 @@ extension Run {
     }
 
     private static func failure(_ held: StatusSocket.Held, _ path: String) -> CommandFailure {
-        let process = held.processIdentifier.map { ", \(PortHolder.named(String($0)))," } ?? ""
+        let process = held.processIdentifier.map { ", \(RunningProcess(number: $0))," } ?? ""
         return CommandFailure(
             .temporary,
             "another twilld\(process) answers at \(path): stop that one; or, for another network on "
@@ -245,7 +246,9 @@ extension Run {
             } catch {
                 guard error.status != .permission else { throw error }
                 let holder = await onThread {
-                    IPv4Address(host).flatMap { PortHolder.name(.tcp, Endpoint(address: $0, port: port)) }
+                    IPv4Address(host).flatMap {
+                        RunningProcess.holder(of: Endpoint(address: $0, port: port), .tcp)
+                    }
                 }
                 health.set(
                     component,

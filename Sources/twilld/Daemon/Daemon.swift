@@ -12,6 +12,7 @@ import Leases
 import Logging
 import Netlink
 import Node
+import Processes
 import Telemetry
 import Devices
 import Worker
@@ -399,7 +400,7 @@ actor Daemon {
                 }
             } catch {
                 if case .tunnel(let tunnelError) = error, tunnelError.errorNumber == EBUSY {
-                    let holder = await onThread { PortHolder.name(ofDevice: settings.tunnelName) }
+                    let holder = await onThread { RunningProcess.holder(ofTunnel: settings.tunnelName) }
                     throw CommandFailure(.temporary, error.description + (holder.map { ": \($0)" } ?? ""))
                 }
                 guard case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE,
@@ -535,7 +536,7 @@ actor Daemon {
     }
 
     private func portTaken(_ endpoint: Endpoint) async -> PortTaken {
-        let holder = await onThread { PortHolder.name(.udp, endpoint) }
+        let holder = await onThread { RunningProcess.holder(of: endpoint, .udp)?.description }
         if stage.heldPort == nil {
             logger.warning(
                 "waiting for the port",
