@@ -38,13 +38,15 @@ func tests(_ name: String, _ dependencies: [Target.Dependency], resources: [Reso
 let common: [Target] = [
     .target(name: "CLinux", path: "Sources/Common/CLinux"),
     module("Addresses", in: "Common"),
+    module("Processes", in: "Common", ["Addresses"]),
 
     tests("Addresses", []),
+    tests("Processes", ["Addresses"]),
 ]
 
 // In the order of a packet's way: read from a device by an engine, cut by offload, forwarded to a peer, sent.
 let dataPlane: [Target] = [
-    module("Devices", in: "DataPlane", ["Addresses", "CLinux"]),
+    module("Devices", in: "DataPlane", ["Addresses", "Processes", "CLinux"]),
     .systemLibrary(
         name: "CLiburing", path: "Sources/DataPlane/CLiburing", pkgConfig: "liburing",
         providers: [.apt(["liburing-dev"])]),
@@ -63,7 +65,7 @@ let dataPlane: [Target] = [
     tests("PacketHeaders", ["Addresses"]),
     tests("Offload", ["PacketHeaders", "CLinux", "NetworkNamespaces", "Seeded"]),
     tests("Forwarding", ["Addresses"]),
-    tests("Devices", ["Addresses", "CLinux", "NetworkNamespaces"]),
+    tests("Devices", ["Addresses", "Processes", "CLinux", "NetworkNamespaces"]),
     tests("Engines", ["CLinux"]),
     .target(name: "CAllocationCount", path: "Tests/CAllocationCount"),
     tests(
@@ -85,7 +87,10 @@ let controlSide: [Target] = [
     module("LeaseDirectory", in: "Control/Stores", ["Health", "Leases"]),
     module(
         "Node", in: "Control",
-        ["Addresses", "Health", "Netlink", "CLinux", .product(name: "Logging", package: "swift-log")]),
+        [
+            "Addresses", "Processes", "Health", "Netlink", "CLinux",
+            .product(name: "Logging", package: "swift-log"),
+        ]),
     module("Telemetry", in: "Control", ["Counters", "Addresses", "Health"]),
 
     // What the tests of the lease side share: a node that records, and a simulated store.
@@ -147,7 +152,7 @@ let etcdAndDaemon: [Target] = [
     .target(
         name: "NodeDaemon",
         dependencies: [
-            "Addresses", "Forwarding", "Counters", "Devices", "Engines", "Worker",
+            "Addresses", "Processes", "Forwarding", "Counters", "Devices", "Engines", "Worker",
             "Health", "Netlink", "Leases", "LeaseDirectory", "LeaseEtcd", "Node", "Telemetry", "CLinux",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),

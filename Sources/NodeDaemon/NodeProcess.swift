@@ -3,6 +3,7 @@
 // `Daemon`, which has the lease, the data plane and the routes. The first part to end ends all.
 
 import Addresses
+import Processes
 import FoundationEssentials
 import Glibc
 import Health
@@ -214,7 +215,7 @@ extension NodeProcess {
     }
 
     private static func failure(_ held: StatusSocket.Held, _ path: String) -> ExitFailure {
-        let process = held.processIdentifier.map { ", \(PortHolder.named(String($0)))," } ?? ""
+        let process = held.processIdentifier.map { ", \(RunningProcess(number: $0))," } ?? ""
         return ExitFailure(
             .temporary,
             "another twilld\(process) answers at \(path): stop that one; or, for another network on "
@@ -235,7 +236,9 @@ extension NodeProcess {
             } catch {
                 guard error.status != .permission else { throw error }
                 let holder = await onThread {
-                    IPv4Address(host).flatMap { PortHolder.name(.tcp, Endpoint(address: $0, port: port)) }
+                    IPv4Address(host).flatMap {
+                        RunningProcess.holder(of: Endpoint(address: $0, port: port), .tcp)
+                    }
                 }
                 health.set(
                     component,

@@ -156,24 +156,6 @@ import Testing
         #expect(UnderlaySocket.intruders(on: endpoint, beside: [first.descriptor, other.descriptor]) == [])
     }
 
-    @Test func linesOfTheKernelsTableAreRead() {
-        let heading =
-            "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"
-        #expect(UDPTableRow(heading) == nil)
-        #expect(UDPTableRow("") == nil)
-        #expect(UDPTableRow("1: 0100007F:XYZW 0:0 07 0:0 00:0 0 0 0 1") == nil)
-        let line =
-            " 1234: 6520 AC14:205D 07 00000000:00000000 00:00000000 00000000  1000        0 4711 2 0000000000000000 0"
-        #expect(UDPTableRow(line) == nil)
-        let address = IPv4Address(172, 20, 32, 101)
-        let word = String(address.networkBytes, radix: 16, uppercase: true)
-        let padded = String(repeating: "0", count: 8 - word.count) + word
-        let row = UDPTableRow(
-            " 1234: \(padded):205D 00000000:0000 07 00000000:00000000 00:00000000 00000000  1000        0 4711 2 0 0\n"
-        )
-        #expect(row == UDPTableRow(endpoint: Endpoint(address: address, port: 8285), user: 1000, inode: 4711))
-    }
-
     @Test func whatASocketHadNoRoomForIsKnown() throws {
         let endpoint = Self.endpoint(9)
         let receiver = try Self.open(endpoint)

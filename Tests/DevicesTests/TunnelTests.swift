@@ -1,5 +1,7 @@
 import Addresses
 import Glibc
+import NetworkNamespaces
+import Processes
 import Testing
 
 @testable import Devices
@@ -10,6 +12,18 @@ import Testing
         #expect(throws: TunnelError.self) {
             try TunnelDevice.open(name: name, queueCount: 1, offloads: .all, patienceMilliseconds: 0)
         }
+    }
+
+    /// Names of devices are each network namespace's own.
+    @Test(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
+    func whoHasADeviceIsNamedInItsOwnNetworkAlone() async throws {
+        let device = try TunnelDevice.open(
+            name: "who0", queueCount: 1, offloads: .checksum, patienceMilliseconds: 0)
+        defer { device.close() }
+        #expect(RunningProcess.holder(ofTunnel: "who0") == .current)
+        #expect(RunningProcess.holder(ofTunnel: "who") == nil)
+        let elsewhere = try await NetworkNamespace.make()
+        #expect(try await elsewhere.run { RunningProcess.holder(ofTunnel: "who0") } == nil)
     }
 
     @Test func aTakenPortIsSaidWithWhatToDo() throws {

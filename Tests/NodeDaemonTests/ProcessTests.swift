@@ -35,45 +35,6 @@ import Testing
         #expect(name.contains("no address for \"a..b\"") && !name.contains("SocketAddressError"))
     }
 
-    /// As /proc/net/udp and /proc/net/udp6 have it.
-    private let table = """
-          sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
-          7: 010200C0:205D 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1111 2 0 0
-          8: 00000000:205E 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 2222 2 0 0
-          9: 00000000000000000000000000000000:205D 0:0 0A 00000000:00000000 00:00000000 00000000     0        0 3333 2 0 0
-         10: garbage
-         11: 010200C0:205D
-        """
-
-    @Test func thePortsHolderIsFoundByItsSocket() {
-        func inodes(_ address: IPv4Address, _ port: UInt16, isTCP: Bool = false) -> [String] {
-            PortHolder.inodes(in: table, isTCP: isTCP, Endpoint(address: address, port: port))
-        }
-        #expect(inodes(IPv4Address(192, 0, 2, 1), 8285) == ["1111", "3333"])
-        #expect(inodes(IPv4Address(192, 0, 2, 9), 8285) == ["3333"])
-        #expect(inodes(IPv4Address(192, 0, 2, 9), 8286) == ["2222"])
-        #expect(inodes(IPv4Address(0, 0, 0, 0), 8285) == ["1111", "3333"])
-        #expect(inodes(IPv4Address(192, 0, 2, 1), 8285, isTCP: true) == ["3333"])
-        #expect(inodes(IPv4Address(192, 0, 2, 1), 8287).isEmpty)
-    }
-
-    @Test func aRealHolderIsNamed() {
-        let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
-        defer { close(descriptor) }
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
-        var size = socklen_t(MemoryLayout<sockaddr_in>.size)
-        withUnsafeMutablePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                #expect(bind(descriptor, $0, size) == 0)
-                #expect(getsockname(descriptor, $0, &size) == 0)
-            }
-        }
-        let endpoint = Endpoint(address: IPv4Address(127, 0, 0, 1), port: UInt16(bigEndian: address.sin_port))
-        #expect(PortHolder.name(.udp, endpoint)?.contains("(process \(getpid()))") == true)
-    }
-
     @Test func openFilesNearTheLimitAreSaid() {
         #expect(DescriptorLimit.problem(open: 50, limit: 1024) == nil)
         #expect(DescriptorLimit.problem(open: 950, limit: 1024)?.cause.contains("950 of 1024") == true)

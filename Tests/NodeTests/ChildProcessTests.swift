@@ -58,10 +58,10 @@ import Testing
         let descriptor = mkstemp(&template)
         let path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
         defer { unlink(path) }
-        #expect(RunningProcesses.holder(ofLock: path) == nil)
+        #expect(LockHolder.name(ofLock: path) == nil)
         #expect(flock(descriptor, LOCK_EX | LOCK_NB) == 0)
-        #expect(RunningProcesses.holder(ofLock: path)?.hasSuffix("(process \(getpid()))") == true)
+        #expect(LockHolder.name(ofLock: path)?.hasSuffix("(process \(getpid()))") == true)
         close(descriptor)
-        #expect(RunningProcesses.holder(ofLock: path) == nil)
+        #expect(LockHolder.name(ofLock: path) == nil)
     }
 }

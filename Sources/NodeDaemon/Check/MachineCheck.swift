@@ -1,4 +1,5 @@
 import Addresses
+import Processes
 import Engines
 import FoundationEssentials
 import Glibc
@@ -37,14 +38,15 @@ package enum MachineCheck {
             let tunnelMTU = try TunnelMTU.choose(underlayMTU: chosen.mtu, configured: mtu)
             let endpoint = Endpoint(address: chosen.address, port: usualPort)
             let (portHolder, deviceHolder) = await onThread {
-                (PortHolder.name(.udp, endpoint), PortHolder.name(ofDevice: device))
+                (RunningProcess.holder(of: endpoint, .udp), RunningProcess.holder(ofTunnel: device))
             }
             return [
                 Finding(
                     "underlay", .good,
                     "\(chosen.interfaceName) \(chosen.address), MTU \(chosen.mtu), which gives the "
                         + "tunnel \(tunnelMTU)"
-                ), .port(endpoint, holder: portHolder), .device(device, holder: deviceHolder),
+                ), .port(endpoint, holder: portHolder?.description),
+                .device(device, holder: deviceHolder?.description),
             ]
         } catch {
             return [Finding("underlay", .bad, plainWords(error))]

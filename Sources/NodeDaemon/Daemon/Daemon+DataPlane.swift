@@ -1,4 +1,5 @@
 import Addresses
+import Processes
 import Devices
 import Glibc
 import Leases
@@ -92,7 +93,7 @@ extension Daemon {
                 }
             } catch {
                 if case .tunnel(let tunnelError) = error, tunnelError.errorNumber == EBUSY {
-                    let holder = await onThread { PortHolder.name(ofDevice: settings.tunnelName) }
+                    let holder = await onThread { RunningProcess.holder(ofTunnel: settings.tunnelName) }
                     throw ExitFailure(.temporary, error.description + (holder.map { ": \($0)" } ?? ""))
                 }
                 guard case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE,
@@ -120,7 +121,7 @@ extension Daemon {
     }
 
     private func portTaken(_ endpoint: Endpoint) async -> PortTaken {
-        let holder = await onThread { PortHolder.name(.udp, endpoint) }
+        let holder = await onThread { RunningProcess.holder(of: endpoint, .udp)?.description }
         if stage.heldPort == nil {
             logger.warning(
                 "waiting for the port",

@@ -103,7 +103,8 @@ extension Daemon {
             localIPv4: lease.subnet.ipv4, localIPv6: lease.subnet.ipv6, mtu: mtu,
             peers: table.peers.map {
                 ForwardingPeer(
-                    ipv4: $0.subnet.ipv4, ipv6: $0.subnet.ipv6, endpoint: $0.endpoint, takesBursts: $0.isTwill)
+                    ipv4: $0.subnet.ipv4, ipv6: $0.subnet.ipv6, endpoint: $0.endpoint, takesBursts: $0.isTwill
+                )
             })
     }
 

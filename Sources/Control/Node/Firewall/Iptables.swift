@@ -196,7 +196,7 @@ struct Iptables {
     /// Where another program holds the lock, no further call is worth its wait.
     private func refuse(_ result: ChildProcess.Result) throws {
         guard result.status == Iptables.lockStatus, result.errors.contains("xtables lock") else { return }
-        throw IptablesLockError(holder: RunningProcesses.holder(ofLock: "/run/xtables.lock"))
+        throw IptablesLockError(holder: LockHolder.name(ofLock: "/run/xtables.lock"))
     }
 }
 

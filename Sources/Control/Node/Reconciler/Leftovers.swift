@@ -2,6 +2,7 @@ import Addresses
 import CLinux
 import Glibc
 import Netlink
+import Processes
 
 /// What outlives the daemon on a node: rules, the blackhole route, a device that somebody made persistent, files.
 public struct Leftovers: Sendable {
@@ -33,7 +34,7 @@ public struct Leftovers: Sendable {
     /// that names it; nil where nobody is. Only looks.
     public func owner() throws -> String? {
         if try RouteSocket().link(named: interfaceName) != nil {
-            if let holder = RunningProcesses.holder(ofTunnel: interfaceName) {
+            if let holder = RunningProcess.holder(ofTunnel: interfaceName) {
                 return "\(holder) holds the device \(interfaceName)"
             }
             // A TUN device that is not persistent goes with the last process that holds it.
@@ -43,7 +44,7 @@ public struct Leftovers: Sendable {
         }
         // flanneld of another backend has no such device, and the same file and rules; and one that waits for its store has
         // none yet.
-        if let daemon = RunningProcesses.keeper(ofFile: subnetFile, interfaceName: interfaceName) {
+        if let daemon = RunningProcess.nodeDaemon(keeping: subnetFile, or: interfaceName) {
             return "\(daemon) runs here"
         }
         return nil

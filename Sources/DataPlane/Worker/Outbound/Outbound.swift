@@ -23,7 +23,9 @@ extension Worker where Engine: ~Copyable {
         let bytes = memory.tunnelBuffer(buffer) + PacketMemory.tunnelPacketOffset
         let header = (memory.tunnelBuffer(buffer) + PacketMemory.virtioHeaderOffset)
             .loadUnaligned(as: virtio_net_hdr.self)
-        if header.gso_type == 0, waitingReads.count == 0, pacedReads.count == 0 { return forward(buffer, length: length) }
+        if header.gso_type == 0, waitingReads.count == 0, pacedReads.count == 0 {
+            return forward(buffer, length: length)
+        }
         let packetLength = length &- (PacketMemory.tunnelPacketOffset &- PacketMemory.virtioHeaderOffset)
         if snapshot.hasPacedPeers,
             isPaced(bytes, length: packetLength, in: buffer, readLength: length, header: header)
