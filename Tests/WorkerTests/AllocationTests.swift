@@ -24,6 +24,7 @@ struct EndlessEngine: PacketEngine, ~Copyable {
     var systemCalls = 0
     let overflows = 0
     let receiveRearms = 0
+    var nowNanoseconds = 1_000_000_000
 
     static let capacity = 4096
 
@@ -77,6 +78,7 @@ struct EndlessEngine: PacketEngine, ~Copyable {
     }
 
     mutating func enter(waitingFor completions: Int, timeoutMicroseconds: Int) -> Int32 {
+        nowNanoseconds += 100_000
         while providedCount > 0 {
             providedCount -= 1
             let buffer = provided[providedCount]
@@ -94,6 +96,8 @@ struct EndlessEngine: PacketEngine, ~Copyable {
         taken += 1
         return completions[taken - 1]
     }
+
+    mutating func yieldProcessor() { nowNanoseconds += 10_000 }
 
     mutating func close() {}
 }

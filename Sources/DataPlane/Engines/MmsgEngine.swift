@@ -64,6 +64,14 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
     /// There is no standing receive: never.
     public var receiveRearms: Int { 0 }
 
+    /// The machine's monotonic clock.
+    @inlinable @inline(__always)
+    public var nowNanoseconds: Int { MachineClock.nanoseconds }
+
+    /// Yields the machine's processor.
+    @inlinable @inline(__always)
+    public mutating func yieldProcessor() { MachineClock.yieldProcessor() }
+
     /// Makes the engine. The descriptors are set non-blocking; the caller closes them after `close`.
     ///
     /// - Parameters: as of `UringEngine`; `entries` bounds the operations of one round.

@@ -81,6 +81,12 @@ public protocol PacketEngine: ~Copyable {
     /// Ends every operation and lets go of all descriptors; the engine is not used any more after this.
     mutating func close()
 
+    /// Nanoseconds of a clock that never goes back: the worker knows no other, so that tests decide what time it is.
+    var nowNanoseconds: Int { get }
+
+    /// Lets other programs that are ready to run have this thread's processor first.
+    mutating func yieldProcessor()
+
     /// How many system calls the engine has made.
     var systemCalls: Int { get }
     /// How often completions were held back by the kernel because their ring was full.

@@ -73,6 +73,14 @@ public struct UringEngine: PacketEngine, ~Copyable {
     /// Multishot receives queued, the first included.
     public private(set) var receiveRearms = 0
 
+    /// The machine's monotonic clock.
+    @inlinable @inline(__always)
+    public var nowNanoseconds: Int { MachineClock.nanoseconds }
+
+    /// Yields the machine's processor.
+    @inlinable @inline(__always)
+    public mutating func yieldProcessor() { MachineClock.yieldProcessor() }
+
     /// Whether reads go into registered buffers; false where locked memory was refused, which costs a few percent.
     public var usesRegisteredBuffers: Bool { tunnelBuffersAreRegistered }
 

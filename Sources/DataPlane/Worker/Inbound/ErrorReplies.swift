@@ -4,7 +4,6 @@
 
 import CLinux
 import Engines
-import Glibc
 import PacketHeaders
 
 /// Slots for ICMP errors on their way to the TUN device, and the rate limit of all errors.
@@ -36,12 +35,16 @@ struct ErrorReplies: ~Copyable {
         free.deallocate()
     }
 
-    /// Takes one token of the rate limit, at a monotonic time.
-    mutating func admit(atMilliseconds now: Int) -> Bool {
-        let refill = (now - lastRefillMilliseconds) * WorkerLimits.errorsPerSecond / 1000
+    /// Takes one token of the rate limit.
+    ///
+    /// - Parameter now: nanoseconds of the worker's clock.
+    /// - Returns: whether there was one.
+    mutating func admit(atNanoseconds now: Int) -> Bool {
+        let milliseconds = now / 1_000_000
+        let refill = (milliseconds - lastRefillMilliseconds) * WorkerLimits.errorsPerSecond / 1000
         if refill > 0 {
             tokens = min(tokens + refill, WorkerLimits.errorBurst)
-            lastRefillMilliseconds = now
+            lastRefillMilliseconds = milliseconds
         }
         guard tokens > 0 else { return false }
         tokens -= 1
@@ -68,23 +71,3 @@ struct ErrorReplies: ~Copyable {
         freeCount += 1
     }
 }
-
-/// Milliseconds of the monotonic clock, a tick coarse: a read of a shared page, no system call.
-@inline(__always)
-func coarseMilliseconds() -> Int {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &time)
-    return time.tv_sec &* 1000 &+ time.tv_nsec / 1_000_000
-}
-
-/// Nanoseconds of the monotonic clock: a read of a shared page, no system call.
-@inline(__always)
-func monotonicNanoseconds() -> Int {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return time.tv_sec &* 1_000_000_000 &+ time.tv_nsec
-}
-
-/// Microseconds of the same clock.
-@inline(__always)
-func monotonicMicroseconds() -> Int { monotonicNanoseconds() / 1000 }

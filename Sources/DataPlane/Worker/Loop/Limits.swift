@@ -49,7 +49,7 @@ public struct WorkerLimits: Sendable, Equatable {
     /// waiting for more does.
     public static let sparseRoundPackets = 4
     /// A worker does not poll for so long after a round of load: a bulk flow's rounds follow each other within a tenth of that.
-    static let pollingRestMicroseconds = 2000
+    static let pollingRestNanoseconds = 2_000_000
     /// Datagrams up to this size are small ones: segments of bulk traffic are larger on every usual MTU.
     public static let smallDatagramBytes = 512
     /// Super-packets, or received buffers, that a short round forwards each way: some 60 µs of work.

@@ -98,7 +98,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var waitingFlows = WaitingFlows()
     /// Packets read that wait for the pause of a peer which takes no bursts.
     var pacedReads: PacedReads
-    /// Until when rounds are short, nanoseconds of the monotonic clock.
+    /// Until when rounds are short, nanoseconds of the engine's clock.
     var shortRoundsUntilNanoseconds = 0
     var roundIsShort = false
     var standingQueue = StandingQueue()
@@ -119,15 +119,15 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// Whether a packet went ahead of the line.
     var roundPassed = false
     var roundSmallDatagrams = 0
-    /// Until when the worker polls instead of sleeping, microseconds of the monotonic clock.
-    var pollUntilMicroseconds = 0
+    /// Until when the worker polls instead of sleeping, nanoseconds of the engine's clock.
+    var pollUntilNanoseconds = 0
     /// Until when it does not, as there was load.
-    private var pollingRestsUntilMicroseconds = 0
-    /// While the TUN device answers reads with errors, reads rest until this time.
-    var readsRestUntilMilliseconds = 0
+    private var pollingRestsUntilNanoseconds = 0
+    /// While the TUN device answers reads with errors, reads rest until this time; 0 while it does not.
+    var readsRestUntilNanoseconds = 0
     /// Operations queued since the last enter that will complete within it.
     var queuedInline = 0
-    /// When this round's work began, nanoseconds of the monotonic clock; 0 while that is not known.
+    /// When this round's work began, nanoseconds of the engine's clock; 0 while that is not known.
     var workBeganNanoseconds = 0
     /// Operations that can be queued when none is.
     let queueCapacity: Int
@@ -199,7 +199,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         counters.add(.enters, engine.systemCalls &- systemCallsBefore)
         if roundIsShort { yieldWhereDue() }
 
-        if workBeganNanoseconds == 0 { workBeganNanoseconds = monotonicNanoseconds() }
+        if workBeganNanoseconds == 0 { workBeganNanoseconds = engine.nowNanoseconds }
         roundIsShort = workBeganNanoseconds < shortRoundsUntilNanoseconds
         snapshot = reader.load()
         resumeSegmentation()
@@ -246,9 +246,9 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
 
     private mutating func queueReads() {
         roundAsked = 0
-        if readsRestUntilMilliseconds != 0 {
-            guard coarseMilliseconds() >= readsRestUntilMilliseconds else { return }
-            readsRestUntilMilliseconds = 0
+        if readsRestUntilNanoseconds != 0 {
+            guard engine.nowNanoseconds >= readsRestUntilNanoseconds else { return }
+            readsRestUntilNanoseconds = 0
         }
         if burst == 1 {
             guard parkedBuffer < 0, messages.freeBufferCount > 0, engine.queueSpace > 0 else { return }
@@ -272,28 +272,28 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             || (coalescer.slotCount > 0 && writesPending == 0)
         guard !somethingWaits else { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
         if pacedReads.count > 0 {
-            let pause = pacedReads.microsecondsUntilDue(atNanoseconds: monotonicNanoseconds())
+            let pause = pacedReads.microsecondsUntilDue(atNanoseconds: engine.nowNanoseconds)
             workBeganNanoseconds = 0
             return engine.enter(waitingFor: queuedInline &+ 1, timeoutMicroseconds: pause)
         }
-        if settings.busyPollMicroseconds > 0, monotonicMicroseconds() < pollUntilMicroseconds {
+        if settings.busyPollMicroseconds > 0, engine.nowNanoseconds < pollUntilNanoseconds {
             // Whoever else wants this CPU goes first: on a machine short of them, polling must not cost throughput.
             counters.add(.busyPolls)
-            sched_yield()
+            engine.yieldProcessor()
             return engine.enter(waitingFor: 0, timeoutMicroseconds: -1)
         }
         if isUnderSmallPackets, settings.minimumWaitMicroseconds == 0 {
             // More will follow soon. Where another program wants this CPU it runs now, and whoever sends meanwhile need not
             // wake this thread; where none does, this costs one look (ADR 8). An empty round ends the load.
             counters.add(.yields)
-            sched_yield()
+            engine.yieldProcessor()
             return engine.enter(waitingFor: 0, timeoutMicroseconds: -1)
         }
         counters.add(.sleeps)
         workBeganNanoseconds = 0
         // While the writes hold every buffer no receive can be armed: nothing may come after them to wait for.
         let arrival = heldCount == memory.datagramBufferCount ? 0 : 1
-        if readsRestUntilMilliseconds != 0 {
+        if readsRestUntilNanoseconds != 0 {
             return engine.enter(
                 waitingFor: queuedInline &+ arrival, timeoutMicroseconds: WorkerRest.microseconds)
         }
@@ -307,11 +307,11 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
 
     /// Lets others run, now that what went ahead of the line has left. Their time is not this round's.
     private mutating func yieldWhereDue() {
-        let began = monotonicNanoseconds()
+        let began = engine.nowNanoseconds
         guard yielding.isDue(atNanoseconds: began) else { return }
         counters.add(.yields)
-        sched_yield()
-        let ended = monotonicNanoseconds()
+        engine.yieldProcessor()
+        let ended = engine.nowNanoseconds
         yielding.note(beganNanoseconds: began, endedNanoseconds: ended)
         if workBeganNanoseconds != 0 { workBeganNanoseconds &+= ended &- began }
     }
@@ -354,7 +354,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             workBeganNanoseconds = 0
             return
         }
-        let now = monotonicNanoseconds()
+        let now = engine.nowNanoseconds
         counters.record(.roundTime, now &- workBeganNanoseconds)
         workBeganNanoseconds = now
     }
@@ -384,12 +384,12 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     private mutating func adaptPolling() {
         let packets = roundReads &+ roundDatagrams
         guard packets > 0 else { return }
-        let now = monotonicMicroseconds()
+        let now = engine.nowNanoseconds
         if roundSuperPackets > 0 || packets > WorkerLimits.sparseRoundPackets {
-            pollingRestsUntilMicroseconds = now &+ WorkerLimits.pollingRestMicroseconds
+            pollingRestsUntilNanoseconds = now &+ WorkerLimits.pollingRestNanoseconds
         }
-        let mayPoll = now >= pollingRestsUntilMicroseconds
-        pollUntilMicroseconds = mayPoll ? now &+ settings.busyPollMicroseconds : 0
+        let mayPoll = now >= pollingRestsUntilNanoseconds
+        pollUntilNanoseconds = mayPoll ? now &+ settings.busyPollMicroseconds &* 1000 : 0
     }
 
     @inline(__always)
@@ -404,7 +404,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
                 return
             }
             if result != -Int(EAGAIN), result != -Int(EINTR), result != -Int(ECANCELED) {
-                readsRestUntilMilliseconds = coarseMilliseconds() &+ WorkerRest.microseconds / 1000
+                readsRestUntilNanoseconds = workBeganNanoseconds &+ WorkerRest.microseconds &* 1000
             }
             return
         }

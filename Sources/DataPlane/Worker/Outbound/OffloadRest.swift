@@ -1,7 +1,7 @@
 /// When a way of sending or writing that the kernel refused is tried again: nothing that a packet may have caused is given up
 /// for good.
 struct OffloadRest {
-    /// Until when it rests, nanoseconds of the monotonic clock; `Int.max` while it does not.
+    /// Until when it rests, nanoseconds of the worker's clock; `Int.max` while it does not.
     private var untilNanoseconds = Int.max
     private var pauseNanoseconds = WorkerLimits.offloadRestNanoseconds
 

@@ -408,7 +408,7 @@ extension Worker where Engine: ~Copyable {
     mutating func answer(_ packet: IPPacket, _ error: ICMPError) {
         guard ICMPError.mayAnswer(packet), packet.isIPv4 || settings.tunnelAddressIPv6 != nil,
             engine.queueSpace > 0,
-            replies.admit(atMilliseconds: coarseMilliseconds()), let slot = replies.take()
+            replies.admit(atNanoseconds: workBeganNanoseconds), let slot = replies.take()
         else { return counters.add(.errorsSuppressed) }
         let length: Int
         if packet.isIPv4 {
@@ -435,7 +435,7 @@ extension Worker where Engine: ~Copyable {
         let destination = MessageDestination.of(
             snapshot.endpoint(peer), counterSlot: snapshot.counterSlot(peer))
         guard ICMPError.mayAnswer(packet), packet.isIPv4 || settings.tunnelAddressIPv6 != nil,
-            replies.admit(atMilliseconds: coarseMilliseconds()),
+            replies.admit(atNanoseconds: workBeganNanoseconds),
             let message = messages.take(destination: destination)
         else { return counters.add(.errorsSuppressed) }
         let length: Int

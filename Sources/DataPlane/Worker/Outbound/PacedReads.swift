@@ -12,7 +12,7 @@ struct PacedReads: ~Copyable {
         var first: Int32 = 0
         var last: Int32 = 0
         var count: Int32 = 0
-        /// When the next packet may leave, nanoseconds of the monotonic clock.
+        /// When the next packet may leave, nanoseconds of the engine's clock.
         var nextNanoseconds = 0
     }
 

@@ -7,7 +7,7 @@
 
 /// When a line of waiting packets lets go of one.
 struct StandingQueue {
-    /// Since when the line is full, nanoseconds of the monotonic clock; 0: it is not.
+    /// Since when the line is full, nanoseconds of the worker's clock; 0: it is not.
     private var fullSinceNanoseconds = 0
     /// Whether it has been full for so long that packets go.
     private var isReleasing = false
@@ -21,7 +21,7 @@ struct StandingQueue {
     ///
     /// - Parameters:
     ///   - isFull: whether the line has no room for all that comes.
-    ///   - now: nanoseconds of the monotonic clock.
+    ///   - now: nanoseconds of the worker's clock.
     @inline(__always)
     mutating func releases(whileFull isFull: Bool, atNanoseconds now: Int) -> Bool {
         guard isFull else {

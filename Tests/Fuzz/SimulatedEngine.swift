@@ -1,0 +1,1 @@
+../WorkerTests/SimulatedEngine.swift
