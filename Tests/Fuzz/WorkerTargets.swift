@@ -36,7 +36,7 @@
                         ForwardingPeer(
                             ipv4: WorkerBench.subnet($0),
                             endpoint: Endpoint(address: WorkerBench.underlay($0), port: 8285),
-                            counterSlot: UInt16($0))
+                            counterSlot: UInt16($0), takesBursts: $0 != 5)
                     }))
             worker = Worker(
                 engine: SimulatedEngine(kernel: kernel, memory: memory, entries: limits.ringEntries),
@@ -47,7 +47,7 @@
                 counters: counters, peerCounters: PeerCounterBlock.allocate(), reader: publication.reader(0))
         }
 
-        /// Rounds until nothing is under way or in line.
+        /// Rounds until nothing is under way or waits.
         mutating func drain() throws(FuzzFailure) {
             var rests = 0
             for _ in 0..<50_000 {

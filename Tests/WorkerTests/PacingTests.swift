@@ -1,0 +1,111 @@
+import Addresses
+import Counters
+import Testing
+
+@testable import Worker
+
+/// What leaves for a peer that takes no bursts, as flanneld; on simulated time.
+@Suite struct PacingTests {
+    private static let segments = 44, segmentBytes = 1400
+    private static let pause = segments * WorkerLimits.pacedDatagramNanoseconds
+
+    /// Puts a TCP super-packet for a peer into the TUN device's queue.
+    private func sendSuperPacket(to peer: Int, port: UInt16 = 1000, in bench: inout Bench) {
+        let payload = [UInt8](repeating: 7, count: Self.segments * Self.segmentBytes)
+        let packet = Packets.tcp(pod(1), pod(peer), ports: (port, 2000), sequence: 1, payload: payload)
+        let size = UInt16(Self.segmentBytes)
+        bench.fromPod(packet, header: [1, 1, 40, 0, UInt8(size & 0xFF), UInt8(size >> 8), 20, 0, 16, 0])
+    }
+
+    private func bench() -> Bench {
+        let bench = Bench()
+        bench.publication.publish(Bench.routes(paced: [3, 4]))
+        return bench
+    }
+
+    private func sentCount(to peer: Int, in bench: borrowing Bench) -> Int {
+        bench.kernel.sent.count { $0.address == Bench.underlay(peer).bits }
+    }
+
+    /// Runs until nothing waits; gives, after each round, the time and how much had left for a peer.
+    private func record(_ bench: inout Bench, peer: Int) -> [(nanoseconds: Int, sent: Int)] {
+        var record: [(Int, Int)] = []
+        var rounds = 0
+        repeat {
+            bench.run(rounds: 1)
+            record.append((bench.kernel.nowNanoseconds, sentCount(to: peer, in: bench)))
+            rounds += 1
+        } while !bench.isDrained && rounds < 5000
+        bench.drain()
+        return record
+    }
+
+    @Test func superPacketsLeaveWithAPauseBetweenThem() {
+        var bench = bench()
+        let count = 12
+        for _ in 0..<count { sendSuperPacket(to: 3, in: &bench) }
+        let record = record(&bench, peer: 3)
+        #expect(bench.kernel.sent.count == count * Self.segments)
+        // In no stretch of time leave more than its pauses allow, and two super-packets.
+        for (index, start) in record.enumerated() {
+            for end in record[index...] {
+                let allowed = (end.nanoseconds - start.nanoseconds) / Self.pause + 2
+                #expect(end.sent - start.sent <= allowed * Self.segments)
+            }
+        }
+        // Nor is the worker awake meanwhile: each pause is slept through, in a round or a few.
+        #expect(record.count < count * 8)
+    }
+
+    @Test func whoTakesBurstsWaitsForNobody() {
+        var bench = bench()
+        for _ in 0..<10 { sendSuperPacket(to: 3, in: &bench) }
+        for _ in 0..<10 { sendSuperPacket(to: 2, in: &bench) }
+        for _ in 0..<4 { sendSuperPacket(to: 4, port: 1001, in: &bench) }
+        while sentCount(to: 2, in: bench) < 10 * Self.segments { bench.run(rounds: 1) }
+        #expect(sentCount(to: 3, in: bench) <= 4 * Self.segments)
+        // Another such peer has a pace of its own.
+        while sentCount(to: 4, in: bench) < 4 * Self.segments { bench.run(rounds: 1) }
+        #expect(sentCount(to: 3, in: bench) < 9 * Self.segments)
+        bench.drain()
+        #expect(bench.kernel.sent.count == 24 * Self.segments)
+    }
+
+    @Test func aRequestGoesAheadAndItsFlowsOwnPacketsDoNot() throws {
+        var bench = bench()
+        for _ in 0..<10 { sendSuperPacket(to: 3, in: &bench) }
+        let last = Packets.tcp(pod(1), pod(3), ports: (1000, 2000), sequence: 9, payload: [1, 2, 3])
+        bench.fromPod(last)
+        bench.fromPod(Packets.udp(pod(1), pod(3), payload: [1, 2, 3]))
+        bench.drain()
+        let sent = bench.kernel.sent.map(\.payload)
+        let request = try #require(sent.firstIndex { $0[9] == 17 })
+        #expect(request < 4 * Self.segments)
+        #expect(try #require(sent.lastIndex { $0[9] == 6 }) == sent.count - 1)
+        #expect(sent[sent.count - 1].count == last.count)
+    }
+
+    @Test func whatIsTooMuchIsDroppedAndCounted() {
+        var bench = bench()
+        let count = 4 * bench.worker.limits.pacedReads
+        for _ in 0..<count { sendSuperPacket(to: 3, in: &bench) }
+        bench.drain()
+        let dropped = Int(bench.counters[.dropOutboundStandingQueue])
+        #expect(dropped > 0)
+        #expect(bench.kernel.sent.count == (count - dropped) * Self.segments)
+        // The buffers are all there again.
+        for _ in 0..<10 { sendSuperPacket(to: 2, in: &bench) }
+        bench.drain()
+        #expect(sentCount(to: 2, in: bench) == 10 * Self.segments)
+    }
+
+    @Test func aPeerThatBecomesATwillIsPacedNoMore() {
+        var bench = bench()
+        for _ in 0..<6 { sendSuperPacket(to: 3, in: &bench) }
+        bench.run(rounds: 4)
+        bench.publication.publish(Bench.routes())
+        for _ in 0..<6 { sendSuperPacket(to: 3, port: 1001, in: &bench) }
+        bench.drain()
+        #expect(bench.kernel.sent.count == 12 * Self.segments)
+    }
+}
