@@ -25,9 +25,10 @@ enum PortHolder {
     /// The inodes of the sockets in a table such as /proc/net/udp (proc(5)) that keep `endpoint` from being bound. Of
     /// an IPv6 table those count that are bound to no address, since they take IPv4 too.
     static func inodes(in table: String, isTCP: Bool, _ endpoint: Endpoint) -> [String] {
-        let isAny = endpoint.address.bits == 0
+        guard let address = endpoint.address.v4 else { return [] }
+        let isAny = address.bits == 0
         // An address is the number that the kernel has in memory, in network order.
-        let wanted = hexadecimal(endpoint.address.bits.bigEndian, width: 8)
+        let wanted = hexadecimal(address.bits.bigEndian, width: 8)
         let port = hexadecimal(UInt32(endpoint.port), width: 4)
         return table.split(separator: "\n").compactMap { line in
             let fields = line.split(separator: " ")
