@@ -50,7 +50,7 @@ let dataPlane: [Target] = [
     .systemLibrary(
         name: "CLiburing", path: "Sources/DataPlane/CLiburing", pkgConfig: "liburing",
         providers: [.apt(["liburing-dev"])]),
-    module("Engines", in: "DataPlane", ["CLiburing", "CLinux"]),
+    module("Engines", in: "DataPlane", ["Addresses", "CLiburing", "CLinux"]),
     module("PacketHeaders", in: "DataPlane", ["Addresses", "CLinux"]),
     module("Offload", in: "DataPlane", ["PacketHeaders", "CLinux"]),
     module("Forwarding", in: "DataPlane", ["Addresses"]),
@@ -64,9 +64,9 @@ let dataPlane: [Target] = [
 
     tests("PacketHeaders", ["Addresses"]),
     tests("Offload", ["PacketHeaders", "CLinux", "NetworkNamespaces", "Seeded"]),
-    tests("Forwarding", ["Addresses"]),
+    tests("Forwarding", ["Addresses", "Seeded"]),
     tests("Devices", ["Addresses", "Processes", "CLinux", "NetworkNamespaces"]),
-    tests("Engines", ["CLinux"]),
+    tests("Engines", ["Addresses", "CLinux"]),
     .target(name: "CAllocationCount", path: "Tests/CAllocationCount"),
     tests(
         "Worker",

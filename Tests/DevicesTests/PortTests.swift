@@ -29,7 +29,7 @@ import Testing
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
         address.sin_port = endpoint.port.bigEndian
-        address.sin_addr.s_addr = anyAddress ? 0 : endpoint.address.networkBytes
+        address.sin_addr.s_addr = anyAddress ? 0 : endpoint.address.v4!.networkBytes
         let result = withUnsafePointer(to: &address) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
                 bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
@@ -166,7 +166,7 @@ import Testing
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
         address.sin_port = endpoint.port.bigEndian
-        address.sin_addr.s_addr = endpoint.address.networkBytes
+        address.sin_addr.s_addr = endpoint.address.v4!.networkBytes
         let bytes = [UInt8](repeating: 1, count: 8000)
         withUnsafePointer(to: &address) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {

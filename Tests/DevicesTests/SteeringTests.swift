@@ -10,7 +10,7 @@ func socketAddress(_ endpoint: Endpoint) -> sockaddr_in {
     var address = sockaddr_in()
     address.sin_family = sa_family_t(AF_INET)
     address.sin_port = endpoint.port.bigEndian
-    address.sin_addr.s_addr = endpoint.address.networkBytes
+    address.sin_addr.s_addr = endpoint.address.v4!.networkBytes
     return address
 }
 
@@ -67,7 +67,7 @@ private func send(_ bytes: [UInt8], from source: Endpoint, to destination: Endpo
             for port in 26_000..<26_010 {
                 let source = Endpoint(address: IPv4Address("127.0.0.\(host)")!, port: UInt16(port))
                 try send([1], from: source, to: endpoint)
-                let expected = (Int(source.address.bits) + port) % workers
+                let expected = (Int(source.address.v4!.bits) + port) % workers
                 #expect(Self.readable(sockets) == [expected])
             }
         }

@@ -1,3 +1,4 @@
+import Addresses
 import CLinux
 import Engines
 import Glibc
@@ -136,7 +137,7 @@ private func exercise<Engine: PacketEngine & ~Copyable>(_ engine: inout Engine, 
         let received = ReceivedDatagrams(memory.datagramBuffer(completion.index))
         #expect(received.length == 2 && received.segmentBytes == 2 && !received.isTruncated)
         #expect(received.payload.load(as: UInt16.self) == 0xABCD)
-        #expect(received.sourceBits == 0x7F00_0001)
+        #expect(received.source == .v4(IPv4Address(127, 0, 0, 1)))
         engine.provide(completion.index)
     }
     #expect(kinds == [.send, .receive])

@@ -1,5 +1,6 @@
 import Addresses
 import Forwarding
+import Seeded
 import Testing
 
 @Suite struct ForwardingTests {
@@ -19,8 +20,8 @@ import Testing
         #expect(snapshot.peer(holding: IPv4Address("10.67.0.1")!) == nil)
         #expect(snapshot.isLocal(IPv4Address("10.66.1.200")!))
         #expect(!snapshot.isLocal(IPv4Address("10.66.2.1")!))
-        #expect(snapshot.peer(at: IPv4Address("192.168.0.1")!) != nil)
-        #expect(snapshot.peer(at: IPv4Address("192.168.0.2")!) == nil)
+        #expect(snapshot.peer(at: .v4(IPv4Address("192.168.0.1")!)) != nil)
+        #expect(snapshot.peer(at: .v4(IPv4Address("192.168.0.2")!)) == nil)
     }
 
     @Test func noRoutesHoldNothing() {
@@ -32,8 +33,8 @@ import Testing
         #expect(snapshot.peerCount == 0)
     }
 
-    @Test func lookUpsAgreeWithAPlainSearch() {
-        var generator = SystemRandomNumberGenerator()
+    @Test func lookUpsAgreeWithAPlainSearch() throws {
+        var generator = SeededRandom(seed: 17)
         for _ in 0..<20 {
             let peers = (0..<Int.random(in: 1...400, using: &generator)).map { _ in
                 let bits = UInt32.random(in: 0x0A00_0000...0x0A00_FFFF, using: &generator)
@@ -44,7 +45,10 @@ import Testing
                         IPv4Address(bits: bits), length: Int.random(in: 8...32, using: &generator)),
                     ipv6: IPv6Prefix(
                         IPv6Address(high: upper, low: 0), length: Int.random(in: 40...64, using: &generator)),
-                    endpoint: Endpoint(address: IPv4Address(bits: ~bits), port: 8285))
+                    endpoint: Endpoint(
+                        address: generator.chance(50)
+                            ? .v4(IPv4Address(bits: ~bits)) : .v6(IPv6Address(high: upper, low: 1)),
+                        port: 8285))
             }
             let snapshot = ForwardingSnapshot.build(ForwardingRoutes(peers: peers))
             defer { snapshot.deallocate() }
@@ -60,8 +64,36 @@ import Testing
                 let expectedIPv6 = peers.filter { $0.ipv6!.contains(wide) }.map { $0.ipv6!.length }.max()
                 #expect(snapshot.peer(holding: wide).map { peers[$0].ipv6!.length } == expectedIPv6)
             }
-            for peer in peers { #expect(snapshot.peer(at: peer.endpoint.address) != nil) }
+            for (index, peer) in peers.enumerated() {
+                let holder = try #require(snapshot.peer(at: peer.endpoint.address))
+                #expect(peers[holder].endpoint.address == peer.endpoint.address)
+                #expect(snapshot.isAtAddress(of: holder, index))
+                let other = Int.random(in: 0..<peers.count, using: &generator)
+                let isThere = peers[other].endpoint.address == peer.endpoint.address
+                #expect(snapshot.isAtAddress(of: holder, other) == isThere)
+                #expect(snapshot.endpoint(index) == peer.endpoint)
+            }
         }
+    }
+
+    @Test func everySnapshotOfAPublicationHasAGenerationOfItsOwn() {
+        let publication = ForwardingPublication(workers: 1)
+        let reader = publication.reader(0)
+        var generations: Set<UInt64> = [reader.load().generation]
+        for _ in 0..<10 {
+            publication.publish(ForwardingRoutes())
+            generations.insert(reader.load().generation)
+        }
+        #expect(generations.count == 11)
+    }
+
+    @Test func aSubscriberSaysHowManyPeersItLeftOut() {
+        let routes = ForwardingRoutes(
+            peers: [ForwardingPeer](
+                repeating: ForwardingPeer(endpoint: Self.endpoint), count: ForwardingSnapshot.peerLimit + 3))
+        let subscriber: any ForwardingSubscriber = ForwardingPublication(workers: 1)
+        #expect(subscriber.publish(routes) == 3)
+        #expect(subscriber.publish(ForwardingRoutes()) == 0)
     }
 
     @Test func aReplacedSnapshotIsFreedOnceItsReadersHaveMovedOn() {

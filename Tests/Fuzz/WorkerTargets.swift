@@ -126,7 +126,7 @@
                 bench.kernel.written.removeAll(keepingCapacity: true)
             }
             for datagram in bench.kernel.sent {
-                let peer = Int(datagram.address & 0xFF)
+                let peer = Int((datagram.endpoint.address.v4?.bits ?? 0) & 0xFF)
                 try hold(
                     WorkerBench.flaw(datagram.payload[...], verifyingChecksum: false) == nil,
                     "sent to peer \(peer), which is no packet: \(datagram.payload.prefix(40))")
@@ -189,7 +189,7 @@
                     return header[0] < 128 ? withHeaderChecksum(datagram) : datagram
                 }
                 return SimulatedKernel.Datagrams(
-                    source: WorkerBench.underlay(Int(header[0] % 8)).bits, port: 8285,
+                    source: Endpoint(address: WorkerBench.underlay(Int(header[0] % 8)), port: 8285),
                     segmentBytes: size < content.count ? size : 0, payload: datagrams.flatMap { $0 })
             }
             try bench.drain()

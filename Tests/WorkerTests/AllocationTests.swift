@@ -141,11 +141,12 @@ struct EndlessEngine: PacketEngine, ~Copyable {
         put(16, 0)
         put(24, 4)
         put(UInt32(payload.count), 8)
-        put(Bench.underlay(3).networkBytes, 20)
-        put(20, 32)
-        put(UInt32(IPPROTO_UDP), 40)
-        put(UInt32(UDP_GRO), 44)
-        put(128, 48)
+        put(UInt32(AF_INET), PacketMemory.nameOffset)
+        put(Bench.underlay(3).networkBytes, PacketMemory.nameOffset + 4)
+        put(20, PacketMemory.controlOffset)
+        put(UInt32(IPPROTO_UDP), PacketMemory.controlOffset + 8)
+        put(UInt32(UDP_GRO), PacketMemory.controlOffset + 12)
+        put(128, PacketMemory.controlOffset + 16)
         var worker = Worker(
             engine: EndlessEngine(memory: memory, frames: frames, datagrams: datagrams + payload),
             memory: memory,

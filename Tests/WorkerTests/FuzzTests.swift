@@ -113,7 +113,7 @@ extension Bench {
             bench.drain()
             for datagram in bench.kernel.sent {
                 sent += 1
-                let peer = Int(datagram.address & 0xFF)
+                let peer = Int((datagram.endpoint.address.v4?.bits ?? 0) & 0xFF)
                 if flaw(datagram.payload[...], verifyingChecksum: false) != nil
                     || !Bench.subnet(peer).contains(address(datagram.payload, at: 16))
                 {

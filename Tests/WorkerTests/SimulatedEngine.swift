@@ -4,6 +4,7 @@
 // memory is given away that an operation still reads, where a slot or message is used twice at once, and where the worker
 // waits for more than can ever come.
 
+import Addresses
 import CLinux
 import Engines
 import Glibc
@@ -226,6 +227,15 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
         return bytes
     }
 
+    /// The endpoint of a socket's name, which the kernel takes at its exact length alone.
+    private static func endpoint(_ name: UnsafeMutableRawPointer, length: Int) -> Endpoint {
+        guard let address = IPAddress(socketName: name) else { preconditionFailure("a name of no family") }
+        let expected = address.v4 != nil ? SocketName.bytesIPv4 : SocketName.bytesIPv6
+        precondition(length == expected, "a name of \(length) bytes")
+        let port = name.load(fromByteOffset: 2, as: UInt16.self)
+        return Endpoint(address: address, port: UInt16(bigEndian: port))
+    }
+
     /// Why a send of `count` segments of `segmentBytes` fails; 0 where it does not.
     private func sendError(of count: Int, _ segmentBytes: Int) -> (error: Int32, isRefused: Bool) {
         var error: Int32 = 0
@@ -244,8 +254,7 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
         precondition(messageOwners[message] == .engine, "message \(message) was not sent")
         let header = memory.messages[message]
         note(header.msg_iov, Int(header.msg_iovlen), by: -1)
-        let name = header.msg_name.assumingMemoryBound(to: sockaddr_in.self).pointee
-        precondition(header.msg_namelen == 16 && Int32(name.sin_family) == AF_INET, "a name of no family")
+        let endpoint = SimulatedEngine.endpoint(header.msg_name, length: Int(header.msg_namelen))
         let payload = gather(header.msg_iov, Int(header.msg_iovlen))
         precondition(payload.count <= 65_507, "a send of \(payload.count) bytes")
         var segmentBytes = payload.count
@@ -271,9 +280,7 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
         for index in 0..<count {
             let segment = payload[index * segmentBytes..<min((index + 1) * segmentBytes, payload.count)]
             kernel.sent.append(
-                SimulatedKernel.Sent(
-                    address: UInt32(bigEndian: name.sin_addr.s_addr), port: UInt16(bigEndian: name.sin_port),
-                    payload: Array(segment), segmentCount: count))
+                SimulatedKernel.Sent(endpoint: endpoint, payload: Array(segment), segmentCount: count))
         }
         complete(.send, message, payload.count)
     }
@@ -318,18 +325,18 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
         let room = memory.datagramBufferStride - PacketMemory.datagramPayloadOffset
         let kept = min(datagrams.payload.count, room)
         memset(buffer, 0, PacketMemory.datagramPayloadOffset)
-        buffer.storeBytes(of: 16, as: UInt32.self)
+        let nameBytes = datagrams.source.writeSocketName(to: buffer + PacketMemory.nameOffset)
+        buffer.storeBytes(of: UInt32(nameBytes), as: UInt32.self)
         buffer.storeBytes(of: UInt32(kept), toByteOffset: 8, as: UInt32.self)
         buffer.storeBytes(
             of: kept < datagrams.payload.count ? UInt32(MSG_TRUNC) : 0, toByteOffset: 12, as: UInt32.self)
-        buffer.storeBytes(of: datagrams.port.bigEndian, toByteOffset: 18, as: UInt16.self)
-        buffer.storeBytes(of: datagrams.source.bigEndian, toByteOffset: 20, as: UInt32.self)
         if datagrams.segmentBytes > 0 {
             buffer.storeBytes(of: 24, toByteOffset: 4, as: UInt32.self)
-            buffer.storeBytes(of: 20, toByteOffset: 32, as: UInt64.self)
-            buffer.storeBytes(of: Int32(IPPROTO_UDP), toByteOffset: 40, as: Int32.self)
-            buffer.storeBytes(of: Int32(UDP_GRO), toByteOffset: 44, as: Int32.self)
-            buffer.storeBytes(of: Int32(datagrams.segmentBytes), toByteOffset: 48, as: Int32.self)
+            let control = buffer + PacketMemory.controlOffset
+            control.storeBytes(of: 20, as: UInt64.self)
+            control.storeBytes(of: Int32(IPPROTO_UDP), toByteOffset: 8, as: Int32.self)
+            control.storeBytes(of: Int32(UDP_GRO), toByteOffset: 12, as: Int32.self)
+            control.storeBytes(of: Int32(datagrams.segmentBytes), toByteOffset: 16, as: Int32.self)
         }
         datagrams.payload.withUnsafeBytes {
             (buffer + PacketMemory.datagramPayloadOffset).copyMemory(from: $0.baseAddress!, byteCount: kept)

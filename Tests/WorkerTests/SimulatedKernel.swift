@@ -1,3 +1,4 @@
+import Addresses
 import Engines
 import Glibc
 
@@ -5,16 +6,13 @@ import Glibc
 /// from a seed. It is shared between the engine inside a worker (SimulatedEngine.swift) and the test outside.
 final class SimulatedKernel {
     struct Datagrams {
-        /// The sender's name, as the kernel writes it.
-        var source: UInt32
-        var port: UInt16
+        var source: Endpoint
         var segmentBytes: Int
         var payload: [UInt8]
     }
 
     struct Sent {
-        var address: UInt32
-        var port: UInt16
+        var endpoint: Endpoint
         var payload: [UInt8]
         /// How many segments the send had that it was one of.
         var segmentCount: Int

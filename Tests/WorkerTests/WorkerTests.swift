@@ -21,14 +21,15 @@ struct Bench: ~Copyable {
     static let local = IPv4Prefix("10.66.1.0/24")!
     static func subnet(_ peer: Int) -> IPv4Prefix { IPv4Prefix("10.66.\(peer).0/24")! }
     static func underlay(_ peer: Int) -> IPv4Address { IPv4Address("192.168.0.\(peer)")! }
+    static func endpoint(_ peer: Int) -> Endpoint { Endpoint(address: underlay(peer), port: 8285) }
     /// - Parameter paced: which peers take no bursts.
     static func routes(peers: Range<Int> = 2..<6, mtu: Int = 1472, paced: Set<Int> = []) -> ForwardingRoutes {
         ForwardingRoutes(
             localIPv4: local, mtu: mtu,
             peers: peers.map {
                 ForwardingPeer(
-                    ipv4: subnet($0), endpoint: Endpoint(address: underlay($0), port: 8285),
-                    counterSlot: UInt16($0), takesBursts: !paced.contains($0))
+                    ipv4: subnet($0), endpoint: endpoint($0), counterSlot: UInt16($0),
+                    takesBursts: !paced.contains($0))
             })
     }
 
@@ -66,7 +67,7 @@ struct Bench: ~Copyable {
     mutating func fromPeer(_ peer: Int, _ payload: [UInt8], segmentBytes: Int = 0) {
         kernel.socketQueue.append(
             SimulatedKernel.Datagrams(
-                source: Bench.underlay(peer).bits, port: 8285, segmentBytes: segmentBytes, payload: payload))
+                source: Bench.endpoint(peer), segmentBytes: segmentBytes, payload: payload))
     }
 
     /// Whether nothing is under way or in line.
@@ -102,8 +103,7 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         bench.fromPod(Packets.udp(pod(1), pod(3), payload: [1, 2, 3]))
         bench.run()
         #expect(bench.kernel.sent.count == 1)
-        #expect(bench.kernel.sent[0].address == Bench.underlay(3).bits)
-        #expect(bench.kernel.sent[0].port == 8285)
+        #expect(bench.kernel.sent[0].endpoint == Bench.endpoint(3))
         #expect(
             bench.kernel.sent[0].payload == Packets.udp(pod(1), pod(3), timeToLive: 63, payload: [1, 2, 3]))
     }
@@ -485,7 +485,7 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         #expect(bench.kernel.written.count == 1)
         #expect(bench.kernel.written[0][30] == 11)
         #expect(bench.kernel.sent.count == 2)
-        #expect(bench.kernel.sent.allSatisfy { $0.payload[20] == 11 && $0.address == Bench.underlay(3).bits })
+        #expect(bench.kernel.sent.allSatisfy { $0.payload[20] == 11 && $0.endpoint == Bench.endpoint(3) })
     }
 
     @Test func whatIsNoWholePacketIsDroppedByReason() {
@@ -570,6 +570,72 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         // What the worker has let go of is freed at the next publication; the one replaced by it is still in use.
         bench.publication.publish(Bench.routes())
         #expect(bench.publication.retiredCount == 1)
+    }
+
+    @Test func whatIsOpenLeavesForThePeerItWasTakenForWhateverPlacesPeersGet() {
+        var bench = Bench()
+        // A full burst leaves its last message open for the next round.
+        for index in 0..<8 { bench.fromPod(Packets.udp(pod(1), pod(3), payload: [UInt8(index), 0, 0])) }
+        while !bench.kernel.tunnelQueue.isEmpty { bench.run(rounds: 1) }
+        #expect(bench.worker.messages.openCount == 1)
+        let wereSent = bench.kernel.sent.count
+        // Peer 3's place is peer 5's now, and what goes to 5 comes right behind.
+        var routes = Bench.routes()
+        routes.peers.swapAt(1, 3)
+        bench.publication.publish(routes)
+        for index in 8..<11 { bench.fromPod(Packets.udp(pod(1), pod(5), payload: [UInt8(index), 0, 0])) }
+        bench.run()
+        #expect(wereSent < 8 && bench.kernel.sent.count == 11)
+        for sent in bench.kernel.sent {
+            let isFor3 = sent.payload[28] < 8
+            #expect(sent.endpoint == Bench.endpoint(isFor3 ? 3 : 5))
+        }
+        #expect((2..<6).map { bench.peerCounters[UInt16($0)].packetsSent } == [0, 8, 0, 3])
+    }
+
+    @Test func whatIsReplayedGoesToThePeerOfTheRefusedSend() {
+        var bench = Bench()
+        bench.kernel.refusesSegmentation = true
+        bench.kernel.lateness = 50
+        for index in 0..<200 {
+            bench.fromPod(Packets.udp(pod(1), pod(3), payload: Packets.bytes(UInt32(index))))
+            if index % 20 == 0 { bench.run(rounds: 1) }
+        }
+        // While sends are under way and replayed, the peers change places.
+        for place in [2, 1, 3, 0] {
+            var routes = Bench.routes()
+            routes.peers.swapAt(1, place)
+            bench.publication.publish(routes)
+            bench.run(rounds: 3)
+        }
+        bench.drain()
+        #expect(bench.kernel.sent.count == 200)
+        #expect(bench.kernel.sent.allSatisfy { $0.endpoint == Bench.endpoint(3) })
+        #expect(bench.counters[.replayedSegments] > 0)
+        #expect(bench.peerCounters[3].packetsSent == 200)
+    }
+
+    @Test func anUnderlayOfIPv6CarriesTheSame() throws {
+        var bench = Bench()
+        func endpoint(_ peer: Int) throws -> Endpoint {
+            Endpoint(address: .v6(try #require(IPv6Address("fd00::\(peer)"))), port: 8285)
+        }
+        var routes = Bench.routes()
+        for index in routes.peers.indices { routes.peers[index].endpoint = try endpoint(2 + index) }
+        bench.publication.publish(routes)
+        bench.fromPod(Packets.udp(pod(1), pod(3), payload: [1]))
+        bench.fromPod(Packets.udp(pod(1), pod(4), payload: [2]))
+        let inbound = Packets.udp(pod(3), pod(1), payload: [3])
+        for (peer, payload) in [(3, inbound), (4, inbound), (9, inbound)] {
+            bench.kernel.socketQueue.append(
+                SimulatedKernel.Datagrams(source: try endpoint(peer), segmentBytes: 0, payload: payload))
+        }
+        bench.run()
+        #expect(bench.kernel.sent.map(\.endpoint) == [try endpoint(3), try endpoint(4)])
+        #expect(bench.kernel.written.count == 1)
+        #expect(bench.counters[.dropInboundSource] == 1)
+        #expect(bench.counters[.dropInboundUnknownPeer] == 1)
+        #expect(bench.peerCounters[3].packetsReceived == 1)
     }
 
     @Test func aNewMTUTakesEffectInTheNextRoundAndNothingIsLost() {
@@ -843,7 +909,7 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
             #expect(!keepsOrder || number >= next[flow, default: 0], "flow \(flow) out of order")
             next[flow] = number + 1
             #expect(sent.payload[32...].allSatisfy { Int($0) == flow })
-            #expect(sent.address == Bench.underlay(2 + flow % 4).bits)
+            #expect(sent.endpoint == Bench.endpoint(2 + flow % 4))
         }
         let sendDrops =
             bench.counters[.dropOutboundUnderlayFull] + bench.counters[.dropOutboundUnreachable]
@@ -856,7 +922,7 @@ func pod(_ node: Int, _ host: Int = 2) -> IPv4Address { IPv4Address("10.66.\(nod
         // What is counted for the peers is what is counted in all, and each packet for the peer that it went to.
         let peers = (2..<6).map { bench.peerCounters[UInt16($0)] }
         for (index, peer) in peers.enumerated() {
-            let bytes = kernel.sent.filter { $0.address == Bench.underlay(2 + index).bits }.map(
+            let bytes = kernel.sent.filter { $0.endpoint == Bench.endpoint(2 + index) }.map(
                 \.payload.count)
             #expect(peer.packetsSent == bytes.count && peer.bytesSent == bytes.reduce(0, +))
         }

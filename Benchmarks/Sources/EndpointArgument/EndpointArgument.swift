@@ -9,3 +9,8 @@ public func parseEndpoint(_ text: String) throws -> Endpoint {
     }
     return Endpoint(address: address, port: port)
 }
+
+extension Endpoint {
+    /// The IPv4 address, which whatever `parseEndpoint` returns has.
+    public var addressIPv4: IPv4Address { address.v4 ?? .any }
+}

@@ -47,6 +47,6 @@ func socketAddress(_ endpoint: Endpoint) -> sockaddr_in {
     var address = sockaddr_in()
     address.sin_family = sa_family_t(AF_INET)
     address.sin_port = endpoint.port.bigEndian
-    address.sin_addr.s_addr = endpoint.address.networkBytes
+    address.sin_addr.s_addr = endpoint.addressIPv4.networkBytes
     return address
 }

@@ -89,7 +89,7 @@ private struct Passage {
         address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
         address.sin_port = peer.port.bigEndian
-        address.sin_addr.s_addr = peer.address.networkBytes
+        address.sin_addr.s_addr = peer.addressIPv4.networkBytes
     }
 
     /// Until a signal ends the process.

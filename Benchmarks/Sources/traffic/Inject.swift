@@ -230,7 +230,7 @@ struct Injector: ~Copyable {
         packet.storeBytes(of: 64, toByteOffset: 8, as: UInt8.self)
         packet.storeBytes(of: UInt8(IPPROTO_UDP), toByteOffset: 9, as: UInt8.self)
         packet.storeBytes(of: source.networkBytes, toByteOffset: 12, as: UInt32.self)
-        packet.storeBytes(of: options.innerTo.address.networkBytes, toByteOffset: 16, as: UInt32.self)
+        packet.storeBytes(of: options.innerTo.addressIPv4.networkBytes, toByteOffset: 16, as: UInt32.self)
         store16(40_000, at: 20)
         store16(options.innerTo.port, at: 22)
         store16(UInt16(size - 20), at: 24)

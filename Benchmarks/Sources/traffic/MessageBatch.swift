@@ -52,7 +52,7 @@ struct MessageBatch: ~Copyable {
     func setDestination(_ destination: Endpoint, of index: Int) {
         addresses[index].sin_family = sa_family_t(AF_INET)
         addresses[index].sin_port = destination.port.bigEndian
-        addresses[index].sin_addr.s_addr = destination.address.networkBytes
+        addresses[index].sin_addr.s_addr = destination.addressIPv4.networkBytes
         messages[index].msg_hdr.msg_name = UnsafeMutableRawPointer(addresses + index)
         messages[index].msg_hdr.msg_namelen = socklen_t(MemoryLayout<sockaddr_in>.size)
     }

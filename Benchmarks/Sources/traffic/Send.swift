@@ -212,7 +212,7 @@ struct Generator: ~Copyable {
         destinationState = destinationState &* 1_664_525 &+ 1_013_904_223
         let place = destinationState >> 8 & 0xFFFF
         return Endpoint(
-            address: IPv4Address(bits: firstDestination.address.bits + place % destinations * 16),
+            address: IPv4Address(bits: firstDestination.addressIPv4.bits + place % destinations * 16),
             port: firstDestination.port)
     }
 

@@ -15,7 +15,7 @@ struct SocketAddress: CustomStringConvertible {
             var address = sockaddr_in()
             address.sin_family = sa_family_t(AF_INET)
             address.sin_port = endpoint.port.bigEndian
-            address.sin_addr.s_addr = endpoint.address.networkBytes
+            address.sin_addr.s_addr = endpoint.addressIPv4.networkBytes
             $0.storeBytes(of: address, as: sockaddr_in.self)
         }
     }

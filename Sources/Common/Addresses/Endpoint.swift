@@ -1,20 +1,29 @@
-/// Where datagrams to a peer are sent on the underlay: an IPv4 address and a UDP port.
+/// Where datagrams to a node are sent on the underlay: an address of either family and a UDP port.
 @frozen
 public struct Endpoint: Sendable, Hashable {
-    /// The peer's underlay address.
-    public var address: IPv4Address
-    /// The peer's UDP port, host byte order.
+    /// The node's underlay address.
+    public var address: IPAddress
+    /// The node's UDP port, host byte order.
     public var port: UInt16
 
     /// Makes an endpoint; `port` is in host byte order.
     @inlinable
-    public init(address: IPv4Address, port: UInt16) {
+    public init(address: IPAddress, port: UInt16) {
         self.address = address
         self.port = port
     }
+
+    /// Makes an endpoint on IPv4; `port` is in host byte order.
+    @inlinable
+    public init(address: IPv4Address, port: UInt16) { self.init(address: .v4(address), port: port) }
 }
 
 extension Endpoint: CustomStringConvertible {
-    /// `10.0.0.1:8285`.
-    public var description: String { "\(address):\(port)" }
+    /// `10.0.0.1:8285` or `[fd00::1]:8285`.
+    public var description: String {
+        switch address {
+        case .v4(let address): "\(address):\(port)"
+        case .v6(let address): "[\(address)]:\(port)"
+        }
+    }
 }

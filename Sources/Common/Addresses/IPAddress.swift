@@ -1,5 +1,6 @@
 /// An address of either family.
-public enum IPAddress: Sendable, Hashable {
+@frozen
+public enum IPAddress: Sendable, Hashable, Comparable {
     /// An IPv4 address.
     case v4(IPv4Address)
     /// An IPv6 address.
@@ -25,10 +26,28 @@ public enum IPAddress: Sendable, Hashable {
     }
 
     /// The IPv4 address; nil for IPv6.
+    @inlinable @inline(__always)
     public var v4: IPv4Address? { if case .v4(let address) = self { address } else { nil } }
 
     /// The IPv6 address; nil for IPv4.
+    @inlinable @inline(__always)
     public var v6: IPv6Address? { if case .v6(let address) = self { address } else { nil } }
+
+    /// Whether this is an IPv4 address, and that one.
+    @inlinable @inline(__always)
+    public func equals(_ address: IPv4Address) -> Bool {
+        if case .v4(let own) = self { own == address } else { false }
+    }
+
+    /// Orders IPv4 before IPv6, and within a family by number.
+    public static func < (left: IPAddress, right: IPAddress) -> Bool {
+        switch (left, right) {
+        case (.v4(let left), .v4(let right)): left < right
+        case (.v6(let left), .v6(let right)): left < right
+        case (.v4, .v6): true
+        case (.v6, .v4): false
+        }
+    }
 }
 
 extension IPAddress: CustomStringConvertible {

@@ -88,6 +88,6 @@ public struct SocketTableRow: Sendable, Hashable {
             return false
         }
         let isEverywhere = words.allSatisfy { $0 == 0 }
-        return isEverywhere || wanted.address == .any || endpoint?.address == wanted.address
+        return isEverywhere || wanted.address == .v4(.any) || endpoint?.address == wanted.address
     }
 }

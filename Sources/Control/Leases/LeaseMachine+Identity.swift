@@ -14,7 +14,9 @@ extension LeaseMachine {
     mutating func settleSecondSelf(_ own: Holding, at other: Endpoint, now: Instant) {
         // It is about to be written anyway: the store was restored to before this node's address changed, say.
         if own.isRewriteWanted { return }
-        if own.adoption?.address == other.address { return yieldIdentity(own, to: other, now: now) }
+        if let before = own.adoption?.address, other.address == .v4(before) {
+            return yieldIdentity(own, to: other, now: now)
+        }
         tellOfCopy(at: other, now: now)
         if mayContest(now: now) { self.own?.isRewriteWanted = true }
     }

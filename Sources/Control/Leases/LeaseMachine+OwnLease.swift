@@ -85,7 +85,9 @@ extension LeaseMachine {
             return
         }
         if record.entry.holder == identity {
-            if !ownAddresses.contains(taker.address) { settleSecondSelf(own, at: taker, now: now) }
+            if taker.address.v4.map(ownAddresses.contains) != true {
+                settleSecondSelf(own, at: taker, now: now)
+            }
             return
         }
         let namesThisNode = taker == ownEndpoint || taker == own.lease.endpoint

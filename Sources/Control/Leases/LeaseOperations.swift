@@ -73,7 +73,7 @@ public struct LeaseOperations: Sendable {
         let records = snapshot.entries.map { LeaseRegister.Record($0, now: now) }
         var held: StoreEntry?
         for record in records {
-            let address = record.endpoint(defaultPort: configuration.backend.port)?.address
+            let address = record.endpoint(defaultPort: configuration.backend.port)?.address.v4
             if record.subnet == subnet, !record.isReservation, address == publicAddress {
                 held = record.entry
             } else if record.subnet?.overlaps(subnet) ?? false {

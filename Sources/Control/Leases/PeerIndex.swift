@@ -147,7 +147,7 @@ extension LeaseRegister.Record {
             }
             if peer.endpoint.port == context.ownEndpoint.port,
                 peer.endpoint.address == context.ownEndpoint.address
-                    || context.ownAddresses.contains(peer.endpoint.address)
+                    || peer.endpoint.address.v4.map(context.ownAddresses.contains) == true
             {
                 if context.ownKey == nil { return .success(nil) }
                 return .failure(LeaseValueError("it announces this node's own address, \(peer.endpoint)"))
@@ -189,7 +189,7 @@ extension LeaseRegister.Record {
         return value.flatMap { value in
             let endpoint = Endpoint(
                 address: value.publicAddress, port: value.port ?? configuration.backend.port)
-            if configuration.network.contains(endpoint.address) {
+            if configuration.network.contains(value.publicAddress) {
                 return .failure(
                     LeaseValueError(
                         "PublicIP is \(endpoint.address), which lies inside Network, \(configuration.network):"

@@ -107,15 +107,10 @@ public struct UnderlaySocket: Sendable {
             let descriptor = try? bound(
                 to: endpoint, sharesPort: true, sendBytes: bufferBytes, receiveBytes: 0)
         else { return nil }
-        var address = socketAddress(
-            Endpoint(
-                address: IPv4Address(bits: 127 << 24 | UInt32.random(in: 2...0xFF_FFFE)),
-                port: UInt16.random(in: 1...UInt16.max)))
-        let connected = withUnsafePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-            }
-        }
+        let nobody = Endpoint(
+            address: IPv4Address(bits: 127 << 24 | UInt32.random(in: 2...0xFF_FFFE)),
+            port: UInt16.random(in: 1...UInt16.max))
+        let connected = nobody.withSocketName { connect(descriptor, $0, $1) }
         guard connected == 0, set(descriptor, SOL_SOCKET, SO_REUSEPORT, 0) else {
             Glibc.close(descriptor)
             return nil
@@ -179,14 +174,6 @@ public struct UnderlaySocket: Sendable {
         return setsockopt(descriptor, level, option, &value, socklen_t(MemoryLayout<Int32>.size)) == 0
     }
 
-    private static func socketAddress(_ endpoint: Endpoint) -> sockaddr_in {
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_port = endpoint.port.bigEndian
-        address.sin_addr.s_addr = endpoint.address.networkBytes
-        return address
-    }
-
     private static func bound(
         to endpoint: Endpoint, sharesPort: Bool, sendBytes: Int, receiveBytes: Int
     ) throws(UnderlaySocketError) -> Int32 {
@@ -203,12 +190,7 @@ public struct UnderlaySocket: Sendable {
             let bytes = Int32(clamping: bytes)
             if !set(descriptor, SOL_SOCKET, forced, bytes) { _ = set(descriptor, SOL_SOCKET, plain, bytes) }
         }
-        var address = socketAddress(endpoint)
-        let result = withUnsafePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-            }
-        }
+        let result = endpoint.withSocketName { bind(descriptor, $0, $1) }
         guard result == 0 else {
             let code = errno
             let error = UnderlaySocketError(action: "bind UDP \(endpoint)", errorNumber: code)

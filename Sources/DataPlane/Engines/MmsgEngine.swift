@@ -275,8 +275,11 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
                 iov_base: buffer + PacketMemory.datagramPayloadOffset,
                 iov_len: memory.datagramBufferStride &- PacketMemory.datagramPayloadOffset)
             receiveHeaders[index].header = msghdr(
-                msg_name: buffer + 16, msg_namelen: 16, msg_iov: receiveVectors + index, msg_iovlen: 1,
-                msg_control: buffer + 32, msg_controllen: Int(TWILL_COALESCE_CONTROL_BYTES), msg_flags: 0)
+                msg_name: buffer + PacketMemory.nameOffset,
+                msg_namelen: socklen_t(truncatingIfNeeded: PacketMemory.nameRoom),
+                msg_iov: receiveVectors + index, msg_iovlen: 1,
+                msg_control: buffer + PacketMemory.controlOffset,
+                msg_controllen: Int(TWILL_COALESCE_CONTROL_BYTES), msg_flags: 0)
             index &+= 1
         }
         systemCalls &+= 1

@@ -135,7 +135,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
         bufferRing = buffers
         receiveTemplate = .allocate(capacity: 1)
         receiveTemplate.initialize(to: msghdr())
-        receiveTemplate.pointee.msg_namelen = socklen_t(MemoryLayout<sockaddr_in>.size)
+        receiveTemplate.pointee.msg_namelen = socklen_t(truncatingIfNeeded: PacketMemory.nameRoom)
         receiveTemplate.pointee.msg_controllen = Int(TWILL_COALESCE_CONTROL_BYTES)
         wakeValue = .allocate(capacity: 1)
         wakeValue.initialize(to: 0)

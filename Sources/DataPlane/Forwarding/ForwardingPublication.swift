@@ -6,10 +6,11 @@
 import Synchronization
 
 /// The place where the control side leaves the current forwarding snapshot and the workers find it.
-public final class ForwardingPublication: Sendable {
+public final class ForwardingPublication: ForwardingSubscriber {
     private let current: Mailbox
     private let retired: Mutex<[(generation: UInt64, snapshot: ForwardingSnapshot)]>
     private let readers: [ForwardingReader]
+    private let built = Atomic<UInt64>(0)
 
     /// Makes a publication for a number of workers, with a snapshot of no routes.
     public init(workers: Int) {
@@ -32,8 +33,12 @@ public final class ForwardingPublication: Sendable {
 
     /// Replaces the snapshot. Each worker uses the new one from its next round on; call the workers' wake after
     /// this, so that sleeping ones let go of the old one too.
-    public func publish(_ routes: ForwardingRoutes) {
-        let snapshot = ForwardingSnapshot.build(routes)
+    ///
+    /// - Returns: how many peers were left out, being more than `ForwardingSnapshot.peerLimit`.
+    @discardableResult
+    public func publish(_ routes: ForwardingRoutes) -> Int {
+        let snapshot = ForwardingSnapshot.build(
+            routes, generation: built.add(1, ordering: .relaxed).newValue)
         retired.withLock { retired in
             let (generation, old) = current.replace(with: snapshot)
             retired.append((generation, old))
@@ -44,6 +49,7 @@ public final class ForwardingPublication: Sendable {
                 return true
             }
         }
+        return max(0, routes.peers.count - ForwardingSnapshot.peerLimit)
     }
 
     /// How many replaced snapshots still wait for a worker to let go of them.

@@ -1,7 +1,8 @@
 // How it works. A snapshot is one block of memory that never changes after it was built: a list of peers, and
 // for each address family a longest-prefix table made of one open-addressing hash table for each prefix length
 // in use, longest first. Networks use one length, or two, so a look-up is one multiply and about one cache line.
-// A second hash set holds the peers' underlay addresses. The publication that replaces snapshots under the
+// The peers' underlay addresses have a table for each family too. What is looked at for each packet of a peer lies apart
+// from its endpoint, which is read once for each message. The publication that replaces snapshots under the
 // workers is in ForwardingPublication.swift.
 
 import Addresses
@@ -16,77 +17,81 @@ public struct ForwardingSnapshot: @unchecked Sendable {
     /// A peer's place in the snapshot, 0 to 65,535.
     public typealias PeerIndex = Int
 
-    /// More peers than this are left out by `build`: a place fits 16 bits, and each costs 12 bytes and two
+    /// More peers than this are left out by `build`: a place fits 16 bits, and each costs 30 bytes and two
     /// to four hash cells.
     public static let peerLimit = 65_536
 
-    // 12 bytes: address, port, slot, and whether it is paced.
+    // 6 bytes.
     @frozen @usableFromInline
     struct Peer {
-        @usableFromInline var endpoint: Endpoint
         @usableFromInline var counterSlot: UInt16
+        /// The peer that is found at this one's underlay address: itself, or one that shares it.
+        @usableFromInline var addressHolder: UInt16
+        /// Whether what goes to it is spread over time.
         @usableFromInline var isPaced: Bool
     }
 
     @frozen @usableFromInline
     struct Storage {
+        @usableFromInline var generation: UInt64
         @usableFromInline var peers: UnsafeMutablePointer<Peer>
+        @usableFromInline var endpoints: UnsafeMutablePointer<Endpoint>
         @usableFromInline var peerCount: Int
         @usableFromInline var ipv4: PrefixTable<UInt32>
         @usableFromInline var ipv6: PrefixTable<IPv6Address>
-        @usableFromInline var outer: PrefixTable<UInt32>
+        @usableFromInline var outerIPv4: PrefixTable<UInt32>
+        @usableFromInline var outerIPv6: PrefixTable<IPv6Address>
         @usableFromInline var localIPv4: IPv4Prefix
         @usableFromInline var localIPv6: IPv6Prefix
         @usableFromInline var hasLocalIPv4: Bool
         @usableFromInline var hasLocalIPv6: Bool
         @usableFromInline var mtu: Int
         @usableFromInline var hasPacedPeers: Bool
-
-        @usableFromInline
-        init(
-            peers: UnsafeMutablePointer<Peer>, peerCount: Int, ipv4: PrefixTable<UInt32>,
-            ipv6: PrefixTable<IPv6Address>, outer: PrefixTable<UInt32>, routes: ForwardingRoutes
-        ) {
-            self.peers = peers
-            self.peerCount = peerCount
-            self.ipv4 = ipv4
-            self.ipv6 = ipv6
-            self.outer = outer
-            localIPv4 = routes.localIPv4 ?? IPv4Prefix(.any, length: 32)
-            localIPv6 = routes.localIPv6 ?? IPv6Prefix(.any, length: 128)
-            hasLocalIPv4 = routes.localIPv4 != nil
-            hasLocalIPv6 = routes.localIPv6 != nil
-            mtu = routes.mtu
-            hasPacedPeers = routes.peers.contains { !$0.takesBursts }
-        }
     }
 
     /// Builds a snapshot. Where two peers hold the same prefix the later one wins.
-    public static func build(_ routes: ForwardingRoutes) -> ForwardingSnapshot {
-        let peers = routes.peers.prefix(peerLimit)
-        let places = UnsafeMutablePointer<Peer>.allocate(capacity: max(peers.count, 1))
-        for (index, peer) in peers.enumerated() {
-            (places + index).initialize(
-                to: Peer(
-                    endpoint: peer.endpoint, counterSlot: peer.counterSlot, isPaced: !peer.takesBursts))
-        }
-
+    ///
+    /// - Parameters:
+    ///   - routes: at most `peerLimit` peers of them are used.
+    ///   - generation: tells snapshots of one publication apart: a peer's place means nothing in another one.
+    public static func build(_ routes: ForwardingRoutes, generation: UInt64 = 0) -> ForwardingSnapshot {
+        let used = routes.peers.prefix(peerLimit)
+        let peers = UnsafeMutablePointer<Peer>.allocate(capacity: max(used.count, 1))
+        let endpoints = UnsafeMutablePointer<Endpoint>.allocate(capacity: max(used.count, 1))
         var ipv4: [Int: [(UInt32, Int)]] = [:]
         var ipv6: [Int: [(IPv6Address, Int)]] = [:]
-        var outer: [Int: [(UInt32, Int)]] = [:]
-        for (index, peer) in peers.enumerated() {
+        var outerIPv4: [Int: [(UInt32, Int)]] = [:]
+        var outerIPv6: [Int: [(IPv6Address, Int)]] = [:]
+        for (index, peer) in used.enumerated() {
             if let prefix = peer.ipv4 {
                 ipv4[prefix.length, default: []].append((prefix.address.bits, index))
             }
             if let prefix = peer.ipv6 { ipv6[prefix.length, default: []].append((prefix.address, index)) }
-            outer[32, default: []].append((peer.endpoint.address.bits, index))
+            switch peer.endpoint.address {
+            case .v4(let address): outerIPv4[32, default: []].append((address.bits, index))
+            case .v6(let address): outerIPv6[128, default: []].append((address, index))
+            }
+            (endpoints + index).initialize(to: peer.endpoint)
         }
         let storage = UnsafeMutablePointer<Storage>.allocate(capacity: 1)
         storage.initialize(
             to: Storage(
-                peers: places, peerCount: peers.count, ipv4: .build(ipv4), ipv6: .build(ipv6),
-                outer: .build(outer), routes: routes))
-        return ForwardingSnapshot(storage: storage)
+                generation: generation, peers: peers, endpoints: endpoints, peerCount: used.count,
+                ipv4: .build(ipv4), ipv6: .build(ipv6), outerIPv4: .build(outerIPv4),
+                outerIPv6: .build(outerIPv6),
+                localIPv4: routes.localIPv4 ?? IPv4Prefix(.any, length: 32),
+                localIPv6: routes.localIPv6 ?? IPv6Prefix(.any, length: 128),
+                hasLocalIPv4: routes.localIPv4 != nil, hasLocalIPv6: routes.localIPv6 != nil,
+                mtu: routes.mtu, hasPacedPeers: used.contains { !$0.takesBursts }))
+        let snapshot = ForwardingSnapshot(storage: storage)
+        for (index, peer) in used.enumerated() {
+            // checked: below `peerLimit`, and its address was entered above.
+            let holder = UInt16(truncatingIfNeeded: snapshot.peer(at: peer.endpoint.address) ?? index)
+            (peers + index).initialize(
+                to: Peer(
+                    counterSlot: peer.counterSlot, addressHolder: holder, isPaced: !peer.takesBursts))
+        }
+        return snapshot
     }
 
     @usableFromInline
@@ -96,10 +101,16 @@ public struct ForwardingSnapshot: @unchecked Sendable {
     public func deallocate() {
         storage.pointee.ipv4.deallocate()
         storage.pointee.ipv6.deallocate()
-        storage.pointee.outer.deallocate()
+        storage.pointee.outerIPv4.deallocate()
+        storage.pointee.outerIPv6.deallocate()
         storage.pointee.peers.deallocate()
+        storage.pointee.endpoints.deallocate()
         storage.deallocate()
     }
+
+    /// Tells this snapshot from others of its publication: peers' places of one mean nothing in another.
+    @inlinable @inline(__always)
+    public var generation: UInt64 { storage.pointee.generation }
 
     /// How many peers the snapshot holds.
     @inlinable
@@ -111,7 +122,7 @@ public struct ForwardingSnapshot: @unchecked Sendable {
 
     /// Where to send what is for a peer.
     @inlinable @inline(__always)
-    public func endpoint(_ peer: PeerIndex) -> Endpoint { storage.pointee.peers[peer].endpoint }
+    public func endpoint(_ peer: PeerIndex) -> Endpoint { storage.pointee.endpoints[peer] }
 
     /// Where what is carried to and from a peer is counted.
     @inlinable @inline(__always)
@@ -135,7 +146,19 @@ public struct ForwardingSnapshot: @unchecked Sendable {
 
     /// A peer with this underlay address (one of them, where several share it).
     @inlinable @inline(__always)
-    public func peer(at underlay: IPv4Address) -> PeerIndex? { storage.pointee.outer.find(underlay.bits) }
+    public func peer(at underlay: IPAddress) -> PeerIndex? {
+        switch underlay {
+        case .v4(let address): storage.pointee.outerIPv4.find(address.bits)
+        case .v6(let address): storage.pointee.outerIPv6.find(address)
+        }
+    }
+
+    /// Whether a peer has the underlay address that `holder` was found at by `peer(at:)`. A compare of two numbers, whatever
+    /// the address's family.
+    @inlinable @inline(__always)
+    public func isAtAddress(of holder: PeerIndex, _ peer: PeerIndex) -> Bool {
+        Int(storage.pointee.peers[peer].addressHolder) == holder
+    }
 
     /// Whether an inner address belongs to this node's own subnet.
     @inlinable @inline(__always)

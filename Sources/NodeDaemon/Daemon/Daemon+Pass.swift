@@ -113,7 +113,9 @@ extension Daemon {
         _ dataPlane: DataPlane
     ) async throws {
         filterEffects.update(
-            peers: table.peers.lazy.map { .init(subnet: $0.subnet.ipv4, address: $0.endpoint.address) })
+            peers: table.peers.lazy.compactMap { peer in
+                peer.endpoint.address.v4.map { .init(subnet: peer.subnet.ipv4, address: $0) }
+            })
         let subnet = lease.subnet.ipv4
         let desired = DesiredNetwork(
             tunnel: TunnelSettings(
@@ -176,7 +178,8 @@ extension Daemon {
     /// Keeps routes of their own for peers that are reached over a path narrower than the underlay.
     private func followPaths(_ node: NodeNetwork) async {
         let addresses = Dictionary(
-            table.peers.map { ($0.subnet.ipv4, $0.endpoint.address) }, uniquingKeysWith: { first, _ in first }
+            table.peers.compactMap { peer in peer.endpoint.address.v4.map { (peer.subnet.ipv4, $0) } },
+            uniquingKeysWith: { first, _ in first }
         )
         let paths = FollowedPeers(addresses: addresses, tunnel: stage.desired?.tunnel)
         if paths == stage.paths { return }

@@ -81,8 +81,7 @@ extension Worker where Engine: ~Copyable {
     private mutating func deliver(_ datagrams: ReceivedDatagrams, count: Int) -> Bool {
         counters.add(.datagramsReceived, max(count, 1))
         counters.add(.bytesReceived, datagrams.length)
-        let outerSource = IPv4Address(bits: datagrams.sourceBits)
-        guard let peer = snapshot.peer(at: outerSource) else {
+        guard let outerSource = datagrams.source, let peer = snapshot.peer(at: outerSource) else {
             counters.add(.dropInboundUnknownPeer, max(count, 1))
             return false
         }
@@ -147,7 +146,7 @@ extension Worker where Engine: ~Copyable {
     /// 768 bytes for each datagram.
     @inline(__always)
     private mutating func refusal(
-        _ bytes: UnsafeMutableRawPointer, length: Int, from outerSource: IPv4Address, peer: Int,
+        _ bytes: UnsafeMutableRawPointer, length: Int, from outerSource: IPAddress, peer: Int,
         admitted: inout Admission
     ) -> Counter? {
         switch IPPacket.flaw(bytes, length: length, verifyingChecksum: true) {
@@ -167,12 +166,12 @@ extension Worker where Engine: ~Copyable {
             let source = packet.sourceIPv4
             // Several peers may share an outer address, so it is the inner source that names the peer.
             if !settings.acceptsAnySource, let holder = snapshot.peer(holding: source),
-                snapshot.endpoint(holder).address == outerSource
+                snapshot.isAtAddress(of: peer, holder)
             {
                 admitted = Admission(isKnown: true, addresses: addresses, holder: holder)
                 return nil
             }
-            guard settings.acceptsAnySource ? packet.comesFromAHost : source == outerSource else {
+            guard settings.acceptsAnySource ? packet.comesFromAHost : outerSource.equals(source) else {
                 return .dropInboundSource
             }
             admitted = Admission(isKnown: true, addresses: addresses, holder: peer)
@@ -181,9 +180,7 @@ extension Worker where Engine: ~Copyable {
         admitted = Admission(holder: peer)
         guard snapshot.isLocal(packet.destinationIPv6) else { return .dropInboundDestination }
         guard !settings.acceptsAnySource else { return packet.comesFromAHost ? nil : .dropInboundSource }
-        if let holder = snapshot.peer(holding: packet.sourceIPv6),
-            snapshot.endpoint(holder).address == outerSource
-        {
+        if let holder = snapshot.peer(holding: packet.sourceIPv6), snapshot.isAtAddress(of: peer, holder) {
             admitted.holder = holder
             return nil
         }

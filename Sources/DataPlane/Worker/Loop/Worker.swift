@@ -78,6 +78,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     let reader: ForwardingReader
 
     var snapshot: ForwardingSnapshot
+    /// Of the snapshot of the last round, which may be freed by now.
+    private var snapshotGeneration: UInt64
     var messages: OutboundMessages
     var coalescer: Coalescer
     var replies: ErrorReplies
@@ -162,6 +164,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         self.peerCounters = peerCounters
         self.reader = reader
         snapshot = reader.load()
+        snapshotGeneration = snapshot.generation
         messages = OutboundMessages(memory)
         coalescer = Coalescer(slotLimit: limits.writeSlots, merges: settings.coalesces)
         waitingReads = WaitingReads(capacity: memory.tunnelBufferCount)
@@ -201,7 +204,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
 
         if workBeganNanoseconds == 0 { workBeganNanoseconds = engine.nowNanoseconds }
         roundIsShort = workBeganNanoseconds < shortRoundsUntilNanoseconds
-        snapshot = reader.load()
+        takeSnapshot()
         resumeSegmentation()
         resumeMerging()
         roundReads = 0
@@ -229,6 +232,16 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         queueWrites()
         recordRound(completions: completions)
         return 0
+    }
+
+    /// Takes the snapshot of this round. Where it is a new one, peers have other places in it, so what is open under the places
+    /// of the last one is sent as it is.
+    @inline(__always)
+    private mutating func takeSnapshot() {
+        snapshot = reader.load()
+        guard snapshot.generation != snapshotGeneration else { return }
+        snapshotGeneration = snapshot.generation
+        messages.sealAll(openedBefore: .max)
     }
 
     /// Super-packets, or received buffers, that this round forwards each way.

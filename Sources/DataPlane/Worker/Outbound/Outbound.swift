@@ -70,7 +70,7 @@ extension Worker where Engine: ~Copyable {
             packet.isIPv4
             ? snapshot.peer(holding: packet.destinationIPv4) : snapshot.peer(holding: packet.destinationIPv6)
         guard let peer, snapshot.isPaced(peer) else { return false }
-        let queue = PacedReads.queue(of: snapshot.endpoint(peer).address.networkBytes)
+        let queue = PacedReads.queue(of: snapshot.endpoint(peer))
         let flow = PacketFlow.number(of: bytes, length: length)
         if header.gso_type == 0 {
             if pacedReads.isEmpty(queue) { return false }
@@ -166,12 +166,10 @@ extension Worker where Engine: ~Copyable {
             answer(packet, .timeExceeded)
             return drop(buffer, .dropOutboundTimeToLive)
         }
-        let endpoint = snapshot.endpoint(peer)
-        let destination = MessageDestination.of(endpoint, counterSlot: snapshot.counterSlot(peer))
         let header = (start + PacketMemory.virtioHeaderOffset).loadUnaligned(as: virtio_net_hdr.self)
         switch OffloadedPacket.examine(header: header, packet: bytes, length: packetLength) {
-        case .whole: append(packet, in: buffer, to: destination, goesAhead: goesAhead)
-        case .superPacket(let plan): segment(plan, bytes, in: buffer, to: destination)
+        case .whole: append(packet, in: buffer, to: peer, goesAhead: goesAhead)
+        case .superPacket(let plan): segment(plan, bytes, in: buffer, to: peer)
         case .refused(let refusal): drop(buffer, counter(of: refusal))
         }
     }
@@ -207,12 +205,12 @@ extension Worker where Engine: ~Copyable {
         }
     }
 
-    /// Joins a packet to the open message of its destination, or opens one.
+    /// Joins a packet to the open message of its peer, or opens one.
     @inline(__always)
     private mutating func append(
-        _ packet: IPPacket, in buffer: Int, to destination: UInt64, goesAhead: Bool
+        _ packet: IPPacket, in buffer: Int, to peer: ForwardingSnapshot.PeerIndex, goesAhead: Bool
     ) {
-        if let message = messages.openMessage(for: destination) {
+        if let message = messages.openMessage(to: peer) {
             let entry = messages.entries[message]
             // What goes ahead of the line does not become the tail of what the line left open: the receiver could not let
             // it go ahead there.
@@ -226,19 +224,20 @@ extension Worker where Engine: ~Copyable {
             }
             messages.seal(message)
         }
-        guard let message = messages.take(destination: destination) else {
+        guard let message = messages.take(to: peer, of: snapshot) else {
             return drop(buffer, .dropOutboundNoBuffer)
         }
         messages.append(packet.bytes, length: packet.length, in: buffer, to: message)
         if segmentLimit > 1 { messages.markOpen(message) } else { messages.sealFilled(message) }
     }
 
-    /// Joins the segments of a super-packet to the open message of its destination where they continue it (packets of the
+    /// Joins the segments of a super-packet to the open message of its peer where they continue it (packets of the
     /// same size, most often of the super-packet before), and opens as many more as they need. So sends are full wherever
     /// super-packets end: 44 segments of a full-sized one, and its last two with the next one's first 42.
     @inline(__always)
     private mutating func segment(
-        _ plan: SegmentPlan, _ packet: UnsafeMutableRawPointer, in buffer: Int, to destination: UInt64
+        _ plan: SegmentPlan, _ packet: UnsafeMutableRawPointer, in buffer: Int,
+        to peer: ForwardingSnapshot.PeerIndex
     ) {
         roundSuperPackets &+= 1
         roundSegments &+= plan.segmentCount
@@ -248,13 +247,13 @@ extension Worker where Engine: ~Copyable {
         let lastIsShort = plan.lastPayloadBytes < plan.segmentPayloadBytes
         var next = 0
         while next < plan.segmentCount {
-            var message = messages.openMessage(for: destination) ?? -1
+            var message = messages.openMessage(to: peer) ?? -1
             if message >= 0, messages.entries[message].segmentBytes != segmentBytes {
                 messages.seal(message)
                 message = -1
             }
             if message < 0 {
-                guard let new = messages.take(destination: destination) else {
+                guard let new = messages.take(to: peer, of: snapshot) else {
                     counters.add(.dropOutboundNoBuffer, plan.segmentCount &- next)
                     if next == 0 { messages.giveBackBuffer(buffer) }
                     return
@@ -306,8 +305,7 @@ extension Worker where Engine: ~Copyable {
             counters.add(.packetsSent, entry.segmentCount)
             counters.add(.bytesSent, entry.byteCount)
             peerCounters.addSent(
-                MessageDestination.counterSlot(entry.destination), packets: entry.segmentCount,
-                bytes: entry.byteCount)
+                entry.counterSlot, packets: entry.segmentCount, bytes: entry.byteCount)
         } else if !entry.wasResent, mayBeAboutAnother(result) {
             messages.sealAgain(message)
             counters.add(.resentAfterErrors)
@@ -355,9 +353,8 @@ extension Worker where Engine: ~Copyable {
 
     /// Sends the segments of a failed message again, one by one; the message keeps its memory until all have ended.
     private mutating func replay(_ failed: Int) {
-        let destination = messages.entries[failed].destination
         while messages.entries[failed].nextReplay < messages.entries[failed].segmentCount {
-            guard let message = messages.take(destination: destination) else { break }
+            guard let message = messages.take(toPeerOf: failed) else { break }
             messages.fill(message, replaying: messages.entries[failed].nextReplay, of: failed)
             messages.entries[failed].nextReplay &+= 1
             messages.sealFilled(message)
@@ -431,12 +428,9 @@ extension Worker where Engine: ~Copyable {
         let holder =
             packet.isIPv4
             ? snapshot.peer(holding: packet.sourceIPv4) : snapshot.peer(holding: packet.sourceIPv6)
-        let peer = holder ?? sender
-        let destination = MessageDestination.of(
-            snapshot.endpoint(peer), counterSlot: snapshot.counterSlot(peer))
         guard ICMPError.mayAnswer(packet), packet.isIPv4 || settings.tunnelAddressIPv6 != nil,
             replies.admit(atNanoseconds: workBeganNanoseconds),
-            let message = messages.take(destination: destination)
+            let message = messages.take(to: holder ?? sender, of: snapshot)
         else { return counters.add(.errorsSuppressed) }
         let length: Int
         if packet.isIPv4 {

@@ -1,11 +1,13 @@
-// How it works. A message is one send: a destination, up to 128 segments gathered from memory, and, where there are two
+// How it works. A message is one send: a peer, up to 128 segments gathered from memory, and, where there are two
 // segments or more, the control message that says their size. A segment takes one vector (a packet read whole) or two
 // (header and payload of a super-packet's segment; where both kinds share a message, a whole packet's second is empty).
 // A message is free, open (more packets for the same peer may join), or sealed (in the order in which it will be
 // queued), or with the engine. The tunnel buffers that it gathers from are kept by counts until its send has ended.
 
+import Addresses
 import CLinux
 import Engines
+import Forwarding
 import Glibc
 import Offload
 
@@ -13,7 +15,11 @@ import Offload
 struct OutboundMessages: ~Copyable {
     /// What a message is made of, beside its `msghdr`.
     struct Entry {
-        var destination: UInt64 = 0
+        /// The peer's place in the snapshot that the message was taken under. A message is open under that one alone
+        /// (`sealAll` when another comes), so that places of two snapshots never meet.
+        var peer = 0
+        /// Where what is sent to the peer is counted, whatever snapshot there is by then.
+        var counterSlot: UInt16 = 0
         /// Bytes of each segment but the last.
         var segmentBytes = 0
         var segmentCount = 0
@@ -38,7 +44,8 @@ struct OutboundMessages: ~Copyable {
 
     private let memory: PacketMemory
     let entries: UnsafeMutablePointer<Entry>
-    private let names: UnsafeMutablePointer<sockaddr_in>
+    /// The peers' socket names, `SocketName.room` bytes each.
+    private let names: UnsafeMutableRawPointer
     private let controls: UnsafeMutableRawPointer
     private let vectors: UnsafeMutablePointer<iovec>
     private let arenas: UnsafeMutableRawPointer
@@ -60,8 +67,8 @@ struct OutboundMessages: ~Copyable {
         self.memory = memory
         entries = .allocate(capacity: count)
         entries.initialize(repeating: Entry(), count: count)
-        names = .allocate(capacity: count)
-        names.initialize(repeating: sockaddr_in(), count: count)
+        names = .allocate(byteCount: count * SocketName.room, alignment: 8)
+        names.initializeMemory(as: UInt8.self, repeating: 0, count: count * SocketName.room)
         controls = .allocate(byteCount: count * Int(TWILL_SEGMENT_CONTROL_BYTES), alignment: 8)
         controls.initializeMemory(
             as: UInt8.self, repeating: 0, count: count * Int(TWILL_SEGMENT_CONTROL_BYTES))
@@ -88,9 +95,7 @@ struct OutboundMessages: ~Copyable {
         sealed = .allocate(capacity: count)
         sealed.initialize(repeating: 0, count: count)
         for index in 0..<count {
-            memory.messages[index].msg_name = UnsafeMutableRawPointer(names + index)
-            memory.messages[index].msg_namelen = socklen_t(MemoryLayout<sockaddr_in>.size)
-            names[index].sin_family = sa_family_t(AF_INET)
+            memory.messages[index].msg_name = names + index * SocketName.room
         }
     }
 
@@ -143,27 +148,46 @@ struct OutboundMessages: ~Copyable {
         vectors + message &* OutboundMessages.vectorsPerMessage
     }
 
-    /// Takes a free message for a destination (`MessageDestination`). Nil where none is free.
+    /// Takes a free message, which becomes the caller's to fill. Nil where none is free.
     @inline(__always)
-    mutating func take(destination: UInt64) -> Int? {
+    private mutating func take() -> Int? {
         guard freeCount > 0 else { return nil }
         freeCount &-= 1
         let message = Int(free[freeCount])
         entries[message] = Entry()
-        entries[message].destination = destination
-        names[message].sin_addr.s_addr = UInt32(truncatingIfNeeded: destination)
-        names[message].sin_port = UInt16(truncatingIfNeeded: destination >> 32)
         return message
     }
 
-    /// The open message for a destination.
+    /// Takes a free message for a peer of a snapshot, and fills in where it goes. Nil where none is free.
     @inline(__always)
-    func openMessage(for destination: UInt64) -> Int? {
+    mutating func take(to peer: ForwardingSnapshot.PeerIndex, of snapshot: ForwardingSnapshot) -> Int? {
+        guard let message = take() else { return nil }
+        entries[message].peer = peer
+        entries[message].counterSlot = snapshot.counterSlot(peer)
+        let length = snapshot.endpoint(peer).writeSocketName(to: names + message &* SocketName.room)
+        memory.messages[message].msg_namelen = socklen_t(truncatingIfNeeded: length)
+        return message
+    }
+
+    /// Takes a free message to where another goes, whatever snapshot that was taken under. Nil where none is free.
+    mutating func take(toPeerOf other: Int) -> Int? {
+        guard let message = take() else { return nil }
+        entries[message].peer = entries[other].peer
+        entries[message].counterSlot = entries[other].counterSlot
+        (names + message &* SocketName.room).copyMemory(
+            from: names + other &* SocketName.room, byteCount: SocketName.room)
+        memory.messages[message].msg_namelen = memory.messages[other].msg_namelen
+        return message
+    }
+
+    /// The open message to a peer of the current snapshot.
+    @inline(__always)
+    func openMessage(to peer: ForwardingSnapshot.PeerIndex) -> Int? {
         var place = openCount
         while place > 0 {
             place &-= 1
             let message = Int(open[place])
-            if entries[message].destination == destination { return message }
+            if entries[message].peer == peer { return message }
         }
         return nil
     }

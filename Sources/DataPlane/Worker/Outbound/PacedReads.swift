@@ -4,6 +4,8 @@
 // super-packet is followed by a pause for its datagrams. What waits meanwhile waits here, in a queue for each peer, so
 // that nobody who sends to another peer waits for it.
 
+import Addresses
+
 /// The packets read from the TUN device that wait for the pause of a peer which takes no bursts.
 ///
 /// Peers are told apart by a hash of the underlay address: two that collide share their pace.
@@ -44,11 +46,15 @@ struct PacedReads: ~Copyable {
         queues.deallocate()
     }
 
-    /// The queue of the peer at an underlay address (its network bytes).
+    /// The queue of the peer at an underlay address, the same in every snapshot.
     @inline(__always)
-    static func queue(of address: UInt32) -> Int {
-        let hash = UInt64(address) &* 0x9E37_79B9_7F4A_7C15
-        return Int(truncatingIfNeeded: hash >> 32) & (WorkerLimits.pacedPeers &- 1)
+    static func queue(of endpoint: Endpoint) -> Int {
+        let bits: UInt64 =
+            switch endpoint.address {
+            case .v4(let address): UInt64(address.bits)
+            case .v6(let address): address.high ^ address.low
+            }
+        return Int(truncatingIfNeeded: bits &* 0x9E37_79B9_7F4A_7C15 >> 32) & (WorkerLimits.pacedPeers &- 1)
     }
 
     /// Whether nothing waits in a queue.

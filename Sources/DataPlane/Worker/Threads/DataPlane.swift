@@ -99,6 +99,8 @@ public final class DataPlane: Sendable {
     private let configuration: DataPlaneConfiguration
     private let limits: WorkerLimits
     private let publication: ForwardingPublication
+    /// Who forwards by the routes that are published: the workers, by their snapshot.
+    private let subscribers: [any ForwardingSubscriber]
     private let sockets: [UnderlaySocket]
     /// What each worker sends on: the first from the network's port, the others from ports of their own.
     private let senders: [Int32]
@@ -203,6 +205,7 @@ public final class DataPlane: Sendable {
         underlayOffloads = sockets[0].offloads
         receiveBufferBytes = sockets[0].receiveBufferBytes
         publication = ForwardingPublication(workers: workers)
+        subscribers = [publication]
         blocks = (0..<workers).map { _ in CounterBlock.allocate() }
         peerBlocks = (0..<workers).map { _ in PeerCounterBlock.allocate() }
         kernelBlock = CounterBlock.allocate()
@@ -251,16 +254,16 @@ public final class DataPlane: Sendable {
 
     /// Replaces the forwarding routes: each worker uses the new ones from its next round on. Returns at once.
     ///
-    /// - Returns: how many peers were left out, being more than `ForwardingSnapshot.peerLimit`.
+    /// - Returns: how many peers were left out by the subscriber that holds the fewest.
     @discardableResult
     public func publish(_ routes: ForwardingRoutes) -> Int {
-        peerSlots.withLock { slots in
+        let leftOut = peerSlots.withLock { slots in
             var routes = routes
             slots.assign(to: &routes.peers, counts: counts(ofSlot:))
-            publication.publish(routes)
+            return subscribers.map { $0.publish(routes) }.max() ?? 0
         }
         wakeWorkers()
-        return max(0, routes.peers.count - ForwardingSnapshot.peerLimit)
+        return leftOut
     }
 
     /// Ends the workers and closes the sockets and the TUN device, which is gone when this returns. Takes some
