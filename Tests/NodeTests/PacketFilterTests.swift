@@ -80,7 +80,7 @@ struct PacketFilterTests {
             let item = rules(filter, settings)
             let before = try PacketFilterTests.listing(filter)
             #expect(try deviation(item) != nil)
-            try item.restore(in: NetworkState(), using: socket)
+            try item.update(in: NetworkState(), using: socket)
             #expect(try deviation(item) == nil)
             let listing = try PacketFilterTests.listing(filter)
             switch filter {
@@ -101,12 +101,12 @@ struct PacketFilterTests {
             }
             // A rule taken out, then everything.
             #expect(try deviation(item) != nil)
-            try item.restore(in: NetworkState(), using: socket)
+            try item.update(in: NetworkState(), using: socket)
             #expect(try deviation(item) == nil)
             #expect(try PacketFilterTests.listing(filter) == listing)
             try execute("nft flush ruleset")
             #expect(try deviation(item) != nil)
-            try item.restore(in: NetworkState(), using: socket)
+            try item.update(in: NetworkState(), using: socket)
             #expect(try deviation(item) == nil)
 
             // A later daemon with another subnet takes its place.
@@ -114,7 +114,7 @@ struct PacketFilterTests {
             moved.subnet = IPv4Prefix("10.66.5.0/24")!
             let later = rules(filter, moved)
             #expect(try deviation(later) != nil)
-            try later.restore(in: NetworkState(), using: socket)
+            try later.update(in: NetworkState(), using: socket)
             #expect(try deviation(later) == nil)
             #expect(try !PacketFilterTests.listing(filter).contains("10.66.28.0"))
 
@@ -127,12 +127,12 @@ struct PacketFilterTests {
     @Test func masqueradingTurnedOffTakesItsRulesAway() async throws {
         try await NetworkNamespace.make().run {
             let socket = try RouteSocket()
-            try rules(.iptables, settings).restore(in: NetworkState(), using: socket)
+            try rules(.iptables, settings).update(in: NetworkState(), using: socket)
             var quiet = settings
             quiet.masquerades = false
             let item = rules(.iptables, quiet)
             #expect(try deviation(item)?.contains("FLANNEL-POSTRTG") == true)
-            try item.restore(in: NetworkState(), using: socket)
+            try item.update(in: NetworkState(), using: socket)
             let listed = try execute("iptables -t nat -S")
             #expect(!listed.contains("FLANNEL"))
         }
@@ -144,13 +144,13 @@ struct PacketFilterTests {
         try await NetworkNamespace.make().run {
             let socket = try RouteSocket()
             let item = rules(.nftables, settings)
-            try item.restore(in: NetworkState(), using: socket)
+            try item.update(in: NetworkState(), using: socket)
             #expect(try deviation(item) == nil)
             let listed = try execute("iptables -S")
             #expect(listed.contains("-A FLANNEL-FWD -s 10.66.0.0/16"))
             #expect(try execute("iptables -S FORWARD").contains("-j FLANNEL-FWD"))
             #expect(try !execute("iptables -t nat -S").contains("FLANNEL"))
-            try item.withdraw(using: socket)
+            try item.delete(using: socket)
             #expect(try !execute("iptables -S").contains("FLANNEL"))
         }
     }
@@ -161,11 +161,11 @@ struct PacketFilterTests {
             let socket = try RouteSocket()
             for (filter, other) in [(PacketFilter.iptables, PacketFilter.nftables), (.nftables, .iptables)] {
                 let item = rules(filter, settings)
-                try item.restore(in: NetworkState(), using: socket)
+                try item.update(in: NetworkState(), using: socket)
                 #expect(try deviation(item) == nil)
                 let next = rules(other, settings)
                 #expect(try deviation(next) != nil)
-                try next.restore(in: NetworkState(), using: socket)
+                try next.update(in: NetworkState(), using: socket)
                 #expect(try deviation(next) == nil)
                 let (tables, nat) = (try execute("nft list tables"), try execute("iptables -t nat -S"))
                 #expect(tables.contains("flannel-ipv4") == (other == .nftables))
@@ -187,7 +187,7 @@ struct PacketFilterTests {
             #expect(
                 try deviation(item)?.contains("iptables-legacy chain FLANNEL-POSTRTG of table nat not wanted")
                     == true)
-            try item.restore(in: NetworkState(), using: RouteSocket())
+            try item.update(in: NetworkState(), using: RouteSocket())
             #expect(try deviation(item) == nil)
             #expect(try !execute("iptables-legacy -t nat -S").contains("FLANNEL"))
         }
@@ -201,7 +201,7 @@ struct PacketFilterTests {
             second.network = IPv4Prefix("10.77.0.0/16")!
             second.subnet = IPv4Prefix("10.77.3.0/24")!
             let items = [rules(filter, settings), rules(filter, second, "a-device-of-15b")]
-            for item in items { try item.restore(in: NetworkState(), using: socket) }
+            for item in items { try item.update(in: NetworkState(), using: socket) }
             for item in items { #expect(try deviation(item) == nil) }
             #expect(try !PacketFilter.removeAll(interfaceName: "a-device-of-15b").isEmpty)
             #expect(try deviation(items[0]) == nil)
@@ -220,7 +220,7 @@ struct PacketFilterTests {
             let socket = try RouteSocket()
             let item = rules(.iptables, settings)
             try execute(command)
-            try item.restore(in: NetworkState(), using: socket)
+            try item.update(in: NetworkState(), using: socket)
             func isFirst() throws -> Bool {
                 try execute("iptables -S FORWARD").split(separator: "\n")[1].hasSuffix("-j FLANNEL-FWD")
             }
@@ -229,7 +229,7 @@ struct PacketFilterTests {
             // Somebody puts the like in front.
             try execute("iptables -I FORWARD -s 10.0.0.0/8 -j REJECT")
             #expect(try deviation(item)?.contains("behind a rule that drops what it accepts") == true)
-            try item.restore(in: NetworkState(), using: socket)
+            try item.update(in: NetworkState(), using: socket)
             #expect(try isFirst() && deviation(item) == nil)
             // Who drops nothing of the overlay may stand in front: Docker's user chain, network policies.
             try execute(
@@ -262,7 +262,7 @@ struct PacketFilterTests {
                 iptables -t nat -A FLANNEL-POSTRTG -s 10.66.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE && \
                 iptables -t nat -A POSTROUTING -m comment --comment 'flanneld masq' -j FLANNEL-POSTRTG
                 """)
-            try rules(.nftables, settings).restore(in: NetworkState(), using: RouteSocket())
+            try rules(.nftables, settings).update(in: NetworkState(), using: RouteSocket())
             let listed = try execute("iptables -t nat -S")
             #expect(!listed.contains("FLANNEL"))
         }
@@ -302,7 +302,7 @@ struct PacketFilterTests {
                 ip addr add 198.51.100.1/24 dev node-w0 && ip link set node-w0 up && \
                 ip route add 10.66.0.0/16 via 198.51.100.9 && sysctl -q -w net.ipv4.ip_forward=1
                 """)
-            try rules(filter, settings).restore(in: NetworkState(), using: RouteSocket())
+            try rules(filter, settings).update(in: NetworkState(), using: RouteSocket())
         }
         try await pod.run {
             try execute(

@@ -40,13 +40,14 @@ public actor NodeNetwork {
     private nonisolated let thread: ControlThread
     private let continuation: AsyncStream<NodeEvent>.Continuation
     private let options: UnderlayOptions
-    private(set) var resyncInterval: Duration
+    var resyncInterval: Duration { reconciler.resyncInterval }
     let socket: RouteSocket
     private let monitor: RouteMonitor
     let health: NodeHealth
     var log: RepeatLimitedLog
 
-    private var items: [any DesiredItem] = []
+    /// What keeps the items. The thread's alone, as all of this.
+    let reconciler: Reconciler
     private let exclusions: UnderlayExclusions
     private let patience: Duration
     private let routePatience: Duration
@@ -58,10 +59,6 @@ public actor NodeNetwork {
     private var judge = RouteJudge()
     /// What packets are taken by, since when it is seen, and whether it is told.
     private var routeProblems: [String: (since: ContinuousClock.Instant, isTold: Bool)] = [:]
-    private var restores = RepeatedRestores()
-    /// The tunnel device's number, as it was seen last.
-    private var tunnelIndex: Int32?
-    private var unwanted: [any DesiredItem] = []
     private var missingDevice: String?
 
     /// The routes of interest as they were read last; nil where they may have changed since.
@@ -69,6 +66,9 @@ public actor NodeNetwork {
     /// Whether `run` takes in what the kernel tells, so that `routes` may be believed.
     private var isFollowing = false
     private var nextLook: ContinuousClock.Instant?
+
+    /// How the items stand.
+    public nonisolated let itemStatuses: ItemStatuses
 
     // The paths to the peers (FollowedPaths.swift).
 
@@ -118,8 +118,10 @@ public actor NodeNetwork {
         (events, continuation) = AsyncStream.makeStream(
             bufferingPolicy: .bufferingNewest(NodeNetwork.eventLimit))
         self.options = options
-        self.resyncInterval = resyncInterval
         log = RepeatLimitedLog(logger: logger)
+        reconciler = Reconciler(
+            socket: socket, health: health, logger: logger, resyncInterval: resyncInterval)
+        itemStatuses = reconciler.statuses
     }
 
     deinit {
@@ -178,24 +180,44 @@ public actor NodeNetwork {
     /// Replaces all desired items: takes away what is no longer wanted, and makes the rest so in their order. Throws
     /// the first failure of an essential item; `run` tries again.
     public func setDesired(_ items: [any DesiredItem]) throws {
-        let former = self.items
-        self.items = items
+        reconciler.replace(with: items)
         missingDevice = nil
         routes = nil
         // First the new, so that no packet is without a route that has one before and after.
-        let failure = try restore(items, in: readState(), isFirstTime: true)
-        withdraw(former, except: items)
+        let failure = try updateItems(in: readState(), isResync: true, isFirstTime: true)
+        if reconciler.deleteUnwanted() { routes = nil }
+        try prune(in: readState())
         if let failure { throw failure }
         if !narrowPaths.isEmpty { restoreNarrowPaths(in: try readState(), isFirstTime: true) }
     }
 
-    /// Which routes matter: default routes, what touches a desired route, and what leaves by the tunnel device.
+    /// Makes items so. Gives the first failure of an essential one.
+    private func updateItems(
+        in state: NetworkState, isResync: Bool, isFirstTime: Bool
+    ) throws -> (any Error)? {
+        let outcome = try reconciler.update(in: state, isResync: isResync, isFirstTime: isFirstTime) {
+            hasChangedRoutes in
+            if hasChangedRoutes { routes = nil }
+            return try readState()
+        }
+        if let missing = outcome.missingDevice, !isFirstTime { tellDeviceMissing(missing) }
+        return outcome.failure
+    }
+
+    private func prune(in state: NetworkState) throws {
+        let narrow = NarrowPathRoute.routes(of: narrowPaths, in: state)
+        if try reconciler.prune(in: state, where: narrow.contains) { routes = nil }
+    }
+
+    /// Which routes matter: default routes, what touches a desired route, what leaves by the tunnel device, and what twill
+    /// has made.
     private func interest(in links: [Link]) -> RouteInterest {
-        let name = items.lazy.compactMap { ($0 as? TunnelLink)?.settings.interfaceName }.first
+        let name = reconciler.tunnelName
         // Narrow paths lie inside of the overlay.
         return RouteInterest(
-            prefixes: Set(items.compactMap { ($0 as? any RouteItem)?.destination }).sorted(),
-            interfaceIndex: links.first { $0.name == name }?.index)
+            prefixes: reconciler.destinations.sorted(),
+            interfaceIndex: links.first { $0.name == name }?.index,
+            origin: Route.twillOrigin)
     }
 
     /// Reads the kernel's state; its routes only where they may be others than those known.
@@ -221,38 +243,13 @@ public actor NodeNetwork {
         try setDesired([])
     }
 
-    private func withdraw(_ items: [any DesiredItem], except wanted: [any DesiredItem]) {
-        let wanted = Set(wanted.map(\.name))
-        for item in items where !wanted.contains(item.name) {
-            do {
-                try item.withdraw(using: socket)
-                health.forget(item.component)
-            } catch {
-                log.warning("cannot withdraw", item: item.name, "\(error)")
-                health.set(
-                    item.component,
-                    Problem(
-                        .degraded, "\(item.name) is no longer wanted and cannot be taken away: \(error)",
-                        remedy: "it is tried again every \(resyncInterval)"))
-                unwanted.append(item)
-            }
-            routes = nil
-        }
-    }
-
-    /// Tries again to take away what could not be.
-    private func withdrawUnwanted() {
-        guard !unwanted.isEmpty else { return }
-        let left = unwanted
-        unwanted = []
-        withdraw(left, except: items)
-    }
-
     /// Returns once the thread that all of this runs on has come to it: whether it still answers.
     public func answer() {}
 
     /// Compares everything this often from now on, from the next time on that it is due.
-    public func follow(resyncInterval: Duration) { self.resyncInterval = resyncInterval }
+    public func follow(resyncInterval: Duration) {
+        reconciler.resyncInterval = resyncInterval
+    }
 
     /// Compares everything with the kernel once, restores what differs, and follows the underlay.
     public func reconcile() {
@@ -262,11 +259,11 @@ public actor NodeNetwork {
 
     private func reconcile(isResync: Bool) {
         noteForPaths(isResync: isResync)
-        if isResync { withdrawUnwanted() }
+        if isResync, reconciler.deleteUnwanted() { routes = nil }
         do {
             let state = try readState()
-            let looked = items.filter { isResync || !$0.needsResync }
-            _ = try restore(looked, in: state, isFirstTime: false)
+            _ = try updateItems(in: state, isResync: isResync, isFirstTime: false)
+            try prune(in: state)
             restoreNarrowPaths(in: try readState(), isFirstTime: false)
             followUnderlay(in: state)
             judgeRoutes(in: try readState(), isResync: isResync)
@@ -344,6 +341,7 @@ public actor NodeNetwork {
 
     /// Takes in what the kernel told; every change of a link, an address or a route of interest is a reason to look.
     private func take(_ change: NetworkChange) {
+        reconciler.noteForPruning(change)
         switch change {
         case .route(let route), .routeRemoved(let route):
             if route.table == Route.mainTable { note(route, isThere: change == .route(route)) }
@@ -408,64 +406,6 @@ public actor NodeNetwork {
                 "the kernel tells no more of changes: what is taken away comes back after "
                     + "\(resyncInterval) only",
                 remedy: "restart twilld"))
-    }
-
-    /// Restores what differs. Gives the first failure of an essential item.
-    private func restore(
-        _ items: [any DesiredItem], in initialState: NetworkState, isFirstTime isAsked: Bool
-    ) throws -> (any Error)? {
-        var state = initialState
-        var firstFailure: (any Error)?
-        // A device that was made anew has nothing yet: making that so is no restoring, and nobody took it away.
-        let isFirstTime = takeTunnelIndex(of: items, in: state) || isAsked
-        for item in items {
-            do {
-                guard let deviation = try item.deviation(in: state) else {
-                    log.settled(item: item.name)
-                    health.set(item.component, restores.problem(of: item.name, now: .now))
-                    continue
-                }
-                try item.restore(in: state, using: socket)
-                if !isFirstTime {
-                    log.notice("restored", item: item.name, deviation)
-                    restores.note(item.name, deviation, now: .now)
-                }
-                health.set(item.component, restores.problem(of: item.name, now: .now))
-                // The next items build on this one.
-                if item.component.kind != .setting, !item.needsResync { routes = nil }
-                state = try readState()
-            } catch let error as DeviceMissingError {
-                if !isFirstTime { tellDeviceMissing(error) }
-                firstFailure = firstFailure ?? error
-            } catch let error as ItemProblem {
-                health.set(item.component, error.problem)
-                if item.isEssential { firstFailure = firstFailure ?? error }
-            } catch {
-                log.warning("cannot restore", item: item.name, "\(error)")
-                health.set(item.component, problem(of: item, error))
-                if item.isEssential { firstFailure = firstFailure ?? error }
-            }
-        }
-        return firstFailure
-    }
-
-    /// Takes note of the tunnel device's number; gives whether it is another one than before.
-    private func takeTunnelIndex(of items: [any DesiredItem], in state: NetworkState) -> Bool {
-        let name = items.lazy.compactMap { ($0 as? TunnelLink)?.settings.interfaceName }.first
-        guard let index = name.flatMap({ state.link(named: $0)?.index }), index != tunnelIndex else {
-            return false
-        }
-        tunnelIndex = index
-        return true
-    }
-
-    private func problem(of item: any DesiredItem, _ error: any Error) -> Problem {
-        if let setting = error as? SystemSettingError {
-            return Problem(item.effect, setting.cause, remedy: setting.remedy)
-        }
-        return Problem(
-            item.effect, "\(item.name) cannot be made as it must be: \(error)",
-            remedy: "it is tried again every \(resyncInterval)")
     }
 
     private func tellDeviceMissing(_ error: DeviceMissingError) {

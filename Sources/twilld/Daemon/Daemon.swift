@@ -120,6 +120,7 @@ actor Daemon {
         options.renewalMargin = .seconds(flags.lease.subnetLeaseRenewMargin * 60)
         options.lossPolicy = flags.lease.onLeaseLoss == .exit ? .exit : .reacquire
         observation.update(node.pathMTUs)
+        observation.update(node.itemStatuses)
         let keeper = LeaseKeeper(
             store: store, announcement: announcement, options: options, logger: logger,
             identityChanged: keepIdentity, heartbeat: { heartbeats.stamp(.leaseKeeper) })

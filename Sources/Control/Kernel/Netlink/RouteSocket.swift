@@ -111,6 +111,16 @@ public final class RouteSocket: Sendable {
         }
     }
 
+    /// The IPv4 routes of all tables that one maker has made. The kernel passes over the others.
+    public func routes(ofOrigin origin: UInt8) throws(NetlinkError) -> [Route] {
+        try list(.routes(ofOrigin: origin)) { message in
+            guard message.type == .newRoute, message.payload.first == Family.v4, let route = Route(message),
+                route.origin == origin
+            else { return nil }
+            return route
+        }
+    }
+
     /// A table's IPv4 routes of one kind.
     public func routes(inTable table: UInt32, of kind: Route.Kind) throws(NetlinkError) -> [Route] {
         try list(.routes(inTable: table, kind: kind)) { message in
@@ -125,6 +135,9 @@ public final class RouteSocket: Sendable {
     public func rules() throws(NetlinkError) -> [RoutingRule] {
         try list(.rules) { $0.type == .newRule ? RoutingRule($0) : nil }
     }
+
+    /// Deletes a routing rule.
+    public func deleteRule(_ rule: RoutingRule) throws(NetlinkError) { try perform(.deleteRule(rule)) }
 
     /// What the kernel does with a packet: the route of a table that it goes by, whichever rule led to that table.
     public func answer(to question: RouteQuestion) throws(NetlinkError) -> RouteAnswer {

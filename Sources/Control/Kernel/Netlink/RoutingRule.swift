@@ -42,6 +42,8 @@ public struct RoutingRule: Sendable, Hashable {
     public var markMask: UInt32 = 0
     /// Whether it fits where the selectors do not.
     public var isInverted = false
+    /// Who made it: a number as routes have (`Route.origin`); 0 where the kernel keeps none.
+    public var origin: UInt8 = 0
 
     /// Makes a rule for all packets.
     public init(priority: UInt32, action: Action = .table, table: UInt32 = Route.mainTable) {

@@ -35,7 +35,7 @@ public enum PacketFilter: String, Sendable, Hashable {
 ///
 /// iptables' FLANNEL-FWD is kept wherever iptables works, also beside nftables: an `accept` counts in its own table alone,
 /// and Docker sets iptables' policy to drop whenever it is started.
-public final class PacketFilterRules: DesiredItem {
+public final class PacketFilterRules: OwnedItem {
     private struct State {
         /// What nft printed right after the last restoring. It prints a rule in other words than it reads, from version to
         /// version, so what counts is that the table still prints so.
@@ -93,7 +93,7 @@ public final class PacketFilterRules: DesiredItem {
     /// The overlay works without them on a machine that forwards everything.
     public var isEssential: Bool { false }
 
-    /// Yes.
+    /// Netlink tells nothing of iptables' changes, and looking takes milliseconds.
     public var needsResync: Bool { true }
 
     private var wantsNothing: Bool { settings.postroutingRules.isEmpty && settings.forwardRules.isEmpty }
@@ -226,7 +226,7 @@ public final class PacketFilterRules: DesiredItem {
     }
 
     /// Sets what is missing or changed, and removes what is not wanted.
-    public func restore(in network: NetworkState, using _: RouteSocket) throws {
+    public func update(in network: NetworkState, using _: RouteSocket) throws {
         let (found, listing) = state.withLock { state in
             defer { (state.plan, state.goodGeneration) = (nil, nil) }
             return (state.plan, state.listing)
@@ -251,7 +251,7 @@ public final class PacketFilterRules: DesiredItem {
     }
 
     /// Removes all of it.
-    public func withdraw(using _: RouteSocket) throws {
+    public func delete(using _: RouteSocket) throws {
         _ = try PacketFilter.removeAll(interfaceName: names.interfaceName)
     }
 

@@ -237,11 +237,6 @@ private struct ForwardingEffect: DesiredItem {
         guard let first = out ?? into else { return nil }
         throw ItemProblem(PacketCutWords(surroundings).problem(out: out, into: into, first: first))
     }
-
-    func restore(in state: NetworkState, using socket: RouteSocket) {}
-
-    /// There is nothing to take away: this only looks.
-    func withdraw(using socket: RouteSocket) {}
 }
 
 /// The rules let tunnel datagrams pass, both ways.
@@ -261,11 +256,6 @@ private struct TunnelEffect: DesiredItem {
         guard let first = out ?? into else { return nil }
         throw ItemProblem(PacketCutWords(surroundings).problem(out: out, into: into, first: first))
     }
-
-    func restore(in state: NetworkState, using socket: RouteSocket) {}
-
-    /// There is nothing to take away: this only looks.
-    func withdraw(using socket: RouteSocket) {}
 }
 
 extension NetworkState {

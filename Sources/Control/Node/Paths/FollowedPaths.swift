@@ -119,9 +119,11 @@ extension NodeNetwork {
         let before = Set(narrowPaths)
         for path in narrowPaths where !subnets.contains(path.subnet) {
             do {
-                try path.withdraw(using: socket)
+                try path.delete(using: socket)
+                itemStatuses.forget(path.name)
                 log.notice("path is wide again", item: path.name, "")
             } catch {
+                // It carries twill's number and is not wanted: it is pruned.
                 log.warning("cannot withdraw", item: path.name, "\(error)")
             }
         }
@@ -142,9 +144,10 @@ extension NodeNetwork {
 
     private func restore(_ path: NarrowPathRoute) {
         do {
-            try path.restore(using: socket)
+            try path.update(using: socket)
         } catch {
             log.warning("cannot restore", item: path.name, "\(error)")
+            itemStatuses.set(path.name, .failing, error: "\(error)")
             health.set(
                 Component(.route, "\(path.subnet) MTU"),
                 Problem(
@@ -153,6 +156,7 @@ extension NodeNetwork {
             return
         }
         log.settled(item: path.name)
+        itemStatuses.forget(path.name)
         health.forget(Component(.route, "\(path.subnet) MTU"))
     }
 }

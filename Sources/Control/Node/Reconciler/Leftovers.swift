@@ -62,10 +62,11 @@ public struct Leftovers: Sendable {
             outcome.subnet = try SubnetFileValues(path: subnetFile)?.subnet
             return []
         }
-        // Only the file says which subnet it was: without it, somebody else's route might be taken for ours.
+        // A release before twill had a number of its own made it, maybe: only the file says then which subnet it was.
         if let subnet = outcome.subnet {
             attempt("blackhole route") { try removeBlackholeRoute(subnet) }
         }
+        attempt("routes and rules", prune)
         attempt("device \(interfaceName)", removeDevice)
         for path in [subnetFile, statusSocket] {
             attempt(path) { try removeFile(path) }
@@ -73,11 +74,22 @@ public struct Leftovers: Sendable {
         return outcome
     }
 
+    /// What carries twill's number, but for another twilld's.
+    private func prune() throws -> [String] {
+        let socket = try RouteSocket()
+        let state = NetworkState(links: try socket.links(), addresses: try socket.addressesIPv4())
+        let leftovers = Pruning(state: state, tunnel: interfaceName).leftovers(
+            among: try socket.routes(ofOrigin: Route.twillOrigin), try socket.rules()
+        ) { _ in false }
+        for leftover in leftovers { try leftover.delete(using: socket) }
+        return leftovers.map { $0.name(in: state) }
+    }
+
     private func removeBlackholeRoute(_ subnet: IPv4Prefix) throws -> [String] {
         let route = BlackholeRoute(subnet: subnet)
         let socket = try RouteSocket()
         guard route.isPresent(in: try socket.routes()) else { return [] }
-        try route.withdraw(using: socket)
+        try route.delete(using: socket)
         return [route.name]
     }
 

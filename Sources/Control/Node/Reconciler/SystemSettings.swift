@@ -22,8 +22,8 @@ struct SystemSetting: Sendable, Hashable {
     }
 }
 
-/// A setting of the tunnel device alone, which is therefore twill's to make.
-struct InterfaceSetting: DesiredItem {
+/// A setting of the tunnel device alone, which is therefore twill's to make; it ends with the device.
+struct InterfaceSetting: KeptItem {
     let interfaceName: String
     let setting: String
     let value: String
@@ -51,14 +51,12 @@ struct InterfaceSetting: DesiredItem {
         return present == value ? nil : "\(present ?? "absent") instead of \(value)"
     }
 
-    func restore(in state: NetworkState, using socket: RouteSocket) throws { try file.set(to: value) }
-
-    func withdraw(using socket: RouteSocket) {}
+    func update(in state: NetworkState, using socket: RouteSocket) throws { try file.set(to: value) }
 }
 
 /// The device does not ask for packets to come from where their source is routed to (RFC 3704, strict mode): a pod's
-/// answer may come by the overlay to a node whose own way back is another.
-struct LooseReversePath: DesiredItem {
+/// answer may come by the overlay to a node whose own way back is another. The setting ends with the device.
+struct LooseReversePath: KeptItem {
     let interfaceName: String
 
     var name: String { "setting \(ownSetting.path)" }
@@ -75,9 +73,7 @@ struct LooseReversePath: DesiredItem {
         return values.compactMap { $0.flatMap { Int($0) } }.max() == 1 ? "strict instead of loose" : nil
     }
 
-    func restore(in state: NetworkState, using socket: RouteSocket) throws { try ownSetting.set(to: "2") }
-
-    func withdraw(using socket: RouteSocket) {}
+    func update(in state: NetworkState, using socket: RouteSocket) throws { try ownSetting.set(to: "2") }
 }
 
 /// The machine forwards packets, or somebody is told. Turning it on makes every interface of the machine a router's,
@@ -91,14 +87,9 @@ struct ForwardingEnabled: DesiredItem {
     var effect: Problem.Effect { .cutOff }
 
     func deviation(in state: NetworkState) throws -> String? {
-        try setting.value() == "0" ? "0: pods' packets are not forwarded" : nil
+        if try setting.value() == "0" { throw SystemSettingError.forwardingIsOff }
+        return nil
     }
-
-    func restore(in state: NetworkState, using socket: RouteSocket) throws {
-        throw SystemSettingError.forwardingIsOff
-    }
-
-    func withdraw(using socket: RouteSocket) {}
 }
 
 /// The interface that pods are behind hands on what it takes in, or somebody is told: the setting is of whoever made it.
@@ -122,11 +113,6 @@ struct PodInterfaceForwards: DesiredItem {
                 "net.ipv4.conf.\(link.name).forwarding is 0, so this machine forwards nothing that pods behind \(link.name) send",
                 remedy: "run: sysctl -w net.ipv4.conf.\(link.name).forwarding=1"))
     }
-
-    func restore(in state: NetworkState, using socket: RouteSocket) {}
-
-    /// There is nothing to take away: this only looks.
-    func withdraw(using socket: RouteSocket) {}
 }
 
 /// The underlay's interface hands on what it takes in, or somebody is told. Tunnel datagrams are for this machine itself and
@@ -147,11 +133,6 @@ struct UnderlayForwards: DesiredItem {
                 "net.ipv4.conf.\(interfaceName).forwarding is 0, so pods here get no answers from outside the overlay by \(interfaceName)",
                 remedy: "run: sysctl -w net.ipv4.conf.\(interfaceName).forwarding=1"))
     }
-
-    func restore(in state: NetworkState, using socket: RouteSocket) {}
-
-    /// There is nothing to take away: this only looks.
-    func withdraw(using socket: RouteSocket) {}
 }
 
 /// The underlay's interface takes datagrams from every node, or somebody is told: in strict mode (RFC 3704) it drops those of
@@ -187,11 +168,6 @@ struct UnderlayReversePath: DesiredItem {
         }
         return nil
     }
-
-    func restore(in state: NetworkState, using socket: RouteSocket) {}
-
-    /// There is nothing to take away: this only looks.
-    func withdraw(using socket: RouteSocket) {}
 }
 
 extension SystemSettingError {

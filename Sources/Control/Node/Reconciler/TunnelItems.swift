@@ -41,8 +41,8 @@ public struct TunnelSettings: Sendable, Hashable {
     }
 }
 
-/// The device is up, with its MTU and queue length.
-struct TunnelLink: DesiredItem {
+/// The device is up, with its MTU and queue length. The data plane makes it and takes it away.
+struct TunnelLink: KeptItem {
     let settings: TunnelSettings
 
     var name: String { "device \(settings.interfaceName)" }
@@ -60,17 +60,15 @@ struct TunnelLink: DesiredItem {
         return differences.isEmpty ? nil : differences.joined(separator: ", ")
     }
 
-    func restore(in state: NetworkState, using socket: RouteSocket) throws {
+    func update(in state: NetworkState, using socket: RouteSocket) throws {
         try socket.setLink(
             index: state.device(settings.interfaceName).index,
             LinkChange(isUp: true, mtu: settings.mtu, transmitQueueLength: settings.transmitQueueLength))
     }
-
-    func withdraw(using socket: RouteSocket) {}
 }
 
-/// The device has its address as a /32 and no other of IPv4: a former lease's would still answer.
-struct TunnelAddress: DesiredItem {
+/// The device has its address as a /32 and no other of IPv4: a former lease's would still answer. It ends with the device.
+struct TunnelAddress: KeptItem {
     let interfaceName: String
     let address: IPv4Address
 
@@ -94,22 +92,22 @@ struct TunnelAddress: DesiredItem {
         return differences.isEmpty ? nil : differences.joined(separator: ", ")
     }
 
-    func restore(in state: NetworkState, using socket: RouteSocket) throws {
+    func update(in state: NetworkState, using socket: RouteSocket) throws {
         let link = try state.device(interfaceName)
         let present = present(in: state, on: link)
         // First the new one: with the last address the kernel also takes the interface's routes away.
         if !present.contains(where: isWanted) {
             try socket.addAddress(
-                InterfaceAddress(interfaceIndex: link.index, address: .v4(address), prefixLength: 32))
+                InterfaceAddress(
+                    interfaceIndex: link.index, address: .v4(address), prefixLength: 32,
+                    origin: Route.twillOrigin))
         }
         for surplus in present where !isWanted(surplus) { try socket.deleteAddress(surplus) }
     }
-
-    func withdraw(using socket: RouteSocket) {}
 }
 
 /// The overlay is routed to the device, and nothing else is that is not wanted: routes of a former network, say.
-struct OverlayRoute: RouteItem {
+struct OverlayRoute: RouteItem, OwnedItem {
     let interfaceName: String
     let network: IPv4Prefix
 
@@ -118,18 +116,24 @@ struct OverlayRoute: RouteItem {
     var destination: IPv4Prefix { network }
 
     private func wanted(on link: Link) -> Route {
-        Route(to: .v4(network), interfaceIndex: link.index, scope: .link)
+        Route(to: .v4(network), interfaceIndex: link.index, scope: .link, origin: Route.twillOrigin)
     }
 
+    func isWanted(_ route: Route, in state: NetworkState) -> Bool {
+        state.link(named: interfaceName).map { isWanted(route, on: $0) } ?? false
+    }
+
+    /// With twill's number: a route that is otherwise the same would outlive twill's interest in it.
     private func isWanted(_ route: Route, on link: Link) -> Bool {
         isInPlace(route) && route.kind == .unicast && route.interfaceIndex == link.index
-            && route.gateway == nil
+            && route.gateway == nil && route.origin == Route.twillOrigin
     }
 
     /// Whether it stands where the wanted one belongs: the kernel holds routes apart by destination, metric and type of
     /// service, and of several alike takes the first.
     private func isInPlace(_ route: Route) -> Bool {
-        route.destination == .v4(network) && route.metric == 0 && route.typeOfService == 0
+        route.destination == .v4(network) && route.table == Route.mainTable && route.metric == 0
+            && route.typeOfService == 0
     }
 
     func deviation(in state: NetworkState) throws -> String? {
@@ -138,7 +142,7 @@ struct OverlayRoute: RouteItem {
         return isWanted(found, on: link) ? nil : "another route is in its place: \(state.text(of: found))"
     }
 
-    func restore(in state: NetworkState, using socket: RouteSocket) throws {
+    func update(in state: NetworkState, using socket: RouteSocket) throws {
         let link = try state.device(interfaceName)
         // Where another one stands before it, replacing that is refused (EEXIST): there would be two alike.
         if state.routes.contains(where: { isWanted($0, on: link) }) {
@@ -150,7 +154,7 @@ struct OverlayRoute: RouteItem {
         }
     }
 
-    func withdraw(using socket: RouteSocket) throws {
+    func delete(using socket: RouteSocket) throws {
         guard let link = try socket.link(named: interfaceName) else { return }
         for route in try socket.routes(of: RouteInterest(prefixes: [network])) where isWanted(route, on: link)
         {
@@ -161,7 +165,7 @@ struct OverlayRoute: RouteItem {
 
 /// Drops what is for this node's subnet and has no more precise route (`--ip-blackhole-route`), so that packets to
 /// a pod that is gone do not go back into the overlay or out by the default route.
-public struct BlackholeRoute: DesiredItem, RouteItem, Hashable {
+public struct BlackholeRoute: OwnedItem, RouteItem, Hashable {
     /// This node's subnet.
     public let subnet: IPv4Prefix
 
@@ -179,35 +183,43 @@ public struct BlackholeRoute: DesiredItem, RouteItem, Hashable {
     /// The bridge's route has the same destination and metric 0: this one must come after it, and after all others.
     private static let metric = UInt32.max
 
-    private var wanted: Route { Route(to: .v4(subnet), kind: .blackhole, metric: BlackholeRoute.metric) }
+    private var wanted: Route {
+        Route(
+            to: .v4(subnet), kind: .blackhole, metric: BlackholeRoute.metric, origin: Route.twillOrigin)
+    }
 
-    private func isWanted(_ route: Route) -> Bool {
+    /// Whether a route does what this one does, whoever made it: releases before twill had a number of its own wrote boot's.
+    private func isAlike(_ route: Route) -> Bool {
         route.destination == wanted.destination && route.kind == .blackhole && route.metric == wanted.metric
     }
 
-    func isPresent(in routes: [Route]) -> Bool { routes.contains(where: isWanted) }
+    func isWanted(_ route: Route, in state: NetworkState) -> Bool {
+        isAlike(route) && route.origin == Route.twillOrigin && route.table == Route.mainTable
+    }
+
+    func isPresent(in routes: [Route]) -> Bool { routes.contains(where: isAlike) }
 
     /// Says whether it is missing.
     public func deviation(in state: NetworkState) -> String? {
-        isPresent(in: state.routes) ? nil : "missing"
+        state.routes.contains { isWanted($0, in: state) } ? nil : "missing"
     }
 
     /// Adds it.
-    public func restore(in state: NetworkState, using socket: RouteSocket) throws {
+    public func update(in state: NetworkState, using socket: RouteSocket) throws {
         try socket.replaceRoute(wanted)
     }
 
     /// Deletes it.
-    public func withdraw(using socket: RouteSocket) throws {
-        for route in try socket.routes(of: RouteInterest(prefixes: [subnet])) where isWanted(route) {
+    public func delete(using socket: RouteSocket) throws {
+        for route in try socket.routes(of: RouteInterest(prefixes: [subnet])) where isAlike(route) {
             try socket.deleteRoute(route)
         }
     }
 }
 
 /// The device carries no routes but those that lead into the overlay: what a former network left on it (the device may be
-/// older than the daemon) would draw packets in that the tunnel has no peer for.
-struct NoForeignNetworks: DesiredItem {
+/// older than the daemon) would draw packets in that the tunnel has no peer for. What carries twill's own number is pruned.
+struct NoForeignNetworks: KeptItem {
     let interfaceName: String
     let network: IPv4Prefix
 
@@ -217,7 +229,8 @@ struct NoForeignNetworks: DesiredItem {
 
     private func surplus(in routes: [Route], on link: Link) -> [Route] {
         routes.filter { route in
-            // As twill and flanneld make them; what the kernel or a person made otherwise is left alone.
+            // As flanneld makes them, and former releases of twill; what the kernel or a person made otherwise is left
+            // alone.
             guard case .v4(let destination) = route.destination, route.interfaceIndex == link.index else {
                 return false
             }
@@ -231,11 +244,9 @@ struct NoForeignNetworks: DesiredItem {
         return surplus.isEmpty ? nil : surplus.map(state.text).joined(separator: ", ") + " not wanted"
     }
 
-    func restore(in state: NetworkState, using socket: RouteSocket) throws {
+    func update(in state: NetworkState, using socket: RouteSocket) throws {
         for route in surplus(in: state.routes, on: try state.device(interfaceName)) {
             try socket.deleteRoute(route)
         }
     }
-
-    func withdraw(using socket: RouteSocket) {}
 }
