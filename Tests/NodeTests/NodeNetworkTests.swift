@@ -1,4 +1,5 @@
 import Addresses
+import Firewall
 import Health
 import Logging
 import Netlink
@@ -6,6 +7,7 @@ import NetworkNamespaces
 import Testing
 
 @testable import Node
+@testable import Reconciler
 
 /// The reconciler against the real kernel, in network namespaces that the tests make.
 @Suite(
@@ -111,6 +113,27 @@ struct NodeNetworkTests {
         let setting = "cat /proc/sys/net/ipv4/conf/flannel0/accept_local"
         try await namespace.run { try execute("echo 0 > /proc/sys/net/ipv4/conf/flannel0/accept_local") }
         try await wait(for: "1", in: namespace, setting)
+    }
+
+    @Test func theResyncRestoresRulesThatNoNotificationTellsOf() async throws {
+        let namespace = try await NetworkNamespace.make()
+        let network = try await namespace.run {
+            try NodeNetwork(
+                options: UnderlayOptions(), resyncInterval: .milliseconds(100), health: NodeHealth(),
+                logger: quietLogger)
+        }
+        let rules = PacketFilterRules(
+            PacketFilterSettings(
+                network: Self.settings.network, subnet: IPv4Prefix("10.66.28.0/24")!, masquerades: true),
+            preferring: .nftables, interfaceName: "flannel0", beside: PacketFilterEffects())
+        try await network.setDesired([rules])
+        let running = Task { await network.run() }
+        defer { running.cancel() }
+        try await namespace.run { try execute("nft flush ruleset") }
+        let list = "nft list table ip flannel-ipv4 2>/dev/null || true"
+        while try await !namespace.run({ try execute(list) }).contains("masquerade") {
+            try await Task.sleep(for: .milliseconds(20))
+        }
     }
 
     @Test func aNewLeaseTakesTheOldOnesThingsAway() async throws {

@@ -2,8 +2,10 @@ import Addresses
 import Glibc
 import Health
 import Netlink
+import Reconciler
 import Testing
 
+@testable import Host
 @testable import Node
 
 @Suite struct SubnetFileTests {

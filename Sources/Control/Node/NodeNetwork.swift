@@ -1,7 +1,9 @@
 import Addresses
 import Health
+import Host
 import Logging
 import Netlink
+import Reconciler
 
 /// What happened on this machine's network that the daemon has to act upon.
 public enum NodeEvent: Sendable, Hashable {
@@ -20,15 +22,15 @@ public actor NodeNetwork {
     /// makes a dozen), and somebody who fights over a route shall not keep a core busy.
     private static let pauseBetweenPasses = Duration.milliseconds(100)
 
-    /// How many times longer than a look the pause after it is at least, so that whoever changes routes on a machine with
-    /// hundreds of thousands of them makes the daemon use a fifth of a core at most.
+    /// How many times longer than a look the pause after it is at least, so that whoever changes routes on a machine
+    /// with hundreds of thousands of them makes the daemon use a fifth of a core at most.
     private static let pausePerLook = 4
 
     /// How long that pause is at most: what is taken away shall be back soon whatever a look took.
     private static let longestPause = Duration.seconds(1)
 
-    /// How long routes of which nothing was told are believed to stand: notifications are all that is known to be lost
-    /// (`NetworkChange.unknown`), so that this is for what nobody thought of.
+    /// How long routes of which nothing was told are believed to stand: notifications are all that is known to be
+    /// lost (`NetworkChange.unknown`), so that this is for what nobody thought of.
     private static let routesLifetime = Duration.seconds(60)
 
     /// How many events wait for their reader; of more, the oldest are lost.
@@ -129,8 +131,8 @@ public actor NodeNetwork {
         thread.close()
     }
 
-    /// Chooses the underlay from what the kernel says now. From here on `run` follows it, and keeps it for as long as it
-    /// qualifies. Throws `UnderlayError` where none fits.
+    /// Chooses the underlay from what the kernel says now. From here on `run` follows it, and keeps it for as long as
+    /// it qualifies. Throws `UnderlayError` where none fits.
     public func chooseUnderlay() throws -> Underlay {
         routes = nil
         let chosen = try chosenUnderlay(in: readState()).get()
@@ -138,11 +140,11 @@ public actor NodeNetwork {
         return chosen
     }
 
-    /// Says which network the tunnel carries, before anything is made for it. An underlay inside of it is none: another
-    /// takes its place at once (`NodeEvent.underlayChanged`).
+    /// Says which network the tunnel carries, before anything is made for it. An underlay inside of it is none:
+    /// another takes its place at once (`NodeEvent.underlayChanged`).
     ///
-    /// - Returns: whether the underlay that was chosen last is outside of it. Where it is not, and there is no other, the
-    ///   node's health says so.
+    /// - Returns: whether the underlay that was chosen last is outside of it. Where it is not, and there is no other,
+    ///   the node's health says so.
     public func setOverlay(_ network: IPv4Prefix) -> Bool {
         if overlay?.network != network {
             // One that was never carried left nothing behind, and may have been a slip.
@@ -209,8 +211,8 @@ public actor NodeNetwork {
         if try reconciler.prune(in: state, where: narrow.contains) { routes = nil }
     }
 
-    /// Which routes matter: default routes, what touches a desired route, what leaves by the tunnel device, and what twill
-    /// has made.
+    /// Which routes matter: default routes, what touches a desired route, what leaves by the tunnel device, and what
+    /// twill has made.
     private func interest(in links: [Link]) -> RouteInterest {
         let name = reconciler.tunnelName
         // Narrow paths lie inside of the overlay.
@@ -362,8 +364,8 @@ public actor NodeNetwork {
         look.yield()
     }
 
-    /// Follows one route of the main table without reading the others again, so that what somebody took away comes back at
-    /// once on a machine with hundreds of thousands of them.
+    /// Follows one route of the main table without reading the others again, so that what somebody took away comes
+    /// back at once on a machine with hundreds of thousands of them.
     private func note(_ route: Route, isThere: Bool) {
         if !isThere {
             routes?.known.removeAll { $0 == route }

@@ -1,5 +1,6 @@
 import Addresses
 import Node
+import Reconciler
 
 /// One line of `twilld check`.
 struct Finding: Sendable, Equatable {

@@ -5,6 +5,8 @@
 
 import Addresses
 import Counters
+import Devices
+import Firewall
 import Forwarding
 import Glibc
 import Health
@@ -13,8 +15,8 @@ import Logging
 import Netlink
 import Node
 import Processes
+import Reconciler
 import Telemetry
-import Devices
 import Worker
 
 /// One node of a network, from its start to its end.

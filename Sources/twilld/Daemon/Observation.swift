@@ -6,6 +6,7 @@ import Glibc
 import Health
 import Leases
 import Node
+import Reconciler
 import Synchronization
 import Telemetry
 import Worker

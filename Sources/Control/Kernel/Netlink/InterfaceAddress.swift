@@ -12,7 +12,8 @@ public struct InterfaceAddress: Sendable, Hashable {
     public var scope: Scope
     /// How it came about and whether it may still be used.
     public var flags: AddressFlags
-    /// Who made it: a number as routes have (`Route.origin`); 0 where nobody said, or the kernel keeps none (before 5.18).
+    /// Who made it: a number as routes have (`Route.origin`); 0 where nobody said, or the kernel keeps none (before
+    /// 5.18).
     public var origin: UInt8
 
     /// Makes an address from its parts.

@@ -155,8 +155,8 @@ extension Route {
         self.typeOfService = typeOfService
     }
 
-    /// Decodes `RTA_MULTIPATH`: each next hop is a `struct rtnexthop` (length 2, flags 1, weight 1, interface 4), whose
-    /// length counts the attributes that follow it.
+    /// Decodes `RTA_MULTIPATH`: each next hop is a `struct rtnexthop` (length 2, flags 1, weight 1, interface 4),
+    /// whose length counts the attributes that follow it.
     private static func nextHops(_ bytes: ArraySlice<UInt8>, family: UInt8) -> [NextHop] {
         var hops: [NextHop] = []
         var rest = bytes

@@ -119,8 +119,8 @@ struct Request {
         }
     }
 
-    /// The way of a packet with that source: what the kernel would do with it, what it learnt of the path included; or, as
-    /// an entry, the entry of the table that decides so.
+    /// The way of a packet with that source: what the kernel would do with it, what it learnt of the path included;
+    /// or, as an entry, the entry of the table that decides so.
     static func path(to address: IPv4Address, from source: IPv4Address?, asEntry: Bool) -> Request {
         Request("look up the way to \(address)", .getRoute, .acknowledge) {
             $0.appendRoute(

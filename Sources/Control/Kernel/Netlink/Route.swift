@@ -138,8 +138,9 @@ extension Route: CustomStringConvertible {
         return "proto \(origin)" + (name.map { " (\($0))" } ?? "")
     }
 
-    /// The number by which twill knows its own routes, rules and addresses again after a restart: what carries it and is
-    /// not wanted is taken away. Nobody else has it in linux/rtnetlink.h, iproute2's rt_protos, FRR, BIRD, Calico or Cilium.
+    /// The number by which twill knows its own routes, rules and addresses again after a restart: what carries it and
+    /// is not wanted is taken away. Nobody else has it in linux/rtnetlink.h, iproute2's rt_protos, FRR, BIRD, Calico
+    /// or Cilium.
     public static let twillOrigin: UInt8 = 116
 
     /// `RTPROT_BOOT`: what ip(8) and flanneld write where nothing else is said.

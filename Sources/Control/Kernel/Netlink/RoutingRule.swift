@@ -1,6 +1,7 @@
 import Addresses
 
-/// A rule that says which table, if any, decides about a packet (ip-rule(8), `RTM_NEWRULE`), as far as twill judges it.
+/// A rule that says which table, if any, decides about a packet (ip-rule(8), `RTM_NEWRULE`), as far as twill judges
+/// it.
 public struct RoutingRule: Sendable, Hashable {
     /// What is done with a packet that fits: `FR_ACT_*` of linux/fib_rules.h.
     public struct Action: RawRepresentable, Sendable, Hashable {

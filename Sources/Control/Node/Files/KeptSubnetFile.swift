@@ -1,10 +1,12 @@
 import Glibc
 import Health
+import Host
 import Netlink
+import Reconciler
 import Synchronization
 
-/// `subnet.env` is there and says what it shall. Looked at with every change on this machine's network and by every resync:
-/// one small file is read. The file stays for the next start, which asks for its subnet.
+/// `subnet.env` is there and says what it shall. Looked at with every change on this machine's network and by every
+/// resync: one small file is read. The file stays for the next start, which asks for its subnet.
 public final class KeptSubnetFile: KeptItem {
     private struct State {
         /// Whether it has been in place once since the start.

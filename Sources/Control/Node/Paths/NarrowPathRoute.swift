@@ -1,9 +1,10 @@
 import Addresses
 import Glibc
 import Netlink
+import Reconciler
 
-/// The route to one peer's subnet, for as long as the path to that peer is narrower than the tunnel: the kernel then tells
-/// pods by ICMP how large their packets may be. Other peers keep the full size.
+/// The route to one peer's subnet, for as long as the path to that peer is narrower than the tunnel: the kernel then
+/// tells pods by ICMP how large their packets may be. Other peers keep the full size.
 ///
 /// No `DesiredItem`: there may be thousands, which are compared with the kernel's routes all at once.
 struct NarrowPathRoute: Sendable, Hashable {
