@@ -85,10 +85,17 @@ let controlSide: [Target] = [
     module(
         "Leases", in: "Control", ["Addresses", "Health", .product(name: "Logging", package: "swift-log")]),
     module("LeaseDirectory", in: "Control/Stores", ["Health", "Leases"]),
+    module("Host", in: "Control/Kernel", ["Processes", "CLinux"]),
+    module(
+        "Reconciler", in: "Control/Kernel",
+        ["Addresses", "Health", "Host", "Netlink", .product(name: "Logging", package: "swift-log")]),
+    module(
+        "Firewall", in: "Control/Kernel",
+        ["Addresses", "Health", "Host", "Netlink", "Reconciler", "CLinux"]),
     module(
         "Node", in: "Control",
         [
-            "Addresses", "Processes", "Health", "Netlink", "CLinux",
+            "Addresses", "Processes", "Health", "Host", "Netlink", "Reconciler", "Firewall", "CLinux",
             .product(name: "Logging", package: "swift-log"),
         ]),
     module("Telemetry", in: "Control", ["Counters", "Addresses", "Health"]),
@@ -114,7 +121,7 @@ let controlSide: [Target] = [
         name: "Fuzz",
         dependencies: [
             "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Engines", "Worker",
-            "Netlink", "Leases", "LeaseDirectory", "Node", "Telemetry", "CLinux", "Seeded",
+            "Netlink", "Firewall", "Leases", "LeaseDirectory", "Node", "Telemetry", "CLinux", "Seeded",
         ], path: "Tests/Fuzz", swiftSettings: settings),
     .executableTarget(
         name: "twill-fuzz", dependencies: ["Fuzz"], path: "Tests/FuzzProgram", swiftSettings: settings),
@@ -123,10 +130,18 @@ let controlSide: [Target] = [
     tests("Netlink", ["Addresses", "CLinux", "NetworkNamespaces", "Seeded"]),
     tests("Leases", ["Addresses", "Health", "LeaseTesting"]),
     tests("LeaseDirectory", ["Addresses", "Health", "Leases", "LeaseTesting"]),
+    tests("Host", ["CLinux"]),
+    tests(
+        "Reconciler",
+        [
+            "Addresses", "Health", "Netlink", "NetworkNamespaces",
+            .product(name: "Logging", package: "swift-log"),
+        ]),
+    tests("Firewall", ["Addresses", "Health", "Netlink", "Reconciler", "NetworkNamespaces"]),
     tests(
         "Node",
         [
-            "Addresses", "Health", "Netlink", "NetworkNamespaces",
+            "Addresses", "Health", "Host", "Netlink", "Reconciler", "NetworkNamespaces",
             .product(name: "Logging", package: "swift-log"),
         ]),
     tests("Telemetry", ["Counters", "Health"]),
@@ -153,7 +168,8 @@ let etcdAndDaemon: [Target] = [
         name: "NodeDaemon",
         dependencies: [
             "Addresses", "Processes", "Forwarding", "Counters", "Devices", "Engines", "Worker",
-            "Health", "Netlink", "Leases", "LeaseDirectory", "LeaseEtcd", "Node", "Telemetry", "CLinux",
+            "Health", "Netlink", "Host", "Reconciler", "Firewall", "Leases", "LeaseDirectory", "LeaseEtcd",
+            "Node", "Telemetry", "CLinux",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),
@@ -190,7 +206,7 @@ let etcdAndDaemon: [Target] = [
         name: "CommandTests",
         dependencies: [
             "twilld", "NodeDaemon", "Addresses", "CLinux", "Counters", "Devices", "Fuzz", "Kit", "LeaseEtcd",
-            "Leases", "NetworkNamespaces", "Node", "Telemetry", "Worker",
+            "Leases", "NetworkNamespaces", "Node", "Reconciler", "Telemetry", "Worker",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
         ], swiftSettings: settings),

@@ -67,10 +67,7 @@ import Testing
 
     @Test func everyEventOfTheLogIsExplained() throws {
         let manual = try Self.text("docs/operations.md")
-        let sources = try [
-            "Sources/NodeDaemon", "Sources/twilld", "Sources/Control/Leases", "Sources/Control/Node",
-        ].flatMap(
-            Self.sources)
+        let sources = try ["Sources/NodeDaemon", "Sources/twilld", "Sources/Control"].flatMap(Self.sources)
         let calls = #/\.(?:trace|debug|info|notice|warning|error|critical)[(,]\s*"([^"\\]+)"/#
         let tries = #/"([^"\\]+, trying again)"/#
         var events: Set<String> = []

@@ -19,6 +19,9 @@ public var fuzzTargets: [NamedFuzzTarget] {
             NamedFuzzTarget("netlink-reply") { NetlinkReplyTarget() },
             NamedFuzzTarget("netlink-request") { NetlinkRequestTarget() },
             NamedFuzzTarget("directory") { DirectoryTarget() },
+            NamedFuzzTarget("iptables-rules") { IptablesRulesTarget() },
+            NamedFuzzTarget("nft-rules") { NftablesRulesTarget() },
+            NamedFuzzTarget("nft-generation") { RuleGenerationTarget() },
         ]
     #endif
     return targets

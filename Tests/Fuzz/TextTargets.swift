@@ -5,10 +5,10 @@ import Leases
 import Node
 import Telemetry
 
-private func bytes(_ texts: String...) -> [[UInt8]] { texts.map { Array($0.utf8) } }
+func bytes(_ texts: String...) -> [[UInt8]] { texts.map { Array($0.utf8) } }
 
 /// What numbers are replaced by in texts.
-private let oddNumbers = bytes(
+let oddNumbers = bytes(
     "-1", "0", "00", "+1", "33", "256", "65535", "65536", "4294967296", "9223372036854775807",
     "9223372036854775808",
     "-9223372036854775808", "18446744073709551616", "1e5", "1e999", "-0", "1.5", "0x10", "\u{660}")

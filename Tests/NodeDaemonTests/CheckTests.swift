@@ -1,5 +1,6 @@
 import Addresses
 import Node
+import Reconciler
 import Testing
 
 @testable import NodeDaemon

@@ -1,4 +1,5 @@
 import Addresses
+import Firewall
 import Health
 import Logging
 import Netlink
@@ -6,6 +7,7 @@ import NetworkNamespaces
 import Testing
 
 @testable import Node
+@testable import Reconciler
 
 /// The reconciler against the real kernel, in network namespaces that the tests make.
 @Suite(
@@ -45,7 +47,8 @@ struct NodeNetworkTests {
             #expect(link.contains("mtu 1472") && link.contains("qlen 1000") && link.contains(",UP"))
             #expect(link.contains("inet 10.66.28.0/32 scope global flannel0"))
             #expect(
-                try execute("ip route show 10.66.0.0/16").hasPrefix("10.66.0.0/16 dev flannel0 scope link"))
+                try execute("ip route show 10.66.0.0/16").hasPrefix(
+                    "10.66.0.0/16 dev flannel0 proto 116 scope link"))
             let settings = "/proc/sys/net/ipv4/conf/flannel0"
             #expect(
                 try execute("cat \(settings)/accept_local \(settings)/rp_filter \(settings)/forwarding")
@@ -112,6 +115,27 @@ struct NodeNetworkTests {
         try await wait(for: "1", in: namespace, setting)
     }
 
+    @Test func theResyncRestoresRulesThatNoNotificationTellsOf() async throws {
+        let namespace = try await NetworkNamespace.make()
+        let network = try await namespace.run {
+            try NodeNetwork(
+                options: UnderlayOptions(), resyncInterval: .milliseconds(100), health: NodeHealth(),
+                logger: quietLogger)
+        }
+        let rules = PacketFilterRules(
+            PacketFilterSettings(
+                network: Self.settings.network, subnet: IPv4Prefix("10.66.28.0/24")!, masquerades: true),
+            preferring: .nftables, interfaceName: "flannel0", beside: PacketFilterEffects())
+        try await network.setDesired([rules])
+        let running = Task { await network.run() }
+        defer { running.cancel() }
+        try await namespace.run { try execute("nft flush ruleset") }
+        let list = "nft list table ip flannel-ipv4 2>/dev/null || true"
+        while try await !namespace.run({ try execute(list) }).contains("masquerade") {
+            try await Task.sleep(for: .milliseconds(20))
+        }
+    }
+
     @Test func aNewLeaseTakesTheOldOnesThingsAway() async throws {
         let namespace = try await namespace()
         let network = try await namespace.run {
@@ -174,8 +198,8 @@ struct NodeNetworkTests {
         await network.reconcile()
         let routes = try await namespace.run { try execute("ip route show 10.66.0.0/16") }
         #expect(
-            routes == "10.66.0.0/16 dev flannel0 scope link \n"
-                || routes.hasPrefix("10.66.0.0/16 dev flannel0 scope link"))
+            routes == "10.66.0.0/16 dev flannel0 proto 116 scope link \n"
+                || routes.hasPrefix("10.66.0.0/16 dev flannel0 proto 116 scope link"))
         #expect(!routes.contains("198.51.100.9") && health.problems.isEmpty)
     }
 
@@ -276,16 +300,14 @@ struct NodeNetworkTests {
         }
         // Not essential: no error.
         try await network.setDesired(NodeNetworkTests.settings.desiredItems)
-        try await namespace.run {
-            #expect(try execute("cat /proc/sys/net/ipv4/ip_forward") == "0\n")
-            let item = ForwardingEnabled()
-            #expect(try item.deviation(in: NetworkState()) != nil)
-            let socket = try RouteSocket()
+        let (forwards, error) = try await namespace.run {
             let error = #expect(throws: SystemSettingError.self) {
-                try item.restore(in: NetworkState(), using: socket)
+                _ = try ForwardingEnabled().deviation(in: NetworkState())
             }
-            #expect(error?.description.contains("sysctl -w net.ipv4.ip_forward=1") == true)
+            return (try execute("cat /proc/sys/net/ipv4/ip_forward"), error)
         }
+        #expect(forwards == "0\n")
+        #expect(error?.description.contains("sysctl -w net.ipv4.ip_forward=1") == true)
     }
 }
 

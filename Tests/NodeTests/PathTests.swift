@@ -2,6 +2,7 @@ import Addresses
 import Health
 import Netlink
 import NetworkNamespaces
+import Reconciler
 import Testing
 
 @testable import Node

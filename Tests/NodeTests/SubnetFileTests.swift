@@ -2,8 +2,10 @@ import Addresses
 import Glibc
 import Health
 import Netlink
+import Reconciler
 import Testing
 
+@testable import Host
 @testable import Node
 
 @Suite struct SubnetFileTests {
@@ -179,7 +181,7 @@ import Testing
             let socket = try RouteSocket()
             func restored(_ expected: String) throws {
                 #expect(try kept.deviation(in: NetworkState()) == expected)
-                try kept.restore(in: NetworkState(), using: socket)
+                try kept.update(in: NetworkState(), using: socket)
                 #expect(try kept.deviation(in: NetworkState()) == nil)
                 #expect(try TextFile.read(path) == file.text)
             }
@@ -198,7 +200,7 @@ import Testing
     @Test func aFileThatCannotBeWrittenIsAProblem() throws {
         let kept = KeptSubnetFile(file, at: "/proc/version/subnet.env")
         let socket = try RouteSocket()
-        let error = #expect(throws: ItemProblem.self) { try kept.restore(in: NetworkState(), using: socket) }
+        let error = #expect(throws: ItemProblem.self) { try kept.update(in: NetworkState(), using: socket) }
         #expect(error?.problem.effect == .cutOff)
         #expect(
             error?.problem.cause.contains("cannot write /proc/version/subnet.env: Not a directory") == true)

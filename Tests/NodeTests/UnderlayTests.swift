@@ -3,6 +3,7 @@ import Netlink
 import Testing
 
 @testable import Node
+@testable import Reconciler
 
 /// The choice of the underlay interface over a made-up machine; what flanneld does with the same flags decides.
 @Suite struct UnderlayTests {

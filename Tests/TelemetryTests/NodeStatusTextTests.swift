@@ -1,3 +1,4 @@
+import FoundationEssentials
 import Testing
 
 @testable import Telemetry
@@ -101,6 +102,30 @@ import Testing
         ] {
             #expect(text.contains(line))
         }
+    }
+
+    @Test func ofTheKernelsItemsThoseAreShownThatAreNotGood() throws {
+        var status = Self.status()
+        status.kernel = [
+            .init(
+                item: "route 10.66.0.0/16 dev flannel0", state: "failing", lastError: "not permitted",
+                retries: 3,
+                sinceSeconds: 61),
+            .init(item: "device flannel0", state: "good", sinceSeconds: 5),
+        ]
+        #expect(
+            status.text().contains(
+                """
+
+                kernel    1 of 2 items not as wanted
+                  route 10.66.0.0/16 dev flannel0: failing for 1m 1s, tried again 3 times: not permitted
+                out  
+                """.dropLast(2)))
+        status.kernel?.removeFirst()
+        #expect(status.text() == Self.status().text())
+        // A daemon of a release that does not tell of them.
+        let data = try JSONEncoder().encode(Self.status())
+        #expect(try JSONDecoder().decode(NodeStatus.self, from: data).kernel == nil)
     }
 
     @Test func ratesAreShownWhereThereAreSome() {

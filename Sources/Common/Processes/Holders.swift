@@ -9,8 +9,8 @@ extension RunningProcess {
         processes.first { $0.descriptors.contains(where: isMeant) }
     }
 
-    /// The process that has each of some sockets open, by the numbers of their inodes; nothing for those of which none is
-    /// seen.
+    /// The process that has each of some sockets open, by the numbers of their inodes; nothing for those of which
+    /// none is seen.
     public static func holders(ofSockets inodes: Set<UInt64>) -> [UInt64: RunningProcess] {
         var found: [UInt64: RunningProcess] = [:]
         for process in all {
@@ -22,8 +22,8 @@ extension RunningProcess {
         return found
     }
 
-    /// The process whose socket keeps `endpoint` from being bound; nil where none is seen: it is in another namespace, or
-    /// has just ended.
+    /// The process whose socket keeps `endpoint` from being bound; nil where none is seen: it is in another
+    /// namespace, or has just ended.
     public static func holder(of endpoint: Endpoint, _ transport: SocketTable.Transport) -> RunningProcess? {
         var inodes: Set<UInt64> = []
         for table in SocketTable.tables(of: transport) {
@@ -33,8 +33,8 @@ extension RunningProcess {
         return first(of: all) { $0.socketInode.map(inodes.contains) ?? false }
     }
 
-    /// The process that has the TUN device of that name open. Names are each network namespace's own: a process of another
-    /// than the calling thread's is not meant.
+    /// The process that has the TUN device of that name open. Names are each network namespace's own: a process of
+    /// another than the calling thread's is not meant.
     public static func holder(ofTunnel name: String) -> RunningProcess? {
         all.first { process in
             process.isInNetworkOfThisThread && process.descriptors.contains { $0.tunnelName == name }

@@ -2,7 +2,8 @@ import Glibc
 
 /// Files and directories of /proc. What they hold others wrote, or chose: a process calls itself what it likes.
 enum ProcFile {
-    /// The largest text that is read in bytes. A command line may be longer; what twill looks for stands at its start.
+    /// The largest text that is read in bytes. A command line may be longer; what twill looks for stands at its
+    /// start.
     private static let textLimit = 64 * 1024
 
     /// What is read of a table at once, in bytes.

@@ -1,7 +1,8 @@
-// How it works. Which process has a socket, a device or a file open is found by looking at what the descriptors of all
-// processes refer to, as /proc/N/fd shows them. Processes of other users are seen by root alone, those in other PID
-// namespaces by nobody in this one; and what was seen may be over when it is told. Nothing here waits for anybody, but with
-// thousands of processes it takes some milliseconds: it is for where something was found to be wrong.
+// How it works. Which process has a socket, a device or a file open is found by looking at what the descriptors of
+// all processes refer to, as /proc/N/fd shows them. Processes of other users are seen by root alone, those in other
+// PID namespaces by nobody in this one; and what was seen may be over when it is told. Nothing here waits for
+// anybody, but with thousands of processes it takes some milliseconds: it is for where something was found to be
+// wrong.
 
 import Addresses
 import Glibc
@@ -26,8 +27,8 @@ public struct RunningProcess: Sendable, Hashable {
 
     private var directory: String { "/proc/\(number)" }
 
-    /// What it calls itself, at most 15 bytes: `flanneld`; nil where it is not there. Without what could steer a terminal
-    /// or end a line, which stands as `?`.
+    /// What it calls itself, at most 15 bytes: `flanneld`; nil where it is not there. Without what could steer a
+    /// terminal or end a line, which stands as `?`.
     public var name: String? {
         guard let line = ProcFile.text("\(directory)/comm")?.dropLast(), !line.isEmpty else { return nil }
         let scalars = line.unicodeScalars.map { $0.isShownAsItIs ? $0 : "?" }
@@ -84,8 +85,8 @@ struct OpenDescriptor {
     /// The file that it is.
     var file: FileIdentity? { FileIdentity(path: path) }
 
-    /// The name of the TUN or TAP device that it is, in its own network namespace; nil for anything else. The driver writes
-    /// it into fdinfo (`tun_chr_show_fdinfo`, drivers/net/tun.c).
+    /// The name of the TUN or TAP device that it is, in its own network namespace; nil for anything else. The driver
+    /// writes it into fdinfo (`tun_chr_show_fdinfo`, drivers/net/tun.c).
     var tunnelName: String? {
         guard target == "/dev/net/tun", let text = ProcFile.text("\(directory)/fdinfo/\(name)") else {
             return nil

@@ -34,8 +34,8 @@ public struct SocketTableRow: Sendable, Hashable {
     /// The state of a TCP socket that takes connections (`TCP_LISTEN`, net/tcp_states.h).
     private static let listening: UInt8 = 10
 
-    /// The local address as the kernel prints it: a number of 32 bits for IPv4, four of them for IPv6, each as its bytes
-    /// make it on this machine.
+    /// The local address as the kernel prints it: a number of 32 bits for IPv4, four of them for IPv6, each as its
+    /// bytes make it on this machine.
     private let words: [UInt32]
     /// The local port.
     public let port: UInt16

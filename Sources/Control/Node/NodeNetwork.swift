@@ -1,7 +1,9 @@
 import Addresses
 import Health
+import Host
 import Logging
 import Netlink
+import Reconciler
 
 /// What happened on this machine's network that the daemon has to act upon.
 public enum NodeEvent: Sendable, Hashable {
@@ -20,15 +22,15 @@ public actor NodeNetwork {
     /// makes a dozen), and somebody who fights over a route shall not keep a core busy.
     private static let pauseBetweenPasses = Duration.milliseconds(100)
 
-    /// How many times longer than a look the pause after it is at least, so that whoever changes routes on a machine with
-    /// hundreds of thousands of them makes the daemon use a fifth of a core at most.
+    /// How many times longer than a look the pause after it is at least, so that whoever changes routes on a machine
+    /// with hundreds of thousands of them makes the daemon use a fifth of a core at most.
     private static let pausePerLook = 4
 
     /// How long that pause is at most: what is taken away shall be back soon whatever a look took.
     private static let longestPause = Duration.seconds(1)
 
-    /// How long routes of which nothing was told are believed to stand: notifications are all that is known to be lost
-    /// (`NetworkChange.unknown`), so that this is for what nobody thought of.
+    /// How long routes of which nothing was told are believed to stand: notifications are all that is known to be
+    /// lost (`NetworkChange.unknown`), so that this is for what nobody thought of.
     private static let routesLifetime = Duration.seconds(60)
 
     /// How many events wait for their reader; of more, the oldest are lost.
@@ -40,13 +42,14 @@ public actor NodeNetwork {
     private nonisolated let thread: ControlThread
     private let continuation: AsyncStream<NodeEvent>.Continuation
     private let options: UnderlayOptions
-    private(set) var resyncInterval: Duration
+    var resyncInterval: Duration { reconciler.resyncInterval }
     let socket: RouteSocket
     private let monitor: RouteMonitor
     let health: NodeHealth
     var log: RepeatLimitedLog
 
-    private var items: [any DesiredItem] = []
+    /// What keeps the items. The thread's alone, as all of this.
+    let reconciler: Reconciler
     private let exclusions: UnderlayExclusions
     private let patience: Duration
     private let routePatience: Duration
@@ -58,10 +61,6 @@ public actor NodeNetwork {
     private var judge = RouteJudge()
     /// What packets are taken by, since when it is seen, and whether it is told.
     private var routeProblems: [String: (since: ContinuousClock.Instant, isTold: Bool)] = [:]
-    private var restores = RepeatedRestores()
-    /// The tunnel device's number, as it was seen last.
-    private var tunnelIndex: Int32?
-    private var unwanted: [any DesiredItem] = []
     private var missingDevice: String?
 
     /// The routes of interest as they were read last; nil where they may have changed since.
@@ -69,6 +68,9 @@ public actor NodeNetwork {
     /// Whether `run` takes in what the kernel tells, so that `routes` may be believed.
     private var isFollowing = false
     private var nextLook: ContinuousClock.Instant?
+
+    /// How the items stand.
+    public nonisolated let itemStatuses: ItemStatuses
 
     // The paths to the peers (FollowedPaths.swift).
 
@@ -118,8 +120,10 @@ public actor NodeNetwork {
         (events, continuation) = AsyncStream.makeStream(
             bufferingPolicy: .bufferingNewest(NodeNetwork.eventLimit))
         self.options = options
-        self.resyncInterval = resyncInterval
         log = RepeatLimitedLog(logger: logger)
+        reconciler = Reconciler(
+            socket: socket, health: health, logger: logger, resyncInterval: resyncInterval)
+        itemStatuses = reconciler.statuses
     }
 
     deinit {
@@ -127,8 +131,8 @@ public actor NodeNetwork {
         thread.close()
     }
 
-    /// Chooses the underlay from what the kernel says now. From here on `run` follows it, and keeps it for as long as it
-    /// qualifies. Throws `UnderlayError` where none fits.
+    /// Chooses the underlay from what the kernel says now. From here on `run` follows it, and keeps it for as long as
+    /// it qualifies. Throws `UnderlayError` where none fits.
     public func chooseUnderlay() throws -> Underlay {
         routes = nil
         let chosen = try chosenUnderlay(in: readState()).get()
@@ -136,11 +140,11 @@ public actor NodeNetwork {
         return chosen
     }
 
-    /// Says which network the tunnel carries, before anything is made for it. An underlay inside of it is none: another
-    /// takes its place at once (`NodeEvent.underlayChanged`).
+    /// Says which network the tunnel carries, before anything is made for it. An underlay inside of it is none:
+    /// another takes its place at once (`NodeEvent.underlayChanged`).
     ///
-    /// - Returns: whether the underlay that was chosen last is outside of it. Where it is not, and there is no other, the
-    ///   node's health says so.
+    /// - Returns: whether the underlay that was chosen last is outside of it. Where it is not, and there is no other,
+    ///   the node's health says so.
     public func setOverlay(_ network: IPv4Prefix) -> Bool {
         if overlay?.network != network {
             // One that was never carried left nothing behind, and may have been a slip.
@@ -178,24 +182,44 @@ public actor NodeNetwork {
     /// Replaces all desired items: takes away what is no longer wanted, and makes the rest so in their order. Throws
     /// the first failure of an essential item; `run` tries again.
     public func setDesired(_ items: [any DesiredItem]) throws {
-        let former = self.items
-        self.items = items
+        reconciler.replace(with: items)
         missingDevice = nil
         routes = nil
         // First the new, so that no packet is without a route that has one before and after.
-        let failure = try restore(items, in: readState(), isFirstTime: true)
-        withdraw(former, except: items)
+        let failure = try updateItems(in: readState(), isResync: true, isFirstTime: true)
+        if reconciler.deleteUnwanted() { routes = nil }
+        try prune(in: readState())
         if let failure { throw failure }
         if !narrowPaths.isEmpty { restoreNarrowPaths(in: try readState(), isFirstTime: true) }
     }
 
-    /// Which routes matter: default routes, what touches a desired route, and what leaves by the tunnel device.
+    /// Makes items so. Gives the first failure of an essential one.
+    private func updateItems(
+        in state: NetworkState, isResync: Bool, isFirstTime: Bool
+    ) throws -> (any Error)? {
+        let outcome = try reconciler.update(in: state, isResync: isResync, isFirstTime: isFirstTime) {
+            hasChangedRoutes in
+            if hasChangedRoutes { routes = nil }
+            return try readState()
+        }
+        if let missing = outcome.missingDevice, !isFirstTime { tellDeviceMissing(missing) }
+        return outcome.failure
+    }
+
+    private func prune(in state: NetworkState) throws {
+        let narrow = NarrowPathRoute.routes(of: narrowPaths, in: state)
+        if try reconciler.prune(in: state, where: narrow.contains) { routes = nil }
+    }
+
+    /// Which routes matter: default routes, what touches a desired route, what leaves by the tunnel device, and what
+    /// twill has made.
     private func interest(in links: [Link]) -> RouteInterest {
-        let name = items.lazy.compactMap { ($0 as? TunnelLink)?.settings.interfaceName }.first
+        let name = reconciler.tunnelName
         // Narrow paths lie inside of the overlay.
         return RouteInterest(
-            prefixes: Set(items.compactMap { ($0 as? any RouteItem)?.destination }).sorted(),
-            interfaceIndex: links.first { $0.name == name }?.index)
+            prefixes: reconciler.destinations.sorted(),
+            interfaceIndex: links.first { $0.name == name }?.index,
+            origin: Route.twillOrigin)
     }
 
     /// Reads the kernel's state; its routes only where they may be others than those known.
@@ -221,38 +245,13 @@ public actor NodeNetwork {
         try setDesired([])
     }
 
-    private func withdraw(_ items: [any DesiredItem], except wanted: [any DesiredItem]) {
-        let wanted = Set(wanted.map(\.name))
-        for item in items where !wanted.contains(item.name) {
-            do {
-                try item.withdraw(using: socket)
-                health.forget(item.component)
-            } catch {
-                log.warning("cannot withdraw", item: item.name, "\(error)")
-                health.set(
-                    item.component,
-                    Problem(
-                        .degraded, "\(item.name) is no longer wanted and cannot be taken away: \(error)",
-                        remedy: "it is tried again every \(resyncInterval)"))
-                unwanted.append(item)
-            }
-            routes = nil
-        }
-    }
-
-    /// Tries again to take away what could not be.
-    private func withdrawUnwanted() {
-        guard !unwanted.isEmpty else { return }
-        let left = unwanted
-        unwanted = []
-        withdraw(left, except: items)
-    }
-
     /// Returns once the thread that all of this runs on has come to it: whether it still answers.
     public func answer() {}
 
     /// Compares everything this often from now on, from the next time on that it is due.
-    public func follow(resyncInterval: Duration) { self.resyncInterval = resyncInterval }
+    public func follow(resyncInterval: Duration) {
+        reconciler.resyncInterval = resyncInterval
+    }
 
     /// Compares everything with the kernel once, restores what differs, and follows the underlay.
     public func reconcile() {
@@ -262,11 +261,11 @@ public actor NodeNetwork {
 
     private func reconcile(isResync: Bool) {
         noteForPaths(isResync: isResync)
-        if isResync { withdrawUnwanted() }
+        if isResync, reconciler.deleteUnwanted() { routes = nil }
         do {
             let state = try readState()
-            let looked = items.filter { isResync || !$0.needsResync }
-            _ = try restore(looked, in: state, isFirstTime: false)
+            _ = try updateItems(in: state, isResync: isResync, isFirstTime: false)
+            try prune(in: state)
             restoreNarrowPaths(in: try readState(), isFirstTime: false)
             followUnderlay(in: state)
             judgeRoutes(in: try readState(), isResync: isResync)
@@ -344,6 +343,7 @@ public actor NodeNetwork {
 
     /// Takes in what the kernel told; every change of a link, an address or a route of interest is a reason to look.
     private func take(_ change: NetworkChange) {
+        reconciler.noteForPruning(change)
         switch change {
         case .route(let route), .routeRemoved(let route):
             if route.table == Route.mainTable { note(route, isThere: change == .route(route)) }
@@ -364,8 +364,8 @@ public actor NodeNetwork {
         look.yield()
     }
 
-    /// Follows one route of the main table without reading the others again, so that what somebody took away comes back at
-    /// once on a machine with hundreds of thousands of them.
+    /// Follows one route of the main table without reading the others again, so that what somebody took away comes
+    /// back at once on a machine with hundreds of thousands of them.
     private func note(_ route: Route, isThere: Bool) {
         if !isThere {
             routes?.known.removeAll { $0 == route }
@@ -408,64 +408,6 @@ public actor NodeNetwork {
                 "the kernel tells no more of changes: what is taken away comes back after "
                     + "\(resyncInterval) only",
                 remedy: "restart twilld"))
-    }
-
-    /// Restores what differs. Gives the first failure of an essential item.
-    private func restore(
-        _ items: [any DesiredItem], in initialState: NetworkState, isFirstTime isAsked: Bool
-    ) throws -> (any Error)? {
-        var state = initialState
-        var firstFailure: (any Error)?
-        // A device that was made anew has nothing yet: making that so is no restoring, and nobody took it away.
-        let isFirstTime = takeTunnelIndex(of: items, in: state) || isAsked
-        for item in items {
-            do {
-                guard let deviation = try item.deviation(in: state) else {
-                    log.settled(item: item.name)
-                    health.set(item.component, restores.problem(of: item.name, now: .now))
-                    continue
-                }
-                try item.restore(in: state, using: socket)
-                if !isFirstTime {
-                    log.notice("restored", item: item.name, deviation)
-                    restores.note(item.name, deviation, now: .now)
-                }
-                health.set(item.component, restores.problem(of: item.name, now: .now))
-                // The next items build on this one.
-                if item.component.kind != .setting, !item.needsResync { routes = nil }
-                state = try readState()
-            } catch let error as DeviceMissingError {
-                if !isFirstTime { tellDeviceMissing(error) }
-                firstFailure = firstFailure ?? error
-            } catch let error as ItemProblem {
-                health.set(item.component, error.problem)
-                if item.isEssential { firstFailure = firstFailure ?? error }
-            } catch {
-                log.warning("cannot restore", item: item.name, "\(error)")
-                health.set(item.component, problem(of: item, error))
-                if item.isEssential { firstFailure = firstFailure ?? error }
-            }
-        }
-        return firstFailure
-    }
-
-    /// Takes note of the tunnel device's number; gives whether it is another one than before.
-    private func takeTunnelIndex(of items: [any DesiredItem], in state: NetworkState) -> Bool {
-        let name = items.lazy.compactMap { ($0 as? TunnelLink)?.settings.interfaceName }.first
-        guard let index = name.flatMap({ state.link(named: $0)?.index }), index != tunnelIndex else {
-            return false
-        }
-        tunnelIndex = index
-        return true
-    }
-
-    private func problem(of item: any DesiredItem, _ error: any Error) -> Problem {
-        if let setting = error as? SystemSettingError {
-            return Problem(item.effect, setting.cause, remedy: setting.remedy)
-        }
-        return Problem(
-            item.effect, "\(item.name) cannot be made as it must be: \(error)",
-            remedy: "it is tried again every \(resyncInterval)")
     }
 
     private func tellDeviceMissing(_ error: DeviceMissingError) {

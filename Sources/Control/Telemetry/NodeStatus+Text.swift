@@ -27,6 +27,7 @@ extension NodeStatus {
                 ?? "a reservation, never ends"
             lines.append("lease     \(lease.subnet), \(NodeStatus.duration(lease.ageSeconds)) old, \(end)")
         }
+        lines += kernelLines
         lines += traffic
         lines += peerLines(limit: peerLimit)
         if !skipped.isEmpty {
@@ -54,6 +55,19 @@ extension NodeStatus {
         (store.isConnected
             ? "connected" : "not connected" + (tunnel == nil ? "" : "; packets flow without it"))
             + (store.reconnects == 0 ? "" : ", reconnected \(store.reconnects) times")
+    }
+
+    /// What of the kernel's state is not as it is wanted; nothing where all of it is.
+    private var kernelLines: [String] {
+        let items = kernel ?? []
+        let wrong = items.filter { $0.state != "good" }
+        if wrong.isEmpty { return [] }
+        return ["kernel    \(wrong.count) of \(items.count) items not as wanted"]
+            + wrong.map { item in
+                let tries = item.retries == 0 ? "" : ", tried again \(item.retries) times"
+                return "  \(item.item): \(item.state) for \(NodeStatus.duration(item.sinceSeconds))\(tries)"
+                    + (item.lastError.map { ": \($0)" } ?? "")
+            }
     }
 
     private var traffic: [String] {

@@ -29,6 +29,9 @@ public struct NodeStatus: Codable, Sendable, Equatable {
     public var skipped: [Skipped]
     /// Everything that the node's work depends on and how it is, the worst first.
     public var components: [Component]
+    /// What this node keeps in the kernel (routes, rules, settings) and in `subnet.env`, and how each item stands; nil from
+    /// a release that does not tell.
+    public var kernel: [KernelItem]?
     /// What an operator should know and do, one sentence each: those of the components that are not good.
     public var problems: [String]
     /// Everything that the data plane counted.
@@ -78,6 +81,31 @@ public struct NodeStatus: Codable, Sendable, Equatable {
             condition = state.problem?.effect.rawValue ?? "good"
             problem = state.problem?.sentence
             sinceSeconds = (now - state.since) / .seconds(1)
+        }
+    }
+
+    /// One thing that the node keeps in the kernel.
+    public struct KernelItem: Codable, Sendable, Equatable {
+        /// Its name: `route 10.66.0.0/16 dev flannel0`.
+        public var item: String
+        /// `good`, `failing`, or `leaving`: no longer wanted, and not gone yet.
+        public var state: String
+        /// What kept it from being as it is wanted, the last time; nil where it is good.
+        public var lastError: String?
+        /// How often it was tried again in this state.
+        public var retries: Int
+        /// Seconds since it is in this state.
+        public var sinceSeconds: Double
+
+        /// Makes an item's state.
+        public init(
+            item: String, state: String, lastError: String? = nil, retries: Int = 0, sinceSeconds: Double
+        ) {
+            self.item = item
+            self.state = state
+            self.lastError = lastError
+            self.retries = retries
+            self.sinceSeconds = sinceSeconds
         }
     }
 

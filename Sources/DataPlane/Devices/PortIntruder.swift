@@ -1,5 +1,6 @@
-// How it works. The kernel lists every IPv4 socket of the network namespace with its address, its user and the number of its
-// inode; those in a file of ours are known by fstat. Which process has an inode is looked for only where somebody was found.
+// How it works. The kernel lists every IPv4 socket of the network namespace with its address, its user and the number
+// of its inode; those in a file of ours are known by fstat. Which process has an inode is looked for only where
+// somebody was found.
 
 import Addresses
 import Glibc
@@ -21,8 +22,9 @@ public struct PortIntruder: Sendable, Hashable {
 extension UnderlaySocket {
     /// The sockets of others that are bound to an address and port.
     ///
-    /// The kernel gives a datagram to one socket alone, so such a one gets datagrams that are ours. A socket that is bound to
-    /// the port of all addresses gets none: the more exact address wins (`udp4_lib_lookup2`, net/ipv4/udp.c).
+    /// The kernel gives a datagram to one socket alone, so such a one gets datagrams that are ours. A socket that is
+    /// bound to the port of all addresses gets none: the more exact address wins (`udp4_lib_lookup2`,
+    /// net/ipv4/udp.c).
     ///
     /// Reads files of /proc: not for a thread that must not wait.
     ///

@@ -1,5 +1,6 @@
 import Addresses
 import Node
+import Reconciler
 
 /// One line of `twilld check`.
 package struct Finding: Sendable, Equatable {

@@ -3,7 +3,9 @@ import Glibc
 import Health
 import Leases
 import Logging
+import Firewall
 import Node
+import Reconciler
 import Telemetry
 import Worker
 

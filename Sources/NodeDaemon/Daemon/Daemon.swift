@@ -7,7 +7,9 @@ import Addresses
 import Health
 import Leases
 import Logging
+import Firewall
 import Node
+import Reconciler
 import Worker
 
 /// One node of a network, from its start to its end.
@@ -102,6 +104,7 @@ actor Daemon {
         let node = node
         let heartbeats = heartbeats
         observation.update(node.pathMTUs)
+        observation.update(node.itemStatuses)
         let keeper = LeaseKeeper(
             store: store, announcement: announcement, options: await leaseOptions(of: identity),
             logger: logger,

@@ -6,6 +6,7 @@ import Glibc
 import Health
 import Leases
 import Node
+import Reconciler
 import Synchronization
 import Telemetry
 import Worker
@@ -26,6 +27,7 @@ final class Observation: Observable {
         var tunnel: NodeStatus.Tunnel?
         var samples = TrafficSamples()
         var paths: PathMTUs?
+        var kernel: ItemStatuses?
     }
 
     /// What a table says something of even where all is well.
@@ -96,6 +98,8 @@ final class Observation: Observable {
 
     func update(_ paths: PathMTUs) { knowledge.withLock { $0.paths = paths } }
 
+    func update(_ kernel: ItemStatuses) { knowledge.withLock { $0.kernel = kernel } }
+
     func update(_ tunnel: NodeStatus.Tunnel?) { knowledge.withLock { $0.tunnel = tunnel } }
 
     /// Keeps what has been counted until now, for rates; to be called every second or so.
@@ -155,6 +159,11 @@ final class Observation: Observable {
         status.skipped = knowledge.table.skipped.map { NodeStatus.Skipped(key: $0.key, reason: $0.reason) }
         let states = health.all
         status.components = states.map { NodeStatus.Component($0, now: now) }
+        status.kernel = (knowledge.kernel?.all ?? []).map { item in
+            NodeStatus.KernelItem(
+                item: item.item, state: item.state.rawValue, lastError: item.lastError, retries: item.retries,
+                sinceSeconds: (now - item.since).seconds)
+        }
         status.problems = states.compactMap(\.problem?.sentence)
         return status
     }

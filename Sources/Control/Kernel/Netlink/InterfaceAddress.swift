@@ -12,17 +12,21 @@ public struct InterfaceAddress: Sendable, Hashable {
     public var scope: Scope
     /// How it came about and whether it may still be used.
     public var flags: AddressFlags
+    /// Who made it: a number as routes have (`Route.origin`); 0 where nobody said, or the kernel keeps none (before
+    /// 5.18).
+    public var origin: UInt8
 
     /// Makes an address from its parts.
     public init(
         interfaceIndex: Int32, address: IPAddress, prefixLength: Int, scope: Scope = .global,
-        flags: AddressFlags = .permanent
+        flags: AddressFlags = .permanent, origin: UInt8 = 0
     ) {
         self.interfaceIndex = interfaceIndex
         self.address = address
         self.prefixLength = prefixLength
         self.scope = scope
         self.flags = flags
+        self.origin = origin
     }
 }
 

@@ -4,11 +4,11 @@ import Addresses
 public struct KernelPath: Sendable, Hashable {
     /// The interface that they leave by; nil where the answer names none.
     public var interfaceIndex: Int32?
-    /// The MTU in bytes that somebody gave the route (`ip route add … mtu 1400`, with or without `lock`); nil where the
-    /// interface's own counts.
+    /// The MTU in bytes that somebody gave the route (`ip route add … mtu 1400`, with or without `lock`); nil where
+    /// the interface's own counts.
     public var routeMTU: Int?
-    /// The MTU in bytes that an ICMP error told of (RFC 1191), which anybody can have sent; nil for none. The kernel forgets
-    /// it after `net.ipv4.route.mtu_expires`, 10 minutes unless set otherwise.
+    /// The MTU in bytes that an ICMP error told of (RFC 1191), which anybody can have sent; nil for none. The kernel
+    /// forgets it after `net.ipv4.route.mtu_expires`, 10 minutes unless set otherwise.
     public var learntMTU: Int?
 
     /// Makes a path.
@@ -44,8 +44,9 @@ extension RouteSocket {
 }
 
 extension Route {
-    /// Whether an answer holds what the kernel will forget again: `rta_expires` of `struct rta_cacheinfo`, in which the
-    /// times since and until come third, is not 0 for what an ICMP error told of (rt_fill_info, net/ipv4/route.c).
+    /// Whether an answer holds what the kernel will forget again: `rta_expires` of `struct rta_cacheinfo`, in which
+    /// the times since and until come third, is not 0 for what an ICMP error told of (rt_fill_info,
+    /// net/ipv4/route.c).
     static func expires(_ message: Message) -> Bool {
         let attributes = message.attributes(after: MessageLayout.routeSize)
         return (attributes[RouteAttribute.cacheInformation]?.number(at: 8, as: Int32.self) ?? 0) != 0

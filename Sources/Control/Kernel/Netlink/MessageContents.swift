@@ -20,6 +20,8 @@ enum AddressAttribute {
     static let address = 1
     static let local = 2
     static let flags = 8
+    /// Since Linux 5.18; an older kernel passes over it.
+    static let origin = 11
 }
 
 /// `RTA_*` of linux/rtnetlink.h.
@@ -54,6 +56,7 @@ enum RuleAttribute {
     static let table = 15
     static let markMask = 16
     static let outputInterface = 17
+    static let origin = 21
 }
 
 /// `NHA_*` of linux/nexthop.h.
@@ -96,7 +99,8 @@ extension InterfaceAddress {
         self.init(
             interfaceIndex: interfaceIndex, address: address, prefixLength: Int(prefixLength),
             scope: Scope(rawValue: scope),
-            flags: AddressFlags(rawValue: attributes.number(AddressAttribute.flags) ?? UInt32(flags)))
+            flags: AddressFlags(rawValue: attributes.number(AddressAttribute.flags) ?? UInt32(flags)),
+            origin: attributes[AddressAttribute.origin]?.first ?? 0)
     }
 }
 
@@ -151,8 +155,8 @@ extension Route {
         self.typeOfService = typeOfService
     }
 
-    /// Decodes `RTA_MULTIPATH`: each next hop is a `struct rtnexthop` (length 2, flags 1, weight 1, interface 4), whose
-    /// length counts the attributes that follow it.
+    /// Decodes `RTA_MULTIPATH`: each next hop is a `struct rtnexthop` (length 2, flags 1, weight 1, interface 4),
+    /// whose length counts the attributes that follow it.
     private static func nextHops(_ bytes: ArraySlice<UInt8>, family: UInt8) -> [NextHop] {
         var hops: [NextHop] = []
         var rest = bytes
@@ -200,6 +204,7 @@ extension RoutingRule {
         mark = attributes.number(RuleAttribute.mark) ?? 0
         markMask = attributes.number(RuleAttribute.markMask) ?? 0
         isInverted = flags & RoutingRule.invertFlag != 0
+        origin = attributes[RuleAttribute.origin]?.first ?? 0
     }
 }
 

@@ -19,7 +19,8 @@ enum MessageLayout {
     static let routeSize = 12
     /// `struct rtnexthop`: length 2, flags 1, weight 1, interface 4.
     static let nextHopSize = 8
-    /// `struct fib_rule_hdr`: family, destination length, source length, TOS, table, reserved 2, action: 1 each; flags 4.
+    /// `struct fib_rule_hdr`: family, destination length, source length, TOS, table, reserved 2, action: 1 each;
+    /// flags 4.
     static let ruleSize = 12
     /// `struct nhmsg`: family, scope, protocol, reserved: 1 each; flags 4.
     static let nextHopObjectSize = 8

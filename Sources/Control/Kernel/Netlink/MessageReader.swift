@@ -7,8 +7,8 @@ struct Message: Hashable {
     /// What follows the header.
     var payload: ArraySlice<UInt8>
 
-    /// Takes the messages out of a datagram; nil where a length is wrong, since then nothing after it is known. Routes that
-    /// are of no interest are left out without being looked at further.
+    /// Takes the messages out of a datagram; nil where a length is wrong, since then nothing after it is known.
+    /// Routes that are of no interest are left out without being looked at further.
     static func all(in datagram: [UInt8], interest: RouteInterest? = nil) -> [Message]? {
         if let interest { return interesting(in: datagram, interest) }
         var messages: [Message] = []

@@ -1,7 +1,8 @@
 /// Builds one netlink message: header, fixed part, attributes (netlink(7), linux/netlink.h). Every number is in
 /// host byte order unless an attribute says otherwise.
 struct MessageWriter {
-    /// What an attribute holds at most in bytes: its length, a 16-bit number, counts the header too, and padding follows.
+    /// What an attribute holds at most in bytes: its length, a 16-bit number, counts the header too, and padding
+    /// follows.
     private static let attributeLimit = 65_535 - 2 * MessageLayout.attributeHeaderSize
 
     private(set) var bytes: [UInt8] = []
@@ -20,8 +21,8 @@ struct MessageWriter {
         withUnsafeBytes(of: value) { bytes.append(contentsOf: $0) }
     }
 
-    /// Appends an attribute with raw contents. Longer ones than an attribute holds (an interface's name from the command
-    /// line) are cut, and then refused by the kernel.
+    /// Appends an attribute with raw contents. Longer ones than an attribute holds (an interface's name from the
+    /// command line) are cut, and then refused by the kernel.
     mutating func attribute(_ type: Int, _ contents: some Collection<UInt8>) {
         let contents = contents.prefix(MessageWriter.attributeLimit)
         append(UInt16(clamping: MessageLayout.attributeHeaderSize &+ contents.count))

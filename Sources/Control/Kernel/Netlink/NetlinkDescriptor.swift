@@ -10,8 +10,8 @@ struct NetlinkDescriptor: ~Copyable {
     /// How long a reply may take before the request fails instead of hanging. The kernel answers in microseconds.
     private static let replyTimeoutSeconds = 10
 
-    /// The room for notifications that wait, in bytes. One of a route takes about 1 KiB with the kernel's own data, so that
-    /// a burst of two thousand finds room; with the usual 208 KiB it is two hundred.
+    /// The room for notifications that wait, in bytes. One of a route takes about 1 KiB with the kernel's own data,
+    /// so that a burst of two thousand finds room; with the usual 208 KiB it is two hundred.
     private static let notificationBufferBytes: UInt32 = 2 << 20
 
     let number: Int32

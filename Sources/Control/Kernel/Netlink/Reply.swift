@@ -32,7 +32,8 @@ struct Reply {
         self.sequence = sequence
     }
 
-    /// Takes a datagram in, without the routes that are of no interest. Throws the kernel's refusal, or `EBADMSG` for a datagram that does not parse.
+    /// Takes a datagram in, without the routes that are of no interest. Throws the kernel's refusal, or `EBADMSG` for
+    /// a datagram that does not parse.
     mutating func take(
         _ datagram: [UInt8], interest: RouteInterest? = nil
     ) throws(NetlinkError) -> Status {

@@ -69,6 +69,7 @@ struct Request {
         ) {
             $0.appendAddress(address)
             $0.attribute(AddressAttribute.address, address.address.wireBytes)
+            if address.origin != 0 { $0.attribute(AddressAttribute.origin, [address.origin]) }
         }
     }
 
@@ -99,6 +100,15 @@ struct Request {
         }
     }
 
+    /// Lists the IPv4 routes of all tables that one maker has made. A kernel before 4.20 answers with all.
+    static func routes(ofOrigin origin: UInt8) -> Request {
+        Request("list routes of protocol \(origin)", .getRoute, .dump) {
+            $0.appendRoute(
+                family: Family.v4, destinationLength: 0, table: 0, origin: origin, scope: .global,
+                kind: Route.Kind(rawValue: 0))
+        }
+    }
+
     static func route(to address: IPAddress) -> Request {
         Request("look up the route to \(address)", .getRoute, .acknowledge) {
             $0.appendRoute(
@@ -109,8 +119,8 @@ struct Request {
         }
     }
 
-    /// The way of a packet with that source: what the kernel would do with it, what it learnt of the path included; or, as
-    /// an entry, the entry of the table that decides so.
+    /// The way of a packet with that source: what the kernel would do with it, what it learnt of the path included;
+    /// or, as an entry, the entry of the table that decides so.
     static func path(to address: IPv4Address, from source: IPv4Address?, asEntry: Bool) -> Request {
         Request("look up the way to \(address)", .getRoute, .acknowledge) {
             $0.appendRoute(
@@ -141,6 +151,10 @@ struct Request {
     static let rules = Request("list routing rules", .getRule, .dump) {
         $0.append(Family.v4)
         for _ in 1..<MessageLayout.ruleSize { $0.append(UInt8(0)) }
+    }
+
+    static func deleteRule(_ rule: RoutingRule) -> Request {
+        Request("delete rule \(rule)", .deleteRule, .acknowledge) { $0.appendRule(rule) }
     }
 
     static let nextHops = Request("list next hops", .getNextHop, .dump) {
@@ -200,6 +214,37 @@ extension MessageWriter {
         append(scope.rawValue)
         append(kind.rawValue)
         append(flags)
+    }
+
+    /// Appends a `struct fib_rule_hdr` and the attributes that name the rule.
+    fileprivate mutating func appendRule(_ rule: RoutingRule) {
+        append(Family.v4)
+        append(UInt8(clamping: rule.destination?.length ?? 0))
+        append(UInt8(clamping: rule.source?.length ?? 0))
+        append(UInt8(0))  // type of service
+        append(UInt8(exactly: rule.table) ?? 0)  // a larger number stands in its attribute alone
+        append(UInt16(0))
+        append(rule.action.rawValue)
+        append(rule.isInverted ? RoutingRule.invertFlag : 0)
+        attribute(RuleAttribute.priority, rule.priority)
+        if rule.table != 0 { attribute(RuleAttribute.table, rule.table) }
+        if let destination = rule.destination {
+            attribute(RuleAttribute.destination, IPAddress.v4(destination.address).wireBytes)
+        }
+        if let source = rule.source {
+            attribute(RuleAttribute.source, IPAddress.v4(source.address).wireBytes)
+        }
+        if let inputInterface = rule.inputInterface {
+            attribute(RuleAttribute.inputInterface, inputInterface)
+        }
+        if let outputInterface = rule.outputInterface {
+            attribute(RuleAttribute.outputInterface, outputInterface)
+        }
+        if rule.markMask != 0 {
+            attribute(RuleAttribute.mark, rule.mark)
+            attribute(RuleAttribute.markMask, rule.markMask)
+        }
+        if rule.origin != 0 { attribute(RuleAttribute.origin, [rule.origin]) }
     }
 
     /// Appends a `struct rtmsg` and its attributes.

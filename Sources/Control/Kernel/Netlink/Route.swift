@@ -127,6 +127,7 @@ extension Route: CustomStringConvertible {
             case 16: "dhcp"
             case 18: "keepalived"
             case 42: "babel"
+            case Route.twillOrigin: "twill"
             case 186: "bgp"
             case 187: "isis"
             case 188: "ospf"
@@ -137,7 +138,12 @@ extension Route: CustomStringConvertible {
         return "proto \(origin)" + (name.map { " (\($0))" } ?? "")
     }
 
-    /// `RTPROT_BOOT`: what ip(8), flanneld and twill write where nothing else is said.
+    /// The number by which twill knows its own routes, rules and addresses again after a restart: what carries it and
+    /// is not wanted is taken away. Nobody else has it in linux/rtnetlink.h, iproute2's rt_protos, FRR, BIRD, Calico
+    /// or Cilium.
+    public static let twillOrigin: UInt8 = 116
+
+    /// `RTPROT_BOOT`: what ip(8) and flanneld write where nothing else is said.
     public static let bootOrigin: UInt8 = 3
 
     /// `RTPROT_KERNEL`: the kernel made it for an address of an interface.

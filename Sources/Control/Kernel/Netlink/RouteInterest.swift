@@ -1,28 +1,32 @@
 import Addresses
 
-/// Which of a machine's IPv4 routes somebody wants to know of: default routes, those that touch given prefixes, and those
-/// that leave by a given interface. A router has hundreds of thousands of others, which are told from these by a few
-/// loads each.
+/// Which of a machine's IPv4 routes somebody wants to know of: default routes, those that touch given prefixes, those
+/// that leave by a given interface, and those of a given maker. A router has hundreds of thousands of others, which
+/// are told from these by a few loads each.
 public struct RouteInterest: Sendable, Hashable {
     /// A route whose destination overlaps one of them is of interest.
     public var prefixes: [IPv4Prefix]
     /// A route that leaves by this interface alone is of interest; nil for none.
     public var interfaceIndex: Int32?
+    /// A route that this maker (`Route.origin`) has made is of interest; nil for none.
+    public var origin: UInt8?
 
-    /// Is interested in default routes, in those that overlap `prefixes`, and in those by `interfaceIndex`.
-    public init(prefixes: [IPv4Prefix] = [], interfaceIndex: Int32? = nil) {
+    /// Is interested in default routes, in those that overlap `prefixes`, in those by `interfaceIndex`, and in those
+    /// of `origin`.
+    public init(prefixes: [IPv4Prefix] = [], interfaceIndex: Int32? = nil, origin: UInt8? = nil) {
         self.prefixes = prefixes
         self.interfaceIndex = interfaceIndex
+        self.origin = origin
     }
 
-    /// Whether an `RTM_NEWROUTE` or `RTM_DELROUTE` is about a route of interest: one of IPv4 in a table, not in the cache.
-    /// `payload` is what follows the message's header.
+    /// Whether an `RTM_NEWROUTE` or `RTM_DELROUTE` is about a route of interest: one of IPv4 in a table, not in the
+    /// cache. `payload` is what follows the message's header.
     func includes(_ payload: UnsafeRawBufferPointer) -> Bool {
         guard payload.count >= MessageLayout.routeSize, payload[0] == Family.v4 else { return false }
         let length = Int(payload[1])
         let flags = payload.loadUnaligned(fromByteOffset: 8, as: UInt32.self)
         guard length <= 32, flags & Route.clonedFlag == 0 else { return false }
-        return length == 0 || includes(attributes: payload, length: length)
+        return length == 0 || payload[5] == origin || includes(attributes: payload, length: length)
     }
 
     /// Walks the attributes without gathering them.

@@ -42,7 +42,8 @@ public enum NetworkChange: Sendable, Hashable {
     }
 }
 
-/// Tells of changes to the interfaces, IPv4 addresses, routes and rules of the network namespace in which it was made.
+/// Tells of changes to the interfaces, IPv4 addresses, routes and rules of the network namespace in which it was
+/// made.
 ///
 /// A thread of its own waits for the kernel; it ends, and the stream with it, when the monitor or the stream's
 /// reader goes away.

@@ -100,12 +100,22 @@ public final class RouteSocket: Sendable {
         return routes
     }
 
-    /// The main table's IPv4 routes that are of interest, as the kernel orders them. The others cost the kernel 0.2 µs each
-    /// to list, and no memory here.
+    /// The main table's IPv4 routes that are of interest, as the kernel orders them. The others cost the kernel 0.2
+    /// µs each to list, and no memory here.
     public func routes(of interest: RouteInterest) throws(NetlinkError) -> [Route] {
         try list(.routes(inTable: Route.mainTable, kind: nil), interest: interest) { message in
             guard message.type == .newRoute, let route = Route(message),
                 route.table == Route.mainTable
+            else { return nil }
+            return route
+        }
+    }
+
+    /// The IPv4 routes of all tables that one maker has made. The kernel passes over the others.
+    public func routes(ofOrigin origin: UInt8) throws(NetlinkError) -> [Route] {
+        try list(.routes(ofOrigin: origin)) { message in
+            guard message.type == .newRoute, message.payload.first == Family.v4, let route = Route(message),
+                route.origin == origin
             else { return nil }
             return route
         }
@@ -126,6 +136,9 @@ public final class RouteSocket: Sendable {
         try list(.rules) { $0.type == .newRule ? RoutingRule($0) : nil }
     }
 
+    /// Deletes a routing rule.
+    public func deleteRule(_ rule: RoutingRule) throws(NetlinkError) { try perform(.deleteRule(rule)) }
+
     /// What the kernel does with a packet: the route of a table that it goes by, whichever rule led to that table.
     public func answer(to question: RouteQuestion) throws(NetlinkError) -> RouteAnswer {
         let request = Request.match(question)
@@ -144,8 +157,8 @@ public final class RouteSocket: Sendable {
     /// What a look-up of a packet that goes nowhere ends with; EXDEV where its source should not come in that way.
     private static let refusals = [EINVAL, EHOSTUNREACH, ENETUNREACH, EACCES, EXDEV]
 
-    /// The next hops of the kernel's next-hop objects and groups by their numbers; none where the kernel has no such thing
-    /// (before Linux 5.3).
+    /// The next hops of the kernel's next-hop objects and groups by their numbers; none where the kernel has no such
+    /// thing (before Linux 5.3).
     public func nextHops() throws(NetlinkError) -> [UInt32: [Route.NextHop]] {
         let objects: [NextHopObject]
         do {
@@ -187,8 +200,8 @@ public final class RouteSocket: Sendable {
         _ = try list(request) { _ -> Never? in nil }
     }
 
-    /// Sends a request and gathers what `element` makes of its reply's messages; a list that changed under the kernel's
-    /// hand is asked for again.
+    /// Sends a request and gathers what `element` makes of its reply's messages; a list that changed under the
+    /// kernel's hand is asked for again.
     func list<Element>(
         _ request: Request, interest: RouteInterest? = nil, _ element: (Message) -> Element?
     ) throws(NetlinkError) -> [Element] {

@@ -1,6 +1,7 @@
 import Addresses
 
-/// A rule that says which table, if any, decides about a packet (ip-rule(8), `RTM_NEWRULE`), as far as twill judges it.
+/// A rule that says which table, if any, decides about a packet (ip-rule(8), `RTM_NEWRULE`), as far as twill judges
+/// it.
 public struct RoutingRule: Sendable, Hashable {
     /// What is done with a packet that fits: `FR_ACT_*` of linux/fib_rules.h.
     public struct Action: RawRepresentable, Sendable, Hashable {
@@ -42,6 +43,8 @@ public struct RoutingRule: Sendable, Hashable {
     public var markMask: UInt32 = 0
     /// Whether it fits where the selectors do not.
     public var isInverted = false
+    /// Who made it: a number as routes have (`Route.origin`); 0 where the kernel keeps none.
+    public var origin: UInt8 = 0
 
     /// Makes a rule for all packets.
     public init(priority: UInt32, action: Action = .table, table: UInt32 = Route.mainTable) {

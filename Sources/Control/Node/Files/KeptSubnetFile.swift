@@ -1,11 +1,13 @@
 import Glibc
 import Health
+import Host
 import Netlink
+import Reconciler
 import Synchronization
 
-/// `subnet.env` is there and says what it shall. Looked at with every change on this machine's network and by every resync:
-/// one small file is read.
-public final class KeptSubnetFile: DesiredItem {
+/// `subnet.env` is there and says what it shall. Looked at with every change on this machine's network and by every
+/// resync: one small file is read. The file stays for the next start, which asks for its subnet.
+public final class KeptSubnetFile: KeptItem {
     private struct State {
         /// Whether it has been in place once since the start.
         var wasInPlace = false
@@ -55,7 +57,7 @@ public final class KeptSubnetFile: DesiredItem {
     }
 
     /// Writes it.
-    public func restore(in _: NetworkState, using _: RouteSocket) throws {
+    public func update(in _: NetworkState, using _: RouteSocket) throws {
         do throws(SubnetFileError) {
             try file.write(to: path)
             state.withLock { $0 = State(wasInPlace: true) }
@@ -67,7 +69,4 @@ public final class KeptSubnetFile: DesiredItem {
                     remedy: "make room or make it writable; it is tried again every few seconds"))
         }
     }
-
-    /// The file stays for the next start, which asks for its subnet.
-    public func withdraw(using socket: RouteSocket) {}
 }

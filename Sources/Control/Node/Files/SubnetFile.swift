@@ -1,5 +1,6 @@
 import Addresses
 import Glibc
+import Host
 
 /// What `subnet.env` holds: how Docker and the CNI plugin learn of this node's subnet, and how the daemon knows
 /// after a restart which one it had.
@@ -70,8 +71,8 @@ public struct SubnetFile: Sendable, Hashable {
     }
 }
 
-/// What a `subnet.env` of whatever origin says: each value that is there and good. flanneld's own reader takes what is
-/// there and passes over the rest, and so does this.
+/// What a `subnet.env` of whatever origin says: each value that is there and good. flanneld's own reader takes what
+/// is there and passes over the rest, and so does this.
 public struct SubnetFileValues: Sendable, Hashable {
     /// `FLANNEL_NETWORK`.
     public var network: IPv4Prefix?
@@ -82,9 +83,9 @@ public struct SubnetFileValues: Sendable, Hashable {
     /// `FLANNEL_IPMASQ`.
     public var masquerades: Bool?
 
-    /// Parses a file's text as a shell, and Go's dotenv reader, would: `KEY=value` lines, with `export`, spaces, single or
-    /// double quotes, comments and either sort of line end. Of two lines with one key the later counts; lines that are
-    /// none are passed over.
+    /// Parses a file's text as a shell, and Go's dotenv reader, would: `KEY=value` lines, with `export`, spaces,
+    /// single or double quotes, comments and either sort of line end. Of two lines with one key the later counts;
+    /// lines that are none are passed over.
     public init(text: String) {
         var values: [String: String] = [:]
         for line in text.split(whereSeparator: \.isNewline) {
@@ -129,8 +130,8 @@ public struct SubnetFileValues: Sendable, Hashable {
         return (String(key), String(value.prefix { $0 != "#" }.trimmingSpaces))
     }
 
-    /// Docker's options: `--bip=10.66.28.1/24`, `--ip-masq=true`, `--mtu=1472`, as flannel's mk-docker-opts has them: one
-    /// for each value that is there. Docker masquerades where the daemon does not.
+    /// Docker's options: `--bip=10.66.28.1/24`, `--ip-masq=true`, `--mtu=1472`, as flannel's mk-docker-opts has them:
+    /// one for each value that is there. Docker masquerades where the daemon does not.
     public var dockerOptions: [String] {
         [
             subnet.map { "--bip=\($0.bridgeAddress)/\($0.length)" }, masquerades.map { "--ip-masq=\(!$0)" },

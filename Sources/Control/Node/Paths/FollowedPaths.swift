@@ -1,6 +1,7 @@
 import Addresses
 import Health
 import Netlink
+import Reconciler
 import Synchronization
 
 /// The paths to peers that are narrower than the tunnel, for whoever asks, from any thread.
@@ -18,9 +19,10 @@ extension NodeNetwork {
     /// How often answers are looked for while there are probes on their way.
     private static let pauseBetweenTurns = Duration.milliseconds(20)
 
-    /// Follows the paths to the peers, given as each one's underlay address by its subnet: one that carries less than the
-    /// tunnel's size gets a route of its own through the tunnel device, for as long as it does. What the kernel's routes
-    /// and interfaces say counts as it stands; what ICMP errors say, and what they do not say, is found out by probes.
+    /// Follows the paths to the peers, given as each one's underlay address by its subnet: one that carries less than
+    /// the tunnel's size gets a route of its own through the tunnel device, for as long as it does. What the kernel's
+    /// routes and interfaces say counts as it stands; what ICMP errors say, and what they do not say, is found out by
+    /// probes.
     ///
     /// - Parameter tunnel: the device that the peers are reached by; nil for none.
     public func followPaths(to peers: [IPv4Prefix: IPv4Address], through tunnel: TunnelSettings?) {
@@ -33,8 +35,8 @@ extension NodeNetwork {
         pathKick.yield()
     }
 
-    /// Takes what was carried to and from peers, of those at least where it is not what it was: which paths are looked at
-    /// depends on it. To be called every few seconds.
+    /// Takes what was carried to and from peers, of those at least where it is not what it was: which paths are
+    /// looked at depends on it. To be called every few seconds.
     public func noteTraffic(_ traffic: [IPv4Prefix: PathTraffic]) {
         pathWatch.take(traffic, at: .now)
         publishPaths()
@@ -82,7 +84,8 @@ extension NodeNetwork {
                 guard let path = try socket.path(to: address, from: underlay?.address),
                     let index = path.interfaceIndex
                 else { continue }
-                // An address inside the overlay is no way to a peer: its route would be made narrower by what it is itself.
+                // An address inside the overlay is no way to a peer: its route would be made narrower by what it is
+                // itself.
                 if mtus[index] == nil {
                     let link = try socket.link(index: index)
                     mtus[index] = link?.name == pathTunnel?.interfaceName ? .some(nil) : link?.mtu
@@ -119,9 +122,11 @@ extension NodeNetwork {
         let before = Set(narrowPaths)
         for path in narrowPaths where !subnets.contains(path.subnet) {
             do {
-                try path.withdraw(using: socket)
+                try path.delete(using: socket)
+                itemStatuses.forget(path.name)
                 log.notice("path is wide again", item: path.name, "")
             } catch {
+                // It carries twill's number and is not wanted: it is pruned.
                 log.warning("cannot withdraw", item: path.name, "\(error)")
             }
         }
@@ -142,9 +147,10 @@ extension NodeNetwork {
 
     private func restore(_ path: NarrowPathRoute) {
         do {
-            try path.restore(using: socket)
+            try path.update(using: socket)
         } catch {
             log.warning("cannot restore", item: path.name, "\(error)")
+            itemStatuses.set(path.name, .failing, error: "\(error)")
             health.set(
                 Component(.route, "\(path.subnet) MTU"),
                 Problem(
@@ -153,6 +159,7 @@ extension NodeNetwork {
             return
         }
         log.settled(item: path.name)
+        itemStatuses.forget(path.name)
         health.forget(Component(.route, "\(path.subnet) MTU"))
     }
 }

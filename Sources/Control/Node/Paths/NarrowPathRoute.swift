@@ -1,9 +1,10 @@
 import Addresses
 import Glibc
 import Netlink
+import Reconciler
 
-/// The route to one peer's subnet, for as long as the path to that peer is narrower than the tunnel: the kernel then tells
-/// pods by ICMP how large their packets may be. Other peers keep the full size.
+/// The route to one peer's subnet, for as long as the path to that peer is narrower than the tunnel: the kernel then
+/// tells pods by ICMP how large their packets may be. Other peers keep the full size.
 ///
 /// No `DesiredItem`: there may be thousands, which are compared with the kernel's routes all at once.
 struct NarrowPathRoute: Sendable, Hashable {
@@ -15,7 +16,7 @@ struct NarrowPathRoute: Sendable, Hashable {
     var name: String { "route \(subnet) dev \(interfaceName)" }
 
     private func wanted(on link: Link) -> Route {
-        Route(to: .v4(subnet), interfaceIndex: link.index, scope: .link, mtu: mtu)
+        Route(to: .v4(subnet), interfaceIndex: link.index, scope: .link, origin: Route.twillOrigin, mtu: mtu)
     }
 
     /// Those of `wanted` that the kernel does not have, or not so.
@@ -25,14 +26,20 @@ struct NarrowPathRoute: Sendable, Hashable {
         return wanted.filter { !present.contains($0.wanted(on: link)) }
     }
 
+    /// The routes as the kernel has them, all through one device.
+    static func routes(of wanted: [NarrowPathRoute], in state: NetworkState) -> Set<Route> {
+        guard let link = (wanted.first?.interfaceName).flatMap({ state.link(named: $0) }) else { return [] }
+        return Set(wanted.map { $0.wanted(on: link) })
+    }
+
     /// Makes it so.
-    func restore(using socket: RouteSocket) throws {
+    func update(using socket: RouteSocket) throws {
         guard let link = try socket.link(named: interfaceName) else { return }
         try socket.replaceRoute(wanted(on: link))
     }
 
     /// Takes it away.
-    func withdraw(using socket: RouteSocket) throws {
+    func delete(using socket: RouteSocket) throws {
         guard let link = try socket.link(named: interfaceName) else { return }
         do {
             try socket.deleteRoute(wanted(on: link))

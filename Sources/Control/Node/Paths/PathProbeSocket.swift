@@ -4,9 +4,9 @@ import Glibc
 
 /// Sends probes through the tunnel, and takes what comes back. Nothing here waits.
 ///
-/// A probe is a UDP datagram to a port that nobody listens on, and its answer ICMP's "port unreachable": any socket may
-/// send and read these, where echo requests need CAP_NET_RAW. The answer quotes 576 bytes at most, so that it says
-/// something about this direction alone, which is the one that this node can do something about. The ports are
+/// A probe is a UDP datagram to a port that nobody listens on, and its answer ICMP's "port unreachable": any socket
+/// may send and read these, where echo requests need CAP_NET_RAW. The answer quotes 576 bytes at most, so that it
+/// says something about this direction alone, which is the one that this node can do something about. The ports are
 /// traceroute's: firewalls and whoever watches them know what it is.
 final class PathProbeSocket {
     /// The first of `PathSearch.sequences` ports. Each attempt goes to another one, so that a program that happens to
@@ -24,8 +24,8 @@ final class PathProbeSocket {
     private let nonce: UInt64
     private var payload: [UInt8] = []
 
-    /// Opens a socket in the network namespace of the calling thread, bound to this node's tunnel address. Gives nil where
-    /// the kernel refuses (the address is not there yet).
+    /// Opens a socket in the network namespace of the calling thread, bound to this node's tunnel address. Gives nil
+    /// where the kernel refuses (the address is not there yet).
     init?(address: IPv4Address) {
         local = address
         nonce = UInt64.random(in: 1...UInt64.max)
@@ -95,8 +95,8 @@ final class PathProbeSocket {
             let count = twill_next_icmp_error(descriptor, &quoted, MemoryLayout<UInt64>.size, &error)
             if count < 0 { break }
             let sequence = Int(UInt16(bigEndian: error.port)) - Int(PathProbeSocket.firstPort)
-            // "Port unreachable", or what a firewall of the peer says instead: it has arrived either way. All other errors
-            // are routers', or this machine's own.
+            // "Port unreachable", or what a firewall of the peer says instead: it has arrived either way. All other
+            // errors are routers', or this machine's own.
             guard error.type == 3, [3, 9, 10, 13].contains(error.code),
                 error.offender == error.destination, count == MemoryLayout<UInt64>.size, quoted == nonce,
                 (0..<PathSearch.sequences).contains(sequence)

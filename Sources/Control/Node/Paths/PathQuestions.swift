@@ -2,15 +2,15 @@ import Addresses
 
 /// Which peers' ways the kernel is asked about next: all when something changed, some at each resync.
 ///
-/// A question takes some 15 µs. So a pass costs 2 ms at most; with 10,000 peers the first news of a change is there at
-/// once, the last after 79 passes in 8 s, and what the kernel does not tell of is seen within 79 resyncs.
+/// A question takes some 15 µs. So a pass costs 2 ms at most; with 10,000 peers the first news of a change is there
+/// at once, the last after 79 passes in 8 s, and what the kernel does not tell of is seen within 79 resyncs.
 struct PathQuestions {
     /// Questions in one pass.
     static let perPass = 128
     /// Between two passes.
     static let pause = Duration.milliseconds(100)
-    /// All are asked anew this often at most: on a machine whose routes change all the time a round of 128 questions is
-    /// 0.2 % of a CPU.
+    /// All are asked anew this often at most: on a machine whose routes change all the time a round of 128 questions
+    /// is 0.2 % of a CPU.
     static let pauseBetweenRounds = Duration.seconds(1)
 
     private var addresses: [IPv4Address] = []

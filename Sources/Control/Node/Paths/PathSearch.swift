@@ -11,7 +11,8 @@
 public struct PathTiming: Sendable {
     /// How long an answer is waited for before any was seen.
     public var firstTimeout = Duration.milliseconds(500)
-    /// The range of that wait once the round-trip time is known: three of them. The least covers what a busy peer takes.
+    /// The range of that wait once the round-trip time is known: three of them. The least covers what a busy peer
+    /// takes.
     public var timeouts = Duration.milliseconds(250)...Duration.seconds(2)
     /// Between two probes to one peer, so that the answer to a larger one spares the smaller ones: Linux sends one
     /// ICMP error a second to one address, six at first (`net.ipv4.icmp_ratelimit`).
@@ -21,8 +22,8 @@ public struct PathTiming: Sendable {
     /// How often the path to a peer that packets go to is looked at. A path that became narrower in silence is found
     /// after so long at worst; a probe a minute is 0.2 kbit/s.
     public var confirmInterval = Duration.seconds(60)
-    /// How long after a path was found narrow it is asked whether it became wider (PMTU_RAISE_TIMER): pods' kernels keep
-    /// what they were told for ten minutes, so that asking more often than in half of that would gain nothing.
+    /// How long after a path was found narrow it is asked whether it became wider (PMTU_RAISE_TIMER): pods' kernels
+    /// keep what they were told for ten minutes, so that asking more often than in half of that would gain nothing.
     public var raiseInterval = Duration.seconds(300)
     /// How long a peer may be sent to and not heard before it is asked whether it is there.
     public var unheardLimit = Duration.seconds(10)

@@ -18,13 +18,13 @@ public struct PathTraffic: Sendable, Hashable {
 /// The paths to all peers: which are looked at when, and what is known of each. No socket and no clock in it.
 ///
 /// Only a path that packets go to is probed, and again only after more went there than the answers to another node's
-/// probes make: an idle network stays silent. At most `concurrentSearches` paths are looked at beside each other, each with
-/// one probe in 20 ms: 400 a second at worst, when very many paths change at once.
+/// probes make: an idle network stays silent. At most `concurrentSearches` paths are looked at beside each other,
+/// each with one probe in 20 ms: 400 a second at worst, when very many paths change at once.
 struct PathWatch {
     /// Searches beside each other.
     static let concurrentSearches = 8
-    /// Bytes to a peer since its path was looked at last that make it worth looking again: three full packets, and seven
-    /// times what an answer to a probe is, so that two idle nodes do not keep each other busy.
+    /// Bytes to a peer since its path was looked at last that make it worth looking again: three full packets, and
+    /// seven times what an answer to a probe is, so that two idle nodes do not keep each other busy.
     static let notableBytes: UInt64 = 4096
     /// How often a peer that does not answer is asked again while packets go to it.
     static let unreachablePause = Duration.seconds(30)

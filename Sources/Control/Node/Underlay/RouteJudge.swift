@@ -2,6 +2,7 @@ import Addresses
 import Glibc
 import Health
 import Netlink
+import Reconciler
 
 /// The overlay as its routes are judged.
 public struct OverlayTargets: Sendable, Hashable {
@@ -23,21 +24,22 @@ public struct OverlayTargets: Sendable, Hashable {
     }
 }
 
-/// Judges the overlay's routes by their effect: asks the kernel where it sends a packet for each peer's subnet, as it comes
-/// from a pod and as this machine sends it, and where that is not the tunnel device, says which route or rule takes it.
-/// A route that is in its place says little: rules come before it (Tailscale's table 52), more specific routes too.
+/// Judges the overlay's routes by their effect: asks the kernel where it sends a packet for each peer's subnet, as it
+/// comes from a pod and as this machine sends it, and where that is not the tunnel device, says which route or rule
+/// takes it. A route that is in its place says little: rules come before it (Tailscale's table 52), more specific
+/// routes too.
 ///
-/// The work is bounded: a question costs about 10 µs, and a look asks about `peersPerLook` peers at most, two questions
-/// each, so that with ten looks a second all of it takes 5 % of a core, and with 10,000 peers 4 s, after a change that
-/// concerns all of them. A change that concerns one peer's subnet asks about that one. Without any change,
-/// `peersPerResync` peers are asked about every 5 s, 0.03 % of a core, for what the kernel does not tell of.
+/// The work is bounded: a question costs about 10 µs, and a look asks about `peersPerLook` peers at most, two
+/// questions each, so that with ten looks a second all of it takes 5 % of a core, and with 10,000 peers 4 s, after a
+/// change that concerns all of them. A change that concerns one peer's subnet asks about that one. Without any
+/// change, `peersPerResync` peers are asked about every 5 s, 0.03 % of a core, for what the kernel does not tell of.
 struct RouteJudge {
     /// How many peers one look asks about at most.
     static let peersPerLook = 256
     /// How many peers are asked about anew at each resync, where nothing is told to have changed.
     static let peersPerResync = 64
-    /// How many narrower routes inside of peers' subnets are kept in mind: of more, those that came last are asked about
-    /// no more.
+    /// How many narrower routes inside of peers' subnets are kept in mind: of more, those that came last are asked
+    /// about no more.
     private static let narrowerLimit = 1024
 
     /// Who takes packets that belong to the tunnel.
@@ -216,7 +218,8 @@ private struct Question {
     let socket: RouteSocket
     /// An address of this node's subnet that is no address of this machine: a pod's.
     private let podAddress: IPv4Address?
-    /// The interfaces that this node's pods are behind: those other than the tunnel device with a prefix that holds them.
+    /// The interfaces that this node's pods are behind: those other than the tunnel device with a prefix that holds
+    /// them.
     let podInterfaces: [Link]
     private var rules: [RoutingRule]?
     private var rejections: [UInt32: [Route]] = [:]
@@ -251,8 +254,8 @@ private struct Question {
             case .route(let route):
                 if !isGood(route) { return try taker(route, question, pods.name) }
             case .refused:
-                // Without a route or rule that refuses it, the kernel's reason is another: forwarding is off, or a source
-                // that it does not expect; which is told elsewhere.
+                // Without a route or rule that refuses it, the kernel's reason is another: forwarding is off, or a
+                // source that it does not expect; which is told elsewhere.
                 if let taker = try refuser(question, pods.name) { return taker }
             }
         }
@@ -270,8 +273,8 @@ private struct Question {
         return taker
     }
 
-    /// Who takes packets for this node's own pods; nil where they reach the interface that the pods are behind, or where
-    /// there is none yet.
+    /// Who takes packets for this node's own pods; nil where they reach the interface that the pods are behind, or
+    /// where there is none yet.
     mutating func takerOfOwnSubnet() throws -> RouteJudge.Taker? {
         guard let pods = podInterfaces.first else { return nil }
         guard podInterfaces.contains(where: \.isUp) else {

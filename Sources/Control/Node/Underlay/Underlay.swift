@@ -1,6 +1,7 @@
 import Addresses
 import Health
 import Netlink
+import Reconciler
 
 /// What the operator says of the underlay: flannel's `iface`, `iface-regex`, `iface-can-reach`, `public-ip`.
 public struct UnderlayOptions: Sendable, Hashable {
@@ -25,8 +26,9 @@ public struct UnderlayOptions: Sendable, Hashable {
     }
 }
 
-/// What is never the underlay, whatever the options say: the tunnel's own device, and addresses inside the overlay, which
-/// bridges and devices of this node or of a former start of it hold. Datagrams that left by them would go in circles.
+/// What is never the underlay, whatever the options say: the tunnel's own device, and addresses inside the overlay,
+/// which bridges and devices of this node or of a former start of it hold. Datagrams that left by them would go in
+/// circles.
 public struct UnderlayExclusions: Sendable, Hashable {
     /// The tunnel device's name; nil for none.
     public var interfaceName: String?
@@ -108,7 +110,8 @@ extension Underlay {
 
 /// One look at the underlay: the options against one state of the kernel.
 struct UnderlayChoice {
-    /// An interface with the address to use. `uplinks`: the interfaces that datagrams leave by, where they are others.
+    /// An interface with the address to use. `uplinks`: the interfaces that datagrams leave by, where they are
+    /// others.
     typealias Candidate = (link: Link, address: IPv4Address, uplinks: [Link])
 
     let options: UnderlayOptions
@@ -334,8 +337,8 @@ extension UnderlayChoice {
         return .good(current(present, on: holder))
     }
 
-    /// The same underlay with its interface as it is now: it may have another number, name or MTU, or hand its address to
-    /// a bridge or bond that it became part of.
+    /// The same underlay with its interface as it is now: it may have another number, name or MTU, or hand its
+    /// address to a bridge or bond that it became part of.
     private func current(_ present: Underlay, on holder: Link) -> Underlay {
         var uplinks: [Link] = []
         if present.holderName != nil {
@@ -371,8 +374,8 @@ extension UnderlayChoice {
 
     private func admits(_ link: Link, _ address: IPv4Address) -> Bool { admits(name: link.name, address) }
 
-    /// Whether the options name that interface or address. Those that name none (`--iface-can-reach`, the default route)
-    /// say where to begin, not where to go later.
+    /// Whether the options name that interface or address. Those that name none (`--iface-can-reach`, the default
+    /// route) say where to begin, not where to go later.
     private func admits(name: String, _ address: IPv4Address) -> Bool {
         if options.reachableAddress != nil { return true }
         if options.interfaces.isEmpty && options.interfacePatterns.isEmpty { return true }

@@ -1,7 +1,9 @@
 import Health
+import Reconciler
 
-/// Keeps the underlay that was chosen for as long as it qualifies, and somewhat longer. Whatever fits better meanwhile is no
-/// reason to leave what works: each change costs all peers' packets until they were told the new address.
+/// Keeps the underlay that was chosen for as long as it qualifies, and somewhat longer. Whatever fits better
+/// meanwhile is no reason to leave what works: each change costs all peers' packets until they were told the new
+/// address.
 struct UnderlayWatch {
     /// What is in use.
     private(set) var underlay: Underlay
@@ -12,8 +14,8 @@ struct UnderlayWatch {
     /// When to look again, though nothing may be told until then; nil where that is not needed.
     private(set) var nextLook: ContinuousClock.Instant?
 
-    /// How long the underlay must be away before another one takes over: longer than a DHCP client, a network manager or
-    /// a driver takes its address away for. What comes back within it changes nothing.
+    /// How long the underlay must be away before another one takes over: longer than a DHCP client, a network manager
+    /// or a driver takes its address away for. What comes back within it changes nothing.
     private let patience: Duration
 
     /// How long it must be away before that is called a problem.

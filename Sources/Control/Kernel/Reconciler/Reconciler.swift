@@ -1,0 +1,253 @@
+// How it works. A pass goes through the items in their order: `update` where one differs from what the kernel says.
+// What is no longer wanted and outlives its device is taken away (`delete`), again and again until it is gone. And
+// what carries twill's number and is nobody's is taken away too (`prune`), whoever left it. Each item's status keeps
+// the last error, how often it was tried again, and since when.
+
+import Addresses
+import Glibc
+import Health
+import Logging
+import Netlink
+
+/// Brings the kernel to what is wanted. Belongs to one thread, which it makes wait for the kernel and for child
+/// processes.
+package final class Reconciler {
+    /// How often at least everything with twill's number is listed, for what no notification told of.
+    private static let pruneInterval = Duration.seconds(60)
+
+    /// What a pass came to.
+    package struct Outcome {
+        /// The first failure of an essential item.
+        package var failure: (any Error)?
+        /// The tunnel device is not there.
+        package var missingDevice: DeviceMissingError?
+        /// Whether routes may be others than before.
+        package var hasChangedRoutes = false
+    }
+
+    /// Where a pass reads what it changed.
+    package typealias StateReading = (_ hasChangedRoutes: Bool) throws -> NetworkState
+
+    private let socket: RouteSocket
+    private let health: NodeHealth
+    private var log: RepeatLimitedLog
+    private var restores = RepeatedRestores()
+    private var unwanted: [any OwnedItem] = []
+    /// The tunnel device's number, as it was seen last.
+    private var tunnelIndex: Int32?
+    private var nextPrune = ContinuousClock.now
+    /// What could not be pruned, as the last time left it.
+    private var leftoverNames: Set<String> = []
+
+    /// What is wanted, in the order in which it can be made.
+    package private(set) var items: [any DesiredItem] = []
+
+    /// How all items stand.
+    package let statuses = ItemStatuses()
+
+    /// How often everything is tried again; for the sentences that say so.
+    package var resyncInterval: Duration
+
+    /// Wants nothing yet.
+    package init(socket: RouteSocket, health: NodeHealth, logger: Logger, resyncInterval: Duration) {
+        self.socket = socket
+        self.health = health
+        self.resyncInterval = resyncInterval
+        log = RepeatLimitedLog(logger: logger)
+    }
+
+    /// Takes new items; what of the former ones is no longer wanted is taken away by `deleteUnwanted`.
+    package func replace(with items: [any DesiredItem]) {
+        let wanted = Set(items.map(\.name))
+        unwanted += self.items.compactMap { $0 as? any OwnedItem }.filter { !wanted.contains($0.name) }
+        // What is wanted again is not taken away.
+        unwanted.removeAll { wanted.contains($0.name) }
+        for item in self.items where !(item is any OwnedItem) && !wanted.contains(item.name) {
+            health.forget(item.component)
+        }
+        self.items = items
+        statuses.keep(only: wanted)
+        nextPrune = .now
+    }
+
+    /// The tunnel device's name; nil where none is wanted.
+    package var tunnelName: String? {
+        items.lazy.compactMap { ($0 as? TunnelLink)?.settings.interfaceName }.first
+    }
+
+    /// The destinations of the routes that are wanted.
+    package var destinations: Set<IPv4Prefix> {
+        Set(items.compactMap { ($0 as? any RouteItem)?.destination })
+    }
+
+    // MARK: Update
+
+    /// Goes through items and makes those so that are not.
+    ///
+    /// - Parameters:
+    ///   - isResync: whether those too are looked at whose changes nobody tells of.
+    ///   - isFirstTime: whether they are made, and not restored.
+    ///   - read: reads the state again; told whether routes may have changed.
+    package func update(
+        in initialState: NetworkState, isResync: Bool, isFirstTime isAsked: Bool, _ read: StateReading
+    ) throws -> Outcome {
+        var state = initialState
+        var outcome = Outcome()
+        // A device that was made anew has nothing yet: making that so is no restoring, and nobody took it away.
+        let isFirstTime = takeTunnelIndex(in: state) || isAsked
+        for item in items where isResync || !item.needsResync {
+            do {
+                if let deviation = try update(item, in: state, isFirstTime: isFirstTime) {
+                    if !isFirstTime { restores.note(item.name, deviation, now: .now) }
+                    let changesRoutes = item.component.kind != .setting && !item.needsResync
+                    outcome.hasChangedRoutes = outcome.hasChangedRoutes || changesRoutes
+                    // The next items build on this one.
+                    state = try read(changesRoutes)
+                }
+                health.set(item.component, restores.problem(of: item.name, now: .now))
+                statuses.set(item.name, .good)
+            } catch {
+                note(error, of: item, &outcome)
+            }
+        }
+        return outcome
+    }
+
+    /// - Returns: in what the item differed before; nil where it did not.
+    private func update(
+        _ item: any DesiredItem, in state: NetworkState, isFirstTime: Bool
+    ) throws -> String? {
+        guard let deviation = try item.deviation(in: state) else {
+            log.settled(item: item.name)
+            return nil
+        }
+        guard let item = item as? any KeptItem else {
+            throw ItemProblem(Problem(item.effect, "\(item.name): \(deviation)", remedy: ""))
+        }
+        try item.update(in: state, using: socket)
+        if !isFirstTime { log.notice("restored", item: item.name, deviation) }
+        return deviation
+    }
+
+    private func note(_ error: any Error, of item: any DesiredItem, _ outcome: inout Outcome) {
+        statuses.set(item.name, .failing, error: "\(error)")
+        if let error = error as? DeviceMissingError {
+            outcome.missingDevice = error
+            outcome.failure = outcome.failure ?? error
+            return
+        }
+        if let told = error as? ItemProblem {
+            health.set(item.component, told.problem)
+        } else {
+            log.warning("cannot restore", item: item.name, "\(error)")
+            health.set(item.component, problem(of: item, error))
+        }
+        if item.isEssential { outcome.failure = outcome.failure ?? error }
+    }
+
+    /// Takes note of the tunnel device's number.
+    ///
+    /// - Returns: whether it is another one than before.
+    private func takeTunnelIndex(in state: NetworkState) -> Bool {
+        guard let index = tunnelName.flatMap({ state.link(named: $0)?.index }), index != tunnelIndex else {
+            return false
+        }
+        tunnelIndex = index
+        return true
+    }
+
+    private func problem(of item: any DesiredItem, _ error: any Error) -> Problem {
+        if let setting = error as? SystemSettingError {
+            return Problem(item.effect, setting.cause, remedy: setting.remedy)
+        }
+        return Problem(
+            item.effect, "\(item.name) cannot be made as it must be: \(error)",
+            remedy: "it is tried again every \(resyncInterval)")
+    }
+
+    // MARK: Delete
+
+    /// Takes away what is no longer wanted; what cannot be is tried again with the next call.
+    ///
+    /// - Returns: whether there was any.
+    package func deleteUnwanted() -> Bool {
+        guard !unwanted.isEmpty else { return false }
+        let leaving = unwanted
+        unwanted = []
+        for item in leaving {
+            do {
+                try item.delete(using: socket)
+                health.forget(item.component)
+                statuses.forget(item.name)
+            } catch {
+                log.warning("cannot withdraw", item: item.name, "\(error)")
+                health.set(item.component, unwantedProblem(item.name, error))
+                statuses.set(item.name, .leaving, error: "\(error)")
+                unwanted.append(item)
+            }
+        }
+        return true
+    }
+
+    private func unwantedProblem(_ name: String, _ error: any Error) -> Problem {
+        Problem(
+            .degraded, "\(name) is no longer wanted and cannot be taken away: \(error)",
+            remedy: "it is tried again every \(resyncInterval)")
+    }
+
+    // MARK: Prune
+
+    /// Whether a route with twill's number is an item's.
+    package func isWanted(_ route: Route, in state: NetworkState) -> Bool {
+        items.contains { ($0 as? any RouteItem)?.isWanted(route, in: state) == true }
+    }
+
+    /// Takes note of a change that the kernel told of, after which something may be there that nobody wants.
+    package func noteForPruning(_ change: NetworkChange) {
+        let isReason =
+            switch change {
+            case .route(let route): route.origin == Route.twillOrigin
+            case .rule(let rule): rule.origin == Route.twillOrigin
+            case .address(let address):
+                address.origin == Route.twillOrigin && address.interfaceIndex != tunnelIndex
+            case .unknown: true
+            default: false
+            }
+        if isReason { nextPrune = .now }
+    }
+
+    /// Takes away what carries twill's number and nobody wants, where something may be there that does.
+    ///
+    /// - Parameter isWanted: whether a route is somebody's who is no item of this reconciler.
+    /// - Returns: whether routes may be others than before.
+    package func prune(in state: NetworkState, where isWantedBesides: (Route) -> Bool) throws -> Bool {
+        // Before it is known what is wanted, what a former daemon left is left: it is for the next lease.
+        guard !items.isEmpty, nextPrune <= .now else { return false }
+        nextPrune = .now + Reconciler.pruneInterval
+        let leftovers = Pruning(state: state, tunnel: tunnelName).leftovers(
+            among: try socket.routes(ofOrigin: Route.twillOrigin), try socket.rules()
+        ) { isWanted($0, in: state) || isWantedBesides($0) }
+        var failed: Set<String> = []
+        for leftover in leftovers {
+            let name = leftover.name(in: state)
+            do throws(NetlinkError) {
+                try leftover.delete(using: socket)
+                log.notice("pruned", item: name, "it has twill's number, and nothing here wants it")
+            } catch {
+                // Somebody else took it away.
+                if [ESRCH, ENOENT, EADDRNOTAVAIL, ENODEV].contains(error.code) { continue }
+                failed.insert(name)
+                log.warning("cannot withdraw", item: name, "\(error)")
+                health.set(Component(.route, name), unwantedProblem(name, error))
+                statuses.set(name, .leaving, error: "\(error)")
+                nextPrune = .now + resyncInterval
+            }
+        }
+        for name in leftoverNames.subtracting(failed) {
+            health.forget(Component(.route, name))
+            statuses.forget(name)
+        }
+        leftoverNames = failed
+        return !leftovers.isEmpty
+    }
+}

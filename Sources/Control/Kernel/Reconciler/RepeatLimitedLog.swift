@@ -1,0 +1,52 @@
+import Logging
+
+/// Log lines about items that are looked at many times a minute: one line when something is said of an item for the
+/// first time, and again when it is another thing or a while has passed.
+package struct RepeatLimitedLog {
+    /// How long the same line about the same item is kept back.
+    private static let interval = Duration.seconds(60)
+
+    private struct Said {
+        var text: String
+        var time: ContinuousClock.Instant
+        var keptBack = 0
+    }
+
+    private let logger: Logger
+    private var said: [String: Said] = [:]
+
+    /// Writes to a logger.
+    package init(logger: Logger) { self.logger = logger }
+
+    /// Says that something was done.
+    package mutating func notice(_ message: String, item: String, _ detail: String) {
+        say(.notice, message, item: item, detail)
+    }
+
+    /// Says that something failed.
+    package mutating func warning(_ message: String, item: String, _ detail: String) {
+        say(.warning, message, item: item, detail)
+    }
+
+    /// Forgets a failure, so that the next one is told at once.
+    package mutating func settled(item: String) {
+        guard let last = said[item], ContinuousClock.now - last.time > RepeatLimitedLog.interval else {
+            return
+        }
+        said[item] = nil
+    }
+
+    private mutating func say(_ level: Logger.Level, _ message: String, item: String, _ detail: String) {
+        let text = "\(message): \(detail)"
+        let now = ContinuousClock.now
+        if var last = said[item], last.text == text, now - last.time <= RepeatLimitedLog.interval {
+            last.keptBack += 1
+            said[item] = last
+            return
+        }
+        var metadata: Logger.Metadata = ["item": "\(item)", "detail": "\(detail)"]
+        if let keptBack = said[item]?.keptBack, keptBack > 0 { metadata["repeated"] = "\(keptBack)" }
+        logger.log(level: level, "\(message)", metadata: metadata)
+        said[item] = Said(text: text, time: now)
+    }
+}

@@ -1,0 +1,121 @@
+import Health
+import Host
+import Netlink
+
+/// One file of `/proc/sys`, in the network namespace of the thread that touches it.
+package struct SystemSetting: Sendable, Hashable {
+    /// The path below `/proc/sys`: `net/ipv4/ip_forward`. (sysctl(8) writes dots, which interface names also
+    /// have.)
+    package let path: String
+
+    /// Names a setting.
+    package init(path: String) { self.path = path }
+
+    /// Its value; nil where the kernel has no such setting.
+    package func value() throws -> String? {
+        try TextFile.read("/proc/sys/\(path)").map { String($0.prefix { !$0.isNewline }) }
+    }
+
+    /// Writes its value.
+    package func set(to value: String) throws {
+        do {
+            try TextFile.overwrite("/proc/sys/\(path)", with: value)
+        } catch {
+            throw SystemSettingError(
+                cause: "cannot set \(error)", remedy: "set \(path) to \(value) on the machine")
+        }
+    }
+}
+
+/// A setting of the tunnel device alone, which is therefore twill's to make; it ends with the device.
+struct InterfaceSetting: KeptItem {
+    let interfaceName: String
+    let setting: String
+    let value: String
+
+    /// Takes in packets whose source is this machine's own address: the ICMP errors that the data plane writes into
+    /// the device. Without it the kernel drops them as martians (`fib_validate_source`).
+    static func acceptsLocalSources(_ interfaceName: String) -> InterfaceSetting {
+        InterfaceSetting(interfaceName: interfaceName, setting: "accept_local", value: "1")
+    }
+
+    /// Forwards what comes out of the overlay.
+    static func forwards(_ interfaceName: String) -> InterfaceSetting {
+        InterfaceSetting(interfaceName: interfaceName, setting: "forwarding", value: "1")
+    }
+
+    private var file: SystemSetting { .ofInterface(interfaceName, setting) }
+
+    var name: String { "setting \(file.path)" }
+    var component: Component { Component(.setting, file.path) }
+    var isEssential: Bool { false }
+
+    func deviation(in state: NetworkState) throws -> String? {
+        _ = try state.device(interfaceName)
+        let present = try file.value()
+        return present == value ? nil : "\(present ?? "absent") instead of \(value)"
+    }
+
+    func update(in state: NetworkState, using socket: RouteSocket) throws { try file.set(to: value) }
+}
+
+/// The device does not ask for packets to come from where their source is routed to (RFC 3704, strict mode): a pod's
+/// answer may come by the overlay to a node whose own way back is another. The setting ends with the device.
+struct LooseReversePath: KeptItem {
+    let interfaceName: String
+
+    var name: String { "setting \(ownSetting.path)" }
+    var component: Component { Component(.setting, ownSetting.path) }
+    var isEssential: Bool { false }
+
+    private var ownSetting: SystemSetting { .ofInterface(interfaceName, "rp_filter") }
+
+    func deviation(in state: NetworkState) throws -> String? {
+        _ = try state.device(interfaceName)
+        // The larger of the two counts (ip-sysctl.rst), and 2, loose, is larger than 1, strict: the device's own
+        // setting is enough whatever the machine's says.
+        let values = [try ownSetting.value(), try SystemSetting.ofInterface("all", "rp_filter").value()]
+        return values.compactMap { $0.flatMap { Int($0) } }.max() == 1 ? "strict instead of loose" : nil
+    }
+
+    func update(in state: NetworkState, using socket: RouteSocket) throws { try ownSetting.set(to: "2") }
+}
+
+/// The machine forwards packets, or somebody is told. Turning it on makes every interface of the machine a router's,
+/// which is for the operator, Docker or the CNI plugin to decide; all of these do.
+struct ForwardingEnabled: DesiredItem {
+    private let setting = SystemSetting(path: "net/ipv4/ip_forward")
+
+    var name: String { "setting \(setting.path)" }
+    var component: Component { Component(.setting, setting.path) }
+    var isEssential: Bool { false }
+    var effect: Problem.Effect { .cutOff }
+
+    func deviation(in state: NetworkState) throws -> String? {
+        if try setting.value() == "0" { throw SystemSettingError.forwardingIsOff }
+        return nil
+    }
+}
+
+extension SystemSettingError {
+    /// What the daemon and `twilld check` say where the machine is no router.
+    public static let forwardingIsOff = SystemSettingError(
+        cause: """
+            net.ipv4.ip_forward is 0, so this machine forwards no packets between pods and the overlay, and twill \
+            does not turn a machine into a router by itself
+            """,
+        remedy: "run: sysctl -w net.ipv4.ip_forward=1")
+}
+
+extension SystemSetting {
+    /// Whether an interface alone does not forward: where the whole machine does not, that is told already.
+    package static func isOff(_ interfaceName: String) throws -> Bool {
+        guard try SystemSetting(path: "net/ipv4/ip_forward").value() != "0" else { return false }
+        return try SystemSetting.ofInterface(interfaceName, "forwarding").value() == "0"
+    }
+
+    /// A setting of an interface, or of `all`.
+    package static func ofInterface(_ name: String, _ setting: String) -> SystemSetting {
+        SystemSetting(path: "net/ipv4/conf/\(name)/\(setting)")
+    }
+}

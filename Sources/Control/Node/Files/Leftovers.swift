@@ -1,0 +1,129 @@
+import Addresses
+import CLinux
+import Firewall
+import Glibc
+import Host
+import Netlink
+import Processes
+import Reconciler
+
+/// What outlives the daemon on a node: rules, the blackhole route, a device that somebody made persistent, files.
+public struct Leftovers: Sendable {
+    /// The tunnel device's name.
+    public var interfaceName: String
+    /// `subnet.env`.
+    public var subnetFile: String
+    /// The status socket of a daemon that was killed.
+    public var statusSocket: String
+
+    /// Names what to look for.
+    public init(interfaceName: String, subnetFile: String, statusSocket: String) {
+        self.interfaceName = interfaceName
+        self.subnetFile = subnetFile
+        self.statusSocket = statusSocket
+    }
+
+    /// What a removal came to.
+    public struct Outcome: Sendable, Hashable {
+        /// What was there and is gone, a few words each.
+        public var removed: [String] = []
+        /// What is there still, and why; one sentence each.
+        public var failures: [String] = []
+        /// The subnet that `subnet.env` named.
+        public var subnet: IPv4Prefix?
+    }
+
+    /// Whose these things are: a daemon that runs, which would be cut off by their removal, or put them back. A
+    /// sentence that names it; nil where nobody is. Only looks.
+    public func owner() throws -> String? {
+        if try RouteSocket().link(named: interfaceName) != nil {
+            if let holder = RunningProcess.holder(ofTunnel: interfaceName) {
+                return "\(holder) holds the device \(interfaceName)"
+            }
+            // A TUN device that is not persistent goes with the last process that holds it.
+            if let flags = try tunFlags(), flags & UInt32(IFF_PERSIST) == 0 {
+                return "a process holds the device \(interfaceName)"
+            }
+        }
+        // flanneld of another backend has no such device, and the same file and rules; and one that waits for its
+        // store has none yet.
+        if let daemon = RunningProcess.nodeDaemon(keeping: subnetFile, or: interfaceName) {
+            return "\(daemon) runs here"
+        }
+        return nil
+    }
+
+    /// Removes all of it; what cannot be removed keeps nothing else from it. No daemon may run (`owner`). Its calls
+    /// start child processes and wait for them.
+    public func remove() -> Outcome {
+        var outcome = Outcome()
+        func attempt(_ what: String, _ body: () throws -> [String]) {
+            do { outcome.removed += try body() } catch { outcome.failures.append("\(what): \(error)") }
+        }
+        attempt("packet filter rules") { try PacketFilter.removeAll(interfaceName: interfaceName) }
+        attempt(subnetFile) {
+            outcome.subnet = try SubnetFileValues(path: subnetFile)?.subnet
+            return []
+        }
+        // A release before twill had a number of its own made it, maybe: only the file says then which subnet it was.
+        if let subnet = outcome.subnet {
+            attempt("blackhole route") { try removeBlackholeRoute(subnet) }
+        }
+        attempt("routes and rules", prune)
+        attempt("device \(interfaceName)", removeDevice)
+        for path in [subnetFile, statusSocket] {
+            attempt(path) { try removeFile(path) }
+        }
+        return outcome
+    }
+
+    /// What carries twill's number, but for another twilld's.
+    private func prune() throws -> [String] {
+        let socket = try RouteSocket()
+        let state = NetworkState(links: try socket.links(), addresses: try socket.addressesIPv4())
+        let leftovers = Pruning(state: state, tunnel: interfaceName).leftovers(
+            among: try socket.routes(ofOrigin: Route.twillOrigin), try socket.rules()
+        ) { _ in false }
+        for leftover in leftovers { try leftover.delete(using: socket) }
+        return leftovers.map { $0.name(in: state) }
+    }
+
+    private func removeBlackholeRoute(_ subnet: IPv4Prefix) throws -> [String] {
+        let route = BlackholeRoute(subnet: subnet)
+        let socket = try RouteSocket()
+        guard route.isPresent(in: try socket.routes()) else { return [] }
+        try route.delete(using: socket)
+        return [route.name]
+    }
+
+    /// The flags of the TUN device (`IFF_*` of linux/if_tun.h); nil where it is none.
+    private func tunFlags() throws -> UInt32? {
+        let text = try TextFile.read("/sys/class/net/\(interfaceName)/tun_flags")
+        return (text?.dropFirst(2).prefix { $0.isHexDigit }).flatMap { UInt32($0, radix: 16) }
+    }
+
+    /// A device goes with its daemon, unless `ip tuntap add` made it: such a one is persistent.
+    private func removeDevice() throws -> [String] {
+        let socket = try RouteSocket()
+        guard let link = try socket.link(named: interfaceName) else { return [] }
+        guard let flags = try tunFlags() else {
+            throw LeftoverError(description: "it is no TUN device; twilld did not make it")
+        }
+        guard flags & UInt32(IFF_PERSIST) != 0 else {
+            throw LeftoverError(description: "a process holds it; stop that one")
+        }
+        try socket.deleteLink(index: link.index)
+        return ["device \(interfaceName)"]
+    }
+
+    private func removeFile(_ path: String) throws -> [String] {
+        guard unlink(path) != 0 else { return [path] }
+        let code = errno
+        guard code != ENOENT && code != ENOTDIR else { return [] }
+        throw TextFile.Failure(path: path, code: code)
+    }
+}
+
+struct LeftoverError: Error, CustomStringConvertible {
+    let description: String
+}

@@ -1,0 +1,43 @@
+import Logging
+import Synchronization
+import Testing
+
+@testable import Reconciler
+
+@Suite struct RepeatLimitedLogTests {
+    /// Keeps the lines that it is given.
+    private final class Lines: Sendable {
+        let kept = Mutex<[String]>([])
+    }
+
+    private struct Handler: LogHandler {
+        let lines: Lines
+        var logLevel = Logger.Level.trace
+        var metadata = Logger.Metadata()
+
+        subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+            get { metadata[key] }
+            set { metadata[key] = newValue }
+        }
+
+        func log(event: LogEvent) {
+            let line = "\(event.level) \(event.message) \(event.metadata?["item"]?.description ?? "")"
+            lines.kept.withLock { $0.append(line) }
+        }
+    }
+
+    @Test func theSameLineAboutTheSameItemIsSaidOnce() {
+        let lines = Lines()
+        var log = RepeatLimitedLog(logger: Logger(label: "test") { _ in Handler(lines: lines) })
+        for _ in 0..<5 { log.warning("cannot restore", item: "route", "refused") }
+        log.warning("cannot restore", item: "address", "refused")
+        log.notice("restored", item: "route", "missing")
+        log.warning("cannot restore", item: "route", "refused")
+        let kept = lines.kept.withLock { $0 }
+        #expect(
+            kept == [
+                "warning cannot restore route", "warning cannot restore address", "notice restored route",
+                "warning cannot restore route",
+            ])
+    }
+}
