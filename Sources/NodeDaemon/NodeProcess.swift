@@ -1,6 +1,7 @@
 // How it works. What an operator must be able to see comes first: the log, the status socket, the health port. Then
 // the node's identity is read and an underlay is chosen, which may take as long as DHCP does, and only then there is a
-// `Daemon`, which has the lease, the data plane and the routes. The first part to end ends all.
+// `Daemon`, which has the lease, the data plane and the routes. The first part to end ends all: a `ServiceGroup` then
+// stops the others.
 
 import Addresses
 import Processes
@@ -10,6 +11,7 @@ import Health
 import Leases
 import Logging
 import Node
+import ServiceLifecycle
 import Synchronization
 import UnixSignals
 
@@ -19,6 +21,8 @@ package struct NodeProcess: Sendable {
     private static let otherDaemonPatienceMilliseconds = 2000
     /// Seconds between two tries to listen on a taken health port.
     private static let listenPauseSeconds = 5
+    /// After this time the parts that still run are no longer stopped one after another, but cancelled all at once.
+    private static let gracefulStopLimit = Duration.milliseconds(600)
 
     /// What the process logs with.
     package let logger: Logger
@@ -92,39 +96,49 @@ package struct NodeProcess: Sendable {
             heartbeats: parts.heartbeats, health: health, log: .standardError,
             notification: parts.notification)
         watch.start()
-        let reload = Reload(from: source, level: level, node: parts.node, health: health, logger: logger)
-        let running = Running()
-
-        let result = await withTaskGroup(of: Result<Void, any Error>.self) { group in
-            group.addTask {
-                await Result {
-                    let chosen = try await firstUnderlay(parts)
-                    let identity = try await confirmed(found, at: chosen.publicAddress)
-                    let daemon = Daemon(options, underlay: chosen, parts: parts)
-                    running.daemon = daemon
-                    try await daemon.run(store: leases, identity: identity)
-                }
-            }
-            group.addTask { await Result { try await listen(server, health) } }
-            group.addTask {
-                await DescriptorLimit.keepTimers()
-                return .success(())
-            }
-            group.addTask {
-                await stopSignal(signals, reload, parts)
-                return .success(())
-            }
-            let result = await group.next() ?? .success(())
+        let ending = NodeEnding { result in
             watch.end()
             parts.notification.stopping()
             willStop(NodeProcess.status(of: result))
-            await running.daemon?.stop()
-            group.cancelAll()
-            return result
         }
-        await server.stop()
+        let reload = Reload(from: source, level: level, node: parts.node, health: health, logger: logger)
+        let running = Running()
+        await NodeProcess.run([
+            // What the clocks need is the last to go: the others' pauses need it.
+            NodePart(description: "clocks", ending: ending, body: DescriptorLimit.keepTimers),
+            NodePart(
+                description: "observation", ending: ending, body: { try await listen(server, health) },
+                stop: server.stop),
+            NodePart(
+                description: "node", ending: ending,
+                body: { try await runDaemon(leases, found, parts, running) },
+                stop: { await running.daemon?.stop() }),
+            NodePart(
+                description: "signals", ending: ending, body: { await stopSignal(signals, reload, parts) }),
+        ])
         logger.notice("stopped")
-        try result.get()
+        try ending.result?.get()
+    }
+
+    /// Runs the parts, in their order, until the first has ended, and then stops the others, the last one first.
+    static func run(_ parts: [NodePart]) async {
+        var configuration = ServiceGroupConfiguration(
+            services: parts.map { .init(service: $0, successTerminationBehavior: .gracefullyShutdownGroup) },
+            // What there is to say the parts say.
+            logger: Logger(label: "parts") { _ in SwiftLogNoOpLogHandler() })
+        configuration.maximumGracefulShutdownDuration = gracefulStopLimit
+        // A part throws nothing to the group: `NodeEnding` has what ended it.
+        try? await ServiceGroup(configuration: configuration).run()
+    }
+
+    private func runDaemon(
+        _ leases: any LeaseStore, _ found: IdentityFile.Kept, _ parts: Parts, _ running: Running
+    ) async throws {
+        let chosen = try await firstUnderlay(parts)
+        let identity = try await confirmed(found, at: chosen.publicAddress)
+        let daemon = Daemon(options, underlay: chosen, parts: parts)
+        running.daemon = daemon
+        try await daemon.run(store: leases, identity: identity)
     }
 
     private func makeParts(_ health: NodeHealth, storeName: String) async throws -> Parts {
@@ -314,11 +328,5 @@ struct Parts: Sendable {
     /// Says what the daemon does or waits for, to whoever asks and to systemd.
     func report(_ state: String, isSetUp: Bool) {
         if seen.update(state: state, isSetUp: isSetUp) { notification.status(state) }
-    }
-}
-
-extension Result where Failure == any Error {
-    fileprivate init(_ body: () async throws -> Success) async {
-        do { self = .success(try await body()) } catch { self = .failure(error) }
     }
 }

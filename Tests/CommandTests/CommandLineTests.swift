@@ -243,9 +243,35 @@ private func exitStatus(_ words: [String]) -> Int32? {
         #expect(withoutTSO.tunnelOffloads == [.checksum, .udp])
     }
 
-    @Test(arguments: [["-batch=65"], ["-ring-entries=512"], ["-workers=some"], ["-receive-buffer-size=2000"]])
-    func aTuningThatCannotWorkEndsTheCommand(words: [String]) {
-        #expect(exitStatus(words) == 64)
+    @Test(arguments: [
+        ("-batch=65", "--batch is 65; it is 1 to 64"),
+        ("-workers=65", "--workers is 65; it is auto, or 1 to 64"),
+        ("-receive-buffers=12", "--receive-buffers is 12; it is a power of two"), ("-workers=some", "some"),
+        (
+            "-ring-entries=512",
+            "--ring-entries 512 is too few for --batch 64, which needs 1024: raise the one or lower the other"
+        ),
+        (
+            "-receive-buffer-size=2000",
+            "--receive-buffer-size 2000 would lose what the kernel coalesces, up to 65507 bytes: raise it, or give "
+                + "--udp-gro=false"
+        ),
+    ])
+    func aTuningThatCannotWorkEndsTheCommandAndNamesTheFlag(word: String, text: String) throws {
+        let error = try #require(#expect(throws: (any Error).self) { try parse([word]) })
+        #expect(Twilld.exitCode(for: error).rawValue == 64)
+        #expect(Twilld.message(for: error).contains(text), "\(Twilld.message(for: error))")
+    }
+
+    /// A number out of range is named by a flag that there is.
+    @Test func everyTunedNumberHasAFlag() throws {
+        for flag in TuningFlags.flags where flag.kind == .single {
+            for value in ["-7", "99999999999"] {
+                let error = try #require(
+                    #expect(throws: (any Error).self) { try parse(["-\(flag.name)=\(value)"]) })
+                #expect(Twilld.message(for: error).contains("--\(flag.name) "), "\(flag.name)")
+            }
+        }
     }
 
     @Test func commandsAreGuessedByTheirLetters() {

@@ -65,6 +65,13 @@ import Testing
         }
     }
 
+    @Test func everyTuningFlagIsExplained() throws {
+        let manual = try Self.text("docs/tuning.md")
+        for flag in TuningFlags.flags {
+            #expect(manual.contains("`--\(flag.name)`"), "docs/tuning.md lacks \(flag.name)")
+        }
+    }
+
     @Test func everyEventOfTheLogIsExplained() throws {
         let manual = try Self.text("docs/operations.md")
         let sources = try ["Sources/NodeDaemon", "Sources/twilld", "Sources/Control"].flatMap(Self.sources)

@@ -63,6 +63,16 @@ private let nodeDirectory = getenv("TWILL_TEST_NODE_DIRECTORY").map { String(cSt
         #expect(!FileManager.default.fileExists(atPath: options.observation.statusSocket))
         // The lease and subnet.env stay, for the next start.
         #expect(try SubnetFileValues(path: options.lease.subnetFile)?.subnet != nil)
+
+        // The same value, once more; whoever runs it cancels it.
+        let again = Task { try await node.run() }
+        let second = try await until("ready again", { lines.withLock { $0.joined(separator: "\n") } }) {
+            (try? client.status()).flatMap { $0.isReady ? $0 : nil }
+        }
+        #expect(second.lease?.subnet == status.lease?.subnet)
+        again.cancel()
+        try await again.value
+        #expect(if_nametoindex("plain0") == 0)
         print("the node ended as it was told to")
     }
 }

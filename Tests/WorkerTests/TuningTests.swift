@@ -52,25 +52,23 @@ extension Tuning {
         }
     }
 
-    private func complaint(_ change: (inout Tuning) -> Void) -> String? {
+    private func complaint(_ change: (inout Tuning) -> Void) -> TuningError? {
         var tuning = Tuning()
         change(&tuning)
         do throws(TuningError) {
             _ = try WorkerLimits(tuning)
             return nil
-        } catch { return error.description }
+        } catch { return error }
     }
 
-    @Test func whatDoesNotGoTogetherIsRefusedWithTheFlagToChange() {
-        #expect(complaint { $0.batch = 0 } == "--batch is 0; it is 1 to 64")
-        #expect(complaint { $0.workers = .fixed(65) } == "--workers is 65; it is auto, or 1 to 64")
-        #expect(complaint { $0.receiveBuffers = 12 } == "--receive-buffers is 12; it is a power of two")
+    @Test func whatDoesNotGoTogetherIsRefused() {
+        #expect(complaint { $0.batch = 0 } == .outOfRange(.batch, value: 0, range: 1...64))
+        #expect(complaint { $0.workers = .fixed(65) } == .outOfRange(.workers, value: 65, range: 1...64))
+        #expect(complaint { $0.receiveBuffers = 12 } == .noPowerOfTwo(.receiveBuffers, value: 12))
+        #expect(complaint { $0.ringEntries = 512 } == .tooFewRingEntries(512, batch: 64, needed: 1024))
         #expect(
-            complaint { $0.ringEntries = 512 }
-                == "--ring-entries 512 is too few for --batch 64, which needs 1024: raise the one or lower the other"
-        )
-        #expect(
-            complaint { $0.receiveBufferBytes = 2048 }?.contains("raise it, or give --udp-gro=false") == true)
+            complaint { $0.receiveBufferBytes = 2048 }
+                == .losesCoalesced(receiveBufferBytes: 2048, coalesced: 65_507))
         #expect(
             complaint {
                 $0.receiveBufferBytes = 2048
@@ -84,8 +82,7 @@ extension Tuning {
                 $0.batch = batch
                 $0.ringEntries = 512
             }
-            guard let refusal else { continue }
-            let named = refusal.split(separator: " ").compactMap { Int($0.filter(\.isNumber)) }.last!
+            guard case .tooFewRingEntries(_, _, let named)? = refusal else { continue }
             #expect(
                 complaint {
                     $0.batch = batch

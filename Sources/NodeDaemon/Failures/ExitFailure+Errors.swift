@@ -48,6 +48,14 @@ extension ExitFailure {
             case EINVAL: .configuration
             default: .system
             }
-        self.init(status, error.description)
+        // The one tuning error that a start can still meet: the tunnel's MTU is not known before.
+        if case .tuning(.lessThanMTU(let receiveBufferBytes, let mtu)) = error {
+            self.init(
+                status,
+                "--receive-buffer-size \(receiveBufferBytes) is less than the tunnel's MTU of \(mtu) bytes: raise it"
+            )
+        } else {
+            self.init(status, error.description)
+        }
     }
 }

@@ -63,17 +63,6 @@ extension GoFlag {
         GoFlag("path-probe-interval"),
     ]
 
-    /// How the data plane is tuned.
-    static let tuning: [GoFlag] = [
-        GoFlag("engine"), GoFlag("workers"), GoFlag("cpus"),
-        GoFlag("ring-entries"), GoFlag("sq-poll", .boolean), GoFlag("minimum-wait"), GoFlag("busy-poll"),
-        GoFlag("batch"), GoFlag("super-packet-batch"),
-        GoFlag("receive-buffers"), GoFlag("receive-buffer-size"), GoFlag("huge-pages", .boolean),
-        GoFlag("socket-buffer"), GoFlag("queue-length"),
-        GoFlag("tun-tso4", .boolean), GoFlag("tun-tso6", .boolean), GoFlag("tun-ecn", .boolean),
-        GoFlag("tun-uso", .boolean), GoFlag("udp-gso", .boolean), GoFlag("udp-gro", .boolean),
-    ]
-
     /// What is seen from outside.
     static let observation: [GoFlag] = [
         GoFlag("healthz-ip"), GoFlag("healthz-port"), GoFlag("metrics-peers"), GoFlag("status-socket"),
@@ -88,5 +77,5 @@ extension GoFlag {
     ]
 
     /// What `twilld run` takes, besides `--config`, `--help` and `--version`.
-    static let run = store + underlay + node + kubernetes + tunnel + tuning + observation + logging
+    static let run = store + underlay + node + kubernetes + tunnel + TuningFlags.flags + observation + logging
 }

@@ -2,8 +2,20 @@ import ArgumentParser
 import Devices
 import Worker
 
-/// How the data plane is tuned: defaults and ranges are in `Tuning`, what follows from them in `WorkerLimits`.
+/// How the data plane is tuned: defaults and ranges are in `Tuning`, what follows from them in `WorkerLimits`. All that
+/// there is of a tuning flag on the command line's side is in this file.
 struct TuningFlags: ParsableArguments {
+    /// What Go's style must know of them.
+    static let flags: [GoFlag] = [
+        GoFlag("engine"), GoFlag("workers"), GoFlag("cpus"),
+        GoFlag("ring-entries"), GoFlag("sq-poll", .boolean), GoFlag("minimum-wait"), GoFlag("busy-poll"),
+        GoFlag("batch"), GoFlag("super-packet-batch"),
+        GoFlag("receive-buffers"), GoFlag("receive-buffer-size"), GoFlag("huge-pages", .boolean),
+        GoFlag("socket-buffer"), GoFlag("queue-length"),
+        GoFlag("tun-tso4", .boolean), GoFlag("tun-tso6", .boolean), GoFlag("tun-ecn", .boolean),
+        GoFlag("tun-uso", .boolean), GoFlag("udp-gso", .boolean), GoFlag("udp-gro", .boolean),
+    ]
+
     @Option(
         help: ArgumentHelp(
             """
@@ -182,7 +194,45 @@ struct TuningFlags: ParsableArguments {
         do throws(TuningError) {
             _ = try WorkerLimits(tuning)
         } catch {
-            throw ValidationError(error.description)
+            throw ValidationError(error.flagText)
+        }
+    }
+}
+
+extension Tuning.Number {
+    /// What the number is called on the command line.
+    fileprivate var flag: String {
+        switch self {
+        case .workers: "--workers"
+        case .ringEntries: "--ring-entries"
+        case .receiveBuffers: "--receive-buffers"
+        case .receiveBufferBytes: "--receive-buffer-size"
+        case .batch: "--batch"
+        case .superPacketBatch: "--super-packet-batch"
+        case .minimumWaitMicroseconds: "--minimum-wait"
+        case .socketBufferBytes: "--socket-buffer"
+        case .queueLength: "--queue-length"
+        case .busyPollMicroseconds: "--busy-poll"
+        }
+    }
+}
+
+extension TuningError {
+    /// What is wrong, and which flag to change.
+    fileprivate var flagText: String {
+        switch self {
+        case .outOfRange(.workers, let value, let range):
+            "--workers is \(value); it is auto, or \(range.text)"
+        case .outOfRange(let number, let value, let range): "\(number.flag) is \(value); it is \(range.text)"
+        case .noPowerOfTwo(let number, let value): "\(number.flag) is \(value); it is a power of two"
+        case .tooFewRingEntries(let entries, let batch, let needed):
+            "--ring-entries \(entries) is too few for --batch \(batch), which needs \(needed): raise the one or "
+                + "lower the other"
+        case .losesCoalesced(let bytes, let coalesced):
+            "--receive-buffer-size \(bytes) would lose what the kernel coalesces, up to \(coalesced) bytes: "
+                + "raise it, or give --udp-gro=false"
+        // No command line says what MTU the tunnel will have.
+        case .lessThanMTU: description
         }
     }
 }

@@ -103,7 +103,7 @@ public struct WorkerLimits: Sendable, Equatable {
 
     /// Checks how the worker is tuned, and works out what follows.
     ///
-    /// - Throws: what is out of range, or does not go together, with the flag to change.
+    /// - Throws: what is out of range, or does not go together.
     public init(_ tuning: Tuning) throws(TuningError) {
         try tuning.checkRanges()
         readBurst = tuning.batch
@@ -122,20 +122,15 @@ public struct WorkerLimits: Sendable, Equatable {
             writeRoom / WorkerLimits.receivedSegments, datagramBuffers,
             SuperPacketLimits.slots / WorkerLimits.receivedSegments)
         guard buffersAtOnce > 0 else {
-            throw TuningError(
-                """
-                --ring-entries \(ringEntries) is too few for --batch \(tuning.batch), which needs \
-                \(WorkerLimits.ringEntriesNeeded(readBurst: readBurst)): raise the one or lower the other
-                """)
+            throw .tooFewRingEntries(
+                ringEntries, batch: tuning.batch,
+                needed: WorkerLimits.ringEntriesNeeded(readBurst: readBurst))
         }
         writeSlots = buffersAtOnce * WorkerLimits.receivedSegments
 
         guard !tuning.usesCoalescing || datagramBufferBytes >= SuperPacketLimits.sendBytes else {
-            throw TuningError(
-                """
-                --receive-buffer-size \(datagramBufferBytes) would lose what the kernel coalesces, up to \
-                \(SuperPacketLimits.sendBytes) bytes: raise it, or give --udp-gro=false
-                """)
+            throw .losesCoalesced(
+                receiveBufferBytes: datagramBufferBytes, coalesced: SuperPacketLimits.sendBytes)
         }
     }
 

@@ -131,11 +131,7 @@ public final class DataPlane: Sendable {
         do throws(TuningError) {
             limits = try WorkerLimits(tuning)
             guard tuning.receiveBufferBytes >= configuration.mtu else {
-                throw TuningError(
-                    """
-                    --receive-buffer-size \(tuning.receiveBufferBytes) is less than the tunnel's MTU of \
-                    \(configuration.mtu) bytes: raise it
-                    """)
+                throw .lessThanMTU(receiveBufferBytes: tuning.receiveBufferBytes, mtu: configuration.mtu)
             }
         } catch {
             throw .tuning(error)

@@ -33,12 +33,34 @@ public enum WorkerCount: Sendable, Equatable {
     }
 }
 
-/// A tuning that is out of range or does not go together.
-public struct TuningError: Error, CustomStringConvertible, Equatable {
-    /// What is wrong, and which flag to change.
-    public let description: String
+/// A tuning that is out of range or does not go together. What each number is called where people write it down is for
+/// whoever reads it there.
+public enum TuningError: Error, Sendable, Equatable, CustomStringConvertible {
+    /// A number is outside of its range.
+    case outOfRange(Tuning.Number, value: Int, range: ClosedRange<Int>)
+    /// A number is to be a power of two.
+    case noPowerOfTwo(Tuning.Number, value: Int)
+    /// The ring has too few entries for `batch` reads of a round, which need `needed`.
+    case tooFewRingEntries(Int, batch: Int, needed: Int)
+    /// Receive buffers of so many bytes lose what the kernel coalesces, up to `coalesced` bytes.
+    case losesCoalesced(receiveBufferBytes: Int, coalesced: Int)
+    /// Receive buffers of so many bytes do not hold a packet of the tunnel's MTU.
+    case lessThanMTU(receiveBufferBytes: Int, mtu: Int)
 
-    init(_ description: String) { self.description = description }
+    /// What is wrong.
+    public var description: String {
+        switch self {
+        case .outOfRange(let number, let value, let range):
+            "\(number) is \(value); it is \(range.lowerBound) to \(range.upperBound)"
+        case .noPowerOfTwo(let number, let value): "\(number) is \(value); it is a power of two"
+        case .tooFewRingEntries(let entries, let batch, let needed):
+            "\(entries) ring entries are too few for a batch of \(batch), which needs \(needed)"
+        case .losesCoalesced(let bytes, let coalesced):
+            "receive buffers of \(bytes) bytes lose what the kernel coalesces, up to \(coalesced) bytes"
+        case .lessThanMTU(let bytes, let mtu):
+            "receive buffers of \(bytes) bytes hold less than the tunnel's MTU of \(mtu) bytes"
+        }
+    }
 }
 
 /// What can be tuned. The defaults are right for a node that nobody tunes; docs/tuning.md says what each trades.
@@ -87,6 +109,16 @@ public struct Tuning: Sendable, Equatable {
     /// The defaults.
     public init() {}
 
+    /// What of it is a number with a range: an error tells by this which one it is about.
+    public enum Number: Sendable, Equatable, CaseIterable {
+        /// Worker threads, where their number is given.
+        case workers
+        /// See the variables of these names.
+        case ringEntries, receiveBuffers, receiveBufferBytes, batch, superPacketBatch
+        /// See the variables of these names.
+        case minimumWaitMicroseconds, socketBufferBytes, queueLength, busyPollMicroseconds
+    }
+
     /// From where to where each number can be tuned.
     public enum Ranges {
         /// Worker threads.
@@ -113,27 +145,23 @@ public struct Tuning: Sendable, Equatable {
     }
 
     func checkRanges() throws(TuningError) {
-        let numbers: [(flag: String, value: Int, range: ClosedRange<Int>)] = [
-            ("ring-entries", ringEntries, Ranges.ringEntries),
-            ("receive-buffers", receiveBuffers, Ranges.receiveBuffers),
-            ("receive-buffer-size", receiveBufferBytes, Ranges.receiveBufferBytes),
-            ("batch", batch, Ranges.batch), ("super-packet-batch", superPacketBatch, Ranges.superPacketBatch),
-            ("minimum-wait", minimumWaitMicroseconds, Ranges.minimumWaitMicroseconds),
-            ("socket-buffer", socketBufferBytes, Ranges.socketBufferBytes),
-            ("queue-length", queueLength, Ranges.queueLength),
-            ("busy-poll", busyPollMicroseconds, Ranges.busyPollMicroseconds),
+        var numbers: [(number: Number, value: Int, range: ClosedRange<Int>)] = [
+            (.ringEntries, ringEntries, Ranges.ringEntries),
+            (.receiveBuffers, receiveBuffers, Ranges.receiveBuffers),
+            (.receiveBufferBytes, receiveBufferBytes, Ranges.receiveBufferBytes),
+            (.batch, batch, Ranges.batch), (.superPacketBatch, superPacketBatch, Ranges.superPacketBatch),
+            (.minimumWaitMicroseconds, minimumWaitMicroseconds, Ranges.minimumWaitMicroseconds),
+            (.socketBufferBytes, socketBufferBytes, Ranges.socketBufferBytes),
+            (.queueLength, queueLength, Ranges.queueLength),
+            (.busyPollMicroseconds, busyPollMicroseconds, Ranges.busyPollMicroseconds),
         ]
-        for (flag, value, range) in numbers where !range.contains(value) {
-            throw TuningError("--\(flag) is \(value); it is \(range.lowerBound) to \(range.upperBound)")
+        if case .fixed(let count) = workers { numbers.append((.workers, count, Ranges.workers)) }
+        for (number, value, range) in numbers where !range.contains(value) {
+            throw .outOfRange(number, value: value, range: range)
         }
-        if case .fixed(let count) = workers, !Ranges.workers.contains(count) {
-            throw TuningError(
-                "--workers is \(count); it is auto, or \(Ranges.workers.lowerBound) to \(Ranges.workers.upperBound)"
-            )
-        }
-        for (flag, value) in [("ring-entries", ringEntries), ("receive-buffers", receiveBuffers)]
+        for (number, value) in [(Number.ringEntries, ringEntries), (.receiveBuffers, receiveBuffers)]
         where value & (value - 1) != 0 {
-            throw TuningError("--\(flag) is \(value); it is a power of two")
+            throw .noPowerOfTwo(number, value: value)
         }
     }
 
