@@ -80,18 +80,25 @@ let dataPlane: [Target] = [
 let controlSide: [Target] = [
     module("Health", in: "Control", [.product(name: "Logging", package: "swift-log")]),
     module("Netlink", in: "Control/Kernel", ["Addresses", "CLinux"]),
-    module(
-        "Leases", in: "Control", ["Addresses", "Health", .product(name: "Logging", package: "swift-log")]),
-    module("LeaseDirectory", in: "Control/Stores", ["Health", "Leases"]),
+    module("JSON", in: "Control"),
     module(
         "Node", in: "Control",
         ["Addresses", "Health", "Netlink", "CLinux", .product(name: "Logging", package: "swift-log")]),
+    module("Backends", in: "Control", ["Addresses", "JSON", "Node"]),
+    module(
+        "Leases", in: "Control",
+        [
+            "Addresses", "Backends", "Health", "JSON", .product(name: "Logging", package: "swift-log"),
+        ]),
+    module("LeaseDirectory", in: "Control/Stores", ["Health", "Leases"]),
     module("Telemetry", in: "Control", ["Counters", "Addresses", "Health"]),
 
     // What the tests of the lease side share: a node that records, and a simulated store.
     .target(
         name: "LeaseTesting",
-        dependencies: ["Addresses", "Health", "Leases", .product(name: "Logging", package: "swift-log")],
+        dependencies: [
+            "Addresses", "Backends", "Health", "Leases", .product(name: "Logging", package: "swift-log"),
+        ],
         path: "Tests/LeaseTesting", swiftSettings: settings),
     .target(name: "CNetworkNamespaces", path: "Tests/CNetworkNamespaces"),
     .target(
@@ -109,14 +116,16 @@ let controlSide: [Target] = [
         name: "Fuzz",
         dependencies: [
             "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Engines", "Worker",
-            "Netlink", "Leases", "LeaseDirectory", "Node", "Telemetry", "CLinux", "Seeded",
+            "Netlink", "Backends", "Leases", "LeaseDirectory", "Node", "Telemetry", "CLinux", "Seeded",
         ], path: "Tests/Fuzz", swiftSettings: settings),
     .executableTarget(
         name: "twill-fuzz", dependencies: ["Fuzz"], path: "Tests/FuzzProgram", swiftSettings: settings),
 
     tests("Health", []),
     tests("Netlink", ["Addresses", "CLinux", "NetworkNamespaces", "Seeded"]),
-    tests("Leases", ["Addresses", "Health", "LeaseTesting"]),
+    tests(
+        "Backends", ["Addresses", "Health", "JSON", "Leases", "LeaseTesting", "Netlink", "Node"]),
+    tests("Leases", ["Addresses", "Backends", "Health", "JSON", "LeaseTesting"]),
     tests("LeaseDirectory", ["Addresses", "Health", "Leases", "LeaseTesting"]),
     tests(
         "Node",
@@ -147,7 +156,8 @@ let etcdAndDaemon: [Target] = [
         name: "twilld",
         dependencies: [
             "Addresses", "Forwarding", "Counters", "Devices", "Engines", "Worker",
-            "Health", "Netlink", "Leases", "LeaseDirectory", "LeaseEtcd", "Node", "Telemetry", "CLinux",
+            "Backends", "Health", "Netlink", "Leases", "LeaseDirectory", "LeaseEtcd", "Node", "Telemetry",
+            "CLinux",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),

@@ -1,5 +1,6 @@
 import Addresses
 import ArgumentParser
+import Backends
 import Health
 import Logging
 import Node
@@ -33,7 +34,7 @@ struct Check: FlagTaking {
     }
 
     /// The network's own port is in its configuration, which the check does not read.
-    private static let usualPort: UInt16 = 8285
+    private static let usualPort = UDPBackend().port
 
     private func networkFindings() async -> [Finding] {
         do {
@@ -43,7 +44,8 @@ struct Check: FlagTaking {
                 health: NodeHealth(),
                 logger: Logger(label: "check") { _ in SwiftLogNoOpLogHandler() })
             let chosen = try await node.chooseUnderlay()
-            let tunnelMTU = try TunnelMTU.choose(underlayMTU: chosen.mtu, configured: mtu)
+            let tunnelMTU = try TunnelMTU.choose(
+                underlayMTU: chosen.mtu, overhead: UDPBackend().overhead(over: .ipv4), configured: mtu)
             let endpoint = Endpoint(address: chosen.address, port: Check.usualPort)
             let device = TunnelNameFlag().tunName
             let (portHolder, deviceHolder) = await onThread {

@@ -1,9 +1,10 @@
-// How it works. Two things tell the daemon how the node should be: the lease keeper (the network's configuration,
-// this node's lease, its peers) and the node's network (interface, address, MTU). Each leaves its newest word here
-// and asks for a pass; one task makes the passes, one after another, and each pass brings the node to what was said
+// How it works. Three things tell the daemon how the node should be: a source of peers (the network's configuration and
+// its nodes), a claim (this node's subnet; the lease keeper is both), and the node's network (interface, address, MTU).
+// Each leaves its newest word here and asks for a pass; one task makes the passes, one after another, and each pass brings the node to what was said
 // last: data plane, routes, rules, subnet.env. What fails is said once and tried again, with a pause.
 
 import Addresses
+import Backends
 import Counters
 import Forwarding
 import Glibc
@@ -41,6 +42,8 @@ actor Daemon {
     private let passContinuation: AsyncStream<Void>.Continuation
 
     private(set) var underlay: Underlay
+    private var network = KnownNetwork()
+    private var ownLease: OwnLease?
     private(set) var table = PeerTable()
     private var isPassWanted = false
     private var deviceIsLost = false
@@ -84,6 +87,8 @@ actor Daemon {
     /// What the node's network is asked to keep.
     struct DesiredNetwork: Equatable {
         var tunnel: TunnelSettings
+        /// Whom the backend is told of; none where a data plane is.
+        var peers: [BackendPeer]
         var rules: PacketFilterSettings
         var filter: PacketFilter
         var surroundings: PacketFilterEffects.Surroundings
@@ -111,27 +116,40 @@ actor Daemon {
     ///
     /// - Throws: What keeps the node from starting, or `LeaseLost`.
     func run(store: any LeaseStore, identity: IdentityFile.Kept) async throws {
-        let node = node
         let heartbeats = heartbeats
         var options = LeaseOptions(identity: identity.identity)
         options.identityProblem = identity.problem
         options.previousSubnet = await previousSubnet()
         options.renewalMargin = .seconds(flags.lease.subnetLeaseRenewMargin * 60)
         options.lossPolicy = flags.lease.onLeaseLoss == .exit ? .exit : .reacquire
-        observation.update(node.pathMTUs)
         let keeper = LeaseKeeper(
             store: store, announcement: announcement, options: options, logger: logger,
             identityChanged: keepIdentity, heartbeat: { heartbeats.stamp(.leaseKeeper) })
+        try await run(peersFrom: keeper, subnetFrom: keeper) { try await keeper.run() }
+    }
+
+    /// Runs the node by what `source` and `claim` say, until the task is cancelled.
+    ///
+    /// - Parameter work: keeps the two going; where it ends or throws, the node ends.
+    /// - Throws: What keeps the node from starting, or what `work` throws.
+    func run(
+        peersFrom source: any PeerSource, subnetFrom claim: any SubnetClaim,
+        by work: @escaping @Sendable () async throws -> Void
+    ) async throws {
+        let node = node
+        let heartbeats = heartbeats
+        observation.update(node.pathMTUs)
         defer { heartbeats.forgetAll() }
 
         try await withThrowingTaskGroup(of: Void.self) { group in
-            group.addTask { try await keeper.run() }
+            group.addTask { try await work() }
             group.addTask { await node.run() }
-            group.addTask { for await table in keeper.tables { await self.take(table) } }
-            group.addTask { for await event in node.events { await self.take(event, keeper: keeper) } }
+            group.addTask { for await network in source.networks { await self.take(network) } }
+            group.addTask { for await lease in claim.subnets { await self.take(lease) } }
+            group.addTask { for await event in node.events { await self.take(event, claim: claim) } }
             group.addTask { for await _ in self.passes { try await self.turn(node) } }
             group.addTask { try await self.watchOver(node) }
-            group.addTask { try await self.askForHeartbeats { await keeper.poke() } }
+            group.addTask { try await self.askForHeartbeats { await source.poke() } }
             group.addTask {
                 try await self.askForHeartbeats {
                     await node.answer()
@@ -167,6 +185,16 @@ actor Daemon {
 
     // MARK: What is said
 
+    private func take(_ network: KnownNetwork) {
+        self.network = network
+        take(PeerTable(network, ownLease: ownLease))
+    }
+
+    private func take(_ ownLease: OwnLease?) {
+        self.ownLease = ownLease
+        take(PeerTable(network, ownLease: ownLease))
+    }
+
     private func take(_ table: PeerTable) {
         if logger.logLevel <= .debug { logChanges(from: self.table, to: table) }
         self.table = table
@@ -183,7 +211,7 @@ actor Daemon {
     /// Lets the loop of the passes go round, for a heartbeat.
     func wakePasses() { passContinuation.yield() }
 
-    private func take(_ event: NodeEvent, keeper: LeaseKeeper) async {
+    private func take(_ event: NodeEvent, claim: any SubnetClaim) async {
         switch event {
         case .underlayChanged(let underlay):
             logger.notice(
@@ -195,7 +223,7 @@ actor Daemon {
             let before = (self.underlay.address, announcement)
             self.underlay = underlay
             observation.update(underlay)
-            if (underlay.address, announcement) != before { await keeper.announce(announcement) }
+            if (underlay.address, announcement) != before { await claim.announce(announcement) }
         case .deviceLost(let name):
             logger.error("tunnel device lost", metadata: ["interface": "\(name)"])
             deviceIsLost = true
@@ -252,9 +280,10 @@ actor Daemon {
         }
         do {
             let mtu = try TunnelMTU.choose(
-                underlayMTU: underlay.mtu, configured: flags.tunnel.mtu ?? configuration.backend.mtu)
+                underlayMTU: underlay.mtu, overhead: configuration.backend.overhead(over: .ipv4),
+                configured: flags.tunnel.mtu ?? configuration.backend.mtu)
             let dataPlane = try await dataPlane(configuration, lease, mtu: mtu)
-            dataPlane.publish(routes(lease, mtu: mtu))
+            dataPlane?.publish(routes(lease, mtu: mtu))
             try await keepNetwork(node, configuration, lease, mtu: mtu, dataPlane)
             await followPaths(node)
             await node.judgeRoutes(
@@ -324,9 +353,14 @@ actor Daemon {
             })
     }
 
+    /// The data plane that carries the packets; nil where the network's backend leaves that to the kernel.
     private func dataPlane(
         _ configuration: NetworkConfiguration, _ lease: OwnLease, mtu: Int
-    ) async throws -> DataPlane {
+    ) async throws -> DataPlane? {
+        guard type(of: configuration.backend).hasDataPlane else {
+            await closeDataPlane()
+            return nil
+        }
         let key = DataPlaneKey(
             underlay: Endpoint(
                 address: underlay.address, port: flags.tunnel.port ?? configuration.backend.port),
@@ -428,7 +462,7 @@ actor Daemon {
 
     private func keepNetwork(
         _ node: NodeNetwork, _ configuration: NetworkConfiguration, _ lease: OwnLease, mtu: Int,
-        _ dataPlane: DataPlane
+        _ dataPlane: DataPlane?
     ) async throws {
         filterEffects.update(
             peers: table.peers.lazy.map { .init(subnet: $0.subnet.ipv4, address: $0.endpoint.address) })
@@ -436,7 +470,9 @@ actor Daemon {
         let desired = DesiredNetwork(
             tunnel: TunnelSettings(
                 interfaceName: flags.tunnel.tunName, address: subnet.address, network: configuration.network,
-                mtu: mtu, transmitQueueLength: flags.tuning.tuning.queueLength),
+                mtu: mtu, overhead: configuration.backend.overhead(over: .ipv4),
+                transmitQueueLength: flags.tuning.tuning.queueLength),
+            peers: dataPlane == nil ? table.peers.map { BackendPeer($0) } : [],
             rules: PacketFilterSettings(
                 network: configuration.network, subnet: subnet, masquerades: flags.rules.ipMasq,
                 randomizesPorts: !flags.rules.ipMasqFullyRandomDisable,
@@ -451,11 +487,11 @@ actor Daemon {
                 mtu: mtu,
                 masquerades: flags.rules.ipMasq),
             blackhole: flags.rules.ipBlackholeRoute ? BlackholeRoute(subnet: subnet) : nil,
-            tunnelIndex: dataPlane.tunnel.index)
+            tunnelIndex: dataPlane?.tunnel.index ?? 0)
         if desired == stage.desired { return }
         let file = KeptSubnetFile(
             desired.file, at: flags.lease.subnetFile, wasInPlace: stage.subnetFile != nil)
-        var items = desired.tunnel.desiredItems
+        var items = configuration.backend.desiredItems(for: desired.tunnel, peers: desired.peers)
         if let blackhole = desired.blackhole { items.append(blackhole) }
         let rules = PacketFilterRules(
             desired.rules, preferring: desired.filter, interfaceName: flags.tunnel.tunName,
