@@ -82,9 +82,6 @@ let dataPlane: [Target] = [
 let controlSide: [Target] = [
     module("Health", in: "Control", [.product(name: "Logging", package: "swift-log")]),
     module("Netlink", in: "Control/Kernel", ["Addresses", "CLinux"]),
-    module(
-        "Leases", in: "Control", ["Addresses", "Health", .product(name: "Logging", package: "swift-log")]),
-    module("LeaseDirectory", in: "Control/Stores", ["Health", "Leases"]),
     module("Host", in: "Control/Kernel", ["Processes", "CLinux"]),
     module(
         "Reconciler", in: "Control/Kernel",
@@ -98,12 +95,22 @@ let controlSide: [Target] = [
             "Addresses", "Processes", "Health", "Host", "Netlink", "Reconciler", "Firewall", "CLinux",
             .product(name: "Logging", package: "swift-log"),
         ]),
+    module("JSON", in: "Control"),
+    module("Backends", in: "Control", ["Addresses", "JSON", "Reconciler"]),
+    module(
+        "Leases", in: "Control",
+        [
+            "Addresses", "Backends", "Health", "JSON", .product(name: "Logging", package: "swift-log"),
+        ]),
+    module("LeaseDirectory", in: "Control/Stores", ["Health", "Leases"]),
     module("Telemetry", in: "Control", ["Counters", "Addresses", "Health"]),
 
     // What the tests of the lease side share: a node that records, and a simulated store.
     .target(
         name: "LeaseTesting",
-        dependencies: ["Addresses", "Health", "Leases", .product(name: "Logging", package: "swift-log")],
+        dependencies: [
+            "Addresses", "Backends", "Health", "Leases", .product(name: "Logging", package: "swift-log"),
+        ],
         path: "Tests/LeaseTesting", swiftSettings: settings),
     .target(name: "CNetworkNamespaces", path: "Tests/CNetworkNamespaces"),
     .target(
@@ -121,14 +128,17 @@ let controlSide: [Target] = [
         name: "Fuzz",
         dependencies: [
             "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Engines", "Worker",
-            "Netlink", "Firewall", "Leases", "LeaseDirectory", "Node", "Telemetry", "CLinux", "Seeded",
+            "Netlink", "Firewall", "Backends", "Leases", "LeaseDirectory", "Node", "Telemetry", "CLinux",
+            "Seeded",
         ], path: "Tests/Fuzz", swiftSettings: settings),
     .executableTarget(
         name: "twill-fuzz", dependencies: ["Fuzz"], path: "Tests/FuzzProgram", swiftSettings: settings),
 
     tests("Health", []),
     tests("Netlink", ["Addresses", "CLinux", "NetworkNamespaces", "Seeded"]),
-    tests("Leases", ["Addresses", "Health", "LeaseTesting"]),
+    tests(
+        "Backends", ["Addresses", "Health", "JSON", "Leases", "LeaseTesting", "Netlink", "Reconciler"]),
+    tests("Leases", ["Addresses", "Backends", "Health", "JSON", "LeaseTesting"]),
     tests("LeaseDirectory", ["Addresses", "Health", "Leases", "LeaseTesting"]),
     tests("Host", ["CLinux"]),
     tests(
@@ -168,8 +178,8 @@ let etcdAndDaemon: [Target] = [
         name: "NodeDaemon",
         dependencies: [
             "Addresses", "Processes", "Forwarding", "Counters", "Devices", "Engines", "Worker",
-            "Health", "Netlink", "Host", "Reconciler", "Firewall", "Leases", "LeaseDirectory", "LeaseEtcd",
-            "Node", "Telemetry", "CLinux",
+            "Backends", "Health", "Netlink", "Host", "Reconciler", "Firewall", "Leases", "LeaseDirectory",
+            "LeaseEtcd", "Node", "Telemetry", "CLinux",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),

@@ -1,4 +1,5 @@
 import Addresses
+import Backends
 import FoundationEssentials
 import Glibc
 import Leases
@@ -94,8 +95,12 @@ final class LeaseValueTarget: FuzzTarget {
     var seeds: [[UInt8]] {
         let address = IPv4Address(bits: 0xC612_0902)
         let values = [
-            LeaseValue(publicAddress: address), LeaseValue(publicAddress: address, port: 8285),
-            LeaseValue(publicAddress: address, publicIPv6Address: IPv6Address(high: 0xFD00 << 48, low: 1)),
+            LeaseValue(publicAddress: address, backend: UDPBackend.self),
+            LeaseValue(
+                publicAddress: address, backend: UDPBackend.self, data: UDPData(ownPort: 8285)),
+            LeaseValue(
+                publicAddress: address, publicIPv6Address: IPv6Address(high: 0xFD00 << 48, low: 1),
+                backend: UDPBackend.self),
         ]
         return values.map { Array($0.json.utf8) }
             + bytes(

@@ -1,4 +1,5 @@
 import Addresses
+package import Backends
 package import Health
 package import Leases
 
@@ -56,7 +57,12 @@ package final class Simulation {
 
     private var agenda: [(at: Instant, action: () -> Void)] = []
 
-    package init(seed: UInt64, network: String? = #"{"Network":"10.66.0.0/16"}"#) {
+    private let backends: BackendRegistry
+
+    package init(
+        seed: UInt64, network: String? = #"{"Network":"10.66.0.0/16"}"#, backends: BackendRegistry = .all
+    ) {
+        self.backends = backends
         random = SplitMix64(seed: seed)
         start = .now
         now = start
@@ -82,8 +88,7 @@ package final class Simulation {
                 announcement: NodeAnnouncement(
                     publicAddress: IPv4Address(address)!, port: port,
                     underlayAddress: underlayAddress.flatMap { IPv4Address($0) }),
-                options: options,
-                seed: random.next(), now: now))
+                options: options, backends: backends, seed: random.next(), now: now))
         nodes.append(node)
         schedule(after: .zero) { node.feed(.timer) }
         return node

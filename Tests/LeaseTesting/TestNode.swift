@@ -8,8 +8,8 @@ package final class TestNode: Sendable {
     package struct Overdue: Error, CustomStringConvertible { package let description: String }
 
     private struct State {
-        var table = PeerTable()
-        var tableCount = 0
+        var network = KnownNetwork()
+        var ownLease: OwnLease?
         var lost: LeaseLost?
     }
 
@@ -23,8 +23,7 @@ package final class TestNode: Sendable {
     private let observed = Observed()
     private let running: Mutex<Task<Void, Never>?> = Mutex(nil)
 
-    package var table: PeerTable { observed.state.withLock { $0.table } }
-    package var tableCount: Int { observed.state.withLock { $0.tableCount } }
+    package var table: PeerTable { observed.state.withLock { PeerTable($0.network, ownLease: $0.ownLease) } }
     package var lost: LeaseLost? { observed.state.withLock { $0.lost } }
 
     package init(
@@ -42,12 +41,12 @@ package final class TestNode: Sendable {
         let task = Task { [keeper, observed] in
             await withTaskGroup { group in
                 group.addTask {
-                    for await table in keeper.tables {
-                        observed.state.withLock {
-                            $0.table = table
-                            $0.tableCount += 1
-                        }
+                    for await network in keeper.networks {
+                        observed.state.withLock { $0.network = network }
                     }
+                }
+                group.addTask {
+                    for await lease in keeper.subnets { observed.state.withLock { $0.ownLease = lease } }
                 }
                 group.addTask {
                     do throws(LeaseLost) {

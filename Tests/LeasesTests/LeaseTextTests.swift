@@ -1,4 +1,5 @@
 import Addresses
+import Backends
 import Leases
 import Testing
 
@@ -24,9 +25,13 @@ struct LeaseTextTests {
     @Test("values are written as flannel writes them")
     func written() {
         let address = IPv4Address("198.18.9.2")!
-        #expect(LeaseValue(publicAddress: address).json == #"{"PublicIP":"198.18.9.2","PublicIPv6":null}"#)
+        let plain = LeaseValue(publicAddress: address, backend: UDPBackend.self)
+        #expect(plain.json == #"{"PublicIP":"198.18.9.2","PublicIPv6":null}"#)
         #expect(
-            LeaseValue(publicAddress: address, publicIPv6Address: IPv6Address("fd00::2"), port: 9000).json
+            LeaseValue(
+                publicAddress: address, publicIPv6Address: IPv6Address("fd00::2"), backend: UDPBackend.self,
+                data: UDPData(ownPort: 9000)
+            ).json
                 == #"{"PublicIP":"198.18.9.2","PublicIPv6":"fd00::2","BackendData":{"Port":9000}}"#)
     }
 
@@ -38,11 +43,13 @@ struct LeaseTextTests {
             #"{"publicip":"198.18.9.2","BackendType":"udp","BackendData":null,"BackendV6Data":{"x":[1,"y"]}}"#,
             #" {"PublicIP":"198.18.9.2","BackendType":"","BackendData":"text"} "#,
         ] {
-            #expect(try LeaseValue(parsing: json) == LeaseValue(publicAddress: address))
+            #expect(
+                try LeaseValue(parsing: json) == LeaseValue(publicAddress: address, backend: UDPBackend.self))
         }
         #expect(
             try LeaseValue(parsing: #"{"PublicIP":"198.18.9.2","BackendData":{"Port":9000,"More":1}}"#)
-                == LeaseValue(publicAddress: address, port: 9000))
+                == LeaseValue(
+                    publicAddress: address, backend: UDPBackend.self, data: UDPData(ownPort: 9000)))
     }
 
     @Test(

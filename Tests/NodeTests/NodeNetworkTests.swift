@@ -15,7 +15,7 @@ import Testing
 struct NodeNetworkTests {
     private static let settings = TunnelSettings(
         interfaceName: "flannel0", address: IPv4Address("10.66.28.0")!, network: IPv4Prefix("10.66.0.0/16")!,
-        mtu: 1472, transmitQueueLength: 1000)
+        mtu: 1472, overhead: 28, transmitQueueLength: 1000)
 
     /// A namespace with an underlay `node-u0` (198.51.100.2/24, default route) and an idle TUN `flannel0`.
     private func namespace() async throws -> NetworkNamespace.Lease {

@@ -61,7 +61,7 @@ struct PathTests {
         _ = try await network.chooseUnderlay()
         let tunnel = TunnelSettings(
             interfaceName: "flannel0", address: IPv4Address("10.66.28.0")!,
-            network: IPv4Prefix("10.66.0.0/16")!, mtu: 1472, transmitQueueLength: 1000)
+            network: IPv4Prefix("10.66.0.0/16")!, mtu: 1472, overhead: 28, transmitQueueLength: 1000)
         try await network.setDesired(tunnel.desiredItems)
         let run = Task { await network.run() }
         defer { run.cancel() }

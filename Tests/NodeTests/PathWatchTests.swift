@@ -20,7 +20,7 @@ import Testing
         init(limit: Int, answers: Bool = true, probes: Bool = true) {
             watch = PathWatch(timing: PathTiming(), probes: probes)
             path = SimulatedPath(limit: limit, answers: answers)
-            watch.follow([subnet: address], tunnelMTU: 1472)
+            watch.follow([subnet: address], tunnelMTU: 1472, overhead: 28)
         }
 
         /// Lets time pass, with so many bytes sent to the peer each second.
@@ -203,7 +203,7 @@ import Testing
         for number in 1...100 {
             peers[IPv4Prefix("10.66.\(number).0/24")!] = IPv4Address("192.0.2.\(number)")!
         }
-        watch.follow(peers, tunnelMTU: 1472)
+        watch.follow(peers, tunnelMTU: 1472, overhead: 28)
         for address in peers.values {
             watch.take(PathLimit(interfaceIndex: 2, mtu: 400), learnt: nil, of: address, at: .now)
         }

@@ -33,7 +33,7 @@ struct RouteJudgeTests {
         try await network.setDesired(
             TunnelSettings(
                 interfaceName: "flannel0", address: IPv4Address("10.66.28.0")!,
-                network: IPv4Prefix("10.66.0.0/16")!, mtu: 1472, transmitQueueLength: 1000
+                network: IPv4Prefix("10.66.0.0/16")!, mtu: 1472, overhead: 28, transmitQueueLength: 1000
             ).desiredItems)
         await network.judgeRoutes(targets)
         return (namespace, network)

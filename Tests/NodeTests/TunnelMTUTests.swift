@@ -4,17 +4,17 @@ import Testing
 
 @Suite struct TunnelMTUTests {
     @Test func allThatFits() throws {
-        #expect(try TunnelMTU.choose(underlayMTU: 1500, configured: nil) == 1472)
-        #expect(try TunnelMTU.choose(underlayMTU: 9001, configured: nil) == 8973)
+        #expect(try TunnelMTU.choose(underlayMTU: 1500, overhead: 28, configured: nil) == 1472)
+        #expect(try TunnelMTU.choose(underlayMTU: 9001, overhead: 28, configured: nil) == 8973)
         // lo: more than a UDP datagram holds.
-        #expect(try TunnelMTU.choose(underlayMTU: 65_536, configured: nil) == 65_507)
+        #expect(try TunnelMTU.choose(underlayMTU: 65_536, overhead: 28, configured: nil) == 65_507)
     }
 
     @Test func aConfiguredOneIsHonouredUpToTheLimit() throws {
-        #expect(try TunnelMTU.choose(underlayMTU: 1500, configured: 1400) == 1400)
-        #expect(try TunnelMTU.choose(underlayMTU: 1500, configured: 1472) == 1472)
+        #expect(try TunnelMTU.choose(underlayMTU: 1500, overhead: 28, configured: 1400) == 1400)
+        #expect(try TunnelMTU.choose(underlayMTU: 1500, overhead: 28, configured: 1472) == 1472)
         let error = #expect(throws: TunnelMTUError.self) {
-            try TunnelMTU.choose(underlayMTU: 1500, configured: 1473)
+            try TunnelMTU.choose(underlayMTU: 1500, overhead: 28, configured: 1473)
         }
         #expect(
             error?.description == """
@@ -24,16 +24,16 @@ import Testing
     }
 
     @Test func tooSmallIsRefused() throws {
-        #expect(try TunnelMTU.choose(underlayMTU: 604, configured: nil) == 576)
+        #expect(try TunnelMTU.choose(underlayMTU: 604, overhead: 28, configured: nil) == 576)
         let narrow = #expect(throws: TunnelMTUError.self) {
-            try TunnelMTU.choose(underlayMTU: 603, configured: nil)
+            try TunnelMTU.choose(underlayMTU: 603, overhead: 28, configured: nil)
         }
         #expect(
             narrow?.description
                 == "an MTU of 575 bytes is too small: IPv4 asks for 576; raise the underlay's MTU from 603 to 604"
         )
         let configured = #expect(throws: TunnelMTUError.self) {
-            try TunnelMTU.choose(underlayMTU: 1500, configured: 575)
+            try TunnelMTU.choose(underlayMTU: 1500, overhead: 28, configured: 575)
         }
         #expect(configured?.description == "an MTU of 575 bytes is too small: IPv4 asks for 576; raise it")
     }

@@ -6,7 +6,7 @@ public import Logging
 public struct NodeAnnouncement: Sendable, Hashable {
     /// Where peers send to: `PublicIP`.
     public var publicAddress: IPv4Address
-    /// `PublicIPv6`; the udp backend announces it and does not use it.
+    /// `PublicIPv6`: announced, used by no backend over IPv4.
     public var publicIPv6Address: IPv6Address?
     /// A port of this node's own (`BackendData.Port`); nil for the network configuration's.
     public var port: UInt16?
@@ -50,7 +50,8 @@ public struct LeaseOptions: Sendable, Hashable {
     public var renewalMargin: Duration = .seconds(3_600)
     /// What to do when the subnet is lost.
     public var lossPolicy = LossPolicy.reacquire
-    /// What was wrong with the identity when it was read, if it was; shown until the node has had a lease for a minute.
+    /// What was wrong with the identity when it was read, if it was; shown until the node has had a lease for a
+    /// minute.
     public var identityProblem: Problem?
 
     /// Makes options with flannel's values.
@@ -64,11 +65,16 @@ public struct LeaseLost: Error, Sendable, CustomStringConvertible {
 }
 
 /// Keeps a node's lease in a store and follows its peers: `LeaseMachine` decides, this carries out.
-public actor LeaseKeeper {
-    /// The tables as they change. A slow reader gets the newest only. One reader.
-    public nonisolated let tables: AsyncStream<PeerTable>
+public actor LeaseKeeper: PeerSource, SubnetClaim {
+    /// What the store says of the network, as it changes.
+    public nonisolated let networks: AsyncStream<KnownNetwork>
+    /// The subnet of the lease that this node has, as it changes.
+    public nonisolated let subnets: AsyncStream<OwnLease?>
 
-    private let tablesContinuation: AsyncStream<PeerTable>.Continuation
+    private let networksContinuation: AsyncStream<KnownNetwork>.Continuation
+    private let subnetsContinuation: AsyncStream<OwnLease?>.Continuation
+    private var network = KnownNetwork()
+    private var ownLease: OwnLease?
     private let store: any LeaseStore
     private let identityChanged: @Sendable (NodeIdentity) async -> Void
     private let logger: Logger
@@ -102,7 +108,8 @@ public actor LeaseKeeper {
         machine = LeaseMachine(
             storeName: store.name, announcement: announcement, options: options,
             seed: .random(in: 0...UInt64.max), now: clock.now)
-        (tables, tablesContinuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
+        (networks, networksContinuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
+        (subnets, subnetsContinuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
     }
 
     /// Runs until its task is cancelled; the lease stays in the store, for the next start to find. Once only.
@@ -111,7 +118,8 @@ public actor LeaseKeeper {
     public func run() async throws(LeaseLost) {
         defer {
             for task in [request, watch, timer] { task?.cancel() }
-            tablesContinuation.finish()
+            networksContinuation.finish()
+            subnetsContinuation.finish()
         }
         while true {
             let arrived = await nextInputs()
@@ -174,13 +182,25 @@ public actor LeaseKeeper {
         case .wake(let instant):
             wake(at: instant)
         case .publish(let table):
-            tablesContinuation.yield(table)
+            tell(table)
         case .report(let report):
             logger.log(
                 level: report.level, "\(report.message)",
                 metadata: report.fields.mapValues { .string($0) })
         case .end:
             break
+        }
+    }
+
+    private func tell(_ table: PeerTable) {
+        let network = KnownNetwork(table)
+        if network != self.network {
+            self.network = network
+            networksContinuation.yield(network)
+        }
+        if table.ownLease != ownLease {
+            ownLease = table.ownLease
+            subnetsContinuation.yield(ownLease)
         }
     }
 

@@ -1,11 +1,38 @@
-// How it works. A store that was emptied, unmounted, restored from a backup or replaced by another one says the same as
-// one whose nodes are gone. What works is not taken away on such a word: peers whose entries go all at once are held,
-// and used on, until the store names them again, names another node in their place, or their leases would have ended.
-// One entry that goes by itself is believed at once. docs/adr/0022.
+// How it works. A store that was emptied, unmounted, restored from a backup or replaced by another one says the same
+// as one whose nodes are gone. What works is not taken away on such a word: peers whose entries go all at once are
+// held, and used on, until the store names them again, names another node in their place, or their leases would have
+// ended. One entry that goes by itself is believed at once. docs/adr/0022.
 
 import Addresses
 import Health
 import Logging
+
+/// What the store is doubted for.
+struct StoreDoubt {
+    /// A peer's entry that is gone.
+    struct Deletion {
+        var key: String
+        var record: LeaseRegister.Record
+        var at: ContinuousClock.Instant
+    }
+
+    /// What tells the store from another under its name; nil before it was told.
+    var storeIdentity: String?
+    /// What the store says is wrong with itself.
+    var conditions: [Component: Problem] = [:]
+    /// Whether the store was found to be older than before, until a snapshot has been read.
+    var hasStoreJumped = false
+    /// Peers whose entries went just now.
+    var deletedNow: [Deletion] = []
+    /// Peers whose entries went in the last seconds.
+    var deletedLately: [Deletion] = []
+    /// Until when each further deletion is part of what is doubted.
+    var doubtedUntil: ContinuousClock.Instant?
+    /// Why peers are held that the store no longer names; empty where none are.
+    var heldCause = ""
+    /// When the next of them is to be let go.
+    var nextHeldEnd: ContinuousClock.Instant?
+}
 
 extension LeaseMachine {
     // A script that deletes key by key, some tens of milliseconds each, is one event; an operator's releases are not.
@@ -19,40 +46,41 @@ extension LeaseMachine {
 
     /// Takes over a snapshot's entries, except for what it lacks and is not believed to be gone.
     mutating func takeEntries(of snapshot: StoreSnapshot, now: Instant) {
-        if let known = storeIdentity, let other = snapshot.storeIdentity, known != other {
-            hasStoreJumped = true
+        if let known = doubt.storeIdentity, let other = snapshot.storeIdentity, known != other {
+            doubt.hasStoreJumped = true
             report(
                 .warning, "the store is another one than before",
                 ["store": storeName, "before": known, "now": other])
         }
-        storeIdentity = snapshot.storeIdentity ?? storeIdentity
+        doubt.storeIdentity = snapshot.storeIdentity ?? doubt.storeIdentity
         let present = Set(snapshot.entries.map(\.key))
-        let known = index.keys.filter { register.held[$0] == nil }
+        let known = published.index.keys.filter { register.held[$0] == nil }
         let missing = known.filter { !present.contains($0) }.sorted().compactMap { register[$0] }.filter {
             !hasEndedAsExpected($0, now: now)
         }
         let isConfigurationGone = snapshot.configuration == nil && configuration != nil
-        let cause = doubt(missing.count, of: known.count, isConfigurationGone: isConfigurationGone)
+        let cause = reasonToDoubt(missing.count, of: known.count, isConfigurationGone: isConfigurationGone)
         register.replace(with: snapshot.entries, now: now)
-        deletedNow = []
+        doubt.deletedNow = []
         if let cause {
             hold(missing, because: cause, now: now)
         } else {
-            // A node that was away may find a store that was emptied meanwhile and is half filled again: the rest is about
-            // to follow.
+            // A node that was away may find a store that was emptied meanwhile and is half filled again: the rest is
+            // about to follow.
             for record in missing where register.known(record.entry.key) == nil {
                 register.hold(record, until: now + Self.returnTime, isDoubted: false)
             }
         }
-        if hasStoreJumped { own?.isRewriteWanted = true }
+        if doubt.hasStoreJumped { own?.isRewriteWanted = true }
     }
 
     /// Takes notice of a deletion, before the entry is gone.
     mutating func noteDeletion(of key: String, now: Instant) {
-        guard index.contains(key), let record = register[key], !hasEndedAsExpected(record, now: now) else {
+        guard published.index.contains(key), let record = register[key], !hasEndedAsExpected(record, now: now)
+        else {
             return
         }
-        deletedNow.append(Deletion(key: key, record: record, at: now))
+        doubt.deletedNow.append(StoreDoubt.Deletion(key: key, record: record, at: now))
     }
 
     private func hasEndedAsExpected(_ record: LeaseRegister.Record, now: Instant) -> Bool {
@@ -61,34 +89,35 @@ extension LeaseMachine {
 
     /// Judges the deletions that the watch told of, together with those of the last seconds.
     mutating func settleDeletions(now: Instant) {
-        deletedLately.removeAll { $0.at + Self.deletionWindow <= now }
-        guard !deletedNow.isEmpty else { return }
-        let believed = deletedLately.count
-        deletedLately += deletedNow
-        deletedNow = []
+        doubt.deletedLately.removeAll { $0.at + Self.deletionWindow <= now }
+        guard !doubt.deletedNow.isEmpty else { return }
+        let believed = doubt.deletedLately.count
+        doubt.deletedLately += doubt.deletedNow
+        doubt.deletedNow = []
         // The index still has what went just now.
-        let known = index.peers.count &- register.held.count &+ believed
-        let isConfigurationGone = configurationText == nil && configuration != nil
-        let isGoingOn = doubtedUntil.map { $0 > now } ?? false
+        let known = published.index.peers.count &- register.held.count &+ believed
+        let isConfigurationGone = network.text == nil && configuration != nil
+        let isGoingOn = doubt.doubtedUntil.map { $0 > now } ?? false
         guard
-            let cause = doubt(deletedLately.count, of: known, isConfigurationGone: isConfigurationGone)
-                ?? (isGoingOn ? (heldCause.isEmpty ? "they went all at once" : heldCause) : nil)
+            let cause = reasonToDoubt(
+                doubt.deletedLately.count, of: known, isConfigurationGone: isConfigurationGone)
+                ?? (isGoingOn ? (doubt.heldCause.isEmpty ? "they went all at once" : doubt.heldCause) : nil)
         else { return }
-        doubtedUntil = now + Self.deletionWindow
-        let gone = deletedLately.sorted { $0.key < $1.key }.filter { register.known($0.key) == nil }.map(
-            \.record)
-        deletedLately = []
+        doubt.doubtedUntil = now + Self.deletionWindow
+        let gone = doubt.deletedLately.sorted { $0.key < $1.key }.filter { register.known($0.key) == nil }
+            .map(\.record)
+        doubt.deletedLately = []
         hold(gone, because: cause, now: now)
     }
 
     /// Why that many peers' entries are not believed gone; nil where they are.
-    private func doubt(_ count: Int, of known: Int, isConfigurationGone: Bool) -> String? {
+    private func reasonToDoubt(_ count: Int, of known: Int, isConfigurationGone: Bool) -> String? {
         guard count > 0 else { return nil }
-        if hasStoreJumped { return "it was restored, emptied or replaced by another one" }
+        if doubt.hasStoreJumped { return "it was restored, emptied or replaced by another one" }
         if isConfigurationGone { return "its network configuration is gone too" }
         if count >= 2 && count > known / 2 { return "they went all at once" }
         // A store that has not been found whole again is not believed in detail either.
-        return register.doubtedCount == 0 ? nil : heldCause
+        return register.doubtedCount == 0 ? nil : doubt.heldCause
     }
 
     private mutating func hold(_ records: [LeaseRegister.Record], because cause: String, now: Instant) {
@@ -96,9 +125,9 @@ extension LeaseMachine {
         for record in records where register.known(record.entry.key) == nil {
             // etcd does not tell how long a lease has left: at most all of it.
             register.hold(record, until: record.expiry ?? now + options.timeToLive, isDoubted: true)
-            keysChanged?.insert(record.entry.key)
+            published.keysChanged?.insert(record.entry.key)
         }
-        heldCause = cause
+        doubt.heldCause = cause
         report(
             .error, "the store lost leases that are not believed gone, their nodes stay peers",
             [
@@ -110,17 +139,17 @@ extension LeaseMachine {
 
     /// Lets go of what would have ended by now.
     mutating func endHolds(now: Instant) {
-        nextHeldEnd = nil
-        if !heldCause.isEmpty, register.doubtedCount == 0 {
-            heldCause = ""
-            doubtedUntil = nil
+        doubt.nextHeldEnd = nil
+        if !doubt.heldCause.isEmpty, register.doubtedCount == 0 {
+            doubt.heldCause = ""
+            doubt.doubtedUntil = nil
             report(.notice, "no lease is held any longer that the store lost", ["store": storeName])
         }
         if register.held.isEmpty { return }
         for (key, held) in register.held.sorted(by: { $0.key < $1.key }) where held.until <= now {
             remove(key)
         }
-        nextHeldEnd = register.held.values.map(\.until).min()
+        doubt.nextHeldEnd = register.held.values.map(\.until).min()
     }
 
     var heldProblem: Problem {
@@ -133,7 +162,7 @@ extension LeaseMachine {
         let which = names.isEmpty ? "" : ": " + names.joined(separator: ", ")
         return Problem(
             .degraded,
-            "\(storeName) no longer has the leases of \(count) nodes\(which); \(heldCause), so they stay peers",
+            "\(storeName) no longer has the leases of \(count) nodes\(which); \(doubt.heldCause), so they stay peers",
             remedy: "bring the store back as it was; if the nodes are gone for good, restart twilld here")
     }
 }

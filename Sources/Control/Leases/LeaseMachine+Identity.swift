@@ -1,17 +1,40 @@
 // How it works. A node is known by an identity that it keeps (docs/adr/0020), and a copied state directory gives one
-// identity to two nodes (docs/adr/0023). Each sees the other only in the store: an entry with this node's identity that
-// announces an address which this node does not have. Who took an entry over from that address in this run is the copy
-// and takes another identity and another subnet; the other one keeps both. Where each has an entry of its own, the one
-// with the higher address takes another identity and keeps its subnet. Nobody writes into a contested entry more often
-// than `Contests` allows.
+// identity to two nodes (docs/adr/0023). Each sees the other only in the store: an entry with this node's identity
+// that announces an address which this node does not have. Who took an entry over from that address in this run is
+// the copy and takes another identity and another subnet; the other one keeps both. Where each has an entry of its
+// own, the one with the higher address takes another identity and keeps its subnet. Nobody writes into a contested
+// entry more often than `Selfhood.Contests` allows.
 
 import Addresses
 import Health
 import Logging
 
+/// What tells a node from others that claim to be it.
+struct Selfhood {
+    var contests = Contests()
+    /// Entries that this node deleted because they were left over.
+    var leftoversDeleted: Set<String> = []
+    /// Entries under this node's identity that are a second node's.
+    var secondSelfKeys: Set<String> = []
+    /// What is wrong with the identity, and until when that is shown; nil for until there is a lease.
+    var problem: (problem: Problem, until: ContinuousClock.Instant?)?
+
+    init(problem: Problem?) { self.problem = problem.map { ($0, nil) } }
+
+    /// How often this node put its own back into its entry after another had written there: 0, 5, 10, 20 … 600
+    /// seconds apart, so that two nodes never fight.
+    struct Contests {
+        static let firstPause = Duration.seconds(5)
+        static let longestPause = Duration.seconds(600)
+        var count = 0
+        var pausedUntil: ContinuousClock.Instant?
+    }
+}
+
 extension LeaseMachine {
-    /// Decides what to do where this node's entry, under its own identity, announces an address that is not this node's.
-    mutating func settleSecondSelf(_ own: Holding, at other: Endpoint, now: Instant) {
+    /// Decides what to do where this node's entry, under its own identity, announces an address that is not this
+    /// node's.
+    mutating func settleSecondSelf(_ own: OwnSubnet.Holding, at other: Endpoint, now: Instant) {
         // It is about to be written anyway: the store was restored to before this node's address changed, say.
         if own.isRewriteWanted { return }
         if let before = own.adoption?.address, other.address == .v4(before) {
@@ -24,10 +47,12 @@ extension LeaseMachine {
     /// Whether this node may write into an entry that another one writes into too.
     mutating func mayContest(now: Instant) -> Bool {
         guard own?.isRewriteWanted != true else { return false }
-        if let paused = contests.pausedUntil, paused > now { return false }
-        let pause = min(Contests.longestPause, Contests.firstPause * (1 << min(contests.count, 10)))
-        contests.count += 1
-        contests.pausedUntil = now + pause
+        if let paused = selfhood.contests.pausedUntil, paused > now { return false }
+        let pause = min(
+            Selfhood.Contests.longestPause,
+            Selfhood.Contests.firstPause * (1 << min(selfhood.contests.count, 10)))
+        selfhood.contests.count += 1
+        selfhood.contests.pausedUntil = now + pause
         return true
     }
 
@@ -39,7 +64,7 @@ extension LeaseMachine {
             .degraded, cause,
             remedy:
                 "on the copy, stop twilld, remove the file identity in its --state-dir, and start it again")
-        identityProblem = (problem, now + Self.noticeTime)
+        selfhood.problem = (problem, now + Self.noticeTime)
         say(
             "copy", "\(other.address)",
             LeaseReport(
@@ -51,13 +76,13 @@ extension LeaseMachine {
     }
 
     /// Gives the identity and the subnet back to the node that was there first.
-    private mutating func yieldIdentity(_ own: Holding, to other: Endpoint, now: Instant) {
-        let subnet = own.lease.subnet
+    private mutating func yieldIdentity(_ own: OwnSubnet.Holding, to other: Endpoint, now: Instant) {
+        let subnet = own.subnet
         takeNewIdentity(known: other, kept: "another subnet", now: now)
         self.own = nil
-        replaced = subnet
-        wanted = nil
-        yielded.insert(subnet)
+        memory.replaced = subnet
+        memory.wanted = nil
+        memory.yielded.insert(subnet)
         end("this node's identity and its subnet \(subnet) are those of \(other.address)")
     }
 
@@ -65,15 +90,15 @@ extension LeaseMachine {
         let before = identity
         identity = NodeIdentity(number: UInt32.random(in: 1...UInt32.max, using: &random))
         register.identity = identity
-        actions.append(.changeIdentity(identity))
-        keysChanged = nil
+        turn.actions.append(.changeIdentity(identity))
+        published.keysChanged = nil
         let problem = Problem(
             .degraded,
             "this node's state directory is a copy of that of \(other.address): it took another identity and keeps \(kept)",
             remedy:
                 "do not copy --state-dir from node to node; where the subnet changed, restart Docker and the pods here"
         )
-        identityProblem = (problem, now + Self.noticeTime)
+        selfhood.problem = (problem, now + Self.noticeTime)
         report(
             .error, "this node's identity is another node's, taking another one",
             [
@@ -84,12 +109,12 @@ extension LeaseMachine {
     }
 
     /// Gives a subnet back that this node took for its own by evidence, to the node that turned out to live.
-    mutating func yieldSubnet(_ own: Holding, to holder: NodeIdentity) {
-        let subnet = own.lease.subnet
+    mutating func yieldSubnet(_ own: OwnSubnet.Holding, to holder: NodeIdentity) {
+        let subnet = own.subnet
         self.own = nil
-        replaced = subnet
-        wanted = nil
-        yielded.insert(subnet)
+        memory.replaced = subnet
+        memory.wanted = nil
+        memory.yielded.insert(subnet)
         report(
             .error,
             "the subnet of the last run is held by another node with this node's address, taking another",
@@ -100,18 +125,19 @@ extension LeaseMachine {
         end("the subnet \(subnet) of this node is held by another node with its address")
     }
 
-    /// Whether an entry with this node's identity, which is not its lease, is a second node's: it announces an address
-    /// that this node does not have and came while this node had its lease, or it came back after it was deleted.
+    /// Whether an entry with this node's identity, which is not its lease, is a second node's: it announces an
+    /// address that this node does not have and came while this node had its lease, or it came back after it was
+    /// deleted.
     func isSecondSelfs(_ key: String) -> Bool {
         guard key != own?.key else { return false }
-        return secondSelfKeys.contains(key)
+        return selfhood.secondSelfKeys.contains(key)
     }
 
     /// Notices a second node by an entry of its own under this node's identity, and ends what is no longer so.
     mutating func settleIdentity(now: Instant) {
-        secondSelfKeys.formIntersection(register.ownKeys)
-        if let own, let key = secondSelfKeys.sorted().first(where: { $0 != own.key }),
-            let other = register[key]?.endpoint(defaultPort: own.lease.endpoint.port)
+        selfhood.secondSelfKeys.formIntersection(register.ownKeys)
+        if let own, let key = selfhood.secondSelfKeys.sorted().first(where: { $0 != own.key }),
+            let other = register[key]?.endpoint(defaultPort: own.endpoint.port)
         {
             if ownEndpoint.address > other.address {
                 // The entry stays this node's: it is written anew under the new identity.
@@ -121,10 +147,10 @@ extension LeaseMachine {
                 tellOfCopy(at: other, now: now)
             }
         }
-        if let until = identityProblem?.until, until <= now { identityProblem = nil }
-        if let until = contests.pausedUntil, until <= now {
-            contests.pausedUntil = nil
-            if own?.isRewriteWanted != true { contests.count = max(0, contests.count &- 1) }
+        if let until = selfhood.problem?.until, until <= now { selfhood.problem = nil }
+        if let until = selfhood.contests.pausedUntil, until <= now {
+            selfhood.contests.pausedUntil = nil
+            if own?.isRewriteWanted != true { selfhood.contests.count = max(0, selfhood.contests.count &- 1) }
         }
     }
 
@@ -133,8 +159,8 @@ extension LeaseMachine {
         guard entry.holder == identity, let own, entry.key != own.key, let record = register[entry.key],
             let value = try? record.value.get()
         else { return }
-        if !ownAddresses.contains(value.publicAddress) || leftoversDeleted.contains(entry.key) {
-            secondSelfKeys.insert(entry.key)
+        if !ownAddresses.contains(value.publicAddress) || selfhood.leftoversDeleted.contains(entry.key) {
+            selfhood.secondSelfKeys.insert(entry.key)
         }
     }
 }

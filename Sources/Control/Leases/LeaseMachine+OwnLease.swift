@@ -1,4 +1,5 @@
 import Addresses
+internal import Backends
 import Health
 import Logging
 
@@ -8,15 +9,17 @@ extension LeaseMachine {
     var ownEndpoint: Endpoint {
         Endpoint(
             address: announcement.publicAddress,
-            port: announcement.port ?? configuration?.backend.port ?? NetworkConfiguration.Backend().port)
+            port: announcement.port ?? backend.port)
     }
 
     var ownValue: LeaseValue {
-        let isUsual = announcement.port == configuration?.backend.port
-        return LeaseValue(
+        LeaseValue(
             publicAddress: announcement.publicAddress, publicIPv6Address: announcement.publicIPv6Address,
-            port: isUsual ? nil : announcement.port)
+            backend: type(of: backend), data: backend.data(ownPort: announcement.port))
     }
+
+    /// How packets are carried; as flannel's usual configuration has it before there is one.
+    private var backend: any Backend { configuration?.backend ?? backends.usual.init() }
 
     /// Whether an entry is this node's own: by the identity beside it or, where it has none (flanneld or a
     /// person wrote it), by what it announces, as flannel has it.
@@ -31,55 +34,62 @@ extension LeaseMachine {
 
     /// Whether an entry with another identity is this node's all the same: it is the subnet that this node had in its
     /// last run, and announces where this node is. That is what flanneld knows a node by; it is how a node finds its
-    /// subnet again whose identity was lost. Should a node be alive that holds it, that one takes it back, and this one
-    /// yields: docs/adr/0023.
+    /// subnet again whose identity was lost. Should a node be alive that holds it, that one takes it back, and this
+    /// one yields: docs/adr/0023.
     func isOwnByEvidence(_ record: LeaseRegister.Record) -> Bool {
-        guard let evidence, let subnet = record.subnet, record.entry.holder != nil, !isOwn(record) else {
+        guard let evidence = memory.evidence, let subnet = record.subnet, record.entry.holder != nil,
+            !isOwn(record)
+        else {
             return false
         }
-        return subnet.ipv4 == evidence.ipv4 && !yielded.contains(subnet) && announcesOwnEndpoint(record)
+        return subnet.ipv4 == evidence.ipv4 && !memory.yielded.contains(subnet)
+            && announcesOwnEndpoint(record)
     }
 
     /// The key of a lease that announces this node's address and is another node's.
     var sameAddress: String? {
-        guard let key = said["same address"], let record = register[key], key != own?.key, !isOwn(record),
+        guard let key = published.values["same address"], let record = register[key], key != own?.key,
+            !isOwn(record),
             announcesOwnEndpoint(record)
         else { return nil }
         return key
     }
 
+    /// Has the lease of `subnet` from here on, or has it anew.
+    ///
+    /// - Parameters:
+    ///   - timeToLive: nil for a reservation.
+    ///   - value: what the entry says; it may be of before the last change of this node's address.
     mutating func hold(_ subnet: LeaseSubnet, timeToLive: Duration?, written value: String, now: Instant) {
-        let expiry = timeToLive.map { now + $0 }
-        let before = own.flatMap { $0.lease.subnet == subnet ? $0 : nil }
-        let adoption = adopting.flatMap { $0.key == subnet.key ? $0 : nil }
-        adopting = nil
-        own = Holding(
-            lease: OwnLease(
-                subnet: subnet, endpoint: ownEndpoint, isReservation: timeToLive == nil,
-                acquired: before?.lease.acquired ?? now, renewed: now, expiry: expiry,
-                replaced: replaced == subnet ? nil : replaced),
-            // What was written may be of before the last change of the address.
-            isRewriteWanted: (try? LeaseValue(parsing: value)) != ownValue,
+        let before = own.flatMap { $0.subnet == subnet ? $0 : nil }
+        let adoption = search?.adopting.flatMap { $0.key == subnet.key ? $0 : nil }
+        own = OwnSubnet.Holding(
+            subnet: subnet, endpoint: ownEndpoint, acquired: before?.acquired ?? now, renewed: now,
+            term: term(of: timeToLive, now: now), replaced: memory.replaced == subnet ? nil : memory.replaced,
+            isRewriteWanted: (try? LeaseValue(parsing: value, backends: backends)) != ownValue,
             adoption: adoption ?? before?.adoption)
-        if let timeToLive {
-            // A margin that leaves nothing of the lease's life would renew without end.
-            let margin = options.renewalMargin < timeToLive ? options.renewalMargin : timeToLive / 2
-            let wait = timeToLive - margin
-            // Nodes started together do not renew together.
-            own?.renewAt = now + wait - min(margin, wait) * Double.random(in: 0...0.1, using: &random)
+        memory.wanted = subnet
+        memory.evidence = nil
+        published.values["none left"] = nil
+        if let problem = selfhood.problem, problem.until == nil {
+            selfhood.problem = (problem.problem, now + Self.noticeTime)
         }
-        wanted = subnet
-        evidence = nil
-        said["none left"] = nil
-        if let problem = identityProblem, problem.until == nil {
-            identityProblem = (problem.problem, now + Self.noticeTime)
-        }
+    }
+
+    private mutating func term(of timeToLive: Duration?, now: Instant) -> OwnSubnet.Holding.Term {
+        guard let timeToLive else { return .reservation }
+        // A margin that leaves nothing of the lease's life would renew without end.
+        let margin = options.renewalMargin < timeToLive ? options.renewalMargin : timeToLive / 2
+        let wait = timeToLive - margin
+        // Nodes started together do not renew together.
+        let renewAt = now + wait - min(margin, wait) * Double.random(in: 0...0.1, using: &random)
+        return .lease(expiry: now + timeToLive, renewAt: renewAt)
     }
 
     /// Notices that another node has taken the lease, or that it became a reservation.
     mutating func settleOwnLease(now: Instant) {
         guard let own, let record = register[own.key] else { return }
-        guard let taker = record.endpoint(defaultPort: own.lease.endpoint.port) else {
+        guard let taker = record.endpoint(defaultPort: own.endpoint.port) else {
             // It names nobody: damage, not a taker.
             self.own?.isRewriteWanted = true
             return
@@ -90,11 +100,11 @@ extension LeaseMachine {
             }
             return
         }
-        let namesThisNode = taker == ownEndpoint || taker == own.lease.endpoint
+        let namesThisNode = taker == ownEndpoint || taker == own.endpoint
         guard let holder = record.entry.holder else {
             // An entry without an identity that announces this node's address, or that of a moment ago, is its own.
             if namesThisNode || isOwn(record) {
-                if record.isReservation, !own.lease.isReservation { becomeReservation() }
+                if record.isReservation, !own.isReservation { becomeReservation() }
                 return
             }
             return lose(own, to: taker, record, now: now)
@@ -107,23 +117,23 @@ extension LeaseMachine {
             self.own?.isRewriteWanted = true
             report(
                 .error, "another node with this node's address took its lease, taking it back",
-                ["subnet": "\(own.lease.subnet)", "public_ip": "\(taker.address)", "holder": "\(holder)"])
+                ["subnet": "\(own.subnet)", "public_ip": "\(taker.address)", "holder": "\(holder)"])
         }
     }
 
     mutating func becomeReservation() {
-        own?.lease.isReservation = true
-        own?.lease.expiry = nil
-        own?.renewAt = nil
+        own?.term = .reservation
         report(
             .notice, "this node's lease was made a reservation",
-            ["subnet": own.map { "\($0.lease.subnet)" } ?? ""])
+            ["subnet": own.map { "\($0.subnet)" } ?? ""])
     }
 
-    mutating func lose(_ own: Holding, to taker: Endpoint, _ record: LeaseRegister.Record, now: Instant) {
-        let subnet = own.lease.subnet
+    mutating func lose(
+        _ own: OwnSubnet.Holding, to taker: Endpoint, _ record: LeaseRegister.Record, now: Instant
+    ) {
+        let subnet = own.subnet
         self.own = nil
-        replaced = subnet
+        memory.replaced = subnet
         report(
             .error, "subnet lost to another node: pods here keep addresses that are now routed there",
             [
@@ -137,8 +147,8 @@ extension LeaseMachine {
     /// Ends where the operator wants that a node ends rather than take another subnet.
     mutating func end(_ reason: String) {
         guard options.lossPolicy == .exit else { return }
-        hasEnded = true
-        actions.append(.end(reason: reason))
+        standing = .ended
+        turn.actions.append(.end(reason: reason))
     }
 
     /// The next write that this node's lease or an expired one needs.
@@ -148,18 +158,18 @@ extension LeaseMachine {
         return acquisition(in: configuration, now: now) ?? release(now: now)
     }
 
-    mutating func upkeep(of own: Holding, now: Instant) -> Write? {
+    mutating func upkeep(of own: OwnSubnet.Holding, now: Instant) -> Write? {
         guard let record = register[own.key] else {
             say(
                 "own key", own.key,
                 LeaseReport(
                     .warning, "this node's lease is gone from the store, registering it again",
-                    ["subnet": "\(own.lease.subnet)"]))
+                    ["subnet": "\(own.subnet)"]))
             return .create(key: own.key, value: ownValue.json, timeToLive: options.timeToLive)
         }
-        said["own key"] = nil
+        published.values["own key"] = nil
         let isReservation =
-            own.lease.isReservation || (record.isReservation && record.entry.holder == nil && isOwn(record))
+            own.isReservation || (record.isReservation && record.entry.holder == nil && isOwn(record))
         let isOurs = (try? record.value.get()) == ownValue
         let isRewriteDue = own.isRewriteWanted && (!isOurs || !isOwn(record))
         guard isRewriteDue || own.renewAt.map({ $0 <= now }) ?? false else {
@@ -171,47 +181,18 @@ extension LeaseMachine {
             timeToLive: isReservation ? nil : options.timeToLive, version: record.entry.version)
     }
 
-    /// flannel's four rules for the subnet that a node gets.
+    /// flannel's four rules for the subnet that a node gets: the lease that it has, where it fits the network; where
+    /// it does not, that one is deleted; then the subnet of its last run; then any that is free.
     mutating func acquisition(in configuration: NetworkConfiguration, now: Instant) -> Write? {
-        let records = register.records.filter { register.held[$0.key] == nil }.values
-        func rank(_ record: LeaseRegister.Record) -> Int {
-            // One that names this node goes before one of a former address; a copy of this node may hold that one.
-            (announcesOwnEndpoint(record) ? 0 : 2) &+ (record.subnet == wanted ? 0 : 1)
-        }
-        let candidates = records.filter { isOwn($0) || isOwnByEvidence($0) }.sorted {
-            let (left, right) = (rank($0), rank($1))
-            return left != right ? left < right : $0.entry.key < $1.entry.key
-        }
-        for record in records where !isOwn(record) && !isOwnByEvidence(record) && announcesOwnEndpoint(record)
-        {
-            say(
-                "same address", record.entry.key,
-                LeaseReport(
-                    .error, "another node announces this node's address, its lease is left alone",
-                    [
-                        "public_ip": "\(ownEndpoint.address)", "port": "\(ownEndpoint.port)",
-                        "key": record.entry.key, "holder": record.entry.holder.map { "\($0)" } ?? "unknown",
-                        "action": "give each node its own --public-ip or its own port",
-                    ]))
-        }
-        // 1. The lease that it has.
+        let records = register.records.values.filter { register.held[$0.entry.key] == nil }
+        let candidates = records.filter { isOwn($0) || isOwnByEvidence($0) }.sorted(by: goesBefore)
+        tellOfSameAddress(among: records)
         if let record = candidates.first(where: { $0.subnet.map(configuration.admits) ?? false }),
             let subnet = record.subnet
         {
-            let timeToLive = record.isReservation ? nil : options.timeToLive
-            if record.isReservation, (try? record.value.get()) == ownValue {
-                hold(subnet, timeToLive: nil, written: record.entry.value, now: now)
-                report(.notice, "lease found, it is a reservation", ["subnet": "\(subnet)"])
-                return nil
-            }
-            adopt(record)
-            return .renew(
-                key: record.entry.key, value: ownValue.json, timeToLive: timeToLive,
-                version: record.entry.version)
+            return takeOver(record, of: subnet, now: now)
         }
-        // 2. One that it has and that the network no longer has.
-        for record in candidates {
-            if !isOwn(record) { continue }
+        for record in candidates where isOwn(record) {
             if !record.isReservation {
                 return .delete(key: record.entry.key, version: record.entry.version)
             }
@@ -222,18 +203,69 @@ extension LeaseMachine {
                     "the reservation for this node does not fit the network configuration, not used",
                     ["key": record.entry.key, "network": "\(configuration.network)"]))
         }
-        // 3. The one of the last run.
-        if let wanted, configuration.admits(wanted), !lost.contains(wanted), !yielded.contains(wanted),
+        if let wanted = memory.wanted, configuration.admits(wanted),
+            !(search?.taken.contains(wanted) ?? false), !memory.yielded.contains(wanted),
             register.isFree(wanted)
         {
             return .create(key: wanted.key, value: ownValue.json, timeToLive: options.timeToLive)
         }
-        // 4. Any.
-        if let noneLeftUntil, noneLeftUntil > now { return nil }
-        let free = register.freeSubnets(in: configuration, limit: Self.choices, without: lost.union(yielded))
+        return creation(in: configuration, now: now)
+    }
+
+    /// Whether this node rather takes over the entry `left` than `right`: one that names it goes before one of a
+    /// former address, which a copy of this node may hold.
+    private func goesBefore(_ left: LeaseRegister.Record, _ right: LeaseRegister.Record) -> Bool {
+        func rank(_ record: LeaseRegister.Record) -> Int {
+            (announcesOwnEndpoint(record) ? 0 : 2) &+ (record.subnet == memory.wanted ? 0 : 1)
+        }
+        let (leftRank, rightRank) = (rank(left), rank(right))
+        return leftRank != rightRank ? leftRank < rightRank : left.entry.key < right.entry.key
+    }
+
+    private mutating func tellOfSameAddress(among records: [LeaseRegister.Record]) {
+        let others = records.filter {
+            announcesOwnEndpoint($0) && !isOwn($0) && !isOwnByEvidence($0)
+        }
+        // In an order that is always the same: what is told, and told of last, does not depend on a hash.
+        for record in others.sorted(by: { $0.entry.key < $1.entry.key }) {
+            say(
+                "same address", record.entry.key,
+                LeaseReport(
+                    .error, "another node announces this node's address, its lease is left alone",
+                    [
+                        "public_ip": "\(ownEndpoint.address)", "port": "\(ownEndpoint.port)",
+                        "key": record.entry.key, "holder": record.entry.holder.map { "\($0)" } ?? "unknown",
+                        "action": "give each node its own --public-ip or its own port",
+                    ]))
+        }
+    }
+
+    /// Takes over an entry that is this node's already.
+    ///
+    /// - Returns: nil where nothing is to be written for that.
+    private mutating func takeOver(
+        _ record: LeaseRegister.Record, of subnet: LeaseSubnet, now: Instant
+    ) -> Write? {
+        if record.isReservation, (try? record.value.get()) == ownValue {
+            hold(subnet, timeToLive: nil, written: record.entry.value, now: now)
+            report(.notice, "lease found, it is a reservation", ["subnet": "\(subnet)"])
+            return nil
+        }
+        adopt(record)
+        return .renew(
+            key: record.entry.key, value: ownValue.json,
+            timeToLive: record.isReservation ? nil : options.timeToLive, version: record.entry.version)
+    }
+
+    /// One of the first free subnets, at random.
+    private mutating func creation(in configuration: NetworkConfiguration, now: Instant) -> Write? {
+        if let until = search?.pausedUntil, until > now { return nil }
+        let taken = search?.taken ?? []
+        let free = register.freeSubnets(
+            in: configuration, limit: Self.choices, without: taken.union(memory.yielded))
         guard let subnet = free.randomElement(using: &random) else {
-            noneLeftUntil = now + Self.noneLeftPause
-            isSnapshotWanted = !lost.isEmpty
+            search?.pausedUntil = now + Self.noneLeftPause
+            session.isSnapshotWanted = !taken.isEmpty
             say(
                 "none left", "\(configuration.network)",
                 LeaseReport(
@@ -252,10 +284,10 @@ extension LeaseMachine {
     mutating func adopt(_ record: LeaseRegister.Record) {
         let address = (try? record.value.get())?.publicAddress
         let holder = record.entry.holder
-        let adoption = Adoption(
+        let adoption = OwnSubnet.Adoption(
             key: record.entry.key, address: address.flatMap { ownAddresses.contains($0) ? nil : $0 },
             holder: holder == identity ? nil : holder)
-        adopting = adoption
+        search?.adopting = adoption
         guard let holder = adoption.holder else { return }
         say(
             "evidence", "\(holder)",

@@ -1,4 +1,5 @@
 public import Addresses
+internal import Backends
 import Health
 
 /// What a person does to a store by hand: `twilld lease …` and `twilld network …`.
@@ -32,9 +33,9 @@ public struct LeaseOperations: Sendable {
     public func list() async throws -> [Listing] {
         let snapshot = try await store.snapshotWithRemainingTimes()
         let configuration = snapshot.configuration.flatMap { try? NetworkConfiguration(parsing: $0) }
-        let port = configuration?.backend.port ?? NetworkConfiguration.Backend().port
+        let port = configuration?.backend.port ?? BackendRegistry.all.usual.init().port
         let now = ContinuousClock.now
-        let records = snapshot.entries.map { LeaseRegister.Record($0, now: now) }.sorted {
+        let records = snapshot.entries.map { LeaseRegister.Record($0, backends: .all, now: now) }.sorted {
             switch ($0.subnet, $1.subnet) {
             case (let left?, let right?): left != right ? left < right : $0.entry.key < $1.entry.key
             case (nil, nil): $0.entry.key < $1.entry.key
@@ -56,8 +57,8 @@ public struct LeaseOperations: Sendable {
         }
     }
 
-    /// Keeps a subnet for the node that announces `publicAddress`; it has no time to live. Where that node has the subnet
-    /// already, its lease becomes the reservation.
+    /// Keeps a subnet for the node that announces `publicAddress`; it has no time to live. Where that node has the
+    /// subnet already, its lease becomes the reservation.
     ///
     /// - Throws: `LeaseOperationError` where the subnet does not fit the network, somebody has it, or the node has
     ///   a reservation already; `LeaseStoreError`.
@@ -70,7 +71,7 @@ public struct LeaseOperations: Sendable {
                     + " \(configuration.subnetMinimum) to \(configuration.subnetMaximum) is needed")
         }
         let now = ContinuousClock.now
-        let records = snapshot.entries.map { LeaseRegister.Record($0, now: now) }
+        let records = snapshot.entries.map { LeaseRegister.Record($0, backends: .all, now: now) }
         var held: StoreEntry?
         for record in records {
             let address = record.endpoint(defaultPort: configuration.backend.port)?.address.v4
@@ -87,7 +88,7 @@ public struct LeaseOperations: Sendable {
                     "\(publicAddress) has a reservation already, \(record.entry.key.printable)")
             }
         }
-        let value = LeaseValue(publicAddress: publicAddress)
+        let value = LeaseValue(publicAddress: publicAddress, backend: type(of: configuration.backend))
         let result =
             if let held {
                 // Its value stays: it may announce a port of the node's own.

@@ -1,4 +1,5 @@
 import Addresses
+internal import Backends
 
 /// The entries of a store as this node last saw them, each parsed once.
 struct LeaseRegister {
@@ -13,12 +14,12 @@ struct LeaseRegister {
 
         var isReservation: Bool { entry.lifetime == .permanent }
 
-        init(_ entry: StoreEntry, now: ContinuousClock.Instant) {
+        init(_ entry: StoreEntry, backends: BackendRegistry, now: ContinuousClock.Instant) {
             self.entry = entry
             subnet = LeaseSubnet(key: entry.key)
             value = Result { () throws(LeaseValueError) in
                 if let flaw = entry.flaw { throw LeaseValueError(flaw) }
-                return try LeaseValue(parsing: entry.value)
+                return try LeaseValue(parsing: entry.value, backends: backends)
             }
             renew(entry, now: now)
         }
@@ -76,7 +77,12 @@ struct LeaseRegister {
         }
     }
 
-    init(identity: NodeIdentity) { self.identity = identity }
+    private let backends: BackendRegistry
+
+    init(identity: NodeIdentity, backends: BackendRegistry = .all) {
+        self.identity = identity
+        self.backends = backends
+    }
 
     /// The entry as the store has it; nil where it has none, also where one is held.
     subscript(key: String) -> Record? { held.isEmpty || held[key] == nil ? records[key] : nil }
@@ -88,7 +94,7 @@ struct LeaseRegister {
     ///
     /// - Returns: the keys of other entries that went with that.
     mutating func put(_ entry: StoreEntry, now: ContinuousClock.Instant) -> [String] {
-        let record = Record(entry, now: now)
+        let record = Record(entry, backends: backends, now: now)
         var displaced = insert(record)
         // Its node has another subnet now. A snapshot's entry says no such thing: it may be older than what is held.
         if !held.isEmpty, let address = PublishedAddress(record), let other = heldByAddress[address] {
@@ -105,11 +111,12 @@ struct LeaseRegister {
         ownKeys.remove(key)
     }
 
-    /// Takes a snapshot over; what did not change keeps what was parsed. What is held stays, unless it is there again.
+    /// Takes a snapshot over; what did not change keeps what was parsed. What is held stays, unless it is there
+    /// again.
     mutating func replace(with entries: [StoreEntry], now: ContinuousClock.Instant) {
         let known = records
         let kept = held
-        self = LeaseRegister(identity: identity)
+        self = LeaseRegister(identity: identity, backends: backends)
         records.reserveCapacity(entries.count)
         // First, so that each entry takes away what it takes the place of.
         for (key, held) in kept {
@@ -122,7 +129,7 @@ struct LeaseRegister {
                 record.renew(entry, now: now)
                 insert(record)
             } else {
-                insert(Record(entry, now: now))
+                insert(Record(entry, backends: backends, now: now))
             }
         }
     }
@@ -205,8 +212,8 @@ struct LeaseRegister {
         let taken = (records.values.compactMap { $0.subnet?.ipv6 } + tried.compactMap(\.ipv6)).sorted()
         var free: [IPv6Prefix] = []
         var next = 0
-        // The end of the furthest taken prefix that begins at or before `address`; prefixes are nested or apart, so what
-        // holds an address is the furthest of those that begin before it.
+        // The end of the furthest taken prefix that begins at or before `address`; prefixes are nested or apart, so
+        // what holds an address is the furthest of those that begin before it.
         var reach: IPv6Address?
         var isFull = false
         var address = allocation.subnetMinimum

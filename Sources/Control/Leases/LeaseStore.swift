@@ -12,7 +12,8 @@ public protocol LeaseStore: Sendable {
     /// Reads the configuration and every entry, as of one revision.
     func snapshot() async throws(LeaseStoreError) -> StoreSnapshot
 
-    /// The same with each entry's remaining time, also where that costs a request for each: for people, not for nodes.
+    /// The same with each entry's remaining time, also where that costs a request for each: for people, not for
+    /// nodes.
     func snapshotWithRemainingTimes() async throws(LeaseStoreError) -> StoreSnapshot
 
     /// Creates an entry where the key is absent; never overwrites.
@@ -115,8 +116,8 @@ public struct StoreSnapshot: Sendable, Hashable {
     public var entries: [StoreEntry]
     /// The revision that a watch goes on from.
     public var revision: Int64
-    /// What tells this store from another that answers under the same name (etcd: the cluster's number; a directory: its
-    /// file system and inode); nil where the store has no such thing.
+    /// What tells this store from another that answers under the same name (etcd: the cluster's number; a directory:
+    /// its file system and inode); nil where the store has no such thing.
     public var storeIdentity: String?
 
     /// Makes a snapshot.

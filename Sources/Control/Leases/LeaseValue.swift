@@ -1,4 +1,6 @@
 public import Addresses
+package import Backends
+import JSON
 
 /// What a node announces in its lease: the JSON value of the lease's key.
 ///
@@ -6,29 +8,44 @@ public import Addresses
 public struct LeaseValue: Sendable, Hashable {
     /// `PublicIP`: where peers send to.
     public var publicAddress: IPv4Address
-    /// `PublicIPv6`: announced, unused by the udp backend.
+    /// `PublicIPv6`: announced, used by no backend over IPv4.
     public var publicIPv6Address: IPv6Address?
-    /// `BackendData.Port`: the UDP port of this node; nil for the network configuration's.
-    public var port: UInt16?
+    /// The name of the backend that the node carries packets by.
+    package private(set) var backendName: String
+    /// `BackendType` as it is written; nil where the backend writes none.
+    private var backendType: String?
+    /// `BackendData`: what the node announces for its backend; nil for nothing.
+    package var announced: BackendAnnouncement?
 
-    /// Makes a value.
-    public init(publicAddress: IPv4Address, publicIPv6Address: IPv6Address? = nil, port: UInt16? = nil) {
+    /// The port of this node alone; nil for the network configuration's.
+    public var port: UInt16? { announced?.value.port }
+
+    /// Makes the value of a node's lease.
+    ///
+    /// - Parameters:
+    ///   - backend: the backend that the node carries packets by.
+    ///   - data: what the node announces for it; nil for nothing.
+    package init(
+        publicAddress: IPv4Address, publicIPv6Address: IPv6Address? = nil, backend: any Backend.Type,
+        data: (any BackendData)? = nil
+    ) {
         self.publicAddress = publicAddress
         self.publicIPv6Address = publicIPv6Address
-        self.port = port
+        backendName = backend.typeName
+        backendType = backend.announcedType
+        announced = data.map { BackendAnnouncement($0) }
     }
 
-    /// Parses the value of a udp node's lease.
+    /// Parses the value of a node's lease.
     ///
+    /// - Parameter backends: those that this daemon has.
     /// - Throws: what is wrong with it, as the end of a sentence that begins with the key.
-    public init(parsing json: String) throws(LeaseValueError) {
+    package init(parsing json: String, backends: BackendRegistry = .all) throws(LeaseValueError) {
         guard let value = JSONValue(parsing: json), case .object = value else {
             throw LeaseValueError("the value is no JSON object")
         }
-        if let type = value["BackendType"], type != .string("") {
-            guard type.text?.lowercased() == "udp" else {
-                throw LeaseValueError("BackendType is \(type), and twill carries udp alone")
-            }
+        let backend = try LeaseValueError.translating { () throws(BackendError) in
+            try backends.announced(by: value["BackendType"])
         }
         guard let address = value["PublicIP"] else { throw LeaseValueError("it has no PublicIP") }
         guard let parsed = address.text.flatMap({ IPv4Address($0) }) else {
@@ -37,27 +54,26 @@ public struct LeaseValue: Sendable, Hashable {
         guard parsed.isUnicast, !parsed.isLoopback else {
             throw LeaseValueError("PublicIP is \(parsed), which no other node can send to")
         }
-        publicAddress = parsed
+        var ipv6: IPv6Address?
         if let address = value["PublicIPv6"] {
             guard let parsed = address.text.flatMap({ IPv6Address($0) }) else {
                 throw LeaseValueError("PublicIPv6 is \(address), which is no IPv6 address")
             }
-            publicIPv6Address = parsed
+            ipv6 = parsed
         }
-        if let port = value["BackendData"]?["Port"] {
-            guard case .integer(let number) = port, let parsed = UInt16(exactly: number), parsed > 0 else {
-                throw LeaseValueError("BackendData.Port is \(port), which is no port (1 to 65535)")
-            }
-            self.port = parsed
+        let data = try LeaseValueError.translating { () throws(BackendError) in
+            try backend.data(reading: value["BackendData"])
         }
+        self.init(publicAddress: parsed, publicIPv6Address: ipv6, backend: backend, data: data)
     }
 
-    /// The value as flannel writes it: `{"PublicIP":"198.18.9.2","PublicIPv6":null}`; with a port of the node's
-    /// own, a `BackendData` that flannel's udp backend leaves alone follows.
+    /// The value as flannel writes it: `{"PublicIP":"198.18.9.2","PublicIPv6":null}`, then `BackendType` where the
+    /// backend writes it, and `BackendData` where there is something to announce.
     public var json: String {
         let ipv6 = publicIPv6Address.map { "\"\($0)\"" } ?? "null"
-        let data = port.map { ",\"BackendData\":{\"Port\":\($0)}" } ?? ""
-        return "{\"PublicIP\":\"\(publicAddress)\",\"PublicIPv6\":\(ipv6)\(data)}"
+        let type = backendType.map { ",\"BackendType\":\"\($0)\"" } ?? ""
+        let data = announced.map { ",\"BackendData\":\($0.value.json)" } ?? ""
+        return "{\"PublicIP\":\"\(publicAddress)\",\"PublicIPv6\":\(ipv6)\(type)\(data)}"
     }
 }
 
@@ -67,4 +83,10 @@ public struct LeaseValueError: Error, Sendable, Hashable, CustomStringConvertibl
     public let description: String
 
     init(_ description: String) { self.description = description }
+
+    fileprivate static func translating<Value>(
+        _ body: () throws(BackendError) -> Value
+    ) throws(LeaseValueError) -> Value {
+        do { return try body() } catch { throw LeaseValueError(error.description) }
+    }
 }

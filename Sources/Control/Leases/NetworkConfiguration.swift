@@ -1,19 +1,10 @@
 public import Addresses
+package import Backends
 import Health
+import JSON
 
 /// flannel's network configuration: which prefix the overlay has and how it is cut into node subnets.
 public struct NetworkConfiguration: Sendable, Hashable {
-    /// How packets are carried.
-    public struct Backend: Sendable, Hashable {
-        /// The UDP port of nodes that announce none of their own.
-        public var port: UInt16 = 8285
-        /// The overlay's MTU in bytes; nil where it follows the underlay's.
-        public var mtu: Int?
-
-        /// A backend with flannel's values.
-        public init() {}
-    }
-
     /// The IPv6 side of a network of both families.
     public struct IPv6Allocation: Sendable, Hashable {
         /// The overlay's prefix.
@@ -34,15 +25,21 @@ public struct NetworkConfiguration: Sendable, Hashable {
     public var subnetMinimum: IPv4Address
     /// The last node subnet that is handed out.
     public var subnetMaximum: IPv4Address
-    /// The IPv6 side, where `EnableIPv6` is set; leases carry it, the udp backend does not.
+    /// The IPv6 side, where `EnableIPv6` is set; leases carry it, the underlay does not.
     public var ipv6: IPv6Allocation?
     /// Whether masquerade and forward rules go through nftables.
     public var enableNFTables: Bool
-    /// How packets are carried: by the udp backend, the only one that twill has.
-    public var backend: Backend
+    /// How packets are carried.
+    package var backend: any Backend { configuredBackend.value }
+    private var configuredBackend: ConfiguredBackend
 
     /// Parses flannel's JSON by flannel's rules.
-    public init(parsing json: String) throws(NetworkConfigurationError) {
+    ///
+    /// - Parameter backends: those that this daemon has.
+    /// - Throws: which key does not hold, its value and the rule.
+    package init(
+        parsing json: String, backends: BackendRegistry = .all
+    ) throws(NetworkConfigurationError) {
         let root: JSONValue
         do throws(JSONError) { root = try JSONValue(reading: json) } catch {
             throw NetworkConfigurationError(
@@ -53,10 +50,12 @@ public struct NetworkConfiguration: Sendable, Hashable {
                 key: "the network configuration", root, rule: "an object is needed")
         }
         let fields = Fields(object: root)
-        guard try fields.bool("EnableIPv4") ?? true else {
+        if try fields.bool("EnableIPv4") == false,
+            let name = backends.nameIfIPv4IsNeeded(by: root["Backend"])
+        {
             throw NetworkConfigurationError(
                 key: "EnableIPv4", .bool(false),
-                rule: "the udp backend carries IPv4 alone, so it must be true")
+                rule: "the \(name) backend carries IPv4 alone, so it must be true")
         }
         enableNFTables = try fields.bool("EnableNFTables") ?? false
 
@@ -77,7 +76,11 @@ public struct NetworkConfiguration: Sendable, Hashable {
             )
         }
         ipv6 = try fields.bool("EnableIPv6") ?? false ? try fields.ipv6Allocation() : nil
-        backend = try fields.backend()
+        do throws(BackendError) {
+            configuredBackend = ConfiguredBackend(try backends.backend(reading: root["Backend"]))
+        } catch {
+            throw NetworkConfigurationError(error.description)
+        }
     }
 
     /// Whether a lease of `subnet` can have come from this configuration.
@@ -108,7 +111,6 @@ extension NetworkConfiguration {
         "enableipv4", "enableipv6", "enablenftables", "network", "subnetlen", "subnetmin", "subnetmax",
         "ipv6network", "ipv6subnetlen", "ipv6subnetmin", "ipv6subnetmax", "backend",
     ]
-    private static let backendKeys: Set<String> = ["type", "port", "mtu"]
 
     /// What is odd in a configuration that somebody is about to write, though a daemon would take it.
     ///
@@ -135,7 +137,7 @@ extension NetworkConfiguration {
             }
         }
         note(root, known: keys, path: "")
-        note(root["Backend"], known: backendKeys, path: "Backend.")
+        note(root["Backend"], known: BackendRegistry.all.keys(of: root["Backend"]), path: "Backend.")
         return remarks
     }
 
@@ -154,8 +156,8 @@ extension NetworkConfiguration {
 private struct Fields {
     let object: JSONValue
 
-    // What a kernel does not route to another machine (RFC 6890): a route for it through the tunnel would cut the node off
-    // from itself, or from its link. 240.0.0.0/4 is routed by Linux, and is used for pods.
+    // What a kernel does not route to another machine (RFC 6890): a route for it through the tunnel would cut the
+    // node off from itself, or from its link. 240.0.0.0/4 is routed by Linux, and is used for pods.
     private static let reserved: [(IPv4Prefix, String)] = [
         (IPv4Prefix(IPv4Address(0, 0, 0, 0), length: 8), "which names this host alone"),
         (IPv4Prefix(IPv4Address(127, 0, 0, 0), length: 8), "which is the loopback"),
@@ -288,39 +290,6 @@ private struct Fields {
                 key: key, value, rule: "it must be the first address of a /\(length)")
         }
         return address
-    }
-
-    func backend() throws(NetworkConfigurationError) -> NetworkConfiguration.Backend {
-        var backend = NetworkConfiguration.Backend()
-        guard let value = object["Backend"] else { return backend }
-        guard case .object = value else {
-            throw NetworkConfigurationError(key: "Backend", value, rule: "an object is needed")
-        }
-        if let type = value["Type"], type != .string("") {
-            guard type.text?.lowercased() == "udp" else {
-                throw NetworkConfigurationError(
-                    key: "Backend.Type", type,
-                    rule:
-                        "twill has the udp backend alone; nodes of this network need flanneld, or set it to udp"
-                )
-            }
-        }
-        if let port = try integer("Backend.Port", in: value), port != 0 {
-            guard let valid = UInt16(exactly: port) else {
-                throw NetworkConfigurationError(
-                    key: "Backend.Port", .integer(port), rule: "a port is needed (1 to 65535)")
-            }
-            backend.port = valid
-        }
-        if let mtu = try integer("Backend.MTU", in: value), mtu != 0 {
-            // RFC 791: every host takes 576 bytes; 65,507 is the largest payload of a UDP datagram over IPv4.
-            guard (576...65_507).contains(mtu) else {
-                throw NetworkConfigurationError(
-                    key: "Backend.MTU", .integer(mtu), rule: "it must be 576 to 65507 bytes")
-            }
-            backend.mtu = mtu
-        }
-        return backend
     }
 }
 

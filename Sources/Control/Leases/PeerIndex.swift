@@ -1,8 +1,9 @@
 import Addresses
+internal import Backends
 import Health
 
-/// The peers among a register's entries, kept up to date entry by entry: with 10,000 leases, and 20,000 entries that are
-/// none, one that changes costs that one alone.
+/// The peers among a register's entries, kept up to date entry by entry: with 10,000 leases, and 20,000 entries that
+/// are none, one that changes costs that one alone.
 struct PeerIndex {
     /// What an entry is judged by.
     struct Context: Equatable {
@@ -138,8 +139,8 @@ struct PeerIndex {
 }
 
 extension LeaseRegister.Record {
-    /// The peer that the entry describes, or why it describes none; nil where it names this node, which has no lease yet
-    /// and is about to take it over.
+    /// The peer that the entry describes, or why it describes none; nil where it names this node, which has no lease
+    /// yet and is about to take it over.
     fileprivate func peer(in context: PeerIndex.Context) -> Result<Peer?, LeaseValueError> {
         peer(in: context.configuration).flatMap { peer in
             if let ownSubnet = context.ownSubnet, peer.subnet.overlaps(ownSubnet) {
@@ -195,10 +196,17 @@ extension LeaseRegister.Record {
                         "PublicIP is \(endpoint.address), which lies inside Network, \(configuration.network):"
                             + " packets to it would go round in the tunnel"))
             }
-            return .success(
-                Peer(
-                    subnet: subnet, endpoint: endpoint,
-                    isTwill: entry.holder != nil || value.port != nil || isReservation))
+            let backendName = type(of: configuration.backend).typeName
+            guard value.backendName == backendName else {
+                return .failure(
+                    LeaseValueError(
+                        "its backend is \(value.backendName), and this network's is \(backendName)"))
+            }
+            var peer = Peer(
+                subnet: subnet, endpoint: endpoint,
+                isTwill: entry.holder != nil || value.port != nil || isReservation)
+            peer.announced = value.announced
+            return .success(peer)
         }
     }
 }

@@ -1,14 +1,13 @@
 public import Addresses
+package import Backends
 public import Health
 
 /// What a node knows of its network at one moment: its own lease, its peers, and what is wrong.
-///
-/// `LeaseKeeper` publishes a new one when any of it changes.
 public struct PeerTable: Sendable, Hashable {
     /// The network configuration in effect; nil before the first valid one.
     public var configuration: NetworkConfiguration?
-    /// The network of the configuration, where none is in effect because that one holds this node's own underlay address:
-    /// another underlay would do.
+    /// The network of the configuration, where none is in effect because that one holds this node's own underlay
+    /// address: another underlay would do.
     public var refusedNetwork: IPv4Prefix?
     /// This node's lease; nil before it has one.
     public var ownLease: OwnLease?
@@ -70,12 +69,21 @@ public struct Peer: Sendable, Hashable {
     /// Whether the node runs twill, as far as its entry tells: flanneld writes neither a holder nor a port. A
     /// reservation, which a person wrote, tells nothing and counts as twill's.
     public var isTwill: Bool
+    /// What it announced for the network's backend; nil for nothing.
+    package var announced: BackendAnnouncement?
 
     /// Makes a peer.
     public init(subnet: LeaseSubnet, endpoint: Endpoint, isTwill: Bool = true) {
         self.subnet = subnet
         self.endpoint = endpoint
         self.isTwill = isTwill
+    }
+}
+
+extension BackendPeer {
+    /// Another node, as far as a backend goes by it.
+    package init(_ peer: Peer) {
+        self.init(subnet: peer.subnet.ipv4, address: peer.endpoint.address, announced: peer.announced)
     }
 }
 

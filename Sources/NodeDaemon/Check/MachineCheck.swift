@@ -1,4 +1,5 @@
 import Addresses
+import Backends
 import Processes
 import Engines
 import FoundationEssentials
@@ -17,7 +18,7 @@ package enum MachineCheck {
     private static let probeLockedBytes = 64 * 65_600
 
     /// The network's own port is in its configuration, which the check does not read.
-    private static let usualPort: UInt16 = 8285
+    private static let usualPort = UDPBackend().port
 
     /// Everything that can be found out before a start.
     ///
@@ -35,7 +36,8 @@ package enum MachineCheck {
                 options: options, exclusions: UnderlayExclusions(interfaceName: device), health: NodeHealth(),
                 logger: Logger(label: "check") { _ in SwiftLogNoOpLogHandler() })
             let chosen = try await node.chooseUnderlay()
-            let tunnelMTU = try TunnelMTU.choose(underlayMTU: chosen.mtu, configured: mtu)
+            let tunnelMTU = try TunnelMTU.choose(
+                underlayMTU: chosen.mtu, overhead: UDPBackend().overhead(over: .ipv4), configured: mtu)
             let endpoint = Endpoint(address: chosen.address, port: usualPort)
             let (portHolder, deviceHolder) = await onThread {
                 (RunningProcess.holder(of: endpoint, .udp), RunningProcess.holder(ofTunnel: device))

@@ -18,9 +18,14 @@ extension Daemon {
     private static let devicePatienceMilliseconds = 2000
     private static let portPauseMilliseconds = 20
 
+    /// The data plane that carries the packets; nil where the network's backend leaves that to the kernel.
     func dataPlane(
         _ configuration: NetworkConfiguration, _ lease: OwnLease, mtu: Int
-    ) async throws -> DataPlane {
+    ) async throws -> DataPlane? {
+        guard type(of: configuration.backend).hasDataPlane else {
+            await closeDataPlane()
+            return nil
+        }
         let key = DataPlaneKey(
             underlay: Endpoint(
                 address: underlay.address, port: options.tunnel.port ?? configuration.backend.port),

@@ -36,9 +36,10 @@ extension Daemon {
         }
         do {
             let mtu = try TunnelMTU.choose(
-                underlayMTU: underlay.mtu, configured: options.tunnel.mtu ?? configuration.backend.mtu)
+                underlayMTU: underlay.mtu, overhead: configuration.backend.overhead(over: .ipv4),
+                configured: options.tunnel.mtu ?? configuration.backend.mtu)
             let dataPlane = try await dataPlane(configuration, lease, mtu: mtu)
-            dataPlane.publish(routes(lease, mtu: mtu))
+            dataPlane?.publish(routes(lease, mtu: mtu))
             try await keepNetwork(node, configuration, lease, mtu: mtu, dataPlane)
             await followPaths(node)
             await node.judgeRoutes(
@@ -112,7 +113,7 @@ extension Daemon {
 
     private func keepNetwork(
         _ node: NodeNetwork, _ configuration: NetworkConfiguration, _ lease: OwnLease, mtu: Int,
-        _ dataPlane: DataPlane
+        _ dataPlane: DataPlane?
     ) async throws {
         filterEffects.update(
             peers: table.peers.lazy.compactMap { peer in
@@ -123,7 +124,9 @@ extension Daemon {
             tunnel: TunnelSettings(
                 interfaceName: options.tunnel.interfaceName, address: subnet.address,
                 network: configuration.network,
-                mtu: mtu, transmitQueueLength: options.tuning.queueLength),
+                mtu: mtu, overhead: configuration.backend.overhead(over: .ipv4),
+                transmitQueueLength: options.tuning.queueLength),
+            peers: dataPlane == nil ? table.peers.map { BackendPeer($0) } : [],
             rules: PacketFilterSettings(
                 network: configuration.network, subnet: subnet, masquerades: options.rules.masquerades,
                 randomizesPorts: options.rules.randomizesPorts,
@@ -138,11 +141,11 @@ extension Daemon {
                 mtu: mtu,
                 masquerades: options.rules.masquerades),
             blackhole: options.rules.hasBlackholeRoute ? BlackholeRoute(subnet: subnet) : nil,
-            tunnelIndex: dataPlane.tunnel.index)
+            tunnelIndex: dataPlane?.tunnel.index ?? 0)
         if desired == stage.desired { return }
         let file = KeptSubnetFile(
             desired.file, at: options.lease.subnetFile, wasInPlace: stage.subnetFile != nil)
-        var items = desired.tunnel.desiredItems
+        var items = configuration.backend.desiredItems(for: desired.tunnel, peers: desired.peers)
         if let blackhole = desired.blackhole { items.append(blackhole) }
         let rules = PacketFilterRules(
             desired.rules, preferring: desired.filter, interfaceName: options.tunnel.interfaceName,

@@ -1,9 +1,11 @@
-// How it works. Two things tell the daemon how the node should be: the lease keeper (the network's configuration,
-// this node's lease, its peers) and the node's network (interface, address, MTU). Each leaves its newest word here
-// and asks for a pass; one task makes the passes, one after another, and each pass brings the node to what was said
-// last: data plane, routes, rules, subnet.env. What fails is said once and tried again, with a pause.
+// How it works. Three things tell the daemon how the node should be: a source of peers (the network's configuration and
+// its nodes), a claim (this node's subnet; the lease keeper is both), and the node's network (interface, address, MTU).
+// Each leaves its newest word here and asks for a pass; one task makes the passes, one after another, and each pass
+// brings the node to what was said last: data plane, routes, rules, subnet.env. What fails is said once and tried
+// again, with a pause.
 
 import Addresses
+import Backends
 import Health
 import Leases
 import Logging
@@ -31,6 +33,8 @@ actor Daemon {
     private let passContinuation: AsyncStream<Void>.Continuation
 
     var underlay: Underlay
+    private var network = KnownNetwork()
+    private var ownLease: OwnLease?
     var table = PeerTable()
     var isPassWanted = false
     var deviceIsLost = false
@@ -74,6 +78,8 @@ actor Daemon {
     /// What the node's network is asked to keep.
     struct DesiredNetwork: Equatable {
         var tunnel: TunnelSettings
+        /// Whom the backend is told of; none where a data plane is.
+        var peers: [BackendPeer]
         var rules: PacketFilterSettings
         var filter: PacketFilter
         var surroundings: PacketFilterEffects.Surroundings
@@ -101,24 +107,37 @@ actor Daemon {
     ///
     /// - Throws: What keeps the node from starting, or `LeaseLost`.
     func run(store: any LeaseStore, identity: IdentityFile.Kept) async throws {
-        let node = node
         let heartbeats = heartbeats
-        observation.update(node.pathMTUs)
-        observation.update(node.itemStatuses)
         let keeper = LeaseKeeper(
             store: store, announcement: announcement, options: await leaseOptions(of: identity),
             logger: logger,
             identityChanged: keepIdentity, heartbeat: { heartbeats.stamp(.leaseKeeper) })
+        try await run(peersFrom: keeper, subnetFrom: keeper) { try await keeper.run() }
+    }
+
+    /// Runs the node by what `source` and `claim` say, until the task is cancelled.
+    ///
+    /// - Parameter work: keeps the two going; where it ends or throws, the node ends.
+    /// - Throws: What keeps the node from starting, or what `work` throws.
+    func run(
+        peersFrom source: any PeerSource, subnetFrom claim: any SubnetClaim,
+        by work: @escaping @Sendable () async throws -> Void
+    ) async throws {
+        let node = node
+        let heartbeats = heartbeats
+        observation.update(node.pathMTUs)
+        observation.update(node.itemStatuses)
         defer { heartbeats.forgetAll() }
 
         try await withThrowingTaskGroup(of: Void.self) { group in
-            group.addTask { try await keeper.run() }
+            group.addTask { try await work() }
             group.addTask { await node.run() }
-            group.addTask { for await table in keeper.tables { await self.take(table) } }
-            group.addTask { for await event in node.events { await self.take(event, keeper: keeper) } }
+            group.addTask { for await network in source.networks { await self.take(network) } }
+            group.addTask { for await lease in claim.subnets { await self.take(lease) } }
+            group.addTask { for await event in node.events { await self.take(event, claim: claim) } }
             group.addTask { for await _ in self.passes { try await self.turn(node) } }
             group.addTask { try await self.watchOver(node) }
-            group.addTask { try await self.askForHeartbeats { await keeper.poke() } }
+            group.addTask { try await self.askForHeartbeats { await source.poke() } }
             group.addTask {
                 try await self.askForHeartbeats {
                     await node.answer()
@@ -163,6 +182,16 @@ actor Daemon {
 
     // MARK: What is said
 
+    private func take(_ network: KnownNetwork) {
+        self.network = network
+        take(PeerTable(network, ownLease: ownLease))
+    }
+
+    private func take(_ ownLease: OwnLease?) {
+        self.ownLease = ownLease
+        take(PeerTable(network, ownLease: ownLease))
+    }
+
     private func take(_ table: PeerTable) {
         if logger.logLevel <= .debug { logChanges(from: self.table, to: table) }
         self.table = table
@@ -179,7 +208,7 @@ actor Daemon {
     /// Lets the loop of the passes go round, for a heartbeat.
     func wakePasses() { passContinuation.yield() }
 
-    private func take(_ event: NodeEvent, keeper: LeaseKeeper) async {
+    private func take(_ event: NodeEvent, claim: any SubnetClaim) async {
         switch event {
         case .underlayChanged(let underlay):
             logger.notice(
@@ -191,7 +220,7 @@ actor Daemon {
             let before = (self.underlay.address, announcement)
             self.underlay = underlay
             observation.update(underlay)
-            if (underlay.address, announcement) != before { await keeper.announce(announcement) }
+            if (underlay.address, announcement) != before { await claim.announce(announcement) }
         case .deviceLost(let name):
             logger.error("tunnel device lost", metadata: ["interface": "\(name)"])
             deviceIsLost = true

@@ -31,8 +31,7 @@ struct Network: ParsableCommand {
                 """
                 network \(meaning.network), a /\(meaning.subnetLength) for each node, \
                 \(meaning.subnetMinimum) to \(meaning.subnetMaximum)
-                backend udp, port \(meaning.backend.port), \
-                MTU \(meaning.backend.mtu.map(String.init) ?? "of the underlay less 28 bytes")
+                backend \(meaning.backend)
                 """)
         }
     }

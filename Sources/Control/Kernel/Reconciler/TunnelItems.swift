@@ -12,17 +12,21 @@ public struct TunnelSettings: Sendable, Hashable {
     public var network: IPv4Prefix
     /// The device's MTU in bytes.
     public var mtu: Int
+    /// The bytes that the outer headers of a packet take on the underlay.
+    public var overhead: Int
     /// The device's transmit queue length in packets.
     public var transmitQueueLength: Int
 
     /// Makes settings.
     public init(
-        interfaceName: String, address: IPv4Address, network: IPv4Prefix, mtu: Int, transmitQueueLength: Int
+        interfaceName: String, address: IPv4Address, network: IPv4Prefix, mtu: Int, overhead: Int,
+        transmitQueueLength: Int
     ) {
         self.interfaceName = interfaceName
         self.address = address
         self.network = network
         self.mtu = mtu
+        self.overhead = overhead
         self.transmitQueueLength = transmitQueueLength
     }
 

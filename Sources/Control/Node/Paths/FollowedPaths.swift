@@ -27,7 +27,8 @@ extension NodeNetwork {
     /// - Parameter tunnel: the device that the peers are reached by; nil for none.
     public func followPaths(to peers: [IPv4Prefix: IPv4Address], through tunnel: TunnelSettings?) {
         pathTunnel = peers.isEmpty ? nil : tunnel
-        pathWatch.follow(pathTunnel == nil ? [:] : peers, tunnelMTU: tunnel?.mtu ?? 0)
+        pathWatch.follow(
+            pathTunnel == nil ? [:] : peers, tunnelMTU: tunnel?.mtu ?? 0, overhead: tunnel?.overhead ?? 0)
         pathQuestions.follow(pathWatch.addresses)
         if pathProbes?.isBound(to: tunnel?.address ?? .any) != true { pathProbes = nil }
         askKernelAboutPaths(at: .now)
@@ -109,7 +110,7 @@ extension NodeNetwork {
                 .sorted { $0.subnet < $1.subnet }
         }
         setNarrowPaths(wanted ?? [])
-        pathMTUs.replace(narrow.mapValues { $0 + TunnelMTU.overhead })
+        pathMTUs.replace(narrow.mapValues { $0 + (pathTunnel?.overhead ?? 0) })
         health.replace(
             .path, with: pathWatch.problems(underlay: (underlay?.interfaceName ?? "", underlay?.mtu ?? 0)))
     }

@@ -94,6 +94,7 @@ struct PathSearch: Sendable {
     }
 
     private let timing: PathTiming
+    private let overhead: Int
     private(set) var finding = Finding.unknown
     /// The largest that is ever used.
     private(set) var fullSize: Int
@@ -104,7 +105,13 @@ struct PathSearch: Sendable {
     private var lastSent: ContinuousClock.Instant?
     private var roundTripTime: Duration?
 
-    init(fullSize: Int, timing: PathTiming) {
+    /// Begins with nothing known.
+    ///
+    /// - Parameters:
+    ///   - fullSize: the largest inner packet that is used, in bytes.
+    ///   - overhead: the bytes that the outer headers of a packet take.
+    init(fullSize: Int, overhead: Int, timing: PathTiming) {
+        self.overhead = overhead
         self.fullSize = fullSize
         self.timing = timing
     }
@@ -231,7 +238,7 @@ struct PathSearch: Sendable {
     }
 
     private mutating func search(above floor: Int, below ceiling: Int) -> Step? {
-        let sizes = PathSizes.candidates(above: floor, below: ceiling, hint: hint)
+        let sizes = PathSizes.candidates(above: floor, below: ceiling, overhead: overhead, hint: hint)
         if sizes.isEmpty {
             // Three losses in a row can be chance, on a path full of traffic. Before it costs anything: once more.
             start(.verify(floor: floor), [fullSize, floor], controlLimit: floor)

@@ -32,11 +32,13 @@ enum PathSizes {
     /// What to try between a size that passes and one that does not, the largest first; empty where they are so close
     /// that the search is over.
     ///
-    /// - Parameter hint: what an ICMP error told; if it is true, trying it and a little more ends the search at once.
-    static func candidates(above floor: Int, below ceiling: Int, hint: Int?) -> [Int] {
+    /// - Parameters:
+    ///   - overhead: the bytes that the outer headers of a packet take.
+    ///   - hint: what an ICMP error told; if it is true, trying it and a little more ends the search at once.
+    static func candidates(above floor: Int, below ceiling: Int, overhead: Int, hint: Int?) -> [Int] {
         guard ceiling - floor > resolution else { return [] }
         var sizes: Set<Int> = []
-        let known = usual.map { $0 - TunnelMTU.overhead }.filter { $0 > floor && $0 < ceiling }
+        let known = usual.map { $0 - overhead }.filter { $0 > floor && $0 < ceiling }
         if known.isEmpty {
             let step = max(resolution, (ceiling - floor + perRound) / (perRound + 1))
             sizes.formUnion(stride(from: floor + step, to: ceiling, by: step))

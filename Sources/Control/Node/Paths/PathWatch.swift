@@ -66,6 +66,8 @@ struct PathWatch {
     private var subnets: [IPv4Address: IPv4Prefix] = [:]
     private var subnetsByAddress: [IPv4Address: [IPv4Prefix]] = [:]
     private var tunnelMTU = 0
+    /// The bytes that the outer headers of a packet take.
+    private var overhead = 0
     private var queue: [IPv4Prefix] = []
     private var queued: Set<IPv4Prefix> = []
     private var active: [IPv4Prefix] = []
@@ -90,7 +92,8 @@ struct PathWatch {
     // MARK: What is told
 
     /// Follows these peers, given as each one's underlay address by its subnet.
-    mutating func follow(_ addresses: [IPv4Prefix: IPv4Address], tunnelMTU: Int) {
+    mutating func follow(_ addresses: [IPv4Prefix: IPv4Address], tunnelMTU: Int, overhead: Int) {
+        self.overhead = overhead
         self.tunnelMTU = tunnelMTU
         isChanged = true
         var kept: [IPv4Prefix: Peer] = [:]
@@ -100,7 +103,9 @@ struct PathWatch {
         for (subnet, address) in addresses {
             var peer =
                 peers[subnet].flatMap { $0.address == address ? $0 : nil }
-                ?? Peer(address: address, search: PathSearch(fullSize: tunnelMTU, timing: timing))
+                ?? Peer(
+                    address: address,
+                    search: PathSearch(fullSize: tunnelMTU, overhead: overhead, timing: timing))
             peer.search.change(fullSize: fullSize(peer.route))
             kept[subnet] = peer
             subnets[subnet.address] = subnet
@@ -115,7 +120,7 @@ struct PathWatch {
 
     /// The largest inner packet that this machine itself lets go to a peer.
     private func fullSize(_ limit: PathLimit?) -> Int {
-        limit.map { max(min(tunnelMTU, $0.mtu - TunnelMTU.overhead), PathSizes.leastOfRoute) } ?? tunnelMTU
+        limit.map { max(min(tunnelMTU, $0.mtu - overhead), PathSizes.leastOfRoute) } ?? tunnelMTU
     }
 
     /// Takes what the kernel says of the way to an address.
@@ -141,7 +146,7 @@ struct PathWatch {
                 if learnt == nil { peer.judged = nil }
             }
             let isNews =
-                learnt.map { $0 - TunnelMTU.overhead < peer.search.size && $0 != peer.judged } ?? false
+                learnt.map { $0 - overhead < peer.search.size && $0 != peer.judged } ?? false
             keep(peer, of: subnet)
             // Somebody says that the path is narrower: it is looked at, at most as often as an unheard peer is.
             if isNews, peer.lastCheck.map({ $0 + timing.unheardLimit <= now }) ?? true { enqueue(subnet) }
@@ -257,7 +262,7 @@ struct PathWatch {
         queued.remove(subnet)
         guard let peer = peers[subnet] else { return }
         peers[subnet]?.search.begin(
-            raises: peer.raise.map { $0 <= now } ?? false, hint: peer.learnt.map { $0 - TunnelMTU.overhead })
+            raises: peer.raise.map { $0 <= now } ?? false, hint: peer.learnt.map { $0 - overhead })
         active.append(subnet)
     }
 
@@ -318,7 +323,7 @@ struct PathWatch {
     }
 
     private func size(of peer: Peer) -> Int {
-        let told = believed(of: peer).map { $0 - TunnelMTU.overhead } ?? .max
+        let told = believed(of: peer).map { $0 - overhead } ?? .max
         return max(min(fullSize(peer.route), peer.search.size, told), PathSizes.leastOfRoute)
     }
 
@@ -371,14 +376,14 @@ struct PathWatch {
             )
         }
         let size = size(of: peer)
-        let path = size + TunnelMTU.overhead
+        let path = size + overhead
         if size < TunnelMTU.minimum {
             return (
                 1,
                 Problem(
                     .degraded,
                     "the path to peer \(name) carries packets of \(path) bytes only: the tunnel needs "
-                        + "\(TunnelMTU.minimum + TunnelMTU.overhead)",
+                        + "\(TunnelMTU.minimum + overhead)",
                     remedy: "raise the MTU of the route or link to \(peer.address)")
             )
         }

@@ -1,20 +1,24 @@
 /// The tunnel's MTU: what the underlay's leaves for an inner packet.
 public enum TunnelMTU {
-    /// The outer headers in bytes: IPv4 without options (20, RFC 791) and UDP (8, RFC 768).
-    public static let overhead = 28
-
     /// The least that is accepted, in bytes: the datagram that every IPv4 host must take (RFC 791, section 3.1).
     /// The kernel itself does not believe a path to be narrower than 552 (`net.ipv4.route.min_pmtu`), so that with
     /// less TCP between pods would stall instead of shrinking.
     public static let minimum = 576
 
-    /// The largest IPv4 packet that a UDP datagram over IPv4 holds, in bytes: 65,535 − 28.
-    public static let maximum = 65_535 - overhead
+    /// The largest outer packet, in bytes: what the 16 bits of IPv4's length hold (RFC 791, section 3.1).
+    private static let largestOuter = 65_535
 
-    /// The MTU in bytes for a tunnel over an underlay of `underlayMTU` bytes. `configured` is `--mtu` or the
-    /// config's `Backend.MTU`; nil takes all that fits. Throws where it does not fit, or is below `minimum`.
-    public static func choose(underlayMTU: Int, configured: Int?) throws(TunnelMTUError) -> Int {
-        let fitting = min(underlayMTU - overhead, maximum)
+    /// The MTU for a tunnel, in bytes.
+    ///
+    /// - Parameters:
+    ///   - underlayMTU: the underlay's MTU in bytes.
+    ///   - overhead: the bytes that the backend's outer headers take.
+    ///   - configured: `--mtu` or the config's `Backend.MTU`, in bytes; nil takes all that fits.
+    /// - Throws: where it does not fit, or is below `minimum`.
+    public static func choose(
+        underlayMTU: Int, overhead: Int, configured: Int?
+    ) throws(TunnelMTUError) -> Int {
+        let fitting = min(underlayMTU, largestOuter) - overhead
         if let configured, configured > fitting {
             throw TunnelMTUError(
                 description: """

@@ -1,6 +1,6 @@
 /// A JSON text read without a schema (RFC 8259): members stand in the order in which they were written, so that
 /// flannel's keys can be matched as Go matches them, whatever their case.
-enum JSONValue: Equatable {
+package enum JSONValue: Sendable, Equatable {
     case null
     case bool(Bool)
     case integer(Int)
@@ -10,40 +10,40 @@ enum JSONValue: Equatable {
     case object([Member])
 
     /// A key with its value, and at which byte of the text it stands.
-    struct Member: Equatable {
-        var key: String
-        var value: JSONValue
-        var offset: Int
+    package struct Member: Sendable, Equatable {
+        package var key: String
+        package var value: JSONValue
+        package var offset: Int
     }
 
     /// Parses a text; nil where it is no JSON.
-    init?(parsing text: String) { try? self.init(reading: text) }
+    package init?(parsing text: String) { try? self.init(reading: text) }
 
     /// Parses a text.
     ///
     /// - Throws: what is wrong, and where.
-    init(reading text: String) throws(JSONError) {
+    package init(reading text: String) throws(JSONError) {
         var reader = JSONReader(text)
         self = try reader.document()
     }
 
     /// The value of an object's member whose key is `key` in any case; nil for null, for no such member, and for what
     /// is no object. Of several the last one that is not null counts, as in Go.
-    subscript(key: String) -> JSONValue? {
+    package subscript(key: String) -> JSONValue? {
         guard case .object(let members) = self else { return nil }
         let wanted = key.lowercased()
         return members.last { $0.value != .null && ($0.key == key || $0.key.lowercased() == wanted) }?.value
     }
 
     /// The text of a string; nil for anything else.
-    var text: String? {
+    package var text: String? {
         if case .string(let text) = self { text } else { nil }
     }
 }
 
 extension JSONValue: CustomStringConvertible {
     /// How an error message shows the value; objects and arrays in short.
-    var description: String {
+    package var description: String {
         switch self {
         case .null: "null"
         case .bool(let value): "\(value)"
@@ -57,14 +57,14 @@ extension JSONValue: CustomStringConvertible {
 }
 
 /// Why a text is no JSON, and where.
-struct JSONError: Error, Equatable, CustomStringConvertible {
+package struct JSONError: Error, Equatable, CustomStringConvertible {
     /// A place in a text, both counted from 1; columns count bytes.
-    struct Place: Equatable, CustomStringConvertible {
-        var line = 1
-        var column = 1
-        var description: String { "line \(line), column \(column)" }
+    package struct Place: Sendable, Equatable, CustomStringConvertible {
+        package var line = 1
+        package var column = 1
+        package var description: String { "line \(line), column \(column)" }
 
-        init(offset: Int, in bytes: some Sequence<UInt8>) {
+        package init(offset: Int, in bytes: some Sequence<UInt8>) {
             for byte in bytes.prefix(offset) {
                 if byte == UInt8(ascii: "\n") {
                     line += 1
@@ -76,9 +76,9 @@ struct JSONError: Error, Equatable, CustomStringConvertible {
         }
     }
 
-    var place: Place
-    var reason: String
-    var description: String { "\(place): \(reason)" }
+    package var place: Place
+    package var reason: String
+    package var description: String { "\(place): \(reason)" }
 }
 
 /// Reads one JSON text byte by byte.
@@ -278,7 +278,7 @@ private struct JSONReader {
 extension JSONValue {
     /// The members of the object, and of the objects in it, that stand twice, keys compared whatever their case; each
     /// with its path, `Backend.Port`.
-    func duplicates(under path: String = "") -> [(path: String, offset: Int)] {
+    package func duplicates(under path: String = "") -> [(path: String, offset: Int)] {
         guard case .object(let members) = self else { return [] }
         var seen: Set<String> = []
         var found: [(path: String, offset: Int)] = []

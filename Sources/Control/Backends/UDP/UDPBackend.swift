@@ -1,0 +1,71 @@
+package import JSON
+package import Reconciler
+
+/// flannel's udp: each packet is the payload of one datagram, written and read by this process.
+package struct UDPBackend: Backend {
+    package static let typeName = "udp"
+    package static let announcedType: String? = nil
+    package static let keys: Set<String> = ["port", "mtu"]
+    package static let needsIPv4 = true
+    package static let hasDataPlane = true
+
+    /// The bytes of a datagram's header (RFC 768).
+    private static let headerBytes = 8
+
+    /// The MTUs that a configuration may ask for, in bytes: every IPv4 host takes 576 (RFC 791), and 65,507 is the
+    /// largest payload of a datagram over IPv4.
+    private static let mtuRange = 576...65_507
+
+    /// `Backend.Port`: the port of nodes that announce none of their own.
+    package var port: UInt16 = 8285
+    /// `Backend.MTU`, which flanneld does not read for udp.
+    package var mtu: Int?
+
+    package init() {}
+
+    package init(reading settings: BackendSettings) throws(BackendError) {
+        let port = try settings.integer(
+            "Port", within: 1...Int(UInt16.max), rule: "a port is needed (1 to 65535)")
+        if let port = port.flatMap({ UInt16(exactly: $0) }) { self.port = port }
+        mtu = try settings.integer("MTU", within: Self.mtuRange, rule: "it must be 576 to 65507 bytes")
+    }
+
+    package static func data(reading value: JSONValue?) throws(BackendError) -> (any BackendData)? {
+        guard let port = value?["Port"] else { return nil }
+        guard case .integer(let number) = port, let parsed = UInt16(exactly: number), parsed > 0 else {
+            throw BackendError("BackendData.Port is \(port), which is no port (1 to 65535)")
+        }
+        return UDPData(ownPort: parsed)
+    }
+
+    /// A port that is the network's own is not announced: flannel's udp announces nothing.
+    package func data(ownPort: UInt16?) -> (any BackendData)? {
+        ownPort.flatMap { $0 == port ? nil : UDPData(ownPort: $0) }
+    }
+
+    package func overhead(over family: UnderlayFamily) -> Int { family.headerBytes + Self.headerBytes }
+
+    /// The device with its address and its one route. The data plane, which makes the device, knows the peers.
+    package func desiredItems(for tunnel: TunnelSettings, peers _: [BackendPeer]) -> [any DesiredItem] {
+        tunnel.desiredItems
+    }
+}
+
+extension UDPBackend: CustomStringConvertible {
+    /// `udp, port 8285, MTU of the underlay less 28 bytes`.
+    package var description: String {
+        "udp, port \(port), MTU \(mtu.map(String.init) ?? "of the underlay less \(overhead(over: .ipv4)) bytes")"
+    }
+}
+
+/// `{"Port":9000}`: a port of one node's own, which twill announces and follows, and flanneld leaves alone.
+package struct UDPData: BackendData {
+    /// The port, host byte order, 1 or more.
+    package var ownPort: UInt16
+
+    /// Makes an announcement of a port.
+    package init(ownPort: UInt16) { self.ownPort = ownPort }
+
+    package var json: String { "{\"Port\":\(ownPort)}" }
+    package var port: UInt16? { ownPort }
+}

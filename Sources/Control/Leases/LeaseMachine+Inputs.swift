@@ -1,0 +1,240 @@
+import Addresses
+import Health
+import Logging
+
+extension LeaseMachine {
+    /// Takes in one thing that happened.
+    mutating func take(_ input: Input, now: Instant) {
+        switch input {
+        case .timer:
+            break
+        case .snapshot(.success(let snapshot)):
+            _ = session.endRequest()
+            succeeded(.snapshot, now: now)
+            take(snapshot, now: now)
+        case .snapshot(.failure(let error)):
+            _ = session.endRequest()
+            failed(.snapshot, error, now: now)
+        case .written(let write, .success(let result)):
+            let keysTold = session.endRequest()
+            succeeded(.write, now: now)
+            take(result, of: write, after: keysTold, now: now)
+        case .written(_, .failure(let error)):
+            _ = session.endRequest()
+            failed(.write, error, now: now)
+            // It may have been done all the same.
+            session.isSnapshotWanted = true
+        case .update(let update, let number):
+            if number == session.watchNumber { take(update, now: now) }
+        case .watchEnded(let error, let number):
+            if number == session.watchNumber { takeWatchEnd(error, now: now) }
+        case .announce(let announcement):
+            take(announcement)
+        }
+    }
+
+    private mutating func take(_ snapshot: StoreSnapshot, now: Instant) {
+        if let position = session.position, snapshot.revision < position.highest {
+            reportDataLoss(from: position.highest, to: snapshot.revision)
+        }
+        takeEntries(of: snapshot, now: now)
+        published.keysChanged = nil
+        search?.taken = []
+        search?.pausedUntil = nil
+        take(configuration: snapshot.configuration)
+        doubt.hasStoreJumped = false
+        session.take(
+            revision: snapshot.revision,
+            resyncAt: now + .seconds(Double.random(in: Self.resyncSeconds, using: &random)))
+    }
+
+    private mutating func takeWatchEnd(_ error: LeaseStoreError, now: Instant) {
+        if let since = session.watch.aliveSince, since + Self.provenWatchLife <= now {
+            session.pacing.succeeded(.watch)
+        }
+        session.watch = .none
+        if error.kind == .historyLost {
+            report(.info, "store history is gone, reading everything anew", ["error": error.description])
+            session.isSnapshotWanted = true
+        } else {
+            failed(.watch, error, now: now)
+        }
+    }
+
+    private mutating func take(_ announcement: NodeAnnouncement) {
+        self.announcement = announcement
+        ownAddresses.removeAll { $0 == announcement.publicAddress }
+        ownAddresses = ownAddresses.suffix(Self.ownAddressLimit &- 1) + [announcement.publicAddress]
+        own?.isRewriteWanted = true
+        if let configuration {
+            checkUnderlay(configuration)
+        } else if network.refused != nil {
+            takeConfigurationAnew()
+        }
+    }
+
+    private mutating func take(_ update: StoreUpdate, now: Instant) {
+        if case .conditions(let conditions) = update {
+            doubt.conditions = conditions
+            return
+        }
+        if session.isFailing(.watch) {
+            // It was away: what happened meanwhile is told, unless the store lost it too.
+            session.position?.resyncAt =
+                now + .seconds(Double.random(in: Self.verificationSeconds, using: &random))
+        }
+        succeeded(.watch, now: now)
+        session.noteSignOfLife(now: now)
+        let known = session.position?.revision ?? 0
+        switch update {
+        case .conditions:
+            break
+        case .alive(let current):
+            // A member that lags behind may say so too: whether the store is older than before, a snapshot tells.
+            guard current < known else { return }
+            session.position?.revision = current
+            session.isSnapshotWanted = true
+        case .changes(let events, let current):
+            guard current >= known else {
+                // What is told twice, or of before what is known, is no news: the store itself is asked.
+                session.isSnapshotWanted = true
+                return
+            }
+            session.position?.advance(to: current)
+            for event in events { take(event, now: now) }
+            if !events.isEmpty { search?.pausedUntil = nil }
+        }
+    }
+
+    private mutating func take(_ event: StoreEvent, now: Instant) {
+        switch event {
+        case .put(let entry):
+            put(entry, now: now)
+            noteOwnEntry(entry)
+            session.note(told: entry.key)
+        case .deleted(let key):
+            noteDeletion(of: key, now: now)
+            remove(key)
+            session.note(told: key)
+        case .configuration(let text):
+            take(configuration: text)
+        }
+    }
+
+    mutating func put(_ entry: StoreEntry, now: Instant) {
+        published.keysChanged?.formUnion(register.put(entry, now: now))
+        published.keysChanged?.insert(entry.key)
+        if !doubt.deletedNow.isEmpty { doubt.deletedNow.removeAll { $0.key == entry.key } }
+        if !doubt.deletedLately.isEmpty { doubt.deletedLately.removeAll { $0.key == entry.key } }
+    }
+
+    mutating func remove(_ key: String) {
+        register.remove(key)
+        published.keysChanged?.insert(key)
+    }
+
+    /// - Parameter keysTold: those that the watch told of while the write was under way.
+    private mutating func take(
+        _ result: StoreWriteResult, of write: Write, after keysTold: Set<String>, now: Instant
+    ) {
+        switch (write, result) {
+        case (.create(let key, let value, let timeToLive), .done(let version)),
+            (.renew(let key, let value, let timeToLive, _), .done(let version)):
+            let entry = StoreEntry(
+                key: key, value: value, version: version, holder: timeToLive == nil ? nil : identity,
+                lifetime: timeToLive.map { .expiring(remaining: $0) } ?? .permanent)
+            if !keysTold.contains(key) { put(entry, now: now) }
+            guard let subnet = LeaseSubnet(key: key) else { return }
+            hold(subnet, timeToLive: timeToLive, written: value, now: now)
+            if case .create = write {
+                report(
+                    .notice, "lease acquired", ["subnet": "\(subnet)", "public_ip": "\(ownEndpoint.address)"])
+            } else {
+                report(.info, "lease renewed", ["subnet": "\(subnet)"])
+            }
+        case (.create(let key, _, _), .refused):
+            if own?.key == key {
+                session.isSnapshotWanted = true
+            } else if let subnet = LeaseSubnet(key: key) {
+                search?.taken.insert(subnet)
+                report(.info, "another node was faster, trying the next subnet", ["subnet": "\(subnet)"])
+            }
+        case (.delete(let key, _), .done):
+            if register.ownKeys.contains(key) { selfhood.leftoversDeleted.insert(key) }
+            if !keysTold.contains(key) { remove(key) }
+            report(.info, "lease released", ["key": key])
+        case (.renew, .refused), (.delete, .refused):
+            session.isSnapshotWanted = true
+        }
+    }
+
+    mutating func take(configuration text: String?) {
+        guard text != network.text || (text == nil && network.problem == nil) else { return }
+        network.text = text
+        guard let text else {
+            network.problem = (
+                "\(storeName) has no network configuration", "write one: twilld network set"
+            )
+            report(.warning, "no network configuration, waiting for one", ["store": storeName])
+            return
+        }
+        do throws(NetworkConfigurationError) {
+            let parsed = try NetworkConfiguration(parsing: text, backends: backends)
+            network.refused = nil
+            if let refusal = parsed.refusal(underlay: announcement.addresses) {
+                refuse(refusal)
+                network.refused = parsed.network
+                return
+            }
+            if let own, !parsed.admits(own.subnet) {
+                network.problem = (
+                    "the network configuration changed to one that this node's subnet, \(own.subnet), is not of",
+                    "restart twilld to get another; until then the old one holds"
+                )
+                report(
+                    .error,
+                    "network configuration does not admit this node's subnet, restart to take it over",
+                    ["subnet": "\(own.subnet)", "network": "\(parsed.network)"])
+                return
+            }
+            network.configuration = parsed
+            network.problem = nil
+            search?.taken = []
+            own?.isRewriteWanted = true
+            report(
+                .notice, "network configuration taken over",
+                [
+                    "network": "\(parsed.network)", "subnet_len": "\(parsed.subnetLength)",
+                    "port": "\(parsed.backend.port)",
+                ])
+        } catch {
+            refuse(error)
+        }
+    }
+
+    /// Keeps to the configuration of before, if there is one.
+    mutating func refuse(_ error: NetworkConfigurationError) {
+        network.problem = (
+            "the network configuration is wrong: \(error)",
+            "correct it: twilld network set"
+                + (configuration == nil ? "" : "; the one before it stays in effect")
+        )
+        report(.error, "network configuration is wrong", ["store": storeName, "error": error.description])
+    }
+
+    /// Judges the configuration in effect, and the text that the store has, by where this node is now.
+    mutating func checkUnderlay(_ configuration: NetworkConfiguration) {
+        if let refusal = configuration.refusal(underlay: announcement.addresses) {
+            if network.problem == nil { refuse(refusal) }
+        } else if network.problem != nil {
+            // It may have been this node's former address that was in the way.
+            takeConfigurationAnew()
+        }
+    }
+
+    private mutating func takeConfigurationAnew() {
+        let text = network.text
+        network.text = nil
+        if text != nil { take(configuration: text) }
+    }
+}

@@ -1,0 +1,122 @@
+import Addresses
+import Health
+import Logging
+
+extension LeaseMachine {
+    mutating func publish() {
+        var next = published.table
+        next.configuration = configuration
+        next.refusedNetwork = configuration == nil ? network.refused : nil
+        next.ownLease = own?.lease
+        next.isStoreConnected = session.isConnected
+        next.conditions = conditions
+        if let configuration {
+            let context = PeerIndex.Context(
+                configuration: configuration, identity: identity, ownKey: own?.key,
+                ownSubnet: own?.subnet, ownEndpoint: ownEndpoint, ownAddresses: announcement.addresses)
+            if let keysChanged = published.keysChanged {
+                // In an order that is always the same: of entries that overlap the first stays.
+                for key in keysChanged.sorted() {
+                    published.index.update(key, in: register, context: context)
+                }
+                if keysChanged.isEmpty { published.index.follow(context, in: register) }
+            } else {
+                published.index.rebuild(register, in: context)
+            }
+            published.keysChanged = []
+            next.peers = published.index.peers
+            let changed = published.index.takeChangedReasons()
+            if !changed.isEmpty { takeReasons(changed, into: &next) }
+        }
+        guard next != published.table else { return }
+        published.table = next
+        turn.actions.append(.publish(next))
+    }
+
+    var conditions: [Component: Problem] {
+        var conditions = doubt.conditions
+        if let problem = network.problem {
+            conditions[Component(.configuration)] = Problem(
+                configuration == nil ? .cutOff : .degraded, problem.cause,
+                remedy: problem.remedy)
+        }
+        if let outage = session.outage {
+            let errors = Set(outage.errors.values.map(\.description)).sorted().joined(separator: "; ")
+            conditions[Component(.store)] = Problem(
+                own == nil ? .cutOff : .degraded, "lease store: \(errors)",
+                remedy: own == nil
+                    ? "this node has no lease before it answers"
+                    : "packets flow on; changes are not seen meanwhile")
+        }
+        if own == nil, let network = published.values["none left"] {
+            conditions[Component(.lease)] = Problem(
+                .cutOff, "no subnet is free in \(network)",
+                remedy: "release leases that nobody uses (twilld lease list), or widen Network")
+        }
+        if let problem = selfhood.problem { conditions[Component(.identity)] = problem.problem }
+        if register.doubtedCount > 0 { conditions[Component(.store, "lost leases")] = heldProblem }
+        if let other = sameAddress {
+            conditions[Component(.lease, "address")] = Problem(
+                .degraded,
+                "the lease \(other) announces this node's address, \(ownEndpoint), and is another node's",
+                remedy:
+                    "give each node its own --public-ip or its own --port; if that node is gone, twilld lease release it"
+            )
+        }
+        return conditions
+    }
+
+    /// Says what changed of why entries are no peers, and puts it into the table, which is ordered by key.
+    mutating func takeReasons(_ changed: Set<String>, into next: inout PeerTable) {
+        for key in changed.sorted() {
+            let reason = published.index.reasons[key]
+            guard published.reasons[key] != reason else { continue }
+            if let reason {
+                report(.warning, "lease skipped", ["key": key, "reason": reason])
+            } else {
+                report(.info, "lease no longer skipped", ["key": key])
+            }
+            published.reasons[key] = reason
+            if changed.count <= Self.singleChanges { replaceSkipped(key, reason, in: &next.skipped) }
+        }
+        guard changed.count > Self.singleChanges else { return }
+        next.skipped = published.reasons.map { SkippedLease(key: $0.key.printable, reason: $0.value) }.sorted
+        {
+            $0.key < $1.key
+        }
+    }
+
+    func replaceSkipped(_ key: String, _ reason: String?, in skipped: inout [SkippedLease]) {
+        let key = key.printable
+        var (low, high) = (0, skipped.count)
+        while low < high {
+            let middle = (low &+ high) / 2
+            // checked: 0 <= low <= middle < high <= count
+            if skipped[middle].key < key { low = middle &+ 1 } else { high = middle }
+        }
+        let isThere = low < skipped.count && skipped[low].key == key  // checked: low is below the count
+        switch (isThere, reason) {
+        case (true, let reason?): skipped[low].reason = reason
+        case (true, nil): skipped.remove(at: low)
+        case (false, let reason?): skipped.insert(SkippedLease(key: key, reason: reason), at: low)
+        case (false, nil): break
+        }
+    }
+
+    mutating func report(_ level: Logger.Level, _ message: String, _ fields: [String: String]) {
+        report(LeaseReport(level, message, fields))
+    }
+
+    mutating func report(_ report: LeaseReport) {
+        guard let suppressed = published.pacing.take(report.message, now: turn.now) else { return }
+        var report = report
+        if suppressed > 0 { report.fields["left_out"] = "\(suppressed)" }
+        turn.actions.append(.report(report))
+    }
+
+    /// Reports once for each `value` that `topic` takes.
+    mutating func say(_ topic: String, _ value: String, _ report: LeaseReport) {
+        guard published.values.updateValue(value, forKey: topic) != value else { return }
+        self.report(report)
+    }
+}

@@ -1,0 +1,101 @@
+import Addresses
+import Health
+import Logging
+
+extension LeaseMachine {
+    /// Asks for what is due, one request at a time, and to be woken when more is.
+    mutating func askNext(now: Instant) {
+        if let resyncAt = session.position?.resyncAt, resyncAt <= now { session.isSnapshotWanted = true }
+        if !session.isRequestUnderWay, session.isSnapshotWanted {
+            if mayAsk(.snapshot, now: now) {
+                session.request = .snapshot
+                turn.actions.append(.readSnapshot)
+            }
+            return
+        }
+        if !session.isSnapshotWanted, !session.isWatchOpen, mayAsk(.watch, now: now) {
+            session.watch = .open(aliveSince: session.watch.aliveSince)
+            session.watchNumber += 1
+            turn.actions.append(
+                .watch(after: session.position?.revision ?? 0, number: session.watchNumber))
+        }
+        if !session.isRequestUnderWay, !session.isSnapshotWanted {
+            if let write = nextWrite(now: now) {
+                if mayAsk(.write, now: now) {
+                    session.request = .write(keysTold: [])
+                    turn.actions.append(.write(write))
+                }
+                return
+            }
+            // The write that failed was done all the same, or is not needed any longer.
+            if session.isFailing(.write) { succeeded(.write, now: now) }
+        }
+        if session.isSnapshotWanted, !session.isRequestUnderWay { wake(at: now) }
+        wakeWhenDue(now: now)
+    }
+
+    private mutating func wakeWhenDue(now: Instant) {
+        let times = [
+            session.position?.resyncAt, own?.renewAt, search?.pausedUntil, doubt.nextHeldEnd,
+            selfhood.contests.pausedUntil, selfhood.problem.flatMap(\.until),
+        ]
+        for time in times {
+            if let time, time > now { wake(at: time) }
+        }
+        let releases = register.endings.values.lazy.map { $0 + Self.releaseGrace }
+        if let next = releases.filter({ $0 > now }).min() { wake(at: next) }
+    }
+
+    mutating func wake(at instant: Instant) { turn.wake = min(turn.wake ?? instant, instant) }
+
+    mutating func mayAsk(_ request: RequestPacing.Request, now: Instant) -> Bool {
+        guard let later = session.pacing.take(request, now: now) else { return true }
+        wake(at: later)
+        return false
+    }
+
+    mutating func succeeded(_ request: RequestPacing.Request, now: Instant) {
+        // A watch is proven by its life, not by its first word: a store that answers and ends it would be asked for
+        // ever at the pace of the first failure.
+        if request != .watch { session.pacing.succeeded(request) }
+        guard var outage = session.outage, outage.errors.removeValue(forKey: request) != nil else { return }
+        guard outage.errors.isEmpty else {
+            session.outage = outage
+            return
+        }
+        session.outage = nil
+        report(
+            .notice, "store answers again",
+            ["store": storeName, "after_seconds": "\((now - outage.since).components.seconds)"])
+    }
+
+    mutating func failed(
+        _ request: RequestPacing.Request, _ error: LeaseStoreError, now: Instant
+    ) {
+        session.pacing.failed(request, now: now, using: &random)
+        var outage = session.outage ?? StoreSession.Outage(since: now)
+        let isNew = !outage.errors.values.contains { $0.kind == error.kind }
+        outage.errors[request] = error
+        session.outage = outage
+        guard isNew else { return }
+        let message =
+            switch error.kind {
+            case .unreachable: "store unreachable, trying again"
+            case .denied: "store refuses, trying again"
+            case .failed, .historyLost: "store failed a request, trying again"
+            }
+        report(
+            .warning, message,
+            [
+                "store": storeName, "error": error.description,
+                "effect": own == nil ? "no lease before it answers" : "packets flow on",
+            ])
+    }
+
+    mutating func reportDataLoss(from old: Int64, to new: Int64) {
+        report(
+            .warning, "store is older than before (restored or emptied), reading everything anew",
+            ["store": storeName, "revision_before": "\(old)", "revision": "\(new)"])
+        doubt.hasStoreJumped = true
+    }
+}

@@ -1,0 +1,118 @@
+import Addresses
+
+/// A node's dealings with its store: what it was asked and has not answered, how the watch stands, up to where the
+/// store is known, and what fails.
+struct StoreSession {
+    typealias Instant = ContinuousClock.Instant
+
+    /// The snapshot or the write that is under way: one at a time, so that no answer is about a state that another
+    /// request made.
+    enum Request {
+        case none
+        case snapshot
+        /// With the keys that the watch told of meanwhile. It knows better than the write's answer, which may come
+        /// after the news of what others did to the key next.
+        case write(keysTold: Set<String>)
+    }
+
+    /// The watch; with the time since when it has told something, nil where it has not.
+    enum Watch {
+        /// There is none.
+        case none
+        /// A snapshot was read since it began, so that another one is to take its place. It tells on until then.
+        case outdated(aliveSince: Instant?)
+        case open(aliveSince: Instant?)
+
+        /// Since when it has told something.
+        var aliveSince: Instant? {
+            switch self {
+            case .none: nil
+            case .outdated(let since), .open(let since): since
+            }
+        }
+    }
+
+    /// Up to where the store is known.
+    struct Position {
+        /// What a watch goes on from.
+        var revision: Int64
+        /// The highest revision that was ever told of the store as it is now.
+        var highest: Int64
+        /// When a snapshot is read whatever the watch told.
+        var resyncAt: Instant
+
+        mutating func advance(to revision: Int64) {
+            self.revision = revision
+            highest = max(highest, revision)
+        }
+    }
+
+    /// The kinds of requests that failed last time, and since when there are any.
+    struct Outage {
+        var since: Instant
+        var errors: [RequestPacing.Request: LeaseStoreError] = [:]
+    }
+
+    var request = Request.none
+    var watch = Watch.none
+    /// The number of the watch that was begun last; 0 before the first.
+    var watchNumber = 0
+    /// Nil before the first snapshot.
+    var position: Position?
+    /// Whether a snapshot is to be read as soon as may be.
+    var isSnapshotWanted = true
+    /// Nil where all that was asked last succeeded.
+    var outage: Outage?
+    var pacing: RequestPacing
+
+    init(now: Instant) { pacing = RequestPacing(now: now) }
+
+    /// Whether a snapshot or a write is under way.
+    var isRequestUnderWay: Bool {
+        if case .none = request { false } else { true }
+    }
+
+    /// Whether the watch begins where the last snapshot ended.
+    var isWatchOpen: Bool {
+        if case .open = watch { true } else { false }
+    }
+
+    /// Whether all that was asked last succeeded, and the watch tells.
+    var isConnected: Bool { outage == nil && watch.aliveSince != nil }
+
+    /// Whether requests of this kind failed the last time.
+    func isFailing(_ kind: RequestPacing.Request) -> Bool { outage?.errors[kind] != nil }
+
+    /// Takes note of a key that the watch told of.
+    mutating func note(told key: String) {
+        guard case .write(var keys) = request else { return }
+        keys.insert(key)
+        request = .write(keysTold: keys)
+    }
+
+    /// Ends the request that is under way.
+    ///
+    /// - Returns: the keys that the watch told of while it was a write.
+    mutating func endRequest() -> Set<String> {
+        defer { request = .none }
+        if case .write(let keys) = request { return keys }
+        return []
+    }
+
+    /// Takes over where a snapshot stands. What the watch told while it was read may be older or newer: another one
+    /// is begun.
+    mutating func take(revision: Int64, resyncAt: Instant) {
+        isSnapshotWanted = false
+        position = Position(revision: revision, highest: revision, resyncAt: resyncAt)
+        if case .open(let since) = watch { watch = .outdated(aliveSince: since) }
+    }
+
+    /// Takes note that the watch told something.
+    mutating func noteSignOfLife(now: Instant) {
+        switch watch {
+        case .none: break
+        case .outdated(let since): watch = .outdated(aliveSince: since ?? now)
+        case .open(let since): watch = .open(aliveSince: since ?? now)
+        }
+    }
+}
