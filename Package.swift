@@ -165,6 +165,11 @@ let etcdAndDaemon: [Target] = [
             "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "NetworkNamespaces", "Telemetry",
         ],
         swiftSettings: settings),
+    // A network of nodes from outside: real daemons on a real etcd, driven by flags, signals and the store alone.
+    .testTarget(
+        name: "NamespaceTests",
+        dependencies: ["twilld", "Addresses", "Counters", "Kit", "NetworkNamespaces", "Telemetry"],
+        swiftSettings: settings),
     .testTarget(
         name: "CommandTests",
         dependencies: [

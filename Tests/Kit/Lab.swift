@@ -3,18 +3,19 @@ import Glibc
 import NetworkNamespaces
 import Telemetry
 
-/// Nodes of one network on one machine, each in a network namespace of its own, joined by a bridge: real daemons, real
-/// kernel. Node `n` has `eth0` at 172.20.32.10n/24. All of it goes with this object, also after a test that failed.
+/// Nodes of one network on one machine, each in a network namespace of its own, joined by a bridge: real daemons,
+/// real kernel. Node `n` has `eth0` at 172.20.32.10n/24. All of it goes with this object, also after a test that
+/// failed.
 ///
-/// A lab is cheap (some tens of milliseconds a node) and shares nothing with another one: each test makes its own, and
-/// tests run beside each other, as many as `LabPlace` lets in.
+/// A lab is cheap (some tens of milliseconds a node) and shares nothing with another one: each test makes its own,
+/// and tests run beside each other, as many as `LabPlace` lets in.
 public final class Lab {
     /// What the wire and each `eth0` do.
     public enum Underlay: Sendable {
         /// As a veth comes: a super-packet crosses it unsegmented.
         case offloading
-        /// What a network card without tunnel and UDP offloads does: super-packets are cut before it, and merged (GRO)
-        /// behind it.
+        /// What a network card without tunnel and UDP offloads does: super-packets are cut before it, and merged
+        /// (GRO) behind it.
         case plain
 
         /// What sets an interface so: a shell command.
@@ -158,8 +159,8 @@ public final class LabNode: LabHost {
             socketPath: "\(directory)/twilld.sock")
     }
 
-    /// Makes a pod: a namespace with `eth0` at the subnet's second address, joined to this node's bridge `docker0`, which
-    /// has the first.
+    /// Makes a pod: a namespace with `eth0` at the subnet's second address, joined to this node's bridge `docker0`,
+    /// which has the first.
     ///
     /// - Parameter subnet: the node's subnet, as its lease has it: `100.96.28.0/24`.
     public func addPod(in subnet: String, name: String = "pod", host: Int = 2) async throws -> LabPod {
@@ -224,8 +225,8 @@ private func namespaceNumber(_ process: String) -> UInt64? {
     return stat("/proc/\(process)/ns/net", &attributes) == 0 ? UInt64(attributes.st_ino) : nil
 }
 
-/// Ends at once what runs in namespaces: a process that went on would keep its namespace. The test's own threads in them
-/// are no processes.
+/// Ends at once what runs in namespaces: a process that went on would keep its namespace. The test's own threads in
+/// them are no processes.
 private func endProcesses(in namespaces: Set<UInt64>) {
     for _ in 0..<50 {
         let processes = (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? []

@@ -1,8 +1,8 @@
 import Glibc
 import NetworkNamespaces
 
-/// The IP packets that pass an interface, their first bytes, in the order in which the kernel had them: a ring that the kernel
-/// fills (packet(7), PACKET_RX_RING), so that no reader can be too slow. It is emptied at the end.
+/// The IP packets that pass an interface, their first bytes, in the order in which the kernel had them: a ring that
+/// the kernel fills (packet(7), PACKET_RX_RING), so that no reader can be too slow. It is emptied at the end.
 public final class PacketCapture: Sendable {
     /// A packet, without what the link puts before it.
     public struct Packet: Sendable {
@@ -87,8 +87,8 @@ public final class PacketCapture: Sendable {
         for index in 0..<blocks * Self.framesPerBlock {
             let (block, place) = index.quotientAndRemainder(dividingBy: Self.framesPerBlock)
             let frame = ring + block * Self.blockBytes + place * Self.frameBytes
-            // struct tpacket_hdr: the status, of which 1 says that the kernel is done with it, the packet's length, how
-            // much is here, and where. A sockaddr_ll is behind it.
+            // struct tpacket_hdr: the status, of which 1 says that the kernel is done with it, the packet's length,
+            // how much is here, and where. A sockaddr_ll is behind it.
             guard frame.load(as: UInt.self) & 1 == 1 else { break }
             let length = Int(frame.load(fromByteOffset: 8, as: UInt32.self))
             let kept = Int(frame.load(fromByteOffset: 12, as: UInt32.self))
