@@ -120,8 +120,8 @@ let controlSide: [Target] = [
 
     // Nodes, pods and real daemons in namespaces, for tests of the whole.
     .target(
-        name: "Kit", dependencies: ["CLinux", "NetworkNamespaces", "Telemetry"], path: "Tests/Kit",
-        swiftSettings: settings),
+        name: "Kit", dependencies: ["Addresses", "Counters", "NetworkNamespaces", "Telemetry"],
+        path: "Tests/Kit", swiftSettings: settings),
 
     // One seeded driver over every parser, and the program that runs it: docs/robustness.md.
     .target(
@@ -211,7 +211,14 @@ let etcdAndDaemon: [Target] = [
     // What the world does to a node: each kind of fault with real daemons; docs/robustness.md is its table.
     .testTarget(
         name: "WorldTests",
-        dependencies: ["twilld", "Addresses", "Fuzz", "Kit", "Health", "NetworkNamespaces", "Telemetry"],
+        dependencies: [
+            "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "NetworkNamespaces", "Telemetry",
+        ],
+        swiftSettings: settings),
+    // A network of nodes from outside: real daemons on a real etcd, driven by flags, signals and the store alone.
+    .testTarget(
+        name: "NamespaceTests",
+        dependencies: ["twilld", "Addresses", "Counters", "Kit", "NetworkNamespaces", "Telemetry"],
         swiftSettings: settings),
     .testTarget(
         name: "CommandTests",

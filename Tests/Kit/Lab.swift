@@ -1,20 +1,40 @@
-import CLinux
 import FoundationEssentials
 import Glibc
 import NetworkNamespaces
 import Telemetry
 
-/// Nodes of one network on one machine, each in a network namespace of its own, joined by a bridge: real daemons, real
-/// kernel. Node `n` has `eth0` at 172.20.32.10n/24. All of it goes with this object, also after a test that failed.
+/// Nodes of one network on one machine, each in a network namespace of its own, joined by a bridge: real daemons,
+/// real kernel. Node `n` has `eth0` at 172.20.32.10n/24. All of it goes with this object, also after a test that
+/// failed.
 ///
-/// A lab is cheap (some tens of milliseconds a node) and shares nothing with another one: each test makes its own, and
-/// tests run beside each other, as many as `LabPlace` lets in.
+/// A lab is cheap (some tens of milliseconds a node) and shares nothing with another one: each test makes its own,
+/// and tests run beside each other, as many as `LabPlace` lets in.
 public final class Lab {
+    /// What the wire and each `eth0` do.
+    public enum Underlay: Sendable {
+        /// As a veth comes: a super-packet crosses it unsegmented.
+        case offloading
+        /// What a network card without tunnel and UDP offloads does: super-packets are cut before it, and merged
+        /// (GRO) behind it.
+        case plain
+
+        /// What sets an interface so: a shell command.
+        func command(_ interface: String) -> String {
+            switch self {
+            case .offloading: "true"
+            case .plain:
+                "ethtool -K \(interface) tso off tx-udp-segmentation off tx-udp_tnl-segmentation off"
+                    + " tx-udp_tnl-csum-segmentation off gro on"
+            }
+        }
+    }
+
     private let place: LabPlace
     /// A directory for everything that the lab's daemons write; removed at the end.
     public let directory: String
     /// The namespace with the bridge `wire`, to which each node's `eth0` is joined as `node<n>`.
     public let wire: NetworkNamespace.Lease
+    private let wireNumber: UInt64
     /// The nodes, the first of them at index 0.
     public private(set) var nodes: [LabNode] = []
 
@@ -27,22 +47,27 @@ public final class Lab {
     ///   - nodes: how many.
     ///   - config: the network's configuration in the lease directory that they share; nil for none.
     ///   - mtu: of each `eth0`, in bytes.
+    ///   - underlay: what the wire and each `eth0` do.
     ///   - isAlone: whether no other lab runs meanwhile, for a test that needs the whole machine.
     public init(
-        nodes count: Int = 2, config: String? = Lab.configuration, mtu: Int = 1500, isAlone: Bool = false
+        nodes count: Int = 2, config: String? = Lab.configuration, mtu: Int = 1500,
+        underlay: Underlay = .offloading, isAlone: Bool = false
     ) async throws {
         place = await LabPlace.take(isAlone ? LabPlace.count : 1)
         directory = "/tmp/twill-lab-\(getpid())-\(UInt32.random(in: 0...UInt32.max))"
         wire = try await NetworkNamespace.make()
+        wireNumber = try await wire.number
         try FileManager.default.createDirectory(
             atPath: directory + "/store/subnets", withIntermediateDirectories: true)
         if let config { try write("store/config", config) }
         try await wire.run { try execute("ip link add wire type bridge && ip link set wire up") }
-        for number in 1...count { nodes.append(try await LabNode(number, in: self, mtu: mtu)) }
+        for number in 1...count {
+            nodes.append(try await LabNode(number, in: self, mtu: mtu, underlay: underlay))
+        }
     }
 
     deinit {
-        for node in nodes { node.endDaemons() }
+        endProcesses(in: nodes.reduce(into: [wireNumber]) { $0.formUnion($1.namespaceNumbers) })
         try? FileManager.default.removeItem(atPath: directory)
     }
 
@@ -76,7 +101,7 @@ public final class Lab {
 }
 
 /// A node: a namespace with `eth0` on the lab's wire and a default route to nobody.
-public final class LabNode {
+public final class LabNode: LabHost {
     /// Counted from 1.
     public let number: Int
     /// The address of `eth0`.
@@ -86,34 +111,28 @@ public final class LabNode {
     /// The directory for what this node's daemons write.
     public let directory: String
     private let labDirectory: String
-    private var daemons: [LabDaemon] = []
+    private var daemonCount = 0
+    /// The numbers of its namespace and of those of its pods.
+    fileprivate var namespaceNumbers: Set<UInt64>
 
-    fileprivate init(_ number: Int, in lab: Lab, mtu: Int) async throws {
+    fileprivate init(_ number: Int, in lab: Lab, mtu: Int, underlay: Lab.Underlay) async throws {
         self.number = number
         address = "172.20.32.10\(number)"
         labDirectory = lab.directory
         directory = "\(lab.directory)/node\(number)"
         namespace = try await NetworkNamespace.make()
+        namespaceNumbers = [try await namespace.number]
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
         let path = try await namespace.path
         try await lab.wire.run {
             try execute(
                 "ip link add node\(number) mtu \(mtu) type veth peer name eth0 mtu \(mtu) netns \(path)"
-                    + " && ip link set node\(number) master wire up")
+                    + " && ip link set node\(number) master wire up && \(underlay.command("node\(number)"))")
         }
         try await run(
             "ip address add \(address)/24 dev eth0 && ip link set eth0 up && ip route add default via 172.20.32.254"
-                + " && sysctl -qw net.ipv4.ip_forward=1")
+                + " && sysctl -qw net.ipv4.ip_forward=1 && \(underlay.command("eth0"))")
     }
-
-    /// Runs a shell command in the node's namespace; gives what it printed, and throws where its status is not 0.
-    @discardableResult
-    public func run(_ command: String) async throws -> String {
-        try await namespace.run { try execute(command) }
-    }
-
-    /// Whether a shell command in the node's namespace ends with status 0.
-    public func succeeds(_ command: String) async -> Bool { (try? await run(command)) != nil }
 
     /// Starts a daemon in the node's namespace, on the lease directory that the lab's nodes share unless `flags` name
     /// another store.
@@ -129,28 +148,26 @@ public final class LabNode {
         let store =
             flags.contains("etcd-endpoints") || flags.contains("lease-dir")
             ? "" : "--lease-dir \(labDirectory)/store"
-        let files = "\(directory)/daemon-\(daemons.count)"
+        let files = "\(directory)/daemon-\(daemonCount)"
+        daemonCount += 1
         let command =
             "\(wrapper.hasSuffix(";") ? wrapper + " exec" : "exec \(wrapper)") env \(environment) \(LabDaemon.binary) \(store)"
             + " --subnet-file \(directory)/subnet.env --state-dir \(directory)/state"
-            + " --status-socket \(directory)/twilld.sock \(flags)"
-        // The shell waits for it in the foreground: `wait` hangs where SIGCHLD is blocked, as in a test's threads.
-        try await run(
-            "(sh -c 'echo $$ >\(files).pid; \(command) >\(standardError ?? "\(files).log") 2>&1'; echo $? >\(files).status)"
-                + " >/dev/null 2>&1 &")
-        let daemon = try await LabDaemon(files: files, socketPath: "\(directory)/twilld.sock")
-        daemons.append(daemon)
-        return daemon
+            + " --status-socket \(directory)/twilld.sock \(flags) >\(standardError ?? "\(files).out") 2>&1"
+        return LabDaemon(
+            process: try await LabProcess(command, in: namespace, files: files),
+            socketPath: "\(directory)/twilld.sock")
     }
 
-    /// Makes a pod: a namespace with `eth0` at the subnet's second address, joined to this node's bridge `docker0`, which
-    /// has the first.
+    /// Makes a pod: a namespace with `eth0` at the subnet's second address, joined to this node's bridge `docker0`,
+    /// which has the first.
     ///
     /// - Parameter subnet: the node's subnet, as its lease has it: `100.96.28.0/24`.
     public func addPod(in subnet: String, name: String = "pod", host: Int = 2) async throws -> LabPod {
         let prefix = subnet.prefix { $0 != "/" }.split(separator: ".").prefix(3).joined(separator: ".")
         let length = subnet.split(separator: "/").last ?? "24"
         let pod = try await NetworkNamespace.make()
+        namespaceNumbers.insert(try await pod.number)
         let path = try await pod.path
         try await run(
             """
@@ -166,41 +183,23 @@ public final class LabNode {
                 "ip address add \(prefix).\(host)/\(length) dev eth0 && ip link set eth0 up"
                     + " && ip route add default via \(prefix).1")
         }
-        return LabPod(namespace: pod, address: "\(prefix).\(host)")
+        return LabPod(namespace: pod, address: "\(prefix).\(host)", directory: directory)
     }
-
-    fileprivate func endDaemons() { for daemon in daemons { daemon.end() } }
 }
 
 /// A pod on a node.
-public final class LabPod: Sendable {
+public final class LabPod: LabHost, Sendable {
     /// Where it runs.
     public let namespace: NetworkNamespace.Lease
     /// Its address.
     public let address: String
+    /// The directory of its node.
+    public let directory: String
 
-    fileprivate init(namespace: NetworkNamespace.Lease, address: String) {
+    fileprivate init(namespace: NetworkNamespace.Lease, address: String, directory: String) {
         self.namespace = namespace
         self.address = address
-    }
-
-    /// Runs a shell command in the pod; gives what it printed, and throws where its status is not 0.
-    @discardableResult
-    public func run(_ command: String) async throws -> String {
-        try await namespace.run { try execute(command) }
-    }
-
-    /// How many of `count` echo requests to `address` were answered.
-    ///
-    /// - Parameters:
-    ///   - bytes: the size of each IPv4 packet, headers included; not fragmented.
-    public func answers(from address: String, count: Int = 3, bytes: Int = 84) async -> Int {
-        let output = try? await namespace.run {
-            try execute("ping -n -M do -i 0.05 -W 1 -c \(count) -s \(bytes - 28) \(address) || true")
-        }
-        let words = output?.split(separator: "\n").first { $0.contains("packets transmitted") }?.split(
-            separator: " ")
-        return words.flatMap { words in words.count > 3 ? Int(words[3]) : nil } ?? 0
+        self.directory = directory
     }
 }
 
@@ -213,5 +212,29 @@ extension NetworkNamespace.Lease {
                     + "/ns/net"
             }
         }
+    }
+    /// The number that the kernel tells the namespace by, in `/proc/<process>/ns/net`.
+    fileprivate var number: UInt64 {
+        get async throws { try await run { namespaceNumber("thread-self") ?? 0 } }
+    }
+}
+
+/// The number of a process's namespace; nil where it is gone.
+private func namespaceNumber(_ process: String) -> UInt64? {
+    var attributes = stat()
+    return stat("/proc/\(process)/ns/net", &attributes) == 0 ? UInt64(attributes.st_ino) : nil
+}
+
+/// Ends at once what runs in namespaces: a process that went on would keep its namespace. The test's own threads in
+/// them are no processes.
+private func endProcesses(in namespaces: Set<UInt64>) {
+    for _ in 0..<50 {
+        let processes = (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? []
+        let ours = processes.compactMap { pid_t($0) }.filter { process in
+            namespaceNumber("\(process)").map { namespaces.contains($0) } ?? false
+        }
+        guard !ours.isEmpty else { return }
+        for process in ours { kill(process, SIGKILL) }
+        usleep(2_000)
     }
 }

@@ -1,3 +1,4 @@
+import Counters
 import FoundationEssentials
 import Glibc
 import NetworkNamespaces
@@ -6,8 +7,7 @@ import Telemetry
 /// A `twilld` process in a lab.
 public final class LabDaemon {
     /// The process.
-    public let processIdentifier: pid_t
-    private let files: String
+    public let process: LabProcess
     private let socketPath: String
 
     /// The program that was built beside the tests.
@@ -17,29 +17,29 @@ public final class LabDaemon {
         return String(tests[..<(tests.lastIndex(of: "/") ?? tests.startIndex)]) + "/twilld"
     }()
 
-    init(files: String, socketPath: String) async throws {
-        self.files = files
+    init(process: LabProcess, socketPath: String) {
+        self.process = process
         self.socketPath = socketPath
-        let text = try await until("the process", { "there is no \(files).pid" }) {
-            let text = try? String(contentsOfFile: files + ".pid", encoding: .utf8)
-            return text?.hasSuffix("\n") == true ? text : nil
-        }
-        processIdentifier = pid_t(text.prefix { $0.isNumber }) ?? -1
     }
 
+    /// The process's number.
+    public var processIdentifier: pid_t { process.processIdentifier }
+
     /// Everything that it wrote.
-    public var log: String { (try? String(contentsOfFile: files + ".log", encoding: .utf8)) ?? "" }
+    public var log: String { process.output }
 
     /// What it says of itself; nil where it does not answer.
     public var status: NodeStatus? {
-        let request = "curl -s -m 5 --unix-socket \(socketPath) http://twilld/status"
-        guard var text = try? execute(request) else { return nil }
+        guard var text = UnixHTTP.get("/status", at: socketPath) else { return nil }
         // A daemon of before there were components is asked when tests of faults are seen to fail on it.
         if text.hasPrefix("{"), !text.contains("\"components\"") {
             text = "{\"components\": [], " + text.dropFirst()
         }
         return try? JSONDecoder().decode(NodeStatus.self, from: Data(text.utf8))
     }
+
+    /// What it tells to Prometheus.
+    public var metrics: [LabMetric] { LabMetric.parse(UnixHTTP.get("/metrics", at: socketPath) ?? "") }
 
     /// Waits until it is ready.
     @discardableResult
@@ -87,8 +87,11 @@ public final class LabDaemon {
         return text?.split(whereSeparator: \.isWhitespace).compactMap { Int($0) } ?? []
     }
 
-    /// The value of a counter; 0 where nothing has that name.
-    public func counter(_ name: String) -> UInt64 { status?.counters.first { $0.name == name }?.value ?? 0 }
+    /// The value of a counter; 0 where it does not answer.
+    public func counter(_ counter: Counter) -> UInt64 { status?.value(of: counter) ?? 0 }
+
+    /// How often its log has `text`.
+    public func count(of text: String) -> Int { log.components(separatedBy: text).count - 1 }
 
     /// Waits until its log holds `text`.
     public func logged(_ text: String, seconds: Double = 30) async throws {
@@ -98,27 +101,34 @@ public final class LabDaemon {
     }
 
     /// Sends a signal.
-    public func signal(_ number: Int32) { kill(processIdentifier, number) }
+    public func signal(_ number: Int32) { process.signal(number) }
 
     /// Waits until it ended; gives its exit status, 128 and more where a signal ended it.
     public func exitStatus(seconds: Double = 30) async throws -> Int {
-        try await until("its end", seconds: seconds, { self.explanation }) {
-            guard let text = try? String(contentsOfFile: self.files + ".status", encoding: .utf8) else {
-                return nil
-            }
-            return Int(text.prefix { $0.isNumber })
-        }
+        try await process.exitStatus(seconds: seconds)
     }
 
     /// Whether it still runs.
-    public var isRunning: Bool { !FileManager.default.fileExists(atPath: files + ".status") }
+    public var isRunning: Bool { process.isRunning }
 
     private var explanation: String {
         "problems: \(status?.problems ?? []), state: \(status?.state ?? "no answer"); the log:\n\(log.suffix(6000))"
     }
+}
 
-    /// Ends it at once, for a test that failed halfway.
-    func end() { if isRunning { signal(SIGKILL) } }
+extension NodeStatus {
+    /// The value of a counter; 0 before the data plane stands.
+    public func value(of counter: Counter) -> UInt64 {
+        counters.first { $0.name == counter.name }?.value ?? 0
+    }
+
+    /// The counters of drops that counted any.
+    public var drops: [Counter: UInt64] {
+        Counter.allCases.reduce(into: [:]) { drops, counter in
+            let value = value(of: counter)
+            if counter.isDrop, value > 0 { drops[counter] = value }
+        }
+    }
 }
 
 /// Waits for something that comes in its own time: looks every 20 milliseconds, and fails after `seconds`, with what

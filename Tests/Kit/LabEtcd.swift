@@ -3,21 +3,23 @@ import Glibc
 import NetworkNamespaces
 
 extension Lab {
-    /// Starts an etcd on the lab's wire, at 172.20.32.1, and writes the network's configuration into it.
-    ///
-    /// - Parameter config: the network's configuration; nil for none.
-    public func startEtcd(config: String? = Lab.configuration) async throws -> LabEtcd {
+    /// Makes an etcd on the lab's wire, at 172.20.32.1, that is not started yet.
+    public func makeEtcd() async throws -> LabEtcd {
         try await wire.run {
             try execute(
                 "ip address show dev wire | grep -q \(LabEtcd.address)/24 || ip address add \(LabEtcd.address)/24 dev wire"
             )
         }
-        let etcd = LabEtcd(directory: directory, wire: wire)
+        return LabEtcd(directory: directory, wire: wire)
+    }
+
+    /// Starts an etcd on the lab's wire, at 172.20.32.1, and writes the network's configuration into it.
+    ///
+    /// - Parameter config: the network's configuration; nil for none.
+    public func startEtcd(config: String? = Lab.configuration) async throws -> LabEtcd {
+        let etcd = try await makeEtcd()
         try await etcd.start()
-        if let config {
-            try write("etcd-config", config)
-            try await etcd.control("put /coreos.com/network/config <\(directory)/etcd-config")
-        }
+        if let config { try await etcd.setNetwork(config) }
         return etcd
     }
 }
@@ -71,6 +73,107 @@ public final class LabEtcd {
         resume()
         _ = Glibc.kill(processIdentifier, SIGKILL)
         processIdentifier = 0
+    }
+
+    /// Ends it at once, and waits until its ports are free; its data stays.
+    public func stop() async throws {
+        let process = processIdentifier
+        kill()
+        // What is dead and not waited for has no command line.
+        _ = try await until("the end of etcd") {
+            (try? String(contentsOfFile: "/proc/\(process)/cmdline", encoding: .utf8))?.isEmpty == false
+                ? nil : true
+        }
+    }
+
+    /// Takes its data away, while it is stopped.
+    public func wipe() throws { try FileManager.default.removeItem(atPath: directory + "/etcd") }
+}
+
+extension LabEtcd {
+    /// Where flannel keeps a network.
+    public static let prefix = "/coreos.com/network"
+
+    /// What is under a key.
+    public struct Entry: Decodable, Sendable {
+        /// The key.
+        public let key: String
+        /// The value.
+        public let value: String
+        /// The number of the etcd lease that it ends with; nil where it stays.
+        public let lease: Int?
+
+        private enum CodingKeys: String, CodingKey { case key, value, lease }
+
+        /// Decodes what etcdctl prints: keys and values in base64.
+        public init(from decoder: any Decoder) throws {
+            let container = try decoder.container(keyedBy: CodingKeys.self)
+            key = String(decoding: try container.decode(Data.self, forKey: .key), as: UTF8.self)
+            value = String(
+                decoding: try container.decodeIfPresent(Data.self, forKey: .value) ?? Data(), as: UTF8.self)
+            lease = try container.decodeIfPresent(Int.self, forKey: .lease)
+        }
+    }
+
+    private struct Answer: Decodable {
+        struct Header: Decodable { let revision: Int }
+        let header: Header
+        let kvs: [Entry]?
+    }
+
+    private func get(_ words: String) async throws -> Answer {
+        try JSONDecoder().decode(Answer.self, from: Data(try await control("get -w json \(words)").utf8))
+    }
+
+    private func quoted(_ text: String) -> String { "'\(text.replacing("'", with: "'\\''"))'" }
+
+    /// Writes a value under a key.
+    public func put(_ key: String, _ value: String) async throws {
+        try await control("put \(quoted(key)) \(quoted(value))")
+    }
+
+    /// Writes the network's configuration.
+    public func setNetwork(_ config: String) async throws { try await put(Self.prefix + "/config", config) }
+
+    /// Writes a lease.
+    ///
+    /// - Parameters:
+    ///   - subnet: as keys have it: `100.96.28.0-24`.
+    ///   - value: its JSON, or whatever stands in its place.
+    public func putLease(_ subnet: String, _ value: String) async throws {
+        try await put("\(Self.prefix)/subnets/\(subnet)", value)
+    }
+
+    /// Writes a lease of a node at an address.
+    public func putLease(_ subnet: String, at address: String) async throws {
+        try await putLease(subnet, #"{"PublicIP":"\#(address)"}"#)
+    }
+
+    /// Deletes a lease.
+    public func deleteLease(_ subnet: String) async throws {
+        try await control("del \(Self.prefix)/subnets/\(subnet)")
+    }
+
+    /// A lease; nil where there is none.
+    public func lease(_ subnet: String) async throws -> Entry? {
+        try await get("\(Self.prefix)/subnets/\(subnet)").kvs?.first
+    }
+
+    /// All leases.
+    public func leases() async throws -> [Entry] {
+        try await get("--prefix \(Self.prefix)/subnets/").kvs ?? []
+    }
+
+    /// Forgets all that was before now.
+    public func compact() async throws { try await control("compact \(try await get("x").header.revision)") }
+
+    /// Does many things at once.
+    ///
+    /// - Parameter operations: as etcdctl's `txn` reads them: `put KEY VALUE`, `del KEY`.
+    public func transact(_ operations: [String]) async throws {
+        let file = "\(directory)/transaction"
+        try Data("\n\(operations.joined(separator: "\n"))\n\n\n".utf8).write(to: URL(filePath: file))
+        try await control("txn <\(file)")
     }
 }
 

@@ -5,7 +5,7 @@ import Leases
 import Testing
 
 /// The ways in which flannel v0.28.9 was seen to break, by their numbers, as far as a store alone shows them. All
-/// thirteen, with running daemons and the kernel's routes and queues, are cases of `tools/test-namespaces`.
+/// thirteen, with running daemons and the kernel's routes and queues, are tests of NamespaceTests.
 @Suite(
     "What breaks flannel",
     .enabled(if: hasEtcd, "etcd is not installed: apt-get install etcd-server etcd-client"),

@@ -100,7 +100,14 @@ public struct CommandFailure: Error, CustomStringConvertible {
 /// Runs a shell command on this thread, and so in its network namespace, and gives what it printed, errors included.
 @discardableResult
 public func execute(_ command: String) throws -> String {
-    guard let stream = popen("exec 2>&1; \(command)", "r") else { throw CallFailure(call: "popen") }
+    // The threads of a test block signals, and what they start would inherit that: SIGTERM would end nothing.
+    var none = sigset_t()
+    sigemptyset(&none)
+    var before = sigset_t()
+    pthread_sigmask(SIG_SETMASK, &none, &before)
+    let pipe = popen("exec 2>&1; \(command)", "r")
+    pthread_sigmask(SIG_SETMASK, &before, nil)
+    guard let stream = pipe else { throw CallFailure(call: "popen") }
     var output: [UInt8] = []
     var chunk = [UInt8](repeating: 0, count: 4096)
     while true {

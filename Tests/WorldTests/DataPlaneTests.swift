@@ -1,3 +1,4 @@
+import Counters
 import Kit
 import NetworkNamespaces
 import Telemetry
@@ -20,10 +21,6 @@ struct DataPlaneTests {
             pods.append(try await node.addPod(in: try #require(status.lease?.subnet)))
         }
         return (daemons, pods)
-    }
-
-    private func drops(_ daemon: LabDaemon) -> [String] {
-        (daemon.status?.counters ?? []).filter { $0.isDrop && $0.value > 0 }.map { "\($0.name)=\($0.value)" }
     }
 
     // MARK: Errors that strangers forge
@@ -60,9 +57,10 @@ struct DataPlaneTests {
         let words = "\(lab[3].address) \(lab[1].address) \(type) \(code) \(word) 2"
         try await lab[3].run("python3 \(lab.directory)/forge.py \(words) >/dev/null 2>&1 &")
         try await pods[0].run("iperf3 -c \(pods[1].address) -t 2 >/dev/null")
-        #expect(daemons[0].counter("packets_sent") > 1000)
-        #expect(daemons[0].counter("segmentation_fallbacks") == 0)
-        #expect(drops(daemons[0]).filter { !$0.hasPrefix("drop_outbound_queue_full") } == [])
+        #expect(daemons[0].counter(.packetsSent) > 1000)
+        #expect(daemons[0].counter(.segmentationFallbacks) == 0)
+        let drops = daemons[0].status?.drops.filter { $0.key != .dropOutboundQueueFull }
+        #expect(drops == [:])
         #expect(daemons[0].status?.problems == [])
     }
 
@@ -240,14 +238,14 @@ struct DataPlaneTests {
         try await pods[0].run(
             "timeout 20 python3 \(lab.directory)/heavy.py \(words) >/dev/null 2>&1 & echo $! >\(lab.directory)/heavy.pid"
         )
-        let name =
-            segmentBytes == 1 ? "drop_outbound_super_packet_segment_count" : "drop_outbound_small_segments"
-        _ = try? await until("the flood", seconds: 5) { daemons[0].counter(name) > 100 ? true : nil }
+        let counter: Counter =
+            segmentBytes == 1 ? .dropOutboundSuperPacketSegmentCount : .dropOutboundSmallSegments
+        _ = try? await until("the flood", seconds: 5) { daemons[0].counter(counter) > 100 ? true : nil }
         // None was answered before, however long one waited. Signals but this one are blocked in what a test starts.
         let output = try await other.run("ping -n -q -i 0.05 -c 20 -W 20 \(pods[1].address) || true")
         try await pods[0].run("kill -9 $(cat \(lab.directory)/heavy.pid) || true")
         #expect(output.contains("20 packets transmitted, 20 received"))
-        #expect(daemons[0].counter(name) > 100)
+        #expect(daemons[0].counter(counter) > 100)
     }
 
     // MARK: Ends and counts
@@ -278,9 +276,8 @@ struct DataPlaneTests {
                 + "[s.sendto(bytes(1400), (\"\(lab[1].address)\", 8285)) for _ in range(2000)]'")
         try await pods[0].run("ping -q -f -c 100 -W 1 \(pods[1].address) || true")
         daemons[0].signal(18)
-        try await daemons[0].wait(for: "the drops to be counted") { status in
-            func value(_ name: String) -> UInt64 { status.counters.first { $0.name == name }?.value ?? 0 }
-            return value("drop_inbound_socket_full") > 100 && value("drop_outbound_queue_full") > 50
+        try await daemons[0].wait(for: "the drops to be counted") {
+            $0.value(of: .dropInboundSocketFull) > 100 && $0.value(of: .dropOutboundQueueFull) > 50
         }
     }
 
@@ -293,10 +290,8 @@ struct DataPlaneTests {
                 + "s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1); "
                 + "s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b\"flannel0\"); "
                 + "[s.sendto(b\"x\", (a, 5353)) for a in (\"224.0.0.251\", \"255.255.255.255\")]'")
-        try await daemons[0].wait(for: "four to be seen") { status in
-            (status.counters.first { $0.name == "outbound_ignored" }?.value ?? 0) >= 4
-        }
-        for daemon in daemons { #expect(drops(daemon) == []) }
+        try await daemons[0].wait(for: "four to be seen") { $0.value(of: .outboundIgnored) >= 4 }
+        for daemon in daemons { #expect(daemon.status?.drops == [:]) }
     }
 
     @Test func whatWasSentLastIsCountedOnAnIdleNode() async throws {
@@ -306,11 +301,9 @@ struct DataPlaneTests {
             "(timeout 20 python3 -c 'import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
                 + "s.bind((\"\", 9)); s.recv(10); s.recv(10)') >/dev/null 2>&1 & "
                 + "until ss -lun | grep -q :9; do sleep 0.05; done")
-        let before = daemons[0].counter("packets_sent")
+        let before = daemons[0].counter(.packetsSent)
         try await pods[0].run(
             "echo x >/dev/udp/\(pods[1].address)/9 || bash -c 'echo x >/dev/udp/\(pods[1].address)/9'")
-        try await daemons[0].wait(for: "it to be counted", seconds: 10) { status in
-            (status.counters.first { $0.name == "packets_sent" }?.value ?? 0) > before
-        }
+        try await daemons[0].wait(for: "it to be counted") { $0.value(of: .packetsSent) > before }
     }
 }

@@ -28,9 +28,8 @@ struct FloodTests {
             pods.append(try await lab[number].addPod(in: try #require(daemon.status?.lease?.subnet)))
         }
         let quiet = try await pods[1].echoes(to: pods[0].address, count: 100, interval: 0.01)
-        let socket = try await DatagramSender(
-            on: lab[sender == "peer" ? 2 : 3], to: try #require(IPv4Address(lab[1].address)))
-        defer { socket.close() }
+        let socket = try await LabSocket.sending(
+            to: try #require(IPv4Address(lab[1].address)), port: 8285, from: lab[sender == "peer" ? 2 : 3])
         // Whatever a peer may send that is for no pod, and what a stranger may send, which is nothing.
         let datagrams = malformedPackets(
             from: try #require(IPv4Address(pods[1].address)), to: IPv4Address(bits: 0x0A01_0101)
@@ -43,12 +42,12 @@ struct FloodTests {
         let count = await sent
         let after = try await daemons[0].wait(for: "all of them counted") { $0.uncounted == 0 }
         let dropped = try await kernelDrops(lab[1])
-        let seen = after.counter("datagrams_received") - before.counter("datagrams_received")
+        let seen = after.count(of: .datagramsReceived) - before.count(of: .datagramsReceived)
         let grown = try residentKiB(daemons[0]) - memory
         print(
             """
             flood from a \(sender): \(count) datagrams in \(seconds) s, \(seen) seen by the daemon, \(dropped) dropped by its socket \
-            (\(after.counter("drop_inbound_socket_full")) by its own count)
+            (\(after.count(of: .dropInboundSocketFull)) by its own count)
               ping beside it: \(beside.answered) of \(beside.sent) answered, 99th percentile \(beside.p99Milliseconds) ms \
             (before: \(quiet.p99Milliseconds) ms); memory \(memory) KiB, grown by \(grown) KiB
             """)

@@ -1,4 +1,5 @@
 import Addresses
+import Counters
 import Fuzz
 import Kit
 import NetworkNamespaces
@@ -9,14 +10,14 @@ extension NodeStatus {
     /// Datagrams that came in, less those that went to a pod and those that were dropped: 0, or something is not counted. What
     /// the socket dropped never came in.
     var uncounted: Int {
-        let drops = counters.filter {
-            $0.name.hasPrefix("drop_inbound_") && !$0.name.hasSuffix("_socket_full")
+        let drops = drops.filter {
+            $0.key.name.hasPrefix("drop_inbound_") && $0.key != .dropInboundSocketFull
         }
-        return counter("datagrams_received") - counter("packets_delivered")
-            - drops.reduce(0) { $0 + Int(clamping: $1.value) }
+        return count(of: .datagramsReceived) - count(of: .packetsDelivered)
+            - drops.values.reduce(0) { $0 + Int(clamping: $1) }
     }
 
-    func counter(_ name: String) -> Int { Int(clamping: counters.first { $0.name == name }?.value ?? 0) }
+    func count(of counter: Counter) -> Int { Int(clamping: value(of: counter)) }
 }
 
 /// What a peer or a stranger may put into datagrams, at a live daemon, beside a ping between two pods.
@@ -38,8 +39,8 @@ struct MalformedPacketTests {
         let packets = malformedPackets(from: peerPod, to: pod)
         #expect(packets.count >= 226)
         let underlay = try #require(IPv4Address(lab[1].address))
-        let socket = try await DatagramSender(on: lab[sender == "peer" ? 2 : 3], to: underlay)
-        defer { socket.close() }
+        let socket = try await LabSocket.sending(
+            to: underlay, port: 8285, from: lab[sender == "peer" ? 2 : 3])
         let before = try #require(daemons[0].status)
 
         async let echoes = pods[1].echoes(to: pods[0].address, count: 100, interval: 0.02)
@@ -52,10 +53,10 @@ struct MalformedPacketTests {
         let after = try await daemons[0].wait(for: "all of them counted") {
             // An empty datagram counts as one.
             $0.uncounted == 0
-                && $0.counter("datagrams_received") - before.counter("datagrams_received") >= packets.count
+                && $0.count(of: .datagramsReceived) - before.count(of: .datagramsReceived) >= packets.count
                     + 100
         }
-        let unknown = after.counter("drop_inbound_unknown_peer") - before.counter("drop_inbound_unknown_peer")
+        let unknown = after.count(of: .dropInboundUnknownPeer) - before.count(of: .dropInboundUnknownPeer)
         #expect(unknown == (sender == "peer" ? 0 : packets.count))
         #expect(daemons[0].isRunning && daemons[1].isRunning)
         #expect(daemons[0].status?.isReady == true)

@@ -105,6 +105,7 @@ struct PathWorldTests {
         let problem = try #require(status.problems.first)
         #expect(problem.contains(pair.subnets[1]) && problem.contains("1400") && problem.contains("1500"))
         #expect(problem.contains("no ICMP error") == filtersICMP)
+        #expect(pair.daemons[0].count(of: "event=narrow_path") > 0)
         // The way back.
         try await router.setMTU(1500)
         try await pair.daemons[0].healed()

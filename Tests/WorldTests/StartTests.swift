@@ -102,6 +102,7 @@ struct StartTests {
         let daemon = try await lab[1].start()
         try await daemon.problem("8285", "(process \(getpid()))")
         #expect(daemon.status?.isReady == false)
+        #expect(lab.read("node1/subnet.env") == nil)
         close(holder)
         try await daemon.healed()
         try await end(daemon)

@@ -1,0 +1,124 @@
+import Addresses
+import Glibc
+import NetworkNamespaces
+
+/// A socket could not be had.
+public struct NoSocket: Error, CustomStringConvertible {
+    /// What was tried, and the error.
+    public let description: String
+}
+
+/// A UDP socket in a node's or a pod's namespace. It is closed with this object.
+public final class LabSocket: Sendable {
+    private let descriptor: Int32
+
+    private init(_ descriptor: Int32) { self.descriptor = descriptor }
+
+    deinit { close(descriptor) }
+
+    /// Opens a socket that receives what comes to a port, at any address of the host.
+    public static func receiving(on port: UInt16, of host: some LabHost) async throws -> LabSocket {
+        try await make(host, named: IPv4Address(bits: 0), port: port, "bind to port \(port)") {
+            bind($0, $1, $2)
+        }
+    }
+
+    /// Opens a socket that sends to an address. What the network says of what it sent is its error.
+    public static func sending(
+        to address: IPv4Address, port: UInt16, from host: some LabHost
+    ) async throws -> LabSocket {
+        let socket = try await make(host, named: address, port: port, "reach \(address)") {
+            connect($0, $1, $2)
+        }
+        var on: Int32 = 1
+        setsockopt(socket.descriptor, Int32(IPPROTO_IP), IP_RECVERR, &on, socklen_t(MemoryLayout<Int32>.size))
+        return socket
+    }
+
+    private static func make(
+        _ host: some LabHost, named address: IPv4Address, port: UInt16, _ action: String,
+        _ call: @escaping @Sendable (Int32, UnsafePointer<sockaddr>, socklen_t) -> Int32
+    ) async throws -> LabSocket {
+        try await host.namespace.run {
+            let made = LabSocket(
+                socket(
+                    AF_INET,
+                    Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue),
+                    0))
+            var name = sockaddr_in()
+            name.sin_family = sa_family_t(AF_INET)
+            name.sin_port = port.bigEndian
+            name.sin_addr.s_addr = address.bits.bigEndian
+            let result = withUnsafePointer(to: &name) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    call(made.descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+                }
+            }
+            guard result == 0 else {
+                throw NoSocket(description: "cannot \(action): \(String(cString: strerror(errno)))")
+            }
+            return made
+        }
+    }
+
+    /// Sends one datagram, once there is room for it.
+    public func send(_ bytes: [UInt8] = [0x78]) { _ = Glibc.send(descriptor, bytes, bytes.count, 0) }
+
+    /// Takes a datagram of up to 64 KiB; nil where none is there.
+    public func receive() -> [UInt8]? {
+        var bytes = [UInt8](repeating: 0, count: 65_536)
+        let count = recv(descriptor, &bytes, bytes.count, Int32(MSG_DONTWAIT))
+        return count >= 0 ? Array(bytes[..<count]) : nil
+    }
+
+    /// Takes the error that the network answered what was sent with; 0 where there is none.
+    public func error() -> Int32 {
+        var number: Int32 = 0
+        var length = socklen_t(MemoryLayout<Int32>.size)
+        getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &number, &length)
+        return number
+    }
+
+    /// Sends datagrams one after the other, over and over, on a thread of its own.
+    ///
+    /// - Parameters:
+    ///   - rate: datagrams a second.
+    /// - Returns: how many were sent.
+    public func flood(_ datagrams: [[UInt8]], seconds: Double, rate: Int) async -> Int {
+        await withCheckedContinuation { continuation in
+            let job = Unmanaged.passRetained(
+                Job { continuation.resume(returning: self.work(datagrams, seconds: seconds, rate: rate)) })
+            var thread = pthread_t()
+            pthread_create(
+                &thread, nil,
+                { argument in
+                    if let argument { Unmanaged<Job>.fromOpaque(argument).takeRetainedValue().run() }
+                    return nil
+                }, job.toOpaque())
+            pthread_detach(thread)
+        }
+    }
+
+    private final class Job: Sendable {
+        let run: @Sendable () -> Void
+        init(_ run: @escaping @Sendable () -> Void) { self.run = run }
+    }
+
+    private func work(_ datagrams: [[UInt8]], seconds: Double, rate: Int) -> Int {
+        let clock = ContinuousClock()
+        let start = clock.now
+        var sent = 0
+        while true {
+            let elapsed = (clock.now - start) / .seconds(1)
+            if elapsed >= seconds { return sent }
+            guard Double(sent) < elapsed * Double(rate) else {
+                usleep(200)
+                continue
+            }
+            for _ in 0..<16 {
+                send(datagrams[sent % datagrams.count])
+                sent += 1
+            }
+        }
+    }
+}

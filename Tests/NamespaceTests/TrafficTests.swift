@@ -1,0 +1,175 @@
+import FoundationEssentials
+import Glibc
+import Kit
+import NetworkNamespaces
+import Telemetry
+import Testing
+
+/// Streams and datagrams between two pods: nothing malformed, nothing out of order, and nothing lost but what a
+/// kernel says that it dropped.
+@Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
+struct TrafficTests {
+    /// Of the captured packets of TCP from an address, the bytes that come after later ones of their connection.
+    /// Bytes and not packets: a super-packet that comes too late may be several on the other side.
+    private func bytesBehind(_ packets: [PacketCapture.Packet], from source: String) -> Int {
+        let address = source.split(separator: ".").compactMap { UInt8($0) }
+        var ends: [[UInt8]: UInt32] = [:]
+        var behind = 0
+        for packet in packets where packet.bytes.count >= 40 && packet.bytes[9] == UInt8(IPPROTO_TCP) {
+            guard Array(packet.bytes[12..<16]) == address else { continue }
+            let header = Int(packet.bytes[0] & 0x0F) * 4
+            let payload = packet.length - header - Int(packet.bytes[header + 12] >> 4) * 4
+            guard payload > 0 else { continue }
+            let sequence = packet.bytes[header + 4..<header + 8].reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
+            let flow = Array(packet.bytes[header..<header + 4]) + packet.bytes[16..<20]
+            // Sequence numbers wrap at 2³².
+            if let end = ends[flow], Int32(bitPattern: sequence &- end) < 0 {
+                behind += payload
+            } else {
+                ends[flow] = sequence &+ UInt32(payload)
+            }
+        }
+        return behind
+    }
+
+    /// The order is looked at where twilld gives packets out and where it takes them in. What TCP itself counts says
+    /// nothing of twilld: on these veths it sees reordering with kernel VXLAN too, and on the way from pod to TUN
+    /// alone.
+    @Test func streamsKeepTheirOrderBothWays() async throws {
+        let nodes = try await NodesOnEtcd(underlay: .plain)
+        try await nodes.pods[1].serveIperf()
+        var captures: [PacketCapture] = []
+        for node in nodes.lab.nodes {
+            captures.append(try await PacketCapture.start(on: node, interface: "flannel0", blocks: 64))
+        }
+        for direction in ["", "--reverse"] {
+            let report = try await nodes.pods[0].measure(
+                to: nodes.pods[1].address, "--bytes 60M \(direction)")
+            #expect(report.receivedBytes ?? 0 >= 60_000_000)
+        }
+        let packets = captures.map { $0.packets() }
+        for (capture, daemon) in zip(captures, nodes.daemons) {
+            #expect(capture.missed() == 0, "the capture missed packets, so their order is not known")
+            #expect(daemon.malformedDrops == [:])
+        }
+        for sender in 0...1 {
+            let address = nodes.pods[sender].address
+            #expect(packets[sender].count > 1000)
+            let (taken, given) = (
+                bytesBehind(packets[sender], from: address), bytesBehind(packets[1 - sender], from: address)
+            )
+            #expect(
+                given <= taken, "\(taken) bytes from \(address) were behind later ones where twilld took them"
+            )
+        }
+    }
+
+    /// Nothing of iperf3's datagrams is lost but what the receiver's own socket had no room for.
+    private func expectNoLoss(
+        _ report: IperfReport, at receiver: LabPod, since slow: Int,
+        _ location: SourceLocation = #_sourceLocation
+    ) async throws {
+        let dropped = try await receiver.receiveBufferErrors() - slow
+        #expect(
+            report.lostPackets <= dropped, "of \(report.packets); the receiver's socket dropped \(dropped)",
+            sourceLocation: location)
+    }
+
+    @Test func datagramsArriveInOrderBothWays() async throws {
+        let nodes = try await NodesOnEtcd(underlay: .plain, isAlone: true)
+        try await nodes.pods[1].serveIperf()
+        for (direction, receiver) in [("", nodes.pods[1]), ("--reverse", nodes.pods[0])] {
+            let slow = try await receiver.receiveBufferErrors()
+            let report = try await nodes.pods[0].measure(
+                to: nodes.pods[1].address, "--udp --bitrate 100M --length 1400 --time 3 \(direction)")
+            #expect(report.streams.map(\.outOfOrder) == [0])
+            #expect(report.packets > 1000)
+            try await expectNoLoss(report, at: receiver, since: slow)
+        }
+        for daemon in nodes.daemons { #expect(daemon.malformedDrops == [:]) }
+    }
+
+    @Test func statusAnswersUnderLoad() async throws {
+        let nodes = try await NodesOnEtcd(isAlone: true)
+        let daemon = nodes.daemons[0]
+        try await nodes.pods[1].serveIperf()
+        let slow = try await nodes.pods[1].receiveBufferErrors()
+        let load = try await nodes.pods[0].iperf(
+            to: nodes.pods[1].address, "--udp --bitrate 20M --length 1400 --time 8")
+        try await daemon.wait(for: "the peer's rates") { status in
+            guard let traffic = status.peers.first(where: { $0.subnet == nodes.subnets[1] })?.traffic else {
+                return false
+            }
+            return (traffic.sent.bytesPerSecond ?? 0) > 1_000_000 && traffic.received.packets > 0
+                && traffic.lastReceivedSeconds != nil
+        }
+        var answers = 0
+        while load.isRunning {
+            #expect(daemon.status?.isReady == true)
+            answers += 1
+            // An operator's pace: a loop without rest takes the processors that the packets need on a small machine.
+            try await Task.sleep(for: .milliseconds(200))
+        }
+        #expect(answers > 2)
+        let report = try await load.result(of: IperfReport.self)
+        #expect(report.packets > 5000)
+        try await expectNoLoss(report, at: nodes.pods[1], since: slow)
+        let text = try await nodes.lab[1].run(
+            "\(LabDaemon.binary) status --status-socket \(nodes.lab[1].directory)/twilld.sock")
+        let line = text.split(separator: "\n").first { $0.hasPrefix("  \(nodes.subnets[1]) ") }
+        #expect(line?.hasSuffix(" ago") == true, "\(text)")
+    }
+
+    @Test func manyLeasesComeAndGoUnderLoadAndNothingIsLost() async throws {
+        let nodes = try await NodesOnEtcd(isAlone: true)
+        try await nodes.pods[1].serveIperf()
+        let slow = try await nodes.pods[1].receiveBufferErrors()
+        let load = try await nodes.pods[0].iperf(
+            to: nodes.pods[1].address, "--udp --bitrate 50M --length 1400 --time 8")
+        let before = nodes.daemons[0].counter(.packetsSent)
+        try await nodes.daemons[0].wait(for: "load") { $0.value(of: .packetsSent) > before + 1000 }
+        let numbers = (1...200).filter { !nodes.subnets.contains("100.96.\($0).0/24") }
+        func change(_ numbers: some Collection<Int>, _ operation: (String, Int) -> String) async throws {
+            let operations = numbers.map { operation("\(LabEtcd.prefix)/subnets/100.96.\($0).0-24", $0) }
+            for first in stride(from: 0, to: operations.count, by: 20) {
+                try await nodes.etcd.transact(Array(operations[first...].prefix(20)))
+            }
+        }
+        try await change(numbers) { #"put \#($0) {"PublicIP":"172.20.33.\#($1)"}"# }
+        try await nodes.daemons[0].wait(for: "all of them") { $0.peers.count == numbers.count + 1 }
+        try await change(numbers.prefix(60)) { key, _ in "del \(key)" }
+        try await nodes.daemons[0].wait(for: "the end of some") { $0.peers.count == numbers.count + 1 - 60 }
+        try await change(numbers) { #"put \#($0) {"PublicIP":"172.20.34.\#($1)"}"# }
+        try await nodes.daemons[0].wait(for: "all of them at other addresses") { status in
+            status.peers.count { $0.endpoint.hasPrefix("172.20.34.") } == numbers.count
+        }
+        // All at once: that is not believed, and costs nothing either.
+        try await change(numbers) { key, _ in "del \(key)" }
+        let report = try await load.result(of: IperfReport.self)
+        #expect(report.packets > 10_000)
+        try await expectNoLoss(report, at: nodes.pods[1], since: slow)
+        #expect(try await nodes.etcd.leases().count == 2)
+    }
+
+    /// Two nodes, so one peer: 32 flows must occupy all four workers of both, and none may be reordered.
+    @Test func fourWorkersCarryOnePeersFlowsInOrder() async throws {
+        let lab = try await Lab(isAlone: true)
+        let daemons = try await lab.start("--workers 4")
+        let addresses = try daemons.map { try #require($0.status?.lease?.subnet).replacing("/24", with: "") }
+        try await lab[1].reaches(addresses[1])
+        try await lab[2].serveIperf("--bind \(addresses[1])")
+        let report = try await lab[1].measure(
+            to: addresses[1],
+            "--bind \(addresses[0]) --udp --parallel 32 --bitrate 1M --length 200 --time 3 --bidir")
+        #expect(report.streams.count == 64 && report.streams.allSatisfy { $0.packets > 100 })
+        #expect(report.streams.allSatisfy { $0.outOfOrder == 0 })
+        for daemon in daemons {
+            for direction in ["sent", "delivered"] {
+                let packets = daemon.metrics.filter {
+                    $0.name == "twill_worker_packets_total" && $0.labels["direction"] == direction
+                }.map(\.value)
+                #expect(packets.count == 4 && packets.allSatisfy { $0 > 1000 }, "\(direction): \(packets)")
+            }
+        }
+    }
+}
