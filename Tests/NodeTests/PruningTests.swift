@@ -13,7 +13,7 @@ import Testing
 struct PruningTests {
     private static let settings = TunnelSettings(
         interfaceName: "flannel0", address: IPv4Address("10.66.28.0")!, network: IPv4Prefix("10.66.0.0/16")!,
-        mtu: 1472, transmitQueueLength: 1000)
+        mtu: 1472, overhead: 28, transmitQueueLength: 1000)
 
     /// An underlay, this node's tunnel device, and that of another twilld with what it made.
     private func namespace() async throws -> NetworkNamespace.Lease {

@@ -24,7 +24,7 @@ import Testing
     }
 
     private func sentCount(to peer: Int, in bench: borrowing Bench) -> Int {
-        bench.kernel.sent.count { $0.address == Bench.underlay(peer).bits }
+        bench.kernel.sent.count { $0.endpoint == Bench.endpoint(peer) }
     }
 
     /// Runs until nothing waits; gives, after each round, the time and how much had left for a peer.

@@ -80,12 +80,12 @@ package struct BackendPeer: Sendable, Hashable {
     /// What to send to it.
     package var subnet: IPv4Prefix
     /// Its address on the underlay.
-    package var address: IPv4Address
+    package var address: IPAddress
     /// What it announced for the backend; nil for nothing.
     package var announced: BackendAnnouncement?
 
     /// Makes a peer.
-    package init(subnet: IPv4Prefix, address: IPv4Address, announced: BackendAnnouncement?) {
+    package init(subnet: IPv4Prefix, address: IPAddress, announced: BackendAnnouncement?) {
         self.subnet = subnet
         self.address = address
         self.announced = announced

@@ -1,3 +1,4 @@
+import Backends
 import Forwarding
 import Glibc
 import Health
