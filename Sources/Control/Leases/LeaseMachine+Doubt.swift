@@ -22,7 +22,7 @@ extension LeaseMachine {
         if let known = storeIdentity, let other = snapshot.storeIdentity, known != other {
             hasStoreJumped = true
             report(
-                .warning, "the store is another one than before",
+                .warning, .storeIsAnother,
                 ["store": storeName, "before": known, "now": other])
         }
         storeIdentity = snapshot.storeIdentity ?? storeIdentity
@@ -100,7 +100,7 @@ extension LeaseMachine {
         }
         heldCause = cause
         report(
-            .error, "the store lost leases that are not believed gone, their nodes stay peers",
+            .error, .storeLostLeases,
             [
                 "store": storeName, "count": "\(records.count)", "detail": cause,
                 "subnets": records.prefix(Self.namedPeers).compactMap { $0.subnet.map { "\($0)" } }.sorted()
@@ -114,7 +114,7 @@ extension LeaseMachine {
         if !heldCause.isEmpty, register.doubtedCount == 0 {
             heldCause = ""
             doubtedUntil = nil
-            report(.notice, "no lease is held any longer that the store lost", ["store": storeName])
+            report(.notice, .noLeaseIsHeldAnyLonger, ["store": storeName])
         }
         if register.held.isEmpty { return }
         for (key, held) in register.held.sorted(by: { $0.key < $1.key }) where held.until <= now {

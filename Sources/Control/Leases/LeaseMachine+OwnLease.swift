@@ -104,7 +104,7 @@ extension LeaseMachine {
             // It took this node for one that had died. That one yields when it sees that this node lives.
             self.own?.isRewriteWanted = true
             report(
-                .error, "another node with this node's address took its lease, taking it back",
+                .error, .takingLeaseBack,
                 ["subnet": "\(own.lease.subnet)", "public_ip": "\(taker.address)", "holder": "\(holder)"])
         }
     }
@@ -114,7 +114,7 @@ extension LeaseMachine {
         own?.lease.expiry = nil
         own?.renewAt = nil
         report(
-            .notice, "this node's lease was made a reservation",
+            .notice, .leaseMadeReservation,
             ["subnet": own.map { "\($0.lease.subnet)" } ?? ""])
     }
 
@@ -123,7 +123,7 @@ extension LeaseMachine {
         self.own = nil
         replaced = subnet
         report(
-            .error, "subnet lost to another node: pods here keep addresses that are now routed there",
+            .error, .subnetLost,
             [
                 "subnet": "\(subnet)", "taken_by": "\(taker)",
                 "holder": record.entry.holder.map { "\($0)" } ?? "unknown",
@@ -151,7 +151,7 @@ extension LeaseMachine {
             say(
                 "own key", own.key,
                 LeaseReport(
-                    .warning, "this node's lease is gone from the store, registering it again",
+                    .warning, .leaseIsGone,
                     ["subnet": "\(own.lease.subnet)"]))
             return .create(key: own.key, value: ownValue.json, timeToLive: options.timeToLive)
         }
@@ -185,7 +185,7 @@ extension LeaseMachine {
             say(
                 "same address", record.entry.key,
                 LeaseReport(
-                    .error, "another node announces this node's address, its lease is left alone",
+                    .error, .addressAnnouncedByAnother,
                     [
                         "public_ip": "\(ownEndpoint.address)", "port": "\(ownEndpoint.port)",
                         "key": record.entry.key, "holder": record.entry.holder.map { "\($0)" } ?? "unknown",
@@ -199,7 +199,7 @@ extension LeaseMachine {
             let timeToLive = record.isReservation ? nil : options.timeToLive
             if record.isReservation, (try? record.value.get()) == ownValue {
                 hold(subnet, timeToLive: nil, written: record.entry.value, now: now)
-                report(.notice, "lease found, it is a reservation", ["subnet": "\(subnet)"])
+                report(.notice, .leaseIsReservation, ["subnet": "\(subnet)"])
                 return nil
             }
             adopt(record)
@@ -217,7 +217,7 @@ extension LeaseMachine {
                 "reservation " + record.entry.key, record.entry.value,
                 LeaseReport(
                     .warning,
-                    "the reservation for this node does not fit the network configuration, not used",
+                    .reservationDoesNotFit,
                     ["key": record.entry.key, "network": "\(configuration.network)"]))
         }
         // 3. The one of the last run.
@@ -235,7 +235,7 @@ extension LeaseMachine {
             say(
                 "none left", "\(configuration.network)",
                 LeaseReport(
-                    .error, "no subnet is free, waiting for one",
+                    .error, .noSubnetIsFree,
                     [
                         "network": "\(configuration.network)", "first": "\(configuration.subnetMinimum)",
                         "last": "\(configuration.subnetMaximum)",
@@ -259,7 +259,7 @@ extension LeaseMachine {
             "evidence", "\(holder)",
             LeaseReport(
                 .warning,
-                "the lease is this node's by its subnet file and its address, under another identity",
+                .leaseOfAnotherIdentity,
                 [
                     "key": record.entry.key, "public_ip": "\(ownEndpoint.address)",
                     "identity_before": "\(holder)",

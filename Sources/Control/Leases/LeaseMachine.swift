@@ -259,7 +259,7 @@ extension LeaseMachine {
             if let since = watchAliveSince, since + Self.provenWatchLife <= now { pacing.succeeded(.watch) }
             watchAliveSince = nil
             if error.kind == .historyLost {
-                report(.info, "store history is gone, reading everything anew", ["error": error.description])
+                report(.info, .storeHistoryIsGone, ["error": error.description])
                 isSnapshotWanted = true
             } else {
                 failed(.watch, error, now: now)
@@ -346,21 +346,21 @@ extension LeaseMachine {
             hold(subnet, timeToLive: timeToLive, written: value, now: now)
             if case .create = write {
                 report(
-                    .notice, "lease acquired", ["subnet": "\(subnet)", "public_ip": "\(ownEndpoint.address)"])
+                    .notice, .leaseAcquired, ["subnet": "\(subnet)", "public_ip": "\(ownEndpoint.address)"])
             } else {
-                report(.info, "lease renewed", ["subnet": "\(subnet)"])
+                report(.info, .leaseRenewed, ["subnet": "\(subnet)"])
             }
         case (.create(let key, _, _), .refused):
             if own?.key == key {
                 isSnapshotWanted = true
             } else if let subnet = LeaseSubnet(key: key) {
                 lost.insert(subnet)
-                report(.info, "another node was faster, trying the next subnet", ["subnet": "\(subnet)"])
+                report(.info, .anotherNodeWasFaster, ["subnet": "\(subnet)"])
             }
         case (.delete(let key, _), .done):
             if register.ownKeys.contains(key) { leftoversDeleted.insert(key) }
             if !keysTold.contains(key) { remove(key) }
-            report(.info, "lease released", ["key": key])
+            report(.info, .leaseReleased, ["key": key])
         case (.renew, .refused), (.delete, .refused):
             isSnapshotWanted = true
         }
@@ -373,7 +373,7 @@ extension LeaseMachine {
             configurationProblem = (
                 "\(storeName) has no network configuration", "write one: twilld network set"
             )
-            report(.warning, "no network configuration, waiting for one", ["store": storeName])
+            report(.warning, .noNetworkConfiguration, ["store": storeName])
             return
         }
         do throws(NetworkConfigurationError) {
@@ -391,7 +391,7 @@ extension LeaseMachine {
                 )
                 report(
                     .error,
-                    "network configuration does not admit this node's subnet, restart to take it over",
+                    .networkConfigurationDoesNotAdmitSubnet,
                     ["subnet": "\(own.lease.subnet)", "network": "\(parsed.network)"])
                 return
             }
@@ -400,7 +400,7 @@ extension LeaseMachine {
             lost = []
             own?.isRewriteWanted = true
             report(
-                .notice, "network configuration taken over",
+                .notice, .networkConfigurationTakenOver,
                 [
                     "network": "\(parsed.network)", "subnet_len": "\(parsed.subnetLength)",
                     "port": "\(parsed.backend.port)",
@@ -417,7 +417,7 @@ extension LeaseMachine {
             "correct it: twilld network set"
                 + (configuration == nil ? "" : "; the one before it stays in effect")
         )
-        report(.error, "network configuration is wrong", ["store": storeName, "error": error.description])
+        report(.error, .networkConfigurationIsWrong, ["store": storeName, "error": error.description])
     }
 
     /// Judges the configuration in effect, and the text that the store has, by where this node is now.
@@ -493,7 +493,7 @@ extension LeaseMachine {
         }
         unreachableSince = nil
         report(
-            .notice, "store answers again",
+            .notice, .storeAnswersAgain,
             ["store": storeName, "after_seconds": "\((now - since).components.seconds)"])
     }
 
@@ -505,14 +505,14 @@ extension LeaseMachine {
         failures[request] = error
         if unreachableSince == nil { unreachableSince = now }
         guard isNew else { return }
-        let message =
+        let event: EventName =
             switch error.kind {
-            case .unreachable: "store unreachable, trying again"
-            case .denied: "store refuses, trying again"
-            case .failed, .historyLost: "store failed a request, trying again"
+            case .unreachable: .storeUnreachable
+            case .denied: .storeRefuses
+            case .failed, .historyLost: .storeFailedRequest
             }
         report(
-            .warning, message,
+            .warning, event,
             [
                 "store": storeName, "error": error.description,
                 "effect": own == nil ? "no lease before it answers" : "packets flow on",
@@ -521,7 +521,7 @@ extension LeaseMachine {
 
     mutating func reportDataLoss(from old: Int64, to new: Int64) {
         report(
-            .warning, "store is older than before (restored or emptied), reading everything anew",
+            .warning, .storeIsOlder,
             ["store": storeName, "revision_before": "\(old)", "revision": "\(new)"])
         hasStoreJumped = true
     }
@@ -596,9 +596,9 @@ extension LeaseMachine {
             let reason = index.reasons[key]
             guard reasons[key] != reason else { continue }
             if let reason {
-                report(.warning, "lease skipped", ["key": key, "reason": reason])
+                report(.warning, .leaseSkipped, ["key": key, "reason": reason])
             } else {
-                report(.info, "lease no longer skipped", ["key": key])
+                report(.info, .leaseNoLongerSkipped, ["key": key])
             }
             reasons[key] = reason
             if changed.count <= Self.singleChanges { replaceSkipped(key, reason, in: &next.skipped) }
@@ -626,12 +626,12 @@ extension LeaseMachine {
         }
     }
 
-    mutating func report(_ level: Logger.Level, _ message: String, _ fields: [String: String]) {
-        report(LeaseReport(level, message, fields))
+    mutating func report(_ level: Logger.Level, _ event: EventName, _ fields: [String: String]) {
+        report(LeaseReport(level, event, fields))
     }
 
     mutating func report(_ report: LeaseReport) {
-        guard let suppressed = reportPacing.take(report.message, now: clock) else { return }
+        guard let suppressed = reportPacing.take(report.event, now: clock) else { return }
         var report = report
         if suppressed > 0 { report.fields["left_out"] = "\(suppressed)" }
         actions.append(.report(report))

@@ -228,7 +228,7 @@ public actor NodeNetwork {
                 try item.withdraw(using: socket)
                 health.forget(item.component)
             } catch {
-                log.warning("cannot withdraw", item: item.name, "\(error)")
+                log.warning(.cannotWithdraw, item: item.name, "\(error)")
                 health.set(
                     item.component,
                     Problem(
@@ -277,7 +277,7 @@ public actor NodeNetwork {
     }
 
     private func tellUnreadable(_ error: any Error) {
-        log.warning("cannot read the network's state", item: "netlink", "\(error)")
+        log.warning(.cannotReadNetworkState, item: "netlink", "\(error)")
         health.set(
             Component(.setting, "netlink"),
             Problem(
@@ -399,7 +399,7 @@ public actor NodeNetwork {
     private func tellMonitorEnded() {
         isFollowing = false
         log.warning(
-            "no more notifications of network changes", item: "netlink",
+            .noMoreNotifications, item: "netlink",
             "changes are seen every \(resyncInterval)")
         health.set(
             Component(.setting, "netlink notifications"),
@@ -427,7 +427,7 @@ public actor NodeNetwork {
                 }
                 try item.restore(in: state, using: socket)
                 if !isFirstTime {
-                    log.notice("restored", item: item.name, deviation)
+                    log.notice(.restored, item: item.name, deviation)
                     restores.note(item.name, deviation, now: .now)
                 }
                 health.set(item.component, restores.problem(of: item.name, now: .now))
@@ -441,7 +441,7 @@ public actor NodeNetwork {
                 health.set(item.component, error.problem)
                 if item.isEssential { firstFailure = firstFailure ?? error }
             } catch {
-                log.warning("cannot restore", item: item.name, "\(error)")
+                log.warning(.cannotRestore, item: item.name, "\(error)")
                 health.set(item.component, problem(of: item, error))
                 if item.isEssential { firstFailure = firstFailure ?? error }
             }
@@ -471,7 +471,7 @@ public actor NodeNetwork {
     private func tellDeviceMissing(_ error: DeviceMissingError) {
         guard missingDevice != error.interfaceName else { return }
         missingDevice = error.interfaceName
-        log.warning("device lost", item: error.interfaceName, "\(error)")
+        log.warning(.deviceLost, item: error.interfaceName, "\(error)")
         continuation.yield(.deviceLost(error.interfaceName))
     }
 

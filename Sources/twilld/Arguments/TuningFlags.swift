@@ -2,8 +2,8 @@ import ArgumentParser
 import Devices
 import Worker
 
-/// How the data plane is tuned: defaults and ranges are in `Tuning`, what follows from them in `WorkerLimits`. All that
-/// there is of a tuning flag on the command line's side is in this file.
+/// How the data plane is tuned: defaults and ranges are in `Tuning`, what follows from them in `WorkerLimits`. All
+/// that there is of a tuning flag on the command line's side is in this file.
 struct TuningFlags: ParsableArguments {
     /// What Go's style must know of them.
     static let flags: [GoFlag] = [

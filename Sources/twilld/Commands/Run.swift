@@ -1,6 +1,7 @@
 import ArgumentParser
 import FoundationEssentials
 import Glibc
+import Health
 import Logging
 import NodeDaemon
 
@@ -63,7 +64,7 @@ struct Run: FlagTaking {
     private static func endSoon(_ status: Int32, _ logger: Logger) {
         startThread("stop") {
             usleep(stopLimitMilliseconds * 1000)
-            logger.warning("stopped without waiting any longer")
+            logger.warning(.stoppedWithoutWaiting)
             LogWriter.standardError.flush(milliseconds: 50)
             _exit(status)
         }

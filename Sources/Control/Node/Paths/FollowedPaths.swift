@@ -120,14 +120,14 @@ extension NodeNetwork {
         for path in narrowPaths where !subnets.contains(path.subnet) {
             do {
                 try path.withdraw(using: socket)
-                log.notice("path is wide again", item: path.name, "")
+                log.notice(.pathIsWideAgain, item: path.name, "")
             } catch {
-                log.warning("cannot withdraw", item: path.name, "\(error)")
+                log.warning(.cannotWithdraw, item: path.name, "\(error)")
             }
         }
         narrowPaths = wanted
         for path in wanted where !before.contains(path) {
-            log.notice("narrow path", item: path.name, "MTU \(path.mtu)")
+            log.notice(.narrowPath, item: path.name, "MTU \(path.mtu)")
             restore(path)
         }
     }
@@ -135,7 +135,7 @@ extension NodeNetwork {
     /// Restores the routes of narrow paths that somebody took away.
     func restoreNarrowPaths(in state: NetworkState, isFirstTime: Bool) {
         for path in NarrowPathRoute.missing(of: narrowPaths, in: state) {
-            if !isFirstTime { log.notice("restored", item: path.name, "missing, or not of MTU \(path.mtu)") }
+            if !isFirstTime { log.notice(.restored, item: path.name, "missing, or not of MTU \(path.mtu)") }
             restore(path)
         }
     }
@@ -144,7 +144,7 @@ extension NodeNetwork {
         do {
             try path.restore(using: socket)
         } catch {
-            log.warning("cannot restore", item: path.name, "\(error)")
+            log.warning(.cannotRestore, item: path.name, "\(error)")
             health.set(
                 Component(.route, "\(path.subnet) MTU"),
                 Problem(
