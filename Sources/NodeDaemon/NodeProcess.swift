@@ -1,7 +1,7 @@
 // How it works. What an operator must be able to see comes first: the log, the status socket, the health port. Then
 // the node's identity is read and an underlay is chosen, which may take as long as DHCP does, and only then there is
-// a `Daemon`, which has the lease, the data plane and the routes. The first part to end ends all: a `ServiceGroup` then
-// stops the others.
+// a `Daemon`, which has the lease, the data plane and the routes. The first part to end ends all: a `ServiceGroup`
+// then stops the others.
 
 import Addresses
 import FoundationEssentials

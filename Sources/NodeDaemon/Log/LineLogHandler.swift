@@ -19,8 +19,8 @@ final class LogLevel: Sendable {
 ///
 ///     2026-11-23T01:40:12.123Z notice event=lease_acquired subnet=10.66.28.0/24 timeToLive=24h
 ///
-/// `event` is the message, which throughout twill is an `EventName`; what varies is in the fields, sorted by name. Values with spaces, quotes or `=` stand in quotes, with
-/// `\` before a quote or a backslash, and `\n` for a line's end.
+/// `event` is the message, which throughout twill is an `EventName`; what varies is in the fields, sorted by name.
+/// Values with spaces, quotes or `=` stand in quotes, with `\` before a quote or a backslash, and `\n` for a line's end.
 struct LineLogHandler: LogHandler {
     /// Shared by all copies of the handler: SIGHUP may change it.
     var logLevel: Logger.Level {
