@@ -7,7 +7,9 @@ import NodeDaemon
 
 /// `twilld run`: the daemon.
 struct Run: FlagTaking {
-    static let flags = GoFlag.run
+    static let flags =
+        StoreFlags.flags + UnderlayFlags.flags + LeaseFlags.flags + RuleFlags.flags + TunnelFlags.flags
+        + TuningFlags.flags + ObservationFlags.flags + KubernetesFlags.flags + LoggingFlags.flags
 
     static let configuration = CommandConfiguration(
         commandName: "run",
