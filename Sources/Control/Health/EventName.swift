@@ -1,5 +1,5 @@
-/// What happened, as the log names it: `event=lease_acquired`. The names are a contract with operators, whose alarms look for
-/// them; docs/operations.md explains each.
+/// What happened, as the log names it: `event=lease_acquired`. The names are a contract with operators, whose alarms
+/// look for them; docs/operations.md explains each.
 public enum EventName: String, Sendable, CaseIterable, CustomStringConvertible {
     // MARK: The daemon's life
 

@@ -54,8 +54,8 @@ struct RequestPacing {
 /// How often one message is logged, whatever happens: what a store, a link or another node does again and again must not
 /// fill a disk.
 struct ReportPacing {
-    // Fifty at once (a store with as many broken entries), then one a minute: at most 1,490 lines a day for each event,
-    // of which there are some thirty.
+    // Fifty at once (a store with as many broken entries), then one a minute: at most 1,490 lines a day for each
+    // event, of which there are some thirty.
     static let burst = 50
     static let refill = Duration.seconds(60)
 
