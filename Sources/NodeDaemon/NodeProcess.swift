@@ -1,7 +1,7 @@
 // How it works. What an operator must be able to see comes first: the log, the status socket, the health port. Then
-// the node's identity is read and an underlay is chosen, which may take as long as DHCP does, and only then there is a
-// `Daemon`, which has the lease, the data plane and the routes. The first part to end ends all: a `ServiceGroup` then
-// stops the others.
+// the node's identity is read and an underlay is chosen, which may take as long as DHCP does, and only then there is
+// a `Daemon`, which has the lease, the data plane and the routes. The first part to end ends all: a `ServiceGroup`
+// then stops the others.
 
 import Addresses
 import Processes
@@ -60,7 +60,7 @@ package struct NodeProcess: Sendable {
         do {
             try DescriptorLimit.raise()
             let leases = try await onThread(options.store.open)
-            logger.notice("starting", metadata: ["version": "\(Version.text)", "store": "\(leases.name)"])
+            logger.notice(.starting, metadata: ["version": "\(Version.text)", "store": "\(leases.name)"])
             sayWhatHasNoEffect()
             try await onThread(Rights.check)
             try await run(leases, signals, willStop)
@@ -74,7 +74,7 @@ package struct NodeProcess: Sendable {
         for option in options.ineffective + remarks {
             var metadata: Logger.Metadata = ["detail": "\(option.advice)"]
             if let name = option.name { metadata["flag"] = "\(name)" }
-            logger.warning("flag without effect", metadata: metadata)
+            logger.warning(.flagWithoutEffect, metadata: metadata)
         }
     }
 
@@ -116,7 +116,7 @@ package struct NodeProcess: Sendable {
             NodePart(
                 description: "signals", ending: ending, body: { await stopSignal(signals, reload, parts) }),
         ])
-        logger.notice("stopped")
+        logger.notice(.stopped)
         try ending.result?.get()
     }
 
@@ -171,7 +171,7 @@ package struct NodeProcess: Sendable {
         }
         if let problem = identity.problem {
             logger.warning(
-                "identity is another one",
+                .identityIsAnother,
                 metadata: ["identity": "\(identity.identity)", "detail": "\(problem.cause)"])
         }
         return identity
@@ -184,7 +184,7 @@ package struct NodeProcess: Sendable {
             case .sigusr1: LogWriter.standardError.write(parts.seen.counterLines + "end=counters")
             case .sighup: await reload.read()
             default:
-                logger.notice("stopping", metadata: ["signal": "\(signal)"])
+                logger.notice(.stopping, metadata: ["signal": "\(signal)"])
                 return
             }
         }
@@ -219,7 +219,7 @@ extension NodeProcess {
                 try await Task.sleep(for: .milliseconds(100))
                 waited += 100
             } catch let failure as ExitFailure where failure.status != .usage {
-                logger.warning("no status socket", metadata: ["detail": "\(failure.message)"])
+                logger.warning(.noStatusSocket, metadata: ["detail": "\(failure.message)"])
                 health.set(
                     Component(.endpoint, "status socket"),
                     Problem(.degraded, failure.message, remedy: "until then twilld status does not work"))
@@ -280,7 +280,7 @@ extension NodeProcess {
                 let chosen = try await parts.node.chooseUnderlay()
                 parts.health.set(Component(.underlay), nil)
                 logger.notice(
-                    "underlay chosen",
+                    .underlayChosen,
                     metadata: [
                         "interface": "\(chosen.interfaceName)", "address": "\(chosen.address)",
                         "public": "\(chosen.publicAddress)", "mtu": "\(chosen.mtu)",
@@ -292,7 +292,7 @@ extension NodeProcess {
                 let reason = plainWords(error)
                 if reason != said {
                     said = reason
-                    logger.warning("waiting for an underlay", metadata: ["detail": "\(reason)"])
+                    logger.warning(.waitingForUnderlay, metadata: ["detail": "\(reason)"])
                     parts.report("waiting for an underlay: \(reason)", isSetUp: false)
                 }
                 parts.health.set(

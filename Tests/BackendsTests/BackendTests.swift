@@ -28,7 +28,8 @@ struct BackendTests {
         #expect(udp.overhead(over: .ipv4) == 28)
         #expect(udp.overhead(over: .ipv6) == 48)
         let peer = BackendPeer(
-            subnet: IPv4Prefix(IPv4Address(10, 66, 3, 0), length: 24), address: .v4(IPv4Address(198, 18, 9, 3)),
+            subnet: IPv4Prefix(IPv4Address(10, 66, 3, 0), length: 24),
+            address: .v4(IPv4Address(198, 18, 9, 3)),
             announced: nil)
         let items = udp.desiredItems(for: Self.tunnel, peers: [peer])
         #expect(items.map(\.name) == Self.tunnel.desiredItems.map(\.name))

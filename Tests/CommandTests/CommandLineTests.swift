@@ -70,11 +70,11 @@ private func exitStatus(_ words: [String]) -> Int32? {
 
     @Test func everyFlagOfTheTableIsDeclared() throws {
         let help = Run.helpMessage(columns: 400)
-        for flag in GoFlag.run { #expect(help.contains("--\(flag.name) "), "\(flag.name)") }
+        for flag in Run.flags { #expect(help.contains("--\(flag.name) "), "\(flag.name)") }
     }
 
     @Test func everyDeclaredFlagIsInTheTable() throws {
-        let names = Set(GoFlag.run.map(\.name) + ["config", "version", "help"])
+        let names = Set(Run.flags.map(\.name) + ["config", "version", "help"])
         let declared = Run.helpMessage(columns: 400).split(separator: "\n").compactMap { line -> String? in
             line.hasPrefix("  --") ? String(line.dropFirst(4).prefix { $0 != " " }) : nil
         }

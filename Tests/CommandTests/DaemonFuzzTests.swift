@@ -28,8 +28,8 @@ private let oddValues = bytes(
 private final class FlagWordsTarget: FuzzTarget {
     let maximumBytes = 1024
     let words =
-        oddValues + GoFlag.run.map { Array("--\($0.name)".utf8) }
-        + GoFlag.run.map { Array("-\($0.name)=".utf8) }
+        oddValues + Run.flags.map { Array("--\($0.name)".utf8) }
+        + Run.flags.map { Array("-\($0.name)=".utf8) }
     let seeds = bytes(
         "-ip-masq\0-iface\0eth0\0-etcd-endpoints=http://10.0.0.1:2379", "--lease-dir\0/var/lib/twill\0--v=10",
         "--help", "--\0run",
@@ -45,7 +45,7 @@ private final class FlagWordsTarget: FuzzTarget {
     }
 
     private func normalized(_ words: [String]) throws(ExitFailure) -> [String] {
-        try FlagArguments(words, environment: [:], flags: GoFlag.run) { path throws(ExitFailure) in "" }
+        try FlagArguments(words, environment: [:], flags: Run.flags) { path throws(ExitFailure) in "" }
             .normalized
     }
 }
@@ -54,7 +54,7 @@ private final class FlagWordsTarget: FuzzTarget {
 private final class ConfigurationFileTarget: FuzzTarget {
     let maximumBytes = 4096
     let words =
-        oddValues + GoFlag.run.map { Array("\($0.name) = ".utf8) }
+        oddValues + Run.flags.map { Array("\($0.name) = ".utf8) }
         + bytes("config = /etc/passwd\n", "\r\n", "\u{85}", "\u{2028}")
     let seeds = bytes(
         "# twill\nip-masq = true\niface = eth0\n\n  etcd-endpoints = http://10.0.0.1:2379 \n",
@@ -62,10 +62,10 @@ private final class ConfigurationFileTarget: FuzzTarget {
 
     func run(_ bytes: [UInt8]) throws(FuzzFailure) {
         let text = String(decoding: bytes, as: UTF8.self)
-        let known = Set(GoFlag.run.map(\.name))
+        let known = Set(Run.flags.map(\.name))
         guard
             let arguments = try? FlagArguments(
-                ["--config=file"], environment: [:], flags: GoFlag.run,
+                ["--config=file"], environment: [:], flags: Run.flags,
                 readFile: { _ throws(ExitFailure) in text })
         else { return }
         for word in arguments.normalized {

@@ -87,6 +87,29 @@ struct DaemonTests {
         #expect(try await daemon.exitStatus() == 0)
     }
 
+    /// A program that never ends holds the control thread, which nobody can cancel: the daemon ends all the same, with
+    /// the status of its signal.
+    @Test func whatHangsDoesNotHoldUpTheEnd() async throws {
+        let machine = try await TestMachine()
+        let hangs = "\(machine.directory)/hangs"
+        try await machine.run("mkdir \(machine.directory)/bin")
+        try machine.write(
+            "bin/nft",
+            "#!/bin/sh\n[ -e \(hangs) ] && touch \(hangs)-now && exec sleep 14\nPATH=/usr/sbin:/usr/bin exec nft \"$@\"\n"
+        )
+        try await machine.run("chmod +x \(machine.directory)/bin/nft")
+        let daemon = try await machine.start(
+            "-iptables-resync=1", environment: "PATH=\(machine.directory)/bin:$PATH")
+        _ = try await daemon.ready()
+        try machine.write("hangs", "")
+        try await machine.run("iptables -F FLANNEL-FWD")
+        _ = try await daemon.until("a program that hangs") { machine.read("hangs-now") }
+        daemon.signal(SIGTERM)
+        #expect(try await daemon.exitStatus() == 0)
+        #expect(daemon.log.contains("event=stopped_without_waiting_any_longer"), "\(daemon.log)")
+        #expect(try await machine.run("ip link").contains("flannel0") == false)
+    }
+
     @Test func peersComeAndGoAndCountersArePrinted() async throws {
         let machine = try await TestMachine()
         let daemon = try await machine.start()

@@ -7,7 +7,7 @@ import Testing
 private func normalize(
     _ words: [String], environment: [String: String] = [:], file: String? = nil
 ) throws(ExitFailure) -> FlagArguments {
-    try FlagArguments(words, environment: environment, flags: GoFlag.run) { path throws(ExitFailure) in
+    try FlagArguments(words, environment: environment, flags: Run.flags) { path throws(ExitFailure) in
         guard let file else { throw ExitFailure(.configuration, "no \(path)") }
         return file
     }
@@ -68,7 +68,7 @@ private func normalize(
     }
 
     @Test func everyFlagHasItsVariable() throws {
-        for flag in GoFlag.run {
+        for flag in Run.flags {
             let variable = flag.environmentName
             #expect(variable.allSatisfy { $0.isUppercase || $0 == "_" || $0.isNumber })
             let value = flag.kind == .boolean ? "1" : "7"

@@ -98,7 +98,7 @@ struct DirectoryWorldTests {
         try await eventually("the release") { try !directory.names("subnets").contains("10.66.1.0-24") }
         #expect(try directory.names("subnets").contains("10.66.2.0-24"))
         #expect(try directory.names("subnets").contains(subnet.key))
-        #expect(fresh.log.count(of: "lease released") == 0)
+        #expect(fresh.log.count(of: .leaseReleased) == 0)
     }
 
     @Test(
@@ -143,7 +143,7 @@ struct DirectoryWorldTests {
             let subnet = try await node.wait(for: "a lease") { $0.ownLease != nil }.ownLease!.subnet
             try? directory.remove("subnets/\(subnet.key)")
             try await node.wait(for: "the same lease again") { _ in
-                node.log.count(of: "is gone from the store") == 1
+                node.log.count(of: .leaseIsGone) == 1
                     && (try? directory.names("subnets")) == [subnet.key]
             }
         }

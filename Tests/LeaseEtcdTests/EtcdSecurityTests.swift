@@ -141,7 +141,7 @@ struct EtcdSecurityTests {
             try await node.wait(for: "the refusal") {
                 $0.problems.contains { $0.contains("--etcd-password") }
             }
-            #expect(node.log.count(of: "store refuses") == 1)
+            #expect(node.log.count(of: .storeRefuses) == 1)
         }
         let node = TestNode("198.18.9.2", store: try server.store(username: "twill", password: "secret"))
         let subnet = try await node.subnet()

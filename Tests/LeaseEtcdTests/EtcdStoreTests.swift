@@ -116,8 +116,8 @@ struct EtcdStoreTests {
             holder: holder)
         try await kept.wait(for: "the peer") { $0.peers.count == 1 }
         try await kept.wait(for: "the peer's end") { $0.peers == [] }
-        #expect(kept.log.count(of: "lease renewed") >= 1)
-        #expect(kept.log.count(of: "is gone from the store") == 0)
+        #expect(kept.log.count(of: .leaseRenewed) >= 1)
+        #expect(kept.log.count(of: .leaseIsGone) == 0)
         let keys = try server.leases().keys.sorted()
         #expect(keys == [subnet.key], "\(kept.log.lines) \(kept.table)")
     }
@@ -157,7 +157,7 @@ struct EtcdStoreTests {
         let store = try EtcdStore(configuration: EtcdConfiguration(endpoints: [dead, server.endpoint]))
         let node = TestNode("198.18.9.2", store: store)
         _ = try await node.subnet()
-        #expect(node.log.count(of: "store unreachable") == 0)
+        #expect(node.log.count(of: .storeUnreachable) == 0)
         server.stop()
         try await node.wait(for: "the outage") { !$0.isStoreConnected }
         try server.start()
@@ -189,7 +189,7 @@ struct EtcdStoreTests {
         server.resume()
         try server.putLease("10.66.250.0-24", #"{"PublicIP":"198.18.9.9"}"#)
         try await node.wait(for: "the peer") { $0.isStoreConnected && $0.peers.count == 1 }
-        #expect(node.log.count(of: "store answers again") == 1)
+        #expect(node.log.count(of: .storeAnswersAgain) == 1)
     }
 
     @Test("a watch resumes at its revision; where that was compacted away, everything is read anew")

@@ -257,7 +257,7 @@ struct EtcdWorldTests {
         await before.stop()
         let again = TestNode("198.18.9.2", store: try server.store()) { $0.previousSubnet = subnet }
         #expect(try await again.subnet() == subnet)
-        #expect(again.log.count(of: "lease skipped") == 0)
+        #expect(again.log.count(of: .leaseSkipped) == 0)
         #expect(try server.leases().keys.sorted() == [subnet.key])
     }
 }

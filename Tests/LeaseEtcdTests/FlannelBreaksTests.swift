@@ -25,7 +25,7 @@ struct FlannelBreaksTests {
         try server.putLease("10.66.251.0-24", #"{"PublicIP":"198.18.9.251"}"#)
         for node in nodes {
             try await node.wait(for: "the peer after it") { $0.peers.count == 3 }
-            #expect(node.log.count(of: "lease skipped", "10.66.250.0-24") == 1)
+            #expect(node.log.count(of: .leaseSkipped, "10.66.250.0-24") == 1)
         }
         // One that starts now reads it in its snapshot.
         let late = TestNode("198.18.9.4", store: try server.store())
@@ -41,7 +41,7 @@ struct FlannelBreaksTests {
         var subnets: Set<LeaseSubnet> = []
         for node in nodes { subnets.insert(try await node.subnet()) }
         #expect(subnets.count == 50)
-        #expect(nodes.contains { $0.log.count(of: "another node was faster") > 0 })
+        #expect(nodes.contains { $0.log.count(of: .anotherNodeWasFaster) > 0 })
         for node in nodes { try await node.wait(for: "all peers") { $0.peers.count == 49 } }
         #expect(try server.leases().count == 50)
         #expect(try server.etcdLeaseCount() == 50)
@@ -122,7 +122,7 @@ struct FlannelBreaksTests {
             try await eventually("the leases in etcd") { try server.leases()[subnet.key] != nil }
         }
         #expect(node.table.ownLease?.subnet == subnet)
-        #expect(node.log.count(of: "lease is gone from the store") == 3)
+        #expect(node.log.count(of: .leaseIsGone) == 3)
         #expect(try server.etcdLeaseCount() == 1)
     }
 
@@ -137,7 +137,7 @@ struct FlannelBreaksTests {
         try server.putLease(otherSubnet.key, #"{"PublicIP":"198.18.9.77"}"#)
         try await node.wait(for: "a new lease") { $0.ownLease != nil && $0.ownLease?.subnet != subnet }
         #expect(node.table.ownLease?.replaced == subnet)
-        #expect(node.log.count(of: "subnet lost to another node", "198.18.9.77:8285") == 1)
+        #expect(node.log.count(of: .subnetLost, "198.18.9.77:8285") == 1)
         try await eventually("the end") { flannelLike.lost != nil }
         #expect(flannelLike.lost?.description.contains("198.18.9.77") == true)
     }
@@ -163,7 +163,7 @@ struct FlannelBreaksTests {
         try server.putLease("10.66.30.0-24", #"{"PublicIP":"198.18.9.30","BackendType":"udp"}"#)
         try await node.wait(for: "the one peer") { $0.peers.map(\.subnet.key) == ["10.66.30.0-24"] }
         #expect(node.table.skipped.map(\.key) == bad.keys.sorted())
-        #expect(node.log.count(of: "lease skipped") == bad.count)
+        #expect(node.log.count(of: .leaseSkipped) == bad.count)
     }
 
     @Test("7: a changed address or port on the same subnet takes effect, from the watch and from a snapshot")
@@ -196,7 +196,7 @@ struct FlannelBreaksTests {
         let subnet = try await first.subnet()
         let second = TestNode("198.18.9.2", store: try server.store())
         #expect(try await second.subnet() != subnet)
-        #expect(second.log.count(of: "another node announces this node's address", subnet.key) == 1)
+        #expect(second.log.count(of: .addressAnnouncedByAnother, subnet.key) == 1)
         await first.stop()
         let again = TestNode("198.18.9.2", store: try server.store(), identity: identity)
         #expect(try await again.subnet() == subnet)
@@ -226,8 +226,8 @@ struct FlannelBreaksTests {
         try server.setNetwork("nonsense")
         try await node.wait(for: "the problem") { $0.problems.contains { $0.contains("no JSON") } }
         #expect(node.table.configuration?.backend.port == 9000)
-        #expect(node.log.count(of: "network configuration is wrong") == 2)
-        #expect(node.log.count(of: "no network configuration") == 1)
+        #expect(node.log.count(of: .networkConfigurationIsWrong) == 2)
+        #expect(node.log.count(of: .noNetworkConfiguration) == 1)
     }
 
     @Test("13: etcd unreachable at start is said once, and said when it answers")
@@ -238,10 +238,10 @@ struct FlannelBreaksTests {
         let node = TestNode("198.18.9.2", store: try server.store())
         try await node.wait(for: "the problem") { !$0.problems.isEmpty }
         try await Task.sleep(for: .seconds(3))
-        #expect(node.log.count(of: "store unreachable", server.endpoint) == 1)
+        #expect(node.log.count(of: .storeUnreachable, server.endpoint) == 1)
         try server.start()
         _ = try await node.subnet()
-        #expect(node.log.count(of: "store answers again") == 1)
+        #expect(node.log.count(of: .storeAnswersAgain) == 1)
         #expect(node.table.problems == [])
     }
 }

@@ -392,6 +392,6 @@ package final class SimulatedNode {
         feed(.announce(NodeAnnouncement(publicAddress: IPv4Address(address)!, port: port)))
     }
 
-    /// How many reports have this message.
-    package func count(_ message: String) -> Int { reports.count { $0.message.hasPrefix(message) } }
+    /// How many reports are of this event.
+    package func count(_ event: EventName) -> Int { reports.count { $0.event == event } }
 }

@@ -1,4 +1,5 @@
 import Addresses
+package import Health
 package import Leases
 package import Logging
 import Synchronization
@@ -121,6 +122,8 @@ package final class RecordedLog: LogHandler, Sendable {
         recorded.withLock { $0.append("\(event.level) \(event.message) \(fields)") }
     }
 
-    /// How many lines contain all the words.
-    package func count(of words: String...) -> Int { lines.count { line in words.allSatisfy(line.contains) } }
+    /// How many lines are of the event and contain all the words.
+    package func count(of event: EventName, _ words: String...) -> Int {
+        lines.count { line in line.contains(" \(event) ") && words.allSatisfy(line.contains) }
+    }
 }

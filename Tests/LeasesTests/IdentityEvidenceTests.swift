@@ -22,8 +22,8 @@ struct IdentityEvidenceTests {
         #expect(simulation.entries[subnet]?.holder == again.identity)
         #expect(other.table.peers.map(\.subnet.key) == [subnet])
         #expect(again.table.conditions[Component(.identity)] == problem)
-        #expect(again.count("another node announces this node's address") == 0)
-        #expect(again.count("lease skipped") == 0)
+        #expect(again.count(.addressAnnouncedByAnother) == 0)
+        #expect(again.count(.leaseSkipped) == 0)
         simulation.run(for: .seconds(120))
         #expect(again.table.problems == [])
         #expect(simulation.entries.count == 2)
@@ -156,6 +156,6 @@ struct IdentityEvidenceTests {
         let node = simulation.addNode("198.18.9.2")
         simulation.run(for: .seconds(5))
         #expect(node.subnet == "10.66.28.0-24")
-        #expect(node.count("lease skipped") == 0)
+        #expect(node.count(.leaseSkipped) == 0)
     }
 }

@@ -89,7 +89,7 @@ struct LeaseMachineTests {
         let waiting = simulation.nodes.filter { $0.subnet == nil }
         #expect(waiting.count == 2)  // SubnetMin is the second of four
         for node in waiting {
-            #expect(node.count("no subnet is free") == 1)
+            #expect(node.count(.noSubnetIsFree) == 1)
             #expect(node.table.problems.contains { $0.hasPrefix("no subnet is free") })
         }
         let released = simulation.nodes.first { $0.subnet != nil }!
@@ -111,8 +111,8 @@ struct LeaseMachineTests {
         simulation.run(for: hour * 24 * 14)
         #expect(node.subnet == subnet)
         #expect(simulation.entries.count == 1)
-        #expect(node.count("lease renewed") >= 14)
-        #expect(node.count("lease is gone") == 0)
+        #expect(node.count(.leaseRenewed) >= 14)
+        #expect(node.count(.leaseIsGone) == 0)
         // Two requests each resync, every ten minutes or more.
         #expect(simulation.requests.count - before < 14 * 24 * 6 * 2 + 50)
     }
@@ -125,8 +125,8 @@ struct LeaseMachineTests {
         let widest = simulation.addNode("198.18.9.2", renewalMargin: .seconds(1_439 * 60))
         let tooWide = simulation.addNode("198.18.9.3", renewalMargin: hour * 24)
         simulation.run(for: hour)
-        #expect((60...67).contains(widest.count("lease renewed")))
-        #expect(tooWide.count("lease renewed") == 0)
+        #expect((60...67).contains(widest.count(.leaseRenewed)))
+        #expect(tooWide.count(.leaseRenewed) == 0)
     }
 
     @Test("a reservation is used, and stays one")
@@ -167,7 +167,7 @@ struct LeaseMachineTests {
             #expect(node.subnet == subnet)
             #expect(simulation.entries[subnet]?.holder == node.identity)
         }
-        #expect(node.count("this node's lease is gone") == 3)
+        #expect(node.count(.leaseIsGone) == 3)
     }
 
     @Test("the own key deleted before the answer to its creation arrives is registered again")
@@ -209,7 +209,7 @@ struct LeaseMachineTests {
         simulation.run(for: .seconds(5))
         #expect(node.subnet != old && node.subnet != nil)
         #expect(node.table.ownLease?.replaced?.key == old)
-        let report = node.reports.first { $0.message.hasPrefix("subnet lost to another node") }
+        let report = node.reports.first { $0.event == .subnetLost }
         #expect(report?.fields["taken_by"] == "198.18.9.77:8285")
         #expect(node.table.peers.map(\.subnet.key) == [old])
     }
@@ -245,7 +245,7 @@ struct LeaseMachineTests {
         let second = simulation.addNode("198.18.9.2")
         simulation.run(for: hour)
         #expect(first.subnet != nil && second.subnet != nil && first.subnet != second.subnet)
-        #expect(second.count("another node announces this node's address") == 1)
+        #expect(second.count(.addressAnnouncedByAnother) == 1)
         #expect(simulation.entries[first.subnet!]?.holder == first.identity)
     }
 
@@ -270,7 +270,7 @@ struct LeaseMachineTests {
         simulation.run(for: .seconds(5))
         #expect(first.table.peers.map(\.endpoint.description) == ["198.18.9.2:9002"])
         #expect(second.table.peers.map(\.endpoint.description) == ["198.18.9.2:9001"])
-        #expect(second.count("another node announces") == 0)
+        #expect(second.count(.addressAnnouncedByAnother) == 0)
     }
 
     // MARK: Peers
@@ -293,11 +293,11 @@ struct LeaseMachineTests {
         simulation.run(for: hour)
         #expect(node.table.peers.map(\.subnet.key) == ["10.66.30.0-24"])
         #expect(node.table.skipped.map(\.key) == bad.keys.sorted())
-        #expect(node.count("lease skipped") == bad.count)
+        #expect(node.count(.leaseSkipped) == bad.count)
         simulation.put("10.66.20.0-24", #"{"PublicIP":"198.18.9.20"}"#)
         simulation.run(for: .seconds(1))
         #expect(node.table.peers.count == 2)
-        #expect(node.count("lease no longer skipped") == 1)
+        #expect(node.count(.leaseNoLongerSkipped) == 1)
     }
 
     @Test("of two entries that overlap the one in use stays, and the other comes in when that one goes")
@@ -347,10 +347,10 @@ struct LeaseMachineTests {
         let simulation = Simulation(seed: 19, network: nil)
         let node = simulation.addNode("198.18.9.2")
         simulation.run(for: hour)
-        #expect(node.count("no network configuration") == 1)
+        #expect(node.count(.noNetworkConfiguration) == 1)
         simulation.setConfiguration(#"{"Network":"10.66.0.0/29"}"#)
         simulation.run(for: hour)
-        #expect(node.count("network configuration is wrong") == 1)
+        #expect(node.count(.networkConfigurationIsWrong) == 1)
         #expect(node.table.problems.contains { $0.contains("/28 or wider") })
         simulation.setConfiguration(#"{"Network":"10.66.0.0/16"}"#)
         simulation.run(for: .seconds(3))
@@ -377,7 +377,7 @@ struct LeaseMachineTests {
             #expect(node.table.peers.count == 1)
             #expect(node.table.problems.count == 1)
         }
-        #expect(node.count("network configuration does not admit this node's subnet") == 1)
+        #expect(node.count(.networkConfigurationDoesNotAdmitSubnet) == 1)
     }
 
     // MARK: Whatever fails
@@ -388,11 +388,11 @@ struct LeaseMachineTests {
         simulation.isStoreDown = true
         let node = simulation.addNode("198.18.9.2")
         simulation.run(for: hour)
-        #expect(node.count("store unreachable") == 1)
+        #expect(node.count(.storeUnreachable) == 1)
         #expect(simulation.requests.count < 3_600 / 2)
         simulation.isStoreDown = false
         simulation.run(for: .seconds(10))
-        #expect(node.count("store answers again") == 1)
+        #expect(node.count(.storeAnswersAgain) == 1)
         #expect(node.subnet != nil)
     }
 

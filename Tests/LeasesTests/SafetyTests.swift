@@ -138,7 +138,7 @@ struct SafetyTests {
         func story(_ simulation: Simulation) -> [String] {
             simulation.nodes.flatMap { node in
                 node.reports.map { report in
-                    "\(node.number) \(report.message) "
+                    "\(node.number) \(report.event) "
                         + report.fields.filter { $0.key != "revision" }.sorted { $0.key < $1.key }.map {
                             "\($0)=\($1)"
                         }

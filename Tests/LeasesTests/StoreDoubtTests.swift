@@ -122,7 +122,7 @@ struct StoreDoubtTests {
         simulation.isStoreDown = false
         simulation.run(for: .seconds(20))
         #expect(node.table.peers.count == 2)
-        #expect(node.count("the store is another one than before") == 1)
+        #expect(node.count(.storeIsAnother) == 1)
     }
 
     @Test(
@@ -192,7 +192,7 @@ struct StoreDoubtTests {
             simulation.put("10.66.250.0-24", number % 2 == 0 ? "nonsense" : #"{"PublicIP":"198.18.9.250"}"#)
             simulation.run(for: .seconds(1))
         }
-        #expect(node.count("lease skipped") < 200)
+        #expect(node.count(.leaseSkipped) < 200)
         #expect(node.reports.contains { $0.fields["left_out"] != nil })
     }
 

@@ -25,10 +25,10 @@ private final class Lines: Sendable {
     @Test func oneLineAnEventInAFixedOrder() {
         let lines = Lines()
         lines.logger().notice(
-            "Lease acquired, at last", metadata: ["subnet": "10.66.28.0/24", "expires": "never", "a": "1 2"])
+            .leaseAcquired, metadata: ["subnet": "10.66.28.0/24", "expires": "never", "a": "1 2"])
         #expect(
             lines.all == [
-                "2026-11-23T01:40:12.007Z notice event=lease_acquired_at_last a=\"1 2\" expires=never "
+                "2026-11-23T01:40:12.007Z notice event=lease_acquired a=\"1 2\" expires=never "
                     + "subnet=10.66.28.0/24"
             ])
     }
@@ -41,8 +41,8 @@ private final class Lines: Sendable {
         lines.logger().error("")
         #expect(
             lines.all == [
-                #"2026-11-23T01:40:12.007Z error event=first_second_quoted bell="\u{7}" empty="" key="a=b\\" text="x\ny \"z\"""#,
-                "2026-11-23T01:40:12.007Z error event=unnamed",
+                #"2026-11-23T01:40:12.007Z error event="first\nsecond \"quoted\"" bell="\u{7}" empty="" key="a=b\\" text="x\ny \"z\"""#,
+                "2026-11-23T01:40:12.007Z error event=\"\"",
             ])
     }
 

@@ -29,15 +29,15 @@ import Testing
     @Test func theSameLineAboutTheSameItemIsSaidOnce() {
         let lines = Lines()
         var log = RepeatLimitedLog(logger: Logger(label: "test") { _ in Handler(lines: lines) })
-        for _ in 0..<5 { log.warning("cannot restore", item: "route", "refused") }
-        log.warning("cannot restore", item: "address", "refused")
-        log.notice("restored", item: "route", "missing")
-        log.warning("cannot restore", item: "route", "refused")
+        for _ in 0..<5 { log.warning(.cannotRestore, item: "route", "refused") }
+        log.warning(.cannotRestore, item: "address", "refused")
+        log.notice(.restored, item: "route", "missing")
+        log.warning(.cannotRestore, item: "route", "refused")
         let kept = lines.kept.withLock { $0 }
         #expect(
             kept == [
-                "warning cannot restore route", "warning cannot restore address", "notice restored route",
-                "warning cannot restore route",
+                "warning cannot_restore route", "warning cannot_restore address", "notice restored route",
+                "warning cannot_restore route",
             ])
     }
 }

@@ -84,13 +84,13 @@ public final class NodeHealth: Sendable {
         guard let problem else {
             let seconds = before.map { (now - $0.since).components.seconds } ?? 0
             logger.notice(
-                "problem over", metadata: ["component": "\(component)", "after_seconds": "\(seconds)"])
+                .problemOver, metadata: ["component": "\(component)", "after_seconds": "\(seconds)"])
             return
         }
         // The same problem in other words (a number in it counts on) is no news.
         if before?.problem?.effect == problem.effect { return }
         logger.log(
-            level: problem.effect == .cutOff ? .error : .warning, "problem",
+            level: problem.effect == .cutOff ? .error : .warning, .problem,
             metadata: [
                 "component": "\(component)", "effect": "\(problem.effect.rawValue)",
                 "detail": "\(problem.cause)", "action": "\(problem.remedy)",

@@ -185,7 +185,7 @@ public actor LeaseKeeper: PeerSource, SubnetClaim {
             tell(table)
         case .report(let report):
             logger.log(
-                level: report.level, "\(report.message)",
+                level: report.level, report.event,
                 metadata: report.fields.mapValues { .string($0) })
         case .end:
             break

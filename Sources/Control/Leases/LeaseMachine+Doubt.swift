@@ -49,7 +49,7 @@ extension LeaseMachine {
         if let known = doubt.storeIdentity, let other = snapshot.storeIdentity, known != other {
             doubt.hasStoreJumped = true
             report(
-                .warning, "the store is another one than before",
+                .warning, .storeIsAnother,
                 ["store": storeName, "before": known, "now": other])
         }
         doubt.storeIdentity = snapshot.storeIdentity ?? doubt.storeIdentity
@@ -129,7 +129,7 @@ extension LeaseMachine {
         }
         doubt.heldCause = cause
         report(
-            .error, "the store lost leases that are not believed gone, their nodes stay peers",
+            .error, .storeLostLeases,
             [
                 "store": storeName, "count": "\(records.count)", "detail": cause,
                 "subnets": records.prefix(Self.namedPeers).compactMap { $0.subnet.map { "\($0)" } }.sorted()
@@ -143,7 +143,7 @@ extension LeaseMachine {
         if !doubt.heldCause.isEmpty, register.doubtedCount == 0 {
             doubt.heldCause = ""
             doubt.doubtedUntil = nil
-            report(.notice, "no lease is held any longer that the store lost", ["store": storeName])
+            report(.notice, .noLeaseIsHeldAnyLonger, ["store": storeName])
         }
         if register.held.isEmpty { return }
         for (key, held) in register.held.sorted(by: { $0.key < $1.key }) where held.until <= now {

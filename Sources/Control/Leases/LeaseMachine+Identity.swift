@@ -68,7 +68,7 @@ extension LeaseMachine {
         say(
             "copy", "\(other.address)",
             LeaseReport(
-                .error, "another node has this node's identity",
+                .error, .identityOfAnother,
                 [
                     "identity": "\(identity)", "public_ip": "\(ownEndpoint.address)",
                     "other_public_ip": "\(other.address)", "action": problem.remedy,
@@ -100,7 +100,7 @@ extension LeaseMachine {
         )
         selfhood.problem = (problem, now + Self.noticeTime)
         report(
-            .error, "this node's identity is another node's, taking another one",
+            .error, .takingAnotherIdentity,
             [
                 "identity": "\(identity)", "identity_before": "\(before)",
                 "other_public_ip": "\(other.address)",
@@ -117,7 +117,7 @@ extension LeaseMachine {
         memory.yielded.insert(subnet)
         report(
             .error,
-            "the subnet of the last run is held by another node with this node's address, taking another",
+            .subnetHeldByAnother,
             [
                 "subnet": "\(subnet)", "holder": "\(holder)", "public_ip": "\(ownEndpoint.address)",
                 "action": "give each node its own --public-ip or its own port",

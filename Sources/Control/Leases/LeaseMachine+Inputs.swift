@@ -54,7 +54,7 @@ extension LeaseMachine {
         }
         session.watch = .none
         if error.kind == .historyLost {
-            report(.info, "store history is gone, reading everything anew", ["error": error.description])
+            report(.info, .storeHistoryIsGone, ["error": error.description])
             session.isSnapshotWanted = true
         } else {
             failed(.watch, error, now: now)
@@ -148,21 +148,21 @@ extension LeaseMachine {
             hold(subnet, timeToLive: timeToLive, written: value, now: now)
             if case .create = write {
                 report(
-                    .notice, "lease acquired", ["subnet": "\(subnet)", "public_ip": "\(ownEndpoint.address)"])
+                    .notice, .notice, ["subnet": "\(subnet)", "public_ip": "\(ownEndpoint.address)"])
             } else {
-                report(.info, "lease renewed", ["subnet": "\(subnet)"])
+                report(.info, .leaseRenewed, ["subnet": "\(subnet)"])
             }
         case (.create(let key, _, _), .refused):
             if own?.key == key {
                 session.isSnapshotWanted = true
             } else if let subnet = LeaseSubnet(key: key) {
                 search?.taken.insert(subnet)
-                report(.info, "another node was faster, trying the next subnet", ["subnet": "\(subnet)"])
+                report(.info, .anotherNodeWasFaster, ["subnet": "\(subnet)"])
             }
         case (.delete(let key, _), .done):
             if register.ownKeys.contains(key) { selfhood.leftoversDeleted.insert(key) }
             if !keysTold.contains(key) { remove(key) }
-            report(.info, "lease released", ["key": key])
+            report(.info, .leaseReleased, ["key": key])
         case (.renew, .refused), (.delete, .refused):
             session.isSnapshotWanted = true
         }
@@ -175,7 +175,7 @@ extension LeaseMachine {
             network.problem = (
                 "\(storeName) has no network configuration", "write one: twilld network set"
             )
-            report(.warning, "no network configuration, waiting for one", ["store": storeName])
+            report(.warning, .noNetworkConfiguration, ["store": storeName])
             return
         }
         do throws(NetworkConfigurationError) {
@@ -193,7 +193,7 @@ extension LeaseMachine {
                 )
                 report(
                     .error,
-                    "network configuration does not admit this node's subnet, restart to take it over",
+                    .networkConfigurationDoesNotAdmitSubnet,
                     ["subnet": "\(own.subnet)", "network": "\(parsed.network)"])
                 return
             }
@@ -202,7 +202,7 @@ extension LeaseMachine {
             search?.taken = []
             own?.isRewriteWanted = true
             report(
-                .notice, "network configuration taken over",
+                .notice, .notice,
                 [
                     "network": "\(parsed.network)", "subnet_len": "\(parsed.subnetLength)",
                     "port": "\(parsed.backend.port)",
@@ -219,7 +219,7 @@ extension LeaseMachine {
             "correct it: twilld network set"
                 + (configuration == nil ? "" : "; the one before it stays in effect")
         )
-        report(.error, "network configuration is wrong", ["store": storeName, "error": error.description])
+        report(.error, .networkConfigurationIsWrong, ["store": storeName, "error": error.description])
     }
 
     /// Judges the configuration in effect, and the text that the store has, by where this node is now.

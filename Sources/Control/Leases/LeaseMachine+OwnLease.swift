@@ -116,7 +116,7 @@ extension LeaseMachine {
             // It took this node for one that had died. That one yields when it sees that this node lives.
             self.own?.isRewriteWanted = true
             report(
-                .error, "another node with this node's address took its lease, taking it back",
+                .error, .takingLeaseBack,
                 ["subnet": "\(own.subnet)", "public_ip": "\(taker.address)", "holder": "\(holder)"])
         }
     }
@@ -124,7 +124,7 @@ extension LeaseMachine {
     mutating func becomeReservation() {
         own?.term = .reservation
         report(
-            .notice, "this node's lease was made a reservation",
+            .notice, .leaseMadeReservation,
             ["subnet": own.map { "\($0.subnet)" } ?? ""])
     }
 
@@ -135,7 +135,7 @@ extension LeaseMachine {
         self.own = nil
         memory.replaced = subnet
         report(
-            .error, "subnet lost to another node: pods here keep addresses that are now routed there",
+            .error, .subnetLost,
             [
                 "subnet": "\(subnet)", "taken_by": "\(taker)",
                 "holder": record.entry.holder.map { "\($0)" } ?? "unknown",
@@ -163,7 +163,7 @@ extension LeaseMachine {
             say(
                 "own key", own.key,
                 LeaseReport(
-                    .warning, "this node's lease is gone from the store, registering it again",
+                    .warning, .leaseIsGone,
                     ["subnet": "\(own.subnet)"]))
             return .create(key: own.key, value: ownValue.json, timeToLive: options.timeToLive)
         }
@@ -200,7 +200,7 @@ extension LeaseMachine {
                 "reservation " + record.entry.key, record.entry.value,
                 LeaseReport(
                     .warning,
-                    "the reservation for this node does not fit the network configuration, not used",
+                    .reservationDoesNotFit,
                     ["key": record.entry.key, "network": "\(configuration.network)"]))
         }
         if let wanted = memory.wanted, configuration.admits(wanted),
@@ -231,7 +231,7 @@ extension LeaseMachine {
             say(
                 "same address", record.entry.key,
                 LeaseReport(
-                    .error, "another node announces this node's address, its lease is left alone",
+                    .error, .addressAnnouncedByAnother,
                     [
                         "public_ip": "\(ownEndpoint.address)", "port": "\(ownEndpoint.port)",
                         "key": record.entry.key, "holder": record.entry.holder.map { "\($0)" } ?? "unknown",
@@ -248,7 +248,7 @@ extension LeaseMachine {
     ) -> Write? {
         if record.isReservation, (try? record.value.get()) == ownValue {
             hold(subnet, timeToLive: nil, written: record.entry.value, now: now)
-            report(.notice, "lease found, it is a reservation", ["subnet": "\(subnet)"])
+            report(.notice, .leaseIsReservation, ["subnet": "\(subnet)"])
             return nil
         }
         adopt(record)
@@ -269,7 +269,7 @@ extension LeaseMachine {
             say(
                 "none left", "\(configuration.network)",
                 LeaseReport(
-                    .error, "no subnet is free, waiting for one",
+                    .error, .noSubnetIsFree,
                     [
                         "network": "\(configuration.network)", "first": "\(configuration.subnetMinimum)",
                         "last": "\(configuration.subnetMaximum)",
@@ -293,7 +293,7 @@ extension LeaseMachine {
             "evidence", "\(holder)",
             LeaseReport(
                 .warning,
-                "the lease is this node's by its subnet file and its address, under another identity",
+                .leaseOfAnotherIdentity,
                 [
                     "key": record.entry.key, "public_ip": "\(ownEndpoint.address)",
                     "identity_before": "\(holder)",

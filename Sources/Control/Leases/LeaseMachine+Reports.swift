@@ -72,9 +72,9 @@ extension LeaseMachine {
             let reason = published.index.reasons[key]
             guard published.reasons[key] != reason else { continue }
             if let reason {
-                report(.warning, "lease skipped", ["key": key, "reason": reason])
+                report(.warning, .leaseSkipped, ["key": key, "reason": reason])
             } else {
-                report(.info, "lease no longer skipped", ["key": key])
+                report(.info, .leaseNoLongerSkipped, ["key": key])
             }
             published.reasons[key] = reason
             if changed.count <= Self.singleChanges { replaceSkipped(key, reason, in: &next.skipped) }

@@ -65,7 +65,7 @@ extension LeaseMachine {
         }
         session.outage = nil
         report(
-            .notice, "store answers again",
+            .notice, .notice,
             ["store": storeName, "after_seconds": "\((now - outage.since).components.seconds)"])
     }
 
@@ -94,7 +94,7 @@ extension LeaseMachine {
 
     mutating func reportDataLoss(from old: Int64, to new: Int64) {
         report(
-            .warning, "store is older than before (restored or emptied), reading everything anew",
+            .warning, .warning,
             ["store": storeName, "revision_before": "\(old)", "revision": "\(new)"])
         doubt.hasStoreJumped = true
     }

@@ -1,14 +1,15 @@
+package import Health
 package import Logging
 
 /// One line of the log: what happened, with stable field names.
 package struct LeaseReport: Sendable, Hashable {
     package var level: Logger.Level
-    package var message: String
+    package var event: EventName
     package var fields: [String: String]
 
-    init(_ level: Logger.Level, _ message: String, _ fields: [String: String] = [:]) {
+    init(_ level: Logger.Level, _ event: EventName, _ fields: [String: String] = [:]) {
         self.level = level
-        self.message = message
+        self.event = event
         self.fields = fields
     }
 }

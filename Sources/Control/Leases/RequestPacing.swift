@@ -1,3 +1,5 @@
+import Health
+
 /// How often a store is asked, whatever fails: a budget for all requests together, and a growing pause with
 /// jitter after a failure, for each kind of request by itself.
 struct RequestPacing {
@@ -53,7 +55,7 @@ struct RequestPacing {
 /// not fill a disk.
 struct ReportPacing {
     // Fifty at once (a store with as many broken entries), then one a minute: at most 1,490 lines a day for each
-    // message, of which there are some thirty.
+    // event, of which there are some thirty.
     static let burst = 50
     static let refill = Duration.seconds(60)
 
@@ -63,14 +65,14 @@ struct ReportPacing {
         var suppressed = 0
     }
 
-    private var budgets: [String: Budget] = [:]
+    private var budgets: [EventName: Budget] = [:]
 
-    /// Takes from a message's budget.
+    /// Takes from an event's budget.
     ///
     /// - Returns: how many were left out since the last one that was not; nil where this one is to be left out.
-    mutating func take(_ message: String, now: ContinuousClock.Instant) -> Int? {
-        var budget = budgets[message] ?? Budget(refilled: now)
-        defer { budgets[message] = budget }
+    mutating func take(_ event: EventName, now: ContinuousClock.Instant) -> Int? {
+        var budget = budgets[event] ?? Budget(refilled: now)
+        defer { budgets[event] = budget }
         let periods = (now - budget.refilled) / Self.refill
         if periods >= 1 {
             let whole = min(periods.rounded(.down), Double(Self.burst))

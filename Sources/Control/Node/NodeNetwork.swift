@@ -276,7 +276,7 @@ public actor NodeNetwork {
     }
 
     private func tellUnreadable(_ error: any Error) {
-        log.warning("cannot read the network's state", item: "netlink", "\(error)")
+        log.warning(.cannotReadNetworkState, item: "netlink", "\(error)")
         health.set(
             Component(.setting, "netlink"),
             Problem(
@@ -399,7 +399,7 @@ public actor NodeNetwork {
     private func tellMonitorEnded() {
         isFollowing = false
         log.warning(
-            "no more notifications of network changes", item: "netlink",
+            .noMoreNotifications, item: "netlink",
             "changes are seen every \(resyncInterval)")
         health.set(
             Component(.setting, "netlink notifications"),
@@ -413,7 +413,7 @@ public actor NodeNetwork {
     private func tellDeviceMissing(_ error: DeviceMissingError) {
         guard missingDevice != error.interfaceName else { return }
         missingDevice = error.interfaceName
-        log.warning("device lost", item: error.interfaceName, "\(error)")
+        log.warning(.deviceLost, item: error.interfaceName, "\(error)")
         continuation.yield(.deviceLost(error.interfaceName))
     }
 

@@ -59,10 +59,10 @@ extension Daemon {
         observation.update(tunnel)
         if let refusal = made.uringRefusal {
             logger.warning(
-                "io_uring is not to be had; plain system calls are used", metadata: ["detail": "\(refusal)"])
+                .uringForbidden, metadata: ["detail": "\(refusal)"])
         }
         logger.notice(
-            "data plane started",
+            .dataPlaneStarted,
             metadata: [
                 "engine": "\(made.engine.rawValue)",
                 "interface": "\(settings.tunnelName)", "bound": "\(key.underlay)", "mtu": "\(mtu)",
@@ -86,7 +86,7 @@ extension Daemon {
                     let patience = isFirst ? Daemon.devicePatienceMilliseconds : 0
                     let dataPlane = try DataPlane(settings, patienceMilliseconds: patience) {
                         logger.notice(
-                            "waiting for the tunnel device",
+                            .waitingForTunnelDevice,
                             metadata: [
                                 "interface": "\(settings.tunnelName)",
                                 "detail":
@@ -129,7 +129,7 @@ extension Daemon {
         let holder = await onThread { RunningProcess.holder(of: endpoint, .udp)?.description }
         if stage.heldPort == nil {
             logger.warning(
-                "waiting for the port",
+                .waitingForPort,
                 metadata: [
                     "bound": "\(endpoint)", "detail": "held by \(holder ?? "a process that can't be found")",
                 ])

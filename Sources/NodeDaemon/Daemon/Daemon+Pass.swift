@@ -75,7 +75,7 @@ extension Daemon {
             Component(.dataPlane),
             Problem(.cutOff, failure.message, remedy: "it is tried again every \(retryPause) s or sooner"))
         logger.error(
-            "set-up failed", metadata: ["detail": "\(failure.message)", "retry_seconds": "\(pause)"])
+            .setUpFailed, metadata: ["detail": "\(failure.message)", "retry_seconds": "\(pause)"])
         if !stage.isReady { report(state: "waiting: \(failure.message)") }
         askForPass(afterSeconds: pause)
     }
@@ -174,7 +174,7 @@ extension Daemon {
         if stage.toldFilter == used { return }
         stage.toldFilter = used
         logger.warning(
-            "rules by another program",
+            .rulesByAnotherProgram,
             metadata: [
                 "wanted": "\(wanted.rawValue)", "used": "\(used.rawValue)",
                 "detail": "\(wanted.rawValue) does not work here; EnableNFTables says which is wanted",
@@ -202,7 +202,7 @@ extension Daemon {
         guard let file = stage.desired?.file, file != stage.subnetFile else { return }
         if let old = stage.subnetFile, old.subnet != file.subnet || old.mtu != file.mtu {
             logger.warning(
-                "subnet file changed",
+                .subnetFileChanged,
                 metadata: [
                     "file": "\(options.lease.subnetFile)", "subnet": "\(file.subnet)", "was": "\(old.subnet)",
                     "mtu": "\(file.mtu)",
@@ -218,7 +218,7 @@ extension Daemon {
         if !stage.isReady {
             stage.isReady = true
             logger.notice(
-                "ready", metadata: ["subnet": "\(lease.subnet)", "peers": "\(table.peers.count)"])
+                .ready, metadata: ["subnet": "\(lease.subnet)", "peers": "\(table.peers.count)"])
             notification.ready(status: state)
             observation.update(state: state, isSetUp: true)
         } else {

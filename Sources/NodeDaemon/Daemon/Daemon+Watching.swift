@@ -75,7 +75,7 @@ extension Daemon {
         dataPlaneWatch = watch
         guard isToBeMadeAgain, stage.dataPlane === dataPlane else { return }
         logger.critical(
-            "data plane ended",
+            .dataPlaneEnded,
             metadata: [
                 "detail": "\(systemWords(dataPlane.failureErrorNumber))", "action": "starting it again",
             ])
@@ -85,7 +85,7 @@ extension Daemon {
     private func reportFallbacks(in counters: CounterTotals) {
         for fallback in stage.fallbacks.news(in: counters) {
             logger.warning(
-                "fallback taken",
+                .fallbackTaken,
                 metadata: [
                     "fallback": "\(fallback.name)", "underlay": "\(underlay.interfaceName)",
                     "interface": "\(options.tunnel.interfaceName)", "detail": "\(fallback.meaning)",
@@ -108,15 +108,15 @@ extension Daemon {
         let (before, after) = (Set(old.peers), Set(new.peers))
         for peer in after.subtracting(before).sorted(by: { $0.subnet < $1.subnet }) {
             logger.debug(
-                "peer added", metadata: ["subnet": "\(peer.subnet)", "endpoint": "\(peer.endpoint)"])
+                .peerAdded, metadata: ["subnet": "\(peer.subnet)", "endpoint": "\(peer.endpoint)"])
         }
         for peer in before.subtracting(after).sorted(by: { $0.subnet < $1.subnet }) {
             logger.debug(
-                "peer removed", metadata: ["subnet": "\(peer.subnet)", "endpoint": "\(peer.endpoint)"])
+                .peerRemoved, metadata: ["subnet": "\(peer.subnet)", "endpoint": "\(peer.endpoint)"])
         }
         if old.ownLease != new.ownLease, let lease = new.ownLease {
             logger.debug(
-                "own lease changed",
+                .ownLeaseChanged,
                 metadata: [
                     "subnet": "\(lease.subnet)", "endpoint": "\(lease.endpoint)",
                     "reservation": "\(lease.isReservation)",

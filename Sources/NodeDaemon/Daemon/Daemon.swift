@@ -167,7 +167,7 @@ actor Daemon {
                 try IdentityFile.keep(identity, in: directory)
             }
         } catch {
-            logger.error("identity not kept", metadata: ["detail": "\(error.message)"])
+            logger.error(.identityNotKept, metadata: ["detail": "\(error.message)"])
         }
     }
 
@@ -212,7 +212,7 @@ actor Daemon {
         switch event {
         case .underlayChanged(let underlay):
             logger.notice(
-                "underlay changed",
+                .underlayChanged,
                 metadata: [
                     "interface": "\(underlay.interfaceName)", "address": "\(underlay.address)",
                     "public": "\(underlay.publicAddress)", "mtu": "\(underlay.mtu)",
@@ -222,7 +222,7 @@ actor Daemon {
             observation.update(underlay)
             if (underlay.address, announcement) != before { await claim.announce(announcement) }
         case .deviceLost(let name):
-            logger.error("tunnel device lost", metadata: ["interface": "\(name)"])
+            logger.error(.tunnelDeviceLost, metadata: ["interface": "\(name)"])
             deviceIsLost = true
         }
         askForPass()
@@ -240,12 +240,12 @@ actor Daemon {
             let values = try await onThread { () throws(SubnetFileError) in try SubnetFileValues(path: path) }
             if let values, values.subnet == nil {
                 logger.warning(
-                    "previous subnet not known",
+                    .previousSubnetUnknown,
                     metadata: ["detail": "\(path) has no FLANNEL_SUBNET that is an IPv4 prefix"])
             }
             return values?.subnet.map { LeaseSubnet(ipv4: $0) }
         } catch {
-            logger.warning("previous subnet not known", metadata: ["detail": "\(error)"])
+            logger.warning(.previousSubnetUnknown, metadata: ["detail": "\(error)"])
             return nil
         }
     }

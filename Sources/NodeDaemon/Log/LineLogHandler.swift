@@ -19,9 +19,8 @@ final class LogLevel: Sendable {
 ///
 ///     2026-11-23T01:40:12.123Z notice event=lease_acquired subnet=10.66.28.0/24 timeToLive=24h
 ///
-/// `event` is the message, which throughout twill is a constant phrase that names what happened, its words joined by
-/// underscores; what varies is in the fields, sorted by name. Values with spaces, quotes or `=` stand in quotes, with
-/// `\` before a quote or a backslash, and `\n` for a line's end.
+/// `event` is the message, which throughout twill is an `EventName`; what varies is in the fields, sorted by name.
+/// Values with spaces, quotes or `=` stand in quotes, with `\` before a quote or a backslash, and `\n` for a line's end.
 struct LineLogHandler: LogHandler {
     /// Shared by all copies of the handler: SIGHUP may change it.
     var logLevel: Logger.Level {
@@ -52,18 +51,12 @@ struct LineLogHandler: LogHandler {
     func log(event: LogEvent) {
         let fields = metadata.merging(event.metadata ?? [:]) { _, new in new }
         var line = LineLogHandler.timestamp(now()) + " \(event.level)"
-        line += " event=" + LineLogHandler.eventName("\(event.message)")
+        line += " event=" + LineLogHandler.quoted("\(event.message)")
         for (key, value) in fields.sorted(by: { $0.key < $1.key }) {
             line += " \(key)=" + LineLogHandler.quoted("\(value)")
         }
         if let error = event.error { line += " error=" + LineLogHandler.quoted("\(error)") }
         write(line)
-    }
-
-    /// `lease acquired` as `lease_acquired`.
-    static func eventName(_ message: String) -> String {
-        let words = message.lowercased().split { !($0.isLetter || $0.isNumber) }
-        return words.isEmpty ? "unnamed" : words.joined(separator: "_")
     }
 
     /// A value as it stands after `=`.

@@ -35,7 +35,7 @@ final class Reload: Sendable {
             health.set(component, nil)
             await apply(reading, liveNames: source.liveNames, file)
         } catch {
-            logger.error("reload failed", metadata: ["detail": "\(error.message)"])
+            logger.error(.reloadFailed, metadata: ["detail": "\(error.message)"])
             health.set(
                 component,
                 Problem(
@@ -47,7 +47,7 @@ final class Reload: Sendable {
 
     private func sayNothingToReload() {
         logger.notice(
-            "nothing to reload",
+            .nothingToReload,
             metadata: ["detail": "no file is given with --config; what flags say is taken over by a restart"])
     }
 
@@ -61,7 +61,7 @@ final class Reload: Sendable {
         await node.follow(resyncInterval: reading.options.rules.resyncInterval)
         given.withLock { for name in taken { $0[name] = reading.given[name] } }
         logger.notice(
-            "configuration reloaded",
+            .configurationReloaded,
             metadata: [
                 "file": "\(file)", "taken_over": "\(taken.joined(separator: ","))",
                 "needs_a_restart": "\(rest.joined(separator: ","))",

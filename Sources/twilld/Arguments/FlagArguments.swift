@@ -124,7 +124,7 @@ struct FlagArguments {
             let value = String(halves[1].trimmingSpaces)
             guard name != "config", let flag = known[name] else {
                 // The file is the daemon's: another command takes from it what it has itself.
-                if GoFlag.run.contains(where: { $0.name == name }) { continue }
+                if Run.flags.contains(where: { $0.name == name }) { continue }
                 throw ExitFailure(
                     .configuration, "\(place): there is no flag \"\(name)\"; see twilld run --help")
             }

@@ -16,7 +16,12 @@ extension IPv6Address: ExpressibleByArgument {
 }
 
 /// Which interface carries the tunnel, and the addresses under which others reach this node.
-struct UnderlayFlags: ParsableArguments {
+struct UnderlayFlags: FlagGroup {
+    static let flags: [GoFlag] = [
+        GoFlag("iface", .repeatable), GoFlag("iface-regex", .repeatable), GoFlag("iface-can-reach"),
+        GoFlag("public-ip"), GoFlag("public-ipv6"),
+    ]
+
     @Option(
         parsing: .singleValue,
         help: ArgumentHelp(
@@ -69,7 +74,12 @@ enum LeaseLossAction: String, CaseIterable, ExpressibleByArgument {
 }
 
 /// What the node does with its lease.
-struct LeaseFlags: ParsableArguments {
+struct LeaseFlags: FlagGroup {
+    static let flags: [GoFlag] = [
+        GoFlag("subnet-file"), GoFlag("subnet-lease-renew-margin"), GoFlag("state-dir"),
+        GoFlag("on-lease-loss"),
+    ]
+
     @Option(
         help: ArgumentHelp("File that tells Docker and the CNI plugin the node's subnet.", valueName: "file"))
     var subnetFile = NodeOptions.Lease().subnetFile
@@ -112,7 +122,13 @@ struct LeaseFlags: ParsableArguments {
 }
 
 /// Masquerade, forward rules and the routes beside the overlay's.
-struct RuleFlags: ParsableArguments {
+struct RuleFlags: FlagGroup {
+    static let flags: [GoFlag] = [
+        GoFlag("ip-masq", .boolean), GoFlag("ip-masq-fully-random-disable", .boolean),
+        GoFlag("iptables-resync"),
+        GoFlag("iptables-forward-rules", .boolean), GoFlag("ip-blackhole-route", .boolean),
+    ]
+
     @Option(help: ArgumentHelp("Masquerade what leaves the overlay's network.", valueName: "bool"))
     var ipMasq = false
 
@@ -151,7 +167,13 @@ struct RuleFlags: ParsableArguments {
 }
 
 /// flanneld's Kubernetes mode: taken, so that its command lines parse; the mode itself is not built yet.
-struct KubernetesFlags: ParsableArguments {
+struct KubernetesFlags: FlagGroup {
+    static let flags: [GoFlag] = [
+        GoFlag("kube-subnet-mgr", .boolean), GoFlag("kube-api-url"), GoFlag("kube-annotation-prefix"),
+        GoFlag("kubeconfig-file"), GoFlag("net-config-path"),
+        GoFlag("set-node-network-unavailable", .boolean),
+    ]
+
     @Option(help: ArgumentHelp("Leases from the Kubernetes API. Not built yet.", valueName: "bool"))
     var kubeSubnetMgr = false
 
@@ -172,7 +194,9 @@ struct KubernetesFlags: ParsableArguments {
 }
 
 /// Which device is the tunnel's.
-struct TunnelNameFlag: ParsableArguments {
+struct TunnelNameFlag: FlagGroup {
+    static let flags = [GoFlag("tun-name")]
+
     @Option(help: ArgumentHelp("Name of the tunnel device, 1 to 15 bytes.", valueName: "name"))
     var tunName = NodeOptions.Tunnel().interfaceName
 
@@ -189,7 +213,13 @@ struct TunnelNameFlag: ParsableArguments {
 }
 
 /// The tunnel device and what it lets through.
-struct TunnelFlags: ParsableArguments {
+struct TunnelFlags: FlagGroup {
+    static let flags: [GoFlag] =
+        TunnelNameFlag.flags + [
+            GoFlag("mtu"), GoFlag("port"), GoFlag("accept-any-source", .boolean),
+            GoFlag("path-probe-interval"),
+        ]
+
     @OptionGroup var device: TunnelNameFlag
 
     @Option(
@@ -239,7 +269,12 @@ struct TunnelFlags: ParsableArguments {
 }
 
 /// What is seen of the daemon from outside.
-struct ObservationFlags: ParsableArguments {
+struct ObservationFlags: FlagGroup {
+    static let flags: [GoFlag] =
+        StatusSocketFlag.flags + [
+            GoFlag("healthz-ip"), GoFlag("healthz-port"), GoFlag("metrics-peers"), GoFlag("v"),
+        ]
+
     @Option(
         help: ArgumentHelp("Address on which /healthz, /readyz and /metrics answer.", valueName: "address"))
     var healthzIp = NodeOptions.Observation().healthHost
@@ -287,7 +322,12 @@ struct ObservationFlags: ParsableArguments {
 }
 
 /// Flags of flanneld's logging library: taken, so that its unit files work, and without effect.
-struct LoggingFlags: ParsableArguments {
+struct LoggingFlags: FlagGroup {
+    static let flags: [GoFlag] = [
+        GoFlag("vmodule"), GoFlag("log_backtrace_at"), GoFlag("logtostderr", .boolean),
+        GoFlag("alsologtostderr", .boolean), GoFlag("stderrthreshold"), GoFlag("log_dir"),
+    ]
+
     @Option(help: ArgumentHelp("Without effect: names files of flanneld's source.", valueName: "patterns"))
     var vmodule: String?
 
@@ -332,7 +372,9 @@ struct LoggingFlags: ParsableArguments {
 }
 
 /// The socket on which a running daemon answers `twilld status`.
-struct StatusSocketFlag: ParsableArguments {
+struct StatusSocketFlag: FlagGroup {
+    static let flags = [GoFlag("status-socket")]
+
     @Option(help: ArgumentHelp("Unix socket of the running daemon.", valueName: "path"))
     var statusSocket = NodeOptions.Observation().statusSocket
 }

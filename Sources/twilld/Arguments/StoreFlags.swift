@@ -4,7 +4,13 @@ import Leases
 import NodeDaemon
 
 /// Where the network config and the leases are: etcd v3, or a directory.
-struct StoreFlags: ParsableArguments {
+struct StoreFlags: FlagGroup {
+    static let flags: [GoFlag] = [
+        GoFlag("lease-dir"),
+        GoFlag("etcd-endpoints"), GoFlag("etcd-prefix"), GoFlag("etcd-keyfile"), GoFlag("etcd-certfile"),
+        GoFlag("etcd-cafile"), GoFlag("etcd-username"), GoFlag("etcd-password"),
+    ]
+
     @Option(
         help: ArgumentHelp(
             "Directory that holds the network config and the leases, in place of etcd.",

@@ -2,10 +2,9 @@ import ArgumentParser
 import Devices
 import Worker
 
-/// How the data plane is tuned: defaults and ranges are in `Tuning`, what follows from them in `WorkerLimits`. All that
-/// there is of a tuning flag on the command line's side is in this file.
-struct TuningFlags: ParsableArguments {
-    /// What Go's style must know of them.
+/// How the data plane is tuned: defaults and ranges are in `Tuning`, what follows from them in `WorkerLimits`. All
+/// that there is of a tuning flag on the command line's side is in this file.
+struct TuningFlags: FlagGroup {
     static let flags: [GoFlag] = [
         GoFlag("engine"), GoFlag("workers"), GoFlag("cpus"),
         GoFlag("ring-entries"), GoFlag("sq-poll", .boolean), GoFlag("minimum-wait"), GoFlag("busy-poll"),

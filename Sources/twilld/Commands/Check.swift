@@ -3,7 +3,7 @@ import NodeDaemon
 
 /// `twilld check`: whether this machine can run the daemon.
 struct Check: FlagTaking {
-    static let flags = GoFlag.underlay + [GoFlag("mtu")] + TuningFlags.flags
+    static let flags = UnderlayFlags.flags + [GoFlag("mtu")] + TuningFlags.flags
 
     static let configuration = CommandConfiguration(
         commandName: "check",

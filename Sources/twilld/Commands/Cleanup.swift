@@ -4,7 +4,7 @@ import NodeDaemon
 
 /// `twilld cleanup`: takes away what outlives the daemon.
 struct Cleanup: FlagTaking {
-    static let flags = [GoFlag("status-socket"), GoFlag("subnet-file"), GoFlag("tun-name")]
+    static let flags = StatusSocketFlag.flags + TunnelNameFlag.flags + [GoFlag("subnet-file")]
 
     static let configuration = CommandConfiguration(
         commandName: "cleanup",

@@ -11,7 +11,7 @@ struct Lease: ParsableCommand {
 
     /// `twilld lease list`.
     struct List: FlagTaking {
-        static let flags = GoFlag.store
+        static let flags = StoreFlags.flags
 
         static let configuration = CommandConfiguration(
             commandName: "list", abstract: "List every lease and reservation, with what is wrong with it.")
@@ -26,7 +26,7 @@ struct Lease: ParsableCommand {
 
     /// `twilld lease reserve`.
     struct Reserve: FlagTaking {
-        static let flags = GoFlag.store + [GoFlag("public-ip")]
+        static let flags = StoreFlags.flags + [GoFlag("public-ip")]
 
         static let configuration = CommandConfiguration(
             commandName: "reserve",
@@ -48,7 +48,7 @@ struct Lease: ParsableCommand {
 
     /// `twilld lease release`.
     struct Release: FlagTaking {
-        static let flags = GoFlag.store
+        static let flags = StoreFlags.flags
 
         static let configuration = CommandConfiguration(
             commandName: "release",

@@ -13,7 +13,7 @@ struct Network: ParsableCommand {
 
     /// `twilld network show`.
     struct Show: FlagTaking {
-        static let flags = GoFlag.store
+        static let flags = StoreFlags.flags
 
         static let configuration = CommandConfiguration(
             commandName: "show", abstract: "Print the network config as the store has it, and what it means.")
@@ -38,7 +38,7 @@ struct Network: ParsableCommand {
 
     /// `twilld network set`.
     struct Set: FlagTaking {
-        static let flags = GoFlag.store
+        static let flags = StoreFlags.flags
 
         static let configuration = CommandConfiguration(
             commandName: "set",

@@ -1,12 +1,15 @@
 import ArgumentParser
 import FoundationEssentials
 import Glibc
+import Health
 import Logging
 import NodeDaemon
 
 /// `twilld run`: the daemon.
 struct Run: FlagTaking {
-    static let flags = GoFlag.run
+    static let flags =
+        StoreFlags.flags + UnderlayFlags.flags + LeaseFlags.flags + RuleFlags.flags + TunnelFlags.flags
+        + TuningFlags.flags + ObservationFlags.flags + KubernetesFlags.flags + LoggingFlags.flags
 
     static let configuration = CommandConfiguration(
         commandName: "run",
@@ -63,7 +66,7 @@ struct Run: FlagTaking {
     private static func endSoon(_ status: Int32, _ logger: Logger) {
         startThread("stop") {
             usleep(stopLimitMilliseconds * 1000)
-            logger.warning("stopped without waiting any longer")
+            logger.warning(.stoppedWithoutWaiting)
             LogWriter.standardError.flush(milliseconds: 50)
             _exit(status)
         }

@@ -5,7 +5,7 @@ import Telemetry
 
 /// `twilld status`: what a running daemon knows.
 struct Status: FlagTaking {
-    static let flags = [GoFlag("status-socket")]
+    static let flags = StatusSocketFlag.flags
 
     static let configuration = CommandConfiguration(
         commandName: "status",

@@ -125,7 +125,7 @@ package final class Reconciler {
             throw ItemProblem(Problem(item.effect, "\(item.name): \(deviation)", remedy: ""))
         }
         try item.update(in: state, using: socket)
-        if !isFirstTime { log.notice("restored", item: item.name, deviation) }
+        if !isFirstTime { log.notice(.restored, item: item.name, deviation) }
         return deviation
     }
 
@@ -139,7 +139,7 @@ package final class Reconciler {
         if let told = error as? ItemProblem {
             health.set(item.component, told.problem)
         } else {
-            log.warning("cannot restore", item: item.name, "\(error)")
+            log.warning(.cannotRestore, item: item.name, "\(error)")
             health.set(item.component, problem(of: item, error))
         }
         if item.isEssential { outcome.failure = outcome.failure ?? error }
@@ -180,7 +180,7 @@ package final class Reconciler {
                 health.forget(item.component)
                 statuses.forget(item.name)
             } catch {
-                log.warning("cannot withdraw", item: item.name, "\(error)")
+                log.warning(.cannotWithdraw, item: item.name, "\(error)")
                 health.set(item.component, unwantedProblem(item.name, error))
                 statuses.set(item.name, .leaving, error: "\(error)")
                 unwanted.append(item)
@@ -232,12 +232,12 @@ package final class Reconciler {
             let name = leftover.name(in: state)
             do throws(NetlinkError) {
                 try leftover.delete(using: socket)
-                log.notice("pruned", item: name, "it has twill's number, and nothing here wants it")
+                log.notice(.pruned, item: name, "it has twill's number, and nothing here wants it")
             } catch {
                 // Somebody else took it away.
                 if [ESRCH, ENOENT, EADDRNOTAVAIL, ENODEV].contains(error.code) { continue }
                 failed.insert(name)
-                log.warning("cannot withdraw", item: name, "\(error)")
+                log.warning(.cannotWithdraw, item: name, "\(error)")
                 health.set(Component(.route, name), unwantedProblem(name, error))
                 statuses.set(name, .leaving, error: "\(error)")
                 nextPrune = .now + resyncInterval

@@ -1,3 +1,4 @@
+import Health
 import Logging
 
 /// Log lines about items that are looked at many times a minute: one line when something is said of an item for the
@@ -19,13 +20,13 @@ package struct RepeatLimitedLog {
     package init(logger: Logger) { self.logger = logger }
 
     /// Says that something was done.
-    package mutating func notice(_ message: String, item: String, _ detail: String) {
-        say(.notice, message, item: item, detail)
+    package mutating func notice(_ event: EventName, item: String, _ detail: String) {
+        say(.notice, event, item: item, detail)
     }
 
     /// Says that something failed.
-    package mutating func warning(_ message: String, item: String, _ detail: String) {
-        say(.warning, message, item: item, detail)
+    package mutating func warning(_ event: EventName, item: String, _ detail: String) {
+        say(.warning, event, item: item, detail)
     }
 
     /// Forgets a failure, so that the next one is told at once.
@@ -36,8 +37,8 @@ package struct RepeatLimitedLog {
         said[item] = nil
     }
 
-    private mutating func say(_ level: Logger.Level, _ message: String, item: String, _ detail: String) {
-        let text = "\(message): \(detail)"
+    private mutating func say(_ level: Logger.Level, _ event: EventName, item: String, _ detail: String) {
+        let text = "\(event): \(detail)"
         let now = ContinuousClock.now
         if var last = said[item], last.text == text, now - last.time <= RepeatLimitedLog.interval {
             last.keptBack += 1
@@ -46,7 +47,7 @@ package struct RepeatLimitedLog {
         }
         var metadata: Logger.Metadata = ["item": "\(item)", "detail": "\(detail)"]
         if let keptBack = said[item]?.keptBack, keptBack > 0 { metadata["repeated"] = "\(keptBack)" }
-        logger.log(level: level, "\(message)", metadata: metadata)
+        logger.log(level: level, event, metadata: metadata)
         said[item] = Said(text: text, time: now)
     }
 }

@@ -125,15 +125,15 @@ extension NodeNetwork {
             do {
                 try path.delete(using: socket)
                 itemStatuses.forget(path.name)
-                log.notice("path is wide again", item: path.name, "")
+                log.notice(.pathIsWideAgain, item: path.name, "")
             } catch {
                 // It carries twill's number and is not wanted: it is pruned.
-                log.warning("cannot withdraw", item: path.name, "\(error)")
+                log.warning(.cannotWithdraw, item: path.name, "\(error)")
             }
         }
         narrowPaths = wanted
         for path in wanted where !before.contains(path) {
-            log.notice("narrow path", item: path.name, "MTU \(path.mtu)")
+            log.notice(.narrowPath, item: path.name, "MTU \(path.mtu)")
             restore(path)
         }
     }
@@ -141,7 +141,7 @@ extension NodeNetwork {
     /// Restores the routes of narrow paths that somebody took away.
     func restoreNarrowPaths(in state: NetworkState, isFirstTime: Bool) {
         for path in NarrowPathRoute.missing(of: narrowPaths, in: state) {
-            if !isFirstTime { log.notice("restored", item: path.name, "missing, or not of MTU \(path.mtu)") }
+            if !isFirstTime { log.notice(.restored, item: path.name, "missing, or not of MTU \(path.mtu)") }
             restore(path)
         }
     }
@@ -150,7 +150,7 @@ extension NodeNetwork {
         do {
             try path.update(using: socket)
         } catch {
-            log.warning("cannot restore", item: path.name, "\(error)")
+            log.warning(.cannotRestore, item: path.name, "\(error)")
             itemStatuses.set(path.name, .failing, error: "\(error)")
             health.set(
                 Component(.route, "\(path.subnet) MTU"),

@@ -33,8 +33,8 @@ public enum WorkerCount: Sendable, Equatable {
     }
 }
 
-/// A tuning that is out of range or does not go together. What each number is called where people write it down is for
-/// whoever reads it there.
+/// A tuning that is out of range or does not go together. It names numbers by what they are here: what they are
+/// called where people write them down, only the reader of that knows.
 public enum TuningError: Error, Sendable, Equatable, CustomStringConvertible {
     /// A number is outside of its range.
     case outOfRange(Tuning.Number, value: Int, range: ClosedRange<Int>)
