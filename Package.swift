@@ -81,7 +81,7 @@ let dataPlane: [Target] = [
 
 let controlSide: [Target] = [
     module("Health", in: "Control", [.product(name: "Logging", package: "swift-log")]),
-    module("Netlink", in: "Control/Kernel", ["Addresses", "CLinux"]),
+    module("Netlink", in: "Control/Kernel", ["Addresses", "Host", "CLinux"]),
     module(
         "Leases", in: "Control", ["Addresses", "Health", .product(name: "Logging", package: "swift-log")]),
     module("LeaseDirectory", in: "Control/Stores", ["Health", "Leases"]),
@@ -167,8 +167,8 @@ let etcdAndDaemon: [Target] = [
         name: "twilld",
         dependencies: [
             "Addresses", "Processes", "Forwarding", "Counters", "Devices", "Engines", "Worker",
-            "Health", "Netlink", "Reconciler", "Firewall", "Leases", "LeaseDirectory", "LeaseEtcd", "Node",
-            "Telemetry", "CLinux",
+            "Health", "Host", "Netlink", "Reconciler", "Firewall", "Leases", "LeaseDirectory", "LeaseEtcd",
+            "Node", "Telemetry", "CLinux",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),

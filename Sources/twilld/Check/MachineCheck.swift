@@ -1,8 +1,8 @@
 import Addresses
-import Engines
-import FoundationEssentials
-import Glibc
 import Devices
+import Engines
+import Glibc
+import Host
 import Worker
 
 /// Looks at the machine: each thing that twilld needs is tried, not inferred from a version.
@@ -110,7 +110,7 @@ enum MachineCheck {
     }
 
     private static func setting(_ path: String) -> String? {
-        guard let text = try? String(contentsOfFile: path, encoding: .utf8) else { return nil }
+        guard let text = try? TextFile.read(path) else { return nil }
         return String(text.prefix { !$0.isWhitespace })
     }
 }
