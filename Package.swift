@@ -81,7 +81,7 @@ let dataPlane: [Target] = [
 
 let controlSide: [Target] = [
     module("Health", in: "Control", [.product(name: "Logging", package: "swift-log")]),
-    module("Netlink", in: "Control/Kernel", ["Addresses", "CLinux"]),
+    module("Netlink", in: "Control/Kernel", ["Addresses", "Host", "CLinux"]),
     module("Host", in: "Control/Kernel", ["Processes", "CLinux"]),
     module(
         "Reconciler", in: "Control/Kernel",

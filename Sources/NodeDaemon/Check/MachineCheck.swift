@@ -8,6 +8,7 @@ import Devices
 import Health
 import Logging
 import Node
+import Host
 import Worker
 
 /// Looks at the machine: each thing that twilld needs is tried, not inferred from a version.
@@ -153,7 +154,7 @@ package enum MachineCheck {
     }
 
     private static func setting(_ path: String) -> String? {
-        guard let text = try? String(contentsOfFile: path, encoding: .utf8) else { return nil }
+        guard let text = try? TextFile.read(path) else { return nil }
         return String(text.prefix { !$0.isWhitespace })
     }
 }

@@ -1,6 +1,5 @@
-import CLinux
 import Dispatch
-import Glibc
+import Host
 
 /// Runs what blocks (opening a device, joining threads) away from the threads that run tasks.
 package func onThread<Result: Sendable, Failure: Error>(
@@ -18,32 +17,5 @@ package func onThread<Result: Sendable, Failure: Error>(
 /// - Returns: whether there is one; false where the kernel refused.
 @discardableResult
 package func startThread(_ name: String, _ body: @escaping @Sendable () -> Void) -> Bool {
-    let work = Unmanaged.passRetained(ThreadWork(name: name, body: body))
-    var thread = pthread_t()
-    let code = pthread_create(
-        &thread, nil,
-        { argument in
-            guard let argument else { return nil }
-            let work = Unmanaged<ThreadWork>.fromOpaque(argument).takeRetainedValue()
-            twill_name_thread(work.name)
-            work.body()
-            return nil
-        }, work.toOpaque())
-    guard code == 0 else {
-        work.release()
-        return false
-    }
-    pthread_detach(thread)
-    return true
-}
-
-/// What a thread is given.
-private final class ThreadWork: Sendable {
-    let name: String
-    let body: @Sendable () -> Void
-
-    init(name: String, body: @escaping @Sendable () -> Void) {
-        self.name = name
-        self.body = body
-    }
+    (try? SystemThread.start(name, body)) != nil
 }

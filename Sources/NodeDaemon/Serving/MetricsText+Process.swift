@@ -1,5 +1,5 @@
-import FoundationEssentials
 import Glibc
+import Host
 import Telemetry
 
 extension MetricsText {
@@ -16,7 +16,7 @@ extension MetricsText {
                 Double(microseconds) / 1e6)
         }
         // proc(5), statm: sizes in pages; the second is the resident set.
-        if let text = try? String(contentsOfFile: "/proc/self/statm", encoding: .utf8),
+        if let text = try? TextFile.read("/proc/self/statm"),
             let pages = text.split(separator: " ").dropFirst().first.flatMap({ Int($0) })
         {
             add(

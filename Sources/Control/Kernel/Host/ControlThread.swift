@@ -12,23 +12,13 @@ package final class ControlThread: SerialExecutor {
     private let wake: Int32
 
     /// Starts the thread.
-    package init() throws(ControlThreadError) {
+    ///
+    /// - Throws: where the kernel gives no thread, or no descriptor to wake it by.
+    package init() throws(SystemError) {
         wake = eventfd(0, Int32(EFD_CLOEXEC))
-        guard wake >= 0 else { throw ControlThreadError(code: errno) }
+        guard wake >= 0 else { throw SystemError("cannot make what wakes the control thread", code: errno) }
         // The thread keeps this object until `close`.
-        let argument = Unmanaged.passRetained(self)
-        var thread = pthread_t()
-        let code = pthread_create(
-            &thread, nil,
-            { argument in
-                Unmanaged<ControlThread>.fromOpaque(argument!).takeRetainedValue().run()
-                return nil
-            }, argument.toOpaque())
-        guard code == 0 else {
-            argument.release()
-            throw ControlThreadError(code: code)
-        }
-        pthread_detach(thread)
+        try SystemThread.start("control") { self.run() }
     }
 
     deinit { Glibc.close(wake) }
@@ -59,11 +49,4 @@ package final class ControlThread: SerialExecutor {
             }
         }
     }
-}
-
-/// The thread could not be started.
-package struct ControlThreadError: Error, CustomStringConvertible {
-    let code: Int32
-    /// The message to the operator.
-    package var description: String { "cannot start the control thread: \(String(cString: strerror(code)))" }
 }

@@ -5,39 +5,20 @@ package enum TextFile {
     /// The largest file that is read, in bytes: `subnet.env` has a few lines, a setting has one.
     static let sizeLimit = 64 * 1024
 
-    /// A file that could not be read or written.
-    package struct Failure: Error, CustomStringConvertible {
-        /// The file.
-        package let path: String
-        /// The kernel's error number.
-        package let code: Int32
-        /// What is wrong, where the error number does not say it.
-        package let reason: String?
-        /// The message to the operator, but for its beginning.
-        package var description: String { "\(path): \(reason ?? String(cString: strerror(code)))" }
-
-        /// Makes a failure.
-        package init(path: String, code: Int32, reason: String? = nil) {
-            self.path = path
-            self.code = code
-            self.reason = reason
-        }
-    }
-
     /// The file's text; nil where there is no such file. What is no plain file (a FIFO, a device), or larger than
     /// `sizeLimit`, is an error, and is not waited for.
-    package static func read(_ path: String) throws(Failure) -> String? {
+    package static func read(_ path: String) throws(SystemError) -> String? {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
         guard descriptor >= 0 else {
             let code = errno
             if code == ENOENT { return nil }
-            throw Failure(path: path, code: code)
+            throw SystemError(path, code: code)
         }
         defer { close(descriptor) }
         var status = stat()
-        guard fstat(descriptor, &status) == 0 else { throw Failure(path: path, code: errno) }
+        guard fstat(descriptor, &status) == 0 else { throw SystemError(path, code: errno) }
         guard status.st_mode & S_IFMT == S_IFREG else {
-            throw Failure(path: path, code: EINVAL, reason: "it is no plain file")
+            throw SystemError(path, code: EINVAL, reason: "it is no plain file")
         }
         var contents: [UInt8] = []
         var chunk = [UInt8](repeating: 0, count: 4096)
@@ -45,19 +26,19 @@ package enum TextFile {
             let count = Glibc.read(descriptor, &chunk, chunk.count)
             let code = errno
             if count < 0 && code == EINTR { continue }
-            guard count >= 0 else { throw Failure(path: path, code: code) }
+            guard count >= 0 else { throw SystemError(path, code: code) }
             if count == 0 { return String(decoding: contents, as: UTF8.self) }
             contents += chunk.prefix(count)
             guard contents.count <= sizeLimit else {
-                throw Failure(path: path, code: EFBIG, reason: "it is larger than \(sizeLimit >> 10) KiB")
+                throw SystemError(path, code: EFBIG, reason: "it is larger than \(sizeLimit >> 10) KiB")
             }
         }
     }
 
     /// Writes to a file that is there, with one call, as `/proc/sys` asks.
-    package static func overwrite(_ path: String, with text: String) throws(Failure) {
+    package static func overwrite(_ path: String, with text: String) throws(SystemError) {
         let descriptor = open(path, O_WRONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw Failure(path: path, code: errno) }
+        guard descriptor >= 0 else { throw SystemError(path, code: errno) }
         defer { close(descriptor) }
         try write(text, to: descriptor, path: path)
     }
@@ -67,25 +48,25 @@ package enum TextFile {
     ///
     /// The temporary file lies in the same directory, since a rename does not cross file systems; its name cannot be
     /// guessed, and it is made anew, so that nobody's link is followed.
-    package static func replace(_ path: String, with text: String, mode: mode_t) throws(Failure) {
+    package static func replace(_ path: String, with text: String, mode: mode_t) throws(SystemError) {
         let (directoryPath, name) = split(path)
         let directory: Int32
-        do throws(Failure) {
+        do throws(SystemError) {
             directory = try TrustedDirectory.open(directoryPath)
         } catch {
-            throw Failure(path: path, code: error.code, reason: error.reason)
+            throw SystemError(path, code: error.code, reason: error.reason)
         }
         defer { close(directory) }
         let temporary = ".\(name).\(String(UInt64.random(in: 0...UInt64.max), radix: 36))"
         let descriptor = openat(
             directory, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode)
-        guard descriptor >= 0 else { throw Failure(path: path, code: errno) }
-        do throws(Failure) {
+        guard descriptor >= 0 else { throw SystemError(path, code: errno) }
+        do throws(SystemError) {
             defer { close(descriptor) }
             // The process's umask does not count.
-            guard fchmod(descriptor, mode) == 0 else { throw Failure(path: path, code: errno) }
+            guard fchmod(descriptor, mode) == 0 else { throw SystemError(path, code: errno) }
             try write(text, to: descriptor, path: path)
-            guard fsync(descriptor) == 0 else { throw Failure(path: path, code: errno) }
+            guard fsync(descriptor) == 0 else { throw SystemError(path, code: errno) }
             try rename(temporary, to: name, in: directory, path: path)
         } catch {
             unlinkat(directory, temporary, 0)
@@ -97,14 +78,14 @@ package enum TextFile {
 
     private static func rename(
         _ temporary: String, to name: String, in directory: Int32, path: String
-    ) throws(Failure) {
+    ) throws(SystemError) {
         guard renameat(directory, temporary, directory, name) != 0 else { return }
         let code = errno
-        guard code == EISDIR else { throw Failure(path: path, code: code) }
+        guard code == EISDIR else { throw SystemError(path, code: code) }
         guard unlinkat(directory, name, AT_REMOVEDIR) == 0,
             renameat(directory, temporary, directory, name) == 0
         else {
-            throw Failure(path: path, code: code, reason: "a directory that is not empty is in its place")
+            throw SystemError(path, code: code, reason: "a directory that is not empty is in its place")
         }
     }
 
@@ -116,11 +97,11 @@ package enum TextFile {
         return (slash == path.startIndex ? "/" : String(path[..<slash]), name)
     }
 
-    private static func write(_ text: String, to descriptor: Int32, path: String) throws(Failure) {
+    private static func write(_ text: String, to descriptor: Int32, path: String) throws(SystemError) {
         let bytes = Array(text.utf8)
         let count = Glibc.write(descriptor, bytes, bytes.count)
         let code = errno
-        guard count == bytes.count else { throw Failure(path: path, code: count < 0 ? code : ENOSPC) }
+        guard count == bytes.count else { throw SystemError(path, code: count < 0 ? code : ENOSPC) }
     }
 }
 
@@ -133,9 +114,9 @@ enum TrustedDirectory {
     /// Opens the directory for files to be made in, and makes it where it is missing (mode 0755).
     ///
     /// - Returns: a descriptor, the caller's to close.
-    static func open(_ path: String) throws(TextFile.Failure) -> Int32 {
+    static func open(_ path: String) throws(SystemError) -> Int32 {
         var walk = Walk(path: path)
-        do throws(TextFile.Failure) {
+        do throws(SystemError) {
             while let name = walk.pending.popLast() { try walk.step(into: name) }
             return walk.current
         } catch {
@@ -165,9 +146,9 @@ enum TrustedDirectory {
 
         private func isOwn(_ user: uid_t) -> Bool { user == 0 || user == geteuid() }
 
-        private func failure(_ code: Int32) -> TextFile.Failure { TextFile.Failure(path: path, code: code) }
+        private func failure(_ code: Int32) -> SystemError { SystemError(path, code: code) }
 
-        mutating func step(into name: String) throws(TextFile.Failure) {
+        mutating func step(into name: String) throws(SystemError) {
             guard current >= 0 else { throw failure(errno) }
             var here = stat()
             var there = stat()
@@ -178,8 +159,8 @@ enum TrustedDirectory {
                 guard fstatat(current, name, &there, AT_SYMLINK_NOFOLLOW) == 0 else { throw failure(errno) }
             }
             guard isOwn(there.st_uid) || !isOpenToOthers(here) else {
-                throw TextFile.Failure(
-                    path: path, code: EPERM,
+                throw SystemError(
+                    path, code: EPERM,
                     reason: "\(name) on the way to it belongs to another user (\(there.st_uid))")
             }
             if there.st_mode & S_IFMT == S_IFLNK {
@@ -192,7 +173,7 @@ enum TrustedDirectory {
             current = next
         }
 
-        private mutating func follow(_ name: String) throws(TextFile.Failure) {
+        private mutating func follow(_ name: String) throws(SystemError) {
             links += 1
             guard links <= TrustedDirectory.linkLimit else { throw failure(ELOOP) }
             var target = [CChar](repeating: 0, count: Int(PATH_MAX))

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Host
 import Synchronization
 
 /// A change that the kernel told of.
@@ -123,20 +124,12 @@ private final class Listener {
         socket: consuming NetlinkDescriptor, wake: Wake, interest: Interest,
         continuation: AsyncStream<NetworkChange>.Continuation, operation: String
     ) throws(NetlinkError) {
-        let listener = Unmanaged.passRetained(
-            Listener(socket: socket, wake: wake, interest: interest, continuation: continuation))
-        var thread = pthread_t()
-        let code = pthread_create(
-            &thread, nil,
-            { argument in
-                Unmanaged<Listener>.fromOpaque(argument!).takeRetainedValue().run()
-                return nil
-            }, listener.toOpaque())
-        guard code == 0 else {
-            listener.release()
-            throw NetlinkError(operation: operation, code: code)
+        let listener = Listener(socket: socket, wake: wake, interest: interest, continuation: continuation)
+        do throws(SystemError) {
+            try SystemThread.start("netlink") { listener.run() }
+        } catch {
+            throw NetlinkError(operation: operation, code: error.code)
         }
-        pthread_detach(thread)
     }
 
     private func run() {

@@ -44,10 +44,10 @@ public final class KeptSubnetFile: KeptItem {
     /// Says whether it is missing or has other contents.
     public func deviation(in _: NetworkState) throws -> String? {
         let present: String?
-        do throws(TextFile.Failure) {
+        do throws(SystemError) {
             present = try TextFile.read(path)
         } catch {
-            return error.reason ?? String(cString: strerror(error.code))
+            return error.cause
         }
         if present == file.text {
             state.withLock { $0 = State(wasInPlace: true) }

@@ -120,7 +120,7 @@ public struct Leftovers: Sendable {
         guard unlink(path) != 0 else { return [path] }
         let code = errno
         guard code != ENOENT && code != ENOTDIR else { return [] }
-        throw TextFile.Failure(path: path, code: code)
+        throw SystemError(path, code: code)
     }
 }
 
