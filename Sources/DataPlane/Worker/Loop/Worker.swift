@@ -18,7 +18,7 @@
 // Order: packets are read in order, appended to messages in order, and a message is sealed before a later one to the
 // same destination is opened; sealed messages are sent in order. So packets of one flow, which have one destination,
 // keep theirs. What goes ahead of the line has nothing of its flow in it. In the other direction the coalescer keeps the
-// order (SuperPackets/Coalescer.swift).
+// order (Offload/Coalescer.swift).
 //
 // Ownership of a buffer: free list → engine (read, receive) → worker (completion) → message or coalescer slot →
 // engine (send, write) → free list.
