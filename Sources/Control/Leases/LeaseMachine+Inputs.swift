@@ -148,7 +148,7 @@ extension LeaseMachine {
             hold(subnet, timeToLive: timeToLive, written: value, now: now)
             if case .create = write {
                 report(
-                    .notice, .notice, ["subnet": "\(subnet)", "public_ip": "\(ownEndpoint.address)"])
+                    .notice, .leaseAcquired, ["subnet": "\(subnet)", "public_ip": "\(ownEndpoint.address)"])
             } else {
                 report(.info, .leaseRenewed, ["subnet": "\(subnet)"])
             }
@@ -202,7 +202,7 @@ extension LeaseMachine {
             search?.taken = []
             own?.isRewriteWanted = true
             report(
-                .notice, .notice,
+                .notice, .networkConfigurationTakenOver,
                 [
                     "network": "\(parsed.network)", "subnet_len": "\(parsed.subnetLength)",
                     "port": "\(parsed.backend.port)",

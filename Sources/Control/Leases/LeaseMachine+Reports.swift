@@ -103,12 +103,12 @@ extension LeaseMachine {
         }
     }
 
-    mutating func report(_ level: Logger.Level, _ message: String, _ fields: [String: String]) {
-        report(LeaseReport(level, message, fields))
+    mutating func report(_ level: Logger.Level, _ event: EventName, _ fields: [String: String]) {
+        report(LeaseReport(level, event, fields))
     }
 
     mutating func report(_ report: LeaseReport) {
-        guard let suppressed = published.pacing.take(report.message, now: turn.now) else { return }
+        guard let suppressed = published.pacing.take(report.event, now: turn.now) else { return }
         var report = report
         if suppressed > 0 { report.fields["left_out"] = "\(suppressed)" }
         turn.actions.append(.report(report))

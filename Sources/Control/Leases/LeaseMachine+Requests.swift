@@ -65,7 +65,7 @@ extension LeaseMachine {
         }
         session.outage = nil
         report(
-            .notice, .notice,
+            .notice, .storeAnswersAgain,
             ["store": storeName, "after_seconds": "\((now - outage.since).components.seconds)"])
     }
 
@@ -78,14 +78,14 @@ extension LeaseMachine {
         outage.errors[request] = error
         session.outage = outage
         guard isNew else { return }
-        let message =
+        let event: EventName =
             switch error.kind {
-            case .unreachable: "store unreachable, trying again"
-            case .denied: "store refuses, trying again"
-            case .failed, .historyLost: "store failed a request, trying again"
+            case .unreachable: .storeUnreachable
+            case .denied: .storeRefuses
+            case .failed, .historyLost: .storeFailedRequest
             }
         report(
-            .warning, message,
+            .warning, event,
             [
                 "store": storeName, "error": error.description,
                 "effect": own == nil ? "no lease before it answers" : "packets flow on",
@@ -94,7 +94,7 @@ extension LeaseMachine {
 
     mutating func reportDataLoss(from old: Int64, to new: Int64) {
         report(
-            .warning, .warning,
+            .warning, .storeIsOlder,
             ["store": storeName, "revision_before": "\(old)", "revision": "\(new)"])
         doubt.hasStoreJumped = true
     }
