@@ -34,8 +34,8 @@ private final class Ends {
         }
     }
 
-    /// Connects the socket to one on loopback that is gone, with an ICMP error waiting that tells so; and before that, with a
-    /// datagram from there.
+    /// Connects the socket to one on loopback that is gone, with an ICMP error waiting that tells so; and before
+    /// that, with a datagram from there.
     func meetAnError() {
         let other = Glibc.socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
         var address = sockaddr_in()
@@ -94,24 +94,24 @@ private func exercise<Engine: PacketEngine & ~Copyable>(_ engine: inout Engine, 
     let memory = ends.memory
     var result: Int32
     // A read that does not wait finds nothing.
-    engine.read(into: 0, parked: false)
+    engine.read(into: 0, isPending: false)
     result = engine.enter(waitingFor: 1, timeoutMicroseconds: 100_000)
     #expect(result == 0)
     let dry = try next(&engine)
     #expect(dry.kind == .read && dry.index == 0 && dry.result == -Int(EAGAIN))
 
-    // A parked one is ended by the frame that comes, a burst takes the frames behind it in order.
-    engine.read(into: 1, parked: true)
+    // A pending one is ended by the frame that comes, a burst takes the frames behind it in order.
+    engine.read(into: 1, isPending: true)
     result = engine.enter(waitingFor: 0, timeoutMicroseconds: -1)
     #expect(result == 0)
     let early = engine.nextCompletion()
     #expect(early?.kind == nil)
     for byte in 1...3 as ClosedRange<UInt8> { write(ends.pods, [byte, byte], 2) }
-    let parked = try next(&engine)
-    #expect(parked.kind == .read && parked.index == 1 && parked.result == 2)
+    let pending = try next(&engine)
+    #expect(pending.kind == .read && pending.index == 1 && pending.result == 2)
     #expect(memory.tunnelBuffer(1).load(fromByteOffset: PacketMemory.virtioHeaderOffset, as: UInt8.self) == 1)
-    engine.read(into: 2, parked: false)
-    engine.read(into: 3, parked: false)
+    engine.read(into: 2, isPending: false)
+    engine.read(into: 3, isPending: false)
     for byte in 2...3 {
         let read = try next(&engine)
         #expect(read.kind == .read && read.index == byte)
@@ -169,9 +169,9 @@ private func exercise<Engine: PacketEngine & ~Copyable>(_ engine: inout Engine, 
     #expect(calls > 0)
 }
 
-/// Has a read parked and the receive armed, and is told to end as a worker is, by a wake-up.
+/// Has a read pending and the receive armed, and is told to end as a worker is, by a wake-up.
 private func beginAndWake<Engine: PacketEngine & ~Copyable>(_ engine: inout Engine, _ ends: Ends) throws {
-    engine.read(into: 0, parked: true)
+    engine.read(into: 0, isPending: true)
     for buffer in 0..<4 { engine.provide(buffer) }
     let entered = engine.enter(waitingFor: 0, timeoutMicroseconds: -1)
     #expect(entered == 0)

@@ -54,7 +54,7 @@
                 try hold(worker.round() == 0, "the worker gave up")
                 let isDrained =
                     kernel.tunnelQueue.isEmpty && kernel.socketQueue.isEmpty && worker.engine.isIdle
-                    && worker.waitingReads.count == 0 && worker.arrivalCount == 0
+                    && worker.waitingReads.count == 0 && worker.received.waitingCount == 0
                 rests = isDrained ? rests + 1 : 0
                 if rests == 4 { return }
             }
@@ -91,8 +91,8 @@
         ]
     }
 
-    /// Frames of the TUN device, each a length of two bytes, a virtio-net header and a packet: counted, or sent as whole packets
-    /// to the right peer.
+    /// Frames of the TUN device, each a length of two bytes, a virtio-net header and a packet: counted, or sent as
+    /// whole packets to the right peer.
     final class OutboundTarget: FuzzTarget {
         let words = reservedAddresses
         let maximumBytes = 16_384
@@ -146,8 +146,8 @@
         }
     }
 
-    /// Receive buffers, each a peer, the size of its datagrams, a length (two bytes both) and bytes: counted, or written as whole
-    /// packets that come from that peer's pods for this node's.
+    /// Receive buffers, each a peer, the size of its datagrams, a length (two bytes both) and bytes: counted, or
+    /// written as whole packets that come from that peer's pods for this node's.
     final class InboundTarget: FuzzTarget {
         let words = reservedAddresses
         let maximumBytes = 16_384
@@ -180,7 +180,8 @@
             bench.kernel.socketQueue = frames(bytes, headerBytes: 5) { $0.word(3) }.filter {
                 $0.content.count <= 65_507
             }.map { header, content in
-                // UDP_GRO names a size where several came. A peer's number of 128 and more leaves checksums as they are.
+                // UDP_GRO names a size where several came. A peer's number of 128 and more leaves checksums as they
+                // are.
                 let size =
                     header.word(1) > 0 && header.word(1) < content.count
                     ? header.word(1) : max(content.count, 1)

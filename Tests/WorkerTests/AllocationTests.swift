@@ -58,7 +58,7 @@ struct EndlessEngine: PacketEngine, ~Copyable {
         count += 1
     }
 
-    mutating func read(into buffer: Int, parked: Bool) {
+    mutating func read(into buffer: Int, isPending: Bool) {
         let length = frameBytes[nextFrame]
         (memory.tunnelBuffer(buffer) + PacketMemory.virtioHeaderOffset).copyMemory(
             from: frames.baseAddress! + nextFrame * 2048, byteCount: length)

@@ -6,7 +6,8 @@ import Testing
 @testable import Worker
 
 // Both parsers where they stand: frames of the TUN device with any virtio-net header, datagrams of any bytes in
-// receive buffers cut anywhere. Whatever comes in is counted once, and whatever goes out is a whole packet that may go there.
+// receive buffers cut anywhere. Whatever comes in is counted once, and whatever goes out is a whole packet that may
+// go there.
 #if DEBUG
     private let inputsPerSeed = 1_000
 #else

@@ -1,8 +1,8 @@
-// The engine of the simulated kernel. It keeps the promises of `PacketEngine` (order, ownership) and uses its liberties:
-// completions come late, calls return early, every operation may fail. What is sent or written is read when the operation
-// *ends*, so memory that the worker touches too early shows as corrupt bytes. It traps where a buffer has two owners, where
-// memory is given away that an operation still reads, where a slot or message is used twice at once, and where the worker
-// waits for more than can ever come.
+// The engine of the simulated kernel. It keeps the promises of `PacketEngine` (order, ownership) and uses its
+// liberties: completions come late, calls return early, every operation may fail. What is sent or written is read
+// when the operation *ends*, so memory that the worker touches too early shows as corrupt bytes. It traps where a
+// buffer has two owners, where memory is given away that an operation still reads, where a slot or message is used
+// twice at once, and where the worker waits for more than can ever come.
 
 import Addresses
 import CLinux
@@ -14,7 +14,7 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
     private struct Operation {
         var kind: OperationKind
         var index: Int
-        var parked = false
+        var isPending = false
         var vectors: UnsafeMutablePointer<iovec>?
         var count = 0
     }
@@ -70,13 +70,13 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
         queued.append(operation)
     }
 
-    mutating func read(into buffer: Int, parked: Bool) {
+    mutating func read(into buffer: Int, isPending: Bool) {
         precondition(bufferOwners[buffer] == .worker, "tunnel buffer \(buffer) has two owners")
         precondition(bufferReaders[buffer] == 0, "tunnel buffer \(buffer) is read into while it is sent from")
         precondition(
-            !parked || !(pending + queued).contains { $0.parked }, "two reads are parked")
+            !isPending || !(pending + queued).contains { $0.isPending }, "two reads are pending")
         bufferOwners[buffer] = .engine
-        queue(Operation(kind: .read, index: buffer, parked: parked))
+        queue(Operation(kind: .read, index: buffer, isPending: isPending))
     }
 
     mutating func provide(_ buffer: Int) {
@@ -179,7 +179,7 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
 
     private func wait(timeoutMicroseconds: Int) {
         kernel.sleeps += 1
-        let somethingIsLate = pending.contains { !$0.parked } || !queued.isEmpty
+        let somethingIsLate = pending.contains { !$0.isPending } || !queued.isEmpty
         let packetsAreThere =
             !kernel.socketQueue.isEmpty || (!kernel.tunnelQueue.isEmpty && kernel.readError == 0)
         if packetsAreThere, !somethingIsLate, timeoutMicroseconds < 0 { kernel.stalls += 1 }
@@ -203,7 +203,7 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
             return endRead(operation, result: kernel.readFailures.randomElement(using: &kernel.generator)!)
         }
         guard !kernel.tunnelQueue.isEmpty else {
-            return operation.parked ? false : endRead(operation, result: -Int(EAGAIN))
+            return operation.isPending ? false : endRead(operation, result: -Int(EAGAIN))
         }
         let frame = kernel.tunnelQueue.removeFirst()
         let target = memory.tunnelBuffer(operation.index) + PacketMemory.virtioHeaderOffset
@@ -351,6 +351,8 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
 
     mutating func close() {}
 
-    /// Whether nothing is under way but a parked read.
-    var isIdle: Bool { queued.allSatisfy(\.parked) && pending.allSatisfy(\.parked) && completions.isEmpty }
+    /// Whether nothing is under way but a pending read.
+    var isIdle: Bool {
+        queued.allSatisfy(\.isPending) && pending.allSatisfy(\.isPending) && completions.isEmpty
+    }
 }

@@ -2,8 +2,9 @@ import Addresses
 import Engines
 import Glibc
 
-/// The kernel that the worker runs against in tests: a TUN device, a UDP socket and a clock made of values, with faults drawn
-/// from a seed. It is shared between the engine inside a worker (SimulatedEngine.swift) and the test outside.
+/// The kernel that the worker runs against in tests: a TUN device, a UDP socket and a clock made of values, with
+/// faults drawn from a seed. It is shared between the engine inside a worker (SimulatedEngine.swift) and the test
+/// outside.
 final class SimulatedKernel {
     struct Datagrams {
         var source: Endpoint
@@ -93,7 +94,7 @@ final class SimulatedKernel {
 
     init(seed: UInt64) { generator = SeededGenerator(seed: seed) }
 
-    /// Draws whether something fails that does so in `percent` of a hundred cases. Where nothing ever fails nothing is drawn, so
-    /// that a new fault does not change what the other seeds do.
+    /// Draws whether something fails that does so in `percent` of a hundred cases. Where nothing ever fails nothing
+    /// is drawn, so that a new fault does not change what the other seeds do.
     func fails(_ percent: Int) -> Bool { percent > 0 && generator.chance(percent) }
 }

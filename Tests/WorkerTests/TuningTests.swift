@@ -45,7 +45,7 @@ extension Tuning {
                 }
                 let needed =
                     limits.messages + limits.writeSlots + WorkerLimits.errorReplies + limits.readBurst + 1
-                    + WorkerLimits.standingOperations
+                    + WorkerLimits.reservedOperations
                 #expect(needed <= limits.ringEntries)
                 #expect(limits.writeSlots >= WorkerLimits.receivedSegments)
             }

@@ -1,6 +1,6 @@
-// The names of sockets, `sockaddr_in` and `sockaddr_in6`, as the kernel reads and writes them (ip(7), ipv6(7)). Both begin with
-// the family (16 bits, the machine's order) and the port (network order). An IPv4 address follows at offset 4; an IPv6
-// address at offset 8, between the flow information and the scope, which are 0 here.
+// The names of sockets, `sockaddr_in` and `sockaddr_in6`, as the kernel reads and writes them (ip(7), ipv6(7)). Both
+// begin with the family (16 bits, the machine's order) and the port (network order). An IPv4 address follows at
+// offset 4; an IPv6 address at offset 8, between the flow information and the scope, which are 0 here.
 
 import Glibc
 
@@ -26,7 +26,8 @@ public enum SocketName {
 extension Endpoint {
     /// Writes the endpoint as a socket's name.
     ///
-    /// - Parameter name: `SocketName.room` bytes, aligned to 4; those of an IPv6 name that are not written here are 0 already.
+    /// - Parameter name: `SocketName.room` bytes, aligned to 4; those of an IPv6 name that are not written here are 0
+    ///   already.
     /// - Returns: how many of the bytes are the name.
     @inlinable @inline(__always)
     public func writeSocketName(to name: UnsafeMutableRawPointer) -> Int {

@@ -8,7 +8,11 @@ import Synchronization
 /// Counters wrap at 2^64.
 @frozen
 public struct CounterBlock: @unchecked Sendable {
-    @usableFromInline let cells: UnsafeMutablePointer<Atomic<UInt64>>
+    // Three parts of one allocation. Each part's place follows from the number of cases before it, looked up once in
+    // `allocate`: a case more, wherever it is put, moves the others and overlaps none.
+    @usableFromInline let counters: UnsafeMutablePointer<Atomic<UInt64>>
+    @usableFromInline let histograms: UnsafeMutablePointer<Atomic<UInt64>>
+    @usableFromInline let gauges: UnsafeMutablePointer<Atomic<UInt64>>
 
     static let cellCount =
         Counter.allCases.count + CounterHistogram.allCases.count * CounterHistogram.cellCount
@@ -16,7 +20,8 @@ public struct CounterBlock: @unchecked Sendable {
 
     /// Makes a block of zeros.
     public static func allocate() -> CounterBlock {
-        // In cache lines of its own (pairs of them, which x86-64 fetches together): its neighbour is another worker's.
+        // In cache lines of its own (pairs of them, which x86-64 fetches together): its neighbour is another
+        // worker's.
         let line = 128
         let bytes = (cellCount * MemoryLayout<Atomic<UInt64>>.stride + line - 1) / line * line
         let cells = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: line)
@@ -25,31 +30,35 @@ public struct CounterBlock: @unchecked Sendable {
         return CounterBlock(cells: cells)
     }
 
-    @usableFromInline
-    init(cells: UnsafeMutablePointer<Atomic<UInt64>>) { self.cells = cells }
+    /// - Parameter cells: `cellCount` of them.
+    private init(cells: UnsafeMutablePointer<Atomic<UInt64>>) {
+        counters = cells
+        histograms = counters + Counter.allCases.count
+        gauges = histograms + CounterHistogram.allCases.count * CounterHistogram.cellCount
+    }
 
     /// Frees the memory; neither the writer nor a reader may use the block any more.
     public func deallocate() {
-        cells.deinitialize(count: CounterBlock.cellCount)
-        cells.deallocate()
+        counters.deinitialize(count: CounterBlock.cellCount)
+        counters.deallocate()
     }
 
     /// Adds to a counter. For the block's one writer.
     @inlinable @inline(__always)
     public func add(_ counter: Counter, _ amount: Int = 1) {
-        addToCell(counter.rawValue, UInt64(truncatingIfNeeded: amount))
+        CounterBlock.add(UInt64(truncatingIfNeeded: amount), to: counters + counter.rawValue)
     }
 
     /// Sets a counter that something else counts. For the block's one writer.
     @inlinable @inline(__always)
     public func set(_ counter: Counter, _ value: Int) {
-        cells[counter.rawValue].store(UInt64(truncatingIfNeeded: value), ordering: .relaxed)
+        counters[counter.rawValue].store(UInt64(truncatingIfNeeded: value), ordering: .relaxed)
     }
 
     /// Sets a gauge. For the block's one writer.
     @inlinable @inline(__always)
     public func set(_ gauge: CounterGauge, _ value: Int) {
-        cells[gauge.cell].store(UInt64(truncatingIfNeeded: value), ordering: .relaxed)
+        gauges[gauge.rawValue].store(UInt64(truncatingIfNeeded: value), ordering: .relaxed)
     }
 
     /// Takes one observation, over 0, into a histogram; others are not counted. For the block's one writer.
@@ -57,30 +66,31 @@ public struct CounterBlock: @unchecked Sendable {
     public func record(_ histogram: CounterHistogram, _ value: Int) {
         guard value > 0 else { return }
         let first = histogram.firstCell
-        addToCell(first &+ histogram.bucket(of: value), 1)
-        addToCell(first &+ CounterHistogram.bucketLimit, UInt64(truncatingIfNeeded: value))
+        CounterBlock.add(1, to: histograms + (first &+ histogram.bucket(of: value)))
+        CounterBlock.add(
+            UInt64(truncatingIfNeeded: value), to: histograms + (first &+ CounterHistogram.bucketLimit))
     }
 
     @inlinable @inline(__always)
-    func addToCell(_ index: Int, _ amount: UInt64) {
-        let value = cells[index].load(ordering: .relaxed)
-        cells[index].store(value &+ amount, ordering: .relaxed)
+    static func add(_ amount: UInt64, to cell: UnsafeMutablePointer<Atomic<UInt64>>) {
+        let value = cell.pointee.load(ordering: .relaxed)
+        cell.pointee.store(value &+ amount, ordering: .relaxed)
     }
 
     /// The counter's value now.
-    public subscript(_ counter: Counter) -> UInt64 { cells[counter.rawValue].load(ordering: .relaxed) }
+    public subscript(_ counter: Counter) -> UInt64 { counters[counter.rawValue].load(ordering: .relaxed) }
 
     /// The gauge's value now.
-    public subscript(_ gauge: CounterGauge) -> UInt64 { cells[gauge.cell].load(ordering: .relaxed) }
+    public subscript(_ gauge: CounterGauge) -> UInt64 { gauges[gauge.rawValue].load(ordering: .relaxed) }
 
     /// The histogram now.
     public subscript(_ histogram: CounterHistogram) -> HistogramTotals {
         let first = histogram.firstCell
         var totals = HistogramTotals(histogram)
         for index in totals.counts.indices {
-            totals.counts[index] = cells[first + index].load(ordering: .relaxed)
+            totals.counts[index] = histograms[first + index].load(ordering: .relaxed)
         }
-        totals.sum = cells[first + CounterHistogram.bucketLimit].load(ordering: .relaxed)
+        totals.sum = histograms[first + CounterHistogram.bucketLimit].load(ordering: .relaxed)
         return totals
     }
 }

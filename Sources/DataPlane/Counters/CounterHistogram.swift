@@ -14,10 +14,6 @@ public enum CounterHistogram: Int, CaseIterable, Sendable {
 
     // Not stored: a stored constant would be reached through an initializer that runs once, on the packet path.
 
-    /// How many histograms there are; a test holds it to `allCases.count`.
-    @inlinable @inline(__always)
-    static var count: Int { CounterHistogram.roundTime.rawValue &+ 1 }
-
     /// Buckets of the largest histogram.
     @inlinable @inline(__always)
     static var bucketLimit: Int { 16 }
@@ -26,10 +22,9 @@ public enum CounterHistogram: Int, CaseIterable, Sendable {
     @inlinable @inline(__always)
     static var cellCount: Int { bucketLimit &+ 1 }
 
+    /// Its first cell among those of all histograms.
     @inlinable @inline(__always)
-    var firstCell: Int {
-        Counter.count &+ rawValue &* CounterHistogram.cellCount
-    }
+    var firstCell: Int { rawValue &* CounterHistogram.cellCount }
 
     /// The first bucket takes values up to two to the power of this: one packet, or 1,024 ns.
     @inlinable @inline(__always)
@@ -108,15 +103,10 @@ public enum CounterGauge: Int, CaseIterable, Sendable {
     case ringSubmissionCapacity
     /// Completion entries in use when the kernel came back.
     case ringCompletions
-    /// Receive buffers that nothing of is waiting or being written.
+    /// Receive buffers that the kernel may fill: none of their datagrams waits, or is being written.
     case receiveBuffersFree
     /// Receive buffers that there are.
     case receiveBuffers
-
-    @inlinable @inline(__always)
-    var cell: Int {
-        Counter.count &+ CounterHistogram.count &* CounterHistogram.cellCount &+ rawValue
-    }
 
     /// The name in text output.
     public var name: String {

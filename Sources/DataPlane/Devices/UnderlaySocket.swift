@@ -80,17 +80,17 @@ public struct UnderlaySocket: Sendable {
 
     /// Opens a socket that only sends, from the port that `receiver` receives on.
     ///
-    /// When the kernel frees a datagram, it wakes whoever waits on the socket that sent it (sock_wfree, net/core/sock.c),
-    /// for each segment of a super-packet anew; on the receiving socket the engine's standing receive always waits.
-    /// On this one nobody does. It is connected, and what is connected receives from its peer alone, so that no datagram
-    /// of another node comes here. What it is connected to is drawn by lot, of the addresses of this machine alone
-    /// (127.0.0.0/8), so that nobody elsewhere can name it in a forged ICMP message, whose error it would get
-    /// (`__udp4_lib_err`, net/ipv4/udp.c).
+    /// When the kernel frees a datagram, it wakes whoever waits on the socket that sent it (sock_wfree,
+    /// net/core/sock.c), for each segment of a super-packet anew; on the receiving socket the engine's multishot
+    /// receive always waits. On this one nobody does. It is connected, and what is connected receives from its peer
+    /// alone, so that no datagram of another node comes here. What it is connected to is drawn by lot, of the
+    /// addresses of this machine alone (127.0.0.0/8), so that nobody elsewhere can name it in a forged ICMP message,
+    /// whose error it would get (`__udp4_lib_err`, net/ipv4/udp.c).
     ///
-    /// The port is bound by the first socket alone, and shared by SO_REUSEPORT, which lets sockets of the same user in
-    /// that ask for it too (`udp_lib_lport_inuse`). With SO_REUSEADDR, which lets in everybody's, another user's program
-    /// could have joined, and got all datagrams. As soon as this socket, the newest on the port, has it, it gives the option
-    /// up: whoever comes later, root too, is refused.
+    /// The port is bound by the first socket alone, and shared by SO_REUSEPORT, which lets sockets of the same user
+    /// in that ask for it too (`udp_lib_lport_inuse`). With SO_REUSEADDR, which lets in everybody's, another user's
+    /// program could have joined, and got all datagrams. As soon as this socket, the newest on the port, has it, it
+    /// gives the option up: whoever comes later, root too, is refused.
     ///
     /// - Parameters:
     ///   - receiver: the first of the sockets that `open` made; all others of the port are open.
@@ -124,15 +124,15 @@ public struct UnderlaySocket: Sendable {
         return getsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, &value, &size) == 0 && value != 0
     }
 
-    /// How many datagrams the kernel dropped that were for the socket, most of all because its buffer was full; nil where the
-    /// kernel does not tell. Wraps at 2^32. One system call; any thread may ask.
+    /// How many datagrams the kernel dropped that were for the socket, most of all because its buffer was full; nil
+    /// where the kernel does not tell. Wraps at 2^32. One system call; any thread may ask.
     public func droppedDatagrams() -> UInt32? {
         var dropped: UInt32 = 0
         return twill_socket_dropped(descriptor, &dropped) == 0 ? dropped : nil
     }
 
-    /// Opens a socket that only sends, from another port than `endpoint`'s, so that receivers can tell the datagrams of
-    /// one worker from another's (`steer`).
+    /// Opens a socket that only sends, from another port than `endpoint`'s, so that receivers can tell the datagrams
+    /// of one worker from another's (`steer`).
     ///
     /// The port is the first that is free of `endpoint.port + place`, and on in steps of `sendingPortStep`.
     ///
@@ -158,11 +158,13 @@ public struct UnderlaySocket: Sendable {
         }
     }
 
-    /// The least common multiple of 1 to 8, and 16: a port that many further on falls to the same of that many workers.
+    /// The least common multiple of 1 to 8, and 16: a port that many further on is congruent to the same worker,
+    /// whether there are 1 to 8 of them or 16.
     static let sendingPortStep = 1680
 
-    /// Lets the kernel spread datagrams over the sockets that share `sockets[0]`'s port by where they come from, address
-    /// and port: those of one of a peer's workers go to one socket, those of its workers side by side to all.
+    /// Lets the kernel spread datagrams over the sockets that share `sockets[0]`'s port by where they come from,
+    /// address and port: all that one of a peer's workers sends goes to one socket, and consecutive source ports, as
+    /// its workers have them, are spread over all sockets.
     ///
     /// - Returns: whether it could. If not, the kernel spreads them by a hash of the same.
     public static func steer(_ sockets: [UnderlaySocket]) -> Bool {

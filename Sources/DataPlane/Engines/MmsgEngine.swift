@@ -1,8 +1,9 @@
-// How it works. The engine for kernels and containers where io_uring is forbidden: the same operations, carried out by
-// plain system calls inside `enter`. Queued sends go out by sendmmsg, writes by writev, reads by read on a non-blocking
-// descriptor, receives by recvmmsg into all provided buffers; each leaves a completion. Where nothing was done and the
-// worker wants to wait, epoll waits for the TUN device (while a read is parked), the receiving socket (while there are buffers)
-// and the wake-up. Datagram buffers get the layout that io_uring's multishot receive writes.
+// How it works. The engine for kernels and containers where io_uring is forbidden: the same operations, carried out
+// by plain system calls inside `enter`. Queued sends go out by sendmmsg, writes by writev, reads by read on a
+// non-blocking descriptor, receives by recvmmsg into all provided buffers; each leaves a completion. Where nothing
+// was done and the worker wants to wait, epoll waits for the TUN device (while a read is pending), the receiving
+// socket (while there are buffers) and the wake-up. Datagram buffers get the layout that io_uring's multishot receive
+// writes.
 
 import CLinux
 import Glibc
@@ -44,7 +45,7 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
     private var writeCount = 0
     private let reads: UnsafeMutablePointer<Int32>
     private var readCount = 0
-    private var parkedBuffer: Int32 = -1
+    private var pendingBuffer: Int32 = -1
     private let provided: UnsafeMutablePointer<Int32>
     private var providedCount = 0
     private let receiveHeaders: UnsafeMutablePointer<twill_batch_message>
@@ -59,9 +60,9 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
 
     /// All calls, those of epoll included.
     public private(set) var systemCalls = 0
-    /// Completions lie in memory of the engine, sized for all that can be queued: never.
+    /// How often completions were held back: never, as their memory is sized for all that can be queued.
     public var overflows: Int { 0 }
-    /// There is no standing receive: never.
+    /// How often a multishot receive ended: never, as there is none.
     public var receiveRearms: Int { 0 }
 
     /// The machine's monotonic clock.
@@ -114,7 +115,7 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
         receiveHeaders.initialize(repeating: twill_batch_message(), count: buffers)
         receiveVectors = .allocate(capacity: buffers)
         receiveVectors.initialize(repeating: iovec(), count: buffers)
-        // All that was queued, a parked read, all receives, a wake-up.
+        // All that was queued, a pending read, all receives, a wake-up.
         completions = .allocate(capacity: entries + 1 + buffers + 1)
     }
 
@@ -139,10 +140,10 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
     /// Of `entries`, those not queued yet.
     public var queueSpace: Int { capacity &- sendCount &- writeCount &- readCount }
 
-    /// Queues a read; a parked one is tried in each `enter` until it brings something.
-    public mutating func read(into buffer: Int, parked: Bool) {
-        if parked {
-            parkedBuffer = Int32(truncatingIfNeeded: buffer)
+    /// Queues a read; a pending one is tried in each `enter` until it brings something.
+    public mutating func read(into buffer: Int, isPending: Bool) {
+        if isPending {
+            pendingBuffer = Int32(truncatingIfNeeded: buffer)
         } else {
             reads[readCount] = Int32(truncatingIfNeeded: buffer)
             readCount &+= 1
@@ -187,7 +188,7 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
             if error != 0 { return error }
         }
         receive()
-        readParked()
+        readPending()
         while completionCount < wanted {
             let error = wait(
                 timeoutMilliseconds: timeoutMicroseconds < 0
@@ -195,7 +196,7 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
             if error == -EINTR { break }
             if error != 0 { return error }
             receive()
-            readParked()
+            readPending()
             if timeoutMicroseconds >= 0 { break }
         }
         return 0
@@ -258,12 +259,12 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
         readCount = 0
     }
 
-    private mutating func readParked() {
-        guard parkedBuffer >= 0, tunnelMayBeReadable else { return }
-        let result = readTunnel(parkedBuffer)
+    private mutating func readPending() {
+        guard pendingBuffer >= 0, tunnelMayBeReadable else { return }
+        let result = readTunnel(pendingBuffer)
         guard result != -Int(EAGAIN), result != -Int(EINTR) else { return }
-        complete(.read, parkedBuffer, result)
-        parkedBuffer = -1
+        complete(.read, pendingBuffer, result)
+        pendingBuffer = -1
     }
 
     private mutating func receive() {
@@ -286,8 +287,8 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
         var count = Int(
             twill_receive_batch(socket, receiveHeaders, UInt32(truncatingIfNeeded: providedCount)))
         if count < 0, errno != EAGAIN {
-            // An error that waited on the socket (an ICMP message left it there) says nothing about the datagrams behind
-            // it, and is gone once it was told.
+            // An error that waited on the socket (an ICMP message left it there) says nothing about the datagrams
+            // behind it, and is gone once it was told.
             systemCalls &+= 1
             count = Int(
                 twill_receive_batch(socket, receiveHeaders, UInt32(truncatingIfNeeded: providedCount)))
@@ -322,7 +323,7 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
     /// Waits for readiness and notes it. Returns 0 or a negated error number.
     private mutating func wait(timeoutMilliseconds: Int32) -> Int32 {
         // The TUN device is watched only while somebody wants to read from it, or epoll would not sleep.
-        let wantsTunnel = parkedBuffer >= 0
+        let wantsTunnel = pendingBuffer >= 0
         if wantsTunnel != tunnelIsWatched {
             var event = epoll_event(
                 events: wantsTunnel ? EPOLLIN.rawValue : 0, data: epoll_data_t(u64: MmsgEngine.tunnelMark))

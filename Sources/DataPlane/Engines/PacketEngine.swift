@@ -51,9 +51,9 @@ public protocol PacketEngine: ~Copyable {
     ///
     /// - Parameters:
     ///   - buffer: a tunnel buffer, the engine's until its completion.
-    ///   - parked: whether the read waits for a packet; else it completes with `-EAGAIN` where none is there. At
-    ///     most one read may be parked at a time.
-    mutating func read(into buffer: Int, parked: Bool)
+    ///   - isPending: whether the read stays pending until a packet comes; else it completes with `-EAGAIN` where
+    ///     none is there. At most one read may be pending at a time.
+    mutating func read(into buffer: Int, isPending: Bool)
 
     /// Gives a datagram buffer to be received into, the engine's until a completion names it.
     mutating func provide(_ buffer: Int)
@@ -90,6 +90,6 @@ public protocol PacketEngine: ~Copyable {
     var systemCalls: Int { get }
     /// How often completions were held back by the kernel because their ring was full.
     var overflows: Int { get }
-    /// How often the standing receive operation ended and was queued again.
+    /// How often the multishot receive ended and was queued again.
     var receiveRearms: Int { get }
 }

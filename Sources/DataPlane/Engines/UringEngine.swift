@@ -1,18 +1,18 @@
-// How it works. One ring for one worker thread, which alone submits and reaps (SINGLE_ISSUER, DEFER_TASKRUN). The
-// TUN queue, the sockets (one to receive from, one to send on) and the wake-up eventfd are registered files, the tunnel
+// How it works. One ring for one worker thread, which alone submits and reaps (SINGLE_ISSUER, DEFER_TASKRUN). The TUN
+// queue, the sockets (one to receive from, one to send on) and the wake-up eventfd are registered files, the tunnel
 // buffers one registered buffer.
 //
 // - Reads from the TUN device are READ_FIXED with RWF_NOWAIT: a burst of them in one submission drains the device's
-//   queue without a wait, in order. One more may be parked: it has no RWF_NOWAIT, so the kernel arms a poll and the
+//   queue without a wait, in order. One more may be pending: it has no RWF_NOWAIT, so the kernel arms a poll and the
 //   packet that arrives completes it.
-// - Receives are one standing multishot RECVMSG over a provided buffer ring. It ends when buffers run out (ENOBUFS)
+// - Receives are one multishot RECVMSG over a provided buffer ring. It ends when buffers run out (ENOBUFS)
 //   and is queued again as soon as there are some.
 // - Sends and writes do not wait (MSG_DONTWAIT, RWF_NOWAIT): they run to their end inside the submission, in the
 //   order in which they were queued, and cannot pass each other.
 //
-// Closing: cancel everything, reap until the kernel has ended every operation, unregister the files, then let the ring
-// go. What an operation still uses (a TUN queue that it waits on, a socket) the kernel would keep open until it takes the
-// ring down, some milliseconds after the process closed it.
+// Closing: cancel everything, reap until the kernel has ended every operation, unregister the files, then let the
+// ring go. What an operation still uses (a TUN queue that it waits on, a socket) the kernel would keep open until it
+// takes the ring down, some milliseconds after the process closed it.
 
 import CLiburing
 import CLinux
@@ -60,7 +60,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
     private var providedBuffers = 0
     private var receiveIsArmed = false
     private var wakeIsArmed = false
-    /// Operations that were queued and have not ended, the standing ones among them.
+    /// Operations that were queued and have not ended, the multishot receive and the wake-up among them.
     private var pendingCount = 0
     private var completionsReady: UInt32 = 0
     private var completionsTaken: UInt32 = 0
@@ -88,8 +88,8 @@ public struct UringEngine: PacketEngine, ~Copyable {
     ///
     /// - Parameters:
     ///   - memory: stays allocated until after `close`.
-    ///   - tunnel, socket, sender, wake: descriptors of a TUN queue, the UDP sockets to receive from and to send on (which
-    ///     may be one), and an eventfd; the caller closes them after `close`.
+    ///   - tunnel, socket, sender, wake: descriptors of a TUN queue, the UDP sockets to receive from and to send on
+    ///     (which may be one), and an eventfd; the caller closes them after `close`.
     ///   - entries: submission ring entries, a power of two; the completion ring has four times as many.
     ///   - usesSubmissionPolling: whether a kernel thread takes submissions, without a system call (SQPOLL).
     public init(
@@ -151,8 +151,8 @@ public struct UringEngine: PacketEngine, ~Copyable {
         wakeValue.deallocate()
     }
 
-    /// Cancels everything, reaps until every operation has ended, unregisters the files and lets the ring go: when this
-    /// returns, the kernel holds none of the descriptors any more.
+    /// Cancels everything, reaps until every operation has ended, unregisters the files and lets the ring go: when
+    /// this returns, the kernel holds none of the descriptors any more.
     public mutating func close() {
         while nextCompletion() != nil {}
         var tries = 0
@@ -187,13 +187,13 @@ public struct UringEngine: PacketEngine, ~Copyable {
         UInt64(kind.rawValue) << 32 | UInt64(UInt32(truncatingIfNeeded: index))
     }
 
-    /// Free submission entries, less two that are kept for the standing receive and the wake-up.
+    /// Free submission entries, less two that are kept for the multishot receive and the wake-up.
     public var queueSpace: Int {
         Int(twill_sq_space(ring)) - 2
     }
 
-    /// Queues a READ_FIXED, with RWF_NOWAIT unless it is parked.
-    public mutating func read(into buffer: Int, parked: Bool) {
+    /// Queues a READ_FIXED, with RWF_NOWAIT unless it is to stay pending.
+    public mutating func read(into buffer: Int, isPending: Bool) {
         let entry = nextEntry()
         let target = memory.tunnelBuffer(buffer) + PacketMemory.virtioHeaderOffset
         if tunnelBuffersAreRegistered {
@@ -205,7 +205,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
                 entry, UringEngine.tunnelFile, target,
                 UInt32(truncatingIfNeeded: PacketMemory.tunnelReadLength), 0)
         }
-        if !parked { twill_set_no_wait(entry) }
+        if !isPending { twill_set_no_wait(entry) }
         entry.pointee.flags = UInt8(TWILL_SQE_FIXED_FILE)
         io_uring_sqe_set_data64(entry, UringEngine.token(.read, buffer))
     }
@@ -243,7 +243,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
         return twill_next_sqe(ring).unsafelyUnwrapped
     }
 
-    private mutating func armStandingOperations() {
+    private mutating func armReceiveAndWake() {
         if !receiveIsArmed, providedBuffers > 0 {
             let entry = nextEntry()
             io_uring_prep_recvmsg_multishot(entry, UringEngine.socketFile, receiveTemplate, 0)
@@ -264,7 +264,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
 
     /// Submits everything with one system call, and waits there where asked to.
     public mutating func enter(waitingFor completions: Int, timeoutMicroseconds: Int) -> Int32 {
-        armStandingOperations()
+        armReceiveAndWake()
         if twill_cq_overflowed(ring) != 0 { overflows &+= 1 }
         systemCalls &+= 1
         let result: Int32

@@ -1,9 +1,9 @@
-// How it works. A snapshot is one block of memory that never changes after it was built: a list of peers, and
-// for each address family a longest-prefix table made of one open-addressing hash table for each prefix length
-// in use, longest first. Networks use one length, or two, so a look-up is one multiply and about one cache line.
-// The peers' underlay addresses have a table for each family too. What is looked at for each packet of a peer lies apart
-// from its endpoint, which is read once for each message. The publication that replaces snapshots under the
-// workers is in ForwardingPublication.swift.
+// How it works. A snapshot is one block of memory that never changes after it was built: a list of peers, and for
+// each address family a longest-prefix table made of one open-addressing hash table for each prefix length in use,
+// longest first. Networks use one length, or two, so a look-up is one multiply and about one cache line. The peers'
+// underlay addresses have a table for each family too. What is looked at for each packet of a peer lies apart from
+// its endpoint, which is read once for each message. The publication that replaces snapshots under the workers is in
+// ForwardingPublication.swift.
 
 import Addresses
 
@@ -153,8 +153,8 @@ public struct ForwardingSnapshot: @unchecked Sendable {
         }
     }
 
-    /// Whether a peer has the underlay address that `holder` was found at by `peer(at:)`. A compare of two numbers, whatever
-    /// the address's family.
+    /// Whether a peer has the underlay address that `holder` was found at by `peer(at:)`. A compare of two numbers,
+    /// whatever the address's family.
     @inlinable @inline(__always)
     public func isAtAddress(of holder: PeerIndex, _ peer: PeerIndex) -> Bool {
         Int(storage.pointee.peers[peer].addressHolder) == holder

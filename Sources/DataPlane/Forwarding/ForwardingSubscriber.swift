@@ -1,5 +1,5 @@
-/// Whoever forwards by published routes: the workers, which read a snapshot (`ForwardingPublication`), and beside them whatever
-/// else forwards, such as a map in the kernel.
+/// Whoever forwards by published routes: the workers, which read a snapshot (`ForwardingPublication`), and beside
+/// them whatever else forwards, such as a map in the kernel.
 public protocol ForwardingSubscriber: Sendable {
     /// Takes over routes in place of all that were published before. Calls come one after another.
     ///

@@ -22,7 +22,8 @@ public struct CoalescedPacket {
 /// What goes in comes out: the kernel's segmentation of a super-packet gives the very bytes that arrived. So
 /// packets merge only where all that segmentation copies from the first header (window, options, hop limit, ECN
 /// marks) is equal, and all that it counts up (IPv4 identification, sequence number) counts up. A merged packet is
-/// written with its checksum left open, which vouches for it, so all checksums in it are verified before. Whatever
+/// written with its checksum left to be completed (CHECKSUM_PARTIAL), which the kernel takes for verified, so all
+/// checksums in it are verified before. Whatever
 /// cannot merge passes as it came.
 ///
 /// A flow's packets stay in order. Slots are written in the order in which they were opened. A flow has at most one
@@ -274,7 +275,8 @@ extension Coalescer {
             csum_offset: UInt16(truncatingIfNeeded: slot.kind.isTCP ? TCPWire.checksum : UDPWire.checksum))
     }
 
-    /// Writes the lengths of a packet of `byteCount` bytes into a slot's headers, and leaves the transport checksum open.
+    /// Writes the lengths of a packet of `byteCount` bytes into a slot's headers, and leaves the transport checksum
+    /// open.
     private func setLengths(of slot: Slot, to byteCount: Int) {
         let packet = slot.packet
         let segment = packet + slot.kind.transportOffset
@@ -313,8 +315,8 @@ public enum MergedWrite: Sendable, Equatable {
     case even(MergedKinds)
 }
 
-// Where the kernel refuses a super-packet, its packets are written one by one. All that the merging changed is the headers
-// of the first; those of the others still lie before their payload.
+// Where the kernel refuses a super-packet, its packets are written one by one. All that the merging changed is the
+// headers of the first; those of the others still lie before their payload.
 extension Coalescer {
     /// What is merged in the write of slot `index`; nil where nothing is.
     public func merged(_ index: Int) -> MergedWrite? {
@@ -347,8 +349,8 @@ extension Coalescer {
         Int(slots[index].packetCount &- slots[index].separatedCount)
     }
 
-    /// Makes the next packet of slot `index`, whose merged write was refused, a write of its own: the first packet in the
-    /// first call, and so on. The write of the one before has ended, as they share their vectors.
+    /// Makes the next packet of slot `index`, whose merged write was refused, a write of its own: the first packet in
+    /// the first call, and so on. The write of the one before has ended, as they share their vectors.
     ///
     /// - Returns: nil after the last, or where nothing was merged.
     public mutating func separate(_ index: Int) -> CoalescedPacket? {

@@ -70,76 +70,36 @@ extension SegmentPlan {
         case virtio_net_hdr.segmentsUDP: (isTCP, wantsIPv6) = (false, length > 0 && packet.byte(0) >> 4 == 6)
         default: return .refused(.segmentation)
         }
-
         guard length >= IPv4Wire.headerBytes else { return .refused(.truncated) }
         guard packet.byte(0) >> 4 == (wantsIPv6 ? 6 : 4) else { return .refused(.version) }
-        let transportOffset: Int
-        let transport: UInt8
-        var networkSum = InternetSum()
-        var transportSum = InternetSum()
-        if wantsIPv6 {
-            guard length >= IPv6Wire.headerBytes else { return .refused(.truncated) }
-            transportOffset = IPv6Wire.headerBytes
-            guard Int(packet.field16(IPv6Wire.payloadLength)) == length &- transportOffset else {
-                return .refused(.length)
-            }
-            transport = packet.byte(IPv6Wire.transport)
-            transportSum = InternetSum(
-                pseudoHeaderIPv6: packet + IPv6Wire.addresses, transport: transport, length: 0)
-        } else {
-            transportOffset = Int(packet.byte(0) & 0xF) &* 4
-            guard transportOffset >= IPv4Wire.headerBytes, transportOffset <= length else {
-                return .refused(.truncated)
-            }
-            guard Int(packet.field16(IPv4Wire.totalLength)) == length else { return .refused(.length) }
-            guard packet.field16(IPv4Wire.fragment) & IPv4Wire.fragmentBits == 0 else {
-                return .refused(.fragment)
-            }
-            transport = packet.byte(IPv4Wire.transport)
-            networkSum.add(packet, count: transportOffset)
-            networkSum.remove(packet.field16(IPv4Wire.totalLength))
-            networkSum.remove(packet.field16(IPv4Wire.identification))
-            networkSum.remove(packet.field16(IPv4Wire.checksum))
-            transportSum = InternetSum(
-                pseudoHeaderIPv4: packet + IPv4Wire.addresses, transport: transport, length: 0)
+        var network = NetworkHeader()
+        if let refusal = wantsIPv6 ? network.readIPv6(packet, length) : network.readIPv4(packet, length) {
+            return .refused(refusal)
         }
-        guard transport == (isTCP ? TCPWire.number : UDPWire.number) else { return .refused(.transport) }
-
-        let segment = packet + transportOffset
-        let transportBytes = length &- transportOffset
-        let transportHeaderBytes: Int
-        let checksumOffset: Int
-        var sequence: UInt32 = 0
-        var tcpFlags: UInt16 = 0
-        if isTCP {
-            guard transportBytes >= TCPWire.headerBytes else { return .refused(.truncated) }
-            checksumOffset = TCPWire.checksum
-            sequence = segment.field32(TCPWire.sequence)
-            tcpFlags = segment.field16(TCPWire.flags)
-            transportHeaderBytes = Int(tcpFlags >> 12) &* 4
-            guard transportHeaderBytes >= TCPWire.headerBytes, transportHeaderBytes <= transportBytes else {
-                return .refused(.truncated)
-            }
-            guard tcpFlags & (TCPWire.syn | TCPWire.rst | TCPWire.urg) == 0 else { return .refused(.flags) }
-        } else {
-            guard transportBytes >= UDPWire.headerBytes else { return .refused(.truncated) }
-            checksumOffset = UDPWire.checksum
-            transportHeaderBytes = UDPWire.headerBytes
-            guard Int(segment.field16(UDPWire.length)) == transportBytes else { return .refused(.length) }
+        guard network.transport == (isTCP ? TCPWire.number : UDPWire.number) else {
+            return .refused(.transport)
+        }
+        let segment = packet + network.bytes
+        let transportBytes = length &- network.bytes
+        var transport = TransportHeader()
+        if let refusal =
+            isTCP ? transport.readTCP(segment, transportBytes) : transport.readUDP(segment, transportBytes)
+        {
+            return .refused(refusal)
         }
 
         let needsChecksum = header.flags & virtio_net_hdr.needsChecksum != 0
-        if needsChecksum {
-            guard Int(header.csum_start) == transportOffset, Int(header.csum_offset) == checksumOffset else {
-                return .refused(.checksumPlace)
-            }
+        if needsChecksum,
+            Int(header.csum_start) != network.bytes || Int(header.csum_offset) != transport.checksumOffset
+        {
+            return .refused(.checksumPlace)
         }
-        let checksum = segment.field16(checksumOffset)
+        let checksum = segment.field16(transport.checksumOffset)
         let hasTransportChecksum = needsChecksum || isTCP || wantsIPv6 || checksum != 0
 
-        let payloadBytes = transportBytes &- transportHeaderBytes
+        let payloadBytes = transportBytes &- transport.bytes
         let segmentPayloadBytes = Int(header.gso_size)
-        let headerBytes = transportOffset &+ transportHeaderBytes
+        let headerBytes = network.bytes &+ transport.bytes
         guard segmentPayloadBytes > 0, payloadBytes > 0,
             headerBytes &+ min(segmentPayloadBytes, payloadBytes) <= SuperPacketLimits.sendBytes
         else { return .refused(.segmentSize) }
@@ -148,13 +108,13 @@ extension SegmentPlan {
             segmentCount <= (isTCP ? SuperPacketLimits.streamSegments : SuperPacketLimits.datagramSegments)
         else { return .refused(.segmentCount) }
 
-        transportSum.add(segment, count: transportHeaderBytes)
-        transportSum.remove(checksum)
+        network.transportSum.add(segment, count: transport.bytes)
+        network.transportSum.remove(checksum)
         if isTCP {
-            transportSum.remove(sequence)
-            transportSum.remove(tcpFlags)
+            network.transportSum.remove(transport.sequence)
+            network.transportSum.remove(transport.tcpFlags)
         } else {
-            transportSum.remove(segment.field16(UDPWire.length))
+            network.transportSum.remove(segment.field16(UDPWire.length))
         }
         return .superPacket(
             SegmentPlan(
@@ -162,11 +122,86 @@ extension SegmentPlan {
                 // A segment is no longer than the payload, or `segmentBytes` would not bound what is sent.
                 segmentPayloadBytes: min(segmentPayloadBytes, payloadBytes),
                 segmentCount: segmentCount,
-                transportOffset: transportOffset, isIPv6: wantsIPv6, isTCP: isTCP,
-                hasTransportChecksum: hasTransportChecksum, networkSum: networkSum,
-                transportSum: transportSum,
+                transportOffset: network.bytes, isIPv6: wantsIPv6, isTCP: isTCP,
+                hasTransportChecksum: hasTransportChecksum, networkSum: network.sum,
+                transportSum: network.transportSum,
                 identification: wantsIPv6 ? 0 : packet.field16(IPv4Wire.identification),
-                sequence: sequence, tcpFlags: tcpFlags))
+                sequence: transport.sequence, tcpFlags: transport.tcpFlags))
+    }
+}
+
+/// What a plan needs to know of a super-packet's IP header.
+private struct NetworkHeader {
+    /// Bytes of the header; the transport header follows.
+    var bytes = 0
+    /// The number of the transport protocol.
+    var transport: UInt8 = 0
+    /// IPv4: the sum of the header without what differs between segments.
+    var sum = InternetSum()
+    /// The sum of the pseudo header without the length.
+    var transportSum = InternetSum()
+
+    /// Reads an IPv4 header of a packet of 20 bytes or more; returns why it cannot be segmented, or nil.
+    @inline(__always)
+    mutating func readIPv4(_ packet: UnsafeMutableRawPointer, _ length: Int) -> OffloadRefusal? {
+        bytes = Int(packet.byte(0) & 0xF) &* 4
+        guard bytes >= IPv4Wire.headerBytes, bytes <= length else { return .truncated }
+        guard Int(packet.field16(IPv4Wire.totalLength)) == length else { return .length }
+        guard packet.field16(IPv4Wire.fragment) & IPv4Wire.fragmentBits == 0 else { return .fragment }
+        transport = packet.byte(IPv4Wire.transport)
+        sum.add(packet, count: bytes)
+        sum.remove(packet.field16(IPv4Wire.totalLength))
+        sum.remove(packet.field16(IPv4Wire.identification))
+        sum.remove(packet.field16(IPv4Wire.checksum))
+        transportSum = InternetSum(
+            pseudoHeaderIPv4: packet + IPv4Wire.addresses, transport: transport, length: 0)
+        return nil
+    }
+
+    /// Reads an IPv6 header; returns why the packet cannot be segmented, or nil.
+    @inline(__always)
+    mutating func readIPv6(_ packet: UnsafeMutableRawPointer, _ length: Int) -> OffloadRefusal? {
+        guard length >= IPv6Wire.headerBytes else { return .truncated }
+        bytes = IPv6Wire.headerBytes
+        guard Int(packet.field16(IPv6Wire.payloadLength)) == length &- bytes else { return .length }
+        transport = packet.byte(IPv6Wire.transport)
+        transportSum = InternetSum(
+            pseudoHeaderIPv6: packet + IPv6Wire.addresses, transport: transport, length: 0)
+        return nil
+    }
+}
+
+/// What a plan needs to know of a super-packet's transport header.
+private struct TransportHeader {
+    /// Bytes of the header; the payload follows.
+    var bytes = 0
+    /// Where in it the checksum lies.
+    var checksumOffset = 0
+    /// TCP: the sequence number of the first payload byte.
+    var sequence: UInt32 = 0
+    /// TCP: the header's length and the flags, 16 bits.
+    var tcpFlags: UInt16 = 0
+
+    /// Reads a TCP header; returns why the packet cannot be segmented, or nil.
+    @inline(__always)
+    mutating func readTCP(_ segment: UnsafeMutableRawPointer, _ length: Int) -> OffloadRefusal? {
+        guard length >= TCPWire.headerBytes else { return .truncated }
+        checksumOffset = TCPWire.checksum
+        sequence = segment.field32(TCPWire.sequence)
+        tcpFlags = segment.field16(TCPWire.flags)
+        bytes = Int(tcpFlags >> 12) &* 4
+        guard bytes >= TCPWire.headerBytes, bytes <= length else { return .truncated }
+        guard tcpFlags & (TCPWire.syn | TCPWire.rst | TCPWire.urg) == 0 else { return .flags }
+        return nil
+    }
+
+    /// Reads a UDP header; returns why the packet cannot be segmented, or nil.
+    @inline(__always)
+    mutating func readUDP(_ segment: UnsafeMutableRawPointer, _ length: Int) -> OffloadRefusal? {
+        guard length >= UDPWire.headerBytes else { return .truncated }
+        checksumOffset = UDPWire.checksum
+        bytes = UDPWire.headerBytes
+        return Int(segment.field16(UDPWire.length)) == length ? nil : .length
     }
 }
 

@@ -35,7 +35,8 @@ public struct IPPacket {
     /// What is wrong with the bytes as an IP packet (RFC 791, RFC 8200), or nil. The stated length must be
     /// exactly `length`: a datagram that carries more or less is not one whole packet. IPv6 jumbograms are refused.
     ///
-    /// - Parameter verifyingChecksum: whether to verify the IPv4 header's checksum (what the kernel wrote needs none).
+    /// - Parameter verifyingChecksum: whether to verify the IPv4 header's checksum (what the kernel wrote needs
+    ///   none).
     @inlinable @inline(__always)
     public static func flaw(_ bytes: UnsafeMutableRawPointer, length: Int, verifyingChecksum: Bool)
         -> IPPacketFlaw?
@@ -132,7 +133,7 @@ public struct IPPacket {
         return source != .any && !source.isLoopback && !source.isMulticast && !source.isLinkLocal
     }
 
-    /// Takes one hop from the time to live (hop limit), with the header checksum updated (RFC 1624).
+    /// Decrements the time to live (hop limit), with the header checksum updated (RFC 1624).
     /// Returns false, and changes nothing, where none is left to go on.
     @inlinable @inline(__always)
     public func decrementTimeToLive() -> Bool {

@@ -15,9 +15,11 @@ struct ErrorReplies: ~Copyable {
     private var freeCount = WorkerLimits.errorReplies
     private var tokens = WorkerLimits.errorBurst
     private var lastRefillMilliseconds = 0
+    private let owners: OwnershipLedger<WriteSlotOwner>
 
     init() {
         let count = WorkerLimits.errorReplies
+        owners = OwnershipLedger("slot of an ICMP error", count: count, owner: .worker)
         slots = .allocate(byteCount: count * ErrorReplies.slotBytes, alignment: 64)
         slots.initializeMemory(as: UInt8.self, repeating: 0, count: count * ErrorReplies.slotBytes)
         vectors = .allocate(capacity: count)
@@ -55,7 +57,9 @@ struct ErrorReplies: ~Copyable {
     mutating func take() -> Int? {
         guard freeCount > 0 else { return nil }
         freeCount -= 1
-        return Int(free[freeCount])
+        let slot = Int(free[freeCount])
+        owners.pass(slot, from: .worker, to: .writing)
+        return slot
     }
 
     /// Where the message of a slot begins: room for `ICMPError.messageLimit` bytes.
@@ -66,8 +70,14 @@ struct ErrorReplies: ~Copyable {
     /// Sets the message's length.
     func setLength(_ length: Int, of slot: Int) { vectors[slot].iov_len = 10 + length }
 
+    /// Frees a slot whose write has ended.
     mutating func release(_ slot: Int) {
+        owners.pass(slot, from: .writing, to: .worker)
         free[freeCount] = Int32(truncatingIfNeeded: slot)
         freeCount += 1
     }
+
+    /// Traps in debug builds where the count is not that of the free slots.
+    @inline(__always)
+    func checkCounts() { owners.expectCount(freeCount, of: .worker) }
 }

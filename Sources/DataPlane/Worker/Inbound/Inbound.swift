@@ -1,11 +1,11 @@
 // The way of a datagram from the underlay to the TUN device, in the order of the steps:
 //
-//   received buffer → in line, or ahead of it → known peer? → for each datagram in it: whole IP packet? not too large?
-//        for this node? from where that peer's packets come? → one hop taken → coalesced → written → buffer free
+//   received buffer → queued, or prioritized → known peer? → for each datagram in it: whole IP packet? not too large?
+//        for this node? from where that peer's packets come? → TTL decremented → coalesced → written → buffer free
 //
-// What a receive brought is worked off in order of arrival, but for what goes ahead of the line (WaitingFlows.swift). It
-// waits for the next round where the writes of the last have not ended, the coalescer has no room, or the round has done
-// its part.
+// What a receive brought is worked off in order of arrival, but for what is prioritized (WaitingFlows.swift). It
+// waits for the next round where the writes of the last have not ended, the coalescer has no room, or the round has
+// done its part.
 
 import Addresses
 import CLinux
@@ -20,43 +20,38 @@ extension Worker where Engine: ~Copyable {
     /// Takes the end of a receive.
     @inline(__always)
     mutating func receiveEnded(_ buffer: Int, result: Int) {
-        guard result >= PacketMemory.datagramPayloadOffset else {
-            return engine.provide(buffer)
-        }
-        roundReceives &+= 1
+        received.noteReceive(into: buffer)
+        guard result >= PacketMemory.datagramPayloadOffset else { return provide(buffer) }
         counters.add(.receives)
         let datagrams = ReceivedDatagrams(memory.datagramBuffer(buffer))
         let count = datagrams.count
-        if arrivalCount > 0, count > 0, datagrams.length < WorkerLimits.bulkBytes, writesPending == 0,
-            coalescer.slotCount &+ count <= limits.writeSlots,
-            arrivalFlows.mayPass(datagrams, atNanoseconds: workBeganNanoseconds)
+        if received.waitingCount > 0, count > 0, datagrams.length < WorkerLimits.bulkBytes,
+            writesPending == 0, coalescer.slotCount &+ count <= limits.writeSlots,
+            arrivalFlows.mayBePrioritized(datagrams, atNanoseconds: workBeganNanoseconds)
         {
             counters.add(.inboundPassed, count)
-            notePassed(datagrams.payload, length: min(datagrams.segmentBytes, datagrams.length))
+            notePrioritized(datagrams.payload, length: min(datagrams.segmentBytes, datagrams.length))
             return workOff(buffer, datagrams, count: count)
         }
         arrivalFlows.add(datagrams, atNanoseconds: workBeganNanoseconds)
-        let place = (arrivalHead &+ arrivalCount) & (memory.datagramBufferCount &- 1)
-        arrivals[place] = Int32(truncatingIfNeeded: buffer)
-        arrivalCount &+= 1
+        received.append(buffer)
     }
 
-    /// Works off the received buffers that the coalescer has room for, a batch at most: the rest waits for the next round,
-    /// which first takes in what has come meanwhile.
+    /// Works off the received buffers that the coalescer has room for, a batch at most: the rest waits for the next
+    /// round, which first takes in what has come meanwhile.
     @inline(__always)
     mutating func workOffArrivals() {
         guard writesPending == 0 else { return }
         var bytesLeft = superPacketBatch &* SuperPacketLimits.sendBytes
-        while arrivalCount > 0, bytesLeft > 0 {
-            let buffer = Int(arrivals[arrivalHead])
+        while received.waitingCount > 0, bytesLeft > 0 {
+            let buffer = received.first
             let datagrams = ReceivedDatagrams(memory.datagramBuffer(buffer))
             let count = datagrams.count
             guard
                 coalescer.slotCount &+ count <= limits.writeSlots
                     || count > WorkerLimits.receivedSegments
             else { return }
-            arrivalHead = (arrivalHead &+ 1) & (memory.datagramBufferCount &- 1)
-            arrivalCount &-= 1
+            received.removeFirst()
             bytesLeft &-= datagrams.length
             arrivalFlows.remove(datagrams)
             workOff(buffer, datagrams, count: count)
@@ -66,13 +61,12 @@ extension Worker where Engine: ~Copyable {
     @inline(__always)
     private mutating func workOff(_ buffer: Int, _ datagrams: ReceivedDatagrams, count: Int) {
         counters.record(.receiveBatch, count)
-        roundDatagrams &+= count
-        if datagrams.segmentBytes <= WorkerLimits.smallDatagramBytes { roundSmallDatagrams &+= count }
+        work.datagrams &+= count
+        if datagrams.segmentBytes <= WorkerLimits.smallDatagramBytes { work.smallDatagrams &+= count }
         if deliver(datagrams, count: count) {
-            heldBuffers[heldCount] = Int32(truncatingIfNeeded: buffer)
-            heldCount &+= 1
+            received.hold(buffer)
         } else {
-            engine.provide(buffer)
+            provide(buffer)
         }
     }
 
@@ -124,8 +118,9 @@ extension Worker where Engine: ~Copyable {
                 answerPeer(packet, from: sender, .timeExceeded)
                 continue
             }
-            // There is a slot for each: `workOffArrivals` made sure.
-            _ = coalescer.add(bytes, length: length)
+            let addition = coalescer.add(bytes, length: length)
+            // `workOffArrivals` made sure of a slot for each.
+            assert(addition != .full)
             counters.add(.packetsDelivered)
             counters.add(.bytesDelivered, length)
             delivered = true
@@ -141,9 +136,9 @@ extension Worker where Engine: ~Copyable {
             snapshot.counterSlot(peer), packets: packets, bytes: bytes, atNanoseconds: workBeganNanoseconds)
     }
 
-    /// Why a datagram is not let in, or nil; then `admitted.holder` is the peer whose inner source it has, or `peer` where
-    /// no one's. Mutating, although it changes nothing: a worker that is borrowed from a mutating caller is copied whole,
-    /// 768 bytes for each datagram.
+    /// Why a datagram is not let in, or nil; then `admitted.holder` is the peer whose inner source it has, or `peer`
+    /// where no one's. Mutating, although it changes nothing: a worker that is borrowed from a mutating caller is
+    /// copied whole, 768 bytes for each datagram.
     @inline(__always)
     private mutating func refusal(
         _ bytes: UnsafeMutableRawPointer, length: Int, from outerSource: IPAddress, peer: Int,
@@ -198,6 +193,7 @@ extension Worker where Engine: ~Copyable {
         var index = 0
         while index < count {
             let slot = coalescer.slot(index)
+            writeOwners.pass(index, from: .worker, to: .writing)
             engine.write(index, slot.vectors, count: slot.vectorCount)
             counters.record(.writeBatch, slot.packetCount)
             if slot.packetCount > 1 {
@@ -217,20 +213,18 @@ extension Worker where Engine: ~Copyable {
         guard index < limits.writeSlots else {
             return replies.release(index &- limits.writeSlots)
         }
+        writeOwners.pass(index, from: .writing, to: .worker)
         if result < 0 || separationsUnderWay > 0, goOnSeparating(index, result: result) { return }
         writesPending &-= 1
         guard writesPending == 0 else { return }
         coalescer.reset()
-        while heldCount > 0 {
-            heldCount &-= 1
-            engine.provide(Int(heldBuffers[heldCount]))
-        }
+        while let buffer = received.takeHeld() { provide(buffer) }
     }
 
     // MARK: Super-packets that the kernel does not take
 
-    /// Counts a write that failed; where it was refused for being merged, or is one of such a one's packets, queues the
-    /// write of the next packet. Returns whether it did.
+    /// Counts a write that failed; where it was refused for being merged, or is one of such a one's packets, queues
+    /// the write of the next packet. Returns whether it did.
     ///
     /// Packets of the flow that are in later slots have passed these by then: the price of losing none.
     private mutating func goOnSeparating(_ index: Int, result: Int) -> Bool {
@@ -247,6 +241,7 @@ extension Worker where Engine: ~Copyable {
         }
         let left = coalescer.packetsToSeparate(index)
         if left > 0, engine.queueSpace > 0, let write = coalescer.separate(index) {
+            writeOwners.pass(index, from: .worker, to: .writing)
             engine.write(index, write.vectors, count: write.vectorCount)
             counters.add(.tunnelWrites)
             counters.add(.rewrittenPackets)

@@ -9,7 +9,7 @@ public struct WorkerLimits: Sendable, Equatable {
     public let readBurst: Int
     /// Super-packets, or received buffers, that one round forwards.
     public let superPacketBatch: Int
-    /// Receive buffers given to the kernel, a power of two: the most that one round takes in, and the round before.
+    /// Receive buffers, a power of two: what one round takes in at most, and what the round before still writes from.
     public let datagramBuffers: Int
     /// Bytes of datagrams that a receive buffer holds.
     public let datagramBufferBytes: Int
@@ -18,19 +18,20 @@ public struct WorkerLimits: Sendable, Equatable {
 
     // MARK: What follows
 
-    /// Reads of one round, as many whose sends are under way or that wait, one parked read.
+    /// Reads of one round, as many whose sends are under way or that wait, one pending read.
     public let tunnelBuffers: Int
-    /// So many that wait are a full line: what is read in a burst has room behind them. With the defaults 96 of 129, up
-    /// to 6 MB: the window of one TCP flow (4 MB, `tcp_wmem`) does not fill it.
-    let standingReads: Int
+    /// From so many waiting reads on the queue is full: what is read in a burst has room behind them. With the
+    /// defaults 96 of 129, up to 6 MB: the window of one TCP flow (4 MB, `tcp_wmem`) does not fill it.
+    let fullQueueReads: Int
     /// So many wait for paced peers at most, half of the buffers: with the defaults 64, 4 MB, the window of one TCP flow.
     let pacedReads: Int
     /// Each read may need a message of its own, a super-packet two (65,535 bytes with all headers added exceed one
-    /// send); those of the round before; the open ones; as many again for replays. At least what one super-packet needs
-    /// where each of its segments is a send of its own.
+    /// send); those of the round before; the open ones; as many again for replays. At least what one super-packet
+    /// needs where each of its segments is a send of its own.
     public let messages: Int
     /// Writes of one round: all datagrams of as many received buffers as the ring has room for, where nothing can be
-    /// merged. More wait for the next round. With the defaults 4 × 128, of 1,024 - 336 - 8 - 65 - 2 = 613 free entries.
+    /// merged. More wait for the next round. With the defaults 4 × 128, of 1,024 - 336 - 8 - 65 - 2 = 613 free
+    /// entries.
     public let writeSlots: Int
     /// What the ring waits for while it waits for more: what half the receive buffers take, so that the kernel does
     /// not run out of them meanwhile.
@@ -40,25 +41,26 @@ public struct WorkerLimits: Sendable, Equatable {
 
     /// Messages that are open for more packets at the same time, one for each peer that traffic goes to.
     public static let openMessages = 16
-    /// Messages that a super-packet of full-sized segments may need: what is left of an open one, a full one, a new one.
-    /// One of more segments finds fewer free at worst, and loses what does not fit.
+    /// Messages that a super-packet of full-sized segments may need: what is left of an open one, a full one, a new
+    /// one. One of more segments finds fewer free at worst, and loses what does not fit.
     static let messagesOfSuperPacket = 3
     /// Packets of one received buffer: what the largest UDP segmentation of a sender makes.
     public static let receivedSegments = SuperPacketLimits.sendSegments
-    /// A round of more packets than this is no sparse traffic, after which polling pays, but load, under which
-    /// waiting for more does.
+    /// A round of more packets than this is load: then waiting for more in one batch pays, as interrupt moderation
+    /// does. Up to it traffic is sparse, and polling pays.
     public static let sparseRoundPackets = 4
-    /// A worker does not poll for so long after a round of load: a bulk flow's rounds follow each other within a tenth of that.
+    /// A worker does not poll for so long after a round of load: a bulk flow's rounds follow each other within a
+    /// tenth of that.
     static let pollingRestNanoseconds = 2_000_000
     /// Datagrams up to this size are small ones: segments of bulk traffic are larger on every usual MTU.
     public static let smallDatagramBytes = 512
     /// Super-packets, or received buffers, that a short round forwards each way: some 60 µs of work.
     static let shortRoundSuperPackets = 1
-    /// Segments of a usual super-packet at most: 64 KiB in segments of 1,024 bytes. What a round forwards is counted in
-    /// these, so that a super-packet of ten times as many segments takes the place of ten.
+    /// Segments of a usual super-packet at most: 64 KiB in segments of 1,024 bytes. What a round forwards is counted
+    /// in these, so that a super-packet of ten times as many segments takes the place of ten.
     static let superPacketSegments = 64
-    /// Segments that may wait in super-packets of more than `superPacketSegments`, of all sources together: those of two
-    /// TCP super-packets of the smallest segments (`SuperPacketLimits.streamSegments`), some 2 ms of work.
+    /// Segments that may wait in super-packets of more than `superPacketSegments`, of all sources together: those of
+    /// two TCP super-packets of the smallest segments (`SuperPacketLimits.streamSegments`), some 2 ms of work.
     static let waitingSmallSegments = 2 * SuperPacketLimits.streamSegments
     /// Peers that take no bursts and have a pace of their own, a power of two.
     static let pacedPeers = 64
@@ -68,19 +70,19 @@ public struct WorkerLimits: Sendable, Equatable {
     static let pacedDatagramNanoseconds = 5_000
     /// Places that sources of waiting packets are spread over, to be served in turn.
     static let waitingSources = 64
-    /// How long a way of sending or writing that the kernel refused is left alone before it is tried again, at first; twice
-    /// as long after each further time, up to `longestOffloadRestNanoseconds`. Each try costs some hundred packets sent or
-    /// written twice, and none lost.
+    /// How long a way of sending or writing that the kernel refused is left alone before it is tried again, at first;
+    /// twice as long after each further time, up to `longestOffloadRestNanoseconds`. Each try costs some hundred
+    /// packets sent or written twice, and none lost.
     static let offloadRestNanoseconds = 10_000_000_000
     /// See `offloadRestNanoseconds`.
     static let longestOffloadRestNanoseconds = 60_000_000_000
     /// From so many bytes on a super-packet is bulk: requests and answers mostly have less.
     static let bulkBytes = 16_384
-    /// A flow without bulk for so long is sparse; rounds are short for so long after a sparse flow's packet
-    /// went ahead.
+    /// A flow without bulk for so long is sparse; rounds are short for so long after a sparse flow's packet was
+    /// prioritized.
     static let sparseAfterNanoseconds = 100_000_000
-    /// A line of waiting packets that is full for so long is a standing queue (CoDel's interval, RFC 8289, 4.3: the longest
-    /// usual round trip).
+    /// A queue that is full for so long without a break is a standing one (CoDel's interval, RFC 8289, 4.3: the
+    /// longest usual round trip).
     static let standingQueueNanoseconds = 100_000_000
     /// A yield that takes longer gave the CPU to a program that computes: those that answer, and iperf3, gave it back
     /// within 0.5 ms in 999 of 1,000 yields, two programs that never sleep after 0.5 to 4 ms.
@@ -89,12 +91,13 @@ public struct WorkerLimits: Sendable, Equatable {
     static let yieldRestNanoseconds = 100_000_000
     /// ICMP errors on their way to the TUN device.
     public static let errorReplies = 8
-    /// Ring entries of the standing receive and of the wake-up.
-    public static let standingOperations = 2
+    /// Ring entries kept for the multishot receive and for the read of the wake-up.
+    public static let reservedOperations = 2
     /// Segments that must pass one by one, after the sends that carried them together failed, before segmentation is
     /// left alone for a while: a full send, so that one odd packet does not.
     public static let failedSegmentsBeforeFallback = SuperPacketLimits.sendSegments
-    /// Merged writes that the TUN device must refuse, before no such are made for a while: so many are no one packet's fault.
+    /// Merged writes that the TUN device must refuse, before no such are made for a while: so many are no one
+    /// packet's fault.
     public static let refusedWritesBeforeFallback = 8
     /// ICMP errors a second, and at once (icmp_msgs_per_sec and icmp_msgs_burst of net/ipv4/icmp.c).
     public static let errorsPerSecond = 1000
@@ -112,7 +115,7 @@ public struct WorkerLimits: Sendable, Equatable {
         datagramBufferBytes = tuning.receiveBufferBytes
         ringEntries = tuning.ringEntries
         tunnelBuffers = 2 * readBurst + 1
-        standingReads = tunnelBuffers * 3 / 4
+        fullQueueReads = tunnelBuffers * 3 / 4
         pacedReads = tunnelBuffers / 2
         messages = WorkerLimits.messages(readBurst: readBurst)
         gatheredCompletions = max(1, min(readBurst, datagramBuffers / 2))
@@ -140,7 +143,7 @@ public struct WorkerLimits: Sendable, Equatable {
 
     /// Ring entries that one round may need beside its writes.
     private static func otherOperations(readBurst: Int) -> Int {
-        messages(readBurst: readBurst) + errorReplies + readBurst + 1 + standingOperations
+        messages(readBurst: readBurst) + errorReplies + readBurst + 1 + reservedOperations
     }
 
     /// The power of two that holds those, and the writes of one received buffer.

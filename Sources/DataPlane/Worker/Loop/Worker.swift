@@ -4,24 +4,24 @@
 //   1. queue what the last round prepared: sends, writes, then reads from the TUN device;
 //   2. enter the kernel once; the sends and writes run to their end in there;
 //   3. take the completions: sends and writes give their buffers back; packets read are forwarded (Outbound.swift);
-//      received datagrams are checked and coalesced (Inbound.swift). Super-packets and received bundles wait in a line,
-//      and packets of sparse flows go ahead of it (WaitingFlows.swift, ADR 9).
+//      received datagrams are checked and coalesced (Inbound.swift). Super-packets and received bundles wait in a
+//      queue; packets of sparse flows have priority over it, as in FQ-CoDel (RFC 8290; WaitingFlows.swift, ADR 9).
 //
-// How much is read in a round adapts to the traffic. Sparse: one read is parked and the receive stands, and the enter
-// sleeps until either brings something; its wait counts the queued sends and writes in, so that a packet that
-// comes alone costs one system call. Dense: bursts of reads that do not wait, doubling while they all bring packets, up
-// to 64 (16 while super-packets come, as each takes fifty times as long; both can be tuned). After a packet went ahead
-// of the line, rounds are short for a while: each takes in all that has come, and forwards one super-packet each way;
-// then the thread yields to whoever else wants the CPU (Yielding.swift). When a dense time ends, it yields once before it
-// sleeps (ADR 8).
+// How much is read in a round adapts to the traffic (ReadBurst.swift). Sparse: one read is pending and the multishot
+// receive is armed, and the enter sleeps until either brings something; its wait counts the queued sends and writes
+// in, so that a packet that comes alone costs one system call. Dense: bursts of reads that do not wait, doubling
+// while they all bring packets, up to 64 (16 while super-packets come, as each takes fifty times as long; both can be
+// tuned). After a packet was prioritized, rounds are short for a while: each takes in all that has come, and forwards
+// one super-packet each way; then the thread yields the processor to whoever else wants it (Yielding.swift). When a
+// dense time ends, it yields once before it sleeps (ADR 8).
 //
 // Order: packets are read in order, appended to messages in order, and a message is sealed before a later one to the
-// same destination is opened; sealed messages are sent in order. So packets of one flow, which have one destination,
-// keep theirs. What goes ahead of the line has nothing of its flow in it. In the other direction the coalescer keeps the
-// order (Offload/Coalescer.swift).
+// same peer is opened; sealed messages are sent in order. So packets of one flow, which have one peer, keep theirs.
+// What is prioritized has nothing of its flow in the queue. In the other direction the coalescer keeps the order
+// (Offload/Coalescer.swift).
 //
 // Ownership of a buffer: free list → engine (read, receive) → worker (completion) → message or coalescer slot →
-// engine (send, write) → free list.
+// engine (send, write) → free list. Debug builds hold each step to it (OwnershipLedger.swift).
 
 import Addresses
 import CLinux
@@ -85,16 +85,13 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var replies: ErrorReplies
     var segmentLimit: Int
 
-    /// Received buffers that wait to be worked off: a ring of `datagramBufferCount` places.
-    let arrivals: UnsafeMutablePointer<Int32>
-    var arrivalHead = 0
-    var arrivalCount = 0
-    /// Received buffers that the coalescer's slots point into.
-    let heldBuffers: UnsafeMutablePointer<Int32>
-    var heldCount = 0
-    var writesPending = 0
-    /// The flows of the datagrams that wait in `arrivals`.
+    /// Datagram buffers that were received into.
+    var received: ReceivedBuffers
+    /// The flows of the datagrams that wait in those.
     var arrivalFlows = WaitingFlows()
+    /// Writes of the coalescer's slots that have not ended.
+    var writesPending = 0
+    let writeOwners: OwnershipLedger<WriteSlotOwner>
     /// Packets read that wait to be forwarded, and their flows.
     var waitingReads: WaitingReads
     var waitingFlows = WaitingFlows()
@@ -105,26 +102,10 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var roundIsShort = false
     var standingQueue = StandingQueue()
     private var yielding = Yielding()
-    /// The tunnel buffer of the parked read, or -1.
-    var parkedBuffer = -1
-    var burst = 1
-    /// Rounds in a row in which the parked read brought a packet.
-    var parkedStreak = 0
-    /// Reads that did not wait, asked for in this round.
-    var roundAsked = 0
-    var roundReads = 0
-    var roundReceives = 0
-    var roundSuperPackets = 0
-    /// Segments of those that were read.
-    var roundSegments = 0
-    var roundDatagrams = 0
-    /// Whether a packet went ahead of the line.
-    var roundPassed = false
-    var roundSmallDatagrams = 0
-    /// Until when the worker polls instead of sleeping, nanoseconds of the engine's clock.
-    var pollUntilNanoseconds = 0
-    /// Until when it does not, as there was load.
-    private var pollingRestsUntilNanoseconds = 0
+    private var burst = ReadBurst()
+    /// What this round has done; until the next one begins, what the last one did.
+    var work = RoundWork()
+    private var polling = Polling()
     /// While the TUN device answers reads with errors, reads rest until this time; 0 while it does not.
     var readsRestUntilNanoseconds = 0
     /// Operations queued since the last enter that will complete within it.
@@ -171,23 +152,17 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         pacedReads = PacedReads(capacity: memory.tunnelBufferCount)
         replies = ErrorReplies()
         segmentLimit = settings.segmentLimit
-        arrivals = .allocate(capacity: memory.datagramBufferCount)
-        arrivals.initialize(repeating: 0, count: memory.datagramBufferCount)
-        heldBuffers = .allocate(capacity: memory.datagramBufferCount)
-        heldBuffers.initialize(repeating: 0, count: memory.datagramBufferCount)
+        received = ReceivedBuffers(capacity: memory.datagramBufferCount)
+        writeOwners = OwnershipLedger("write slot", count: limits.writeSlots, owner: .worker)
         queueCapacity = self.engine.queueSpace
         counters.set(.ringSubmissionCapacity, queueCapacity)
         counters.set(.receiveBuffers, memory.datagramBufferCount)
         for buffer in 0..<memory.datagramBufferCount { self.engine.provide(buffer) }
     }
 
-    deinit {
-        arrivals.deallocate()
-        heldBuffers.deallocate()
-        #if TWILL_EXTRA_COPY
-            extraCopy.deallocate()
-        #endif
-    }
+    #if TWILL_EXTRA_COPY
+        deinit { extraCopy.deallocate() }
+    #endif
 
     /// Ends every operation and closes the engine; the worker is not used any more after this.
     public mutating func close() { engine.close() }
@@ -207,23 +182,18 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         takeSnapshot()
         resumeSegmentation()
         resumeMerging()
-        roundReads = 0
-        roundReceives = 0
-        roundSuperPackets = 0
-        roundSegments = 0
-        roundDatagrams = 0
-        roundPassed = false
-        roundSmallDatagrams = 0
+        work = RoundWork()
         queuedInline = 0
         let completions = takeCompletions()
         forwardWaiting()
         if pacedReads.count > 0 { forwardPaced() }
         workOffArrivals()
-        counters.record(.readBatch, roundReads)
+        counters.record(.readBatch, work.reads)
         if settings.busyPollMicroseconds > 0 { adaptPolling() }
-        // A burst that came full is followed by another at once, and so is one that left some waiting: what was opened in
-        // it may grow until then, but not longer, so that a packet to a quiet peer does not wait for the busy ones.
-        let anotherBurstFollows = waitingReads.count > 0 || (roundAsked > 0 && roundReads >= roundAsked)
+        // A burst that came full is followed by another at once, and so is one that left some waiting: what was
+        // opened in it may grow until then, but not longer, so that a packet to a quiet peer does not wait for the
+        // busy ones.
+        let anotherBurstFollows = waitingReads.count > 0 || burst.cameFull(reads: work.reads)
         messages.sealAll(openedBefore: anotherBurstFollows ? messages.round : .max)
         messages.round &+= 1
         adaptBurst()
@@ -231,11 +201,24 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         queueSends()
         queueWrites()
         recordRound(completions: completions)
+        checkCounts()
         return 0
     }
 
-    /// Takes the snapshot of this round. Where it is a new one, peers have other places in it, so what is open under the places
-    /// of the last one is sent as it is.
+    /// Traps in debug builds where what is counted is not what is there, after a round.
+    @inline(__always)
+    private func checkCounts() {
+        assert(engine.queueSpace >= 0 && engine.queueSpace <= queueCapacity, "more is queued than fits")
+        assert(writesPending <= coalescer.slotCount && coalescer.slotCount <= limits.writeSlots)
+        assert(writesPending > 0 || separationsUnderWay == 0, "packets of no write are separated")
+        writeOwners.expectCount(writesPending, of: .writing)
+        received.checkCounts()
+        messages.checkCounts(waiting: waitingReads.count)
+        replies.checkCounts()
+    }
+
+    /// Takes the snapshot of this round. Where it is a new one, peers have other places in it, so what is open under
+    /// the places of the last one is sent as it is.
     @inline(__always)
     private mutating func takeSnapshot() {
         snapshot = reader.load()
@@ -249,39 +232,40 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         roundIsShort ? WorkerLimits.shortRoundSuperPackets : limits.superPacketBatch
     }
 
-    /// Notes that a packet went ahead of others. Unless it is a mere acknowledgement, somebody may wait for it: the next
-    /// rounds are short.
+    /// Notes that a packet was sent before others that wait. Unless it is a mere acknowledgement, somebody may wait
+    /// for it: the next rounds are short.
     @inline(__always)
-    mutating func notePassed(_ packet: UnsafeMutableRawPointer, length: Int) {
+    mutating func notePrioritized(_ packet: UnsafeMutableRawPointer, length: Int) {
         guard !PacketFlow.isBareAcknowledgement(packet, length: length) else { return }
         shortRoundsUntilNanoseconds = workBeganNanoseconds &+ WorkerLimits.sparseAfterNanoseconds
     }
 
     private mutating func queueReads() {
-        roundAsked = 0
+        burst.beginRound()
         if readsRestUntilNanoseconds != 0 {
             guard engine.nowNanoseconds >= readsRestUntilNanoseconds else { return }
             readsRestUntilNanoseconds = 0
         }
-        if burst == 1 {
-            guard parkedBuffer < 0, messages.freeBufferCount > 0, engine.queueSpace > 0 else { return }
-            parkedBuffer = messages.takeBuffer()
-            engine.read(into: parkedBuffer, parked: true)
+        if burst.size == 1 {
+            guard !burst.hasPendingRead, messages.freeBufferCount > 0, engine.queueSpace > 0 else { return }
+            let buffer = messages.takeBuffer()
+            burst.notePending(buffer)
+            engine.read(into: buffer, isPending: true)
             return
         }
-        // One buffer stays free for the read that will be parked when the burst is over.
-        let spare = parkedBuffer < 0 ? 1 : 0
-        let count = min(burst, messages.freeBufferCount &- spare, engine.queueSpace)
-        while roundAsked < count {
-            engine.read(into: messages.takeBuffer(), parked: false)
-            roundAsked &+= 1
+        // One buffer stays free for the read that will be pending when the burst is over.
+        let spare = burst.hasPendingRead ? 0 : 1
+        let count = min(burst.size, messages.freeBufferCount &- spare, engine.queueSpace)
+        while burst.asked < count {
+            engine.read(into: messages.takeBuffer(), isPending: false)
+            burst.noteAsked()
         }
-        queuedInline &+= roundAsked
+        queuedInline &+= burst.asked
     }
 
     private mutating func enter() -> Int32 {
         let somethingWaits =
-            burst > 1 || waitingReads.count > 0 || arrivalCount > 0 || messages.sealedCount > 0
+            burst.size > 1 || waitingReads.count > 0 || received.waitingCount > 0 || messages.sealedCount > 0
             || (coalescer.slotCount > 0 && writesPending == 0)
         guard !somethingWaits else { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
         if pacedReads.count > 0 {
@@ -289,15 +273,15 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             workBeganNanoseconds = 0
             return engine.enter(waitingFor: queuedInline &+ 1, timeoutMicroseconds: pause)
         }
-        if settings.busyPollMicroseconds > 0, engine.nowNanoseconds < pollUntilNanoseconds {
+        if settings.busyPollMicroseconds > 0, polling.isDue(atNanoseconds: engine.nowNanoseconds) {
             // Whoever else wants this CPU goes first: on a machine short of them, polling must not cost throughput.
             counters.add(.busyPolls)
             engine.yieldProcessor()
             return engine.enter(waitingFor: 0, timeoutMicroseconds: -1)
         }
-        if isUnderSmallPackets, settings.minimumWaitMicroseconds == 0 {
-            // More will follow soon. Where another program wants this CPU it runs now, and whoever sends meanwhile need not
-            // wake this thread; where none does, this costs one look (ADR 8). An empty round ends the load.
+        if work.isLoadOfSmallPackets, settings.minimumWaitMicroseconds == 0 {
+            // More will follow soon. Where another program wants this CPU it runs now, and whoever sends meanwhile
+            // need not wake this thread; where none does, this costs one look (ADR 8). An empty round ends the load.
             counters.add(.yields)
             engine.yieldProcessor()
             return engine.enter(waitingFor: 0, timeoutMicroseconds: -1)
@@ -305,12 +289,12 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         counters.add(.sleeps)
         workBeganNanoseconds = 0
         // While the writes hold every buffer no receive can be armed: nothing may come after them to wait for.
-        let arrival = heldCount == memory.datagramBufferCount ? 0 : 1
+        let arrival = received.isAllHeld ? 0 : 1
         if readsRestUntilNanoseconds != 0 {
             return engine.enter(
                 waitingFor: queuedInline &+ arrival, timeoutMicroseconds: WorkerRest.microseconds)
         }
-        if settings.minimumWaitMicroseconds > 0, isUnderLoad, arrival > 0 {
+        if settings.minimumWaitMicroseconds > 0, work.isLoad, arrival > 0 {
             return engine.enter(
                 waitingFor: queuedInline &+ limits.gatheredCompletions,
                 timeoutMicroseconds: settings.minimumWaitMicroseconds)
@@ -318,7 +302,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         return engine.enter(waitingFor: queuedInline &+ arrival, timeoutMicroseconds: -1)
     }
 
-    /// Lets others run, now that what went ahead of the line has left. Their time is not this round's.
+    /// Lets others run, now that what was prioritized has left. Their time is not this round's.
     private mutating func yieldWhereDue() {
         let began = engine.nowNanoseconds
         guard yielding.isDue(atNanoseconds: began) else { return }
@@ -327,17 +311,6 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         let ended = engine.nowNanoseconds
         yielding.note(beganNanoseconds: began, endedNanoseconds: ended)
         if workBeganNanoseconds != 0 { workBeganNanoseconds &+= ended &- began }
-    }
-
-    /// Whether the last round brought so much that more will follow soon.
-    private var isUnderLoad: Bool {
-        roundSuperPackets > 0 || roundReads &+ roundDatagrams > WorkerLimits.sparseRoundPackets
-    }
-
-    /// Whether that load is of small packets, where what a switch costs is most of what a packet costs. What the device
-    /// gives whole counts as small: larger ones mostly come as super-packets.
-    private var isUnderSmallPackets: Bool {
-        roundSuperPackets == 0 && roundReads &+ roundSmallDatagrams > WorkerLimits.sparseRoundPackets
     }
 
     private mutating func takeCompletions() -> Int {
@@ -362,7 +335,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// not wait. Rounds that brought nothing are not counted.
     private mutating func recordRound(completions: Int) {
         counters.set(.ringCompletions, completions)
-        counters.set(.receiveBuffersFree, memory.datagramBufferCount &- heldCount &- arrivalCount)
+        counters.set(.receiveBuffersFree, received.engineCount)
         guard completions > 0 else {
             workBeganNanoseconds = 0
             return
@@ -373,41 +346,33 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     }
 
     private mutating func adaptBurst() {
-        if burst == 1 {
-            // One packet alone, a request say, is answered before the next comes: parking again costs one system
-            // call for each, a burst that finds nothing would cost two.
-            parkedStreak = roundReads > 0 ? parkedStreak &+ 1 : 0
-            if parkedStreak > 1 { burst = min(2, limits.readBurst) }
-        } else if roundReads >= roundAsked, roundAsked > 0 {
-            burst = min(burst &* 2, limits.readBurst)
-        } else {
-            burst = max(1, roundReads)
-            parkedStreak = 0
-        }
-        // In a short round all that has come is read, so that what may go ahead is seen. Else no more than the round
-        // forwards: what is sent soon after it was read is still in the cache. Nor where super-packets have very many
-        // segments: then most of what stands in the device's queue is to go at once (`waitingSmallSegments`).
-        let isUsual = roundSegments <= roundSuperPackets &* WorkerLimits.superPacketSegments
-        if roundSuperPackets > 0, !roundIsShort, isUsual { burst = min(burst, limits.superPacketBatch) }
+        burst.adapt(toReads: work.reads, limit: limits.readBurst)
+        // In a short round all that has come is read, so that what may be prioritized is seen. Else no more than the
+        // round forwards: what is sent soon after it was read is still in the cache. Nor where super-packets have
+        // very many segments: then most of what stands in the device's queue is to go at once
+        // (`waitingSmallSegments`).
+        let isUsual = work.segments <= work.superPackets &* WorkerLimits.superPacketSegments
+        if work.superPackets > 0, !roundIsShort, isUsual { burst.bound(to: limits.superPacketBatch) }
     }
 
-    /// Polls after sparse traffic, a request that will be answered, say. Bulk traffic (super-packets, long batches) keeps
-    /// the worker busy by itself, and needs the CPU for the programs that it is for; so no polling either after a round of a
-    /// few acknowledgements in the midst of it.
     private mutating func adaptPolling() {
-        let packets = roundReads &+ roundDatagrams
-        guard packets > 0 else { return }
-        let now = engine.nowNanoseconds
-        if roundSuperPackets > 0 || packets > WorkerLimits.sparseRoundPackets {
-            pollingRestsUntilNanoseconds = now &+ WorkerLimits.pollingRestNanoseconds
-        }
-        let mayPoll = now >= pollingRestsUntilNanoseconds
-        pollUntilNanoseconds = mayPoll ? now &+ settings.busyPollMicroseconds &* 1000 : 0
+        guard work.reads &+ work.datagrams > 0 else { return }
+        polling.note(
+            isLoad: work.isLoad, duration: settings.busyPollMicroseconds &* 1000,
+            atNanoseconds: engine.nowNanoseconds)
+    }
+
+    /// Gives a datagram buffer to the engine, to receive into.
+    @inline(__always)
+    mutating func provide(_ buffer: Int) {
+        received.noteProvide(buffer)
+        engine.provide(buffer)
     }
 
     @inline(__always)
     private mutating func readEnded(_ buffer: Int, result: Int) {
-        if buffer == parkedBuffer { parkedBuffer = -1 }
+        burst.noteEnd(of: buffer)
+        messages.noteRead(into: buffer)
         guard result > 0 else {
             messages.giveBackBuffer(buffer)
             if result == -Int(EINVAL) {
@@ -421,7 +386,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             }
             return
         }
-        roundReads &+= 1
+        work.reads &+= 1
         readArrived(buffer, length: result)
     }
 }

@@ -1,6 +1,6 @@
 // The way of a packet from the TUN device to the underlay, in the order of the steps:
 //
-//   read → in line, or ahead of it → whole IP packet? → which peer? → one hop taken
+//   read → queued, or prioritized → whole IP packet? → which peer? → TTL decremented
 //        → checksum completed, or super-packet segmented → joined to the open message of that peer → sealed → sent
 //        → buffer free
 //
@@ -16,8 +16,8 @@ import PacketHeaders
 import Offload
 
 extension Worker where Engine: ~Copyable {
-    /// Takes what was read into a tunnel buffer. A super-packet gets in line (`forwardWaiting`), and so does what finds one
-    /// there, unless its flow is a sparse one: then it goes ahead.
+    /// Takes what was read into a tunnel buffer. A super-packet is queued (`forwardWaiting`), and so is what finds
+    /// one in the queue, unless its flow is a sparse one: then it is forwarded at once.
     @inline(__always)
     mutating func readArrived(_ buffer: Int, length: Int) {
         let bytes = memory.tunnelBuffer(buffer) + PacketMemory.tunnelPacketOffset
@@ -36,13 +36,13 @@ extension Worker where Engine: ~Copyable {
         let flow = PacketFlow.number(of: bytes, length: packetLength)
         let segments = WaitingReads.segments(of: header, length: packetLength)
         if waitingReads.count > 0, packetLength < WorkerLimits.bulkBytes,
-            waitingFlows.mayPass(flow, atNanoseconds: workBeganNanoseconds),
+            waitingFlows.mayBePrioritized(flow, atNanoseconds: workBeganNanoseconds),
             messages.freeCount >= messagesOfSuperPacket
         {
             counters.add(.outboundPassed)
-            notePassed(bytes, length: packetLength)
-            roundPassed = true
-            return forward(buffer, length: length, goesAhead: true)
+            notePrioritized(bytes, length: packetLength)
+            work.hasPrioritized = true
+            return forward(buffer, length: length, isPrioritized: true)
         }
         guard waitingReads.hasRoom(forSegments: segments) else {
             counters.add(.tunnelReads)
@@ -107,36 +107,38 @@ extension Worker where Engine: ~Copyable {
         segmentLimit > 1 ? WorkerLimits.messagesOfSuperPacket : SuperPacketLimits.sendSegments
     }
 
-    /// Forwards packets that wait, those of each source in order: as many super-packets as a round may, or segments, and what
-    /// whole packets lie between them. The rest waits for the next round, which first takes in what has come meanwhile.
+    /// Forwards packets that wait, those of each source in order: as many super-packets as a round may, or segments,
+    /// and what whole packets lie between them. The rest waits for the next round, which first takes in what has come
+    /// meanwhile.
     @inline(__always)
     mutating func forwardWaiting() {
         guard waitingReads.count > 0 else { return }
-        // What went ahead leaves first, and joins nothing that waits.
-        if roundPassed { messages.sealAll(openedIn: messages.round) }
+        // What was prioritized leaves first, and joins nothing that waits.
+        if work.hasPrioritized { messages.sealAll(openedIn: messages.round) }
         let segmentBatch = superPacketBatch &* WorkerLimits.superPacketSegments
-        while waitingReads.count > 0, roundSuperPackets < superPacketBatch, roundSegments < segmentBatch,
+        while waitingReads.count > 0, work.superPackets < superPacketBatch, work.segments < segmentBatch,
             messages.freeCount >= messagesOfSuperPacket
         {
-            let isFull = waitingReads.count >= limits.standingReads
+            let isFull = waitingReads.count >= limits.fullQueueReads
             let read = waitingReads.removeFirst()
             waitingFlows.remove(read.flow)
-            let isReleased =
+            let isMarked =
                 Int(read.length) >= WorkerLimits.bulkBytes
-                && standingQueue.releases(whileFull: isFull, atNanoseconds: workBeganNanoseconds)
-            forward(Int(read.buffer), length: Int(read.length), isReleased: isReleased)
+                && standingQueue.marks(whileFull: isFull, atNanoseconds: workBeganNanoseconds)
+            forward(Int(read.buffer), length: Int(read.length), isMarked: isMarked)
         }
     }
 
     /// Forwards what was read into a tunnel buffer, and gives the buffer back where nothing came of it.
     ///
     /// - Parameters:
-    ///   - goesAhead: whether it passed the line.
-    ///   - isReleased: whether its sender is to take a smaller window (StandingQueue.swift): it is told so by a mark where
-    ///     it takes part in congestion notification, else by the loss.
+    ///   - isPrioritized: whether others that came before it still wait.
+    ///   - isMarked: whether active queue management chose it (StandingQueue.swift). Where its flow takes part in
+    ///     explicit congestion notification it is sent with the CE mark, else it is dropped; TCP reads either as
+    ///     congestion.
     @inline(__always)
     private mutating func forward(
-        _ buffer: Int, length: Int, goesAhead: Bool = false, isReleased: Bool = false
+        _ buffer: Int, length: Int, isPrioritized: Bool = false, isMarked: Bool = false
     ) {
         let start = memory.tunnelBuffer(buffer)
         let bytes = start + PacketMemory.tunnelPacketOffset
@@ -150,7 +152,7 @@ extension Worker where Engine: ~Copyable {
             extraCopy.copyMemory(from: bytes, byteCount: packetLength)
         #endif
         let packet = IPPacket(bytes, length: packetLength)
-        if isReleased {
+        if isMarked {
             guard packet.markCongestion() else { return drop(buffer, .dropOutboundStandingQueue) }
             counters.add(.congestionMarks)
         }
@@ -168,7 +170,7 @@ extension Worker where Engine: ~Copyable {
         }
         let header = (start + PacketMemory.virtioHeaderOffset).loadUnaligned(as: virtio_net_hdr.self)
         switch OffloadedPacket.examine(header: header, packet: bytes, length: packetLength) {
-        case .whole: append(packet, in: buffer, to: peer, goesAhead: goesAhead)
+        case .whole: append(packet, in: buffer, to: peer, isPrioritized: isPrioritized)
         case .superPacket(let plan): segment(plan, bytes, in: buffer, to: peer)
         case .refused(let refusal): drop(buffer, counter(of: refusal))
         }
@@ -208,13 +210,13 @@ extension Worker where Engine: ~Copyable {
     /// Joins a packet to the open message of its peer, or opens one.
     @inline(__always)
     private mutating func append(
-        _ packet: IPPacket, in buffer: Int, to peer: ForwardingSnapshot.PeerIndex, goesAhead: Bool
+        _ packet: IPPacket, in buffer: Int, to peer: ForwardingSnapshot.PeerIndex, isPrioritized: Bool
     ) {
         if let message = messages.openMessage(to: peer) {
             let entry = messages.entries[message]
-            // What goes ahead of the line does not become the tail of what the line left open: the receiver could not let
-            // it go ahead there.
-            if packet.length == entry.segmentBytes || (packet.length < entry.segmentBytes && !goesAhead),
+            // What is prioritized does not become the shorter tail of a message that queued packets left open: the
+            // receiver could not prioritize it there.
+            if packet.length == entry.segmentBytes || (packet.length < entry.segmentBytes && !isPrioritized),
                 entry.byteCount &+ packet.length <= SuperPacketLimits.sendBytes
             {
                 messages.append(packet.bytes, length: packet.length, in: buffer, to: message)
@@ -232,15 +234,15 @@ extension Worker where Engine: ~Copyable {
     }
 
     /// Joins the segments of a super-packet to the open message of its peer where they continue it (packets of the
-    /// same size, most often of the super-packet before), and opens as many more as they need. So sends are full wherever
-    /// super-packets end: 44 segments of a full-sized one, and its last two with the next one's first 42.
+    /// same size, most often of the super-packet before), and opens as many more as they need. So sends are full
+    /// wherever super-packets end: 44 segments of a full-sized one, and its last two with the next one's first 42.
     @inline(__always)
     private mutating func segment(
         _ plan: SegmentPlan, _ packet: UnsafeMutableRawPointer, in buffer: Int,
         to peer: ForwardingSnapshot.PeerIndex
     ) {
-        roundSuperPackets &+= 1
-        roundSegments &+= plan.segmentCount
+        work.superPackets &+= 1
+        work.segments &+= plan.segmentCount
         counters.add(.superPacketsRead)
         counters.add(.segmentsSent, plan.segmentCount)
         let segmentBytes = plan.headerBytes &+ plan.segmentPayloadBytes
@@ -272,7 +274,8 @@ extension Worker where Engine: ~Copyable {
         }
     }
 
-    /// Whether a message has no room for one more segment of its size, in segments or in bytes. An open one always has.
+    /// Whether a message has no room for one more segment of its size, in segments or in bytes. An open one always
+    /// has.
     @inline(__always)
     private func isFull(_ message: Int) -> Bool {
         let entry = messages.entries[message]
@@ -288,6 +291,7 @@ extension Worker where Engine: ~Copyable {
         var place = 0
         while place < messages.sealedCount {
             let message = Int(messages.sealed[place])
+            messages.noteSend(message)
             engine.send(message)
             counters.add(.sends)
             counters.record(.sendBatch, messages.entries[message].segmentCount)
@@ -300,6 +304,7 @@ extension Worker where Engine: ~Copyable {
     /// Takes the end of a send.
     @inline(__always)
     mutating func sendEnded(_ message: Int, result: Int) {
+        messages.noteSendEnded(message)
         let entry = messages.entries[message]
         if result >= 0 {
             counters.add(.packetsSent, entry.segmentCount)
@@ -312,11 +317,12 @@ extension Worker where Engine: ~Copyable {
             return
         } else if entry.segmentCount > 1, segmentationFailed(result) {
             messages.entries[message].refusalIsEvidence = result != -Int(EMSGSIZE)
+            messages.keepForReplays(message)
             return replay(message)
         } else {
             sendFailed(message, result: result)
         }
-        if entry.replayed >= 0 { replayEnded(of: entry.replayed, succeeded: result >= 0) }
+        if entry.retryOf >= 0 { replayEnded(of: entry.retryOf, succeeded: result >= 0) }
         messages.release(message)
     }
 
@@ -330,9 +336,9 @@ extension Worker where Engine: ~Copyable {
         }
     }
 
-    /// Whether an error may be about another packet: an ICMP message about one, which anybody can forge, leaves its error on
-    /// a connected socket (`__udp4_lib_err`, net/ipv4/udp.c), and the next send reports it instead of doing anything
-    /// (`sock_alloc_send_pskb`, net/core/sock.c). It is gone then, so the same message is sent once more.
+    /// Whether an error may be about another packet: an ICMP message about one, which anybody can forge, leaves its
+    /// error on a connected socket (`__udp4_lib_err`, net/ipv4/udp.c), and the next send reports it instead of doing
+    /// anything (`sock_alloc_send_pskb`, net/core/sock.c). It is gone then, so the same message is sent once more.
     @inline(__always)
     private func mayBeAboutAnother(_ result: Int) -> Bool {
         switch Int32(truncatingIfNeeded: -result) {
@@ -344,9 +350,9 @@ extension Worker where Engine: ~Copyable {
     // MARK: Segmentation that a path does not take
 
     /// Whether an error can mean that the path's device takes no segmentation (EIO: no checksum offload, up to 6.10;
-    /// EINVAL: short tails in some releases; EINVAL or, since 6.14, EMSGSIZE: segment larger than the path's MTU). EMSGSIZE
-    /// is what an ICMP message can cause, so it is never evidence against segmentation; no such message causes EIO or EINVAL
-    /// (`icmp_err_convert`, net/ipv4/icmp.c).
+    /// EINVAL: short tails in some releases; EINVAL or, since 6.14, EMSGSIZE: segment larger than the path's MTU).
+    /// EMSGSIZE is what an ICMP message can cause, so it is never evidence against segmentation; no such message
+    /// causes EIO or EINVAL (`icmp_err_convert`, net/ipv4/icmp.c).
     private func segmentationFailed(_ result: Int) -> Bool {
         result == -Int(EIO) || result == -Int(EINVAL) || result == -Int(EMSGSIZE)
     }
@@ -365,7 +371,7 @@ extension Worker where Engine: ~Copyable {
             counters.add(
                 .dropOutboundNoBuffer,
                 messages.entries[failed].segmentCount &- messages.entries[failed].nextReplay)
-            messages.release(failed)
+            messages.endReplays(of: failed)
         }
     }
 
@@ -381,7 +387,7 @@ extension Worker where Engine: ~Copyable {
             failedSegmentations &+= messages.entries[failed].segmentCount
             if failedSegmentations >= WorkerLimits.failedSegmentsBeforeFallback { giveUpSegmentation() }
         }
-        messages.release(failed)
+        messages.endReplays(of: failed)
     }
 
     private mutating func giveUpSegmentation() {
@@ -420,8 +426,8 @@ extension Worker where Engine: ~Copyable {
         queuedInline &+= 1
     }
 
-    /// Sends an ICMP error about a packet that came from a peer back to the peer that its source belongs to, else to the
-    /// sender. The port is the lease's: nobody listens on the one that a peer's second worker sent from.
+    /// Sends an ICMP error about a packet that came from a peer back to the peer that its source belongs to, else to
+    /// the sender. The port is the lease's: nobody listens on the one that a peer's second worker sent from.
     mutating func answerPeer(
         _ packet: IPPacket, from sender: ForwardingSnapshot.PeerIndex, _ error: ICMPError
     ) {

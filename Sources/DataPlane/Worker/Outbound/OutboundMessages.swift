@@ -1,8 +1,9 @@
 // How it works. A message is one send: a peer, up to 128 segments gathered from memory, and, where there are two
 // segments or more, the control message that says their size. A segment takes one vector (a packet read whole) or two
-// (header and payload of a super-packet's segment; where both kinds share a message, a whole packet's second is empty).
-// A message is free, open (more packets for the same peer may join), or sealed (in the order in which it will be
-// queued), or with the engine. The tunnel buffers that it gathers from are kept by counts until its send has ended.
+// (header and payload of a super-packet's segment; where both kinds share a message, a whole packet's second is
+// empty). A message is free, open (more packets for the same peer may join), or sealed (in the order in which it will
+// be queued), or with the engine. The tunnel buffers that it gathers from are kept by counts until its send has
+// ended.
 
 import Addresses
 import CLinux
@@ -31,8 +32,8 @@ struct OutboundMessages: ~Copyable {
         var wasResent = false
         /// Whether the kernel refused to send its segments together, and each that was sent alone since then passed.
         var refusalIsEvidence = false
-        /// Where this message sends one segment of another again: that message; else -1.
-        var replayed = -1
+        /// The message whose segment this one sends again, without segmentation; else -1.
+        var retryOf = -1
         /// Segments of this message that are being replayed.
         var replaysPending = 0
         /// The first segment that has not been replayed yet.
@@ -61,10 +62,14 @@ struct OutboundMessages: ~Copyable {
     private(set) var sealedCount = 0
     /// Counts the worker's rounds, to tell what was opened in which.
     var round = 0
+    private let bufferOwners: OwnershipLedger<TunnelBufferOwner>
+    private let owners: OwnershipLedger<MessageOwner>
 
     init(_ memory: PacketMemory) {
         let count = memory.messageCount
         self.memory = memory
+        bufferOwners = OwnershipLedger("tunnel buffer", count: memory.tunnelBufferCount, owner: .free)
+        owners = OwnershipLedger("message", count: count, owner: .free)
         entries = .allocate(capacity: count)
         entries.initialize(repeating: Entry(), count: count)
         names = .allocate(byteCount: count * SocketName.room, alignment: 8)
@@ -115,16 +120,25 @@ struct OutboundMessages: ~Copyable {
 
     // MARK: Tunnel buffers
 
-    /// Takes a free tunnel buffer; the caller makes sure that there is one.
+    /// Takes a free tunnel buffer for a read; the caller makes sure that there is one.
     @inline(__always)
     mutating func takeBuffer() -> Int {
+        assert(freeBufferCount > 0, "no tunnel buffer is free")
         freeBufferCount &-= 1
-        return Int(freeBuffers[freeBufferCount])
+        let buffer = Int(freeBuffers[freeBufferCount])
+        bufferOwners.pass(buffer, from: .free, to: .reading)
+        return buffer
     }
+
+    /// Notes that the read into a tunnel buffer has ended.
+    @inline(__always)
+    func noteRead(into buffer: Int) { bufferOwners.pass(buffer, from: .reading, to: .worker) }
 
     /// Gives a tunnel buffer back that no message needs.
     @inline(__always)
     mutating func giveBackBuffer(_ buffer: Int) {
+        bufferOwners.pass(buffer, from: .worker, to: .free)
+        assert(freeBufferCount < memory.tunnelBufferCount && bufferUses[buffer] == 0)
         freeBuffers[freeBufferCount] = Int32(truncatingIfNeeded: buffer)
         freeBufferCount &+= 1
     }
@@ -132,6 +146,8 @@ struct OutboundMessages: ~Copyable {
     @inline(__always)
     private mutating func keep(_ buffer: Int, by message: Int) {
         let count = entries[message].bufferCount
+        assert(count < SuperPacketLimits.sendSegments, "a message of too many buffers")
+        bufferOwners.pass(buffer, from: bufferUses[buffer] == 0 ? .worker : .messages, to: .messages)
         buffers[message &* SuperPacketLimits.sendSegments &+ count] = UInt16(truncatingIfNeeded: buffer)
         entries[message].bufferCount = count &+ 1
         bufferUses[buffer] &+= 1
@@ -154,6 +170,7 @@ struct OutboundMessages: ~Copyable {
         guard freeCount > 0 else { return nil }
         freeCount &-= 1
         let message = Int(free[freeCount])
+        owners.pass(message, from: .free, to: .worker)
         entries[message] = Entry()
         return message
     }
@@ -196,6 +213,7 @@ struct OutboundMessages: ~Copyable {
     @inline(__always)
     mutating func markOpen(_ message: Int) {
         if openCount == WorkerLimits.openMessages { seal(Int(open[0])) }
+        owners.pass(message, from: .worker, to: .open)
         open[openCount] = Int32(truncatingIfNeeded: message)
         openCount &+= 1
         entries[message].openedInRound = round
@@ -205,6 +223,7 @@ struct OutboundMessages: ~Copyable {
     @inline(__always)
     mutating func append(_ packet: UnsafeMutableRawPointer, length: Int, in buffer: Int, to message: Int) {
         let count = entries[message].segmentCount
+        assert(count < SuperPacketLimits.sendSegments && length > 0)
         if count == 0 { entries[message].segmentBytes = length }
         let width = entries[message].vectorsPerSegment
         vectors(message)[count &* width] = iovec(iov_base: packet, iov_len: length)
@@ -235,6 +254,7 @@ struct OutboundMessages: ~Copyable {
     ) {
         if entries[message].vectorsPerSegment != 2 { widen(message) }
         let count = entries[message].segmentCount
+        assert(segments.count > 0 && count &+ segments.count <= SuperPacketLimits.sendSegments)
         let arena = arena(message) + count &* SegmentPlan.headerStride
         plan.writeHeaders(of: segments, packet: packet, into: arena)
         _ = plan.writeVectors(of: segments, packet: packet, arena: arena, into: vectors(message) + count &* 2)
@@ -268,13 +288,14 @@ struct OutboundMessages: ~Copyable {
         entries[message].segmentCount = 1
         entries[message].segmentBytes = length
         entries[message].byteCount = length
-        entries[message].replayed = failed
+        entries[message].retryOf = failed
         entries[failed].replaysPending &+= 1
     }
 
     /// Ends an open message: it will be sent after all that were sealed before it.
     @inline(__always)
     mutating func seal(_ message: Int) {
+        owners.pass(message, from: .open, to: .worker)
         var place = 0
         while place < openCount, Int(open[place]) != message { place &+= 1 }
         if place < openCount {
@@ -289,6 +310,7 @@ struct OutboundMessages: ~Copyable {
 
     /// Puts a message whose send has ended among the sealed ones again.
     mutating func sealAgain(_ message: Int) {
+        owners.pass(message, from: .worker, to: .sealed)
         entries[message].wasResent = true
         sealed[sealedCount] = Int32(truncatingIfNeeded: message)
         sealedCount &+= 1
@@ -297,7 +319,9 @@ struct OutboundMessages: ~Copyable {
     /// Ends a message that was never open.
     @inline(__always)
     mutating func sealFilled(_ message: Int) {
+        owners.pass(message, from: .worker, to: .sealed)
         let entry = entries[message]
+        assert(entry.segmentCount > 0 && entry.byteCount <= SuperPacketLimits.sendBytes)
         memory.messages[message].msg_iov = vectors(message)
         memory.messages[message].msg_iovlen = entry.segmentCount &* entry.vectorsPerSegment
         if entry.segmentCount > 1 {
@@ -331,18 +355,54 @@ struct OutboundMessages: ~Copyable {
     @inline(__always)
     mutating func clearSealed() { sealedCount = 0 }
 
+    /// Notes that a sealed message is handed to the engine.
+    @inline(__always)
+    func noteSend(_ message: Int) { owners.pass(message, from: .sealed, to: .sending) }
+
+    /// Notes that a send has ended.
+    @inline(__always)
+    func noteSendEnded(_ message: Int) { owners.pass(message, from: .sending, to: .worker) }
+
+    /// Keeps a message, whose send was refused, for the sends of its segments one by one.
+    func keepForReplays(_ message: Int) { owners.pass(message, from: .worker, to: .replays) }
+
+    /// Frees a message whose segments have all been sent one by one.
+    mutating func endReplays(of message: Int) {
+        assert(entries[message].replaysPending == 0, "a message is freed while its segments are sent")
+        owners.pass(message, from: .replays, to: .worker)
+        release(message)
+    }
+
     /// Frees a message whose send has ended, and the buffers that nobody needs any more.
     @inline(__always)
     mutating func release(_ message: Int) {
+        owners.pass(message, from: .worker, to: .free)
         let base = message &* SuperPacketLimits.sendSegments
         var place = 0
         while place < entries[message].bufferCount {
             let buffer = Int(buffers[base &+ place])
+            assert(bufferUses[buffer] > 0, "no message uses the buffer")
             bufferUses[buffer] &-= 1
-            if bufferUses[buffer] == 0 { giveBackBuffer(buffer) }
+            if bufferUses[buffer] == 0 {
+                bufferOwners.pass(buffer, from: .messages, to: .worker)
+                giveBackBuffer(buffer)
+            }
             place &+= 1
         }
         free[freeCount] = Int32(truncatingIfNeeded: message)
         freeCount &+= 1
+    }
+
+    /// Traps in debug builds where the counts are not those of the buffers and messages.
+    ///
+    /// - Parameter waiting: packets that were read and wait; nothing else is the worker's between two rounds.
+    @inline(__always)
+    func checkCounts(waiting: Int) {
+        bufferOwners.expectCount(freeBufferCount, of: .free)
+        bufferOwners.expectCount(waiting, of: .worker)
+        owners.expectCount(freeCount, of: .free)
+        owners.expectCount(openCount, of: .open)
+        owners.expectCount(sealedCount, of: .sealed)
+        owners.expectCount(0, of: .worker)
     }
 }

@@ -1,14 +1,14 @@
-// How it works. Packets that a round leaves for the next wait in a line: behind a bulk flow's super-packets, some for
-// milliseconds. A packet may go ahead of the line if nothing of its own flow is in it: then it passes packets of other
-// flows, and none of its own. It shall, if its flow is a sparse one, a request or its answer, say: one that had no large
-// super-packet lately. (A bulk flow's odd small packet gains nothing ahead of those of other bulk flows.) So what needs
-// to be known of each flow is how many of its packets wait, and when it last was bulk.
+// How it works. Packets that a round leaves for the next wait in a queue: behind a bulk flow's super-packets, some
+// for milliseconds. A packet may be prioritized over the queue if nothing of its own flow is in it: then it passes
+// packets of other flows, and none of its own. It is, if its flow is a sparse one, a request or its answer, say: one
+// that had no large super-packet lately. (A bulk flow's odd small packet gains nothing before those of other bulk
+// flows.) So what needs to be known of each flow is how many of its packets wait, and when it last was bulk.
 
 import Engines
 import PacketHeaders
 
-/// Which flows have packets that wait, and which are sparse. Flows are told apart by a hash: two that collide wait for
-/// each other.
+/// Which flows have packets that wait, and which are sparse. Flows are told apart by a hash: two that collide wait
+/// for each other.
 struct WaitingFlows: ~Copyable {
     private struct Place {
         /// Packets, or runs of datagrams received together, that wait.
@@ -21,7 +21,8 @@ struct WaitingFlows: ~Copyable {
     private static let placeCount = 1024
 
     private let places: UnsafeMutablePointer<Place>
-    /// Waiting packets that do not tell their flow: nothing passes them.
+    /// Waiting packets whose flow is not known (fragments, say): while there are some nothing is prioritized, as it
+    /// could be of the same flow.
     private var hidden = 0
 
     init() {
@@ -34,9 +35,9 @@ struct WaitingFlows: ~Copyable {
     @inline(__always)
     private static func time(_ nanoseconds: Int) -> UInt32 { UInt32(truncatingIfNeeded: nanoseconds >> 20) }
 
-    /// Whether a packet of a flow (`PacketFlow.number`) may go ahead: the flow is sparse, and none of it waits.
+    /// Whether a packet of a flow (`PacketFlow.number`) may be prioritized: the flow is sparse, and none of it waits.
     @inline(__always)
-    func mayPass(_ flow: UInt32?, atNanoseconds now: Int) -> Bool {
+    func mayBePrioritized(_ flow: UInt32?, atNanoseconds now: Int) -> Bool {
         guard hidden == 0, let flow else { return false }
         let place = places[Int(flow) & (WaitingFlows.placeCount &- 1)]
         return place.waiting == 0
@@ -44,13 +45,13 @@ struct WaitingFlows: ~Copyable {
                 > WaitingFlows.time(WorkerLimits.sparseAfterNanoseconds)
     }
 
-    /// Whether all of some datagrams received together may.
+    /// Whether all of some datagrams received together may be prioritized.
     @inline(__always)
-    func mayPass(_ datagrams: ReceivedDatagrams, atNanoseconds now: Int) -> Bool {
+    func mayBePrioritized(_ datagrams: ReceivedDatagrams, atNanoseconds now: Int) -> Bool {
         var offset = 0
         while offset < datagrams.length {
             let (flow, end) = WaitingFlows.run(of: datagrams, from: offset)
-            guard mayPass(flow, atNanoseconds: now) else { return false }
+            guard mayBePrioritized(flow, atNanoseconds: now) else { return false }
             offset = end
         }
         return true
@@ -70,8 +71,13 @@ struct WaitingFlows: ~Copyable {
     /// Counts one that waits no more.
     @inline(__always)
     mutating func remove(_ flow: UInt32?) {
-        guard let flow else { return hidden &-= 1 }
-        places[Int(flow) & (WaitingFlows.placeCount &- 1)].waiting &-= 1
+        guard let flow else {
+            assert(hidden > 0, "no packet of an unknown flow waits")
+            return hidden &-= 1
+        }
+        let place = Int(flow) & (WaitingFlows.placeCount &- 1)
+        assert(places[place].waiting > 0, "no packet of the flow waits")
+        places[place].waiting &-= 1
     }
 
     /// The same for datagrams received together: those of one flow in a row are a run.

@@ -1,8 +1,9 @@
-// How it works. What is read from the TUN device and cannot be forwarded in the same round waits. It is one line for each
-// source (a pod's address), and the sources are served in turn by deficit round robin (Shreedhar and Varghese, 1995): a
-// source's turn brings it the work of a usual super-packet, and a super-packet of many small segments, which is as much work
-// as many usual ones, takes as many turns. So whoever sends much, or in many flows, waits for itself. With one source it is
-// one line, first in, first out. All packets of a flow have one source, so they keep their order.
+// How it works. What is read from the TUN device and cannot be forwarded in the same round waits. It is one queue for
+// each source (a pod's address), and the sources are served in turn by deficit round robin (Shreedhar and Varghese,
+// 1995): a source's turn brings it the work of a usual super-packet, and a super-packet of many small segments, which
+// is as much work as many usual ones, takes as many turns. So whoever sends much, or in many flows, waits for itself.
+// With one source it is one queue, first in, first out. All packets of a flow have one source, so they keep their
+// order.
 
 import CLinux
 import PacketHeaders
@@ -46,11 +47,13 @@ struct WaitingReads: ~Copyable {
     private var firstTurn = 0
     private var turnCount = 0
     private(set) var count = 0
+    private let capacity: Int
     /// Segments of the reads with more of them than usual.
     private var smallSegments = 0
 
     /// Room for as many packets as there are tunnel buffers.
     init(capacity: Int) {
+        self.capacity = capacity
         waiting = .allocate(capacity: capacity)
         waiting.initialize(
             repeating: Waiting(read: Read(buffer: 0, length: 0, segments: 0, flow: nil), next: 0),
@@ -90,17 +93,19 @@ struct WaitingReads: ~Copyable {
         return Int(truncatingIfNeeded: hash >> 58)
     }
 
-    /// Whether a packet of so many segments may wait: always, unless they are more than usual, and others such wait already.
+    /// Whether a packet of so many segments may wait: always, unless they are more than usual, and others such wait
+    /// already.
     @inline(__always)
     func hasRoom(forSegments segments: Int) -> Bool {
         segments <= WorkerLimits.superPacketSegments
             || smallSegments &+ segments <= WorkerLimits.waitingSmallSegments
     }
 
-    /// Puts a packet at the end of its source's line.
+    /// Puts a packet at the end of its source's queue.
     @inline(__always)
     mutating func append(_ read: Read, from source: Int) {
         let buffer = Int(read.buffer)
+        assert(count < capacity && source < WorkerLimits.waitingSources)
         waiting[buffer] = Waiting(read: read, next: 0)
         if sources[source].count == 0 {
             sources[source].first = read.buffer
@@ -120,6 +125,7 @@ struct WaitingReads: ~Copyable {
     /// Takes the next one; the caller makes sure that there is one.
     @inline(__always)
     mutating func removeFirst() -> Read {
+        assert(count > 0 && turnCount > 0, "nothing waits")
         var source = Int(turns[firstTurn])
         while true {
             let needed = waiting[Int(sources[source].first)].read.segments
@@ -135,6 +141,10 @@ struct WaitingReads: ~Copyable {
         sources[source].deficit = max(0, sources[source].deficit &- entry.read.segments)
         count &-= 1
         if entry.read.segments > WaitingReads.turn { smallSegments &-= Int(entry.read.segments) }
+        assert(sources[source].count >= 0 && smallSegments >= 0)
+        assert(
+            count > 0 || (turnCount == 1 && sources[source].count == 0), "a source is served that has nothing"
+        )
         if sources[source].count == 0 {
             firstTurn = (firstTurn &+ 1) & (WorkerLimits.waitingSources &- 1)
             turnCount &-= 1

@@ -1,75 +1,16 @@
-// How it works. The data plane opens the TUN device and the sockets, then starts one pinned thread for each worker.
-// Each thread allocates its own memory (so that it lies on its own NUMA node), makes its ring and tells whether that
-// worked; no packet moves before all have. From there on the two sides share three things: the forwarding
-// publication, the counters, and an eventfd for each worker that asks it for a round.
+// How it works. The data plane opens the TUN device and the sockets, then starts one thread for each worker, pinned
+// to a CPU where that was asked for (WorkerThread.swift). Each thread allocates its own memory (so that it lies on
+// its own NUMA node), makes its ring and reports whether that worked; one that it worked for forwards from then on.
+// The two sides share three things: the forwarding publication, the counters, and an eventfd for each worker that
+// asks it for a round.
 
 import Addresses
-import CLinux
 import Counters
+import Devices
 import Engines
 import Forwarding
 import Glibc
-import Offload
 import Synchronization
-import Devices
-
-/// What the data plane needs to know at its start.
-public struct DataPlaneConfiguration: Sendable {
-    /// The TUN device's name, at most 15 bytes.
-    public var tunnelName: String
-    /// The underlay address and UDP port to bind.
-    public var underlay: Endpoint
-    /// The TUN device's MTU at first, bytes; the control side sets it on the device, and may publish others.
-    public var mtu: Int
-    /// The TUN device's own address: the first of this node's subnet.
-    public var tunnelAddress: IPv4Address
-    /// The same for IPv6; nil where the network has none.
-    public var tunnelAddressIPv6: IPv6Address?
-    /// Whether inner sources outside the peer's subnet are let in.
-    public var acceptsAnySource: Bool
-    /// How it is tuned.
-    public var tuning: Tuning
-
-    /// Makes a configuration.
-    public init(
-        tunnelName: String, underlay: Endpoint, mtu: Int, tunnelAddress: IPv4Address,
-        tunnelAddressIPv6: IPv6Address? = nil, acceptsAnySource: Bool = false, tuning: Tuning = Tuning()
-    ) {
-        self.tunnelName = tunnelName
-        self.underlay = underlay
-        self.mtu = mtu
-        self.tunnelAddress = tunnelAddress
-        self.tunnelAddressIPv6 = tunnelAddressIPv6
-        self.acceptsAnySource = acceptsAnySource
-        self.tuning = tuning
-    }
-}
-
-/// Why the data plane could not be started.
-public enum DataPlaneError: Error, CustomStringConvertible {
-    /// The TUN device.
-    case tunnel(TunnelError)
-    /// A socket.
-    case socket(UnderlaySocketError)
-    /// The engine: what happened, and the kernel's error number.
-    case engine(String, errorNumber: Int32)
-    /// How it is tuned.
-    case tuning(TuningError)
-    /// Memory, a thread, an eventfd: what was tried, and the kernel's error number.
-    case resource(String, errorNumber: Int32)
-
-    /// What happened, to what, and what to do about it.
-    public var description: String {
-        switch self {
-        case .tunnel(let error): error.description
-        case .socket(let error): error.description
-        case .engine(let text, _): text
-        case .tuning(let error): error.description
-        case .resource(let action, let errorNumber):
-            "cannot \(action): \(String(cString: strerror(errorNumber)))"
-        }
-    }
-}
 
 /// The part of the daemon that moves packets.
 public final class DataPlane: Sendable {
@@ -94,118 +35,94 @@ public final class DataPlane: Sendable {
     /// The underlay address and port that datagrams come to.
     public var underlay: Endpoint { configuration.underlay }
     /// The number of workers.
-    public var workerCount: Int { sockets.count }
+    public var workerCount: Int { sockets.receivers.count }
 
-    private let configuration: DataPlaneConfiguration
-    private let limits: WorkerLimits
-    private let publication: ForwardingPublication
+    let configuration: DataPlaneConfiguration
+    let limits: WorkerLimits
+    let publication: ForwardingPublication
     /// Who forwards by the routes that are published: the workers, by their snapshot.
     private let subscribers: [any ForwardingSubscriber]
-    private let sockets: [UnderlaySocket]
-    /// What each worker sends on: the first from the network's port, the others from ports of their own.
-    private let senders: [Int32]
-    private let wakes: [Int32]
-    private let blocks: [CounterBlock]
-    private let peerBlocks: [PeerCounterBlock]
+    let sockets: WorkerSockets
+    let wakes: WakeDescriptors
+    let blocks: [CounterBlock]
+    let peerBlocks: [PeerCounterBlock]
     private let peerSlots = Mutex(PeerSlots())
-    private let stopping = Atomic<Bool>(false)
+    let stopping = Atomic<Bool>(false)
     private let threads = Mutex<[pthread_t]>([])
     /// Whether the descriptors are closed; locked for as long as `stop` takes, and while a worker is woken.
     private let closed = Mutex(false)
-    private let failure = Atomic<Int32>(0)
-    /// What the kernel counts for the sockets and the device, as of the last look; the block's one writer holds the lock.
+    let failure = Atomic<Int32>(0)
+    /// What the kernel counts for the sockets and the device, as of the last look; the block's one writer holds the
+    /// lock.
     private let kernelDrops: Mutex<KernelDrops>
     private let kernelBlock: CounterBlock
 
     /// Opens the TUN device and the sockets.
     ///
     /// - Parameters:
-    ///   - patienceMilliseconds: how long to wait for the TUN name where another process holds it: the kernel takes down
-    ///     the ring of one that was killed some time after its end.
+    ///   - patienceMilliseconds: how long to wait for the TUN name where another process holds it: the kernel takes
+    ///     down the ring of one that was killed some time after its end.
     ///   - busy: called once where it has to wait.
     public init(
         _ configuration: DataPlaneConfiguration, patienceMilliseconds: Int = 0, busy: () -> Void = {}
     ) throws(DataPlaneError) {
         let tuning = configuration.tuning
         let workers = tuning.workerCount
-        do throws(TuningError) {
-            limits = try WorkerLimits(tuning)
-            guard tuning.receiveBufferBytes >= configuration.mtu else {
-                throw .lessThanMTU(receiveBufferBytes: tuning.receiveBufferBytes, mtu: configuration.mtu)
-            }
-        } catch {
-            throw .tuning(error)
-        }
+        limits = try DataPlane.limits(configuration)
         uringRefusal = tuning.engine == .automatic ? UringProbe.refusal() : nil
         engine = tuning.engine == .mmsg || uringRefusal != nil ? .mmsg : .uring
-        var sockets: [UnderlaySocket] = []
-        var wakes: [Int32] = []
-        var senders: [Int32] = []
-        func closeAll() {
-            for socket in sockets { socket.close() }
-            for sender in senders where sender != sockets.first?.descriptor { Glibc.close(sender) }
-            for wake in wakes { Glibc.close(wake) }
-        }
         do throws(UnderlaySocketError) {
-            for _ in 0..<workers {
-                sockets.append(
-                    try UnderlaySocket.open(
-                        configuration.underlay, beside: sockets.first,
-                        bufferBytes: tuning.socketBufferBytes,
-                        segmentation: tuning.usesSegmentation, coalescing: tuning.usesCoalescing))
-            }
-            senders.append(
-                UnderlaySocket.openSender(
-                    sharingPortOf: sockets[0], at: configuration.underlay,
-                    bufferBytes: tuning.socketBufferBytes) ?? sockets[0].descriptor)
-            // While these were opened, a process of the same user could have joined them.
-            try UnderlaySocket.refuseIntruders(
-                on: configuration.underlay, beside: sockets.map(\.descriptor) + senders)
-            for place in 1..<workers {
-                senders.append(
-                    try UnderlaySocket.openSender(
-                        beside: configuration.underlay, place: place, bufferBytes: tuning.socketBufferBytes))
-            }
+            sockets = try WorkerSockets.open(at: configuration.underlay, workers: workers, tuning: tuning)
         } catch {
-            closeAll()
             throw .socket(error)
         }
-        for _ in 0..<workers {
-            let wake = eventfd(0, Int32(EFD_CLOEXEC))
-            guard wake >= 0 else {
-                let code = errno
-                closeAll()
-                throw .resource("make an eventfd", errorNumber: code)
-            }
-            wakes.append(wake)
+        do throws(DataPlaneError) {
+            wakes = try WakeDescriptors.open(count: workers)
+        } catch {
+            sockets.close()
+            throw error
         }
         do throws(TunnelError) {
             tunnel = try TunnelDevice.open(
                 name: configuration.tunnelName, queueCount: workers, offloads: tuning.tunnelOffloads,
                 patienceMilliseconds: patienceMilliseconds, busy: busy)
         } catch {
-            closeAll()
+            sockets.close()
+            wakes.close()
             throw .tunnel(error)
         }
         self.configuration = configuration
-        self.sockets = sockets
-        self.senders = senders
-        self.wakes = wakes
         if workers > 1 {
-            steersDatagrams = UnderlaySocket.steer(sockets)
+            steersDatagrams = UnderlaySocket.steer(sockets.receivers)
             steersPackets = tunnel.steerFlows()
         } else {
             steersDatagrams = true
             steersPackets = true
         }
-        underlayOffloads = sockets[0].offloads
-        receiveBufferBytes = sockets[0].receiveBufferBytes
+        underlayOffloads = sockets.receivers[0].offloads
+        receiveBufferBytes = sockets.receivers[0].receiveBufferBytes
         publication = ForwardingPublication(workers: workers)
         subscribers = [publication]
         blocks = (0..<workers).map { _ in CounterBlock.allocate() }
         peerBlocks = (0..<workers).map { _ in PeerCounterBlock.allocate() }
         kernelBlock = CounterBlock.allocate()
-        kernelDrops = Mutex(KernelDrops(sockets: sockets.count, queueDropped: tunnel.droppedPackets()))
+        kernelDrops = Mutex(
+            KernelDrops(sockets: sockets.receivers.count, queueDropped: tunnel.droppedPackets()))
+    }
+
+    /// What follows from how it is tuned, and from the MTU.
+    private static func limits(_ configuration: DataPlaneConfiguration) throws(DataPlaneError) -> WorkerLimits
+    {
+        do throws(TuningError) {
+            let limits = try WorkerLimits(configuration.tuning)
+            guard limits.datagramBufferBytes >= configuration.mtu else {
+                throw .lessThanMTU(
+                    receiveBufferBytes: limits.datagramBufferBytes, mtu: configuration.mtu)
+            }
+            return limits
+        } catch {
+            throw .tuning(error)
+        }
     }
 
     deinit {
@@ -217,12 +134,12 @@ public final class DataPlane: Sendable {
 
     /// Starts the workers' threads; returns once all of them are ready to forward.
     public func start() throws(DataPlaneError) {
-        guard let start = WorkerStart(count: sockets.count) else {
+        guard let start = WorkerStart(count: workerCount) else {
             let code = errno
             stop()
             throw .resource("make an eventfd", errorNumber: code)
         }
-        for index in 0..<sockets.count {
+        for index in 0..<workerCount {
             let context = Unmanaged.passRetained(WorkerThread(dataPlane: self, index: index, start: start))
             var thread = pthread_t()
             let result = pthread_create(
@@ -269,16 +186,15 @@ public final class DataPlane: Sendable {
         closed.withLock { isClosed in
             guard !isClosed else { return }
             isClosed = true
-            for wake in wakes { eventfd_write(wake, 1) }
+            wakes.signal()
             let running = threads.withLock { threads in
                 defer { threads = [] }
                 return threads
             }
             for thread in running { pthread_join(thread, nil) }
-            for socket in sockets { socket.close() }
-            for sender in senders where sender != sockets.first?.descriptor { Glibc.close(sender) }
+            sockets.close()
             tunnel.close()
-            for wake in wakes { Glibc.close(wake) }
+            wakes.close()
         }
     }
 
@@ -287,7 +203,7 @@ public final class DataPlane: Sendable {
         closed.withLock { isClosed in
             guard !isClosed else { return }
             kernelDrops.withLock {
-                $0.look(at: sockets, tunnel)
+                $0.look(at: sockets.receivers, tunnel)
                 kernelBlock.set(.dropInboundSocketFull, Int(truncatingIfNeeded: $0.socketsDropped))
                 kernelBlock.set(.dropOutboundQueueFull, Int(truncatingIfNeeded: $0.queueDropped))
             }
@@ -298,10 +214,7 @@ public final class DataPlane: Sendable {
     /// Others' sockets on the port, which take datagrams that are for this node. Reads files of /proc.
     public func intruders() -> [PortIntruder] {
         closed.withLock { isClosed in
-            isClosed
-                ? []
-                : UnderlaySocket.intruders(
-                    on: configuration.underlay, beside: sockets.map(\.descriptor) + senders)
+            isClosed ? [] : UnderlaySocket.intruders(on: configuration.underlay, beside: sockets.descriptors)
         }
     }
 
@@ -332,145 +245,7 @@ public final class DataPlane: Sendable {
     private func wakeWorkers() {
         closed.withLock { isClosed in
             guard !isClosed else { return }
-            for wake in wakes { eventfd_write(wake, 1) }
+            wakes.signal()
         }
-    }
-
-    // MARK: On the worker's thread
-
-    fileprivate func run(_ index: Int, _ start: WorkerStart) {
-        let tuning = configuration.tuning
-        // What `top -H` and perf show; it would inherit the name of the thread that starts it.
-        twill_name_thread("worker \(index)")
-        if let cpu = tuning.cpu(ofWorker: index) {
-            let result = twill_pin_thread(Int32(clamping: cpu))
-            guard result == 0 else {
-                return start.ready(
-                    .resource("pin worker \(index) to CPU \(cpu) (see --cpus)", errorNumber: result))
-            }
-        }
-        guard let memory = PacketMemory(limits, hugePages: tuning.usesHugePages) else {
-            return start.ready(.resource("allocate packet buffers", errorNumber: ENOMEM))
-        }
-        if index == 0 { countStartFallbacks() }
-        let offloads = sockets[index].offloads
-        let settings = WorkerSettings(
-            tunnelAddress: configuration.tunnelAddress,
-            tunnelAddressIPv6: configuration.tunnelAddressIPv6,
-            acceptsAnySource: configuration.acceptsAnySource,
-            segmentLimit: offloads.segmentation ? offloads.segmentLimit : 1,
-            coalesces: mergedKinds, busyPollMicroseconds: tuning.busyPollMicroseconds,
-            minimumWaitMicroseconds: tuning.minimumWaitMicroseconds)
-        let (tunnel, socket, sender, wake) = (
-            tunnel.queues[index].descriptor, sockets[index].descriptor, senders[index], wakes[index]
-        )
-        switch engine {
-        case .mmsg:
-            do throws(MmsgError) {
-                let engine = try MmsgEngine(
-                    memory: memory, tunnel: tunnel, socket: socket, sender: sender, wake: wake,
-                    entries: limits.ringEntries)
-                start.ready(nil)
-                loop(engine, memory, settings, index)
-            } catch { start.ready(.engine(error.description, errorNumber: error.errorNumber)) }
-        case .uring, .automatic:
-            do throws(UringError) {
-                let engine = try UringEngine(
-                    memory: memory, tunnel: tunnel, socket: socket, sender: sender, wake: wake,
-                    entries: limits.ringEntries, usesSubmissionPolling: tuning.usesSubmissionPolling)
-                if !engine.usesRegisteredBuffers { blocks[index].add(.lockedMemoryFallbacks) }
-                start.ready(nil)
-                loop(engine, memory, settings, index)
-            } catch {
-                let advice = "; or give --engine=auto, which goes on with plain system calls"
-                start.ready(.engine(error.description + advice, errorNumber: error.errorNumber))
-            }
-        }
-        memory.deallocate()
-    }
-
-    /// Counts what was asked for and refused; on the first worker's thread, whose counters tell.
-    private func countStartFallbacks() {
-        let refused = configuration.tuning.tunnelOffloads.subtracting(tunnel.offloads)
-        let fallbacks: [(Counter, Bool)] = [
-            (
-                .receiveCoalescingFallbacks,
-                configuration.tuning.usesCoalescing && !underlayOffloads.coalescing
-            ),
-            (.segmentationFallbacks, configuration.tuning.usesSegmentation && !underlayOffloads.segmentation),
-            (.tunnelStreamFallbacks, !refused.isDisjoint(with: [.tcp4, .tcp6, .tcpECN])),
-            (.tunnelDatagramFallbacks, !refused.isDisjoint(with: .udp)),
-            (.datagramSteeringFallbacks, !steersDatagrams), (.packetSteeringFallbacks, !steersPackets),
-            (.sendingSocketFallbacks, senders[0] == sockets[0].descriptor),
-        ]
-        for (counter, isTaken) in fallbacks where isTaken { blocks[0].add(counter) }
-    }
-
-    /// What the TUN device may be given merged: what it would also give.
-    private var mergedKinds: MergedKinds {
-        var kinds: MergedKinds = []
-        if tunnel.offloads.contains(.tcp4) { kinds.insert(.tcpOverIPv4) }
-        if tunnel.offloads.contains(.tcp6) { kinds.insert(.tcpOverIPv6) }
-        if tunnel.offloads.contains(.udp) { kinds.insert(.udp) }
-        return kinds
-    }
-
-    private func loop<Engine: PacketEngine & ~Copyable>(
-        _ engine: consuming Engine, _ memory: PacketMemory, _ settings: WorkerSettings, _ index: Int
-    ) {
-        var worker = Worker(
-            engine: engine, memory: memory, limits: limits, settings: settings, counters: blocks[index],
-            peerCounters: peerBlocks[index], reader: publication.reader(index))
-        while !stopping.load(ordering: .relaxed) {
-            let result = worker.round()
-            if result != 0 {
-                failure.store(-result, ordering: .releasing)
-                break
-            }
-        }
-        worker.close()
-    }
-}
-
-/// What a worker's thread is given.
-private final class WorkerThread: Sendable {
-    let dataPlane: DataPlane
-    let index: Int
-    let start: WorkerStart
-
-    init(dataPlane: DataPlane, index: Int, start: WorkerStart) {
-        self.dataPlane = dataPlane
-        self.index = index
-        self.start = start
-    }
-}
-
-/// Where the threads tell that they are ready, and the starter waits for all of them: an eventfd counts them.
-private final class WorkerStart: Sendable {
-    private let count: Int
-    private let answers: Int32
-    private let error = Mutex<DataPlaneError?>(nil)
-
-    /// Nil where the kernel has no more descriptors; `errno` says which limit.
-    init?(count: Int) {
-        self.count = count
-        answers = eventfd(0, Int32(EFD_CLOEXEC | EFD_SEMAPHORE))
-        if answers < 0 { return nil }
-    }
-
-    deinit { if answers >= 0 { Glibc.close(answers) } }
-
-    func ready(_ failure: DataPlaneError?) {
-        error.withLock { if $0 == nil { $0 = failure } }
-        eventfd_write(answers, 1)
-    }
-
-    func wait() -> DataPlaneError? {
-        var answered = 0
-        while answered < count {
-            var value: eventfd_t = 0
-            if eventfd_read(answers, &value) == 0 { answered += 1 }
-        }
-        return error.withLock { $0 }
     }
 }

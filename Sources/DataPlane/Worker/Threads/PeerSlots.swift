@@ -16,8 +16,9 @@ public struct PeerTotals: Sendable {
 /// whatever becomes of its address.
 ///
 /// Nobody but the workers may write to a slot, so one that is given to another peer is not cleared: what it counted
-/// before is remembered and taken off. Slots are given again in the order in which they came free: a worker that still
-/// has a packet for the former peer in its hands has long been rid of it then, unless nearly all slots are in use.
+/// before is remembered and taken off. Slots are reused first in, first out, which is the grace period for a worker
+/// that still has a packet for the former peer: it has very likely sent it by then. That is not guaranteed, and least
+/// of all while nearly all slots are in use; a packet is then counted for the wrong peer, and nothing else happens.
 struct PeerSlots {
     private struct Place {
         var slot: UInt16
