@@ -54,9 +54,9 @@ import Testing
     }
 
     @Test func whoHoldsALockIsFound() throws {
-        var template = Array("/tmp/node-lock-XXXXXX".utf8CString)
-        let descriptor = mkstemp(&template)
-        let path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        let path = "/tmp/node-lock-\(getpid())-\(UInt32.random(in: 0...UInt32.max))"
+        // A child that another test starts must not have the lock too.
+        let descriptor = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         defer { unlink(path) }
         #expect(LockHolder.name(ofLock: path) == nil)
         #expect(flock(descriptor, LOCK_EX | LOCK_NB) == 0)

@@ -26,7 +26,8 @@ import Testing
         #expect(RunningProcess.holder(of: endpoint, .udp) == .current)
         #expect(RunningProcess.holder(of: endpoint, .tcp) == nil)
         #expect(
-            RunningProcess.holder(of: Endpoint(address: .any, port: endpoint.port), .udp) == .current)
+            RunningProcess.holder(of: Endpoint(address: IPv4Address.any, port: endpoint.port), .udp)
+                == .current)
         let inode = try #require(FileIdentity(descriptor: descriptor)).inode
         #expect(RunningProcess.holders(ofSockets: [inode, .max]) == [inode: .current])
         close(descriptor)

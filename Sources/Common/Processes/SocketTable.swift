@@ -88,6 +88,7 @@ public struct SocketTableRow: Sendable, Hashable {
             return false
         }
         let isEverywhere = words.allSatisfy { $0 == 0 }
-        return isEverywhere || wanted.address == .v4(.any) || endpoint?.address == wanted.address
+        let anywhere = Endpoint(address: IPv4Address.any, port: port)
+        return isEverywhere || wanted == anywhere || endpoint == wanted
     }
 }
