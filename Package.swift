@@ -112,6 +112,10 @@ let controlSide: [Target] = [
             "Addresses", "Backends", "Health", "Leases", .product(name: "Logging", package: "swift-log"),
         ],
         path: "Tests/LeaseTesting", swiftSettings: settings),
+    // Repeats a seed of the simulated network of lease machines.
+    .executableTarget(
+        name: "twill-lease-simulation", dependencies: ["LeaseTesting"], path: "Tests/LeaseSimulationProgram",
+        swiftSettings: settings),
     .target(name: "CNetworkNamespaces", path: "Tests/CNetworkNamespaces"),
     .target(
         name: "NetworkNamespaces", dependencies: ["CLinux", "CNetworkNamespaces"],

@@ -42,8 +42,7 @@ extension LeaseMachine {
         else {
             return false
         }
-        return subnet.ipv4 == evidence.ipv4 && !memory.yielded.contains(subnet)
-            && announcesOwnEndpoint(record)
+        return subnet.ipv4 == evidence.ipv4 && announcesOwnEndpoint(record)
     }
 
     /// The key of a lease that announces this node's address and is another node's.

@@ -46,38 +46,38 @@ public struct NetworkConfiguration: Sendable, Hashable {
                 "the network configuration is no JSON: \(error); it begins with \"\(json.prefix(40))\"")
         }
         guard case .object = root else {
-            throw NetworkConfigurationError(
-                key: "the network configuration", root, rule: "an object is needed")
+            throw NetworkConfigurationError("the network configuration is \(root): an object is needed")
         }
         let fields = Fields(object: root)
-        if try fields.bool("EnableIPv4") == false,
-            let name = backends.nameIfIPv4IsNeeded(by: root["Backend"])
+        if try fields.bool(.enableIPv4) == false,
+            let name = backends.nameIfIPv4IsNeeded(by: fields[.backend])
         {
             throw NetworkConfigurationError(
-                key: "EnableIPv4", .bool(false),
+                key: .enableIPv4, .bool(false),
                 rule: "the \(name) backend carries IPv4 alone, so it must be true")
         }
-        enableNFTables = try fields.bool("EnableNFTables") ?? false
+        enableNFTables = try fields.bool(.enableNFTables) ?? false
 
         network = try fields.network()
         subnetLength = try fields.subnetLength(
-            "SubnetLen", network: "\(network)", networkLength: network.length, usual: 24, limit: 30)
+            .subnetLength, network: "\(network)", networkLength: network.length, usual: 24, limit: 30)
         let first = network.address.bits
         let step = UInt32(1) << (32 &- subnetLength)
         let last = network.last.bits & IPv4Prefix.mask(length: subnetLength)
         subnetMinimum =
-            try fields.subnet("SubnetMin", in: network, length: subnetLength)
+            try fields.subnet(.subnetMinimum, in: network, length: subnetLength)
             ?? IPv4Address(bits: first &+ step)
         subnetMaximum =
-            try fields.subnet("SubnetMax", in: network, length: subnetLength) ?? IPv4Address(bits: last)
+            try fields.subnet(.subnetMaximum, in: network, length: subnetLength) ?? IPv4Address(bits: last)
         guard subnetMinimum <= subnetMaximum else {
             throw NetworkConfigurationError(
-                key: "SubnetMin", .string("\(subnetMinimum)"), rule: "it is above SubnetMax, \(subnetMaximum)"
+                key: .subnetMinimum, .string("\(subnetMinimum)"),
+                rule: "it is above SubnetMax, \(subnetMaximum)"
             )
         }
-        ipv6 = try fields.bool("EnableIPv6") ?? false ? try fields.ipv6Allocation() : nil
+        ipv6 = try fields.bool(.enableIPv6) ?? false ? try fields.ipv6Allocation() : nil
         do throws(BackendError) {
-            configuredBackend = ConfiguredBackend(try backends.backend(reading: root["Backend"]))
+            configuredBackend = ConfiguredBackend(try backends.backend(reading: fields[.backend]))
         } catch {
             throw NetworkConfigurationError(error.description)
         }
@@ -102,15 +102,28 @@ public struct NetworkConfigurationError: Error, Sendable, Hashable, CustomString
     // The texts come from a store: they are made printable here, on their way to terminals and logs.
     init(_ description: String) { self.description = description.printable }
 
-    init(key: String, _ value: JSONValue, rule: String) { self.init("\(key) is \(value): \(rule)") }
+    init(key: NetworkConfiguration.Key, _ value: JSONValue, rule: String) {
+        self.init("\(key.rawValue) is \(value): \(rule)")
+    }
 }
 
 extension NetworkConfiguration {
-    // flannel's names, where a person's misspelling is looked for.
-    private static let keys: Set<String> = [
-        "enableipv4", "enableipv6", "enablenftables", "network", "subnetlen", "subnetmin", "subnetmax",
-        "ipv6network", "ipv6subnetlen", "ipv6subnetmin", "ipv6subnetmax", "backend",
-    ]
+    /// flannel's names of the keys that mean something here; nothing else is read (`Fields`). A test holds each to an
+    /// effect.
+    enum Key: String, CaseIterable {
+        case enableIPv4 = "EnableIPv4"
+        case enableIPv6 = "EnableIPv6"
+        case enableNFTables = "EnableNFTables"
+        case network = "Network"
+        case subnetLength = "SubnetLen"
+        case subnetMinimum = "SubnetMin"
+        case subnetMaximum = "SubnetMax"
+        case ipv6Network = "IPv6Network"
+        case ipv6SubnetLength = "IPv6SubnetLen"
+        case ipv6SubnetMinimum = "IPv6SubnetMin"
+        case ipv6SubnetMaximum = "IPv6SubnetMax"
+        case backend = "Backend"
+    }
 
     /// What is odd in a configuration that somebody is about to write, though a daemon would take it.
     ///
@@ -136,7 +149,7 @@ extension NetworkConfiguration {
                         .printable)
             }
         }
-        note(root, known: keys, path: "")
+        note(root, known: Set(Key.allCases.map { $0.rawValue.lowercased() }), path: "")
         note(root["Backend"], known: BackendRegistry.all.keys(of: root["Backend"]), path: "Backend.")
         return remarks
     }
@@ -145,7 +158,7 @@ extension NetworkConfiguration {
     func refusal(underlay addresses: [IPv4Address]) -> NetworkConfigurationError? {
         guard let address = addresses.first(where: network.contains) else { return nil }
         return NetworkConfigurationError(
-            key: "Network", .string("\(network)"),
+            key: .network, .string("\(network)"),
             rule:
                 "it holds \(address), this node's own address on the underlay: the tunnel's packets would go through the tunnel"
         )
@@ -154,7 +167,11 @@ extension NetworkConfiguration {
 
 /// The configuration's members, each checked by its rule.
 private struct Fields {
-    let object: JSONValue
+    private let object: JSONValue
+
+    init(object: JSONValue) { self.object = object }
+
+    subscript(key: NetworkConfiguration.Key) -> JSONValue? { object[key.rawValue] }
 
     // What a kernel does not route to another machine (RFC 6890): a route for it through the tunnel would cut the
     // node off from itself, or from its link. 240.0.0.0/4 is routed by Linux, and is used for pods.
@@ -166,19 +183,16 @@ private struct Fields {
         (IPv4Prefix(IPv4Address(255, 255, 255, 255), length: 32), "which is broadcast"),
     ]
 
-    func bool(_ key: String) throws(NetworkConfigurationError) -> Bool? {
-        guard let value = object[key] else { return nil }
+    func bool(_ key: NetworkConfiguration.Key) throws(NetworkConfigurationError) -> Bool? {
+        guard let value = self[key] else { return nil }
         guard case .bool(let flag) = value else {
             throw NetworkConfigurationError(key: key, value, rule: "true or false is needed")
         }
         return flag
     }
 
-    func integer(
-        _ key: String, in object: JSONValue? = nil
-    ) throws(NetworkConfigurationError) -> Int? {
-        let bare = String(key.split(separator: ".").last ?? "")
-        guard let value = (object ?? self.object)[bare] else { return nil }
+    func integer(_ key: NetworkConfiguration.Key) throws(NetworkConfigurationError) -> Int? {
+        guard let value = self[key] else { return nil }
         guard case .integer(let number) = value else {
             throw NetworkConfigurationError(key: key, value, rule: "a whole number is needed")
         }
@@ -186,30 +200,30 @@ private struct Fields {
     }
 
     func network() throws(NetworkConfigurationError) -> IPv4Prefix {
-        guard let value = object["Network"] else {
+        guard let value = self[.network] else {
             throw NetworkConfigurationError("Network is missing: the overlay's prefix, such as 10.66.0.0/16")
         }
         guard let network = value.text.flatMap({ IPv4Prefix($0) }) else {
             throw NetworkConfigurationError(
-                key: "Network", value, rule: "an IPv4 prefix is needed, such as 10.66.0.0/16")
+                key: .network, value, rule: "an IPv4 prefix is needed, such as 10.66.0.0/16")
         }
         guard network.length <= 28 else {
             throw NetworkConfigurationError(
-                key: "Network", value, rule: "it must be /28 or wider, to hold node subnets")
+                key: .network, value, rule: "it must be /28 or wider, to hold node subnets")
         }
         // A default route over the overlay would take the underlay's own packets with it.
         guard network.length > 0 else {
-            throw NetworkConfigurationError(key: "Network", value, rule: "it cannot be every address")
+            throw NetworkConfigurationError(key: .network, value, rule: "it cannot be every address")
         }
         for (reserved, meaning) in Self.reserved where network.overlaps(reserved) {
             throw NetworkConfigurationError(
-                key: "Network", value, rule: "it must have no address of \(reserved), \(meaning)")
+                key: .network, value, rule: "it must have no address of \(reserved), \(meaning)")
         }
         return network
     }
 
     func subnetLength(
-        _ key: String, network: String, networkLength: Int, usual: Int, limit: Int
+        _ key: NetworkConfiguration.Key, network: String, networkLength: Int, usual: Int, limit: Int
     ) throws(NetworkConfigurationError) -> Int {
         guard let length = try integer(key), length != 0 else {
             return networkLength <= usual &- 2 ? usual : networkLength &+ 2
@@ -226,9 +240,9 @@ private struct Fields {
     }
 
     func subnet(
-        _ key: String, in network: IPv4Prefix, length: Int
+        _ key: NetworkConfiguration.Key, in network: IPv4Prefix, length: Int
     ) throws(NetworkConfigurationError) -> IPv4Address? {
-        guard let value = object[key], value != .string("") else { return nil }
+        guard let value = self[key], value != .string("") else { return nil }
         guard let address = value.text.flatMap({ IPv4Address($0) }) else {
             throw NetworkConfigurationError(key: key, value, rule: "an IPv4 address is needed")
         }
@@ -243,42 +257,42 @@ private struct Fields {
     }
 
     func ipv6Allocation() throws(NetworkConfigurationError) -> NetworkConfiguration.IPv6Allocation {
-        guard let value = object["IPv6Network"] else {
+        guard let value = self[.ipv6Network] else {
             throw NetworkConfigurationError("IPv6Network is missing, and EnableIPv6 is true")
         }
         guard let network = value.text.flatMap({ IPv6Prefix($0) }) else {
             throw NetworkConfigurationError(
-                key: "IPv6Network", value, rule: "an IPv6 prefix is needed, such as fd00:66::/48")
+                key: .ipv6Network, value, rule: "an IPv6 prefix is needed, such as fd00:66::/48")
         }
         guard network.length <= 124, network.length > 0 else {
             throw NetworkConfigurationError(
-                key: "IPv6Network", value, rule: "it must be /124 or wider, to hold node subnets")
+                key: .ipv6Network, value, rule: "it must be /124 or wider, to hold node subnets")
         }
         guard !network.address.isMulticast, !network.address.isLinkLocal, network.address.high >> 61 != 0
         else {
             throw NetworkConfigurationError(
-                key: "IPv6Network", value,
+                key: .ipv6Network, value,
                 rule: "global or unique local addresses are needed, such as fd00:66::/48")
         }
         let length = try subnetLength(
-            "IPv6SubnetLen", network: "\(network)", networkLength: network.length, usual: 64, limit: 126)
+            .ipv6SubnetLength, network: "\(network)", networkLength: network.length, usual: 64, limit: 126)
         let all = network.subnets(length: length)
         let allocation = NetworkConfiguration.IPv6Allocation(
             network: network, subnetLength: length,
-            subnetMinimum: try ipv6Subnet("IPv6SubnetMin", in: network, length: length) ?? all.second,
-            subnetMaximum: try ipv6Subnet("IPv6SubnetMax", in: network, length: length) ?? all.last)
+            subnetMinimum: try ipv6Subnet(.ipv6SubnetMinimum, in: network, length: length) ?? all.second,
+            subnetMaximum: try ipv6Subnet(.ipv6SubnetMaximum, in: network, length: length) ?? all.last)
         guard allocation.subnetMinimum <= allocation.subnetMaximum else {
             throw NetworkConfigurationError(
-                key: "IPv6SubnetMin", .string("\(allocation.subnetMinimum)"),
+                key: .ipv6SubnetMinimum, .string("\(allocation.subnetMinimum)"),
                 rule: "it is above IPv6SubnetMax, \(allocation.subnetMaximum)")
         }
         return allocation
     }
 
     func ipv6Subnet(
-        _ key: String, in network: IPv6Prefix, length: Int
+        _ key: NetworkConfiguration.Key, in network: IPv6Prefix, length: Int
     ) throws(NetworkConfigurationError) -> IPv6Address? {
-        guard let value = object[key], value != .string("") else { return nil }
+        guard let value = self[key], value != .string("") else { return nil }
         guard let address = value.text.flatMap({ IPv6Address($0) }) else {
             throw NetworkConfigurationError(key: key, value, rule: "an IPv6 address is needed")
         }

@@ -43,7 +43,7 @@ package struct UDPBackend: Backend {
         ownPort.flatMap { $0 == port ? nil : UDPData(ownPort: $0) }
     }
 
-    package func overhead(over family: UnderlayFamily) -> Int { family.headerBytes + Self.headerBytes }
+    package func overhead(over family: UnderlayFamily) -> Int { family.headerBytes &+ Self.headerBytes }
 
     /// The device with its address and its one route. The data plane, which makes the device, knows the peers.
     package func desiredItems(for tunnel: TunnelSettings, peers _: [BackendPeer]) -> [any DesiredItem] {

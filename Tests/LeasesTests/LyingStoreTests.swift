@@ -1,0 +1,79 @@
+import LeaseTesting
+import Leases
+import Testing
+
+/// What a store keeps to itself, or tells twice, one thing at a time.
+@Suite("A store that lies, one lie at a time")
+struct LyingStoreTests {
+    private func network(of count: Int, seed: UInt64) -> Simulation {
+        let simulation = Simulation(seed: seed)
+        for number in 1...count { simulation.addNode("198.18.9.\(number)") }
+        simulation.run(for: .seconds(20))
+        return simulation
+    }
+
+    @Test(
+        "a write is done, its answer lost, and the watch does not tell: it is found by a snapshot, and not done twice"
+    )
+    func answerAndEventLost() {
+        let simulation = Simulation(seed: 501, network: nil)
+        let node = simulation.addNode("198.18.9.1")
+        simulation.run(for: .seconds(5))
+        simulation.setConfiguration(#"{"Network":"10.66.0.0/16"}"#)
+        simulation.faults.losesAnswer = 1
+        simulation.faults.losesEvent = 1
+        simulation.run(for: .milliseconds(100))
+        #expect(simulation.entries.count == 1 && node.subnet == nil)
+        simulation.faults = Simulation.Faults()
+        simulation.run(for: .seconds(5))
+        #expect(simulation.entries.keys.sorted() == [node.subnet])
+    }
+
+    @Test("a deletion that is told again, from before what is known, removes nobody, and the store is asked")
+    func oldChange() {
+        let simulation = network(of: 3, seed: 502)
+        let node = simulation.nodes[0]
+        let peers = node.table.peers
+        let requests = simulation.requests.count
+        node.tell(
+            .changes([.deleted(key: simulation.nodes[1].subnet!)], revision: simulation.revision - 1))
+        #expect(node.table.peers == peers)
+        simulation.run(for: .seconds(2))
+        #expect(node.table.peers == peers)
+        #expect(simulation.requests.count > requests)
+    }
+
+    @Test("a watch that stands where the store was before makes the node read everything")
+    func watchStandsBack() {
+        let simulation = network(of: 2, seed: 503)
+        let requests = simulation.requests.count
+        simulation.nodes[0].tell(.alive(revision: simulation.revision - 1))
+        simulation.run(for: .seconds(2))
+        #expect(simulation.requests[requests...].contains { $0.node == 0 })
+    }
+
+    @Test("a watch that tells nothing any more is replaced after the next snapshot")
+    func dumbWatch() {
+        let simulation = network(of: 1, seed: 504)
+        let node = simulation.nodes[0]
+        node.loseWatch()
+        simulation.run(for: .seconds(1_000))
+        simulation.put("10.66.200.0-24", #"{"PublicIP":"198.18.9.200"}"#)
+        simulation.run(for: .seconds(1))
+        #expect(node.table.peers.map(\.subnet.key) == ["10.66.200.0-24"])
+    }
+
+    @Test("a subnet that another node took unheard is tried once, and then another one")
+    func takenUnheard() {
+        let simulation = Simulation(seed: 505, network: nil)
+        let node = simulation.addNode("198.18.9.1", previous: "10.66.5.0-24")
+        simulation.run(for: .seconds(5))
+        simulation.faults.losesEvent = 1
+        simulation.put("10.66.5.0-24", #"{"PublicIP":"198.18.9.9"}"#)
+        simulation.faults.losesEvent = 0
+        simulation.setConfiguration(#"{"Network":"10.66.0.0/16"}"#)
+        simulation.run(for: .seconds(5))
+        #expect(node.subnet != nil && node.subnet != "10.66.5.0-24")
+        #expect(node.count(.anotherNodeWasFaster) == 1)
+    }
+}
