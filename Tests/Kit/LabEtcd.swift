@@ -52,7 +52,10 @@ public final class LabEtcd {
             try execute("\(command) >>\(self.directory)/etcd.log 2>&1 & echo $!")
         }
         processIdentifier = pid_t(text.prefix { $0.isNumber }) ?? 0
-        _ = try await until("etcd") { try? await self.control("endpoint health --command-timeout=1s") }
+        _ = try await until(
+            "etcd", seconds: 90,
+            { (try? String(contentsOfFile: directory + "/etcd.log", encoding: .utf8)) ?? "" }
+        ) { try? await self.control("endpoint health --command-timeout=1s") }
     }
 
     /// Runs etcdctl with the words given, which a shell reads; gives what it printed.
@@ -77,12 +80,12 @@ public final class LabEtcd {
 
     /// Ends it at once, and waits until its ports are free; its data stays.
     public func stop() async throws {
-        let process = processIdentifier
         kill()
-        // What is dead and not waited for has no command line.
-        _ = try await until("the end of etcd") {
-            (try? String(contentsOfFile: "/proc/\(process)/cmdline", encoding: .utf8))?.isEmpty == false
-                ? nil : true
+        _ = try await until("the end of etcd", seconds: 60) { () -> Bool? in
+            for port: UInt16 in [2379, 2380] where try await wire.hasSocket(on: port, tcp: true) {
+                return nil
+            }
+            return true
         }
     }
 

@@ -145,19 +145,26 @@ extension LabHost {
 
     /// Waits until somebody has a port here: a TCP socket that listens, or one of UDP.
     public func listens(on port: UInt16, tcp: Bool) async throws {
+        _ = try await until("a socket on port \(port)", seconds: 60) {
+            try await namespace.hasSocket(on: port, tcp: tcp) ? true : nil
+        }
+    }
+}
+
+extension NetworkNamespace.Lease {
+    /// Whether somebody has a port in this namespace: a TCP socket that listens, or one of UDP.
+    func hasSocket(on port: UInt16, tcp: Bool) async throws -> Bool {
         // The second column ends with the port, the fourth is the state: 0A listens (net/tcp_states.h).
         let suffix = ":" + String(UInt32(port) + 0x10000, radix: 16, uppercase: true).dropFirst()
-        _ = try await until("a socket on port \(port)", seconds: 60) {
-            let text = try await namespace.run {
-                ["", "6"].map { family in
-                    let path = "/proc/thread-self/net/\(tcp ? "tcp" : "udp")\(family)"
-                    return (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
-                }.joined()
-            }
-            return text.split(separator: "\n").contains { line in
-                let fields = line.split(separator: " ")
-                return fields.count > 3 && fields[1].hasSuffix(suffix) && (!tcp || fields[3] == "0A")
-            } ? true : nil
+        let text = try await run {
+            ["", "6"].map { family in
+                let path = "/proc/thread-self/net/\(tcp ? "tcp" : "udp")\(family)"
+                return (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
+            }.joined()
+        }
+        return text.split(separator: "\n").contains { line in
+            let fields = line.split(separator: " ")
+            return fields.count > 3 && fields[1].hasSuffix(suffix) && (!tcp || fields[3] == "0A")
         }
     }
 }
