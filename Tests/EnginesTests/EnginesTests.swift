@@ -90,6 +90,7 @@ private func next<Engine: PacketEngine & ~Copyable>(_ engine: inout Engine) thro
 }
 
 /// Every operation once, and what it must leave behind.
+// long: an engine's life, from its first buffer to its end.
 private func exercise<Engine: PacketEngine & ~Copyable>(_ engine: inout Engine, _ ends: Ends) throws {
     let memory = ends.memory
     var result: Int32

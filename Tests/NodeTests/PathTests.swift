@@ -22,6 +22,7 @@ struct PathTests {
         Issue.record("it did not come")
     }
 
+    // long: one path from its discovery to its end, whose steps need each other.
     @Test func aNarrowPathGetsARouteUntilItIsForgotten() async throws {
         let node = try await NetworkNamespace.make()
         let router = try await NetworkNamespace.make()

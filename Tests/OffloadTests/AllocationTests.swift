@@ -13,6 +13,7 @@ private func allocated(_ count: Int) -> UnsafeMutableRawPointer? {
 @Suite struct AllocationTests {
     // A process of its own: no other test allocates in it.
     @Test("No packet costs an allocation")
+    // long: all kinds of packets, made before anything is counted.
     func none() async {
         await #expect(processExitsWith: .success) {
             var tcp = PacketRecipe()

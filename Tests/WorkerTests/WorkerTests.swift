@@ -187,6 +187,7 @@ import Testing
     }
 
     @Test(arguments: 1...12)
+    // long: traffic both ways, and the account of it.
     func nothingIsLostOrReorderedBesideWhatFailedAndWasCounted(seed: Int) {
         var bench = Bench(
             seed: UInt64(seed), segmentLimit: [1, 64, 128][seed % 3], tuning: Tuning.extremes[seed % 4])
