@@ -35,9 +35,18 @@ import Testing
     }
 
     @Test func nobodyToTellIsNoError() {
+        // The longest name that a socket can have: a longer one is nobody's, and not that one's because it begins alike.
+        let start = "/tmp/twill-test-longest-\(getpid())-"
+        let longest = start + String(repeating: "x", count: 107 - start.utf8.count)
+        let socket = NotifySocket(longest)
         ServiceNotification(environment: [:]).ready(status: "")
         ServiceNotification(environment: ["NOTIFY_SOCKET": "/nowhere/at/all"]).watchdog()
-        ServiceNotification(environment: ["NOTIFY_SOCKET": String(repeating: "x", count: 200)]).watchdog()
+        for more in ["x", String(repeating: "x", count: 200)] {
+            ServiceNotification(environment: ["NOTIFY_SOCKET": longest + more]).watchdog()
+        }
+        #expect(socket.next() == nil)
+        ServiceNotification(environment: ["NOTIFY_SOCKET": longest]).watchdog()
+        #expect(socket.next() == "WATCHDOG=1")
     }
 
     @Test(arguments: [

@@ -78,6 +78,74 @@ import Testing
         #expect(bench.kernel.sent.count == 1)
     }
 
+    @Test func underLoadItWaitsForMoreAtATimeAndNotForLong() throws {
+        var bench = Bench(minimumWaitMicroseconds: 100)
+        let datagram = Packets.udp(pod(3), pod(1), payload: [UInt8](repeating: 7, count: 1392))
+        for _ in 0..<4 {
+            bench.fromPeer(3, (0..<20).flatMap { _ in datagram }, segmentBytes: datagram.count)
+        }
+        bench.run(rounds: 1)
+        bench.kernel.waits = []
+        bench.run(rounds: 1)
+        let wait = try #require(bench.kernel.waits.first)
+        let gathered = try WorkerLimits(Tuning()).gatheredCompletions
+        // Beside the writes, which end in the same enter.
+        #expect(wait.timeoutMicroseconds == 100)
+        #expect(wait.wanted == bench.kernel.written.count + gathered)
+        bench.run(rounds: 4)
+        // At rest it sleeps until something comes, whatever it is.
+        let last = try #require(bench.kernel.waits.last)
+        #expect(last.timeoutMicroseconds < 0 && last.wanted == 1)
+    }
+
+    @Test func errorsAreAsManyAsTheirRateAllows() {
+        var replies = ErrorReplies()
+        func admitted(of tries: Int, atMilliseconds now: Int, _ replies: inout ErrorReplies) -> Int {
+            (0..<tries).filter { _ in replies.admit(atNanoseconds: now * 1_000_000) }.count
+        }
+        let atOnce = admitted(of: 200, atMilliseconds: 5000, &replies)
+        #expect(atOnce == WorkerLimits.errorBurst)
+        for millisecond in 1...100 {
+            let next = admitted(of: 3, atMilliseconds: 5000 + millisecond, &replies)
+            #expect(next == 1)
+        }
+        let afterAPause = admitted(of: 200, atMilliseconds: 60_000, &replies)
+        #expect(afterAPause == WorkerLimits.errorBurst)
+    }
+
+    @Test func errorsToPodsAreLimitedInTime() {
+        var bench = Bench()
+        let began = bench.kernel.nowNanoseconds
+        for round in 0..<400 {
+            for _ in 0..<4 { bench.fromPod(Packets.udp(pod(1), pod(200), payload: [UInt8(round & 0xFF)])) }
+            bench.run(rounds: 1)
+        }
+        bench.drain()
+        let milliseconds = (bench.kernel.nowNanoseconds - began) / 1_000_000
+        let most = WorkerLimits.errorBurst + milliseconds * WorkerLimits.errorsPerSecond / 1000 + 1
+        #expect(Int(bench.counters[.unreachablesSent]) <= most)
+        #expect(Int(bench.counters[.unreachablesSent]) >= WorkerLimits.errorBurst)
+        #expect(bench.counters[.dropOutboundNoRoute] == 1600)
+    }
+
+    @Test func whatOthersTakeOfTheProcessorIsNotTheRoundsTime() {
+        var bench = Bench()
+        let kernel = bench.kernel
+        kernel.nanosecondsPerYield = 100_000
+        // Short rounds of bulk, which yield and never sleep.
+        bench.worker.shortRoundsUntilNanoseconds = .max
+        var bulk = BulkTraffic()
+        bulk.fill(&bench)
+        bench.run(rounds: 10)
+        let began = (kernel.nowNanoseconds, kernel.yields, Int(bench.counters[.roundTime].sum))
+        bench.run(rounds: 100)
+        let yields = kernel.yields - began.1
+        let elapsed = kernel.nowNanoseconds - began.0
+        let counted = Int(bench.counters[.roundTime].sum) - began.2
+        #expect(yields > 5)
+        #expect(counted > 0 && counted <= elapsed - yields * kernel.nanosecondsPerYield)
+    }
+
     @Test func anEngineThatCannotGoOnEndsTheRound() {
         var bench = Bench()
         bench.kernel.enterError = ENXIO

@@ -69,6 +69,21 @@ import Testing
         #expect(bench.counters[.segmentationFallbacks] == 0)
     }
 
+    @Test func anErrorThatAnICMPMessageCanCauseIsNoEvidenceAgainstSegmentation() {
+        var bench = Bench()
+        bench.kernel.refusesSegmentation = true
+        bench.kernel.segmentationError = EMSGSIZE
+        for index in 0..<2000 {
+            bench.fromPod(Packets.udp(pod(1), pod(3), payload: Packets.bytes(UInt32(index))))
+        }
+        bench.drain()
+        // Every segment passed alone, which for another error would say that it is segmentation that fails.
+        #expect(bench.kernel.sent.count == 2000)
+        #expect(bench.counters[.replayedSegments] > UInt64(WorkerLimits.failedSegmentsBeforeFallback))
+        #expect(bench.counters[.segmentationFallbacks] == 0)
+        #expect(bench.worker.segmentLimit == 64)
+    }
+
     @Test func segmentationThatWasGivenUpIsTriedAgain() {
         var bench = Bench()
         func feed(_ bench: inout Bench) {

@@ -151,6 +151,7 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
             kernel.isWoken = false
             complete(.wake, 0, 8)
         }
+        if wanted > 0 { kernel.waits.append((wanted, timeoutMicroseconds)) }
         if completions.count < wanted { wait(timeoutMicroseconds: timeoutMicroseconds) }
         return 0
     }
@@ -239,7 +240,7 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
     /// Why a send of `count` segments of `segmentBytes` fails; 0 where it does not.
     private func sendError(of count: Int, _ segmentBytes: Int) -> (error: Int32, isRefused: Bool) {
         var error: Int32 = 0
-        if count > 1, kernel.refusesSegmentation { error = EIO }
+        if count > 1, kernel.refusesSegmentation { error = kernel.segmentationError }
         if segmentBytes > kernel.pathLimit { error = count > 1 ? EINVAL : EMSGSIZE }
         let isRefused = error != 0
         if !kernel.pendingErrors.isEmpty {

@@ -53,6 +53,8 @@ final class SimulatedKernel {
     /// Waits that nothing would have ended although packets were there: a worker gone deaf.
     var stalls = 0
     var enters = 0
+    /// What each enter that was to wait waited for, and for how long at most.
+    var waits: [(wanted: Int, timeoutMicroseconds: Int)] = []
 
     // MARK: Faults
 
@@ -75,8 +77,9 @@ final class SimulatedKernel {
     /// Percent of sends, and the errors that they end with.
     var sendFailurePercent = 0
     var sendErrors: [Int32] = [EAGAIN, ENOBUFS, EHOSTUNREACH, EPERM]
-    /// Whether a send of several segments fails with EIO, as on a path without checksum offload.
+    /// Whether a send of several segments fails, with EIO as on a path without checksum offload.
     var refusesSegmentation = false
+    var segmentationError: Int32 = EIO
     /// A segment larger than this fails with EMSGSIZE (alone) or EINVAL (segmented).
     var pathLimit = 65_507
     var writeFailurePercent = 0
