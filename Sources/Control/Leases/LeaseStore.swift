@@ -64,7 +64,7 @@ extension LeaseStore {
 
 /// Names one write of one entry; only the store that made it knows what its number counts.
 public struct StoreVersion: Sendable, Hashable {
-    /// etcd: the revision of the key's last change. Directory: the inode of the file.
+    /// etcd: the revision of the key's last change. Directory: a hash of the file's inode and time.
     public let number: UInt64
 
     /// Makes a version of a store's number.
