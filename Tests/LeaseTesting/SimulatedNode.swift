@@ -1,5 +1,5 @@
 import Addresses
-import Health
+package import Health
 package import Leases
 
 /// One machine of a simulation, with what it did.

@@ -74,7 +74,7 @@ extension Worker where Engine: ~Copyable {
         let flow = PacketFlow.number(of: bytes, length: length)
         if header.gso_type == 0 {
             if pacedReads.isEmpty(queue) { return false }
-            if waitingFlows.mayPass(flow, atNanoseconds: workBeganNanoseconds) { return false }
+            if waitingFlows.mayBePrioritized(flow, atNanoseconds: workBeganNanoseconds) { return false }
         }
         guard pacedReads.count < limits.pacedReads else {
             counters.add(.tunnelReads)
