@@ -36,7 +36,9 @@ struct ChangeTests {
                         && $0.peers.map { $0.endpoint.hasSuffix(":\(port)") } == [true]
                 }
                 try await node.listens(on: UInt16(port), tcp: false)
-                #expect(try await node.interface("flannel0")?.mtu == mtu)
+                _ = try await until("the device's MTU") {
+                    try await node.interface("flannel0")?.mtu == mtu ? true : nil
+                }
                 _ = try await until("the MTU in subnet.env") {
                     let text = nodes.lab.read("node\(node.number)/subnet.env")
                     return text?.contains("\nFLANNEL_MTU=\(mtu)\n") == true ? true : nil
