@@ -314,6 +314,7 @@ struct LeaseMachineTests {
         simulation.setConfiguration(#"{"Network":"10.66.0.0/16","Backend":{"Port":9000}}"#)
         simulation.run(for: .seconds(1))
         #expect(node.table.peers.map(\.endpoint.description) == ["198.18.9.31:9000"])
+        #expect(node.table.ownLease?.endpoint.description == "198.18.9.2:9000")
         simulation.remove("10.66.30.0-24&fd00::-64")
         simulation.run(for: .seconds(1))
         #expect(node.table.peers.map(\.endpoint.description) == ["198.18.9.30:9000"])

@@ -49,8 +49,8 @@ private func exchange(port: UInt16, _ request: String) -> String {
 }
 
 extension StatusClient {
-    /// Whether a daemon answers.
-    fileprivate var isAnswered: Bool { (try? statusText()) != nil }
+    /// Whether a daemon answers, on a machine that is busy with all other tests too.
+    fileprivate var isAnswered: Bool { (0..<20).contains { _ in (try? statusText()) != nil } }
 }
 
 /// Runs `body` with a server on a port that the kernel chose and on a unix socket.

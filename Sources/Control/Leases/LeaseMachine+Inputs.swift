@@ -201,6 +201,8 @@ extension LeaseMachine {
             network.problem = nil
             search?.taken = []
             own?.isRewriteWanted = true
+            // A lease that names no port means the configuration's.
+            own?.endpoint.port = ownEndpoint.port
             report(
                 .notice, .networkConfigurationTakenOver,
                 [

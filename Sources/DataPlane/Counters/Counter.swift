@@ -362,8 +362,9 @@ extension Counter {
         case .dropOutboundStandingQueue:
             Definition(
                 "drop_outbound_standing_queue", .drop,
-                "Super-packets of bulk flows dropped, so that their senders take smaller windows: others' packets waited behind them. "
-                    + "TCP expects that; a flow with ECN is marked instead (congestion_marks).")
+                "Super-packets of bulk flows dropped, so that their senders take smaller windows: others' packets waited behind "
+                    + "them, or more waited than a flanneld takes in. TCP expects that; a flow with ECN is marked instead "
+                    + "(congestion_marks), but for what waits for a flanneld.")
         case .dropOutboundSmallSegments:
             Definition(
                 "drop_outbound_small_segments", .drop,
