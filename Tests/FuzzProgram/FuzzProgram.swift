@@ -1,7 +1,9 @@
 import Fuzz
 import Glibc
 
-/// `twill-fuzz [--seconds S] [--executions N] [--seed N] [--target NAME]… [--input HEX] [--list]`: docs/robustness.md.
+/// `twill-fuzz [--seconds S] [--executions N] [--seed N] [--target NAME]… [--input HEX] [--list]
+/// [--write-seeds DIRECTORY] [--coverage ARGUMENT…]`:
+/// docs/robustness.md.
 @main
 enum FuzzProgram {
     private struct Options {
@@ -10,6 +12,8 @@ enum FuzzProgram {
         var seed: UInt64 = 1
         var names: [String] = []
         var input: [UInt8]?
+        var seedDirectory: String?
+        var coverage: [String]?
     }
 
     static func main() {
@@ -19,6 +23,9 @@ enum FuzzProgram {
             end("there is no target \(name); there are \(known.map(\.name).joined(separator: ", "))")
         }
         let targets = options.names.isEmpty ? known : known.filter { options.names.contains($0.name) }
+        if let arguments = options.coverage {
+            runWithCoverage(targets[0], seeds: options.seedDirectory, arguments)
+        }
         do {
             if let input = options.input {
                 for target in targets { try FuzzDriver.run(target, input: input) }
@@ -45,6 +52,10 @@ enum FuzzProgram {
         var options = Options()
         var rest = Array(arguments)[...]
         while let word = rest.popFirst() {
+            if word == "--coverage" {
+                options.coverage = Array(rest)
+                return options
+            }
             if word == "--list" {
                 fuzzTargets.forEach { print($0.name) }
                 exit(0)
@@ -55,6 +66,7 @@ enum FuzzProgram {
             case "--executions": options.executions = Int(value)
             case "--seed": options.seed = UInt64(value) ?? 0
             case "--target": options.names.append(value)
+            case "--write-seeds": options.seedDirectory = value
             case "--input": options.input = bytes(value)
             default: end("there is no \(word)")
             }
@@ -70,5 +82,16 @@ enum FuzzProgram {
     private static func end(_ message: String) -> Never {
         print("twill-fuzz: \(message)")
         exit(64)
+    }
+
+    private static func runWithCoverage(
+        _ target: NamedFuzzTarget, seeds directory: String?, _ arguments: [String]
+    ) -> Never {
+        #if COVERAGE
+            if let directory { writeSeeds(of: target, to: directory) }
+            exit(runLibFuzzer(target, arguments))
+        #else
+            end("--coverage needs a build by tools/fuzz --coverage")
+        #endif
     }
 }
