@@ -202,7 +202,8 @@ extension LeaseMachine {
             search?.taken = []
             own?.isRewriteWanted = true
             // A lease that names no port means the configuration's.
-            own?.endpoint.port = ownEndpoint.port
+            let port = ownEndpoint.port
+            own?.endpoint.port = port
             report(
                 .notice, .networkConfigurationTakenOver,
                 [

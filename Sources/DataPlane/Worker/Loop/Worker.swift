@@ -213,7 +213,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         assert(writesPending > 0 || separationsUnderWay == 0, "packets of no write are separated")
         writeOwners.expectCount(writesPending, of: .writing)
         received.checkCounts()
-        messages.checkCounts(waiting: waitingReads.count)
+        messages.checkCounts(waiting: waitingReads.count &+ pacedReads.count)
         replies.checkCounts()
     }
 
