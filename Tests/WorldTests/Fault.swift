@@ -70,8 +70,9 @@ extension Fault {
             "ip address delete 172.20.32.101/24 dev eth0; ip address add 172.20.32.101/24 dev eth0"
                 + " && ip route add default via 172.20.32.254"),
         Fault(
+            // A data plane that is made anew meanwhile has no address to bind.
             "address gone", .problem(.underlay, .cutOff, words: ["172.20.32.101", "eth0"]),
-            tolerated: [.route, .path, .store, .peer, .tunnel], packetsFlow: false,
+            tolerated: [.route, .path, .store, .peer, .tunnel, .dataPlane], packetsFlow: false,
             "ip address delete 172.20.32.101/24 dev eth0",
             "ip address add 172.20.32.101/24 dev eth0 && ip route add default via 172.20.32.254"),
         Fault(
