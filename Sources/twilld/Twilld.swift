@@ -27,7 +27,7 @@ struct Twilld: AsyncParsableCommand {
 
     static func main() async {
         StandardStreams.fillClosed()
-        let words = GivenWords.all
+        let words = Array(CommandLine.arguments.dropFirst())
         let line: CommandLineWords
         do throws(ExitFailure) {
             line = try CommandLineWords(

@@ -90,8 +90,8 @@ import Testing
         #expect(last < (8 + 2 * 8 + 2) * 44)
     }
 
-    private func read(_ buffer: Int, segments: Int) -> WaitingReads.Read {
-        WaitingReads.Read(buffer: Int32(buffer), length: 1, segments: Int32(segments), flow: nil)
+    private func read(_ buffer: Int, segments: Int) -> WaitingRead {
+        WaitingRead(buffer: Int32(buffer), length: 1, segments: Int32(segments), flow: nil)
     }
 
     @Test func turnsAreOfWorkAndNotOfPackets() {

@@ -99,12 +99,25 @@ import Testing
         #expect(sentCount(to: 2, in: bench) == 10 * Self.segments)
     }
 
+    /// Addresses that differ in any part, as nodes of several racks do.
+    @Test func peersOfManyNetworksHavePlacesOfTheirOwn() {
+        let places = (0..<64).map {
+            PacedReads.place(of: Endpoint(address: IPv4Address(bits: 0x0A00_0001 + $0 << 8), port: 8285))
+        }
+        #expect(Set(places).count > 30)
+    }
+
     @Test func aPeerThatBecomesATwillIsPacedNoMore() {
         var bench = bench()
         for _ in 0..<6 { sendSuperPacket(to: 3, in: &bench) }
         bench.run(rounds: 4)
         bench.publication.publish(Bench.routes())
         for _ in 0..<6 { sendSuperPacket(to: 3, port: 1001, in: &bench) }
+        while bench.kernel.sent.count(where: { $0.payload[20...21] == [3, 233] }) < 6 * Self.segments {
+            bench.run(rounds: 1)
+        }
+        // What waited before keeps its pace.
+        #expect(bench.worker.pacedReads.count > 0)
         bench.drain()
         #expect(bench.kernel.sent.count == 12 * Self.segments)
     }

@@ -112,7 +112,7 @@ extension Run {
 
     private static func commandLine() throws(ExitFailure) -> CommandLineWords {
         try CommandLineWords(
-            GivenWords.all, environment: ProcessInfo.processInfo.environment,
+            Array(CommandLine.arguments.dropFirst()), environment: ProcessInfo.processInfo.environment,
             readFile: Twilld.readConfigurationFile)
     }
 }

@@ -51,7 +51,7 @@ extension Worker where Engine: ~Copyable {
         }
         waitingFlows.add(flow, bytes: packetLength, atNanoseconds: workBeganNanoseconds)
         waitingReads.append(
-            WaitingReads.Read(
+            WaitingRead(
                 buffer: Int32(truncatingIfNeeded: buffer), length: Int32(truncatingIfNeeded: length),
                 segments: Int32(truncatingIfNeeded: segments), flow: flow),
             from: WaitingReads.source(of: bytes, length: packetLength))
@@ -70,10 +70,10 @@ extension Worker where Engine: ~Copyable {
             packet.isIPv4
             ? snapshot.peer(holding: packet.destinationIPv4) : snapshot.peer(holding: packet.destinationIPv6)
         guard let peer, snapshot.isPaced(peer) else { return false }
-        let queue = PacedReads.queue(of: snapshot.endpoint(peer))
+        let place = PacedReads.place(of: snapshot.endpoint(peer))
         let flow = PacketFlow.number(of: bytes, length: length)
         if header.gso_type == 0 {
-            if pacedReads.isEmpty(queue) { return false }
+            if pacedReads.isEmpty(place) { return false }
             if waitingFlows.mayBePrioritized(flow, atNanoseconds: workBeganNanoseconds) { return false }
         }
         guard pacedReads.count < limits.pacedReads else {
@@ -84,11 +84,11 @@ extension Worker where Engine: ~Copyable {
         }
         waitingFlows.add(flow, bytes: length, atNanoseconds: workBeganNanoseconds)
         pacedReads.append(
-            WaitingReads.Read(
+            WaitingRead(
                 buffer: Int32(truncatingIfNeeded: buffer), length: Int32(truncatingIfNeeded: readLength),
                 segments: Int32(truncatingIfNeeded: WaitingReads.segments(of: header, length: length)),
                 flow: flow),
-            to: queue)
+            for: place)
         return true
     }
 

@@ -10,87 +10,62 @@ import Addresses
 ///
 /// Peers are told apart by a hash of the underlay address: two that collide share their pace.
 struct PacedReads: ~Copyable {
-    private struct Queue {
-        var first: Int32 = 0
-        var last: Int32 = 0
-        var count: Int32 = 0
+    private struct Peer {
+        var queue = ReadQueue()
         /// When the next packet may leave, nanoseconds of the engine's clock.
         var nextNanoseconds = 0
     }
 
-    private struct Waiting {
-        var read: WaitingReads.Read
-        /// The buffer of the queue's next read; meaningless in its last.
-        var next: Int32
-    }
-
-    /// At the number of the tunnel buffer that a read lies in.
-    private let waiting: UnsafeMutablePointer<Waiting>
-    private let queues: UnsafeMutablePointer<Queue>
+    private let links: ReadLinks
+    private let peers: UnsafeMutablePointer<Peer>
     /// How many packets wait.
     private(set) var count = 0
 
     /// Room for as many packets as there are tunnel buffers.
     init(capacity: Int) {
-        waiting = .allocate(capacity: capacity)
-        waiting.initialize(
-            repeating: Waiting(
-                read: WaitingReads.Read(buffer: 0, length: 0, segments: 0, flow: nil), next: 0),
-            count: capacity)
-        queues = .allocate(capacity: WorkerLimits.pacedPeers)
-        queues.initialize(repeating: Queue(), count: WorkerLimits.pacedPeers)
+        links = ReadLinks(capacity: capacity)
+        peers = .allocate(capacity: WorkerLimits.pacedPeers)
+        peers.initialize(repeating: Peer(), count: WorkerLimits.pacedPeers)
     }
 
-    deinit {
-        waiting.deallocate()
-        queues.deallocate()
-    }
+    deinit { peers.deallocate() }
 
-    /// The queue of the peer at an underlay address, the same in every snapshot.
+    /// The place of the peer at an underlay address, the same in every snapshot.
     @inline(__always)
-    static func queue(of endpoint: Endpoint) -> Int {
+    static func place(of endpoint: Endpoint) -> Int {
         let bits: UInt64 =
             switch endpoint.address {
             case .v4(let address): UInt64(address.bits)
             case .v6(let address): address.high ^ address.low
             }
-        return Int(truncatingIfNeeded: bits &* 0x9E37_79B9_7F4A_7C15 >> 32) & (WorkerLimits.pacedPeers &- 1)
+        return Int(truncatingIfNeeded: (bits &* 0x9E37_79B9_7F4A_7C15) >> 32) & (WorkerLimits.pacedPeers &- 1)
     }
 
-    /// Whether nothing waits in a queue.
+    /// Whether nothing waits for a peer.
     @inline(__always)
-    func isEmpty(_ queue: Int) -> Bool { queues[queue].count == 0 }
+    func isEmpty(_ peer: Int) -> Bool { peers[peer].queue.count == 0 }
 
-    /// Puts a packet at the end of a queue.
+    /// Puts a packet at the end of a peer's queue.
     @inline(__always)
-    mutating func append(_ read: WaitingReads.Read, to queue: Int) {
-        waiting[Int(read.buffer)] = Waiting(read: read, next: 0)
-        if queues[queue].count == 0 {
-            queues[queue].first = read.buffer
-        } else {
-            waiting[Int(queues[queue].last)].next = read.buffer
-        }
-        queues[queue].last = read.buffer
-        queues[queue].count &+= 1
+    mutating func append(_ read: WaitingRead, for peer: Int) {
+        links.append(read, to: &peers[peer].queue)
         count &+= 1
     }
 
     /// Takes a packet whose pause is over; nil where there is none. Its own datagrams are the next one's pause.
-    mutating func removeDue(atNanoseconds now: Int) -> WaitingReads.Read? {
-        var queue = 0
-        while queue < WorkerLimits.pacedPeers {
-            if queues[queue].count > 0, queues[queue].nextNanoseconds <= now {
-                let entry = waiting[Int(queues[queue].first)]
-                queues[queue].first = entry.next
-                queues[queue].count &-= 1
+    mutating func removeDue(atNanoseconds now: Int) -> WaitingRead? {
+        var peer = 0
+        while peer < WorkerLimits.pacedPeers {
+            if peers[peer].queue.count > 0, peers[peer].nextNanoseconds <= now {
+                let read = links.removeFirst(of: &peers[peer].queue)
                 count &-= 1
                 // A pause that was overslept counts as kept, but for one packet's length, so that a late wake-up does not
                 // slow the peer down.
-                let pause = Int(entry.read.segments) &* WorkerLimits.pacedDatagramNanoseconds
-                queues[queue].nextNanoseconds = max(queues[queue].nextNanoseconds, now &- pause) &+ pause
-                return entry.read
+                let pause = Int(read.segments) &* WorkerLimits.pacedDatagramNanoseconds
+                peers[peer].nextNanoseconds = max(peers[peer].nextNanoseconds, now &- pause) &+ pause
+                return read
             }
-            queue &+= 1
+            peer &+= 1
         }
         return nil
     }
@@ -99,10 +74,10 @@ struct PacedReads: ~Copyable {
     func microsecondsUntilDue(atNanoseconds now: Int) -> Int {
         guard count > 0 else { return .max }
         var earliest = Int.max
-        var queue = 0
-        while queue < WorkerLimits.pacedPeers {
-            if queues[queue].count > 0 { earliest = min(earliest, queues[queue].nextNanoseconds) }
-            queue &+= 1
+        var peer = 0
+        while peer < WorkerLimits.pacedPeers {
+            if peers[peer].queue.count > 0 { earliest = min(earliest, peers[peer].nextNanoseconds) }
+            peer &+= 1
         }
         return earliest <= now ? 0 : (earliest &- now &+ 999) / 1000
     }

@@ -13,34 +13,15 @@ import Offload
 ///
 /// Sources are told apart by a hash of the inner source address: two that collide take their turns together.
 struct WaitingReads: ~Copyable {
-    /// One of them.
-    struct Read {
-        var buffer: Int32
-        /// Bytes that were read.
-        var length: Int32
-        /// Datagrams that it will be sent as.
-        var segments: Int32
-        var flow: UInt32?
-    }
-
-    private struct Waiting {
-        var read: Read
-        /// The buffer of the source's next read; meaningless in its last.
-        var next: Int32
-    }
-
     private struct Source {
-        var first: Int32 = 0
-        var last: Int32 = 0
-        var count: Int32 = 0
+        var queue = ReadQueue()
         /// Segments that it may still send in its turn.
         var deficit: Int32 = WaitingReads.turn
     }
 
     private static var turn: Int32 { Int32(truncatingIfNeeded: WorkerLimits.superPacketSegments) }
 
-    /// At the number of the tunnel buffer that a read lies in.
-    private let waiting: UnsafeMutablePointer<Waiting>
+    private let links: ReadLinks
     private let sources: UnsafeMutablePointer<Source>
     /// The sources with something waiting, the one whose turn it is first: a ring.
     private let turns: UnsafeMutablePointer<UInt8>
@@ -54,10 +35,7 @@ struct WaitingReads: ~Copyable {
     /// Room for as many packets as there are tunnel buffers.
     init(capacity: Int) {
         self.capacity = capacity
-        waiting = .allocate(capacity: capacity)
-        waiting.initialize(
-            repeating: Waiting(read: Read(buffer: 0, length: 0, segments: 0, flow: nil), next: 0),
-            count: capacity)
+        links = ReadLinks(capacity: capacity)
         sources = .allocate(capacity: WorkerLimits.waitingSources)
         sources.initialize(repeating: Source(), count: WorkerLimits.waitingSources)
         turns = .allocate(capacity: WorkerLimits.waitingSources)
@@ -65,7 +43,6 @@ struct WaitingReads: ~Copyable {
     }
 
     deinit {
-        waiting.deallocate()
         sources.deallocate()
         turns.deallocate()
     }
@@ -103,53 +80,46 @@ struct WaitingReads: ~Copyable {
 
     /// Puts a packet at the end of its source's queue.
     @inline(__always)
-    mutating func append(_ read: Read, from source: Int) {
-        let buffer = Int(read.buffer)
+    mutating func append(_ read: WaitingRead, from source: Int) {
         assert(count < capacity && source < WorkerLimits.waitingSources)
-        waiting[buffer] = Waiting(read: read, next: 0)
-        if sources[source].count == 0 {
-            sources[source].first = read.buffer
+        if sources[source].queue.count == 0 {
             sources[source].deficit = WaitingReads.turn
             turns[(firstTurn &+ turnCount) & (WorkerLimits.waitingSources &- 1)] = UInt8(
                 truncatingIfNeeded: source)
             turnCount &+= 1
-        } else {
-            waiting[Int(sources[source].last)].next = read.buffer
         }
-        sources[source].last = read.buffer
-        sources[source].count &+= 1
+        links.append(read, to: &sources[source].queue)
         count &+= 1
         if read.segments > WaitingReads.turn { smallSegments &+= Int(read.segments) }
     }
 
     /// Takes the next one; the caller makes sure that there is one.
     @inline(__always)
-    mutating func removeFirst() -> Read {
+    mutating func removeFirst() -> WaitingRead {
         assert(count > 0 && turnCount > 0, "nothing waits")
         var source = Int(turns[firstTurn])
         while true {
-            let needed = waiting[Int(sources[source].first)].read.segments
+            let needed = links.first(of: sources[source].queue).segments
             if turnCount == 1 || sources[source].deficit >= needed { break }
             // Its turn is over; in the next one it has what it did not use, and as much again.
             sources[source].deficit &+= WaitingReads.turn
             endTurn(of: source)
             source = Int(turns[firstTurn])
         }
-        let entry = waiting[Int(sources[source].first)]
-        sources[source].first = entry.next
-        sources[source].count &-= 1
-        sources[source].deficit = max(0, sources[source].deficit &- entry.read.segments)
+        let read = links.removeFirst(of: &sources[source].queue)
+        sources[source].deficit = max(0, sources[source].deficit &- read.segments)
         count &-= 1
-        if entry.read.segments > WaitingReads.turn { smallSegments &-= Int(entry.read.segments) }
-        assert(sources[source].count >= 0 && smallSegments >= 0)
+        if read.segments > WaitingReads.turn { smallSegments &-= Int(read.segments) }
+        assert(sources[source].queue.count >= 0 && smallSegments >= 0)
         assert(
-            count > 0 || (turnCount == 1 && sources[source].count == 0), "a source is served that has nothing"
+            count > 0 || (turnCount == 1 && sources[source].queue.count == 0),
+            "a source is served that has nothing"
         )
-        if sources[source].count == 0 {
+        if sources[source].queue.count == 0 {
             firstTurn = (firstTurn &+ 1) & (WorkerLimits.waitingSources &- 1)
             turnCount &-= 1
         }
-        return entry.read
+        return read
     }
 
     /// Puts the source whose turn it is behind the others.
