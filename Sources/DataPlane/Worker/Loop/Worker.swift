@@ -95,8 +95,9 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// Packets read that wait to be forwarded, and their flows.
     var waitingReads: WaitingReads
     var waitingFlows = WaitingFlows()
-    /// Packets read that wait for the pause of a peer which takes no bursts.
+    /// Packets read that wait for the pause of a peer which takes no bursts, and their flows.
     var pacedReads: PacedReads
+    var pacedFlows = WaitingFlows()
     /// Until when rounds are short, nanoseconds of the engine's clock.
     var shortRoundsUntilNanoseconds = 0
     var roundIsShort = false
@@ -179,11 +180,12 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
 
         if workBeganNanoseconds == 0 { workBeganNanoseconds = engine.nowNanoseconds }
         roundIsShort = workBeganNanoseconds < shortRoundsUntilNanoseconds
-        takeSnapshot()
+        let hasNewSnapshot = takeSnapshot()
         resumeSegmentation()
         resumeMerging()
         work = RoundWork()
         queuedInline = 0
+        if hasNewSnapshot, pacedReads.count > 0 { forwardUnpaced() }
         let completions = takeCompletions()
         forwardWaiting()
         if pacedReads.count > 0 { forwardPaced() }
@@ -219,12 +221,15 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
 
     /// Takes the snapshot of this round. Where it is a new one, peers have other places in it, so what is open under
     /// the places of the last one is sent as it is.
+    ///
+    /// - Returns: whether it is a new one.
     @inline(__always)
-    private mutating func takeSnapshot() {
+    private mutating func takeSnapshot() -> Bool {
         snapshot = reader.load()
-        guard snapshot.generation != snapshotGeneration else { return }
+        guard snapshot.generation != snapshotGeneration else { return false }
         snapshotGeneration = snapshot.generation
         messages.sealAll(openedBefore: .max)
+        return true
     }
 
     /// Super-packets, or received buffers, that this round forwards each way.

@@ -57,24 +57,39 @@ extension Worker where Engine: ~Copyable {
             from: WaitingReads.source(of: bytes, length: packetLength))
     }
 
-    /// Puts a packet for a peer that takes no bursts into that peer's queue. What is no burst, and finds nothing waiting
-    /// there, or is of a sparse flow that has nothing waiting, goes its usual way.
-    ///
-    /// - Returns: whether it was put there, or dropped.
-    private mutating func isPaced(
-        _ bytes: UnsafeMutableRawPointer, length: Int, in buffer: Int, readLength: Int, header: virtio_net_hdr
-    ) -> Bool {
-        guard IPPacket.flaw(bytes, length: length, verifyingChecksum: false) == nil else { return false }
+    /// The peer that a packet in a tunnel buffer goes to, where it is one that takes no bursts.
+    @inline(__always)
+    private func pacedPeer(
+        of bytes: UnsafeMutableRawPointer, length: Int
+    ) -> ForwardingSnapshot.PeerIndex? {
+        guard IPPacket.flaw(bytes, length: length, verifyingChecksum: false) == nil else { return nil }
         let packet = IPPacket(bytes, length: length)
         let peer =
             packet.isIPv4
             ? snapshot.peer(holding: packet.destinationIPv4) : snapshot.peer(holding: packet.destinationIPv6)
-        guard let peer, snapshot.isPaced(peer) else { return false }
+        guard let peer, snapshot.isPaced(peer) else { return nil }
+        return peer
+    }
+
+    /// Takes a packet for a peer that takes no bursts: into that peer's queue, or, where it is no burst, at once if
+    /// nothing waits there, or if it is of a sparse flow. It waits nowhere else, so that its flow keeps its order.
+    ///
+    /// - Returns: whether it is for such a peer, and was taken.
+    private mutating func isPaced(
+        _ bytes: UnsafeMutableRawPointer, length: Int, in buffer: Int, readLength: Int, header: virtio_net_hdr
+    ) -> Bool {
+        guard let peer = pacedPeer(of: bytes, length: length) else { return false }
         let place = PacedReads.place(of: snapshot.endpoint(peer))
         let flow = PacketFlow.number(of: bytes, length: length)
+        // Until a moment ago the peer took bursts, and this flow still waits among the others.
+        if waitingFlows.waits(flow) { return false }
         if header.gso_type == 0 {
-            if pacedReads.isEmpty(place) { return false }
-            if waitingFlows.mayBePrioritized(flow, atNanoseconds: workBeganNanoseconds) { return false }
+            let isAlone = pacedReads.isEmpty(place)
+            if isAlone || pacedFlows.mayBePrioritized(flow, atNanoseconds: workBeganNanoseconds) {
+                let passesOthers = !isAlone || waitingReads.count > 0
+                forward(buffer, length: readLength, isPrioritized: passesOthers)
+                return true
+            }
         }
         guard pacedReads.count < limits.pacedReads else {
             counters.add(.tunnelReads)
@@ -82,7 +97,7 @@ extension Worker where Engine: ~Copyable {
             drop(buffer, .dropOutboundStandingQueue)
             return true
         }
-        waitingFlows.add(flow, bytes: length, atNanoseconds: workBeganNanoseconds)
+        pacedFlows.add(flow, bytes: length, atNanoseconds: workBeganNanoseconds)
         pacedReads.append(
             WaitingRead(
                 buffer: Int32(truncatingIfNeeded: buffer), length: Int32(truncatingIfNeeded: readLength),
@@ -97,7 +112,29 @@ extension Worker where Engine: ~Copyable {
         while pacedReads.count > 0, messages.freeCount >= messagesOfSuperPacket,
             let read = pacedReads.removeDue(atNanoseconds: workBeganNanoseconds)
         {
-            waitingFlows.remove(read.flow)
+            pacedFlows.remove(read.flow)
+            forward(Int(read.buffer), length: Int(read.length))
+        }
+    }
+
+    /// Forwards what waits for peers that take bursts by a new snapshot, before anything that comes after it.
+    mutating func forwardUnpaced() {
+        var place = 0
+        while place < WorkerLimits.pacedPeers {
+            guard !pacedReads.isEmpty(place), messages.freeCount >= messagesOfSuperPacket else {
+                place &+= 1
+                continue
+            }
+            let first = pacedReads.first(of: place)
+            let bytes = memory.tunnelBuffer(Int(first.buffer)) + PacketMemory.tunnelPacketOffset
+            let length =
+                Int(first.length) &- (PacketMemory.tunnelPacketOffset &- PacketMemory.virtioHeaderOffset)
+            guard pacedPeer(of: bytes, length: length) == nil else {
+                place &+= 1
+                continue
+            }
+            let read = pacedReads.removeFirst(of: place)
+            pacedFlows.remove(read.flow)
             forward(Int(read.buffer), length: Int(read.length))
         }
     }

@@ -52,13 +52,23 @@ struct PacedReads: ~Copyable {
         count &+= 1
     }
 
+    /// The first packet that waits for a peer; the caller makes sure that there is one.
+    @inline(__always)
+    func first(of peer: Int) -> WaitingRead { links.first(of: peers[peer].queue) }
+
+    /// Takes it, whatever the pause.
+    @inline(__always)
+    mutating func removeFirst(of peer: Int) -> WaitingRead {
+        count &-= 1
+        return links.removeFirst(of: &peers[peer].queue)
+    }
+
     /// Takes a packet whose pause is over; nil where there is none. Its own datagrams are the next one's pause.
     mutating func removeDue(atNanoseconds now: Int) -> WaitingRead? {
         var peer = 0
         while peer < WorkerLimits.pacedPeers {
             if peers[peer].queue.count > 0, peers[peer].nextNanoseconds <= now {
-                let read = links.removeFirst(of: &peers[peer].queue)
-                count &-= 1
+                let read = removeFirst(of: peer)
                 // A pause that was overslept counts as kept, but for one packet's length, so that a late wake-up does not
                 // slow the peer down.
                 let pause = Int(read.segments) &* WorkerLimits.pacedDatagramNanoseconds

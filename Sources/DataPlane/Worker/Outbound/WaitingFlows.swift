@@ -35,6 +35,13 @@ struct WaitingFlows: ~Copyable {
     @inline(__always)
     private static func time(_ nanoseconds: Int) -> UInt32 { UInt32(truncatingIfNeeded: nanoseconds >> 20) }
 
+    /// Whether something of a flow waits, or may: of what does not tell its flow nobody knows.
+    @inline(__always)
+    func waits(_ flow: UInt32?) -> Bool {
+        guard hidden == 0, let flow else { return hidden > 0 }
+        return places[Int(flow) & (WaitingFlows.placeCount &- 1)].waiting > 0
+    }
+
     /// Whether a packet of a flow (`PacketFlow.number`) may be prioritized: the flow is sparse, and none of it waits.
     @inline(__always)
     func mayBePrioritized(_ flow: UInt32?, atNanoseconds now: Int) -> Bool {
