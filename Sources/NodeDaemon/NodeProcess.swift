@@ -21,8 +21,8 @@ package struct NodeProcess: Sendable {
     private static let otherDaemonPatienceMilliseconds = 2000
     /// Seconds between two tries to listen on a taken health port.
     private static let listenPauseSeconds = 5
-    /// After this time the parts that still run are no longer stopped one after another, but cancelled all at once.
-    private static let gracefulStopLimit = Duration.milliseconds(600)
+    /// How long the parts may take to stop one after another.
+    static let gracefulStopLimit = Duration.milliseconds(600)
 
     /// What the process logs with.
     package let logger: Logger
@@ -121,12 +121,15 @@ package struct NodeProcess: Sendable {
     }
 
     /// Runs the parts, in their order, until the first has ended, and then stops the others, the last one first.
-    static func run(_ parts: [NodePart]) async {
+    ///
+    /// - Parameter limit: after this time the parts that still run are no longer stopped one after another, but
+    ///   cancelled all at once.
+    static func run(_ parts: [NodePart], gracefulStopLimit limit: Duration = gracefulStopLimit) async {
         var configuration = ServiceGroupConfiguration(
             services: parts.map { .init(service: $0, successTerminationBehavior: .gracefullyShutdownGroup) },
             // What there is to say the parts say.
             logger: Logger(label: "parts") { _ in SwiftLogNoOpLogHandler() })
-        configuration.maximumGracefulShutdownDuration = gracefulStopLimit
+        configuration.maximumGracefulShutdownDuration = limit
         // A part throws nothing to the group: `NodeEnding` has what ended it.
         try? await ServiceGroup(configuration: configuration).run()
     }

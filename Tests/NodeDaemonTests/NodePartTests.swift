@@ -14,6 +14,8 @@ private struct Broken: Error {}
     }
 
     private let record = Record()
+    /// So long that no machine, however busy, has parts that are cancelled before it is their turn to stop.
+    private let patience = Duration.seconds(3600)
 
     private func ending() -> NodeEnding {
         NodeEnding { [record] result in
@@ -37,10 +39,11 @@ private struct Broken: Error {}
 
     @Test func theFirstPartToEndEndsTheOthersTheLastOneFirst() async throws {
         let ending = ending()
-        await NodeProcess.run([
-            part("first", ending), part("second", ending),
-            NodePart(description: "third", ending: ending, body: {}),
-        ])
+        await NodeProcess.run(
+            [
+                part("first", ending), part("second", ending),
+                NodePart(description: "third", ending: ending, body: {}),
+            ], gracefulStopLimit: patience)
         #expect(
             record.all == ["ends", "second stops", "second cancelled", "first stops", "first cancelled"])
         try ending.result?.get()
@@ -48,15 +51,17 @@ private struct Broken: Error {}
 
     @Test func aPartThatFailsIsWhatEndedTheNode() async {
         let ending = ending()
-        await NodeProcess.run([
-            part("first", ending),
-            NodePart(
-                description: "second", ending: ending, body: { throw Broken() },
-                stop: { [record] in record.add("second stops") }),
-            // What fails only because it is stopped is not.
-            NodePart(
-                description: "third", ending: ending, body: { try await Task.sleep(for: .seconds(3600)) }),
-        ])
+        await NodeProcess.run(
+            [
+                part("first", ending),
+                NodePart(
+                    description: "second", ending: ending, body: { throw Broken() },
+                    stop: { [record] in record.add("second stops") }),
+                // What fails only because it is stopped is not.
+                NodePart(
+                    description: "third", ending: ending,
+                    body: { try await Task.sleep(for: .seconds(3600)) }),
+            ], gracefulStopLimit: patience)
         #expect(record.all == ["ends by Broken()", "second stops", "first stops", "first cancelled"])
         #expect(throws: Broken.self) { try ending.result?.get() }
     }
