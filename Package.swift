@@ -109,9 +109,14 @@ let controlSide: [Target] = [
     .target(
         name: "LeaseTesting",
         dependencies: [
-            "Addresses", "Backends", "Health", "Leases", .product(name: "Logging", package: "swift-log"),
+            "Addresses", "Backends", "Disturbances", "Health", "Leases", "Seeded",
+            .product(name: "Logging", package: "swift-log"),
         ],
         path: "Tests/LeaseTesting", swiftSettings: settings),
+    // The deck of a soak, which a lab of real daemons and a lease simulation play.
+    .target(
+        name: "Disturbances", dependencies: ["Seeded"], path: "Tests/Disturbances", swiftSettings: settings),
+    tests("Disturbances", ["Seeded"]),
     // Repeats a seed of the simulated network of lease machines.
     .executableTarget(
         name: "twill-lease-simulation", dependencies: ["LeaseTesting"], path: "Tests/LeaseSimulationProgram",
@@ -126,6 +131,16 @@ let controlSide: [Target] = [
     .target(
         name: "Kit", dependencies: ["Addresses", "Counters", "NetworkNamespaces", "Telemetry"],
         path: "Tests/Kit", swiftSettings: settings),
+
+    // The programs behind tools/soak and tools/test-mixed.
+    .executableTarget(
+        name: "twill-soak",
+        dependencies: ["Disturbances", "Kit", "NetworkNamespaces", "Seeded", "Telemetry"],
+        path: "Tests/SoakProgram", swiftSettings: settings),
+    .executableTarget(
+        name: "twill-mixed",
+        dependencies: ["Addresses", "Counters", "Kit", "NetworkNamespaces", "Telemetry"],
+        path: "Tests/MixedProgram", swiftSettings: settings),
 
     // One seeded driver over every parser, and the program that runs it: docs/robustness.md.
     .target(

@@ -75,8 +75,8 @@ package final class Simulation {
             underlayAddress: underlayAddress.flatMap { IPv4Address($0) })
         let node = SimulatedNode(
             simulation: self, number: nodes.count, identity: identity,
-            previous: previous.flatMap { LeaseSubnet(key: $0) }
-        ) { [unowned self] identity, previous in
+            previous: previous.flatMap { LeaseSubnet(key: $0) }, announcement: announcement
+        ) { [unowned self] identity, previous, announcement in
             var options = LeaseOptions(identity: identity)
             options.previousSubnet = previous
             options.lossPolicy = lossPolicy

@@ -30,7 +30,12 @@ struct TrafficTests {
             // Sequence numbers wrap at 2³².
             if let end = ends[flow], !isRepeated, Int32(bitPattern: sequence &- end) < 0 {
                 bytes += payload
-                what.append("\(payload) bytes at \(sequence) of flow \(flow), after \(end)")
+                // A sender that repeats a segment gives it another identification; what is doubled on the way keeps
+                // it.
+                let identification = Int(packet.bytes[4]) << 8 | Int(packet.bytes[5])
+                what.append(
+                    "\(payload) bytes at \(sequence) of flow \(flow), after \(end), identification \(identification)"
+                )
             } else {
                 ends[flow] = sequence &+ UInt32(payload)
             }
@@ -53,8 +58,8 @@ struct TrafficTests {
                 to: nodes.pods[1].address, "--bytes 60M \(direction)")
             #expect(report.receivedBytes ?? 0 > 50_000_000)
         }
-        // What was given is read before what was taken: a packet that TCP repeats meanwhile is then in both, or in the
-        // second alone.
+        // What was given is read before what was taken: a packet that TCP repeats meanwhile is then in both, or in
+        // the second alone.
         let (toSecond, first, second) = (captures[1].packets(), captures[0].packets(), captures[1].packets())
         for (capture, daemon) in zip(captures, nodes.daemons) {
             #expect(capture.missed() == 0, "the capture missed packets, so their order is not known")
