@@ -192,13 +192,14 @@ let etcdAndDaemon: [Target] = [
             .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
             .product(name: "Logging", package: "swift-log"),
         ]),
+    .target(name: "CBuildStamp"),
     // The daemon, for a command line and for tests; here the two sides meet.
     .target(
         name: "NodeDaemon",
         dependencies: [
             "Addresses", "Processes", "Forwarding", "Counters", "Devices", "Engines", "Worker",
             "Backends", "Health", "Netlink", "Host", "Reconciler", "Firewall", "Leases", "LeaseDirectory",
-            "LeaseEtcd", "Node", "Telemetry", "CLinux",
+            "LeaseEtcd", "Node", "Telemetry", "CLinux", "CBuildStamp",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),

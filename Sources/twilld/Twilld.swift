@@ -16,9 +16,10 @@ struct Twilld: AsyncParsableCommand {
 
             \(ExitStatus.helpText)
             """,
-        version: Version.text,
+        version: Version.line,
         subcommands: [
             Run.self, Check.self, Status.self, Lease.self, Network.self, DockerOptions.self, Cleanup.self,
+            Completion.self,
         ],
         defaultSubcommand: Run.self)
 
@@ -47,7 +48,7 @@ struct Twilld: AsyncParsableCommand {
             end(failure)
         } catch {
             for note in line.notes(onError: fullMessage(for: error)) {
-                LogWriter.standardError.write("note: \(note.printableLines)")
+                StandardError.writeFailure("note: \(note.printableLines)")
             }
             LogWriter.standardError.flush(milliseconds: lastLinesMilliseconds)
             exit(withError: error)
@@ -55,7 +56,7 @@ struct Twilld: AsyncParsableCommand {
     }
 
     private static func end(_ failure: ExitFailure) -> Never {
-        LogWriter.standardError.write("twilld: \(failure.message.printableLines)")
+        StandardError.writeFailure("twilld: \(failure.message.printableLines)")
         LogWriter.standardError.flush(milliseconds: lastLinesMilliseconds)
         Glibc.exit(failure.status.rawValue)
     }

@@ -199,7 +199,7 @@ private func exitStatus(_ words: [String]) -> Int32? {
     @Test(arguments: [
         (["statsu"], "did you mean status?"), (["chekc"], "did you mean check?"),
         (["lease", "lst"], "did you mean list?"), (["network", "sett"], "did you mean set?"),
-        (["completion"], "twilld --help"), (["st\u{1b}[2Jatus"], "\\u{1b}"),
+        (["version"], "twilld --help"), (["st\u{1b}[2Jatus"], "\\u{1b}"),
     ])
     func aMistypedCommandIsNamed(words: [String], text: String) {
         let failure = #expect(throws: ExitFailure.self) { try parse(words) }

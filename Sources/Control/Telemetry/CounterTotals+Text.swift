@@ -154,8 +154,16 @@ extension MetricsText {
     /// Writes what a status document says of the node beside the counters.
     public mutating func add(_ status: NodeStatus) {
         add(
-            "twill_build_info", .gauge, help: "Always 1; the label tells the release.",
-            [Sample(1, labels: [("version", status.version)])])
+            "twill_build_info", .gauge,
+            help: "Always 1; the labels tell the release, its commit and its build.",
+            [
+                Sample(
+                    1,
+                    labels: [
+                        ("version", status.version), ("commit", status.commit ?? ""),
+                        ("build", status.build ?? ""),
+                    ])
+            ])
         add(
             "twill_uptime_seconds", .gauge, help: "Seconds since the daemon was started.",
             status.uptimeSeconds)

@@ -5,6 +5,10 @@ import Health
 public struct NodeStatus: Codable, Sendable, Equatable {
     /// The release of the daemon.
     public var version: String
+    /// The commit that it was built from; nil where it was not packaged, or is of a release that does not tell.
+    public var commit: String?
+    /// The build ID that its linker gave it; nil from a release that does not tell.
+    public var build: String?
     /// The daemon's process.
     public var processIdentifier: Int32
     /// Seconds since the daemon was started.

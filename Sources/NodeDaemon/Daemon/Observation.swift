@@ -137,6 +137,8 @@ final class Observation: Observable {
             store: NodeStatus.Store(
                 name: storeName, isConnected: knowledge.table.isStoreConnected,
                 reconnects: knowledge.reconnects))
+        status.commit = Version.commit
+        status.build = Version.build
         if let underlay = knowledge.underlay {
             status.underlay = NodeStatus.Underlay(
                 interface: underlay.interfaceName, address: "\(underlay.address)",

@@ -162,8 +162,7 @@ package final class LogWriter: Sendable {
         guard lost > 0 else { return }
         let failure = write(
             text:
-                "\(LineLogHandler.timestamp(LineLogHandler.currentTime())) warning "
-                + "event=\(EventName.logLinesLost) lines=\(lost)\n"
+                "\(LogLineHead.standardError.text(.warning)) event=\(EventName.logLinesLost) lines=\(lost)\n"
         )
         state.withLock { state in
             state.writingSince = nil

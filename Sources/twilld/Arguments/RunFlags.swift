@@ -26,7 +26,7 @@ struct UnderlayFlags: FlagGroup {
         parsing: .singleValue,
         help: ArgumentHelp(
             "Interface, by name or address, that carries the tunnel; the first that exists. Repeatable.",
-            valueName: "name|address"))
+            valueName: "name|address"), completion: .interfaces)
     var iface: [String] = []
 
     @Option(
@@ -81,7 +81,8 @@ struct LeaseFlags: FlagGroup {
     ]
 
     @Option(
-        help: ArgumentHelp("File that tells Docker and the CNI plugin the node's subnet.", valueName: "file"))
+        help: ArgumentHelp("File that tells Docker and the CNI plugin the node's subnet.", valueName: "file"),
+        completion: .file())
     var subnetFile = NodeOptions.Lease().subnetFile
 
     @Option(
@@ -92,7 +93,7 @@ struct LeaseFlags: FlagGroup {
     @Option(
         help: ArgumentHelp(
             "Directory that keeps this node's identity, which tells it from another with its address.",
-            valueName: "directory"))
+            valueName: "directory"), completion: .directory)
     var stateDir = NodeOptions.Lease().stateDirectory
 
     @Option(
@@ -183,10 +184,10 @@ struct KubernetesFlags: FlagGroup {
     @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "prefix"))
     var kubeAnnotationPrefix = "flannel.alpha.coreos.com"
 
-    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "file"))
+    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "file"), completion: .file())
     var kubeconfigFile: String?
 
-    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "file"))
+    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "file"), completion: .file())
     var netConfigPath = "/etc/kube-flannel/net-conf.json"
 
     @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "bool"))
@@ -353,7 +354,8 @@ struct LoggingFlags: FlagGroup {
 
     @Option(
         name: .customLong("log_dir"),
-        help: ArgumentHelp("Without effect: twilld logs to standard error alone.", valueName: "directory"))
+        help: ArgumentHelp("Without effect: twilld logs to standard error alone.", valueName: "directory"),
+        completion: .directory)
     var directory: String?
 
     /// What was given for nothing, and what to do instead.
@@ -375,6 +377,6 @@ struct LoggingFlags: FlagGroup {
 struct StatusSocketFlag: FlagGroup {
     static let flags = [GoFlag("status-socket")]
 
-    @Option(help: ArgumentHelp("Unix socket of the running daemon.", valueName: "path"))
+    @Option(help: ArgumentHelp("Unix socket of the running daemon.", valueName: "path"), completion: .file())
     var statusSocket = NodeOptions.Observation().statusSocket
 }

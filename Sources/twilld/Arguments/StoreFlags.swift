@@ -14,7 +14,7 @@ struct StoreFlags: FlagGroup {
     @Option(
         help: ArgumentHelp(
             "Directory that holds the network config and the leases, in place of etcd.",
-            valueName: "directory"))
+            valueName: "directory"), completion: .directory)
     var leaseDir: String?
 
     @Option(
@@ -25,13 +25,17 @@ struct StoreFlags: FlagGroup {
     @Option(help: ArgumentHelp("etcd key under which the network is.", valueName: "key"))
     var etcdPrefix = "/coreos.com/network"
 
-    @Option(help: ArgumentHelp("Private key of the client certificate for etcd, PEM.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("Private key of the client certificate for etcd, PEM.", valueName: "file"),
+        completion: .file())
     var etcdKeyfile: String?
 
-    @Option(help: ArgumentHelp("Client certificate for etcd, PEM.", valueName: "file"))
+    @Option(help: ArgumentHelp("Client certificate for etcd, PEM.", valueName: "file"), completion: .file())
     var etcdCertfile: String?
 
-    @Option(help: ArgumentHelp("Authority that signed etcd's certificate, PEM.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("Authority that signed etcd's certificate, PEM.", valueName: "file"),
+        completion: .file())
     var etcdCafile: String?
 
     @Option(help: ArgumentHelp("User name for etcd.", valueName: "name"))

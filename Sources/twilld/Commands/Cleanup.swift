@@ -20,7 +20,7 @@ struct Cleanup: FlagTaking {
     @OptionGroup var socket: StatusSocketFlag
     @OptionGroup var device: TunnelNameFlag
 
-    @Option(help: ArgumentHelp("File that the daemon wrote.", valueName: "file"))
+    @Option(help: ArgumentHelp("File that the daemon wrote.", valueName: "file"), completion: .file())
     var subnetFile = SubnetFile.defaultPath
 
     func run() async throws {

@@ -10,7 +10,7 @@ struct DockerOptions: FlagTaking {
         commandName: "docker-opts", abstract: "Print the options for dockerd that subnet.env stands for.",
         discussion: "Example: dockerd $(twilld docker-opts)")
 
-    @Option(help: ArgumentHelp("File that the daemon wrote.", valueName: "file"))
+    @Option(help: ArgumentHelp("File that the daemon wrote.", valueName: "file"), completion: .file())
     var subnetFile = SubnetFile.defaultPath
 
     func run() async throws {

@@ -37,7 +37,7 @@ struct Lease: ParsableCommand {
         @Option(help: ArgumentHelp("The node's public address.", valueName: "address"))
         var publicIp: IPv4Address
 
-        @Argument(help: ArgumentHelp("The subnet, 10.66.28.0/24.", valueName: "subnet"))
+        @Argument(help: ArgumentHelp("The subnet, 10.66.28.0/24.", valueName: "subnet"), completion: .subnets)
         var subnet: SubnetArgument
 
         func run() async throws {
@@ -56,7 +56,7 @@ struct Lease: ParsableCommand {
 
         @OptionGroup var store: StoreFlags
 
-        @Argument(help: ArgumentHelp("The subnet, 10.66.28.0/24.", valueName: "subnet"))
+        @Argument(help: ArgumentHelp("The subnet, 10.66.28.0/24.", valueName: "subnet"), completion: .subnets)
         var subnet: SubnetArgument
 
         func run() async throws {

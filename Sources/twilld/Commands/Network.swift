@@ -47,7 +47,9 @@ struct Network: ParsableCommand {
 
         @OptionGroup var store: StoreFlags
 
-        @Argument(help: ArgumentHelp("File with the config, JSON; - for standard input.", valueName: "file"))
+        @Argument(
+            help: ArgumentHelp("File with the config, JSON; - for standard input.", valueName: "file"),
+            completion: .file())
         var file: String
 
         func run() async throws {
