@@ -4,6 +4,8 @@ import Synchronization
 /// Runs a program that must take down what it made, also when it is interrupted.
 public enum Interruption {
     private static let number = Atomic<Int32>(0)
+    /// Where a signal's handler writes to.
+    private static let pipe = Atomic<Int32>(-1)
 
     /// The signal that came; 0 where none did.
     public static var signal: Int32 { number.load(ordering: .acquiring) }
@@ -13,13 +15,22 @@ public enum Interruption {
     /// - Parameter body: gives the exit status.
     /// - Returns: what `body` gave; 128 and the signal's number where one came.
     public static func run(_ body: @escaping @Sendable () async -> Int32) async -> Int32 {
-        // Threads that are started from here on have these signals blocked, so that they come to the one that waits.
-        var signals = sigset_t()
-        sigemptyset(&signals)
-        for number in [SIGINT, SIGTERM, SIGHUP] { sigaddset(&signals, number) }
-        pthread_sigmask(SIG_BLOCK, &signals, nil)
+        // Blocking them would not do: the main thread of a concurrent program sleeps with no signal blocked.
+        var ends: [Int32] = [-1, -1]
+        precondition(Glibc.pipe(&ends) == 0)
+        for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+        pipe.store(ends[1], ordering: .releasing)
+        for number in [SIGINT, SIGTERM, SIGHUP] {
+            var action = sigaction()
+            action.__sigaction_handler.sa_handler = { number in
+                var byte = UInt8(truncatingIfNeeded: number)
+                _ = write(Interruption.pipe.load(ordering: .acquiring), &byte, 1)
+            }
+            action.sa_flags = SA_RESTART
+            sigaction(number, &action, nil)
+        }
         let work = Task { await body() }
-        wait(for: signals) { number in
+        wait(on: ends[0]) { number in
             if Interruption.number.compareExchange(
                 expected: 0, desired: number, ordering: .acquiringAndReleasing
             ).exchanged {
@@ -32,30 +43,30 @@ public enum Interruption {
         return signal == 0 ? status : 128 + signal
     }
 
-    private final class Handler: Sendable {
-        let signals: sigset_t
+    private final class Reader: Sendable {
+        let descriptor: Int32
         let come: @Sendable (Int32) -> Void
 
-        init(_ signals: sigset_t, _ come: @escaping @Sendable (Int32) -> Void) {
-            self.signals = signals
+        init(_ descriptor: Int32, _ come: @escaping @Sendable (Int32) -> Void) {
+            self.descriptor = descriptor
             self.come = come
+        }
+
+        func work() {
+            var byte: UInt8 = 0
+            while read(descriptor, &byte, 1) != 0 { come(Int32(byte)) }
         }
     }
 
-    private static func wait(for signals: sigset_t, _ come: @escaping @Sendable (Int32) -> Void) {
+    private static func wait(on descriptor: Int32, _ come: @escaping @Sendable (Int32) -> Void) {
         var thread = pthread_t()
-        let handler = Unmanaged.passRetained(Handler(signals, come))
+        let reader = Unmanaged.passRetained(Reader(descriptor, come))
         let code = pthread_create(
             &thread, nil,
             { argument in
-                guard let argument else { return nil }
-                let handler = Unmanaged<Handler>.fromOpaque(argument).takeRetainedValue()
-                var signals = handler.signals
-                while true {
-                    var number: Int32 = 0
-                    if sigwait(&signals, &number) == 0 { handler.come(number) }
-                }
-            }, handler.toOpaque())
+                if let argument { Unmanaged<Reader>.fromOpaque(argument).takeRetainedValue().work() }
+                return nil
+            }, reader.toOpaque())
         precondition(code == 0)
         pthread_detach(thread)
     }
