@@ -75,6 +75,21 @@ import Testing
         #expect(node.exists("data/c1"))
     }
 
+    @Test(
+        "what no ADD would be done for can be taken away",
+        arguments: [
+            #","ipam":{"routes":7}"#, #","delegate":{"name":"x"}"#, #","delegate":{"type":7}"#,
+            #","delegate":{"ipam":{}}"#,
+        ])
+    func refusedConfiguration(_ more: String) throws {
+        let node = try PluginNode()
+        let configuration = node.configuration(more)
+        #expect(try node.call("ADD", configuration).code == 7)
+        let answer = try node.call("DEL", configuration)
+        #expect(answer.status == 0 && node.calls == ["bridge DEL c1 eth0"], "\(answer.output)")
+        #expect(node.read("seen.DEL")?.contains(#""name":"cbr0""#) == true)
+    }
+
     @Test("two networks with one directory take nothing of each other away")
     func twoNetworks() throws {
         let node = try PluginNode()

@@ -47,7 +47,7 @@ extension Plugin {
     }
 
     private func deleteRebuilt() throws(Refusal) {
-        let known = try rebuilt()
+        let known = rebuilt
         // Where there is no delegate there was no ADD.
         guard let delegate = try? delegate(known) else { return }
         _ = try delegate.call(known.json, environment: invocation.environment)

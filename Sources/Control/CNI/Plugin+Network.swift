@@ -46,7 +46,7 @@ extension Plugin {
                     .configuration, "the configuration has no cni.dev/valid-attachments, which GC needs",
                     details: "without them everything would be taken away"))
         }
-        let current = try rebuilt()
+        let current = rebuilt
         let addresses = current.addressDirectory.map { HostLocalAddresses(directory: $0) }
         let reservations = addresses?.reservations(before: start) ?? []
         var failure: Refusal?

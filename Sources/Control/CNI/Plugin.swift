@@ -111,12 +111,13 @@ package struct Plugin: Sendable {
         try own { () throws(CNIError) in try Delegate(configuration.type, in: invocation.directories) }
     }
 
-    /// What the delegate would get now; where the node's subnets are not known, what suffices for DEL.
-    func rebuilt() throws(Refusal) -> DelegateConfiguration {
-        guard let subnets = try? NodeSubnets(path: configuration.subnetFile) else {
-            return DelegateConfiguration(withoutSubnets: configuration)
-        }
-        return try own { () throws(CNIError) in try DelegateConfiguration(configuration, subnets: subnets) }
+    /// What the delegate would get now; what suffices for DEL, where the node's subnets are not known or an ADD
+    /// would be refused: a container whose network cannot be taken away does not end.
+    var rebuilt: DelegateConfiguration {
+        guard let subnets = try? NodeSubnets(path: configuration.subnetFile),
+            let made = try? DelegateConfiguration(configuration, subnets: subnets)
+        else { return DelegateConfiguration(withoutSubnets: configuration) }
+        return made
     }
 
     func own<Value>(_ body: () throws(CNIError) -> Value) throws(Refusal) -> Value {

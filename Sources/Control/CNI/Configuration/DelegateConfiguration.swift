@@ -11,8 +11,9 @@ package struct DelegateConfiguration: Sendable, Equatable {
 
     /// Makes the configuration for what is on this node.
     ///
-    /// - Throws: code 7 for routes that are none.
+    /// - Throws: code 7 for routes that are none, and for members of `delegate` that it must not have.
     package init(_ configuration: PluginConfiguration, subnets: NodeSubnets) throws(CNIError) {
+        try Self.check(configuration.delegate)
         var delegate = Self.frame(configuration)
         let ipam = configuration.ipam
         func set(_ key: String, _ value: JSONValue) {
@@ -30,7 +31,8 @@ package struct DelegateConfiguration: Sendable, Equatable {
                 .setting("routes", to: .array(routes)))
     }
 
-    /// Makes the configuration for taking away what the node's subnets are no longer known for.
+    /// Makes the configuration for taking away what the node's subnets are no longer known for, or what no ADD
+    /// would be done for.
     ///
     /// `host-local` releases by the container's name, whatever the range, and takes no configuration without one:
     /// it gets 192.0.2.0/24 (RFC 5737), of which nobody has an address.
@@ -73,6 +75,17 @@ package struct DelegateConfiguration: Sendable, Equatable {
     /// `cni.dev/valid-attachments`.
     func json(with members: [(key: String, value: JSONValue)]) -> String {
         members.reduce(value) { $0.setting($1.key, to: $1.value) }.encoded
+    }
+
+    private static func check(_ delegate: JSONValue) throws(CNIError) {
+        for key in ["name", "ipam"] where delegate.member(key) != nil {
+            throw CNIError(
+                .configuration, "delegate has \(key), which the plugin sets",
+                details: "take it away there\(key == "ipam" ? "; ipam stands beside delegate" : "")")
+        }
+        if let type = delegate.member("type"), type.text == nil {
+            throw CNIError(.configuration, "delegate.type is \(type), where a string is needed")
+        }
     }
 
     /// What does not hang on the node's subnets.

@@ -64,14 +64,6 @@ package struct PluginConfiguration: Sendable {
         runtimeConfiguration = try Self.object(value, "runtimeConfig")
         previousResult = try Self.object(value, "prevResult")
         validAttachments = try Self.attachments(value)
-        for key in ["name", "ipam"] where delegate.member(key) != nil {
-            throw CNIError(
-                .configuration, "delegate has \(key), which the plugin sets",
-                details: "take it away there\(key == "ipam" ? "; ipam stands beside delegate" : "")")
-        }
-        if let type = delegate.member("type"), type.text == nil {
-            throw CNIError(.configuration, "delegate.type is \(type), where a string is needed")
-        }
     }
 
     private static func text(_ value: JSONValue, _ key: String) throws(CNIError) -> String? {
