@@ -63,15 +63,17 @@ struct EtcdAnswerTests {
         let config = Etcdserverpb_WatchResponse.with {
             $0.events = [.with { $0.kv = pair("config", revision: 9) }]
         }
-        #expect(store.update(of: config, since: 5) == .changes([.configuration("{}")], revision: 5))
+        #expect(
+            store.update(of: config, since: 5)
+                == .changes([.configuration("{}")], upTo: StorePosition(revision: 5)))
         let lease = Etcdserverpb_WatchResponse.with {
             $0.events = [.with { $0.kv = pair("subnets/10.66.1.0-24", revision: 8) }]
         }
-        guard case .changes(_, let revision) = store.update(of: lease, since: 5) else {
+        guard case .changes(_, let position) = store.update(of: lease, since: 5) else {
             Issue.record("no change")
             return
         }
-        #expect(revision == 8)
+        #expect(position == StorePosition(revision: 8))
     }
 
     @Test("endpoints without a scheme are those of flanneld: plain, or TLS where files for it are given")
