@@ -86,10 +86,10 @@ struct EtcdAnswerTests {
         #expect(try !EtcdEndpoint(parsing: "http://10.0.0.5", isSecureByDefault: true).isSecure)
         var configuration = EtcdConfiguration(endpoints: ["10.0.0.5:2379"])
         configuration.authorityFile = "/nonexistent/ca.pem"
-        #expect(throws: LeaseStoreError.self) { try configuration.checkedEndpoints() }
+        #expect(throws: LeaseStoreError.self) { try configuration.checkFiles() }
         // With plain endpoints alone nobody reads the file.
         configuration.endpoints = ["http://10.0.0.5:2379"]
-        #expect(try configuration.checkedEndpoints().count == 1)
+        try configuration.checkFiles()
     }
 
     @Test("half of a pair has no effect, which is said")
@@ -98,7 +98,7 @@ struct EtcdAnswerTests {
         #expect(configuration.remarks == [])
         configuration.keyFile = "/nonexistent/key.pem"
         configuration.username = "u"
-        #expect(try configuration.checkedEndpoints().count == 1)
+        try configuration.checkFiles()
         #expect(configuration.remarks.count == 2)
         #expect(configuration.remarks[0].hasPrefix("--etcd-keyfile has no effect"))
         #expect(configuration.remarks[1].hasPrefix("--etcd-username has no effect"))
