@@ -192,7 +192,7 @@ let etcdAndDaemon: [Target] = [
     module(
         "LeaseEtcd", in: "Control/Stores",
         [
-            "Addresses", "Leases", "EtcdAPI",
+            "Addresses", "Host", "Leases", "EtcdAPI",
             .product(name: "GRPCCore", package: "grpc-swift-2"),
             .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
             .product(name: "Logging", package: "swift-log"),
@@ -203,8 +203,8 @@ let etcdAndDaemon: [Target] = [
         name: "NodeDaemon",
         dependencies: [
             "Addresses", "Processes", "Forwarding", "Counters", "Devices", "Engines", "Worker",
-            "Backends", "Health", "Netlink", "Host", "Reconciler", "Firewall", "Leases", "LeaseDirectory",
-            "LeaseEtcd", "Node", "Telemetry", "CLinux", "CBuildStamp",
+            "Backends", "Health", "Netlink", "Host", "Reconciler", "Firewall", "Leases", "Node", "Telemetry",
+            "CLinux", "CBuildStamp",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),
@@ -216,7 +216,8 @@ let etcdAndDaemon: [Target] = [
     .executableTarget(
         name: "twilld",
         dependencies: [
-            "NodeDaemon", "Addresses", "Devices", "Health", "LeaseEtcd", "Leases", "Node", "Telemetry",
+            "NodeDaemon", "Addresses", "Devices", "Health", "Host", "LeaseDirectory", "LeaseEtcd", "Leases",
+            "Node", "Telemetry",
             "Worker",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
@@ -226,8 +227,9 @@ let etcdAndDaemon: [Target] = [
     tests(
         "NodeDaemon",
         [
-            "Addresses", "CLinux", "Counters", "Health", "Kit", "Leases", "NetworkNamespaces", "Node",
-            "Telemetry", "Worker",
+            "Addresses", "CLinux", "Counters", "Health", "Host", "Kit", "LeaseDirectory", "Leases",
+            "NetworkNamespaces",
+            "Node", "Telemetry", "Worker",
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "Logging", package: "swift-log"),
@@ -248,8 +250,9 @@ let etcdAndDaemon: [Target] = [
     .testTarget(
         name: "CommandTests",
         dependencies: [
-            "twilld", "NodeDaemon", "Addresses", "CLinux", "Counters", "Devices", "Fuzz", "Kit", "LeaseEtcd",
-            "Leases", "NetworkNamespaces", "Node", "Reconciler", "Telemetry", "Worker",
+            "twilld", "NodeDaemon", "Addresses", "CLinux", "Counters", "Devices", "Fuzz", "Host", "Kit",
+            "LeaseDirectory", "LeaseEtcd", "Leases", "NetworkNamespaces", "Node", "Reconciler", "Telemetry",
+            "Worker",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
         ], swiftSettings: settings),

@@ -1,6 +1,4 @@
 import Addresses
-import LeaseDirectory
-import LeaseEtcd
 import Leases
 import Logging
 import Node
@@ -112,37 +110,6 @@ package struct NodeOptions: Sendable, Equatable {
         package init(name: String? = nil, advice: String) {
             self.name = name
             self.advice = advice
-        }
-    }
-}
-
-/// Where the network's configuration and the leases are.
-package enum StoreOptions: Sendable, Equatable {
-    /// In a directory that all nodes have mounted.
-    case directory(path: String)
-    /// In etcd.
-    case etcd(EtcdConfiguration)
-
-    /// Opens the store; it connects at the first request.
-    ///
-    /// - Throws: where the options do not work, whatever the store says.
-    package func open() throws(ExitFailure) -> any LeaseStore {
-        switch self {
-        case .directory(let path): return DirectoryStore(path: path)
-        case .etcd(let configuration):
-            do throws(LeaseStoreError) {
-                return try EtcdStore(configuration: configuration)
-            } catch {
-                throw ExitFailure(error)
-            }
-        }
-    }
-
-    /// What is given and has no effect, one sentence each.
-    package var remarks: [String] {
-        switch self {
-        case .directory: []
-        case .etcd(let configuration): configuration.remarks
         }
     }
 }

@@ -8,6 +8,7 @@ import Processes
 import FoundationEssentials
 import Glibc
 import Health
+import Host
 import Leases
 import Logging
 import Node
@@ -59,10 +60,10 @@ package struct NodeProcess: Sendable {
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint, .sigusr1, .sighup)
         do {
             try DescriptorLimit.raise()
-            let leases = try await onThread(options.store.open)
+            let leases = try await onThread { try options.store.open() }
             logger.notice(.starting, metadata: ["version": "\(Version.text)", "store": "\(leases.name)"])
             sayWhatHasNoEffect()
-            try await onThread(Rights.check)
+            try await onThread { () throws(ExitFailure) in try Rights.check() }
             try await run(leases, signals, willStop)
         } catch {
             throw ExitFailure(error)
@@ -84,7 +85,24 @@ package struct NodeProcess: Sendable {
     ) async throws {
         let health = NodeHealth(logger: logger)
         let socket = try await statusSocket(health)
-        defer { socket?.removeName() }
+        let result: Result<Void, any Error>
+        do {
+            result = try await runParts(leases, signals, health, socket, willStop)
+        } catch {
+            result = .failure(error)
+        }
+        if let socket { await onThread { socket.removeName() } }
+        try result.get()
+    }
+
+    /// Makes the parts and runs them to their end.
+    ///
+    /// - Returns: what ended them.
+    /// - Throws: what kept them from being made.
+    private func runParts(
+        _ leases: any LeaseStore, _ signals: UnixSignalsSequence, _ health: NodeHealth,
+        _ socket: StatusSocket?, _ willStop: @escaping @Sendable (Int32) -> Void
+    ) async throws -> Result<Void, any Error> {
         // First: without it there is no telling which lease is this node's.
         let found = try await onThread { () throws(ExitFailure) in
             try IdentityFile.identity(in: options.lease.stateDirectory)
@@ -117,7 +135,7 @@ package struct NodeProcess: Sendable {
                 description: "signals", ending: ending, body: { await stopSignal(signals, reload, parts) }),
         ])
         logger.notice(.stopped)
-        try ending.result?.get()
+        return ending.result ?? .success(())
     }
 
     /// Runs the parts, in their order, until the first has ended, and then stops the others, the last one first.
@@ -147,7 +165,7 @@ package struct NodeProcess: Sendable {
     private func makeParts(_ health: NodeHealth, storeName: String) async throws -> Parts {
         let timing = options.tunnel.pathProbeInterval.map { PathTiming(confirmInterval: $0) }
         let node = try NodeNetwork(
-            options: options.underlay, exclusions: await onThread { exclusions },
+            options: options.underlay, exclusions: await onThread { exclusions() },
             resyncInterval: options.rules.resyncInterval, health: health, logger: logger, pathTiming: timing)
         return Parts(
             health: health, node: node, logger: logger,
@@ -158,7 +176,8 @@ package struct NodeProcess: Sendable {
 
     /// What is never the underlay: the tunnel's device, and what this node's bridges may have left of the network
     /// that `subnet.env` names. The network of now is not known before the store answered.
-    private var exclusions: UnderlayExclusions {
+    @available(*, noasync, message: "it blocks: use onThread")
+    private func exclusions() -> UnderlayExclusions {
         let former = (try? SubnetFileValues(path: options.lease.subnetFile))?.network
         return UnderlayExclusions(
             interfaceName: options.tunnel.interfaceName, networks: former.map { [$0] } ?? [])
@@ -217,7 +236,7 @@ extension NodeProcess {
                 return socket
             } catch let held as StatusSocket.Held {
                 guard waited < NodeProcess.otherDaemonPatienceMilliseconds else {
-                    throw NodeProcess.failure(held, path)
+                    throw await onThread { NodeProcess.failure(held, path) }
                 }
                 try await Task.sleep(for: .milliseconds(100))
                 waited += 100
@@ -231,6 +250,7 @@ extension NodeProcess {
         }
     }
 
+    @available(*, noasync, message: "it blocks: use onThread")
     private static func failure(_ held: StatusSocket.Held, _ path: String) -> ExitFailure {
         let process = held.processIdentifier.map { ", \(RunningProcess(number: $0))," } ?? ""
         return ExitFailure(
@@ -254,7 +274,7 @@ extension NodeProcess {
                 guard error.status != .permission else { throw error }
                 let holder = await onThread {
                     IPv4Address(host).flatMap {
-                        RunningProcess.holder(of: Endpoint(address: $0, port: port), .tcp)
+                        RunningProcess.holder(of: Endpoint(address: $0, port: port), .tcp)?.description
                     }
                 }
                 health.set(

@@ -2,6 +2,7 @@ import ArgumentParser
 import FoundationEssentials
 import Glibc
 import Health
+import Host
 import NodeDaemon
 
 /// The program: a node network daemon, and the commands beside it.
@@ -31,8 +32,10 @@ struct Twilld: AsyncParsableCommand {
         let words = Array(CommandLine.arguments.dropFirst())
         let line: CommandLineWords
         do throws(ExitFailure) {
-            line = try CommandLineWords(
-                words, environment: ProcessInfo.processInfo.environment, readFile: readConfigurationFile)
+            line = try await onThread { () throws(ExitFailure) in
+                try CommandLineWords(
+                    words, environment: ProcessInfo.processInfo.environment, readFile: readConfigurationFile)
+            }
         } catch {
             end(error)
         }
@@ -61,6 +64,7 @@ struct Twilld: AsyncParsableCommand {
         Glibc.exit(failure.status.rawValue)
     }
 
+    @available(*, noasync, message: "it blocks: use onThread")
     static func readConfigurationFile(_ path: String) throws(ExitFailure) -> String {
         do {
             return try String(contentsOfFile: path, encoding: .utf8)

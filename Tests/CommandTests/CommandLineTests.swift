@@ -1,6 +1,7 @@
 import Addresses
 import ArgumentParser
 import Devices
+import LeaseDirectory
 import LeaseEtcd
 import Logging
 import Node

@@ -41,15 +41,18 @@ package enum MachineCheck {
                 underlayMTU: chosen.mtu, overhead: UDPBackend().overhead(over: .ipv4), configured: mtu)
             let endpoint = Endpoint(address: chosen.address, port: usualPort)
             let (portHolder, deviceHolder) = await onThread {
-                (RunningProcess.holder(of: endpoint, .udp), RunningProcess.holder(ofTunnel: device))
+                (
+                    RunningProcess.holder(of: endpoint, .udp)?.description,
+                    RunningProcess.holder(ofTunnel: device)?.description
+                )
             }
             return [
                 Finding(
                     "underlay", .good,
                     "\(chosen.interfaceName) \(chosen.address), MTU \(chosen.mtu), which gives the "
                         + "tunnel \(tunnelMTU)"
-                ), .port(endpoint, holder: portHolder?.description),
-                .device(device, holder: deviceHolder?.description),
+                ), .port(endpoint, holder: portHolder),
+                .device(device, holder: deviceHolder),
             ]
         } catch {
             return [Finding("underlay", .bad, plainWords(error))]
@@ -57,6 +60,7 @@ package enum MachineCheck {
     }
 
     /// The findings about the kernel and this process's rights.
+    @available(*, noasync, message: "it blocks: use onThread")
     private static func kernelFindings() -> [Finding] {
         var findings = [
             Finding.kernel(release: release()),

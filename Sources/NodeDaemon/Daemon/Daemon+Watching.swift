@@ -1,6 +1,7 @@
 import Counters
 import Glibc
 import Health
+import Host
 import Leases
 import Node
 import Logging

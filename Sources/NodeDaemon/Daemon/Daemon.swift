@@ -1,12 +1,14 @@
-// How it works. Three things tell the daemon how the node should be: a source of peers (the network's configuration and
-// its nodes), a claim (this node's subnet; the lease keeper is both), and the node's network (interface, address, MTU).
-// Each leaves its newest word here and asks for a pass; one task makes the passes, one after another, and each pass
-// brings the node to what was said last: data plane, routes, rules, subnet.env. What fails is said once and tried
-// again, with a pause.
+// How it works. Three things tell the daemon how the node should be: a source of peers (the network's configuration
+// and its nodes), a claim (this node's subnet; the lease keeper is both), and the node's network (interface, address,
+// MTU). Each stores its last report here and asks for a pass. This is level-triggered reconciliation: one task makes
+// the passes, one after another, and each compares the node with what was reported last and makes it so (data plane,
+// routes, rules, subnet.env), however many reports came before. What fails is logged once and tried again, with a
+// pause.
 
 import Addresses
 import Backends
 import Health
+import Host
 import Leases
 import Logging
 import Firewall

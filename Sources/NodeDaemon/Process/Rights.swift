@@ -6,11 +6,13 @@ import Netlink
 /// rights leaves nothing behind.
 enum Rights {
     /// What is lacking and what to do about it; nil where nothing is. Blocks for microseconds.
+    @available(*, noasync, message: "it blocks: use onThread")
     static func problem() -> (cause: String, remedy: String)? {
         mayConfigureNetwork() ?? tunnelDevice()
     }
 
     /// Ends a start that is in vain.
+    @available(*, noasync, message: "it blocks: use onThread")
     static func check() throws(ExitFailure) {
         if let (cause, remedy) = problem() { throw ExitFailure(.permission, "\(cause); \(remedy)") }
     }

@@ -15,6 +15,10 @@ package struct StatusClient: Sendable {
     private static let timeoutSeconds = 2
 
     /// The daemon's status as it sends it, JSON.
+    ///
+    /// - Throws: `ExitFailure` in an operator's words, where nobody answers, or not what a twilld of this release
+    ///   would.
+    @available(*, noasync, message: "it blocks: use onThread")
     package func statusText() throws(ExitFailure) -> String {
         let answer = try get("/status")
         let parts = answer.split(separator: "\r\n\r\n", maxSplits: 1)
@@ -27,6 +31,10 @@ package struct StatusClient: Sendable {
     }
 
     /// The daemon's status.
+    ///
+    /// - Throws: `ExitFailure` in an operator's words, where nobody answers, or not what a twilld of this release
+    ///   would.
+    @available(*, noasync, message: "it blocks: use onThread")
     package func status() throws(ExitFailure) -> NodeStatus {
         do {
             return try JSONDecoder().decode(NodeStatus.self, from: Data(try statusText().utf8))
@@ -43,6 +51,10 @@ package struct StatusClient: Sendable {
 
     /// Whether a daemon listens, however long that one needs to answer: not where the kernel says that nobody
     /// does.
+    ///
+    /// - Throws: `ExitFailure` in an operator's words, where nobody answers, or not what a twilld of this release
+    ///   would.
+    @available(*, noasync, message: "it blocks: use onThread")
     package func isListenedTo() throws(ExitFailure) -> Bool { try StatusSocket.holder(of: socketPath) != nil }
 
     /// A socket that may be connected to the daemon; the caller closes it.
@@ -57,6 +69,7 @@ package struct StatusClient: Sendable {
     }
 
     /// Connects to the daemon. Returns whether it did; else `errno` says why not.
+    @available(*, noasync, message: "it blocks: use onThread")
     func connect(_ descriptor: Int32) throws(ExitFailure) -> Bool {
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)

@@ -1,4 +1,5 @@
 import ArgumentParser
+import LeaseDirectory
 import LeaseEtcd
 import Leases
 import NodeDaemon

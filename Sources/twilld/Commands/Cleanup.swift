@@ -1,4 +1,5 @@
 import ArgumentParser
+import Host
 import Node
 import NodeDaemon
 
@@ -23,7 +24,10 @@ struct Cleanup: FlagTaking {
     @Option(help: ArgumentHelp("File that the daemon wrote.", valueName: "file"), completion: .file())
     var subnetFile = SubnetFile.defaultPath
 
-    func run() async throws {
+    func run() async throws { try await onThread { try cleanUp() } }
+
+    @available(*, noasync, message: "it blocks: use onThread")
+    private func cleanUp() throws {
         guard try !StatusClient(socketPath: socket.statusSocket).isListenedTo() else {
             throw ExitFailure(
                 .temporary,

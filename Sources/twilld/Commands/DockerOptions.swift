@@ -1,4 +1,5 @@
 import ArgumentParser
+import Host
 import Node
 import NodeDaemon
 
@@ -16,7 +17,7 @@ struct DockerOptions: FlagTaking {
     func run() async throws {
         let file: SubnetFileValues?
         do throws(SubnetFileError) {
-            file = try SubnetFileValues(path: subnetFile)
+            file = try await onThread { () throws(SubnetFileError) in try SubnetFileValues(path: subnetFile) }
         } catch {
             throw ExitFailure(.configuration, error.description)
         }

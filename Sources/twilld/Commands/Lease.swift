@@ -1,5 +1,6 @@
 import Addresses
 import ArgumentParser
+import Host
 import Leases
 import NodeDaemon
 
@@ -81,8 +82,9 @@ extension StoreFlags {
     func operate<Result: Sendable>(
         _ body: (LeaseOperations) async throws -> Result
     ) async throws(ExitFailure) -> Result {
-        let operations = LeaseOperations(store: try options.open())
+        let options = options
         do {
+            let operations = LeaseOperations(store: try await onThread { try options.open() })
             return try await body(operations)
         } catch let error as LeaseStoreError {
             throw ExitFailure(error)

@@ -2,6 +2,7 @@ import ArgumentParser
 import FoundationEssentials
 import Glibc
 import Health
+import Host
 import Leases
 import NodeDaemon
 
@@ -53,12 +54,14 @@ struct Network: ParsableCommand {
         var file: String
 
         func run() async throws {
-            let json = try text()
+            let json = try await onThread { () throws(ExitFailure) in try text() }
             let remarks = try await store.operate { try await $0.setNetwork(json) }
             print("network config written")
             for remark in remarks { print(remark) }
         }
 
+        /// The file's text, or what comes by standard input, be it from a person who types.
+        @available(*, noasync, message: "it blocks: use onThread")
         private func text() throws(ExitFailure) -> String {
             if file == "-" {
                 var text = ""

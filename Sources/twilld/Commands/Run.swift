@@ -2,6 +2,7 @@ import ArgumentParser
 import FoundationEssentials
 import Glibc
 import Health
+import Host
 import Logging
 import NodeDaemon
 
@@ -66,7 +67,7 @@ struct Run: FlagTaking {
 
     /// Ends the process before long, on a thread that waits for nothing.
     private static func endSoon(_ status: Int32, _ logger: Logger) {
-        startThread("stop") {
+        try? SystemThread.start("stop") {
             usleep(stopLimitMilliseconds * 1000)
             logger.warning(.stoppedWithoutWaiting)
             LogWriter.standardError.flush(milliseconds: 50)

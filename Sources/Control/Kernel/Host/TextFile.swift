@@ -8,6 +8,9 @@ package enum TextFile {
 
     /// The file's text; nil where there is no such file. What is no plain file (a FIFO, a device), or larger than
     /// `limit` bytes, is an error, and is not waited for.
+    ///
+    /// - Throws: `SystemError` with the path and the kernel's error number.
+    @available(*, noasync, message: "it blocks: use onThread")
     package static func read(_ path: String, limit: Int = sizeLimit) throws(SystemError) -> String? {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
         guard descriptor >= 0 else {
@@ -37,6 +40,9 @@ package enum TextFile {
     }
 
     /// Writes to a file that is there, with one call, as `/proc/sys` asks.
+    ///
+    /// - Throws: `SystemError` with the path and the kernel's error number.
+    @available(*, noasync, message: "it blocks: use onThread")
     package static func overwrite(_ path: String, with text: String) throws(SystemError) {
         let descriptor = open(path, O_WRONLY | O_CLOEXEC)
         guard descriptor >= 0 else { throw SystemError(path, code: errno) }
@@ -49,6 +55,9 @@ package enum TextFile {
     ///
     /// The temporary file lies in the same directory, since a rename does not cross file systems; its name cannot be
     /// guessed, and it is made anew, so that nobody's link is followed.
+    ///
+    /// - Throws: `SystemError` with the path and the kernel's error number.
+    @available(*, noasync, message: "it blocks: use onThread")
     package static func replace(_ path: String, with text: String, mode: mode_t) throws(SystemError) {
         let (directoryPath, name) = split(path)
         let directory: Int32
@@ -115,6 +124,7 @@ enum TrustedDirectory {
     /// Opens the directory for files to be made in, and makes it where it is missing (mode 0755).
     ///
     /// - Returns: a descriptor, the caller's to close.
+    @available(*, noasync, message: "it blocks: use onThread")
     static func open(_ path: String) throws(SystemError) -> Int32 {
         var walk = Walk(path: path)
         do throws(SystemError) {
@@ -133,6 +143,7 @@ enum TrustedDirectory {
         var pending: [String]
         private var links = 0
 
+        @available(*, noasync, message: "it blocks: use onThread")
         init(path: String) {
             self.path = path
             current = Glibc.open(path.hasPrefix("/") ? "/" : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
@@ -149,6 +160,7 @@ enum TrustedDirectory {
 
         private func failure(_ code: Int32) -> SystemError { SystemError(path, code: code) }
 
+        @available(*, noasync, message: "it blocks: use onThread")
         mutating func step(into name: String) throws(SystemError) {
             guard current >= 0 else { throw failure(errno) }
             var here = stat()

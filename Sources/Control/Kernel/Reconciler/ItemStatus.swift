@@ -41,6 +41,8 @@ public final class ItemStatuses: Sendable {
     /// Says how an item stands.
     ///
     /// - Parameters:
+    ///   - item: its name.
+    ///   - state: how it stands from now on.
     ///   - error: what went wrong; nil for a state that is good.
     package func set(_ item: String, _ state: ItemStatus.State, error: String? = nil) {
         statuses.withLock { statuses in

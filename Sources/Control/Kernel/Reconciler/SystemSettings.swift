@@ -12,11 +12,15 @@ package struct SystemSetting: Sendable, Hashable {
     package init(path: String) { self.path = path }
 
     /// Its value; nil where the kernel has no such setting.
+    ///
+    /// - Throws: `SystemError` where the file cannot be read or written.
     package func value() throws -> String? {
         try TextFile.read("/proc/sys/\(path)").map { String($0.prefix { !$0.isNewline }) }
     }
 
     /// Writes its value.
+    ///
+    /// - Throws: `SystemError` where the file cannot be read or written.
     package func set(to value: String) throws {
         do {
             try TextFile.overwrite("/proc/sys/\(path)", with: value)
@@ -109,6 +113,8 @@ extension SystemSettingError {
 
 extension SystemSetting {
     /// Whether an interface alone does not forward: where the whole machine does not, that is told already.
+    ///
+    /// - Throws: `SystemError` where the file cannot be read or written.
     package static func isOff(_ interfaceName: String) throws -> Bool {
         guard try SystemSetting(path: "net/ipv4/ip_forward").value() != "0" else { return false }
         return try SystemSetting.ofInterface(interfaceName, "forwarding").value() == "0"

@@ -42,7 +42,7 @@ public final class KeptSubnetFile: KeptItem {
     public var failure: SubnetFileError? { state.withLock { $0.failure } }
 
     /// Says whether it is missing or has other contents.
-    public func deviation(in _: NetworkState) throws -> String? {
+    public func deviation(in _: NetworkState) -> String? {
         let present: String?
         do throws(SystemError) {
             present = try TextFile.read(path)
@@ -57,6 +57,8 @@ public final class KeptSubnetFile: KeptItem {
     }
 
     /// Writes it.
+    ///
+    /// - Throws: `SubnetFileError` where it cannot be written.
     public func update(in _: NetworkState, using _: RouteSocket) throws {
         do throws(SubnetFileError) {
             try file.write(to: path)

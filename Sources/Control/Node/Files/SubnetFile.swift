@@ -60,6 +60,9 @@ public struct SubnetFile: Sendable, Hashable {
 
     /// Replaces the file atomically: a reader sees the old one or all of the new one. Mode 0644; its directory is
     /// made where it is missing. Blocks until the file is on the disk.
+    ///
+    /// - Throws: `SubnetFileError` with the reason and what to do about it.
+    @available(*, noasync, message: "it blocks: use onThread")
     public func write(to path: String) throws(SubnetFileError) {
         do {
             try TextFile.replace(path, with: text, mode: 0o644)
@@ -95,6 +98,7 @@ public struct SubnetFileValues: Sendable, Hashable {
     /// Reads a file; nil where there is none.
     ///
     /// - Throws: where it cannot be read. A file without a single good value is no error.
+    @available(*, noasync, message: "it blocks: use onThread")
     public init?(path: String) throws(SubnetFileError) {
         let text: String?
         do { text = try TextFile.read(path) } catch {

@@ -98,6 +98,8 @@ extension Underlay {
     /// that holds `publicAddress`, else the default route's.
     ///
     /// `routeToReachable` is the kernel's answer for `reachableAddress`, nil where there is none.
+    ///
+    /// - Throws: `UnderlayError` where none fits, or more than one does.
     public init(
         choosing options: UnderlayOptions, excluding exclusions: UnderlayExclusions = UnderlayExclusions(),
         in state: NetworkState, routeToReachable: Route?
