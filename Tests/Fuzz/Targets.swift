@@ -11,6 +11,8 @@ public var fuzzTargets: [NamedFuzzTarget] {
         NamedFuzzTarget("network-config") { ConfigurationTarget() },
         NamedFuzzTarget("subnet-env") { SubnetFileTarget() },
         NamedFuzzTarget("status") { StatusTarget() },
+        NamedFuzzTarget("kubernetes-stream") { KubernetesStreamTarget() },
+        NamedFuzzTarget("kubeconfig") { KubeconfigTarget() },
     ]
     #if DEBUG || FUZZING
         targets += [
