@@ -92,7 +92,7 @@ let controlSide: [Target] = [
     module(
         "Node", in: "Control",
         [
-            "Addresses", "Processes", "Health", "Host", "Netlink", "Reconciler", "Firewall", "CLinux",
+            "Addresses", "Processes", "Health", "Host", "JSON", "Netlink", "Reconciler", "Firewall", "CLinux",
             .product(name: "Logging", package: "swift-log"),
         ]),
     module("JSON", in: "Control"),
@@ -103,6 +103,16 @@ let controlSide: [Target] = [
             "Addresses", "Backends", "Health", "JSON", .product(name: "Logging", package: "swift-log"),
         ]),
     module("LeaseDirectory", in: "Control/Stores", ["Health", "Leases"]),
+    // Kubernetes' nodes as peers: what is decided, without I/O.
+    .systemLibrary(
+        name: "CLibyaml", path: "Sources/Control/Kubernetes/CLibyaml", pkgConfig: "yaml-0.1",
+        providers: [.apt(["libyaml-dev"])]),
+    module(
+        "KubernetesNodes", in: "Control/Kubernetes",
+        [
+            "Addresses", "Backends", "CLibyaml", "Health", "JSON", "Leases",
+            .product(name: "Logging", package: "swift-log"),
+        ]),
     module("Telemetry", in: "Control", ["Counters", "Addresses", "Health"]),
     // The CNI plugin: nothing that needs a library of the host, and no package.
     module("CNI", in: "Control", ["Addresses", "Processes", "Host", "JSON", "CLinux"]),
@@ -150,9 +160,8 @@ let controlSide: [Target] = [
         name: "Fuzz",
         dependencies: [
             "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Engines", "Worker", "CNI",
-            "JSON",
-            "Netlink", "Firewall", "Backends", "Leases", "LeaseDirectory", "Node", "Telemetry", "CLinux",
-            "Seeded",
+            "Netlink", "Firewall", "Backends", "JSON", "KubernetesNodes", "Leases", "LeaseDirectory", "Node",
+            "Telemetry", "CLinux", "Seeded",
         ], path: "Tests/Fuzz", swiftSettings: settings),
     .executableTarget(
         name: "twill-fuzz", dependencies: ["Fuzz"], path: "Tests/FuzzProgram", swiftSettings: settings),
@@ -179,6 +188,12 @@ let controlSide: [Target] = [
         ]),
     tests("Telemetry", ["Counters", "Health"]),
     tests("CNI", ["twill-cni", "Addresses", "Host", "JSON", "NetworkNamespaces"]),
+    tests(
+        "KubernetesNodes",
+        [
+            "Addresses", "Health", "JSON", "Leases", "Seeded",
+            .product(name: "Logging", package: "swift-log"),
+        ]),
 ]
 
 let etcdAndDaemon: [Target] = [
@@ -198,13 +213,25 @@ let etcdAndDaemon: [Target] = [
             .product(name: "Logging", package: "swift-log"),
         ]),
     .target(name: "CBuildStamp"),
+    // Asks the API server what `KubernetesNodes` decides.
+    module(
+        "KubernetesClient", in: "Control/Kubernetes",
+        [
+            "Addresses", "Health", "Host", "JSON", "KubernetesNodes", "Leases",
+            .product(name: "AsyncHTTPClient", package: "async-http-client"),
+            .product(name: "Logging", package: "swift-log"),
+            .product(name: "NIOCore", package: "swift-nio"),
+            .product(name: "NIOHTTP1", package: "swift-nio"),
+            .product(name: "NIOPosix", package: "swift-nio"),
+            .product(name: "NIOSSL", package: "swift-nio-ssl"),
+        ]),
     // The daemon, for a command line and for tests; here the two sides meet.
     .target(
         name: "NodeDaemon",
         dependencies: [
             "Addresses", "Processes", "Forwarding", "Counters", "Devices", "Engines", "Worker",
-            "Backends", "Health", "Netlink", "Host", "Reconciler", "Firewall", "Leases", "Node", "Telemetry",
-            "CLinux", "CBuildStamp",
+            "Backends", "Health", "KubernetesClient", "KubernetesNodes", "Netlink", "Host", "Reconciler",
+            "Firewall", "Leases", "Node", "Telemetry", "CLinux", "CBuildStamp",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),
@@ -216,9 +243,8 @@ let etcdAndDaemon: [Target] = [
     .executableTarget(
         name: "twilld",
         dependencies: [
-            "NodeDaemon", "Addresses", "Devices", "Health", "Host", "LeaseDirectory", "LeaseEtcd", "Leases",
-            "Node", "Telemetry",
-            "Worker",
+            "NodeDaemon", "Addresses", "Devices", "Health", "Host", "KubernetesNodes", "LeaseDirectory",
+            "LeaseEtcd", "Leases", "Node", "Telemetry", "Worker",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
         ],
@@ -235,11 +261,35 @@ let etcdAndDaemon: [Target] = [
             .product(name: "Logging", package: "swift-log"),
         ]),
     tests("LeaseEtcd", ["Addresses", "EtcdAPI", "Fuzz", "Leases", "LeaseTesting"]),
+    // An API server in the tests' process, which does wrong what it is told to.
+    .target(
+        name: "KubernetesTesting",
+        dependencies: [
+            "KubernetesNodes",
+            .product(name: "NIOCore", package: "swift-nio"),
+            .product(name: "NIOHTTP1", package: "swift-nio"),
+            .product(name: "NIOPosix", package: "swift-nio"),
+            .product(name: "NIOSSL", package: "swift-nio-ssl"),
+        ], path: "Tests/KubernetesTesting", swiftSettings: settings),
+    // What a node of a large cluster needs, and what it costs its API server: printed, nowhere judged.
+    .executableTarget(
+        name: "twill-cluster-cost",
+        dependencies: [
+            "Addresses", "KubernetesClient", "KubernetesNodes", "KubernetesTesting", "Leases",
+            .product(name: "Logging", package: "swift-log"),
+        ], path: "Tests/ClusterCostProgram", swiftSettings: settings),
+    tests(
+        "KubernetesClient",
+        [
+            "Addresses", "Health", "KubernetesNodes", "KubernetesTesting", "Leases",
+            .product(name: "Logging", package: "swift-log"),
+        ]),
     // What the world does to a node: each kind of fault with real daemons; docs/robustness.md is its table.
     .testTarget(
         name: "WorldTests",
         dependencies: [
-            "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "NetworkNamespaces", "Telemetry",
+            "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "KubernetesNodes", "KubernetesTesting",
+            "NetworkNamespaces", "Telemetry",
         ],
         swiftSettings: settings),
     // A network of nodes from outside: real daemons on a real etcd, driven by flags, signals and the store alone.
@@ -251,8 +301,8 @@ let etcdAndDaemon: [Target] = [
         name: "CommandTests",
         dependencies: [
             "twilld", "NodeDaemon", "Addresses", "CLinux", "Counters", "Devices", "Fuzz", "Host", "Kit",
-            "LeaseDirectory", "LeaseEtcd", "Leases", "NetworkNamespaces", "Node", "Reconciler", "Telemetry",
-            "Worker",
+            "KubernetesNodes", "LeaseDirectory", "LeaseEtcd", "Leases", "NetworkNamespaces", "Node",
+            "Reconciler", "Telemetry", "Worker",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
         ], swiftSettings: settings),
@@ -282,6 +332,8 @@ let package = Package(
             : [
                 .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
                 .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+                .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+                .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
                 .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
                 .package(url: "https://github.com/grpc/grpc-swift-2", from: "2.4.3"),
                 .package(url: "https://github.com/grpc/grpc-swift-nio-transport", from: "2.9.2"),
