@@ -1,6 +1,7 @@
 import Addresses
 import Glibc
 import Health
+import Host
 import Node
 import Reconciler
 
