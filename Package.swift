@@ -104,6 +104,7 @@ let controlSide: [Target] = [
         ]),
     module("LeaseDirectory", in: "Control/Stores", ["Health", "Leases"]),
     module("Telemetry", in: "Control", ["Counters", "Addresses", "Health"]),
+    module("Diagnosis", in: "Control", ["Addresses", "CLinux"]),
 
     // What the tests of the lease side share: a node that records, and a simulated store.
     .target(
@@ -159,6 +160,7 @@ let controlSide: [Target] = [
             .product(name: "Logging", package: "swift-log"),
         ]),
     tests("Telemetry", ["Counters", "Health"]),
+    tests("Diagnosis", ["Addresses", "NetworkNamespaces"]),
 ]
 
 let etcdAndDaemon: [Target] = [
@@ -182,8 +184,8 @@ let etcdAndDaemon: [Target] = [
         name: "NodeDaemon",
         dependencies: [
             "Addresses", "Processes", "Forwarding", "Counters", "Devices", "Engines", "Worker",
-            "Backends", "Health", "Netlink", "Host", "Reconciler", "Firewall", "Leases", "LeaseDirectory",
-            "LeaseEtcd", "Node", "Telemetry", "CLinux",
+            "Backends", "Diagnosis", "Health", "Netlink", "Host", "Reconciler", "Firewall", "Leases",
+            "LeaseDirectory", "LeaseEtcd", "Node", "Telemetry", "CLinux",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),
@@ -216,7 +218,8 @@ let etcdAndDaemon: [Target] = [
     .testTarget(
         name: "WorldTests",
         dependencies: [
-            "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "NetworkNamespaces", "Telemetry",
+            "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "NetworkNamespaces", "NodeDaemon",
+            "Telemetry",
         ],
         swiftSettings: settings),
     // A network of nodes from outside: real daemons on a real etcd, driven by flags, signals and the store alone.

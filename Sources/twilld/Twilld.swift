@@ -18,7 +18,7 @@ struct Twilld: AsyncParsableCommand {
             """,
         version: Version.text,
         subcommands: [
-            Run.self, Check.self, Status.self, Lease.self, Network.self, DockerOptions.self, Cleanup.self,
+            Run.self, Check.self, Status.self, Ping.self, DoctorCommand.self, Lease.self, Network.self, DockerOptions.self, Cleanup.self,
         ],
         defaultSubcommand: Run.self)
 

@@ -57,7 +57,7 @@ package enum MachineCheck {
     }
 
     /// The findings about the kernel and this process's rights.
-    private static func kernelFindings() -> [Finding] {
+    static func kernelFindings() -> [Finding] {
         var findings = [
             Finding.kernel(release: release()),
             .rights(Rights.problem()),
