@@ -117,6 +117,7 @@ let controlSide: [Target] = [
     // The CNI plugin: nothing that needs a library of the host, and no package.
     module("CNI", in: "Control", ["Addresses", "Processes", "Host", "JSON", "CLinux"]),
     .executableTarget(name: "twill-cni", dependencies: ["CNI"], swiftSettings: settings),
+    module("Diagnosis", in: "Control", ["Addresses", "CLinux"]),
 
     // What the tests of the lease side share: a node that records, and a simulated store.
     .target(
@@ -194,6 +195,7 @@ let controlSide: [Target] = [
             "Addresses", "Health", "JSON", "Leases", "Seeded",
             .product(name: "Logging", package: "swift-log"),
         ]),
+    tests("Diagnosis", ["Addresses", "NetworkNamespaces"]),
 ]
 
 let etcdAndDaemon: [Target] = [
@@ -230,8 +232,8 @@ let etcdAndDaemon: [Target] = [
         name: "NodeDaemon",
         dependencies: [
             "Addresses", "Processes", "Forwarding", "Counters", "Devices", "Engines", "Worker",
-            "Backends", "Health", "KubernetesClient", "KubernetesNodes", "Netlink", "Host", "Reconciler",
-            "Firewall", "Leases", "Node", "Telemetry", "CLinux", "CBuildStamp",
+            "Backends", "Diagnosis", "Health", "KubernetesClient", "KubernetesNodes", "Netlink", "Host",
+            "Reconciler", "Firewall", "Leases", "Node", "Telemetry", "CLinux", "CBuildStamp",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),
@@ -289,7 +291,7 @@ let etcdAndDaemon: [Target] = [
         name: "WorldTests",
         dependencies: [
             "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "KubernetesNodes", "KubernetesTesting",
-            "NetworkNamespaces", "Telemetry",
+            "NetworkNamespaces", "NodeDaemon", "Telemetry",
         ],
         swiftSettings: settings),
     // A network of nodes from outside: real daemons on a real etcd, driven by flags, signals and the store alone.

@@ -69,7 +69,7 @@ package enum MachineCheck {
 
     /// The findings about the kernel and this process's rights.
     @available(*, noasync, message: "it blocks: use onThread")
-    private static func kernelFindings() -> [Finding] {
+    static func kernelFindings() -> [Finding] {
         var findings = [
             Finding.kernel(release: release()),
             .rights(Rights.problem()),
