@@ -290,8 +290,8 @@ let etcdAndDaemon: [Target] = [
     .testTarget(
         name: "WorldTests",
         dependencies: [
-            "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "KubernetesNodes", "KubernetesTesting",
-            "NetworkNamespaces", "NodeDaemon", "Telemetry",
+            "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "KubernetesNodes",
+            "KubernetesTesting", "NetworkNamespaces", "NodeDaemon", "Telemetry",
         ],
         swiftSettings: settings),
     // A network of nodes from outside: real daemons on a real etcd, driven by flags, signals and the store alone.

@@ -166,9 +166,8 @@ public final class LabNode: LabHost {
     public func start(
         _ flags: String = "", environment: String = "", wrapper: String = "", standardError: String? = nil
     ) async throws -> LabDaemon {
-        let store =
-            flags.contains("etcd-endpoints") || flags.contains("lease-dir") || flags.contains("kube-subnet-mgr")
-            ? "" : "--lease-dir \(labDirectory)/store"
+        let others = ["etcd-endpoints", "lease-dir", "kube-subnet-mgr"]
+        let store = others.contains { flags.contains($0) } ? "" : "--lease-dir \(labDirectory)/store"
         let files = "\(directory)/daemon-\(daemonCount)"
         daemonCount += 1
         let command =

@@ -8,15 +8,18 @@ import Telemetry
 package struct Doctor: Sendable {
     private let client: StatusClient
     private let underlay: UnderlayOptions
+    private let isOfKubernetes: Bool
 
     /// Prepares a look.
     ///
     /// - Parameters:
     ///   - client: asks the node's daemon.
     ///   - underlay: how the underlay is to be chosen where no daemon runs that has chosen one.
-    package init(_ client: StatusClient, underlay: UnderlayOptions) {
+    ///   - isOfKubernetes: whether the machine is a node of a Kubernetes cluster, which needs more.
+    package init(_ client: StatusClient, underlay: UnderlayOptions, isOfKubernetes: Bool) {
         self.client = client
         self.underlay = underlay
+        self.isOfKubernetes = isOfKubernetes
     }
 
     /// Looks at everything.
@@ -26,12 +29,14 @@ package struct Doctor: Sendable {
         do throws(ExitFailure) {
             status = try await onThread { () throws(ExitFailure) in try client.status() }
         } catch {
-            let findings = await MachineCheck.findings(underlay: underlay, mtu: nil)
+            let findings = await MachineCheck.findings(
+                underlay: underlay, mtu: nil, isOfKubernetes: isOfKubernetes)
             return DoctorReport(
                 [Finding("daemon", .bad, error.message, remedy: "until it runs no pod reaches another node")]
                     + findings, peers: [])
         }
-        var findings = await onThread { MachineCheck.kernelFindings() }
+        let isOfKubernetes = isOfKubernetes
+        var findings = await onThread { MachineCheck.kernelFindings(isOfKubernetes: isOfKubernetes) }
         findings += Doctor.findings(status)
         var peers: [PeerReport] = []
         do throws(ExitFailure) {

@@ -30,12 +30,8 @@ package enum MachineCheck {
     package static func findings(
         underlay: UnderlayOptions, mtu: Int?, isOfKubernetes: Bool
     ) async -> [Finding] {
-        var findings = await onThread { kernelFindings() }
-        if isOfKubernetes {
-            findings.append(
-                .bridgeNetfilter(setting: setting("/proc/sys/net/bridge/bridge-nf-call-iptables")))
-        }
-        return findings + (await networkFindings(underlay, mtu: mtu))
+        await onThread { kernelFindings(isOfKubernetes: isOfKubernetes) }
+            + (await networkFindings(underlay, mtu: mtu))
     }
 
     private static func networkFindings(_ options: UnderlayOptions, mtu: Int?) async -> [Finding] {
@@ -69,7 +65,7 @@ package enum MachineCheck {
 
     /// The findings about the kernel and this process's rights.
     @available(*, noasync, message: "it blocks: use onThread")
-    static func kernelFindings() -> [Finding] {
+    static func kernelFindings(isOfKubernetes: Bool) -> [Finding] {
         var findings = [
             Finding.kernel(release: release()),
             .rights(Rights.problem()),
@@ -80,6 +76,10 @@ package enum MachineCheck {
         findings += tunnel()
         findings += socket()
         findings.append(.forwarding(setting: setting("/proc/sys/net/ipv4/ip_forward")))
+        if isOfKubernetes {
+            findings.append(
+                .bridgeNetfilter(setting: setting("/proc/sys/net/bridge/bridge-nf-call-iptables")))
+        }
         return findings
     }
 

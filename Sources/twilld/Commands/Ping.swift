@@ -43,7 +43,7 @@ struct Ping: FlagTaking {
 
 /// `twilld doctor`: what is wrong with this node, the worst first.
 struct DoctorCommand: FlagTaking {
-    static let flags = UnderlayFlags.flags + StatusSocketFlag.flags
+    static let flags = UnderlayFlags.flags + StatusSocketFlag.flags + KubernetesModeFlag.flags
 
     static let configuration = CommandConfiguration(
         commandName: "doctor",
@@ -54,6 +54,7 @@ struct DoctorCommand: FlagTaking {
             """)
 
     @OptionGroup(title: "Underlay, where no daemon runs") var underlay: UnderlayFlags
+    @OptionGroup(title: "Kubernetes") var kubernetes: KubernetesModeFlag
     @OptionGroup var socket: StatusSocketFlag
 
     @Flag(help: "Print the findings as JSON.")
@@ -64,7 +65,9 @@ struct DoctorCommand: FlagTaking {
 
     func run() async throws {
         let client = StatusClient(socketPath: socket.statusSocket)
-        let report = await Doctor(client, underlay: underlay.options).report()
+        let report = await Doctor(
+            client, underlay: underlay.options, isOfKubernetes: kubernetes.isGivenOrInPod
+        ).report()
         if json {
             try printDocument(report.document)
         } else {
