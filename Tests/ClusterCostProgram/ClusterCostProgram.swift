@@ -6,15 +6,23 @@ import KubernetesTesting
 import Leases
 import Logging
 
-/// `twill-cluster-cost [--nodes N] [--bytes N]`: a node in a cluster of N nodes, whose objects have so many bytes each.
-/// Prints what it asked of the API server and how many bytes that sent, how much memory the process that has the client
-/// alone took at most, how long it took until the peers were known and until a change was, and the CPU time of an event.
+/// `twill-cluster-cost [--nodes N] [--bytes N]`: a node in a cluster of N nodes, whose objects have so many bytes
+/// each. Prints what it asked of the API server and how many bytes that sent, how much memory the process took that has
+/// the client alone, how long it took until the peers were known, and the CPU time of changes and of other events.
+/// With `--url URL [--credentials DIRECTORY]` it is such a node, named `own`, at that API server.
 @main
 enum ClusterCostProgram {
     static func main() async throws {
-        var (count, bytes, port) = (1000, 13_000, 0)
+        var (count, bytes) = (1000, 13_000)
+        var url: String?
+        var credentials = "/nowhere"
         var words = CommandLine.arguments.dropFirst()
         while let word = words.popFirst() {
+            if word == "--url" || word == "--credentials" {
+                let value = words.popFirst() ?? ""
+                if word == "--url" { url = value } else { credentials = value }
+                continue
+            }
             guard let value = words.popFirst().flatMap({ Int($0) }), value >= 0 else {
                 print("\(word) needs a number: --nodes N, --bytes N")
                 exit(64)
@@ -22,14 +30,13 @@ enum ClusterCostProgram {
             switch word {
             case "--nodes": count = value
             case "--bytes": bytes = value
-            case "--port": port = value
             default:
                 print("\(word) is no option: --nodes, --bytes")
                 exit(64)
             }
         }
-        if port > 0 {
-            try await follow(port: port, count: count)
+        if let url {
+            try await follow(url: url, credentials: credentials, count: count)
         } else {
             try serve(count: count, bytes: bytes)
         }
@@ -69,7 +76,7 @@ enum ClusterCostProgram {
         }
         let child = Process()
         child.executableURL = URL(filePath: "/proc/self/exe").resolvingSymlinksInPath()
-        child.arguments = ["--port", "\(server.port)", "--nodes", "\(count)"]
+        child.arguments = ["--url", "http://127.0.0.1:\(server.port)", "--nodes", "\(count)"]
         let (input, output) = (Pipe(), Pipe())
         child.standardInput = input
         child.standardOutput = output
@@ -96,18 +103,62 @@ enum ClusterCostProgram {
         try input.fileHandleForWriting.close()
         child.waitUntilExit()
         server.stop()
+        print(try idleHour(nodes: count, bytes: bytes))
+    }
+
+    /// What a node asks in an hour in which nothing happens but bookmarks and the ends of watches, by a machine under a
+    /// simulated clock, and what the server sends it by the kubelets' reports of every five minutes.
+    private static func idleHour(nodes count: Int, bytes: Int) throws -> String {
+        let settings = ClusterMachine.Settings(
+            apiName: "api", nodeName: "own", keys: try AnnotationKeys(prefix: "flannel.alpha.coreos.com"),
+            networkConfigurationPath: "net-conf.json", keptPath: "kept")
+        let start = ContinuousClock.now
+        var machine = ClusterMachine(settings: settings, seed: 1, now: start)
+        let own = NodeRecord(name: "own", uid: "own", resourceVersion: "1", podCIDRs: ["10.255.0.0/24"])
+        var requests = 0
+        var watch = (number: 0, end: start)
+        func take(_ inputs: [ClusterMachine.Input], at now: ContinuousClock.Instant) {
+            for action in machine.handle(inputs, now: now) {
+                switch action {
+                case .watch(_, let number, let seconds):
+                    requests += 1
+                    watch = (number, now + .seconds(seconds))
+                case .readOwnNode, .list, .patch: requests += 1
+                default: break
+                }
+            }
+        }
+        take([.kept(nil), .networkFile(.text(#"{"Network":"10.0.0.0/8"}"#))], at: start)
+        take([.ownNode(.success(own))], at: start)
+        take([.page(.success(NodePage(nodes: [own], version: "1")))], at: start)
+        requests = 0
+        for second in 1...3600 {
+            let now = start + .seconds(second)
+            if watch.end <= now {
+                take([.watchEnded(nil, watch: watch.number)], at: now)
+            } else if second.isMultiple(of: 60) {
+                take([.events([.bookmark(version: "1")], watch: watch.number)], at: now)
+            } else {
+                take([.timer], at: now)
+            }
+        }
+        let sent = 60 * 250 + count * 12 * bytes
+        return
+            "idle for an hour: \(requests) requests (watches), 60 bookmarks, \(count * 12) reports of kubelets,"
+            + " about \(sent) bytes"
     }
 
     // MARK: The node's process
 
-    private static func follow(port: Int, count: Int) async throws {
+    private static func follow(url: String, credentials: String, count: Int) async throws {
         let directory = NSTemporaryDirectory() + "cluster-cost-\(UUID().uuidString)"
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
         try #"{"Network":"10.0.0.0/8"}"#.write(
             toFile: directory + "/net-conf.json", atomically: true, encoding: .utf8)
         var options = KubernetesOptions()
         options.nodeName = "own"
-        options.apiURL = "http://127.0.0.1:\(port)"
+        options.apiURL = url
+        options.serviceAccountDirectory = credentials
         options.networkConfigurationPath = directory + "/net-conf.json"
         options.stateDirectory = directory
         let before = status("VmRSS")

@@ -1,7 +1,7 @@
 import KubernetesNodes
 import Seeded
 
-/// The API server of a simulated cluster: its nodes with their versions, what its watches tell, and what it does wrong.
+/// The API server of a simulated cluster: its nodes with their versions, and what its watches tell.
 final class SimulatedAPI {
     private(set) var nodes: [String: NodeRecord] = [:]
     private(set) var version = 100
@@ -45,8 +45,8 @@ final class SimulatedAPI {
         history = []
     }
 
-    /// After it, versions go on by more than the cluster will ever make up for: so it is with backups, and where it is
-    /// not, nobody can tell one history from the other.
+    /// After it, versions go on by more than the cluster will ever make up for: so it is with backups, and where it
+    /// is not, nobody can tell one history from the other.
     func backUp() {
         backup = (nodes, version)
         version += 100_000

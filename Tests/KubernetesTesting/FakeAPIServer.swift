@@ -6,8 +6,8 @@ import NIOPosix
 import NIOSSL
 package import Synchronization
 
-/// An API server of nodes in the test's process: lists in pages, watches with bookmarks, patches, and does wrong what it
-/// is told to.
+/// An API server of nodes in the test's process: lists in pages, watches with bookmarks, patches, and does wrong what
+/// it is told to.
 package final class FakeAPIServer: Sendable {
     /// Something that is done in the place of the next answer to a request of a kind.
     package enum Fault: Sendable {

@@ -70,6 +70,20 @@ struct ClusterTests {
         }
     }
 
+    /// Row 8: what is waited for is seen from outside though there is no underlay yet, nor anything else.
+    @Test func theFirstStartWaitsForTheAPIServer() async throws {
+        let world = try await ClusterWorld(nodes: 1)
+        world.stopServer()
+        let daemon = try await world.start(1)
+        try await daemon.problem("API server", "172.20.32.1:6443")
+        #expect(daemon.status?.isReady == false)
+        #expect(daemon.status?.state.contains("waiting for the cluster") == true)
+        #expect(world.subnetFile(1).isEmpty && world.list(1) == nil)
+        try await world.startServer()
+        try await daemon.healed(seconds: 60)
+        #expect(daemon.status?.lease?.subnet == "10.244.0.0/24")
+    }
+
     /// Row 3, row 5: another object of the same name has another podCIDR.
     @Test func aNodeMadeAnewIsFollowedAndItsStaleBridgeIsNamed() async throws {
         let world = try await ClusterWorld()

@@ -59,10 +59,12 @@ final class ClusterWorld {
     /// A node's object as the API server has it.
     func record(_ number: Int) -> NodeRecord? { server?.state.withLock { $0.nodes["node\(number)"] } }
 
-    /// Waits until a node's object is as `isSo` wants it.
+    /// Waits until a node's object is as `isSo` wants it; a node writes to its own a few times a minute at most.
     @discardableResult
     func node(_ number: Int, _ what: String, _ isSo: (NodeRecord) -> Bool) async throws -> NodeRecord {
-        try await until("\(what) of node\(number)", { "it is \(String(describing: record(number)))" }) {
+        try await until(
+            "\(what) of node\(number)", seconds: 90, { "it is \(String(describing: record(number)))" }
+        ) {
             record(number).flatMap { isSo($0) ? $0 : nil }
         }
     }

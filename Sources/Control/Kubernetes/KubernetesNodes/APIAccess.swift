@@ -150,7 +150,7 @@ package struct APIAccess: Sendable, Hashable {
 
         func absolute(_ file: String) -> String {
             guard !file.hasPrefix("/"), let slash = path.lastIndex(of: "/") else { return file }
-            return path[...slash] + file
+            return path[...slash] + file  // checked: it is an index of the path
         }
 
         func source(

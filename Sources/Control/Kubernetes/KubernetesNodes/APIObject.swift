@@ -1,7 +1,7 @@
 package import JSON
 
-/// What counts of anything that an API server says: a Node, the rest of a list, a Status, a Pod. Everything else of it
-/// is passed over, and what is absent, or of another type than it should be, is nil.
+/// What counts of anything that an API server says: a Node, the rest of a list, a Status, a Pod. Everything else is
+/// passed over, and what is absent, or of another type than it should be, is nil.
 package struct APIObject: Sendable, Equatable {
     package var kind: String?
     package var name: String?

@@ -24,21 +24,21 @@ package struct APIServerAddress: Sendable, Hashable, CustomStringConvertible {
                 throw refuse("https:// or http:// is needed")
             }
             isSecure = scheme == "https"
-            rest = rest.dropFirst(scheme.count + 3)
+            rest = rest.dropFirst(scheme.count &+ 3)
         }
         guard !rest.contains("@"), !rest.contains("?"), !rest.contains("#"),
             rest.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7F })
         else { throw refuse("a host, a port and a path are all that it may have") }
         let end = rest.firstIndex(of: "/") ?? rest.endIndex
-        var path = String(rest[end...])
+        var path = String(rest[end...])  // checked: an index of it, or its end
         while path.hasSuffix("/") { path.removeLast() }
         self.path = path
-        let authority = rest[..<end]
+        let authority = rest[..<end]  // checked: as above
         let portText: Substring?
         if authority.hasPrefix("[") {
             guard let close = authority.firstIndex(of: "]") else { throw refuse("a bracket is not closed") }
-            host = String(authority[..<close].dropFirst())
-            let after = authority[authority.index(after: close)...]
+            host = String(authority[..<close].dropFirst())  // checked: an index of it
+            let after = authority[authority.index(after: close)...]  // checked: after a character there is an index
             guard IPv6Address(host) != nil, after.isEmpty || after.hasPrefix(":") else {
                 throw refuse("an IPv6 address is needed in brackets")
             }
@@ -60,8 +60,9 @@ package struct APIServerAddress: Sendable, Hashable, CustomStringConvertible {
 
     /// Everything before `://`; nil where that does not stand there.
     private static func scheme(of url: String) -> String? {
+        // checked: an index of it, here and below
         guard let colon = url.firstIndex(of: ":"), url[colon...].hasPrefix("://") else { return nil }
-        return String(url[..<colon])
+        return String(url[..<colon])  // checked: as above
     }
 
     /// The URL of a pod's API server.

@@ -28,7 +28,9 @@ extension ClusterMachine {
         init(now: Instant) { budget = TokenBucket(now: now) }
 
         mutating func noteWritten(uid: String) {
-            if writtenTo == uid { restores += 1 }
+            if writtenTo == uid {
+                restores += 1
+            }
             writtenTo = uid
         }
     }

@@ -133,7 +133,7 @@ extension ClusterMachine {
     private func addClock(to conditions: inout [Component: Problem]) {
         guard let clocks else { return }
         let apart = clocks.local &- clocks.server
-        guard apart > Self.clockTolerance || apart < -Self.clockTolerance else { return }
+        guard !Self.clockTolerance.contains(apart) else { return }
         conditions[Component(.clock)] = Problem(
             .degraded,
             "this machine's clock says \(WallTime.text(clocks.local)), and the API server's"

@@ -107,7 +107,8 @@ package struct ClusterMachine {
     static let keepInterval = Duration.seconds(10)
     // Whether an absent node has come back is told by the watch; this is for when it is not.
     static let absentPause = Duration.seconds(30)
-    static let clockTolerance = 60
+    /// Seconds that this machine's clock may be ahead of the API server's.
+    static let clockTolerance = -60...60
 
     let settings: Settings
     let backends: BackendRegistry

@@ -7,8 +7,8 @@ enum APIRequest: String, CaseIterable, Comparable {
     static func < (left: APIRequest, right: APIRequest) -> Bool { left.rawValue < right.rawValue }
 }
 
-/// When an API server may be asked again after a failure: a pause that grows, with jitter, for each kind of request by
-/// itself, and never shorter than the server wants.
+/// When an API server may be asked again after a failure: a pause that grows, with jitter, for each kind of request
+/// by itself, and never shorter than the server wants.
 struct RequestPauses {
     // 250 ms, 500 ms, … 5 s, each times 0.5 to 1.5: a server that comes back has every node within 8 seconds, and a
     // thousand nodes ask it 200 times a second.

@@ -2,7 +2,7 @@
 package enum WallTime {
     /// `2026-11-29T03:32:56Z` for seconds of the Unix epoch.
     package static func text(_ seconds: Int) -> String {
-        let days = Int((Double(seconds) / 86_400).rounded(.down))
+        let days = (seconds < 0 ? seconds &- 86_399 : seconds) / 86_400
         let second = seconds &- days &* 86_400
         // Days of the civil calendar (Howard Hinnant: chrono-compatible low-level date algorithms).
         let shifted = days &+ 719_468
@@ -27,19 +27,19 @@ package enum WallTime {
         let months = [
             "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
         ]
-        guard parts.count == 6, parts[5] == "GMT", let day = Int(parts[1]), (1...31).contains(day),
-            let month = months.firstIndex(of: String(parts[2])), let year = Int(parts[3]),
+        guard parts.count == 6, parts.last == "GMT", let day = Int(parts[1]), (1...31).contains(day),  // checked: six
+            let month = months.firstIndex(of: String(parts[2])), let year = Int(parts[3]),  // checked: six
             (1970...9999).contains(year)
         else { return nil }
-        let clock = parts[4].split(separator: ":").compactMap { Int($0) }
-        guard clock.count == 3, (0...23).contains(clock[0]), (0...59).contains(clock[1]),
-            (0...60).contains(clock[2])
+        let clock = parts[4].split(separator: ":").compactMap { Int($0) }  // checked: six
+        guard clock.count == 3, let hour = clock.first, let second = clock.last, (0...23).contains(hour),
+            (0...60).contains(second), (0...59).contains(clock[1])  // checked: three
         else { return nil }
         let shifted = month < 2 ? year &- 1 : year
         let (era, yearOfEra) = (shifted / 400, shifted % 400)
         let dayOfYear = (153 &* ((month &+ 10) % 12) &+ 2) / 5 &+ day &- 1
         let dayOfEra = yearOfEra &* 365 &+ yearOfEra / 4 &- yearOfEra / 100 &+ dayOfYear
         let days = era &* 146_097 &+ dayOfEra &- 719_468
-        return days &* 86_400 &+ clock[0] &* 3600 &+ clock[1] &* 60 &+ clock[2]
+        return days &* 86_400 &+ hour &* 3600 &+ clock[1] &* 60 &+ second  // checked: three
     }
 }
