@@ -96,6 +96,10 @@ struct PeerNodesTests {
         #expect(one.peers.count == 2)
         one.tell(.put(node("a", "10.244.1.0/24", uid: "second")))
         #expect(one.peers == ["10.244.2.0/24 198.18.9.3:8285"] && one.problem(.peer, "a") == nil)
+        // What it last said was of another podCIDR.
+        one.tell(.put(node("d", "10.244.4.0/24", at: "198.18.9.5")))
+        one.tell(.put(node("d", "10.244.5.0/24")))
+        #expect(one.peers.count == 1)
         one.tell(.put(node("c", "10.244.2.0/24", at: "198.18.9.7")))
         #expect(one.peers == ["10.244.2.0/24 198.18.9.7:8285"])
     }

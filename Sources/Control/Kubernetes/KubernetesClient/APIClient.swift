@@ -13,8 +13,8 @@ import NIOSSL
 package struct APITimes: Sendable {
     /// A request of which the answer is small.
     package var request = Duration.seconds(15)
-    /// A whole list, or a page of it.
-    package var list = Duration.seconds(60)
+    /// A whole list, or a page of it; a connection that says nothing ends sooner.
+    package var list = Duration.seconds(300)
     /// How long a connection may be silent; a watch has a bookmark each minute.
     package var silence = Duration.seconds(100)
     /// How long a connection may take to come about.
