@@ -163,8 +163,7 @@ enum ClusterCostProgram {
         options.stateDirectory = directory
         let before = status("VmRSS")
         let start = ContinuousClock.now
-        let cluster = try KubernetesCluster(
-            options: options, logger: Logger(label: "none", factory: { _ in SwiftLogNoOpLogHandler() }))
+        let cluster = try cluster(options)
         let running = Task { try await cluster.run() }
         await cluster.announce(NodeAnnouncement(publicAddress: IPv4Address(203, 0, 113, 1)))
         var networks = cluster.networks.makeAsyncIterator()
@@ -185,6 +184,11 @@ enum ClusterCostProgram {
         running.cancel()
         try? await running.value
         try? FileManager.default.removeItem(atPath: directory)
+    }
+
+    private static func cluster(_ options: KubernetesOptions) throws -> KubernetesCluster {
+        try KubernetesCluster(
+            options: options, logger: Logger(label: "none", factory: { _ in SwiftLogNoOpLogHandler() }))
     }
 
     private static func say(_ line: String) {

@@ -53,6 +53,11 @@ import Testing
         // What the reconciler and the firewall do is reached through `NodeNetwork`, an actor on a `ControlThread`.
         "Sources/Control/Kernel/Firewall/", "Sources/Control/Kernel/Netlink/",
         "Sources/Control/Kernel/Reconciler/", "Sources/Control/Node/Files/KeptSubnetFile.swift",
+        "Sources/Control/Node/Pods/KeptContainerNetworkList.swift",
+        // An actor on a `ControlThread`.
+        "Sources/Control/Kubernetes/KubernetesClient/ClusterFiles.swift",
+        // A program of one thread, which runs no task.
+        "Sources/Control/CNI/",
         // Packet threads, and what opens their devices through `onThread`.
         "Sources/DataPlane/",
         // Looks at one process; whoever walks over all of them is declared to block.

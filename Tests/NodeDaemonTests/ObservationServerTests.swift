@@ -106,13 +106,13 @@ private func residentPages() -> Int {
             _ = exchange(port: port, "\u{0}\u{1}nonsense\r\n\r\n")
             _ = exchange(port: port, "GET / HTTP/9.9\r\n\r\n")
             _ = exchange(port: port, "GET /healthz HTTP/1.1\r\nContent-Length: -1\r\n\r\n")
-            #expect(await StatusClient(socketPath: path).isAnswered)
+            #expect(await StatusClient(socketPath: path, patienceSeconds: 60).isAnswered)
         }
     }
 
     @Test func theUnixSocketHasTheStatusToo() async throws {
         try await withServer { _, path in
-            let client = StatusClient(socketPath: path)
+            let client = StatusClient(socketPath: path, patienceSeconds: 60)
             let text = try await onThread { try client.statusText() }
             #expect(text == "{}\n")
             await #expect(throws: ExitFailure.self) { try await onThread { try client.status() } }
@@ -128,7 +128,7 @@ private func residentPages() -> Int {
             await #expect(throws: StatusSocket.Held(processIdentifier: getpid())) {
                 try await onThread { try StatusSocket.open(at: path) }
             }
-            #expect(await StatusClient(socketPath: path).isAnswered)
+            #expect(await StatusClient(socketPath: path, patienceSeconds: 60).isAnswered)
         }
     }
 
@@ -149,7 +149,7 @@ private func residentPages() -> Int {
         }
         #expect(access(path, F_OK) == 0)
         // Nor does `twilld cleanup` take it for one that has ended.
-        #expect(try await onThread { try StatusClient(socketPath: path).isListenedTo() })
+        #expect(try await onThread { try StatusClient(socketPath: path, patienceSeconds: 60).isListenedTo() })
     }
 
     /// A stream socket with the name `path`: its own, or that of its peer.
@@ -174,11 +174,11 @@ private func residentPages() -> Int {
         unlink(path)
         // As a daemon leaves it that was killed.
         close(unixSocket(path, bind))
-        #expect(try await onThread { try !StatusClient(socketPath: path).isListenedTo() })
+        #expect(try await onThread { try !StatusClient(socketPath: path, patienceSeconds: 60).isListenedTo() })
         let server = ObservationServer(Fixed())
         let socket = try await onThread { try StatusSocket.open(at: path) }
         try await server.listen(socket)
-        #expect(await StatusClient(socketPath: path).isAnswered)
+        #expect(await StatusClient(socketPath: path, patienceSeconds: 60).isAnswered)
         await onThread { socket.removeName() }
         await server.stop()
         #expect(access(path, F_OK) != 0)
@@ -206,7 +206,7 @@ private func residentPages() -> Int {
     @Test func theLongestPathWorks() throws {
         let path = "/tmp/" + String(repeating: "y", count: 102)
         let socket = try StatusSocket.open(at: path)
-        #expect(try StatusClient(socketPath: path).isListenedTo())
+        #expect(try StatusClient(socketPath: path, patienceSeconds: 60).isListenedTo())
         close(socket.descriptor)
         socket.removeName()
     }
@@ -253,7 +253,7 @@ private func residentPages() -> Int {
             // The oldest made place, and the process has no more than the limit.
             var byte: UInt8 = 0
             #expect(recv(idle[0], &byte, 1, 0) == 0)
-            #expect(await StatusClient(socketPath: path).isAnswered)
+            #expect(await StatusClient(socketPath: path, patienceSeconds: 60).isAnswered)
         }
     }
 

@@ -31,7 +31,8 @@ extension Daemon {
             let problem = table.conditions[Component(.lease)], problem.effect == .cutOff
         else { return }
         let path = options.lease.subnetFile
-        guard await onThread({ unlink(path) == 0 }) else { return }
+        let isRemoved = await onThread { unlink(path) == 0 }
+        guard isRemoved else { return }
         logger.warning(.subnetFileRemoved, metadata: ["file": "\(path)", "detail": "\(problem.cause)"])
     }
 

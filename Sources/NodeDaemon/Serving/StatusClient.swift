@@ -7,12 +7,18 @@ import Telemetry
 /// Asks a running daemon over its unix socket.
 package struct StatusClient: Sendable {
     let socketPath: String
+    private let patienceSeconds: Int
 
     /// Makes a client for the daemon that listens at a path.
-    package init(socketPath: String) { self.socketPath = socketPath }
+    ///
+    /// - Parameter patienceSeconds: how long the daemon may take for each answer.
+    package init(socketPath: String, patienceSeconds: Int = StatusClient.usualPatienceSeconds) {
+        self.socketPath = socketPath
+        self.patienceSeconds = patienceSeconds
+    }
 
     /// How long the daemon may take: it answers within a tenth of a second under full load.
-    private static let timeoutSeconds = 2
+    package static let usualPatienceSeconds = 2
 
     /// The daemon's status as it sends it, JSON.
     ///
@@ -61,7 +67,7 @@ package struct StatusClient: Sendable {
     func unconnectedSocket() throws(ExitFailure) -> Int32 {
         let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw failure("open a socket") }
-        var timeout = timeval(tv_sec: StatusClient.timeoutSeconds, tv_usec: 0)
+        var timeout = timeval(tv_sec: patienceSeconds, tv_usec: 0)
         let size = socklen_t(MemoryLayout<timeval>.size)
         setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &timeout, size)
         setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &timeout, size)
@@ -111,7 +117,7 @@ package struct StatusClient: Sendable {
             switch number {
             case ENOENT, ECONNREFUSED: "; is it running, and is this its --status-socket?"
             case EACCES, EPERM: "; run as root"
-            case EAGAIN: "; it does not answer in \(StatusClient.timeoutSeconds) s"
+            case EAGAIN: "; it does not answer in \(patienceSeconds) s"
             default: ""
             }
         return ExitFailure(

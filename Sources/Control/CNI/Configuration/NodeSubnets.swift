@@ -39,6 +39,8 @@ package struct NodeSubnets: Sendable, Equatable {
     }
 
     /// Reads a text.
+    ///
+    /// - Throws: `Fault`, where it names no subnet or no network, or one that is none.
     package init(text: String) throws(Fault) {
         let values = Assignments(text: text)
         var networks: [IPPrefix] = []

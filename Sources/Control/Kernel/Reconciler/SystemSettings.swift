@@ -126,6 +126,9 @@ package struct BridgeNetfilter: DesiredItem {
     package var isEssential: Bool { false }
     package var needsResync: Bool { true }
 
+    /// Says nothing where it is as it should be.
+    ///
+    /// - Throws: `ItemProblem` where it is off, which twill does not change; `SystemError` where it cannot be read.
     package func deviation(in state: NetworkState) throws -> String? {
         if let error = SystemSettingError.bridgeNetfilter(value: try setting.value()) {
             throw ItemProblem(Problem(.degraded, error.cause, remedy: error.remedy))

@@ -55,6 +55,7 @@ package actor KubernetesCluster: PeerSource, SubnetClaim {
     ///   - logger: takes one line for each event, with stable field names.
     ///   - heartbeat: called each time that everything that had happened was dealt with.
     /// - Throws: why no cluster can be reached by these options.
+    @available(*, noasync, message: "it blocks: use onThread")
     package init(
         options: KubernetesOptions, times: APITimes = APITimes(), silenceLimit: Duration? = nil,
         logger: Logger,

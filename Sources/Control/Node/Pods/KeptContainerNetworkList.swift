@@ -50,6 +50,8 @@ public final class KeptContainerNetworkList: KeptItem {
     public var bridgeName: String { wanted.withLock { $0.bridgeName } }
 
     /// Says whether it is missing or has other contents, or one of the former name would be read in its place.
+    ///
+    /// - Throws: `ItemProblem` where a file cannot be read, or `subnet.env` does not stand yet.
     public func deviation(in _: NetworkState) throws -> String? {
         let list = try sourceList()
         wanted.withLock { $0 = list }
@@ -69,6 +71,8 @@ public final class KeptContainerNetworkList: KeptItem {
     }
 
     /// Writes it, and removes one of the former name.
+    ///
+    /// - Throws: `ItemProblem` where the kernel refuses.
     public func update(in _: NetworkState, using _: RouteSocket) throws {
         do throws(SystemError) {
             try TextFile.replace(path, with: wanted.withLock { $0.text }, mode: 0o644)
