@@ -28,15 +28,16 @@ struct PeerDiagnosisTests {
         try await router.filterICMP()
         let daemons = try await lab.start()
         // The third's daemon is gone, the fourth's port is filtered, the fifth is off the network, the sixth is behind a
-        // narrow path, and what the seventh sends comes from another port than its lease has.
+        // narrow path, and what the seventh sends comes from another address than its lease has.
         daemons[2].signal(SIGKILL)
         _ = try await daemons[2].exitStatus()
         try await lab[4].run("iptables -w -A INPUT -p udp --dport 8285 -j DROP")
         try await lab[5].run("ip link set eth0 down")
         try await router.setMTU(1400)
+        // As a NAT would have it that knows nothing of the datagrams that come in.
         try await lab[7].run(
-            "iptables -w -t nat -A POSTROUTING -o eth0 -p udp --sport 8285 -j SNAT --to-source :9285 && conntrack -F 2>/dev/null || true"
-        )
+            "nft 'table ip nat { chain out { type filter hook postrouting priority 0; "
+                + "udp sport 8285 ip saddr set 172.20.32.77; }; }'")
 
         let document = try await document("ping", on: lab[1])
         #expect(

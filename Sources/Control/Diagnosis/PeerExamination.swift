@@ -208,4 +208,12 @@ public struct ExaminationTiming: Sendable, Hashable {
 
     /// What suits a network of any size.
     public init() {}
+
+    /// One small packet, waited for no longer than it takes to see that nothing comes.
+    public static var once: ExaminationTiming {
+        var timing = ExaminationTiming()
+        (timing.rounds, timing.interval) = (1, .milliseconds(1))
+        (timing.patience, timing.neighborPatience) = (.milliseconds(300), .zero)
+        return timing
+    }
 }

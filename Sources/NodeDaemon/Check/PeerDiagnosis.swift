@@ -10,6 +10,11 @@ import Telemetry
 package struct PeerDiagnosis: Sendable {
     /// So many peers are examined beside each other; their answers fit into a socket's buffer.
     private static let peersAtOnce = 256
+    /// The counter of datagrams from addresses that no lease has.
+    private static let strangers = "drop_inbound_unknown_peer"
+    /// For so many peers that do not answer and nobody says why it is asked whether their answers come from another
+    /// address: a third of a second each.
+    private static let strangersAtMost = 12
 
     private let client: StatusClient
 
@@ -42,23 +47,38 @@ package struct PeerDiagnosis: Sendable {
         let client = client
         return try await onThread { () throws(ExitFailure) in
             let before = try client.status()
-            var evidence: [PeerEvidence]
-            do throws(ProbeSocketError) {
-                var examination = PeerExamination(of: peers, from: node, by: try KernelProbes(from: node))
-                evidence = examination.run()
-            } catch {
-                throw ExitFailure(
-                    error.isPermission ? .permission : .system,
-                    "\(error)" + (error.isPermission ? "; run as root, or with CAP_NET_RAW" : ""))
-            }
+            var evidence = try PeerDiagnosis.probe(peers, from: node, ExaminationTiming())
             let after = try client.status()
-            let strangers = "drop_inbound_unknown_peer"
             for index in evidence.indices {
                 let subnet = evidence[index].peer.subnet
-                evidence[index].strangersWereHeard = after.value(strangers) > before.value(strangers)
                 evidence[index].peerWasHeard = after.received(from: subnet) > before.received(from: subnet)
             }
+            let unexplained = evidence.indices.filter {
+                [.tunnelSilent, .oneWay, .silent].contains(PeerVerdict(evidence[$0]))
+            }
+            // One after another, so that what is heard meanwhile can be told to be of that one.
+            for index in unexplained.prefix(PeerDiagnosis.strangersAtMost) {
+                let count = try client.status().value(PeerDiagnosis.strangers)
+                _ = try PeerDiagnosis.probe([evidence[index].peer], from: node, .once)
+                evidence[index].strangersWereHeard =
+                    try client.status().value(PeerDiagnosis.strangers) > count
+            }
             return evidence.map(PeerReport.init)
+        }
+    }
+
+    @available(*, noasync, message: "it blocks: use onThread")
+    private static func probe(
+        _ peers: [ExaminedPeer], from node: ExaminingNode, _ timing: ExaminationTiming
+    ) throws(ExitFailure) -> [PeerEvidence] {
+        do throws(ProbeSocketError) {
+            var examination = PeerExamination(
+                of: peers, from: node, by: try KernelProbes(from: node), timing: timing)
+            return examination.run()
+        } catch {
+            throw ExitFailure(
+                error.isPermission ? .permission : .system,
+                "\(error)" + (error.isPermission ? "; run as root, or with CAP_NET_RAW" : ""))
         }
     }
 
