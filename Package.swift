@@ -103,6 +103,16 @@ let controlSide: [Target] = [
             "Addresses", "Backends", "Health", "JSON", .product(name: "Logging", package: "swift-log"),
         ]),
     module("LeaseDirectory", in: "Control/Stores", ["Health", "Leases"]),
+    // Kubernetes' nodes as peers: what is decided, without I/O.
+    .systemLibrary(
+        name: "CLibyaml", path: "Sources/Control/Kubernetes/CLibyaml", pkgConfig: "yaml-0.1",
+        providers: [.apt(["libyaml-dev"])]),
+    module(
+        "KubernetesNodes", in: "Control/Kubernetes",
+        [
+            "Addresses", "Backends", "CLibyaml", "Health", "JSON", "Leases",
+            .product(name: "Logging", package: "swift-log"),
+        ]),
     module("Telemetry", in: "Control", ["Counters", "Addresses", "Health"]),
 
     // What the tests of the lease side share: a node that records, and a simulated store.
@@ -159,6 +169,12 @@ let controlSide: [Target] = [
             .product(name: "Logging", package: "swift-log"),
         ]),
     tests("Telemetry", ["Counters", "Health"]),
+    tests(
+        "KubernetesNodes",
+        [
+            "Addresses", "Health", "JSON", "Leases", "Seeded",
+            .product(name: "Logging", package: "swift-log"),
+        ]),
 ]
 
 let etcdAndDaemon: [Target] = [
@@ -176,6 +192,18 @@ let etcdAndDaemon: [Target] = [
             .product(name: "GRPCCore", package: "grpc-swift-2"),
             .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
             .product(name: "Logging", package: "swift-log"),
+        ]),
+    // Asks the API server what `KubernetesNodes` decides.
+    module(
+        "KubernetesClient", in: "Control/Kubernetes",
+        [
+            "Addresses", "Health", "Host", "JSON", "KubernetesNodes", "Leases",
+            .product(name: "AsyncHTTPClient", package: "async-http-client"),
+            .product(name: "Logging", package: "swift-log"),
+            .product(name: "NIOCore", package: "swift-nio"),
+            .product(name: "NIOHTTP1", package: "swift-nio"),
+            .product(name: "NIOPosix", package: "swift-nio"),
+            .product(name: "NIOSSL", package: "swift-nio-ssl"),
         ]),
     // The daemon, for a command line and for tests; here the two sides meet.
     .target(
@@ -212,6 +240,16 @@ let etcdAndDaemon: [Target] = [
             .product(name: "Logging", package: "swift-log"),
         ]),
     tests("LeaseEtcd", ["Addresses", "EtcdAPI", "Fuzz", "Leases", "LeaseTesting"]),
+    tests(
+        "KubernetesClient",
+        [
+            "Addresses", "Health", "JSON", "KubernetesNodes", "Leases",
+            .product(name: "Logging", package: "swift-log"),
+            .product(name: "NIOCore", package: "swift-nio"),
+            .product(name: "NIOHTTP1", package: "swift-nio"),
+            .product(name: "NIOPosix", package: "swift-nio"),
+            .product(name: "NIOSSL", package: "swift-nio-ssl"),
+        ]),
     // What the world does to a node: each kind of fault with real daemons; docs/robustness.md is its table.
     .testTarget(
         name: "WorldTests",
@@ -257,6 +295,8 @@ let package = Package(
             : [
                 .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
                 .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+                .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+                .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
                 .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
                 .package(url: "https://github.com/grpc/grpc-swift-2", from: "2.4.3"),
                 .package(url: "https://github.com/grpc/grpc-swift-nio-transport", from: "2.9.2"),
