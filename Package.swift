@@ -92,7 +92,7 @@ let controlSide: [Target] = [
     module(
         "Node", in: "Control",
         [
-            "Addresses", "Processes", "Health", "Host", "Netlink", "Reconciler", "Firewall", "CLinux",
+            "Addresses", "Processes", "Health", "Host", "JSON", "Netlink", "Reconciler", "Firewall", "CLinux",
             .product(name: "Logging", package: "swift-log"),
         ]),
     module("JSON", in: "Control"),
@@ -211,7 +211,7 @@ let etcdAndDaemon: [Target] = [
         dependencies: [
             "Addresses", "Processes", "Forwarding", "Counters", "Devices", "Engines", "Worker",
             "Backends", "Health", "Netlink", "Host", "Reconciler", "Firewall", "Leases", "LeaseDirectory",
-            "LeaseEtcd", "Node", "Telemetry", "CLinux",
+            "LeaseEtcd", "KubernetesClient", "KubernetesNodes", "Node", "Telemetry", "CLinux",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),
@@ -223,8 +223,8 @@ let etcdAndDaemon: [Target] = [
     .executableTarget(
         name: "twilld",
         dependencies: [
-            "NodeDaemon", "Addresses", "Devices", "Health", "LeaseEtcd", "Leases", "Node", "Telemetry",
-            "Worker",
+            "NodeDaemon", "Addresses", "Devices", "Health", "KubernetesNodes", "LeaseEtcd", "Leases", "Node",
+            "Telemetry", "Worker",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
         ],
@@ -266,7 +266,7 @@ let etcdAndDaemon: [Target] = [
         name: "CommandTests",
         dependencies: [
             "twilld", "NodeDaemon", "Addresses", "CLinux", "Counters", "Devices", "Fuzz", "Kit", "LeaseEtcd",
-            "Leases", "NetworkNamespaces", "Node", "Reconciler", "Telemetry", "Worker",
+            "KubernetesNodes", "Leases", "NetworkNamespaces", "Node", "Reconciler", "Telemetry", "Worker",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
         ], swiftSettings: settings),

@@ -1,7 +1,7 @@
 // How it works. What an operator must be able to see comes first: the log, the status socket, the health port. Then
-// the node's identity is read and an underlay is chosen, which may take as long as DHCP does, and only then there is
-// a `Daemon`, which has the lease, the data plane and the routes. The first part to end ends all: a `ServiceGroup`
-// then stops the others.
+// the node's identity is read, or its cluster asked for its annotations, and an underlay is chosen, which may take as
+// long as DHCP does; and only then there is a `Daemon`, which has the subnet, the data plane and the routes. The first
+// part to end ends all: a `ServiceGroup` then stops the others.
 
 import Addresses
 import Processes
@@ -59,18 +59,21 @@ package struct NodeProcess: Sendable {
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint, .sigusr1, .sighup)
         do {
             try DescriptorLimit.raise()
-            let leases = try await onThread(options.store.open)
-            logger.notice(.starting, metadata: ["version": "\(Version.text)", "store": "\(leases.name)"])
+            let heartbeats = Heartbeats()
+            let membership = try await onThread { [options, logger] () throws(ExitFailure) in
+                try Membership(opening: options.origin, logger: logger, heartbeats: heartbeats)
+            }
+            logger.notice(.starting, metadata: ["version": "\(Version.text)", "store": "\(membership.name)"])
             sayWhatHasNoEffect()
             try await onThread(Rights.check)
-            try await run(leases, signals, willStop)
+            try await run(membership, heartbeats, signals, willStop)
         } catch {
             throw ExitFailure(error)
         }
     }
 
     private func sayWhatHasNoEffect() {
-        let remarks = options.store.remarks.map { NodeOptions.Ineffective(advice: $0) }
+        let remarks = options.origin.remarks.map { NodeOptions.Ineffective(advice: $0) }
         for option in options.ineffective + remarks {
             var metadata: Logger.Metadata = ["detail": "\(option.advice)"]
             if let name = option.name { metadata["flag"] = "\(name)" }
@@ -79,17 +82,13 @@ package struct NodeProcess: Sendable {
     }
 
     private func run(
-        _ leases: any LeaseStore, _ signals: UnixSignalsSequence,
+        _ membership: Membership, _ heartbeats: Heartbeats, _ signals: UnixSignalsSequence,
         _ willStop: @escaping @Sendable (Int32) -> Void
     ) async throws {
         let health = NodeHealth(logger: logger)
         let socket = try await statusSocket(health)
         defer { socket?.removeName() }
-        // First: without it there is no telling which lease is this node's.
-        let found = try await onThread { () throws(ExitFailure) in
-            try IdentityFile.identity(in: options.lease.stateDirectory)
-        }
-        let parts = try await makeParts(health, storeName: leases.name)
+        let parts = try await makeParts(health, heartbeats, membership)
         let server = ObservationServer(parts.seen)
         if let socket { try await server.listen(socket) }
         let watch = Watch(
@@ -111,7 +110,7 @@ package struct NodeProcess: Sendable {
                 stop: server.stop),
             NodePart(
                 description: "node", ending: ending,
-                body: { try await runDaemon(leases, found, parts, running) },
+                body: { try await runDaemon(membership, parts, running) },
                 stop: { await running.daemon?.stop() }),
             NodePart(
                 description: "signals", ending: ending, body: { await stopSignal(signals, reload, parts) }),
@@ -135,25 +134,42 @@ package struct NodeProcess: Sendable {
     }
 
     private func runDaemon(
-        _ leases: any LeaseStore, _ found: IdentityFile.Kept, _ parts: Parts, _ running: Running
+        _ membership: Membership, _ parts: Parts, _ running: Running
     ) async throws {
-        let chosen = try await firstUnderlay(parts)
-        let identity = try await confirmed(found, at: chosen.publicAddress)
-        let daemon = Daemon(options, underlay: chosen, parts: parts)
-        running.daemon = daemon
-        try await daemon.run(store: leases, identity: identity)
+        switch membership {
+        case .leased(let store):
+            // First: without it there is no telling which lease is this node's.
+            let found = try await onThread { () throws(ExitFailure) in
+                try IdentityFile.identity(in: options.lease.stateDirectory)
+            }
+            let chosen = try await firstUnderlay(parts)
+            let identity = try await confirmed(found, at: chosen.publicAddress)
+            let daemon = Daemon(options, underlay: chosen, parts: parts)
+            running.daemon = daemon
+            try await daemon.run(store: store, identity: identity)
+        case .assigned(let cluster):
+            try await ClusterNode(cluster, parts, publicAddress: options.underlay.publicAddress).run {
+                let daemon = Daemon(options, underlay: try await firstUnderlay(parts), parts: parts)
+                running.daemon = daemon
+                return daemon
+            }
+        }
     }
 
-    private func makeParts(_ health: NodeHealth, storeName: String) async throws -> Parts {
+    private func makeParts(
+        _ health: NodeHealth, _ heartbeats: Heartbeats, _ membership: Membership
+    ) async throws -> Parts {
         let timing = options.tunnel.pathProbeInterval.map { PathTiming(confirmInterval: $0) }
         let node = try NodeNetwork(
             options: options.underlay, exclusions: await onThread { exclusions },
             resyncInterval: options.rules.resyncInterval, health: health, logger: logger, pathTiming: timing)
+        let origin = Observation.Origin(name: membership.name, isCluster: options.origin.isCluster)
         return Parts(
             health: health, node: node, logger: logger,
             notification: ServiceNotification(environment: ProcessInfo.processInfo.environment),
             seen: Observation(
-                storeName: storeName, peerMetricsLimit: options.observation.peerMetricsLimit, health: health))
+                origin: origin, peerMetricsLimit: options.observation.peerMetricsLimit, health: health),
+            heartbeats: heartbeats)
     }
 
     /// What is never the underlay: the tunnel's device, and what this node's bridges may have left of the network
@@ -326,7 +342,7 @@ struct Parts: Sendable {
     let logger: Logger
     let notification: ServiceNotification
     let seen: Observation
-    let heartbeats = Heartbeats()
+    let heartbeats: Heartbeats
 
     /// Says what the daemon does or waits for, to whoever asks and to systemd.
     func report(_ state: String, isSetUp: Bool) {

@@ -146,7 +146,7 @@ public final class LabNode: LabHost {
         _ flags: String = "", environment: String = "", wrapper: String = "", standardError: String? = nil
     ) async throws -> LabDaemon {
         let store =
-            flags.contains("etcd-endpoints") || flags.contains("lease-dir")
+            flags.contains("etcd-endpoints") || flags.contains("lease-dir") || flags.contains("kube-subnet-mgr")
             ? "" : "--lease-dir \(labDirectory)/store"
         let files = "\(directory)/daemon-\(daemonCount)"
         daemonCount += 1

@@ -28,7 +28,7 @@ private let nodeDirectory = getenv("TWILL_TEST_NODE_DIRECTORY").map { String(cSt
     @Test(.enabled(if: nodeDirectory != nil, "is run by aNodeRunsFromAPlainValue"))
     func inThisProcess() async throws {
         let directory = try #require(nodeDirectory)
-        var options = NodeOptions(store: .directory(path: "\(directory)/store"))
+        var options = NodeOptions(origin: .store(.directory(path: "\(directory)/store")))
         options.lease.subnetFile = "\(directory)/subnet.env"
         options.lease.stateDirectory = "\(directory)/state"
         options.tunnel.interfaceName = "plain0"

@@ -23,6 +23,7 @@ public enum EventName: String, Sendable, CaseIterable, CustomStringConvertible {
     case identityIsAnother = "identity_is_another_one"
     case previousSubnetUnknown = "previous_subnet_not_known"
     case subnetFileChanged = "subnet_file_changed"
+    case subnetFileRemoved = "subnet_file_removed"
 
     // MARK: The underlay and the data plane
 

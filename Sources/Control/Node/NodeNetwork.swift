@@ -41,7 +41,7 @@ public actor NodeNetwork {
 
     private nonisolated let thread: ControlThread
     private let continuation: AsyncStream<NodeEvent>.Continuation
-    private let options: UnderlayOptions
+    private var options: UnderlayOptions
     var resyncInterval: Duration { reconciler.resyncInterval }
     let socket: RouteSocket
     private let monitor: RouteMonitor
@@ -138,6 +138,31 @@ public actor NodeNetwork {
         let chosen = try chosenUnderlay(in: readState()).get()
         watch = UnderlayWatch(chosen, patience: patience)
         return chosen
+    }
+
+    /// Takes over addresses that somebody else than the command line says, and may say otherwise at any time.
+    ///
+    /// - Parameters:
+    ///   - publicAddress: as `UnderlayOptions.publicAddress`. Where it becomes another one, an interface is chosen
+    ///     anew.
+    ///   - announcedAddress: as `UnderlayOptions.announcedAddress`.
+    public func follow(publicAddress: IPv4Address?, announcedAddress: IPv4Address?) {
+        let isChosenAnew = publicAddress != options.publicAddress
+        options.publicAddress = publicAddress
+        options.announcedAddress = announcedAddress
+        guard let before = watch?.underlay else { return }
+        routes = nil
+        do {
+            let state = try readState()
+            // What cannot be chosen now is kept: it is told of and waited for as any other that is away.
+            if isChosenAnew, case .success(let chosen) = chosenUnderlay(in: state), chosen != before {
+                watch = UnderlayWatch(chosen, patience: patience)
+                continuation.yield(.underlayChanged(chosen))
+            }
+            followUnderlay(in: state)
+        } catch {
+            tellUnreadable(error)
+        }
     }
 
     /// Says which network the tunnel carries, before anything is made for it. An underlay inside of it is none:

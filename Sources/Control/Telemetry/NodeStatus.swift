@@ -169,15 +169,21 @@ public struct NodeStatus: Codable, Sendable, Equatable {
         public var subnet: String
         /// Whether it never expires.
         public var isReservation: Bool
+        /// Whether a cluster assigned it (Kubernetes: `podCIDR`); nil from a release that does not tell.
+        public var isAssigned: Bool?
         /// Seconds since it was acquired, or found at the start.
         public var ageSeconds: Double
         /// Seconds until it ends unless renewed; nil for a reservation.
         public var expirySeconds: Double?
 
         /// Makes a lease.
-        public init(subnet: String, isReservation: Bool, ageSeconds: Double, expirySeconds: Double?) {
+        public init(
+            subnet: String, isReservation: Bool, isAssigned: Bool = false, ageSeconds: Double,
+            expirySeconds: Double?
+        ) {
             self.subnet = subnet
             self.isReservation = isReservation
+            self.isAssigned = isAssigned
             self.ageSeconds = ageSeconds
             self.expirySeconds = expirySeconds
         }

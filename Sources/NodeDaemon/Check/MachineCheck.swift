@@ -26,8 +26,16 @@ package enum MachineCheck {
     /// - Parameters:
     ///   - underlay: how the underlay is to be chosen.
     ///   - mtu: the tunnel's MTU in bytes as the daemon will be told; nil: it will not be told.
-    package static func findings(underlay: UnderlayOptions, mtu: Int?) async -> [Finding] {
-        await onThread { kernelFindings() } + (await networkFindings(underlay, mtu: mtu))
+    ///   - isOfKubernetes: whether the machine is a node of a Kubernetes cluster, which needs more.
+    package static func findings(
+        underlay: UnderlayOptions, mtu: Int?, isOfKubernetes: Bool
+    ) async -> [Finding] {
+        var findings = await onThread { kernelFindings() }
+        if isOfKubernetes {
+            findings.append(
+                .bridgeNetfilter(setting: setting("/proc/sys/net/bridge/bridge-nf-call-iptables")))
+        }
+        return findings + (await networkFindings(underlay, mtu: mtu))
     }
 
     private static func networkFindings(_ options: UnderlayOptions, mtu: Int?) async -> [Finding] {

@@ -31,6 +31,10 @@ enum Rights {
         }
     }
 
+    /// What a container lacks then.
+    private static let container =
+        "a container needs the device (--device /dev/net/tun), a pod a mount of it (hostPath /dev/net/tun, type CharDevice)"
+
     private static func tunnelDevice() -> (cause: String, remedy: String)? {
         let descriptor = open("/dev/net/tun", O_RDWR | O_CLOEXEC)
         guard descriptor < 0 else {
@@ -42,12 +46,13 @@ enum Rights {
         case EPERM, EACCES:
             (
                 "/dev/net/tun can't be opened: \(systemWords(code))",
-                "run as root; a container needs the device (--device /dev/net/tun)"
+                "run as root; \(container). runc 1.2.0 to 1.2.3 forbid the device to a pod all the same: update runc, "
+                    + "or give the pod privileged: true"
             )
         case ENOENT, ENODEV, ENXIO:
             (
                 "there is no /dev/net/tun",
-                "load the tun module (modprobe tun); a container needs the device (--device /dev/net/tun)"
+                "load the tun module (modprobe tun); \(container)"
             )
         default: nil
         }

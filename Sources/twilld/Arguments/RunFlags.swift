@@ -166,33 +166,6 @@ struct RuleFlags: FlagGroup {
     }
 }
 
-/// flanneld's Kubernetes mode: taken, so that its command lines parse; the mode itself is not built yet.
-struct KubernetesFlags: FlagGroup {
-    static let flags: [GoFlag] = [
-        GoFlag("kube-subnet-mgr", .boolean), GoFlag("kube-api-url"), GoFlag("kube-annotation-prefix"),
-        GoFlag("kubeconfig-file"), GoFlag("net-config-path"),
-        GoFlag("set-node-network-unavailable", .boolean),
-    ]
-
-    @Option(help: ArgumentHelp("Leases from the Kubernetes API. Not built yet.", valueName: "bool"))
-    var kubeSubnetMgr = false
-
-    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "url"))
-    var kubeApiUrl: String?
-
-    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "prefix"))
-    var kubeAnnotationPrefix = "flannel.alpha.coreos.com"
-
-    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "file"))
-    var kubeconfigFile: String?
-
-    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "file"))
-    var netConfigPath = "/etc/kube-flannel/net-conf.json"
-
-    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "bool"))
-    var setNodeNetworkUnavailable = true
-}
-
 /// Which device is the tunnel's.
 struct TunnelNameFlag: FlagGroup {
     static let flags = [GoFlag("tun-name")]

@@ -11,6 +11,9 @@ struct StoreFlags: FlagGroup {
         GoFlag("etcd-cafile"), GoFlag("etcd-username"), GoFlag("etcd-password"),
     ]
 
+    /// flanneld's.
+    private static let defaultEndpoints = "http://127.0.0.1:4001,http://127.0.0.1:2379"
+
     @Option(
         help: ArgumentHelp(
             "Directory that holds the network config and the leases, in place of etcd.",
@@ -20,7 +23,7 @@ struct StoreFlags: FlagGroup {
     @Option(
         help: ArgumentHelp(
             "etcd's endpoints, separated by commas; tried in turn.", valueName: "urls"))
-    var etcdEndpoints = "http://127.0.0.1:4001,http://127.0.0.1:2379"
+    var etcdEndpoints = StoreFlags.defaultEndpoints
 
     @Option(help: ArgumentHelp("etcd key under which the network is.", valueName: "key"))
     var etcdPrefix = "/coreos.com/network"
@@ -58,6 +61,16 @@ struct StoreFlags: FlagGroup {
         etcd.username = etcdUsername
         etcd.password = etcdPassword
         return .etcd(etcd)
+    }
+
+    /// What of this was given for nothing, since `flag` says that there is no store.
+    func ineffective(beside flag: String) -> [NodeOptions.Ineffective] {
+        let given = [
+            ("lease-dir", leaseDir != nil), ("etcd-endpoints", etcdEndpoints != Self.defaultEndpoints),
+        ]
+        return given.filter(\.1).map {
+            NodeOptions.Ineffective(name: $0.0, advice: "with \(flag) there is no store of leases: remove it")
+        }
     }
 
     func validate() throws {

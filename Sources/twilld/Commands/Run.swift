@@ -43,14 +43,15 @@ struct Run: FlagTaking {
     private static let stopLimitMilliseconds: UInt32 = 900
 
     func run() async throws {
-        try refuseWhatIsNotBuilt()
         let node = NodeProcess(options, source: Run.source)
         try await node.run { Run.endSoon($0, node.logger) }
     }
 
     /// What the flags tell the daemon.
     var options: NodeOptions {
-        var options = NodeOptions(store: store.options)
+        let cluster = kubernetes.options(
+            lease: lease.options, environment: ProcessInfo.processInfo.environment)
+        var options = NodeOptions(origin: cluster.map { .kubernetes($0) } ?? .store(store.options))
         options.underlay = underlay.options
         options.publicIPv6Address = underlay.publicIpv6
         options.lease = lease.options
@@ -58,7 +59,9 @@ struct Run: FlagTaking {
         options.tunnel = tunnel.options
         options.tuning = tuning.tuning
         options.observation = observation.options
-        options.ineffective = logging.ineffective
+        options.containerNetwork = kubernetes.containerNetwork
+        options.ineffective =
+            logging.ineffective + (cluster == nil ? [] : store.ineffective(beside: "--kube-subnet-mgr"))
         return options
     }
 
@@ -69,16 +72,6 @@ struct Run: FlagTaking {
             logger.warning(.stoppedWithoutWaiting)
             LogWriter.standardError.flush(milliseconds: 50)
             _exit(status)
-        }
-    }
-
-    /// Ends with the name of what was asked for and is not built: an operator must not believe that it works.
-    func refuseWhatIsNotBuilt() throws(ExitFailure) {
-        if kubernetes.kubeSubnetMgr {
-            throw ExitFailure(
-                .unavailable,
-                "--kube-subnet-mgr (leases from the Kubernetes API) is not built yet; use etcd or --lease-dir"
-            )
         }
     }
 }

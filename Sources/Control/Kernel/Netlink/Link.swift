@@ -10,15 +10,20 @@ public struct Link: Sendable, Hashable {
     public var mtu: Int
     /// The transmit queue's length in packets.
     public var transmitQueueLength: Int
+    /// The number of the bridge or bond that it is a part of; nil for none.
+    public var masterIndex: Int32?
 
     /// Makes a link from its parts.
-    public init(index: Int32, name: String, flags: LinkFlags = [], mtu: Int = 0, transmitQueueLength: Int = 0)
-    {
+    public init(
+        index: Int32, name: String, flags: LinkFlags = [], mtu: Int = 0, transmitQueueLength: Int = 0,
+        masterIndex: Int32? = nil
+    ) {
         self.index = index
         self.name = name
         self.flags = flags
         self.mtu = mtu
         self.transmitQueueLength = transmitQueueLength
+        self.masterIndex = masterIndex
     }
 
     /// Whether somebody set the interface up (which says nothing about a carrier).

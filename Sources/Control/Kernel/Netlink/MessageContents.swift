@@ -7,6 +7,7 @@ import Addresses
 enum LinkAttribute {
     static let name = 3
     static let mtu = 4
+    static let master = 10
     static let transmitQueueLength = 13
     static let extraMask = 29
 
@@ -78,7 +79,8 @@ extension Link {
         self.init(
             index: index, name: name, flags: LinkFlags(rawValue: flags),
             mtu: Int(attributes.number(LinkAttribute.mtu) ?? 0),
-            transmitQueueLength: Int(attributes.number(LinkAttribute.transmitQueueLength) ?? 0))
+            transmitQueueLength: Int(attributes.number(LinkAttribute.transmitQueueLength) ?? 0),
+            masterIndex: attributes.number(LinkAttribute.master).flatMap { Int32(exactly: $0) })
     }
 }
 

@@ -38,6 +38,11 @@ public final class ItemStatuses: Sendable {
         }
     }
 
+    /// Whether all items of these names are as they are wanted.
+    public func areGood(_ items: [String]) -> Bool {
+        statuses.withLock { statuses in items.allSatisfy { statuses[$0]?.state == .good } }
+    }
+
     /// Says how an item stands.
     ///
     /// - Parameters:

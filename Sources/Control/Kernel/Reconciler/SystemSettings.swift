@@ -1,3 +1,4 @@
+import Glibc
 import Health
 import Host
 import Netlink
@@ -16,11 +17,23 @@ package struct SystemSetting: Sendable, Hashable {
         try TextFile.read("/proc/sys/\(path)").map { String($0.prefix { !$0.isNewline }) }
     }
 
+    /// What is told, once, where no setting can be written: trying again every few seconds is no news.
+    static func readOnly(_ path: String, wanted value: String) -> ItemProblem {
+        ItemProblem(
+            Problem(
+                .degraded,
+                "\(path) cannot be set to \(value), since /proc/sys is read-only here, as in a container without privilege",
+                remedy:
+                    "run the container with privileged: true, or go without: docs/operations.md says what it is for"
+            ))
+    }
+
     /// Writes its value.
     package func set(to value: String) throws {
-        do {
+        do throws(SystemError) {
             try TextFile.overwrite("/proc/sys/\(path)", with: value)
         } catch {
+            if error.code == EROFS { throw SystemSetting.readOnly(path, wanted: value) }
             throw SystemSettingError(
                 cause: "cannot set \(error)", remedy: "set \(path) to \(value) on the machine")
         }
@@ -97,7 +110,49 @@ struct ForwardingEnabled: DesiredItem {
     }
 }
 
+/// A bridge hands its packets to iptables, or somebody is told: kube-proxy's rules are there, and without it a pod
+/// reaches no Service whose pod is on the same bridge.
+package struct BridgeNetfilter: DesiredItem {
+    private let setting = SystemSetting(path: "net/bridge/bridge-nf-call-iptables")
+
+    package init() {}
+
+    package var name: String { "setting \(setting.path)" }
+    package var component: Component { Component(.setting, setting.path) }
+    package var isEssential: Bool { false }
+    package var needsResync: Bool { true }
+
+    package func deviation(in state: NetworkState) throws -> String? {
+        if let error = SystemSettingError.bridgeNetfilter(value: try setting.value()) {
+            throw ItemProblem(Problem(.degraded, error.cause, remedy: error.remedy))
+        }
+        return nil
+    }
+}
+
 extension SystemSettingError {
+    /// What the daemon and `twilld check` say of a node of Kubernetes whose bridges do not ask iptables.
+    ///
+    /// - Parameter value: of `net/bridge/bridge-nf-call-iptables`; nil where the kernel has no such setting.
+    /// - Returns: nil where they do.
+    public static func bridgeNetfilter(value: String?) -> SystemSettingError? {
+        switch value {
+        case nil:
+            SystemSettingError(
+                cause:
+                    "the kernel module br_netfilter is not loaded, so pods do not reach Services whose pods are on their own node",
+                remedy:
+                    "run on the node: modprobe br_netfilter; and for good: echo br_netfilter >/etc/modules-load.d/k8s.conf"
+            )
+        case "0":
+            SystemSettingError(
+                cause:
+                    "net.bridge.bridge-nf-call-iptables is 0, so pods do not reach Services whose pods are on their own node",
+                remedy: "run: sysctl -w net.bridge.bridge-nf-call-iptables=1")
+        default: nil
+        }
+    }
+
     /// What the daemon and `twilld check` say where the machine is no router.
     public static let forwardingIsOff = SystemSettingError(
         cause: """
