@@ -114,6 +114,9 @@ let controlSide: [Target] = [
             .product(name: "Logging", package: "swift-log"),
         ]),
     module("Telemetry", in: "Control", ["Counters", "Addresses", "Health"]),
+    // The CNI plugin: nothing that needs a library of the host, and no package.
+    module("CNI", in: "Control", ["Addresses", "Processes", "Host", "JSON", "CLinux"]),
+    .executableTarget(name: "twill-cni", dependencies: ["CNI"], swiftSettings: settings),
 
     // What the tests of the lease side share: a node that records, and a simulated store.
     .target(
@@ -141,7 +144,8 @@ let controlSide: [Target] = [
     .target(
         name: "Fuzz",
         dependencies: [
-            "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Engines", "Worker",
+            "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Engines", "Worker", "CNI",
+            "JSON",
             "Netlink", "Firewall", "Backends", "Leases", "LeaseDirectory", "Node", "Telemetry", "CLinux",
             "Seeded",
         ], path: "Tests/Fuzz", swiftSettings: settings),
@@ -175,6 +179,7 @@ let controlSide: [Target] = [
             "Addresses", "Health", "JSON", "Leases", "Seeded",
             .product(name: "Logging", package: "swift-log"),
         ]),
+    tests("CNI", ["twill-cni", "Addresses", "Host", "JSON", "NetworkNamespaces"]),
 ]
 
 let etcdAndDaemon: [Target] = [
@@ -286,6 +291,7 @@ let package = Package(
         .library(name: "Addresses", targets: ["Addresses"]),
         // What its micro-benchmarks share with the tests.
         .library(name: "CAllocationCount", targets: ["CAllocationCount"]),
+        .executable(name: "twill-cni", targets: ["twill-cni"]),
     ] + (withoutGRPC ? [] : [.executable(name: "twilld", targets: ["twilld"])]),
     dependencies: [
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2")

@@ -11,6 +11,8 @@ public var fuzzTargets: [NamedFuzzTarget] {
         NamedFuzzTarget("network-config") { ConfigurationTarget() },
         NamedFuzzTarget("subnet-env") { SubnetFileTarget() },
         NamedFuzzTarget("status") { StatusTarget() },
+        NamedFuzzTarget("cni-input") { PluginInputTarget() },
+        NamedFuzzTarget("cni-subnets") { PluginSubnetsTarget() },
     ]
     #if DEBUG || FUZZING
         targets += [

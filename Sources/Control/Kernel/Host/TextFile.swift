@@ -2,12 +2,13 @@ import Glibc
 
 /// Small text files: `subnet.env` and those of `/proc/sys`.
 package enum TextFile {
-    /// The largest file that is read, in bytes: `subnet.env` has a few lines, a setting has one.
-    static let sizeLimit = 64 * 1024
+    /// The largest file that is read, in bytes, where nothing else is said: `subnet.env` has a few lines, a setting
+    /// has one.
+    package static let sizeLimit = 64 * 1024
 
     /// The file's text; nil where there is no such file. What is no plain file (a FIFO, a device), or larger than
-    /// `sizeLimit`, is an error, and is not waited for.
-    package static func read(_ path: String) throws(SystemError) -> String? {
+    /// `limit` bytes, is an error, and is not waited for.
+    package static func read(_ path: String, limit: Int = sizeLimit) throws(SystemError) -> String? {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
         guard descriptor >= 0 else {
             let code = errno
@@ -29,8 +30,8 @@ package enum TextFile {
             guard count >= 0 else { throw SystemError(path, code: code) }
             if count == 0 { return String(decoding: contents, as: UTF8.self) }
             contents += chunk.prefix(count)
-            guard contents.count <= sizeLimit else {
-                throw SystemError(path, code: EFBIG, reason: "it is larger than \(sizeLimit >> 10) KiB")
+            guard contents.count <= limit else {
+                throw SystemError(path, code: EFBIG, reason: "it is larger than \(limit >> 10) KiB")
             }
         }
     }

@@ -83,14 +83,9 @@ public struct SubnetFileValues: Sendable, Hashable {
     /// `FLANNEL_IPMASQ`.
     public var masquerades: Bool?
 
-    /// Parses a file's text as a shell, and Go's dotenv reader, would: `KEY=value` lines, with `export`, spaces,
-    /// single or double quotes, comments and either sort of line end. Of two lines with one key the later counts;
-    /// lines that are none are passed over.
+    /// Parses a file's text as `Assignments` reads it.
     public init(text: String) {
-        var values: [String: String] = [:]
-        for line in text.split(whereSeparator: \.isNewline) {
-            if let (key, value) = SubnetFileValues.assignment(line) { values[key] = value }
-        }
+        let values = Assignments(text: text)
         network = values["FLANNEL_NETWORK"].flatMap(SubnetFileValues.prefix)
         subnet = values["FLANNEL_SUBNET"].flatMap(SubnetFileValues.prefix)
         mtu = values["FLANNEL_MTU"].flatMap { Int($0) }
@@ -113,23 +108,6 @@ public struct SubnetFileValues: Sendable, Hashable {
         text.split(separator: ",").lazy.compactMap { IPv4Prefix($0.trimmingSpaces) }.first
     }
 
-    private static func assignment(_ line: Substring) -> (key: String, value: String)? {
-        var text = line.trimmingSpaces
-        if text.unicodeScalars.first == "\u{FEFF}" { text = text.dropFirst() }
-        if text.hasPrefix("export "), let rest = text.firstIndex(of: " ") {
-            text = text[rest...].trimmingSpaces
-        }
-        guard !text.hasPrefix("#"), let equals = text.firstIndex(of: "=") else { return nil }
-        let key = text[..<equals].trimmingSpaces
-        let value = text[text.index(after: equals)...].trimmingSpaces
-        if let quote = value.first, quote == "\"" || quote == "'" {
-            let quoted = value.dropFirst()
-            guard let end = quoted.firstIndex(of: quote) else { return nil }
-            return (String(key), String(quoted[..<end].trimmingSpaces))
-        }
-        return (String(key), String(value.prefix { $0 != "#" }.trimmingSpaces))
-    }
-
     /// Docker's options: `--bip=10.66.28.1/24`, `--ip-masq=true`, `--mtu=1472`, as flannel's mk-docker-opts has them:
     /// one for each value that is there. Docker masquerades where the daemon does not.
     public var dockerOptions: [String] {
@@ -137,15 +115,6 @@ public struct SubnetFileValues: Sendable, Hashable {
             subnet.map { "--bip=\($0.bridgeAddress)/\($0.length)" }, masquerades.map { "--ip-masq=\(!$0)" },
             mtu.map { "--mtu=\($0)" },
         ].compactMap(\.self)
-    }
-}
-
-extension Substring {
-    /// Without white space at its ends.
-    fileprivate var trimmingSpaces: Substring {
-        let rest = drop { $0.isWhitespace }
-        guard let last = rest.lastIndex(where: { !$0.isWhitespace }) else { return rest.prefix(0) }
-        return rest[...last]
     }
 }
 
