@@ -145,9 +145,8 @@ let controlSide: [Target] = [
         name: "Fuzz",
         dependencies: [
             "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Engines", "Worker", "CNI",
-            "JSON",
-            "Netlink", "Firewall", "Backends", "Leases", "LeaseDirectory", "Node", "Telemetry", "CLinux",
-            "Seeded",
+            "Netlink", "Firewall", "Backends", "JSON", "KubernetesNodes", "Leases", "LeaseDirectory", "Node",
+            "Telemetry", "CLinux", "Seeded",
         ], path: "Tests/Fuzz", swiftSettings: settings),
     .executableTarget(
         name: "twill-fuzz", dependencies: ["Fuzz"], path: "Tests/FuzzProgram", swiftSettings: settings),
@@ -245,21 +244,35 @@ let etcdAndDaemon: [Target] = [
             .product(name: "Logging", package: "swift-log"),
         ]),
     tests("LeaseEtcd", ["Addresses", "EtcdAPI", "Fuzz", "Leases", "LeaseTesting"]),
-    tests(
-        "KubernetesClient",
-        [
-            "Addresses", "Health", "JSON", "KubernetesNodes", "Leases",
-            .product(name: "Logging", package: "swift-log"),
+    // An API server in the tests' process, which does wrong what it is told to.
+    .target(
+        name: "KubernetesTesting",
+        dependencies: [
+            "KubernetesNodes",
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),
             .product(name: "NIOSSL", package: "swift-nio-ssl"),
+        ], path: "Tests/KubernetesTesting", swiftSettings: settings),
+    // What a node of a large cluster needs, and what it costs its API server: printed, nowhere judged.
+    .executableTarget(
+        name: "twill-cluster-cost",
+        dependencies: [
+            "Addresses", "KubernetesClient", "KubernetesNodes", "KubernetesTesting", "Leases",
+            .product(name: "Logging", package: "swift-log"),
+        ], path: "Tests/ClusterCostProgram", swiftSettings: settings),
+    tests(
+        "KubernetesClient",
+        [
+            "Addresses", "Health", "KubernetesNodes", "KubernetesTesting", "Leases",
+            .product(name: "Logging", package: "swift-log"),
         ]),
     // What the world does to a node: each kind of fault with real daemons; docs/robustness.md is its table.
     .testTarget(
         name: "WorldTests",
         dependencies: [
-            "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "NetworkNamespaces", "Telemetry",
+            "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "KubernetesNodes", "KubernetesTesting",
+            "NetworkNamespaces", "Telemetry",
         ],
         swiftSettings: settings),
     // A network of nodes from outside: real daemons on a real etcd, driven by flags, signals and the store alone.

@@ -13,6 +13,8 @@ public var fuzzTargets: [NamedFuzzTarget] {
         NamedFuzzTarget("status") { StatusTarget() },
         NamedFuzzTarget("cni-input") { PluginInputTarget() },
         NamedFuzzTarget("cni-subnets") { PluginSubnetsTarget() },
+        NamedFuzzTarget("kubernetes-stream") { KubernetesStreamTarget() },
+        NamedFuzzTarget("kubeconfig") { KubeconfigTarget() },
     ]
     #if DEBUG || FUZZING
         targets += [

@@ -3,12 +3,15 @@ import Testing
 
 @Suite("What Kubernetes is told by its environment")
 struct OptionsTests {
-    @Test("the environment of a pod is taken over, what is empty is none, and flannel's other variables are named")
+    @Test(
+        "the environment of a pod is taken over, what is empty is none, and flannel's other variables are named"
+    )
     func environment() {
         var options = KubernetesOptions()
         options.nodeName = "by-flag"
         options.take(environment: [
-            "NODE_NAME": "", "POD_NAME": "twill-1", "POD_NAMESPACE": "kube-flannel", "EVENT_QUEUE_DEPTH": "5000",
+            "NODE_NAME": "", "POD_NAME": "twill-1", "POD_NAMESPACE": "kube-flannel",
+            "EVENT_QUEUE_DEPTH": "5000",
             "KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443", "HOME": "/root",
         ])
         #expect(options.nodeName == "by-flag" && options.podName == "twill-1")

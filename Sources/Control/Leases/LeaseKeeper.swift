@@ -25,7 +25,7 @@ public struct NodeAnnouncement: Sendable, Hashable {
     }
 
     /// Where this node is reached, by others and by itself.
-    var addresses: [IPv4Address] {
+    package var addresses: [IPv4Address] {
         [publicAddress] + (underlayAddress.map { $0 == publicAddress ? [] : [$0] } ?? [])
     }
 }
@@ -62,6 +62,13 @@ public struct LeaseOptions: Sendable, Hashable {
 public struct LeaseLost: Error, Sendable, CustomStringConvertible {
     /// Which subnet, and who has it.
     public let description: String
+
+    init(description: String) { self.description = description }
+
+    /// Makes an error.
+    ///
+    /// - Parameter description: which subnet, and who has it.
+    package init(_ description: String) { self.description = description }
 }
 
 /// Keeps a node's lease in a store and follows its peers: `LeaseMachine` decides, this carries out.

@@ -47,7 +47,8 @@ package struct KubernetesOptions: Sendable, Equatable {
         serviceHost = serviceHost ?? value("KUBERNETES_SERVICE_HOST")
         servicePort = servicePort ?? value("KUBERNETES_SERVICE_PORT")
         for name in ["EVENT_QUEUE_DEPTH", "CONT_WHEN_CACHE_NOT_READY"] where value(name) != nil {
-            remarks.append("\(name) has no effect: twilld has no queue of events, and waits for nobody's cache")
+            remarks.append(
+                "\(name) has no effect: twilld has no queue of events, and waits for nobody's cache")
         }
     }
 }
