@@ -39,17 +39,6 @@ package enum TextFile {
         }
     }
 
-    /// Writes to a file that is there, with one call, as `/proc/sys` asks.
-    ///
-    /// - Throws: `SystemError` with the path and the kernel's error number.
-    @available(*, noasync, message: "it blocks: use onThread")
-    package static func overwrite(_ path: String, with text: String) throws(SystemError) {
-        let descriptor = open(path, O_WRONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw SystemError(path, code: errno) }
-        defer { close(descriptor) }
-        try write(text, to: descriptor, path: path)
-    }
-
     /// Puts a new file in the place of `path` by renaming, and makes its directory where it is missing. An empty
     /// directory in its place goes. After the return the file is on the disk.
     ///

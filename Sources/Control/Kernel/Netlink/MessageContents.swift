@@ -9,6 +9,10 @@ enum LinkAttribute {
     static let mtu = 4
     static let master = 10
     static let transmitQueueLength = 13
+    /// `IFLA_AF_SPEC`: holds an attribute for each family, by its number.
+    static let ofFamilies = 26
+    /// `IFLA_INET_CONF`, in that of IPv4: holds a value for each setting, by its number.
+    static let settingsIPv4 = 1
     static let extraMask = 29
 
     /// `RTEXT_FILTER_SKIP_STATS`: two thirds of a link's message are counters.

@@ -18,50 +18,28 @@ package struct SystemSetting: Sendable, Hashable {
     package func value() throws -> String? {
         try TextFile.read("/proc/sys/\(path)").map { String($0.prefix { !$0.isNewline }) }
     }
-
-    /// What is told, once, where no setting can be written: trying again every few seconds is no news.
-    static func readOnly(_ path: String, wanted value: String) -> ItemProblem {
-        ItemProblem(
-            Problem(
-                .degraded,
-                "\(path) cannot be set to \(value), since /proc/sys is read-only here, as in a container without privilege",
-                remedy:
-                    "run the container with privileged: true, or go without: docs/operations.md says what it is for"
-            ))
-    }
-
-    /// Writes its value.
-    ///
-    /// - Throws: `SystemError` where the file cannot be read or written.
-    package func set(to value: String) throws {
-        do throws(SystemError) {
-            try TextFile.overwrite("/proc/sys/\(path)", with: value)
-        } catch {
-            if error.code == EROFS { throw SystemSetting.readOnly(path, wanted: value) }
-            throw SystemSettingError(
-                cause: "cannot set \(error)", remedy: "set \(path) to \(value) on the machine")
-        }
-    }
 }
 
-/// A setting of the tunnel device alone, which is therefore twill's to make; it ends with the device.
+/// A setting of the tunnel device alone, which is therefore twill's to make; it ends with the device. It is read in
+/// `/proc/sys` and made by rtnetlink: CAP_NET_ADMIN is enough for that, where a container without privilege has
+/// `/proc/sys` read-only.
 struct InterfaceSetting: KeptItem {
     let interfaceName: String
-    let setting: String
-    let value: String
+    let setting: LinkSetting
+    let value: UInt32
 
     /// Takes in packets whose source is this machine's own address: the ICMP errors that the data plane writes into
     /// the device. Without it the kernel drops them as martians (`fib_validate_source`).
     static func acceptsLocalSources(_ interfaceName: String) -> InterfaceSetting {
-        InterfaceSetting(interfaceName: interfaceName, setting: "accept_local", value: "1")
+        InterfaceSetting(interfaceName: interfaceName, setting: .acceptLocal, value: 1)
     }
 
     /// Forwards what comes out of the overlay.
     static func forwards(_ interfaceName: String) -> InterfaceSetting {
-        InterfaceSetting(interfaceName: interfaceName, setting: "forwarding", value: "1")
+        InterfaceSetting(interfaceName: interfaceName, setting: .forwarding, value: 1)
     }
 
-    private var file: SystemSetting { .ofInterface(interfaceName, setting) }
+    private var file: SystemSetting { .ofInterface(interfaceName, setting.fileName) }
 
     var name: String { "setting \(file.path)" }
     var component: Component { Component(.setting, file.path) }
@@ -70,22 +48,30 @@ struct InterfaceSetting: KeptItem {
     func deviation(in state: NetworkState) throws -> String? {
         _ = try state.device(interfaceName)
         let present = try file.value()
-        return present == value ? nil : "\(present ?? "absent") instead of \(value)"
+        return present == "\(value)" ? nil : "\(present ?? "absent") instead of \(value)"
     }
 
-    func update(in state: NetworkState, using socket: RouteSocket) throws { try file.set(to: value) }
+    func update(in state: NetworkState, using socket: RouteSocket) throws {
+        try socket.setLink(
+            index: try state.device(interfaceName).index, LinkChange(settings: [setting: value]))
+    }
 }
 
 /// The device does not ask for packets to come from where their source is routed to (RFC 3704, strict mode): a pod's
 /// answer may come by the overlay to a node whose own way back is another. The setting ends with the device.
 struct LooseReversePath: KeptItem {
+    /// What RFC 3704 calls loose (ip-sysctl.rst).
+    private static let loose: UInt32 = 2
+
     let interfaceName: String
 
     var name: String { "setting \(ownSetting.path)" }
     var component: Component { Component(.setting, ownSetting.path) }
     var isEssential: Bool { false }
 
-    private var ownSetting: SystemSetting { .ofInterface(interfaceName, "rp_filter") }
+    private var ownSetting: SystemSetting {
+        .ofInterface(interfaceName, LinkSetting.reversePathFilter.fileName)
+    }
 
     func deviation(in state: NetworkState) throws -> String? {
         _ = try state.device(interfaceName)
@@ -95,7 +81,11 @@ struct LooseReversePath: KeptItem {
         return values.compactMap { $0.flatMap { Int($0) } }.max() == 1 ? "strict instead of loose" : nil
     }
 
-    func update(in state: NetworkState, using socket: RouteSocket) throws { try ownSetting.set(to: "2") }
+    func update(in state: NetworkState, using socket: RouteSocket) throws {
+        try socket.setLink(
+            index: try state.device(interfaceName).index,
+            LinkChange(settings: [.reversePathFilter: Self.loose]))
+    }
 }
 
 /// The machine forwards packets, or somebody is told. Turning it on makes every interface of the machine a router's,
