@@ -87,10 +87,12 @@ public final class KernelProbes: ProbeNetwork {
                 defer { found = [] }
                 return found
             }
-            let left = (deadline - now) / .milliseconds(1)
-            guard left > 0 else { return [] }
+            let left = deadline - now
+            guard left > .zero else { return [] }
+            let (seconds, attoseconds) = left.components
+            let milliseconds = seconds &* 1000 &+ attoseconds / 1_000_000_000_000_000
             var waits = sockets.map { pollfd(fd: $0.descriptor, events: Int16(POLLIN), revents: 0) }
-            poll(&waits, nfds_t(waits.count), Int32(clamping: Int(left.rounded(.up))))
+            poll(&waits, nfds_t(clamping: waits.count), Int32(clamping: milliseconds &+ 1))
         }
     }
 
@@ -166,8 +168,10 @@ struct EchoMessage {
     static func request(identifier: UInt16, sequence: UInt16, packetBytes: Int) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: max(packetBytes - packetHeaderBytes, headerBytes))
         bytes[0] = requestType
-        (bytes[4], bytes[5]) = (UInt8(identifier >> 8), UInt8(identifier & 0xFF))
-        (bytes[6], bytes[7]) = (UInt8(sequence >> 8), UInt8(sequence & 0xFF))
+        for (place, field) in [(4, identifier), (6, sequence)] {
+            bytes[place] = UInt8(truncatingIfNeeded: field >> 8)
+            bytes[place + 1] = UInt8(truncatingIfNeeded: field)
+        }
         // RFC 1071; the sum is of words in this machine's order, and so is the result.
         let sum = ~UInt16(truncatingIfNeeded: folded(twill_internet_sum(bytes, bytes.count)))
         withUnsafeBytes(of: sum) { (bytes[2], bytes[3]) = ($0[0], $0[1]) }

@@ -38,7 +38,8 @@ package struct APIServerAddress: Sendable, Hashable, CustomStringConvertible {
         if authority.hasPrefix("[") {
             guard let close = authority.firstIndex(of: "]") else { throw refuse("a bracket is not closed") }
             host = String(authority[..<close].dropFirst())  // checked: an index of it
-            let after = authority[authority.index(after: close)...]  // checked: after a character there is an index
+            // checked: after a character there is an index
+            let after = authority[authority.index(after: close)...]
             guard IPv6Address(host) != nil, after.isEmpty || after.hasPrefix(":") else {
                 throw refuse("an IPv6 address is needed in brackets")
             }

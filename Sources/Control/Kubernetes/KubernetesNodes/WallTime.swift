@@ -27,7 +27,8 @@ package enum WallTime {
         let months = [
             "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
         ]
-        guard parts.count == 6, parts.last == "GMT", let day = Int(parts[1]), (1...31).contains(day),  // checked: six
+        // checked: six
+        guard parts.count == 6, parts.last == "GMT", let day = Int(parts[1]), (1...31).contains(day),
             let month = months.firstIndex(of: String(parts[2])), let year = Int(parts[3]),  // checked: six
             (1970...9999).contains(year)
         else { return nil }
