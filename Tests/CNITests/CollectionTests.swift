@@ -6,7 +6,9 @@ import Testing
 /// GC: what is left of attachments that are gone is taken away, and nothing else.
 @Suite struct CollectionTests {
     private func collect(_ node: PluginNode, valid: String) throws -> PluginNode.Answer {
-        try node.call(
+        // What is there is older than the call by the clock of files, whose steps are of some milliseconds.
+        usleep(20_000)
+        return try node.call(
             "",
             node.configuration(
                 #","ipam":{"dataDir":"\#(node.directory)/nets"},"cni.dev/valid-attachments":[\#(valid)]"#,
@@ -59,7 +61,6 @@ import Testing
             try node.write("nets/cbr0/\(address)", text)
         }
         try node.write("nets/other/10.244.3.4", "gone\r\neth0")
-        usleep(20_000)  // older than the call by the clock of files, whose steps are of some milliseconds
         let answer = try collect(node, valid: #"{"containerID":"c1","ifname":"eth0"}"#)
         #expect(answer.status == 0, "\(answer.output)")
         #expect(
