@@ -92,7 +92,7 @@ let controlSide: [Target] = [
     module(
         "Node", in: "Control",
         [
-            "Addresses", "Processes", "Health", "Host", "Netlink", "Reconciler", "Firewall", "CLinux",
+            "Addresses", "Processes", "Health", "Host", "JSON", "Netlink", "Reconciler", "Firewall", "CLinux",
             .product(name: "Logging", package: "swift-log"),
         ]),
     module("JSON", in: "Control"),
@@ -103,15 +103,34 @@ let controlSide: [Target] = [
             "Addresses", "Backends", "Health", "JSON", .product(name: "Logging", package: "swift-log"),
         ]),
     module("LeaseDirectory", in: "Control/Stores", ["Health", "Leases"]),
+    // Kubernetes' nodes as peers: what is decided, without I/O.
+    .systemLibrary(
+        name: "CLibyaml", path: "Sources/Control/Kubernetes/CLibyaml", pkgConfig: "yaml-0.1",
+        providers: [.apt(["libyaml-dev"])]),
+    module(
+        "KubernetesNodes", in: "Control/Kubernetes",
+        [
+            "Addresses", "Backends", "CLibyaml", "Health", "JSON", "Leases",
+            .product(name: "Logging", package: "swift-log"),
+        ]),
     module("Telemetry", in: "Control", ["Counters", "Addresses", "Health"]),
+    // The CNI plugin: nothing that needs a library of the host, and no package.
+    module("CNI", in: "Control", ["Addresses", "Processes", "Host", "JSON", "CLinux"]),
+    .executableTarget(name: "twill-cni", dependencies: ["CNI"], swiftSettings: settings),
+    module("Diagnosis", in: "Control", ["Addresses", "CLinux"]),
 
     // What the tests of the lease side share: a node that records, and a simulated store.
     .target(
         name: "LeaseTesting",
         dependencies: [
-            "Addresses", "Backends", "Health", "Leases", .product(name: "Logging", package: "swift-log"),
+            "Addresses", "Backends", "Disturbances", "Health", "Leases", "Seeded",
+            .product(name: "Logging", package: "swift-log"),
         ],
         path: "Tests/LeaseTesting", swiftSettings: settings),
+    // The deck of a soak, which a lab of real daemons and a lease simulation play.
+    .target(
+        name: "Disturbances", dependencies: ["Seeded"], path: "Tests/Disturbances", swiftSettings: settings),
+    tests("Disturbances", ["Seeded"]),
     // Repeats a seed of the simulated network of lease machines.
     .executableTarget(
         name: "twill-lease-simulation", dependencies: ["LeaseTesting"], path: "Tests/LeaseSimulationProgram",
@@ -127,13 +146,23 @@ let controlSide: [Target] = [
         name: "Kit", dependencies: ["Addresses", "Counters", "NetworkNamespaces", "Telemetry"],
         path: "Tests/Kit", swiftSettings: settings),
 
+    // The programs behind tools/soak and tools/test-mixed.
+    .executableTarget(
+        name: "twill-soak",
+        dependencies: ["Disturbances", "Kit", "NetworkNamespaces", "Seeded", "Telemetry"],
+        path: "Tests/SoakProgram", swiftSettings: settings),
+    .executableTarget(
+        name: "twill-mixed",
+        dependencies: ["Addresses", "Counters", "Kit", "NetworkNamespaces", "Telemetry"],
+        path: "Tests/MixedProgram", swiftSettings: settings),
+
     // One seeded driver over every parser, and the program that runs it: docs/robustness.md.
     .target(
         name: "Fuzz",
         dependencies: [
-            "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Engines", "Worker",
-            "Netlink", "Firewall", "Backends", "Leases", "LeaseDirectory", "Node", "Telemetry", "CLinux",
-            "Seeded",
+            "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Engines", "Worker", "CNI",
+            "Netlink", "Firewall", "Backends", "JSON", "KubernetesNodes", "Leases", "LeaseDirectory", "Node",
+            "Telemetry", "CLinux", "Seeded",
         ], path: "Tests/Fuzz", swiftSettings: settings),
     .executableTarget(
         name: "twill-fuzz", dependencies: ["Fuzz"], path: "Tests/FuzzProgram", swiftSettings: settings),
@@ -159,6 +188,14 @@ let controlSide: [Target] = [
             .product(name: "Logging", package: "swift-log"),
         ]),
     tests("Telemetry", ["Counters", "Health"]),
+    tests("CNI", ["twill-cni", "Addresses", "Host", "JSON", "NetworkNamespaces"]),
+    tests(
+        "KubernetesNodes",
+        [
+            "Addresses", "Health", "JSON", "Leases", "Seeded",
+            .product(name: "Logging", package: "swift-log"),
+        ]),
+    tests("Diagnosis", ["Addresses", "NetworkNamespaces"]),
 ]
 
 let etcdAndDaemon: [Target] = [
@@ -172,18 +209,31 @@ let etcdAndDaemon: [Target] = [
     module(
         "LeaseEtcd", in: "Control/Stores",
         [
-            "Addresses", "Leases", "EtcdAPI",
+            "Addresses", "Host", "Leases", "EtcdAPI",
             .product(name: "GRPCCore", package: "grpc-swift-2"),
             .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
             .product(name: "Logging", package: "swift-log"),
+        ]),
+    .target(name: "CBuildStamp"),
+    // Asks the API server what `KubernetesNodes` decides.
+    module(
+        "KubernetesClient", in: "Control/Kubernetes",
+        [
+            "Addresses", "Health", "Host", "JSON", "KubernetesNodes", "Leases",
+            .product(name: "AsyncHTTPClient", package: "async-http-client"),
+            .product(name: "Logging", package: "swift-log"),
+            .product(name: "NIOCore", package: "swift-nio"),
+            .product(name: "NIOHTTP1", package: "swift-nio"),
+            .product(name: "NIOPosix", package: "swift-nio"),
+            .product(name: "NIOSSL", package: "swift-nio-ssl"),
         ]),
     // The daemon, for a command line and for tests; here the two sides meet.
     .target(
         name: "NodeDaemon",
         dependencies: [
             "Addresses", "Processes", "Forwarding", "Counters", "Devices", "Engines", "Worker",
-            "Backends", "Health", "Netlink", "Host", "Reconciler", "Firewall", "Leases", "LeaseDirectory",
-            "LeaseEtcd", "Node", "Telemetry", "CLinux",
+            "Backends", "Diagnosis", "Health", "KubernetesClient", "KubernetesNodes", "Netlink", "Host",
+            "Reconciler", "Firewall", "Leases", "Node", "Telemetry", "CLinux", "CBuildStamp",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),
@@ -195,8 +245,8 @@ let etcdAndDaemon: [Target] = [
     .executableTarget(
         name: "twilld",
         dependencies: [
-            "NodeDaemon", "Addresses", "Devices", "Health", "LeaseEtcd", "Leases", "Node", "Telemetry",
-            "Worker",
+            "NodeDaemon", "Addresses", "Devices", "Health", "Host", "KubernetesNodes", "LeaseDirectory",
+            "LeaseEtcd", "Leases", "Node", "Telemetry", "Worker",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
         ],
@@ -205,18 +255,43 @@ let etcdAndDaemon: [Target] = [
     tests(
         "NodeDaemon",
         [
-            "Addresses", "CLinux", "Counters", "Health", "Kit", "Leases", "NetworkNamespaces", "Node",
-            "Telemetry", "Worker",
+            "Addresses", "CLinux", "Counters", "Health", "Host", "Kit", "LeaseDirectory", "Leases",
+            "NetworkNamespaces",
+            "Node", "Telemetry", "Worker",
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "Logging", package: "swift-log"),
         ]),
     tests("LeaseEtcd", ["Addresses", "EtcdAPI", "Fuzz", "Leases", "LeaseTesting"]),
+    // An API server in the tests' process, which does wrong what it is told to.
+    .target(
+        name: "KubernetesTesting",
+        dependencies: [
+            "KubernetesNodes",
+            .product(name: "NIOCore", package: "swift-nio"),
+            .product(name: "NIOHTTP1", package: "swift-nio"),
+            .product(name: "NIOPosix", package: "swift-nio"),
+            .product(name: "NIOSSL", package: "swift-nio-ssl"),
+        ], path: "Tests/KubernetesTesting", swiftSettings: settings),
+    // What a node of a large cluster needs, and what it costs its API server: printed, nowhere judged.
+    .executableTarget(
+        name: "twill-cluster-cost",
+        dependencies: [
+            "Addresses", "KubernetesClient", "KubernetesNodes", "KubernetesTesting", "Leases",
+            .product(name: "Logging", package: "swift-log"),
+        ], path: "Tests/ClusterCostProgram", swiftSettings: settings),
+    tests(
+        "KubernetesClient",
+        [
+            "Addresses", "Health", "KubernetesNodes", "KubernetesTesting", "Leases",
+            .product(name: "Logging", package: "swift-log"),
+        ]),
     // What the world does to a node: each kind of fault with real daemons; docs/robustness.md is its table.
     .testTarget(
         name: "WorldTests",
         dependencies: [
-            "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "NetworkNamespaces", "Telemetry",
+            "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "KubernetesNodes",
+            "KubernetesTesting", "NetworkNamespaces", "NodeDaemon", "Telemetry",
         ],
         swiftSettings: settings),
     // A network of nodes from outside: real daemons on a real etcd, driven by flags, signals and the store alone.
@@ -227,8 +302,9 @@ let etcdAndDaemon: [Target] = [
     .testTarget(
         name: "CommandTests",
         dependencies: [
-            "twilld", "NodeDaemon", "Addresses", "CLinux", "Counters", "Devices", "Fuzz", "Kit", "LeaseEtcd",
-            "Leases", "NetworkNamespaces", "Node", "Reconciler", "Telemetry", "Worker",
+            "twilld", "NodeDaemon", "Addresses", "CLinux", "Counters", "Devices", "Fuzz", "Host", "Kit",
+            "KubernetesNodes", "LeaseDirectory", "LeaseEtcd", "Leases", "NetworkNamespaces", "Node",
+            "Reconciler", "Telemetry", "Worker",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
         ], swiftSettings: settings),
@@ -248,6 +324,7 @@ let package = Package(
         .library(name: "Addresses", targets: ["Addresses"]),
         // What its micro-benchmarks share with the tests.
         .library(name: "CAllocationCount", targets: ["CAllocationCount"]),
+        .executable(name: "twill-cni", targets: ["twill-cni"]),
     ] + (withoutGRPC ? [] : [.executable(name: "twilld", targets: ["twilld"])]),
     dependencies: [
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2")
@@ -257,6 +334,8 @@ let package = Package(
             : [
                 .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
                 .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+                .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+                .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
                 .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
                 .package(url: "https://github.com/grpc/grpc-swift-2", from: "2.4.3"),
                 .package(url: "https://github.com/grpc/grpc-swift-nio-transport", from: "2.9.2"),

@@ -1,6 +1,5 @@
 import Addresses
-import LeaseDirectory
-import LeaseEtcd
+import KubernetesNodes
 import Leases
 import Logging
 import Node
@@ -9,8 +8,8 @@ import Worker
 /// Everything that a node is told by whoever starts it. A command line is mapped to this value, and a test writes it
 /// down; the daemon knows nothing of flags. The defaults are flanneld's, where flanneld has the same option.
 package struct NodeOptions: Sendable, Equatable {
-    /// Where the network's configuration and the leases are.
-    package var store: StoreOptions
+    /// Where the network's configuration, its nodes and this node's subnet come from.
+    package var origin: NetworkOrigin
     /// Which interface carries the tunnel, and the IPv4 address that other nodes are told.
     package var underlay = UnderlayOptions()
     /// The IPv6 address that other nodes are told; nil for none.
@@ -23,13 +22,15 @@ package struct NodeOptions: Sendable, Equatable {
     package var tunnel = Tunnel()
     /// How the data plane is tuned.
     package var tuning = Tuning()
+    /// How pods of this node get their network, where that is the daemon's to say; nil where it is not.
+    package var containerNetwork: ContainerNetworkOptions?
     /// What is seen of the node from outside.
     package var observation = Observation()
     /// What was given and means nothing to twilld: the log says so at the start.
     package var ineffective: [Ineffective] = []
 
-    /// Makes the defaults for a node whose leases are in `store`.
-    package init(store: StoreOptions) { self.store = store }
+    /// Makes the defaults for a node of the network that `origin` tells of.
+    package init(origin: NetworkOrigin) { self.origin = origin }
 
     /// What the node does with its lease.
     package struct Lease: Sendable, Equatable {
@@ -116,33 +117,23 @@ package struct NodeOptions: Sendable, Equatable {
     }
 }
 
-/// Where the network's configuration and the leases are.
-package enum StoreOptions: Sendable, Equatable {
-    /// In a directory that all nodes have mounted.
-    case directory(path: String)
-    /// In etcd.
-    case etcd(EtcdConfiguration)
+/// Where a network's configuration, its nodes and this node's subnet come from.
+package enum NetworkOrigin: Sendable, Equatable {
+    /// A store of leases, of which each node takes one.
+    case store(StoreOptions)
+    /// A Kubernetes cluster, which assigns a subnet to each of its nodes.
+    case kubernetes(KubernetesOptions)
 
-    /// Opens the store; it connects at the first request.
-    ///
-    /// - Throws: where the options do not work, whatever the store says.
-    package func open() throws(ExitFailure) -> any LeaseStore {
-        switch self {
-        case .directory(let path): return DirectoryStore(path: path)
-        case .etcd(let configuration):
-            do throws(LeaseStoreError) {
-                return try EtcdStore(configuration: configuration)
-            } catch {
-                throw ExitFailure(error)
-            }
-        }
+    /// Whether subnets are assigned, and not leased.
+    package var isCluster: Bool {
+        if case .kubernetes = self { true } else { false }
     }
 
     /// What is given and has no effect, one sentence each.
     package var remarks: [String] {
         switch self {
-        case .directory: []
-        case .etcd(let configuration): configuration.remarks
+        case .store(let options): options.remarks
+        case .kubernetes(let options): options.remarks
         }
     }
 }

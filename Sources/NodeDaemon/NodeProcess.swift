@@ -1,13 +1,14 @@
 // How it works. What an operator must be able to see comes first: the log, the status socket, the health port. Then
-// the node's identity is read and an underlay is chosen, which may take as long as DHCP does, and only then there is
-// a `Daemon`, which has the lease, the data plane and the routes. The first part to end ends all: a `ServiceGroup`
-// then stops the others.
+// the node's identity is read, or its cluster asked for its annotations, and an underlay is chosen, which may take as
+// long as DHCP does; and only then there is a `Daemon`, which has the subnet, the data plane and the routes. The first
+// part to end ends all: a `ServiceGroup` then stops the others.
 
 import Addresses
 import Processes
 import FoundationEssentials
 import Glibc
 import Health
+import Host
 import Leases
 import Logging
 import Node
@@ -59,18 +60,21 @@ package struct NodeProcess: Sendable {
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint, .sigusr1, .sighup)
         do {
             try DescriptorLimit.raise()
-            let leases = try await onThread(options.store.open)
-            logger.notice(.starting, metadata: ["version": "\(Version.text)", "store": "\(leases.name)"])
+            let heartbeats = Heartbeats()
+            let membership = try await onThread { [options, logger] () throws(ExitFailure) in
+                try Membership(opening: options.origin, logger: logger, heartbeats: heartbeats)
+            }
+            logger.notice(.starting, metadata: ["version": "\(Version.text)", "store": "\(membership.name)"])
             sayWhatHasNoEffect()
-            try await onThread(Rights.check)
-            try await run(leases, signals, willStop)
+            try await onThread { () throws(ExitFailure) in try Rights.check() }
+            try await run(membership, heartbeats, signals, willStop)
         } catch {
             throw ExitFailure(error)
         }
     }
 
     private func sayWhatHasNoEffect() {
-        let remarks = options.store.remarks.map { NodeOptions.Ineffective(advice: $0) }
+        let remarks = options.origin.remarks.map { NodeOptions.Ineffective(advice: $0) }
         for option in options.ineffective + remarks {
             var metadata: Logger.Metadata = ["detail": "\(option.advice)"]
             if let name = option.name { metadata["flag"] = "\(name)" }
@@ -79,17 +83,30 @@ package struct NodeProcess: Sendable {
     }
 
     private func run(
-        _ leases: any LeaseStore, _ signals: UnixSignalsSequence,
+        _ membership: Membership, _ heartbeats: Heartbeats, _ signals: UnixSignalsSequence,
         _ willStop: @escaping @Sendable (Int32) -> Void
     ) async throws {
         let health = NodeHealth(logger: logger)
         let socket = try await statusSocket(health)
-        defer { socket?.removeName() }
-        // First: without it there is no telling which lease is this node's.
-        let found = try await onThread { () throws(ExitFailure) in
-            try IdentityFile.identity(in: options.lease.stateDirectory)
+        let result: Result<Void, any Error>
+        do {
+            let parts = try await makeParts(health, heartbeats, membership)
+            result = try await run(parts, membership, signals, health, socket, willStop)
+        } catch {
+            result = .failure(error)
         }
-        let parts = try await makeParts(health, storeName: leases.name)
+        if let socket { await onThread { socket.removeName() } }
+        try result.get()
+    }
+
+    /// Runs the parts to their end.
+    ///
+    /// - Returns: what ended them.
+    /// - Throws: where the status socket cannot be listened at.
+    private func run(
+        _ parts: Parts, _ membership: Membership, _ signals: UnixSignalsSequence, _ health: NodeHealth,
+        _ socket: StatusSocket?, _ willStop: @escaping @Sendable (Int32) -> Void
+    ) async throws -> Result<Void, any Error> {
         let server = ObservationServer(parts.seen)
         if let socket { try await server.listen(socket) }
         let watch = Watch(
@@ -111,13 +128,13 @@ package struct NodeProcess: Sendable {
                 stop: server.stop),
             NodePart(
                 description: "node", ending: ending,
-                body: { try await runDaemon(leases, found, parts, running) },
+                body: { try await runDaemon(membership, parts, running) },
                 stop: { await running.daemon?.stop() }),
             NodePart(
                 description: "signals", ending: ending, body: { await stopSignal(signals, reload, parts) }),
         ])
         logger.notice(.stopped)
-        try ending.result?.get()
+        return ending.result ?? .success(())
     }
 
     /// Runs the parts, in their order, until the first has ended, and then stops the others, the last one first.
@@ -135,30 +152,48 @@ package struct NodeProcess: Sendable {
     }
 
     private func runDaemon(
-        _ leases: any LeaseStore, _ found: IdentityFile.Kept, _ parts: Parts, _ running: Running
+        _ membership: Membership, _ parts: Parts, _ running: Running
     ) async throws {
-        let chosen = try await firstUnderlay(parts)
-        let identity = try await confirmed(found, at: chosen.publicAddress)
-        let daemon = Daemon(options, underlay: chosen, parts: parts)
-        running.daemon = daemon
-        try await daemon.run(store: leases, identity: identity)
+        switch membership {
+        case .leased(let store):
+            // First: without it there is no telling which lease is this node's.
+            let found = try await onThread { () throws(ExitFailure) in
+                try IdentityFile.identity(in: options.lease.stateDirectory)
+            }
+            let chosen = try await firstUnderlay(parts)
+            let identity = try await confirmed(found, at: chosen.publicAddress)
+            let daemon = Daemon(options, underlay: chosen, parts: parts)
+            running.daemon = daemon
+            try await daemon.run(store: store, identity: identity)
+        case .assigned(let cluster):
+            try await ClusterNode(cluster, parts, publicAddress: options.underlay.publicAddress).run {
+                let daemon = Daemon(options, underlay: try await firstUnderlay(parts), parts: parts)
+                running.daemon = daemon
+                return daemon
+            }
+        }
     }
 
-    private func makeParts(_ health: NodeHealth, storeName: String) async throws -> Parts {
+    private func makeParts(
+        _ health: NodeHealth, _ heartbeats: Heartbeats, _ membership: Membership
+    ) async throws -> Parts {
         let timing = options.tunnel.pathProbeInterval.map { PathTiming(confirmInterval: $0) }
         let node = try NodeNetwork(
-            options: options.underlay, exclusions: await onThread { exclusions },
+            options: options.underlay, exclusions: await onThread { exclusions() },
             resyncInterval: options.rules.resyncInterval, health: health, logger: logger, pathTiming: timing)
+        let origin = Observation.Origin(name: membership.name, isCluster: options.origin.isCluster)
         return Parts(
             health: health, node: node, logger: logger,
             notification: ServiceNotification(environment: ProcessInfo.processInfo.environment),
             seen: Observation(
-                storeName: storeName, peerMetricsLimit: options.observation.peerMetricsLimit, health: health))
+                origin: origin, peerMetricsLimit: options.observation.peerMetricsLimit, health: health),
+            heartbeats: heartbeats)
     }
 
     /// What is never the underlay: the tunnel's device, and what this node's bridges may have left of the network
     /// that `subnet.env` names. The network of now is not known before the store answered.
-    private var exclusions: UnderlayExclusions {
+    @available(*, noasync, message: "it blocks: use onThread")
+    private func exclusions() -> UnderlayExclusions {
         let former = (try? SubnetFileValues(path: options.lease.subnetFile))?.network
         return UnderlayExclusions(
             interfaceName: options.tunnel.interfaceName, networks: former.map { [$0] } ?? [])
@@ -217,7 +252,7 @@ extension NodeProcess {
                 return socket
             } catch let held as StatusSocket.Held {
                 guard waited < NodeProcess.otherDaemonPatienceMilliseconds else {
-                    throw NodeProcess.failure(held, path)
+                    throw await onThread { NodeProcess.failure(held, path) }
                 }
                 try await Task.sleep(for: .milliseconds(100))
                 waited += 100
@@ -231,6 +266,7 @@ extension NodeProcess {
         }
     }
 
+    @available(*, noasync, message: "it blocks: use onThread")
     private static func failure(_ held: StatusSocket.Held, _ path: String) -> ExitFailure {
         let process = held.processIdentifier.map { ", \(RunningProcess(number: $0))," } ?? ""
         return ExitFailure(
@@ -254,7 +290,7 @@ extension NodeProcess {
                 guard error.status != .permission else { throw error }
                 let holder = await onThread {
                     IPv4Address(host).flatMap {
-                        RunningProcess.holder(of: Endpoint(address: $0, port: port), .tcp)
+                        RunningProcess.holder(of: Endpoint(address: $0, port: port), .tcp)?.description
                     }
                 }
                 health.set(
@@ -326,7 +362,7 @@ struct Parts: Sendable {
     let logger: Logger
     let notification: ServiceNotification
     let seen: Observation
-    let heartbeats = Heartbeats()
+    let heartbeats: Heartbeats
 
     /// Says what the daemon does or waits for, to whoever asks and to systemd.
     func report(_ state: String, isSetUp: Bool) {

@@ -4,7 +4,7 @@ package struct OptionsSource: Sendable {
     package var given: [String: [String]]
     /// The names of the options that a running node takes over: log level and resync interval.
     package var liveNames: Set<String>
-    /// Reads all of it again. Blocks.
+    /// Reads all of it again. It blocks, and so runs by `onThread`.
     package var read: @Sendable () throws(ExitFailure) -> Reading
 
     /// Makes a source.

@@ -2,6 +2,7 @@ import ArgumentParser
 import FoundationEssentials
 import Glibc
 import Health
+import Host
 import NodeDaemon
 
 /// The program: a node network daemon, and the commands beside it.
@@ -16,9 +17,10 @@ struct Twilld: AsyncParsableCommand {
 
             \(ExitStatus.helpText)
             """,
-        version: Version.text,
+        version: Version.line,
         subcommands: [
-            Run.self, Check.self, Status.self, Lease.self, Network.self, DockerOptions.self, Cleanup.self,
+            Run.self, Check.self, Status.self, Ping.self, DoctorCommand.self, Lease.self, Network.self,
+            DockerOptions.self, Cleanup.self, Completion.self,
         ],
         defaultSubcommand: Run.self)
 
@@ -30,8 +32,10 @@ struct Twilld: AsyncParsableCommand {
         let words = Array(CommandLine.arguments.dropFirst())
         let line: CommandLineWords
         do throws(ExitFailure) {
-            line = try CommandLineWords(
-                words, environment: ProcessInfo.processInfo.environment, readFile: readConfigurationFile)
+            line = try await onThread { () throws(ExitFailure) in
+                try CommandLineWords(
+                    words, environment: ProcessInfo.processInfo.environment, readFile: readConfigurationFile)
+            }
         } catch {
             end(error)
         }
@@ -47,7 +51,7 @@ struct Twilld: AsyncParsableCommand {
             end(failure)
         } catch {
             for note in line.notes(onError: fullMessage(for: error)) {
-                LogWriter.standardError.write("note: \(note.printableLines)")
+                StandardError.writeFailure("note: \(note.printableLines)")
             }
             LogWriter.standardError.flush(milliseconds: lastLinesMilliseconds)
             exit(withError: error)
@@ -55,11 +59,12 @@ struct Twilld: AsyncParsableCommand {
     }
 
     private static func end(_ failure: ExitFailure) -> Never {
-        LogWriter.standardError.write("twilld: \(failure.message.printableLines)")
+        StandardError.writeFailure("twilld: \(failure.message.printableLines)")
         LogWriter.standardError.flush(milliseconds: lastLinesMilliseconds)
         Glibc.exit(failure.status.rawValue)
     }
 
+    @available(*, noasync, message: "it blocks: use onThread")
     static func readConfigurationFile(_ path: String) throws(ExitFailure) -> String {
         do {
             return try String(contentsOfFile: path, encoding: .utf8)

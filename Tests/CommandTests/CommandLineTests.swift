@@ -1,6 +1,8 @@
 import Addresses
 import ArgumentParser
 import Devices
+import KubernetesNodes
+import LeaseDirectory
 import LeaseEtcd
 import Logging
 import Node
@@ -46,11 +48,12 @@ private func exitStatus(_ words: [String]) -> Int32? {
     @Test func defaultsAreFlanneldsOwn() throws {
         let options = try parseRun([]).options
         #expect(
-            options.store
-                == .etcd(
-                    EtcdConfiguration(
-                        endpoints: ["http://127.0.0.1:4001", "http://127.0.0.1:2379"],
-                        prefix: "/coreos.com/network")))
+            options.origin
+                == .store(
+                    .etcd(
+                        EtcdConfiguration(
+                            endpoints: ["http://127.0.0.1:4001", "http://127.0.0.1:2379"],
+                            prefix: "/coreos.com/network"))))
         #expect(options.lease.subnetFile == "/run/flannel/subnet.env")
         #expect(options.lease.renewalMargin == .seconds(3600))
         #expect(options.rules.resyncInterval == .seconds(5))
@@ -65,7 +68,7 @@ private func exitStatus(_ words: [String]) -> Int32? {
 
     @Test func aNodeWithoutFlagsIsANodeWithoutACommandLine() throws {
         let options = try parseRun(["-lease-dir=/d"]).options
-        #expect(options == NodeOptions(store: .directory(path: "/d")))
+        #expect(options == NodeOptions(origin: .store(.directory(path: "/d"))))
     }
 
     @Test func everyFlagOfTheTableIsDeclared() throws {
@@ -106,7 +109,7 @@ private func exitStatus(_ words: [String]) -> Int32? {
         etcd.keyFile = "key"
         etcd.username = "u"
         etcd.password = "w"
-        var expected = NodeOptions(store: .etcd(etcd))
+        var expected = NodeOptions(origin: .store(.etcd(etcd)))
         expected.underlay = UnderlayOptions(
             interfaces: ["eth0", "eth1"], interfacePatterns: ["^e"],
             reachableAddress: IPv4Address(192, 0, 2, 9), publicAddress: IPv4Address(192, 0, 2, 1))
@@ -187,7 +190,7 @@ private func exitStatus(_ words: [String]) -> Int32? {
     ])
     func whatHasNoEffectIsTakenAndNamed(words: [String], flags: [String]) throws {
         let options = try parseRun(words).options
-        let remarks = options.store.remarks.map { String($0.dropFirst(2).prefix { $0 != " " }) }
+        let remarks = options.origin.remarks.map { String($0.dropFirst(2).prefix { $0 != " " }) }
         #expect(options.ineffective.compactMap(\.name) + remarks == flags)
     }
 
@@ -199,7 +202,7 @@ private func exitStatus(_ words: [String]) -> Int32? {
     @Test(arguments: [
         (["statsu"], "did you mean status?"), (["chekc"], "did you mean check?"),
         (["lease", "lst"], "did you mean list?"), (["network", "sett"], "did you mean set?"),
-        (["completion"], "twilld --help"), (["st\u{1b}[2Jatus"], "\\u{1b}"),
+        (["version"], "twilld --help"), (["st\u{1b}[2Jatus"], "\\u{1b}"),
     ])
     func aMistypedCommandIsNamed(words: [String], text: String) {
         let failure = #expect(throws: ExitFailure.self) { try parse(words) }
@@ -207,12 +210,67 @@ private func exitStatus(_ words: [String]) -> Int32? {
         #expect(failure?.message.contains(text) == true, "\(failure?.message ?? "")")
     }
 
-    @Test func kubernetesModeSaysThatItIsNotBuilt() throws {
-        let run = try parseRun(["-kube-subnet-mgr"])
-        let failure = #expect(throws: ExitFailure.self) { try run.refuseWhatIsNotBuilt() }
-        #expect(failure?.status == .unavailable)
-        #expect(failure?.message.contains("--kube-subnet-mgr") == true)
-        #expect(throws: Never.self) { try parseRun(["-kube-subnet-mgr=false"]).refuseWhatIsNotBuilt() }
+    @Test func kubernetesFlagsReachTheOption() throws {
+        let run = try parseRun([
+            "-kube-subnet-mgr", "-node-name=n", "-kube-api-url=https://h:1", "-kubeconfig-file=/k",
+            "-kube-annotation-prefix=p.example", "-net-config-path=/n/net-conf.json",
+            "-set-node-network-unavailable=false", "-state-dir=/s", "-on-lease-loss=exit", "-cni-conf-dir=/d",
+        ])
+        var expected = KubernetesOptions()
+        expected.nodeName = "n"
+        expected.apiURL = "https://h:1"
+        expected.kubeconfigFile = "/k"
+        expected.annotationPrefix = "p.example"
+        expected.networkConfigurationPath = "/n/net-conf.json"
+        expected.setsNodeNetworkUnavailable = false
+        expected.stateDirectory = "/s"
+        expected.lossPolicy = .exit
+        #expect(run.kubernetes.options(lease: run.lease.options, environment: [:]) == expected)
+        #expect(
+            run.options.containerNetwork
+                == ContainerNetworkOptions(source: "/n/cni-conf.json", directory: "/d"))
+        // A pod's environment; the flag goes before it.
+        let pod = ["NODE_NAME": "e", "KUBERNETES_SERVICE_HOST": "10.96.0.1", "EVENT_QUEUE_DEPTH": "5000"]
+        let options = try #require(run.kubernetes.options(lease: run.lease.options, environment: pod))
+        #expect(options.nodeName == "n" && options.serviceHost == "10.96.0.1" && options.remarks.count == 1)
+        let plain = try parseRun(["-kube-subnet-mgr"])
+        #expect(plain.kubernetes.options(lease: plain.lease.options, environment: pod)?.nodeName == "e")
+        #expect(
+            plain.options.containerNetwork
+                == ContainerNetworkOptions(
+                    source: "/etc/kube-flannel/cni-conf.json", directory: "/etc/cni/net.d"))
+        #expect(plain.options.origin.isCluster)
+    }
+
+    @Test func withoutKubernetesNoListIsWritten() throws {
+        #expect(try parseRun(["-lease-dir=/d"]).options.containerNetwork == nil)
+        #expect(try parseRun(["-kube-subnet-mgr", "-cni-conf-dir=none"]).options.containerNetwork == nil)
+        #expect(
+            try parseRun(["-lease-dir=/d", "-cni-conf-dir=/c", "-cni-conf-source=/s"]).options
+                .containerNetwork
+                == ContainerNetworkOptions(source: "/s", directory: "/c"))
+        #expect(try !parseRun(["-kube-subnet-mgr=false"]).options.origin.isCluster)
+    }
+
+    @Test func aStoreBesideAClusterHasNoEffect() throws {
+        let options = try parseRun(["-kube-subnet-mgr", "-lease-dir=/d", "-etcd-endpoints=http://h:1"])
+            .options
+        #expect(options.ineffective.compactMap(\.name) == ["lease-dir", "etcd-endpoints"])
+    }
+
+    /// Where there is no store, the command that does the same is named.
+    @Test(arguments: [
+        (["lease", "list"], "kubectl get nodes"),
+        (["lease", "release", "10.244.1.0/24"], "kubectl delete node"),
+        (["lease", "reserve", "10.244.1.0/24", "--public-ip=10.0.0.1"], "podCIDR"),
+        (["network", "show"], "net-conf.json"), (["network", "set", "/etc/passwd"], "net-conf.json"),
+    ])
+    func commandsOfAStoreNameWhatAClusterHas(words: [String], text: String) async throws {
+        var command = try #require(
+            try parse(words, environment: ["FLANNELD_KUBE_SUBNET_MGR": "true"]) as? any AsyncParsableCommand)
+        let failure = await #expect(throws: ExitFailure.self) { try await command.run() }
+        #expect(failure?.status == .usage)
+        #expect(failure?.message.contains(text) == true, "\(failure?.message ?? "")")
     }
 
     @Test func tuningFlagsReachTheDataPlane() throws {

@@ -2,13 +2,14 @@ import ArgumentParser
 import CLinux
 import Fuzz
 import Glibc
+import Host
 import Testing
 
 @testable import NodeDaemon
 @testable import twilld
 
-// The parsers that are the daemon's own, on the driver that runs all others in `twill-fuzz`. TWILL_FUZZ_SECONDS gives each
-// more than its usual second, TWILL_FUZZ_SEED another seed.
+// The parsers that are the daemon's own, on the driver that runs all others in `twill-fuzz`. TWILL_FUZZ_SECONDS gives
+// each more than its usual second, TWILL_FUZZ_SEED another seed.
 private func environment(_ name: String) -> String? { getenv(name).map { String(cString: $0) } }
 
 private func fuzz(_ target: NamedFuzzTarget) throws {
@@ -162,11 +163,11 @@ private final class RequestTarget: FuzzTarget {
     @Test func requests() async throws {
         let server = ObservationServer(Fixed())
         let path = "/tmp/twill-test-\(getpid())-\(UInt32.random(in: 0...UInt32.max))/twilld.sock"
-        let socket = try StatusSocket.open(at: path)
+        let socket = try await onThread { try StatusSocket.open(at: path) }
         try await server.listen(socket)
         defer { rmdir(String(path.dropLast("/twilld.sock".count))) }
         let result = Result { try fuzz(NamedFuzzTarget("http") { RequestTarget(path: path) }) }
-        socket.removeName()
+        await onThread { socket.removeName() }
         await server.stop()
         try result.get()
     }

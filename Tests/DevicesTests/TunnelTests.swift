@@ -20,8 +20,9 @@ import Testing
         let device = try TunnelDevice.open(
             name: "who0", queueCount: 1, offloads: .checksum, patienceMilliseconds: 0)
         defer { device.close() }
-        #expect(RunningProcess.holder(ofTunnel: "who0") == .current)
-        #expect(RunningProcess.holder(ofTunnel: "who") == nil)
+        func holder(_ name: String) -> RunningProcess? { RunningProcess.holder(ofTunnel: name) }
+        #expect(holder("who0") == .current)
+        #expect(holder("who") == nil)
         let elsewhere = try await NetworkNamespace.make()
         #expect(try await elsewhere.run { RunningProcess.holder(ofTunnel: "who0") } == nil)
     }

@@ -11,6 +11,10 @@ public var fuzzTargets: [NamedFuzzTarget] {
         NamedFuzzTarget("network-config") { ConfigurationTarget() },
         NamedFuzzTarget("subnet-env") { SubnetFileTarget() },
         NamedFuzzTarget("status") { StatusTarget() },
+        NamedFuzzTarget("cni-input") { PluginInputTarget() },
+        NamedFuzzTarget("cni-subnets") { PluginSubnetsTarget() },
+        NamedFuzzTarget("kubernetes-stream") { KubernetesStreamTarget() },
+        NamedFuzzTarget("kubeconfig") { KubeconfigTarget() },
     ]
     #if DEBUG || FUZZING
         targets += [

@@ -10,8 +10,8 @@ public struct IperfReport: Decodable, Sendable {
     public var packets: Int { end.sum?.packets ?? 0 }
     /// Of those, how many did not arrive.
     public var lostPackets: Int { end.sum?.lostPackets ?? 0 }
-    /// Each stream of datagrams.
-    public var streams: [Datagrams] { end.streams.compactMap(\.udp) }
+    /// Each stream of datagrams; none where the one that opens a stream was lost.
+    public var streams: [Datagrams] { (end.streams ?? []).compactMap(\.udp) }
 
     /// A stream of datagrams.
     public struct Datagrams: Decodable, Sendable {
@@ -27,7 +27,7 @@ public struct IperfReport: Decodable, Sendable {
     }
 
     private struct End: Decodable, Sendable {
-        let streams: [Stream]
+        let streams: [Stream]?
         let sum: Sum?
         let sumReceived: Sum?
 

@@ -20,20 +20,25 @@ public final class Lab {
 
         /// What sets an interface so: a shell command.
         func command(_ interface: String) -> String {
-            switch self {
-            case .offloading: "true"
-            case .plain:
-                "ethtool -K \(interface) tso off tx-udp-segmentation off tx-udp_tnl-segmentation off"
-                    + " tx-udp_tnl-csum-segmentation off gro on"
-            }
+            let state = self == .plain ? "off" : "on"
+            return "ethtool -K \(interface) tso \(state) tx-udp-segmentation \(state)"
+                + " tx-udp_tnl-segmentation \(state) tx-udp_tnl-csum-segmentation \(state) gro on"
+        }
+
+        /// What sets a new interface so, which is offloading.
+        fileprivate func firstCommand(_ interface: String) -> String {
+            self == .offloading ? "true" : command(interface)
         }
     }
 
     private let place: LabPlace
     /// A directory for everything that the lab's daemons write; removed at the end.
-    public let directory: String
+    public var directory: String { files.path }
+    private let files: LabDirectory
     /// The namespace with the bridge `wire`, to which each node's `eth0` is joined as `node<n>`.
     public let wire: NetworkNamespace.Lease
+    /// The daemon that its nodes run.
+    public let binary: String
     private let wireNumber: UInt64
     /// The nodes, the first of them at index 0.
     public private(set) var nodes: [LabNode] = []
@@ -48,18 +53,22 @@ public final class Lab {
     ///   - config: the network's configuration in the lease directory that they share; nil for none.
     ///   - mtu: of each `eth0`, in bytes.
     ///   - underlay: what the wire and each `eth0` do.
+    ///   - daemon: the program that its nodes run, of which a copy is used, so that builds do not disturb; nil for
+    ///     the one that was built beside the tests.
     ///   - isAlone: whether no other lab runs meanwhile, for a test that needs the whole machine.
     public init(
         nodes count: Int = 2, config: String? = Lab.configuration, mtu: Int = 1500,
-        underlay: Underlay = .offloading, isAlone: Bool = false
+        underlay: Underlay = .offloading, daemon: String? = nil, isAlone: Bool = false
     ) async throws {
         place = await LabPlace.take(isAlone ? LabPlace.count : 1)
-        directory = "/tmp/twill-lab-\(getpid())-\(UInt32.random(in: 0...UInt32.max))"
+        files = try LabDirectory()
+        binary = daemon == nil ? LabDaemon.binary : files.path + "/twilld"
         wire = try await NetworkNamespace.make()
         wireNumber = try await wire.number
         try FileManager.default.createDirectory(
             atPath: directory + "/store/subnets", withIntermediateDirectories: true)
         if let config { try write("store/config", config) }
+        if let daemon { try FileManager.default.copyItem(atPath: daemon, toPath: binary) }
         try await wire.run { try execute("ip link add wire type bridge && ip link set wire up") }
         for number in 1...count {
             nodes.append(try await LabNode(number, in: self, mtu: mtu, underlay: underlay))
@@ -68,11 +77,19 @@ public final class Lab {
 
     deinit {
         endProcesses(in: nodes.reduce(into: [wireNumber]) { $0.formUnion($1.namespaceNumbers) })
-        try? FileManager.default.removeItem(atPath: directory)
     }
 
     /// Node `number`, counted from 1.
     public subscript(number: Int) -> LabNode { nodes[number - 1] }
+
+    /// Changes what the wire and each `eth0` do, while daemons run, as a failover to another network card does.
+    public func setUnderlay(_ underlay: Underlay) async throws {
+        for node in nodes {
+            try await node.run(underlay.command("eth0"))
+            let command = underlay.command("node\(node.number)")
+            try await wire.run { try execute(command) }
+        }
+    }
 
     /// Writes a file below the directory, in the place of another.
     public func write(_ name: String, _ text: String) throws {
@@ -111,6 +128,7 @@ public final class LabNode: LabHost {
     /// The directory for what this node's daemons write.
     public let directory: String
     private let labDirectory: String
+    private let binary: String
     private var daemonCount = 0
     /// The numbers of its namespace and of those of its pods.
     fileprivate var namespaceNumbers: Set<UInt64>
@@ -119,6 +137,7 @@ public final class LabNode: LabHost {
         self.number = number
         address = "172.20.32.10\(number)"
         labDirectory = lab.directory
+        binary = lab.binary
         directory = "\(lab.directory)/node\(number)"
         namespace = try await NetworkNamespace.make()
         namespaceNumbers = [try await namespace.number]
@@ -127,11 +146,12 @@ public final class LabNode: LabHost {
         try await lab.wire.run {
             try execute(
                 "ip link add node\(number) mtu \(mtu) type veth peer name eth0 mtu \(mtu) netns \(path)"
-                    + " && ip link set node\(number) master wire up && \(underlay.command("node\(number)"))")
+                    + " && ip link set node\(number) master wire up && \(underlay.firstCommand("node\(number)"))"
+            )
         }
         try await run(
             "ip address add \(address)/24 dev eth0 && ip link set eth0 up && ip route add default via 172.20.32.254"
-                + " && sysctl -qw net.ipv4.ip_forward=1 && \(underlay.command("eth0"))")
+                + " && sysctl -qw net.ipv4.ip_forward=1 && \(underlay.firstCommand("eth0"))")
     }
 
     /// Starts a daemon in the node's namespace, on the lease directory that the lab's nodes share unless `flags` name
@@ -140,18 +160,18 @@ public final class LabNode: LabHost {
     /// - Parameters:
     ///   - flags: beside those that keep it inside the lab's directory; they count more than those.
     ///   - environment: `NAME=value` words.
-    ///   - wrapper: words before the daemon's own, such as `setpriv --bounding-set=-all`, or `ulimit -n 100;` for the shell.
+    ///   - wrapper: words before the daemon's own, such as `setpriv --bounding-set=-all`, or `ulimit -n 100;` for the
+    ///     shell.
     ///   - standardError: a file, perhaps a FIFO, that takes its log; nil for one that `LabDaemon.log` reads.
     public func start(
         _ flags: String = "", environment: String = "", wrapper: String = "", standardError: String? = nil
     ) async throws -> LabDaemon {
-        let store =
-            flags.contains("etcd-endpoints") || flags.contains("lease-dir")
-            ? "" : "--lease-dir \(labDirectory)/store"
+        let others = ["etcd-endpoints", "lease-dir", "kube-subnet-mgr"]
+        let store = others.contains { flags.contains($0) } ? "" : "--lease-dir \(labDirectory)/store"
         let files = "\(directory)/daemon-\(daemonCount)"
         daemonCount += 1
         let command =
-            "\(wrapper.hasSuffix(";") ? wrapper + " exec" : "exec \(wrapper)") env \(environment) \(LabDaemon.binary) \(store)"
+            "\(wrapper.hasSuffix(";") ? wrapper + " exec" : "exec \(wrapper)") env \(environment) \(binary) \(store)"
             + " --subnet-file \(directory)/subnet.env --state-dir \(directory)/state"
             + " --status-socket \(directory)/twilld.sock \(flags) >\(standardError ?? "\(files).out") 2>&1"
         return LabDaemon(
@@ -183,7 +203,16 @@ public final class LabNode: LabHost {
                 "ip address add \(prefix).\(host)/\(length) dev eth0 && ip link set eth0 up"
                     + " && ip route add default via \(prefix).1")
         }
-        return LabPod(namespace: pod, address: "\(prefix).\(host)", directory: directory)
+        return LabPod(
+            namespace: pod, number: try await pod.number, device: "\(name)\(host)",
+            address: "\(prefix).\(host)", directory: directory)
+    }
+
+    /// Ends what runs in a pod, and takes its device and the bridge away. Its namespace goes with the pod's object.
+    public func removePod(_ pod: LabPod) async throws {
+        endProcesses(in: [pod.number])
+        namespaceNumbers.remove(pod.number)
+        try await run("ip link delete \(pod.device) && ip link delete docker0")
     }
 }
 
@@ -195,9 +224,16 @@ public final class LabPod: LabHost, Sendable {
     public let address: String
     /// The directory of its node.
     public let directory: String
+    /// The node's end of its link.
+    public let device: String
+    fileprivate let number: UInt64
 
-    fileprivate init(namespace: NetworkNamespace.Lease, address: String, directory: String) {
+    fileprivate init(
+        namespace: NetworkNamespace.Lease, number: UInt64, device: String, address: String, directory: String
+    ) {
         self.namespace = namespace
+        self.number = number
+        self.device = device
         self.address = address
         self.directory = directory
     }

@@ -30,9 +30,12 @@ public final class LabEtcd {
     public let endpoint = "http://\(LabEtcd.address):2379"
     /// Its address on the lab's wire.
     public static let address = "172.20.32.1"
-    private let directory: String
+    fileprivate let directory: String
     private let wire: NetworkNamespace.Lease
     private var processIdentifier: pid_t = 0
+
+    private static let member =
+        "--name one --initial-advertise-peer-urls http://127.0.0.1:2380 --initial-cluster one=http://127.0.0.1:2380"
 
     fileprivate init(directory: String, wire: NetworkNamespace.Lease) {
         self.directory = directory
@@ -44,10 +47,8 @@ public final class LabEtcd {
     /// Starts it, with the data that it has, and waits until it answers.
     public func start() async throws {
         let command =
-            "etcd --name one --data-dir \(directory)/etcd --listen-client-urls \(endpoint)"
-            + " --advertise-client-urls \(endpoint) --listen-peer-urls http://127.0.0.1:2380"
-            + " --initial-advertise-peer-urls http://127.0.0.1:2380 --initial-cluster one=http://127.0.0.1:2380"
-            + " --log-level error"
+            "etcd \(Self.member) --data-dir \(directory)/etcd --listen-client-urls \(endpoint)"
+            + " --advertise-client-urls \(endpoint) --listen-peer-urls http://127.0.0.1:2380 --log-level error"
         let text = try await wire.run {
             try execute("\(command) >>\(self.directory)/etcd.log 2>&1 & echo $!")
         }
@@ -78,15 +79,35 @@ public final class LabEtcd {
         processIdentifier = 0
     }
 
-    /// Ends it at once, and waits until its ports are free; its data stays.
-    public func stop() async throws {
-        kill()
+    /// Ends it, and waits until its ports are free; its data stays.
+    ///
+    /// - Parameter number: the signal.
+    public func stop(_ number: Int32 = SIGKILL) async throws {
+        if number != SIGKILL, processIdentifier > 1 {
+            _ = Glibc.kill(processIdentifier, number)
+        } else {
+            kill()
+        }
         _ = try await until("the end of etcd", seconds: 60) { () -> Bool? in
             for port: UInt16 in [2379, 2380] where try await wire.hasSocket(on: port, tcp: true) {
                 return nil
             }
             return true
         }
+        processIdentifier = 0
+    }
+
+    /// Keeps what it has; `restore` comes back to that.
+    public func save() async throws {
+        try? FileManager.default.removeItem(atPath: directory + "/etcd.snapshot")
+        try await control("snapshot save \(directory)/etcd.snapshot")
+    }
+
+    /// Puts its data back to what was saved, while it is stopped: a cluster of another number.
+    public func restore() async throws {
+        try wipe()
+        try await control(
+            "snapshot restore \(directory)/etcd.snapshot \(Self.member) --data-dir \(directory)/etcd")
     }
 
     /// Takes its data away, while it is stopped.
@@ -150,6 +171,24 @@ extension LabEtcd {
     /// Writes a lease of a node at an address.
     public func putLease(_ subnet: String, at address: String) async throws {
         try await putLease(subnet, #"{"PublicIP":"\#(address)"}"#)
+    }
+
+    /// Makes an etcd lease, with which keys end.
+    ///
+    /// - Returns: its number, as etcdctl spells it.
+    public func grant(seconds: Int) async throws -> String {
+        let words = try await control("lease grant \(seconds)").split(separator: " ")
+        return words.count > 1 ? String(words[1]) : ""
+    }
+
+    /// Ends an etcd lease, and the keys that hang on it.
+    public func revoke(_ lease: Int) async throws {
+        try await control("lease revoke \(String(lease, radix: 16))")
+    }
+
+    /// How many etcd leases there are.
+    public func leaseCount() async throws -> Int {
+        try await control("lease list").split(separator: "\n").count { !$0.hasPrefix("found") && !$0.isEmpty }
     }
 
     /// Deletes a lease.

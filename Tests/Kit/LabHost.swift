@@ -61,8 +61,16 @@ public struct LabInterface: Decodable, Sendable {
     public let addresses: [Address]
     private let statistics: Statistics
 
-    /// What it was given to send and dropped.
+    /// Packets that it was given to send and dropped.
     public var transmitDrops: Int { statistics.transmitted.dropped }
+    /// Packets that it received and dropped.
+    public var receiveDrops: Int { statistics.received.dropped }
+    /// Packets that it sent.
+    public var transmittedPackets: Int { statistics.transmitted.packets }
+    /// Packets that it received.
+    public var receivedPackets: Int { statistics.received.packets }
+    /// Bytes that it received.
+    public var receivedBytes: Int { statistics.received.bytes }
 
     /// An address of an interface.
     public struct Address: Decodable, Sendable {
@@ -78,11 +86,19 @@ public struct LabInterface: Decodable, Sendable {
     }
 
     private struct Statistics: Decodable, Sendable {
+        let received: Direction
         let transmitted: Direction
-        private enum CodingKeys: String, CodingKey { case transmitted = "tx" }
+        private enum CodingKeys: String, CodingKey {
+            case received = "rx"
+            case transmitted = "tx"
+        }
     }
 
-    private struct Direction: Decodable, Sendable { let dropped: Int }
+    private struct Direction: Decodable, Sendable {
+        let bytes: Int
+        let packets: Int
+        let dropped: Int
+    }
 
     private enum CodingKeys: String, CodingKey {
         case mtu
@@ -127,15 +143,7 @@ extension LabHost {
 
     /// How many datagrams UDP sockets here had no room for.
     public func receiveBufferErrors() async throws -> Int {
-        let text = try await namespace.run {
-            try String(contentsOfFile: "/proc/thread-self/net/snmp", encoding: .utf8)
-        }
-        // A line of names, then one of numbers.
-        let lines = text.split(separator: "\n").filter { $0.hasPrefix("Udp:") }.map {
-            $0.split(separator: " ")
-        }
-        guard lines.count == 2, let place = lines[0].firstIndex(of: "RcvbufErrors") else { return 0 }
-        return Int(lines[1][place]) ?? 0
+        try await kernelCounters()["UdpRcvbufErrors"] ?? 0
     }
 
     /// What this host's interfaces dropped of what they were to send.

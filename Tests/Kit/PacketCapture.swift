@@ -1,5 +1,6 @@
 import Glibc
 import NetworkNamespaces
+import Synchronization
 
 /// The IP packets that pass an interface, their first bytes, in the order in which the kernel had them: a ring that
 /// the kernel fills (packet(7), PACKET_RX_RING), so that no reader can be too slow. It is emptied at the end.
@@ -26,6 +27,8 @@ public final class PacketCapture: Sendable {
     private let descriptor: Int32
     private let blocks: Int
     private let address: UInt
+    /// What passed, as the kernel counts it: it begins anew with each question.
+    private let passed = Atomic<Int>(0)
 
     /// Begins to capture.
     ///
@@ -102,12 +105,16 @@ public final class PacketCapture: Sendable {
         return packets
     }
 
-    /// How many packets there was no room for since this was asked last.
+    /// How many packets passed that `packets()` does not give: there was no room for them, or the kernel is still
+    /// writing one. Where this is 0, all that the kernel showed to captures is there.
     public func missed() -> Int {
-        // struct tpacket_stats
+        // struct tpacket_stats: what passed, and how much of it there was no room for.
         var counts: [UInt32] = [0, 0]
         var length: socklen_t = 8
         getsockopt(descriptor, Self.levelPacket, Self.statistics, &counts, &length)
-        return Int(counts[1])
+        let all = passed.add(Int(counts[0]), ordering: .relaxed).newValue
+        // The kernel counts a packet a moment before it is there.
+        for _ in 0..<100 where packets().count < all { usleep(1_000) }
+        return max(0, all - packets().count)
     }
 }

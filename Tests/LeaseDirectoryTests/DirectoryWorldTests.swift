@@ -60,7 +60,7 @@ struct DirectoryWorldTests {
             #expect(right.table.problems == [])
             #expect(try directory.names("subnets") == subnets.map(\.key).sorted())
             // Its lease's end is by the file system's clock.
-            let end = try #require(try directory.store().subnets.appending(subnets[1].key).status()).modified
+            let end = try status(of: directory.store().subnets.appending(subnets[1].key)).modified
             #expect(end - .now > .seconds(86_000) && end - .now < .seconds(86_500))
         }
     }
@@ -155,7 +155,7 @@ struct DirectoryWorldTests {
         let store = directory.store()
         let snapshot = try await store.snapshot()
         var isFirst = true
-        for try await update in store.watch(after: snapshot.revision) {
+        for try await update in store.watch(after: snapshot.position) {
             if isFirst {
                 isFirst = false
                 _ = try await store.create(
@@ -319,6 +319,11 @@ struct DirectoryWorldTests {
 
     // MARK: Left over
 
+    /// A test has no other task to hold up.
+    private func collectOrphans(_ store: DirectoryStore) { store.collectOrphans() }
+
+    private func status(of path: FilePath) throws -> FilePath.Status { try #require(try path.status()) }
+
     @Test("what a killed daemon left among the holders is removed, what is in use is not")
     func orphans() async throws {
         let directory = try TestDirectory()
@@ -328,12 +333,12 @@ struct DirectoryWorldTests {
             key: "10.66.1.0-24", value: value("198.18.9.1"), timeToLive: day, holder: holder)
         try directory.write("holders/10.66.9.0-24~00000007~00000001", "left over")
         try directory.write("holders/.0000000100000002", "left over")
-        store.collectOrphans()
+        collectOrphans(store)
         clock.advance(by: .seconds(300))
-        store.collectOrphans()
+        collectOrphans(store)
         #expect(try directory.names("holders").count == 3)
         clock.advance(by: .seconds(400))
-        store.collectOrphans()
+        collectOrphans(store)
         #expect(try directory.names("holders").count == 1)
         #expect(try await store.snapshot().entries.map(\.holder) == [holder])
     }

@@ -106,7 +106,7 @@ struct EtcdSecurityTests {
     func missingFile() {
         var configuration = EtcdConfiguration(endpoints: ["https://127.0.0.1:2379"])
         configuration.authorityFile = "/nonexistent/authority.pem"
-        let error = #expect(throws: LeaseStoreError.self) { try EtcdStore(configuration: configuration) }
+        let error = #expect(throws: LeaseStoreError.self) { try configuration.checkFiles() }
         #expect(error?.description.contains("cannot read /nonexistent/authority.pem") == true)
     }
 

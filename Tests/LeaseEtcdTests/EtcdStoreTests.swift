@@ -128,10 +128,10 @@ struct EtcdStoreTests {
         try server.setNetwork()
         let store = try server.store()
         let before = try await store.connection.currentLink().number
-        let revision = try await store.snapshot().revision
+        let position = try await store.snapshot().position
         var isInPlace = false
         await #expect(throws: LeaseStoreError.self) {
-            for try await _ in store.watch(after: revision) where !isInPlace {
+            for try await _ in store.watch(after: position) where !isInPlace {
                 isInPlace = true
                 await store.addressChanged()
             }
@@ -197,7 +197,7 @@ struct EtcdStoreTests {
         let server = try EtcdServer()
         try server.setNetwork()
         let store = try server.store()
-        let start = try await store.snapshot().revision
+        let start = try await store.snapshot().position
         try server.putLease("10.66.250.0-24", #"{"PublicIP":"198.18.9.9"}"#)
         var keys: [String] = []
         for try await update in store.watch(after: start) {
@@ -208,7 +208,7 @@ struct EtcdStoreTests {
         #expect(keys == ["10.66.250.0-24"])
 
         try server.putLease("10.66.251.0-24", #"{"PublicIP":"198.18.9.10"}"#)
-        try server.control("compact", "\(try await store.snapshot().revision)")
+        try server.control("compact", "\(try await store.snapshot().position.number)")
         var kind: LeaseStoreError.Kind?
         do {
             for try await _ in store.watch(after: start) {}

@@ -63,15 +63,17 @@ struct EtcdAnswerTests {
         let config = Etcdserverpb_WatchResponse.with {
             $0.events = [.with { $0.kv = pair("config", revision: 9) }]
         }
-        #expect(store.update(of: config, since: 5) == .changes([.configuration("{}")], revision: 5))
+        #expect(
+            store.update(of: config, since: 5)
+                == .changes([.configuration("{}")], upTo: StorePosition(revision: 5)))
         let lease = Etcdserverpb_WatchResponse.with {
             $0.events = [.with { $0.kv = pair("subnets/10.66.1.0-24", revision: 8) }]
         }
-        guard case .changes(_, let revision) = store.update(of: lease, since: 5) else {
+        guard case .changes(_, let position) = store.update(of: lease, since: 5) else {
             Issue.record("no change")
             return
         }
-        #expect(revision == 8)
+        #expect(position == StorePosition(revision: 8))
     }
 
     @Test("endpoints without a scheme are those of flanneld: plain, or TLS where files for it are given")
@@ -84,10 +86,10 @@ struct EtcdAnswerTests {
         #expect(try !EtcdEndpoint(parsing: "http://10.0.0.5", isSecureByDefault: true).isSecure)
         var configuration = EtcdConfiguration(endpoints: ["10.0.0.5:2379"])
         configuration.authorityFile = "/nonexistent/ca.pem"
-        #expect(throws: LeaseStoreError.self) { try configuration.checkedEndpoints() }
+        #expect(throws: LeaseStoreError.self) { try configuration.checkFiles() }
         // With plain endpoints alone nobody reads the file.
         configuration.endpoints = ["http://10.0.0.5:2379"]
-        #expect(try configuration.checkedEndpoints().count == 1)
+        try configuration.checkFiles()
     }
 
     @Test("half of a pair has no effect, which is said")
@@ -96,7 +98,7 @@ struct EtcdAnswerTests {
         #expect(configuration.remarks == [])
         configuration.keyFile = "/nonexistent/key.pem"
         configuration.username = "u"
-        #expect(try configuration.checkedEndpoints().count == 1)
+        try configuration.checkFiles()
         #expect(configuration.remarks.count == 2)
         #expect(configuration.remarks[0].hasPrefix("--etcd-keyfile has no effect"))
         #expect(configuration.remarks[1].hasPrefix("--etcd-username has no effect"))

@@ -181,7 +181,7 @@ struct FlannelBreaksTests {
         try await node.wait(for: "the outage") { !$0.isStoreConnected }
         try server.start()
         try server.putLease("10.66.30.0-24", #"{"PublicIP":"198.18.9.31","BackendData":{"Port":9000}}"#)
-        try server.control("compact", "\(try await server.store().snapshot().revision)")
+        try server.control("compact", "\(try await server.store().snapshot().position.number)")
         try await node.wait(for: "the port") { $0.peers.map(\.endpoint.description) == ["198.18.9.31:9000"] }
     }
 

@@ -1,16 +1,21 @@
 import Glibc
 import LeaseTesting
 
-/// `twill-lease-simulation [--seed N] [--seeds N] [--nodes N] [--hours N] [--print]`: lease machines on a simulated
-/// store through hours of disturbances. The same seed gives the same story to the byte; `--print` prints it, and
-/// without it the last line's digest stands for it.
+/// `twill-lease-simulation [--deck hours|soak] [--seed N] [--seeds N] [--nodes N] [--hours N] [--events N]
+/// [--print]`: lease machines on a simulated store through disturbances. The same seed gives the same story to the
+/// byte; `--print` prints it, and without it the last line's digest stands for it.
+///
+/// The deck `hours` has hours of disturbances of its own, and a store that lies. The deck `soak` is that of
+/// `tools/soak`: of its seed and number of nodes it plays what lease machines see.
 @main
 enum LeaseSimulationProgram {
     private struct Options {
         var seed: UInt64 = 1
         var seeds: UInt64 = 1
-        var nodes = 5
+        var nodes: Int?
         var hours = 100
+        var isSoak = false
+        var events = 100
         var prints = false
     }
 
@@ -18,16 +23,33 @@ enum LeaseSimulationProgram {
         let options = options(CommandLine.arguments.dropFirst())
         var failures = 0
         for seed in options.seed..<options.seed + max(1, options.seeds) {
-            let scenario = LeaseScenario(seed: seed, nodeCount: options.nodes, hours: options.hours)
             let listener: ((String) -> Void)? = options.prints ? { print($0) } : nil
-            let outcome = scenario.run(listener: listener)
-            for violation in outcome.violations { print("seed \(seed): \(violation)") }
-            failures += outcome.violations.count
-            print(
-                "seed \(seed): \(options.nodes) nodes, \(options.hours) hours, \(outcome.steps) steps, digest "
-                    + String(outcome.simulation.story.digest, radix: 16))
+            let violations = options.isSoak ? soak(seed, options, listener) : hours(seed, options, listener)
+            for violation in violations { print("seed \(seed): \(violation)") }
+            failures += violations.count
         }
         exit(failures == 0 ? 0 : 1)
+    }
+
+    private static func hours(_ seed: UInt64, _ options: Options, _ listener: ((String) -> Void)?) -> [String]
+    {
+        let nodes = min(options.nodes ?? 5, 6)
+        let outcome = LeaseScenario(seed: seed, nodeCount: nodes, hours: options.hours).run(
+            listener: listener)
+        let digest = String(outcome.simulation.story.digest, radix: 16)
+        print(
+            "seed \(seed): \(nodes) nodes, \(options.hours) hours, \(outcome.steps) steps, digest \(digest)")
+        return outcome.violations
+    }
+
+    private static func soak(_ seed: UInt64, _ options: Options, _ listener: ((String) -> Void)?) -> [String]
+    {
+        let nodes = max(3, options.nodes ?? 3)
+        let outcome = SoakReplay(seed: seed, nodeCount: nodes, cards: options.events).run(listener: listener)
+        let digest = String(outcome.simulation.story.digest, radix: 16)
+        print(
+            "seed \(seed): \(nodes) nodes, \(outcome.cards) events, \(outcome.steps) steps, digest \(digest)")
+        return outcome.violations
     }
 
     private static func options(_ words: ArraySlice<String>) -> Options {
@@ -43,10 +65,15 @@ enum LeaseSimulationProgram {
             switch word {
             case "--seed": options.seed = number(word)
             case "--seeds": options.seeds = number(word)
-            case "--nodes": options.nodes = max(1, min(number(word), 6))
+            case "--nodes": options.nodes = max(1, min(number(word), 9))
             case "--hours": options.hours = number(word)
+            case "--events": options.events = number(word)
+            case "--deck":
+                let name = words.popFirst()
+                guard name == "soak" || name == "hours" else { end("--deck needs hours or soak") }
+                options.isSoak = name == "soak"
             case "--print": options.prints = true
-            default: end("\(word) is no option: --seed, --seeds, --nodes, --hours, --print")
+            default: end("\(word) is no option: --deck, --seed, --seeds, --nodes, --hours, --events, --print")
             }
         }
         return options

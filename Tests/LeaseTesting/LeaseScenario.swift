@@ -1,14 +1,17 @@
+internal import Disturbances
 internal import Leases
+internal import Seeded
 
-/// What befalls a network: one card of the deck that a scenario draws from.
-package enum Disturbance: CaseIterable, Sendable {
+/// A card of the deck that a scenario draws from. What a soak has too is a `Disturbance`, with times from seconds to
+/// hours here; the others befall a simulated store alone.
+private enum ScenarioCard: CaseIterable {
     case storeIsDown, storeIsWiped, storeIsCompacted, storeIsBackedUp, storeIsRestored
     case storeLosesAllLeases, storeIsReplaced, storeClockJumps, memberRestarts
     case entryIsDeleted, entryIsBroken, portChanges
     case nodeRestarts, nodeLosesItsState, nodeIsDown, nodeIsSuspended, nodeIsCutOff
 
     /// How many times the card is in the deck.
-    fileprivate var count: Int {
+    var count: Int {
         switch self {
         case .storeIsWiped, .storeLosesAllLeases, .storeIsRestored, .storeIsReplaced, .storeClockJumps: 1
         default: 2
@@ -18,10 +21,10 @@ package enum Disturbance: CaseIterable, Sendable {
 
 /// A network of lease machines through hours of disturbances, all of it from one seed.
 package struct LeaseScenario: Sendable {
-    private static let deck = Disturbance.allCases.flatMap { Array(repeating: $0, count: $0.count) }
+    private static let deck = ScenarioCard.allCases.flatMap { Array(repeating: $0, count: $0.count) }
 
     /// Seven subnets, so that what one node loses another one takes.
-    static func network(port: Int) -> String {
+    fileprivate static func network(port: Int) -> String {
         "{\"Network\":\"10.66.0.0/24\",\"SubnetLen\":27,\"Backend\":{\"Port\":\(port)}}"
     }
 
@@ -95,14 +98,20 @@ package struct LeaseScenario: Sendable {
 
 /// A scenario on its way.
 private struct Course {
-    var dice: SplitMix64
+    var dice: SeededRandom
+    private let player: DisturbancePlayer
     private let simulation: Simulation
     private var backup: Simulation.Backup
     private var identities: UInt32 = 1_000
 
     init(seed: UInt64, simulation: Simulation) {
-        dice = SplitMix64(seed: seed ^ 0x5EED_0F_DEC5)
+        dice = SeededRandom(seed: seed ^ 0x5EED_0F_DEC5)
         self.simulation = simulation
+        player = DisturbancePlayer(
+            simulation,
+            network: DisturbedNetwork(
+                nodes: simulation.nodes.count, configuration: { LeaseScenario.network(port: $0) }),
+            timing: .overlapping)
         backup = simulation.backup
     }
 
@@ -124,14 +133,13 @@ private struct Course {
         }
     }
 
-    mutating func play(_ card: Disturbance) {
+    mutating func play(_ card: ScenarioCard) {
+        if let disturbance = disturbance(card) { return player.play(disturbance, &dice) }
         simulation.tell(nil, "\(card)")
         switch card {
-        case .nodeRestarts, .nodeLosesItsState, .nodeIsDown, .nodeIsSuspended, .nodeIsCutOff:
-            playOnNode(card)
-        case .storeIsDown:
-            simulation.isStoreDown = true
-            simulation.schedule(after: time(rarely: 2_000)) { [simulation] in simulation.isStoreDown = false }
+        case .nodeLosesItsState:
+            identities += 1
+            simulation.nodes.randomElement(using: &dice)?.restart(identity: NodeIdentity(number: identities))
         case .storeIsWiped: simulation.wipe()
         case .storeIsCompacted: simulation.compact()
         case .storeIsBackedUp: backup = simulation.backup
@@ -148,28 +156,21 @@ private struct Course {
             let key = "10.66.0.\(32 * Int.random(in: 1...7, using: &dice))-27"
             simulation.soleDeletions[key] = simulation.now
             simulation.put(key, "nonsense", timeToLive: .seconds(3_600))
-        case .portChanges:
-            let port = Int.random(in: 8_000...9_000, using: &dice)
-            simulation.setConfiguration(LeaseScenario.network(port: port))
+        case .storeIsDown, .portChanges, .nodeRestarts, .nodeIsDown, .nodeIsSuspended, .nodeIsCutOff: break
         }
     }
 
-    private mutating func playOnNode(_ card: Disturbance) {
-        guard let node = simulation.nodes.randomElement(using: &dice) else { return }
+    /// What a soak has too.
+    private mutating func disturbance(_ card: ScenarioCard) -> Disturbance? {
+        var node: Int { 1 + Int.random(in: simulation.nodes.indices, using: &dice) }
         switch card {
-        case .nodeIsDown:
-            node.isStopped = true
-            simulation.schedule(after: time(rarely: 10)) { if node.isStopped { node.restart() } }
-        case .nodeIsSuspended:
-            node.suspend()
-            simulation.schedule(after: time(rarely: 10)) { node.resume() }
-        case .nodeIsCutOff:
-            node.isCut = true
-            simulation.schedule(after: time(rarely: 60)) { node.isCut = false }
-        case .nodeLosesItsState:
-            identities += 1
-            node.restart(identity: NodeIdentity(number: identities))
-        default: node.restart()
+        case .storeIsDown: return .storeKilled(pause: time(rarely: 2_000))
+        case .portChanges: return .configurationChanges(port: Int.random(in: 8_000...9_000, using: &dice))
+        case .nodeRestarts: return .daemonRestarted(node: node)
+        case .nodeIsDown: return .daemonKilled(node: node, pause: time(rarely: 10))
+        case .nodeIsSuspended: return .daemonPaused(node: node, pause: time(rarely: 10))
+        case .nodeIsCutOff: return .cablePulled(node: node, pause: time(rarely: 60))
+        default: return nil
         }
     }
 

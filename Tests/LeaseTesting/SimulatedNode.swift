@@ -10,7 +10,9 @@ package final class SimulatedNode {
     /// When the watch last told something.
     var lastTold: ContinuousClock.Instant
     private var machine: LeaseMachine
-    private let makeMachine: (NodeIdentity, _ previous: LeaseSubnet?) -> LeaseMachine
+    /// What the node announces, also when it is started anew.
+    private var announcement: NodeAnnouncement
+    private let makeMachine: (NodeIdentity, _ previous: LeaseSubnet?, NodeAnnouncement) -> LeaseMachine
     var watchNumber: Int?
     var wakeNumber = 0
     /// What arrives while the node is suspended.
@@ -52,13 +54,15 @@ package final class SimulatedNode {
 
     init(
         simulation: Simulation, number: Int, identity: NodeIdentity, previous: LeaseSubnet?,
-        makeMachine: @escaping (NodeIdentity, _ previous: LeaseSubnet?) -> LeaseMachine
+        announcement: NodeAnnouncement,
+        makeMachine: @escaping (NodeIdentity, _ previous: LeaseSubnet?, NodeAnnouncement) -> LeaseMachine
     ) {
         self.simulation = simulation
         self.number = number
         self.identity = identity
+        self.announcement = announcement
         self.makeMachine = makeMachine
-        machine = makeMachine(identity, previous)
+        machine = makeMachine(identity, previous, announcement)
         lastSubnet = previous
         lastTold = simulation.now
         lastTrouble = simulation.now
@@ -87,16 +91,20 @@ package final class SimulatedNode {
     package func loseWatch() { watchNumber = nil }
 
     package func announce(_ address: String, port: UInt16? = nil) {
-        feed(.announce(NodeAnnouncement(publicAddress: IPv4Address(address)!, port: port)))
+        announcement = NodeAnnouncement(publicAddress: IPv4Address(address)!, port: port)
+        feed(.announce(announcement))
     }
 
-    /// Starts the node anew, with the subnet that it had as that of its last run.
+    /// Starts the node anew.
     ///
-    /// - Parameter identity: another one, where the node's state was lost; nil for the one it has.
-    package func restart(identity: NodeIdentity? = nil) {
+    /// - Parameters:
+    ///   - identity: another one, where the node's state was lost; nil for the one it has.
+    ///   - keepsSubnet: whether it still knows the subnet that it had.
+    package func restart(identity: NodeIdentity? = nil, keepsSubnet: Bool = true) {
         if let identity { self.identity = identity }
+        if !keepsSubnet { lastSubnet = nil }
         life += 1
-        machine = makeMachine(self.identity, lastSubnet)
+        machine = makeMachine(self.identity, lastSubnet, announcement)
         watchNumber = nil
         wakeNumber += 1
         backlog = []

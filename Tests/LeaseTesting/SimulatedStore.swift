@@ -151,15 +151,17 @@ extension Simulation {
         // One stream tells in order.
         let at = max(now + latency, node.lastTold)
         node.lastTold = at
-        schedule(after: at - now, for: node) { node.feedWatch(.changes(events, revision: revision), watch) }
+        schedule(after: at - now, for: node) {
+            node.feedWatch(.changes(events, upTo: .simulated(revision)), watch)
+        }
         if occurs(faults.repeatsEvent) {
             schedule(after: at - now + .seconds(3), for: node) {
-                node.feedWatch(.changes(events, revision: revision), watch)
+                node.feedWatch(.changes(events, upTo: .simulated(revision)), watch)
             }
         }
         if occurs(faults.goesBack) {
             schedule(after: at - now + .seconds(1), for: node) {
-                node.feedWatch(.alive(revision: revision / 2), watch)
+                node.feedWatch(.alive(.simulated(revision / 2)), watch)
             }
         }
         if occurs(faults.endsWatch) {
@@ -199,7 +201,7 @@ extension Simulation {
         if after < compacted { node.lastHidden = now }
         node.watchNumber = number
         let current = revision
-        schedule(after: .zero, for: node) { node.feedWatch(.alive(revision: current), number) }
+        schedule(after: .zero, for: node) { node.feedWatch(.alive(.simulated(current)), number) }
         var missed = history.filter { $0.revision > after }
         if after > current, occurs(faults.replaysPast) { missed = history.suffix(8) }
         if !missed.isEmpty, occurs(faults.losesEventsAtStart) {
@@ -208,7 +210,7 @@ extension Simulation {
         }
         for (revision, event) in missed {
             schedule(after: .zero, for: node) {
-                node.feedWatch(.changes([event], revision: revision), number)
+                node.feedWatch(.changes([event], upTo: .simulated(revision)), number)
             }
         }
     }
@@ -236,5 +238,12 @@ extension Simulation {
             delete(key)
             return .done(version: StoreVersion(number: UInt64(revision)))
         }
+    }
+}
+
+extension StorePosition {
+    /// A revision of the simulated store, which is ordered as etcd's is.
+    package static func simulated(_ revision: Int64) -> StorePosition {
+        StorePosition(revision, isOrdered: true)
     }
 }

@@ -75,8 +75,8 @@ package final class Simulation {
             underlayAddress: underlayAddress.flatMap { IPv4Address($0) })
         let node = SimulatedNode(
             simulation: self, number: nodes.count, identity: identity,
-            previous: previous.flatMap { LeaseSubnet(key: $0) }
-        ) { [unowned self] identity, previous in
+            previous: previous.flatMap { LeaseSubnet(key: $0) }, announcement: announcement
+        ) { [unowned self] identity, previous, announcement in
             var options = LeaseOptions(identity: identity)
             options.previousSubnet = previous
             options.lossPolicy = lossPolicy
@@ -161,9 +161,10 @@ extension Simulation {
             schedule(after: latency) { [self] in answer(write, of: node, in: life, holder: holder) }
         case .watch(let after, let number):
             requests.append((node.number, now))
-            tell(node, "watches from \(after)")
+            tell(node, "watches from \(after.number)")
             node.watchNumber = nil
-            schedule(after: latency, for: node) { [self] in beginWatch(of: node, after: after, number: number)
+            schedule(after: latency, for: node) { [self] in
+                beginWatch(of: node, after: after.number, number: number)
             }
         case .wake(let instant):
             node.wakeNumber += 1
@@ -196,7 +197,7 @@ extension Simulation {
             : .success(
                 StoreSnapshot(
                     configuration: configuration, entries: entries.values.sorted { $0.key < $1.key },
-                    revision: revision, storeIdentity: storeIdentity))
+                    position: .simulated(revision), storeIdentity: storeIdentity))
         schedule(after: answerTime, for: node) { node.feed(.snapshot(result)) }
     }
 

@@ -36,7 +36,7 @@ struct LyingStoreTests {
         let peers = node.table.peers
         let requests = simulation.requests.count
         node.tell(
-            .changes([.deleted(key: simulation.nodes[1].subnet!)], revision: simulation.revision - 1))
+            .changes([.deleted(key: simulation.nodes[1].subnet!)], upTo: .simulated(simulation.revision - 1)))
         #expect(node.table.peers == peers)
         simulation.run(for: .seconds(2))
         #expect(node.table.peers == peers)
@@ -47,7 +47,7 @@ struct LyingStoreTests {
     func watchStandsBack() {
         let simulation = network(of: 2, seed: 503)
         let requests = simulation.requests.count
-        simulation.nodes[0].tell(.alive(revision: simulation.revision - 1))
+        simulation.nodes[0].tell(.alive(.simulated(simulation.revision - 1)))
         simulation.run(for: .seconds(2))
         #expect(simulation.requests[requests...].contains { $0.node == 0 })
     }

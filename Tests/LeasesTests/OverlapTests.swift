@@ -29,7 +29,7 @@ struct OverlapTests {
                         holder: nil, lifetime: .permanent))
             }
         }
-        node.tell(.changes(events, revision: simulation.revision + 1))
+        node.tell(.changes(events, upTo: .simulated(simulation.revision + 1)))
         #expect(node.table.skipped.map(\.key) == subnets.map { $0 + "&fd00::-64" })
     }
 }

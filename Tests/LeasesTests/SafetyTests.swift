@@ -17,21 +17,38 @@ struct SafetyTests {
         #expect(outcome.steps > 2_000)
     }
 
+    /// A soak of real daemons takes half an hour for as much. `twill-lease-simulation --deck soak --seed N --print`
+    /// tells its story.
+    @Test("what a soak does to real daemons heals, step by step", arguments: 1...4 as ClosedRange<UInt64>)
+    func soak(seed: UInt64) {
+        let nodes = 3 + Int(seed % 3)
+        let outcome = SoakReplay(seed: seed, nodeCount: nodes, cards: 84).run()
+        #expect(
+            outcome.violations == [],
+            "repeat it: swift run twill-lease-simulation --deck soak --seed \(seed) --nodes \(nodes) --events 84 --print"
+        )
+        #expect(outcome.cards == 84 && outcome.steps > 500)
+    }
+
     @Test("a seed gives the same story to the byte, in whatever process") func reproducible() throws {
-        let stories = try (0..<2).map { _ in try story(seed: 77) }
-        #expect(stories[0].contains("digest"))
-        #expect(stories[0] == stories[1])
-        #expect(try story(seed: 78) != stories[0])
+        for deck in ["hours", "soak"] {
+            let stories = try (0..<2).map { _ in try story(seed: 77, deck: deck) }
+            #expect(stories[0].contains("digest"))
+            #expect(stories[0] == stories[1])
+            #expect(try story(seed: 78, deck: deck) != stories[0])
+        }
     }
 
     /// What the program says of a seed. Dictionaries and sets have another order in each process.
-    private func story(seed: Int) throws -> String {
+    private func story(seed: Int, deck: String) throws -> String {
         var path = [CChar](repeating: 0, count: 4_096)
         let length = readlink("/proc/self/exe", &path, path.count - 1)
         let tests = String(decoding: path.prefix(max(0, length)).map { UInt8(bitPattern: $0) }, as: UTF8.self)
         let folder = tests[..<(tests.lastIndex(of: "/") ?? tests.startIndex)]
         let program = try #require(
-            popen("\(folder)/twill-lease-simulation --seed \(seed) --nodes 5 --hours 40 --print 2>&1", "r"))
+            popen(
+                "\(folder)/twill-lease-simulation --deck \(deck) --seed \(seed) --nodes 5 --hours 40 --events 56 --print 2>&1",
+                "r"))
         defer { pclose(program) }
         var text = ""
         while let line = readLine(from: program) { text += line }

@@ -344,7 +344,7 @@ struct StoreDoubtTests {
         let simulation = network(of: 1, seed: 119)
         let node = simulation.nodes[0]
         for revision in [Int64.max, 0, -1, .min, 5] {
-            node.tell(.alive(revision: revision))
+            node.tell(.alive(.simulated(revision)))
             node.tell(
                 .changes(
                     [
@@ -358,7 +358,7 @@ struct StoreDoubtTests {
                                 key: "10.66.8.0-24", value: "{}", version: StoreVersion(number: 0),
                                 holder: nil,
                                 lifetime: .expiring(remaining: .seconds(Int64.min)))),
-                    ], revision: revision))
+                    ], upTo: .simulated(revision)))
             simulation.run(for: .seconds(1))
         }
         simulation.run(for: hour)

@@ -17,7 +17,7 @@ struct EveryByteTests {
         let (node, foreign) = (nodes.lab[1], nodes.lab[3])
         try await nodes.etcd.putLease("100.96.250.0-24", at: foreign.address)
         _ = try await foreign.launch(
-            "\(try BenchmarkProgram.baseline.path) --tun base0 --bind \(foreign.address):8285"
+            "\(try BenchmarkProgram.baseline.path()) --tun base0 --bind \(foreign.address):8285"
                 + " --peer \(nodes.subnets[0])=\(node.address):8285")
         _ = try await until("the forwarder's device") { try await foreign.interface("base0") }
         try await foreign.run(
@@ -55,7 +55,7 @@ struct EveryByteTests {
         for (node, other) in [(lab[1], lab[2]), (lab[2], lab[1])] {
             forwarders.append(
                 try await node.launch(
-                    "\(try BenchmarkProgram.dataPlane.path) --tun six0 --bind \(node.address):8666 --peers 1"
+                    "\(try BenchmarkProgram.dataPlane.path()) --tun six0 --bind \(node.address):8666 --peers 1"
                         + " --local 100.66.\(node.number).0/24 --first 100.66.\(other.number).0/24"
                         + " --local-ipv6 fd66:\(node.number)::/64 --first-ipv6 fd66:\(other.number)::/64"
                         + " --endpoint \(other.address):8666"))
@@ -105,7 +105,7 @@ struct EveryByteTests {
             let seconds: Double
         }
         let nodes = try await NodesOnEtcd(underlay: .plain, isAlone: true)
-        let program = try BenchmarkProgram.traffic.path
+        let program = try BenchmarkProgram.traffic.path()
         let sink = nodes.pods[1].address + ":7001"
         _ = try await nodes.pods[1].launch("\(program) receive --bind \(sink)")
         try await nodes.pods[1].listens(on: 7001, tcp: false)

@@ -9,33 +9,55 @@ import Testing
 /// kernel says that it dropped.
 @Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
 struct TrafficTests {
-    /// Of the captured packets of TCP from an address, the bytes that come after later ones of their connection.
-    /// Bytes and not packets: a super-packet that comes too late may be several on the other side.
-    private func behind(_ packets: [PacketCapture.Packet], from source: String) -> (
-        bytes: Int, what: [String]
-    ) {
+    /// A segment of TCP, or several that go as one, where a capture saw it.
+    private struct Segment {
+        let place: Int
+        let flow: [UInt8]
+        let sequence: UInt32
+        let bytes: Int
+        /// IPv4's. A sender that repeats a segment gives it another one; what is doubled on the way keeps it.
+        let identification: Int
+
+        /// Whether it carries a byte.
+        func holds(_ sequence: UInt32, of flow: [UInt8]) -> Bool {
+            self.flow == flow && sequence &- self.sequence < UInt32(bytes)
+        }
+
+        var words: String {
+            "\(bytes) bytes at \(sequence), packet \(place), identification \(identification)"
+        }
+    }
+
+    /// The segments that carry data from an address, in the order of the capture.
+    private func segments(_ packets: [PacketCapture.Packet], from source: String) -> [Segment] {
         let address = source.split(separator: ".").compactMap { UInt8($0) }
-        var ends: [[UInt8]: UInt32] = [:]
-        var (bytes, what) = (0, [String]())
-        for packet in packets where packet.bytes.count >= 40 && packet.bytes[9] == UInt8(IPPROTO_TCP) {
-            guard Array(packet.bytes[12..<16]) == address else { continue }
+        return packets.enumerated().compactMap { place, packet -> Segment? in
+            guard packet.bytes.count >= 40, packet.bytes[9] == UInt8(IPPROTO_TCP),
+                Array(packet.bytes[12..<16]) == address
+            else { return nil }
             let header = Int(packet.bytes[0] & 0x0F) * 4
             let payload = packet.length - header - Int(packet.bytes[header + 12] >> 4) * 4
-            guard payload > 0 else { continue }
-            let sequence = packet.bytes[header + 4..<header + 8].reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
-            let flow = Array(packet.bytes[header..<header + 4]) + packet.bytes[16..<20]
-            // What ends where the one before it ended is that one once more, as TCP probes for a lost tail, and no
-            // change of the order.
-            let isRepeated = ends[flow] == sequence &+ UInt32(payload)
-            // Sequence numbers wrap at 2³².
-            if let end = ends[flow], !isRepeated, Int32(bitPattern: sequence &- end) < 0 {
-                bytes += payload
-                what.append("\(payload) bytes at \(sequence) of flow \(flow), after \(end)")
-            } else {
-                ends[flow] = sequence &+ UInt32(payload)
-            }
+            guard payload > 0 else { return nil }
+            return Segment(
+                place: place, flow: Array(packet.bytes[header..<header + 4]) + packet.bytes[16..<20],
+                sequence: packet.bytes[header + 4..<header + 8].reduce(UInt32(0)) { $0 << 8 | UInt32($1) },
+                bytes: payload, identification: Int(packet.bytes[4]) << 8 | Int(packet.bytes[5]))
         }
-        return (bytes, what)
+    }
+
+    /// Those that come after later ones of their connection. Their bytes are to be compared, and not how many they are: a
+    /// super-packet that comes too late may be several on the other side.
+    private func late(_ segments: [Segment]) -> [Segment] {
+        var ends: [[UInt8]: UInt32] = [:]
+        return segments.filter { segment in
+            let end = ends[segment.flow]
+            // What ends where the one before it ended is that one once more, as TCP probes for a lost tail, and no
+            // change of the order. Sequence numbers wrap at 2³².
+            let isRepeated = end == segment.sequence &+ UInt32(segment.bytes)
+            if let end, !isRepeated, Int32(bitPattern: segment.sequence &- end) < 0 { return true }
+            ends[segment.flow] = segment.sequence &+ UInt32(segment.bytes)
+            return false
+        }
     }
 
     /// The order is looked at where twilld gives packets out and where it takes them in. What TCP itself counts says
@@ -53,8 +75,8 @@ struct TrafficTests {
                 to: nodes.pods[1].address, "--bytes 60M \(direction)")
             #expect(report.receivedBytes ?? 0 > 50_000_000)
         }
-        // What was given is read before what was taken: a packet that TCP repeats meanwhile is then in both, or in the
-        // second alone.
+        // What was given is read before what was taken: a packet that TCP repeats meanwhile is then in both, or in
+        // the second alone.
         let (toSecond, first, second) = (captures[1].packets(), captures[0].packets(), captures[1].packets())
         for (capture, daemon) in zip(captures, nodes.daemons) {
             #expect(capture.missed() == 0, "the capture missed packets, so their order is not known")
@@ -64,13 +86,20 @@ struct TrafficTests {
             (nodes.pods[0], first, toSecond), (nodes.pods[1], second, first),
         ] {
             #expect(packetsTaken.count > 1000)
-            let taken = behind(packetsTaken, from: pod.address)
-            let given = behind(packetsGiven, from: pod.address)
+            let (taken, given) = (
+                segments(packetsTaken, from: pod.address), segments(packetsGiven, from: pod.address)
+            )
+            let (lateTaken, lateGiven) = (late(taken), late(given))
+            func sightings(of segment: Segment, in segments: [Segment]) -> [String] {
+                segments.filter { $0.holds(segment.sequence, of: segment.flow) }.map(\.words)
+            }
             #expect(
-                given.bytes <= taken.bytes,
+                lateGiven.reduce(0) { $0 + $1.bytes } <= lateTaken.reduce(0) { $0 + $1.bytes },
                 """
-                from \(pod.address), late where twilld gave them: \(given.what.prefix(20));
-                where it took them: \(taken.what.prefix(20))
+                from \(pod.address), late where twilld gave them: \(lateGiven.prefix(20).map(\.words));
+                where it took them: \(lateTaken.prefix(20).map(\.words));
+                the first of them where it was taken: \(lateGiven.first.map { sightings(of: $0, in: taken) } ?? [])
+                and given: \(lateGiven.first.map { sightings(of: $0, in: given) } ?? [])
                 """
             )
         }

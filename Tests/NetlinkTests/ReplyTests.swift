@@ -22,14 +22,14 @@ import Testing
     @Test func aLink() throws {
         let messages = try complete(
             """
-            3c000000 1000 0000 07000000 f9260000  0000 0100 03000000 43100100 00000000
-            0c00 0300 6e6f64652d743000  0800 0d00 4d000000  0800 0400 78050000
+            44000000 1000 0000 07000000 f9260000  0000 0100 03000000 43100100 00000000
+            0c00 0300 6e6f64652d743000  0800 0d00 4d000000  0800 0400 78050000  0800 0a00 05000000
             """, ReplyTests.acknowledgement)
         #expect(
             messages.compactMap { Link($0) } == [
                 Link(
                     index: 3, name: "node-t0", flags: LinkFlags(rawValue: 0x11043), mtu: 1400,
-                    transmitQueueLength: 77)
+                    transmitQueueLength: 77, masterIndex: 5)
             ])
         #expect(Link(messages[0])?.isUp == true)
     }

@@ -34,6 +34,15 @@ import Testing
         #expect(Finding.lockedMemory(limitBytes: nil, isRegistered: true).detail == "no limit")
     }
 
+    @Test(
+        arguments: [(nil, "modprobe br_netfilter"), ("0", "bridge-nf-call-iptables=1"), ("1", nil)]
+            as [(String?, String?)])
+    func bridgesThatDoNotAskIptables(setting: String?, remedy: String?) {
+        let finding = Finding.bridgeNetfilter(setting: setting)
+        #expect(finding.outcome == (remedy == nil ? .good : .degraded))
+        if let remedy { #expect(finding.remedy?.contains(remedy) == true) }
+    }
+
     /// The check speaks as the running daemon does.
     @Test func findingsHaveTheWordsOfTheProblems() {
         let endpoint = Endpoint(address: IPv4Address(192, 0, 2, 1), port: 8285)

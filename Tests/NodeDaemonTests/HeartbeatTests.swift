@@ -42,7 +42,7 @@ private final class TestClock: Sendable {
         #expect(health.problems.count == 1)
         #expect(health.problems.first?.cause.hasPrefix(stalled.words) == true)
         #expect(health.isCutOff == (stalled == .packetWorkers))
-        let seen = Observation(storeName: "", health: health)
+        let seen = Observation(origin: .init(name: ""), health: health)
         let answer = seen.answer(path: "/healthz")
         #expect(answer?.status == .serviceUnavailable)
         #expect(answer?.body.contains(stalled.rawValue) == true)

@@ -6,13 +6,14 @@ import Testing
 @testable import NodeDaemon
 
 /// Takes the lines of a logger.
-private final class Lines: Sendable {
+final class Lines: Sendable {
     private let lines = Mutex<[String]>([])
     var all: [String] { lines.withLock { $0 } }
 
-    func logger(level: Logger.Level = .info) -> Logger {
+    func logger(level: Logger.Level = .info, head: LogLineHead = .time) -> Logger {
         var logger = Logger(label: "test") { _ in
             LineLogHandler(
+                head: head,
                 write: { line in self.lines.withLock { $0.append(line) } },
                 now: { timespec(tv_sec: 1_795_398_012, tv_nsec: 7_999_999) })
         }

@@ -1,6 +1,8 @@
 import FoundationEssentials
 import Glibc
+import Host
 import Kit
+import LeaseDirectory
 import NetworkNamespaces
 import Node
 import Synchronization
@@ -28,7 +30,7 @@ private let nodeDirectory = getenv("TWILL_TEST_NODE_DIRECTORY").map { String(cSt
     @Test(.enabled(if: nodeDirectory != nil, "is run by aNodeRunsFromAPlainValue"))
     func inThisProcess() async throws {
         let directory = try #require(nodeDirectory)
-        var options = NodeOptions(store: .directory(path: "\(directory)/store"))
+        var options = NodeOptions(origin: .store(.directory(path: "\(directory)/store")))
         options.lease.subnetFile = "\(directory)/subnet.env"
         options.lease.stateDirectory = "\(directory)/state"
         options.tunnel.interfaceName = "plain0"
@@ -43,11 +45,12 @@ private let nodeDirectory = getenv("TWILL_TEST_NODE_DIRECTORY").map { String(cSt
         let running = Task { try await node.run { status in statuses.withLock { $0.append(status) } } }
         let client = StatusClient(socketPath: options.observation.statusSocket)
         let status = try await until("ready", { lines.withLock { $0.joined(separator: "\n") } }) {
-            (try? client.status()).flatMap { $0.isReady ? $0 : nil }
+            await onThread { try? client.status() }.flatMap { $0.isReady ? $0 : nil }
         }
         #expect(status.processIdentifier == getpid())
         #expect(status.tunnel?.interface == "plain0" && status.tunnel?.mtu == 1400)
-        let file = try SubnetFileValues(path: options.lease.subnetFile)
+        let subnetFile = options.lease.subnetFile
+        let file = try await onThread { try SubnetFileValues(path: subnetFile) }
         #expect(file?.subnet.map { "\($0)" } == status.lease?.subnet)
         #expect(if_nametoindex("plain0") != 0)
         #expect(logged("warning event=flag_without_effect detail=\"remove it\" flag=colour"))
@@ -62,12 +65,12 @@ private let nodeDirectory = getenv("TWILL_TEST_NODE_DIRECTORY").map { String(cSt
         #expect(logged("event=stopped"))
         #expect(!FileManager.default.fileExists(atPath: options.observation.statusSocket))
         // The lease and subnet.env stay, for the next start.
-        #expect(try SubnetFileValues(path: options.lease.subnetFile)?.subnet != nil)
+        #expect(try await onThread { try SubnetFileValues(path: subnetFile) }?.subnet != nil)
 
         // The same value, once more; whoever runs it cancels it.
         let again = Task { try await node.run() }
         let second = try await until("ready again", { lines.withLock { $0.joined(separator: "\n") } }) {
-            (try? client.status()).flatMap { $0.isReady ? $0 : nil }
+            await onThread { try? client.status() }.flatMap { $0.isReady ? $0 : nil }
         }
         #expect(second.lease?.subnet == status.lease?.subnet)
         again.cancel()

@@ -1,6 +1,7 @@
 import CLinux
 import FoundationEssentials
 import Glibc
+import Host
 import Testing
 
 @testable import NodeDaemon
@@ -50,7 +51,9 @@ private func exchange(port: UInt16, _ request: String) -> String {
 
 extension StatusClient {
     /// Whether a daemon answers, on a machine that is busy with all other tests too.
-    fileprivate var isAnswered: Bool { (0..<20).contains { _ in (try? statusText()) != nil } }
+    fileprivate var isAnswered: Bool {
+        get async { await onThread { (0..<20).contains { _ in (try? statusText()) != nil } } }
+    }
 }
 
 /// Runs `body` with a server on a port that the kernel chose and on a unix socket.
@@ -58,14 +61,14 @@ private func withServer(_ body: (UInt16, String) async throws -> Void) async thr
     let server = ObservationServer(Fixed())
     let path = "/tmp/twill-test-\(getpid())-\(UInt32.random(in: 0...UInt32.max))/twilld.sock"
     let port = try await server.listen(host: "127.0.0.1", port: 0)
-    let socket = try StatusSocket.open(at: path)
+    let socket = try await onThread { try StatusSocket.open(at: path) }
     try await server.listen(socket)
     do { try await body(port, path) } catch {
-        socket.removeName()
+        await onThread { socket.removeName() }
         await server.stop()
         throw error
     }
-    socket.removeName()
+    await onThread { socket.removeName() }
     await server.stop()
     #expect(access(path, F_OK) != 0)
     rmdir(String(path.dropLast("/twilld.sock".count)))
@@ -103,16 +106,16 @@ private func residentPages() -> Int {
             _ = exchange(port: port, "\u{0}\u{1}nonsense\r\n\r\n")
             _ = exchange(port: port, "GET / HTTP/9.9\r\n\r\n")
             _ = exchange(port: port, "GET /healthz HTTP/1.1\r\nContent-Length: -1\r\n\r\n")
-            #expect(StatusClient(socketPath: path).isAnswered)
+            #expect(await StatusClient(socketPath: path, patienceSeconds: 60).isAnswered)
         }
     }
 
     @Test func theUnixSocketHasTheStatusToo() async throws {
         try await withServer { _, path in
-            let client = StatusClient(socketPath: path)
-            let text = try client.statusText()
+            let client = StatusClient(socketPath: path, patienceSeconds: 60)
+            let text = try await onThread { try client.statusText() }
             #expect(text == "{}\n")
-            #expect(throws: ExitFailure.self) { try client.status() }
+            await #expect(throws: ExitFailure.self) { try await onThread { try client.status() } }
             var information = stat()
             #expect(stat(path, &information) == 0)
             #expect(information.st_mode & 0o777 == 0o600)
@@ -122,10 +125,10 @@ private func residentPages() -> Int {
     @Test func aSecondDaemonLeavesTheFirstsSocketAlone() async throws {
         try await withServer { _, path in
             // The caller of listen(2) is named: this process.
-            #expect(throws: StatusSocket.Held(processIdentifier: getpid())) {
-                try StatusSocket.open(at: path)
+            await #expect(throws: StatusSocket.Held(processIdentifier: getpid())) {
+                try await onThread { try StatusSocket.open(at: path) }
             }
-            #expect(StatusClient(socketPath: path).isAnswered)
+            #expect(await StatusClient(socketPath: path, patienceSeconds: 60).isAnswered)
         }
     }
 
@@ -141,10 +144,12 @@ private func residentPages() -> Int {
         #expect(listen(listener, 0) == 0)
         let waiting = unixSocket(path, connect)
         defer { close(waiting) }
-        #expect(throws: StatusSocket.Held(processIdentifier: nil)) { try StatusSocket.open(at: path) }
+        await #expect(throws: StatusSocket.Held(processIdentifier: nil)) {
+            try await onThread { try StatusSocket.open(at: path) }
+        }
         #expect(access(path, F_OK) == 0)
         // Nor does `twilld cleanup` take it for one that has ended.
-        #expect(try StatusClient(socketPath: path).isListenedTo())
+        #expect(try await onThread { try StatusClient(socketPath: path, patienceSeconds: 60).isListenedTo() })
     }
 
     /// A stream socket with the name `path`: its own, or that of its peer.
@@ -169,12 +174,13 @@ private func residentPages() -> Int {
         unlink(path)
         // As a daemon leaves it that was killed.
         close(unixSocket(path, bind))
-        #expect(try !StatusClient(socketPath: path).isListenedTo())
+        let isListenedTo = try await onThread { try StatusClient(socketPath: path).isListenedTo() }
+        #expect(!isListenedTo)
         let server = ObservationServer(Fixed())
-        let socket = try StatusSocket.open(at: path)
+        let socket = try await onThread { try StatusSocket.open(at: path) }
         try await server.listen(socket)
-        #expect(StatusClient(socketPath: path).isAnswered)
-        socket.removeName()
+        #expect(await StatusClient(socketPath: path, patienceSeconds: 60).isAnswered)
+        await onThread { socket.removeName() }
         await server.stop()
         #expect(access(path, F_OK) != 0)
     }
@@ -201,7 +207,7 @@ private func residentPages() -> Int {
     @Test func theLongestPathWorks() throws {
         let path = "/tmp/" + String(repeating: "y", count: 102)
         let socket = try StatusSocket.open(at: path)
-        #expect(try StatusClient(socketPath: path).isListenedTo())
+        #expect(try StatusClient(socketPath: path, patienceSeconds: 60).isListenedTo())
         close(socket.descriptor)
         socket.removeName()
     }
@@ -248,7 +254,7 @@ private func residentPages() -> Int {
             // The oldest made place, and the process has no more than the limit.
             var byte: UInt8 = 0
             #expect(recv(idle[0], &byte, 1, 0) == 0)
-            #expect(StatusClient(socketPath: path).isAnswered)
+            #expect(await StatusClient(socketPath: path, patienceSeconds: 60).isAnswered)
         }
     }
 
@@ -274,8 +280,8 @@ private func residentPages() -> Int {
         }
     }
 
-    /// A connection that was closed is gone at once, with what belongs to it. In a process of its own, whose memory no
-    /// other test takes.
+    /// A connection that was closed is gone at once, with what belongs to it. In a process of its own, whose memory
+    /// no other test takes.
     @Test func closedConnectionsAreNotKept() async throws {
         await #expect(processExitsWith: .success) {
             try await withServer { port, _ in

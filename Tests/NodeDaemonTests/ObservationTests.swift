@@ -11,7 +11,7 @@ import Testing
 @Suite struct ObservationTests {
     @Test func readinessFollowsTheState() {
         let health = NodeHealth()
-        let seen = Observation(storeName: "directory /d", health: health)
+        let seen = Observation(origin: .init(name: "directory /d"), health: health)
         #expect(seen.answer(path: "/healthz")?.status == .ok)
         #expect(seen.answer(path: "/readyz") == HTTPAnswer(status: .serviceUnavailable, body: "starting\n"))
         #expect(seen.update(state: "waiting for a lease", isSetUp: false))
@@ -37,7 +37,7 @@ import Testing
     }
 
     @Test func reconnectsAreCountedFromTheFirstConnection() {
-        let seen = Observation(storeName: "etcd", health: NodeHealth())
+        let seen = Observation(origin: .init(name: "etcd"), health: NodeHealth())
         var table = PeerTable()
         for isConnected in [false, true, true, false, false, true, false, true] {
             table.isStoreConnected = isConnected
@@ -48,7 +48,7 @@ import Testing
 
     @Test func theTableAndTheProblemsAreShown() throws {
         let health = NodeHealth()
-        let seen = Observation(storeName: "etcd", health: health)
+        let seen = Observation(origin: .init(name: "etcd"), health: health)
         var table = PeerTable()
         let subnet = try #require(LeaseSubnet(key: "10.66.29.0-24"))
         table.peers = [

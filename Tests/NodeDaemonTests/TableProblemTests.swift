@@ -45,18 +45,30 @@ import Testing
     }
 
     @Test func skippedEntriesAreNamedUpToANumber() {
-        #expect(TableProblems.skipped([]).isEmpty)
-        let few = TableProblems.skipped([SkippedLease(key: "x\u{1b}", reason: "no subnet")])
+        #expect(TableProblems.skipped([], isCluster: false).isEmpty)
+        let few = TableProblems.skipped([SkippedLease(key: "x\u{1b}", reason: "no subnet")], isCluster: false)
         #expect(few.keys.map(\.description) == ["peer x\\u{1b}"])
         #expect(few.values.first?.sentence.contains("no subnet") == true)
-        let many = TableProblems.skipped((0..<1000).map { SkippedLease(key: "\($0)", reason: "") })
+        let many = TableProblems.skipped(
+            (0..<1000).map { SkippedLease(key: "\($0)", reason: "") }, isCluster: false)
         #expect(many.count == 21)
         #expect(many[Component(.peer, "others")]?.cause.contains("980 more") == true)
     }
 
+    /// In a cluster there is no lease to release.
+    @Test func nodesOfAClusterAreCalledSo() {
+        let skipped = TableProblems.skipped([SkippedLease(key: "n1", reason: "no")], isCluster: true)
+        #expect(skipped[Component(.peer, "n1")]?.cause == "no packet is sent to the node n1: no")
+        let sentences = [
+            skipped.values.map(\.sentence).joined(),
+            TableProblems.tooMany(peers: 65_537, isCluster: true)?.sentence ?? "",
+        ]
+        for sentence in sentences { #expect(sentence.contains("kubectl") && !sentence.contains("lease")) }
+    }
+
     @Test func entriesThatAreGoodAgainAreNoProblem() {
         let health = NodeHealth()
-        let seen = Observation(storeName: "", health: health)
+        let seen = Observation(origin: .init(name: ""), health: health)
         // What others say of peers is theirs.
         health.set(Component(.peer, "theirs"), Problem(.degraded, "away", remedy: ""))
         var table = PeerTable()
@@ -81,7 +93,7 @@ import Testing
     }
 
     @Test func morePeersThanThereIsRoomForAreSaid() {
-        #expect(TableProblems.tooMany(peers: 65_536) == nil)
-        #expect(TableProblems.tooMany(peers: 65_537)?.effect == .degraded)
+        #expect(TableProblems.tooMany(peers: 65_536, isCluster: false) == nil)
+        #expect(TableProblems.tooMany(peers: 65_537, isCluster: false)?.effect == .degraded)
     }
 }

@@ -180,9 +180,9 @@ import Testing
             let kept = KeptSubnetFile(file, at: path)
             let socket = try RouteSocket()
             func restored(_ expected: String) throws {
-                #expect(try kept.deviation(in: NetworkState()) == expected)
+                #expect(kept.deviation(in: NetworkState()) == expected)
                 try kept.update(in: NetworkState(), using: socket)
-                #expect(try kept.deviation(in: NetworkState()) == nil)
+                #expect(kept.deviation(in: NetworkState()) == nil)
                 #expect(try TextFile.read(path) == file.text)
             }
             try restored("missing")

@@ -170,7 +170,7 @@ struct StartTests {
     /// What no waiting mends ends at once, by its kind.
     @Test(arguments: [
         ("--iface-regex 'eth('", 78), ("--port 0", 64), ("--lease-dir= --etcd-endpoints ftp://x", 78),
-        ("--kube-subnet-mgr", 69), ("--status-socket /tmp/\(String(repeating: "x", count: 110))", 64),
+        ("--kube-subnet-mgr", 78), ("--status-socket /tmp/\(String(repeating: "x", count: 110))", 64),
     ])
     func whatNoWaitingMendsEndsAtOnce(flags: String, status: Int) async throws {
         let lab = try await Lab(nodes: 1)

@@ -2,6 +2,7 @@
 #include "CLinux.h"
 
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <sys/time.h>
@@ -123,4 +124,16 @@ int twill_usable_cpus(void) {
   cpu_set_t set;
   int count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
   return count > 0 ? count : 1;
+}
+
+int twill_memory_file(const char *name) {
+  return memfd_create(name, MFD_CLOEXEC);
+}
+
+int twill_pipe(int ends[2]) {
+  return pipe2(ends, O_CLOEXEC);
+}
+
+char **twill_environment(void) {
+  return environ;
 }

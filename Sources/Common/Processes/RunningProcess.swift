@@ -16,6 +16,7 @@ public struct RunningProcess: Sendable, Hashable {
     public init(number: Int32) { self.number = number }
 
     /// The processes that are seen from here, this one among them.
+    @available(*, noasync, message: "it blocks: use onThread")
     public static var all: [RunningProcess] {
         ProcFile.names(in: "/proc").compactMap { name in
             Int32(name).map { RunningProcess(number: $0) }

@@ -19,7 +19,10 @@ package struct BackendSettings: Sendable {
 
     /// A number under `key` that is within `range`, or 0, which means flannel's value.
     ///
-    /// - Parameter rule: what is needed, for the operator who wrote another number.
+    /// - Parameters:
+    ///   - key: the member of `Backend`.
+    ///   - range: the numbers that are taken.
+    ///   - rule: what is needed, for the operator who wrote another number.
     /// - Returns: nil where there is none, or 0.
     /// - Throws: where it is no number, or out of range.
     package func integer(

@@ -18,7 +18,9 @@ public struct Component: Sendable, Hashable {
         case setting
         /// `subnet.env`.
         case subnetFile = "subnet-file"
-        /// The store of leases.
+        /// What pods of this node get their network by, beside `subnet.env`: the CNI list, its bridge.
+        case podNetwork = "pod-network"
+        /// The store of leases, or the cluster that assigns subnets.
         case store
         /// The network's configuration.
         case configuration

@@ -23,6 +23,7 @@ public enum EventName: String, Sendable, CaseIterable, CustomStringConvertible {
     case identityIsAnother = "identity_is_another_one"
     case previousSubnetUnknown = "previous_subnet_not_known"
     case subnetFileChanged = "subnet_file_changed"
+    case subnetFileRemoved = "subnet_file_removed"
 
     // MARK: The underlay and the data plane
 
@@ -94,6 +95,23 @@ public enum EventName: String, Sendable, CaseIterable, CustomStringConvertible {
     case takingLeaseBack = "another_node_with_this_node_s_address_took_its_lease_taking_it_back"
     case subnetHeldByAnother =
         "the_subnet_of_the_last_run_is_held_by_another_node_with_this_node_s_address_taking_another"
+
+    // MARK: Kubernetes' nodes
+
+    case startingFromLastKnown = "starting_from_what_was_last_known"
+    case lastKnownNotKept = "what_is_known_could_not_be_kept"
+    case subnetAssigned = "subnet_assigned"
+    case waitingForSubnet = "waiting_for_this_node_s_podcidr"
+    case subnetChanged = "this_node_s_podcidr_changed"
+    case nodeIsAbsent = "the_cluster_has_no_node_of_this_name"
+    case nodeMadeAnew = "this_node_s_object_was_made_anew"
+    case annotationsWritten = "node_annotations_written"
+    case annotationsRestored = "node_annotations_restored"
+    case annotationIgnored = "annotation_of_this_node_ignored"
+    case networkAvailable = "node_s_network_is_available"
+    case nodeSkipped = "node_skipped"
+    case nodeNoLongerSkipped = "node_no_longer_skipped"
+    case watchIsSilent = "watch_is_silent_reading_everything_anew"
 
     // MARK: The store
 

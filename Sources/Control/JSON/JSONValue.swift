@@ -14,6 +14,13 @@ package enum JSONValue: Sendable, Equatable {
         package var key: String
         package var value: JSONValue
         package var offset: Int
+
+        /// Makes a member.
+        package init(key: String, value: JSONValue, offset: Int) {
+            self.key = key
+            self.value = value
+            self.offset = offset
+        }
     }
 
     /// Parses a text; nil where it is no JSON.

@@ -25,7 +25,7 @@ public struct NodeAnnouncement: Sendable, Hashable {
     }
 
     /// Where this node is reached, by others and by itself.
-    var addresses: [IPv4Address] {
+    package var addresses: [IPv4Address] {
         [publicAddress] + (underlayAddress.map { $0 == publicAddress ? [] : [$0] } ?? [])
     }
 }
@@ -62,6 +62,13 @@ public struct LeaseOptions: Sendable, Hashable {
 public struct LeaseLost: Error, Sendable, CustomStringConvertible {
     /// Which subnet, and who has it.
     public let description: String
+
+    init(description: String) { self.description = description }
+
+    /// Makes an error.
+    ///
+    /// - Parameter description: which subnet, and who has it.
+    package init(_ description: String) { self.description = description }
 }
 
 /// Keeps a node's lease in a store and follows its peers: `LeaseMachine` decides, this carries out.
@@ -75,7 +82,7 @@ public actor LeaseKeeper: PeerSource, SubnetClaim {
     private let subnetsContinuation: AsyncStream<OwnLease?>.Continuation
     private var network = KnownNetwork()
     private var ownLease: OwnLease?
-    private let store: any LeaseStore
+    private let store: any LeaseReading & LeaseWriting
     private let identityChanged: @Sendable (NodeIdentity) async -> Void
     private let logger: Logger
     private let heartbeat: @Sendable () -> Void
@@ -92,11 +99,15 @@ public actor LeaseKeeper: PeerSource, SubnetClaim {
     /// Makes a keeper; nothing happens before `run`.
     ///
     /// - Parameters:
+    ///   - store: where the network's configuration and the leases are.
+    ///   - announcement: what the lease tells the other nodes.
+    ///   - options: how the lease is kept.
     ///   - logger: takes one line for each event, with stable field names; nothing is repeated.
     ///   - identityChanged: keeps another identity for the next start: this node's was found to be another node's.
     ///   - heartbeat: called each time that everything that had happened was dealt with.
     public init(
-        store: any LeaseStore, announcement: NodeAnnouncement, options: LeaseOptions, logger: Logger,
+        store: any LeaseReading & LeaseWriting, announcement: NodeAnnouncement, options: LeaseOptions,
+        logger: Logger,
         identityChanged: @escaping @Sendable (NodeIdentity) async -> Void = { _ in },
         heartbeat: @escaping @Sendable () -> Void = {}
     ) {
@@ -165,11 +176,11 @@ public actor LeaseKeeper: PeerSource, SubnetClaim {
                     self.post(.written(write, .failure(error)))
                 }
             }
-        case .watch(let revision, let number):
+        case .watch(let position, let number):
             watch?.cancel()
             watch = Task { [store] in
                 do {
-                    for try await update in store.watch(after: revision) {
+                    for try await update in store.watch(after: position) {
                         self.post(.update(update, watch: number))
                     }
                     self.post(.watchEnded(LeaseStoreError(.unreachable, "the watch ended"), watch: number))

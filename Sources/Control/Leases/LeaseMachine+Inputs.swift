@@ -34,8 +34,8 @@ extension LeaseMachine {
     }
 
     private mutating func take(_ snapshot: StoreSnapshot, now: Instant) {
-        if let position = session.position, snapshot.revision < position.highest {
-            reportDataLoss(from: position.highest, to: snapshot.revision)
+        if let latest = session.position?.latest, snapshot.position.isBefore(latest) {
+            reportDataLoss(from: latest, to: snapshot.position)
         }
         takeEntries(of: snapshot, now: now)
         published.keysChanged = nil
@@ -44,7 +44,7 @@ extension LeaseMachine {
         take(configuration: snapshot.configuration)
         doubt.hasStoreJumped = false
         session.take(
-            revision: snapshot.revision,
+            snapshot.position,
             resyncAt: now + .seconds(Double.random(in: Self.resyncSeconds, using: &random)))
     }
 
@@ -85,17 +85,17 @@ extension LeaseMachine {
         }
         succeeded(.watch, now: now)
         session.noteSignOfLife(now: now)
-        let known = session.position?.revision ?? 0
+        let known = session.position?.current
         switch update {
         case .conditions:
             break
         case .alive(let current):
             // A member that lags behind may say so too: whether the store is older than before, a snapshot tells.
-            guard current < known else { return }
-            session.position?.revision = current
+            guard let known, current.isBefore(known) else { return }
+            session.position?.current = current
             session.isSnapshotWanted = true
         case .changes(let events, let current):
-            guard current >= known else {
+            if let known, current.isBefore(known) {
                 // What is told twice, or of before what is known, is no news: the store itself is asked.
                 session.isSnapshotWanted = true
                 return

@@ -13,11 +13,13 @@ extension LeaseMachine {
             }
             return
         }
-        if !session.isSnapshotWanted, !session.isWatchOpen, mayAsk(.watch, now: now) {
+        if !session.isSnapshotWanted, !session.isWatchOpen, let position = session.position?.current,
+            mayAsk(.watch, now: now)
+        {
             session.watch = .open(aliveSince: session.watch.aliveSince)
             session.watchNumber += 1
             turn.actions.append(
-                .watch(after: session.position?.revision ?? 0, number: session.watchNumber))
+                .watch(after: position, number: session.watchNumber))
         }
         if !session.isRequestUnderWay, !session.isSnapshotWanted {
             if let write = nextWrite(now: now) {
@@ -27,7 +29,8 @@ extension LeaseMachine {
                 }
                 return
             }
-            // The write that failed was done all the same, or is not needed any longer.
+            // A write has failed, and none is needed: the store did it though its answer was lost, or the need is
+            // gone.
             if session.isFailing(.write) { succeeded(.write, now: now) }
         }
         if session.isSnapshotWanted, !session.isRequestUnderWay { wake(at: now) }
@@ -92,10 +95,10 @@ extension LeaseMachine {
             ])
     }
 
-    mutating func reportDataLoss(from old: Int64, to new: Int64) {
+    mutating func reportDataLoss(from old: StorePosition, to new: StorePosition) {
         report(
             .warning, .storeIsOlder,
-            ["store": storeName, "revision_before": "\(old)", "revision": "\(new)"])
+            ["store": storeName, "revision_before": "\(old.number)", "revision": "\(new.number)"])
         doubt.hasStoreJumped = true
     }
 }

@@ -34,7 +34,7 @@ package struct LeaseMachine {
         case readSnapshot
         case write(Write)
         /// Ends the watch before it, if any.
-        case watch(after: Int64, number: Int)
+        case watch(after: StorePosition, number: Int)
         /// From now on this node has another identity: to be kept for the next start.
         case changeIdentity(NodeIdentity)
         case wake(at: Instant)
@@ -138,6 +138,7 @@ package struct LeaseMachine {
     /// Takes in what happened and tells what to do; one table at most is published for all of it.
     package mutating func handle(_ inputs: [Input], now: Instant) -> [Action] {
         if hasEnded { return [] }
+        assert(now >= turn.now, "time goes back")
         turn = Turn(now: now)
         for input in inputs { take(input, now: now) }
         settleDeletions(now: now)
@@ -147,6 +148,7 @@ package struct LeaseMachine {
         if !hasEnded { askNext(now: now) }
         publish()
         if let wake = turn.wake, !hasEnded { turn.actions.append(.wake(at: wake)) }
+        assertInvariants()
         return turn.actions
     }
 }

@@ -7,7 +7,7 @@ package struct LeaseReport: Sendable, Hashable {
     package var event: EventName
     package var fields: [String: String]
 
-    init(_ level: Logger.Level, _ event: EventName, _ fields: [String: String] = [:]) {
+    package init(_ level: Logger.Level, _ event: EventName, _ fields: [String: String] = [:]) {
         self.level = level
         self.event = event
         self.fields = fields

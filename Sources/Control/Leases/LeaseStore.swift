@@ -2,23 +2,40 @@ public import Health
 
 /// Where a network keeps its configuration and its leases.
 ///
-/// A store moves bytes and guards writes; what they mean is decided in one place, `LeaseMachine`. Keys are
-/// without the store's own prefix: `config` is named by `configuration` members, a lease by its key text
+/// A store moves bytes and guards writes; what they mean is decided in one place, `LeaseMachine`. It is asked for
+/// three things, a protocol each: nodes read and watch, nodes write what is theirs, and people look and set up. Keys
+/// are without the store's own prefix: `config` is named by `configuration` members, a lease by its key text
 /// (`10.66.28.0-24`), which may be one that does not parse.
-public protocol LeaseStore: Sendable {
+///
+/// A store needs neither a history nor counted versions. `StorePosition` and `StoreVersion` are tokens that it gets
+/// back; where it has no order of moments, it says so, and what that order would tell is done without.
+public typealias LeaseStore = LeaseReading & LeaseWriting & LeaseAdministration
+
+/// What a node reads, and how it hears of changes.
+public protocol LeaseReading: Sendable {
     /// How a log names the store: `etcd http://127.0.0.1:2379 /coreos.com/network`.
     var name: String { get }
 
-    /// Reads the configuration and every entry, as of one revision.
+    /// Reads the configuration and every entry, as of one moment.
     func snapshot() async throws(LeaseStoreError) -> StoreSnapshot
 
-    /// The same with each entry's remaining time, also where that costs a request for each: for people, not for
-    /// nodes.
-    func snapshotWithRemainingTimes() async throws(LeaseStoreError) -> StoreSnapshot
+    /// Watches everything that changes after the moment of a snapshot, or after one that a watch told of.
+    ///
+    /// The stream throws `LeaseStoreError`, also where it can no longer tell whether it is alive; one of kind
+    /// `.historyLost` asks for a new snapshot. It is stopped by ending its consumer's task.
+    func watch(after position: StorePosition) -> AsyncThrowingStream<StoreUpdate, any Error>
 
+    /// Told that this machine's address is another: a connection from the old one is dead, and nobody says so.
+    func addressChanged() async
+}
+
+/// What a node writes. Each write names what it expects to find, and does nothing where it finds something else.
+public protocol LeaseWriting: Sendable {
     /// Creates an entry where the key is absent; never overwrites.
     ///
     /// - Parameters:
+    ///   - key: the key text, `10.66.28.0-24`.
+    ///   - value: flannel's JSON.
     ///   - timeToLive: how long the entry lives without a renewal; nil for a reservation.
     ///   - holder: the node whose lease it is; nil for a reservation that no node has yet.
     func create(
@@ -36,35 +53,44 @@ public protocol LeaseStore: Sendable {
     ///
     /// - Returns: `.refused` where it is at another version or absent.
     func delete(key: String, version: StoreVersion) async throws(LeaseStoreError) -> StoreWriteResult
+}
+
+/// What people do to a store by `twilld lease …` and `twilld network …`; no node asks for it.
+public protocol LeaseAdministration: Sendable {
+    /// A snapshot with each entry's remaining time, also where that costs a request for each.
+    func snapshotWithRemainingTimes() async throws(LeaseStoreError) -> StoreSnapshot
 
     /// Writes the network configuration, whatever stood there.
     func setConfiguration(_ json: String) async throws(LeaseStoreError)
-
-    /// Watches everything that changes after `revision`.
-    ///
-    /// The stream throws `LeaseStoreError`, also where it can no longer tell whether it is alive; one of kind
-    /// `.historyLost` asks for a new snapshot. It is stopped by ending its consumer's task.
-    func watch(after revision: Int64) -> AsyncThrowingStream<StoreUpdate, any Error>
-
-    /// Told that this machine's address is another: a connection from the old one is dead, and nobody says so.
-    func addressChanged() async
 }
 
-extension LeaseStore {
+extension LeaseReading {
     /// Does nothing: right for a store without connections.
     public func addressChanged() {}
 }
 
-extension LeaseStore {
-    /// A plain snapshot, which tells the remaining times where reading them costs nothing more.
-    public func snapshotWithRemainingTimes() async throws(LeaseStoreError) -> StoreSnapshot {
-        try await snapshot()
+/// A moment of a store, which a watch goes on from. Only the store that told of it knows what its number is.
+public struct StorePosition: Sendable, Hashable {
+    /// What the store knows the moment by.
+    public let number: Int64
+    /// Whether later moments have larger numbers, whichever node asks and however often the store was started anew. A
+    /// smaller one tells then that the store lost changes, or that a member lags behind.
+    public let isOrdered: Bool
+
+    /// Makes a position of a store's number.
+    public init(_ number: Int64, isOrdered: Bool) {
+        self.number = number
+        self.isOrdered = isOrdered
     }
+
+    /// Whether it is certainly of an earlier moment than `other`, a position in the same store.
+    func isBefore(_ other: StorePosition) -> Bool { isOrdered && other.isOrdered && number < other.number }
 }
 
-/// Names one write of one entry; only the store that made it knows what its number counts.
+/// Names one write of one entry, so that a later write finds out whether another came in between. Only the store that
+/// made it knows what its number is; nobody compares two of them but for being the same.
 public struct StoreVersion: Sendable, Hashable {
-    /// etcd: the revision of the key's last change. Directory: a hash of the file's inode and time.
+    /// What the store knows the write by.
     public let number: UInt64
 
     /// Makes a version of a store's number.
@@ -108,35 +134,35 @@ public struct StoreEntry: Sendable, Hashable {
     }
 }
 
-/// Everything in a store as of one revision.
+/// Everything in a store as of one moment.
 public struct StoreSnapshot: Sendable, Hashable {
     /// The network configuration's JSON; nil where there is none.
     public var configuration: String?
     /// Every lease and reservation.
     public var entries: [StoreEntry]
-    /// The revision that a watch goes on from.
-    public var revision: Int64
+    /// The moment, which a watch goes on from.
+    public var position: StorePosition
     /// What tells this store from another that answers under the same name (etcd: the cluster's number; a directory:
     /// its file system and inode); nil where the store has no such thing.
     public var storeIdentity: String?
 
     /// Makes a snapshot.
     public init(
-        configuration: String?, entries: [StoreEntry], revision: Int64, storeIdentity: String? = nil
+        configuration: String?, entries: [StoreEntry], position: StorePosition, storeIdentity: String? = nil
     ) {
         self.configuration = configuration
         self.entries = entries
-        self.revision = revision
+        self.position = position
         self.storeIdentity = storeIdentity
     }
 }
 
 /// What a watch tells.
 public enum StoreUpdate: Sendable, Hashable {
-    /// The watch is in place and the store answers; it stands at `revision`. Says nothing about changes.
-    case alive(revision: Int64)
-    /// Everything that changed up to `revision`, in order.
-    case changes([StoreEvent], revision: Int64)
+    /// The watch is in place and the store answers; it stands at this moment. Says nothing about changes.
+    case alive(StorePosition)
+    /// Everything that changed up to a moment, in order.
+    case changes([StoreEvent], upTo: StorePosition)
     /// What is wrong with the store though it answers, a clock for example; takes the place of what was told before.
     case conditions([Component: Problem])
 }

@@ -35,10 +35,13 @@ public struct NetworkConfiguration: Sendable, Hashable {
 
     /// Parses flannel's JSON by flannel's rules.
     ///
-    /// - Parameter backends: those that this daemon has.
+    /// - Parameters:
+    ///   - backends: those that this daemon has.
+    ///   - assignsSubnets: whether nodes choose their subnets by this configuration. Where somebody else assigns them
+    ///     (Kubernetes), the keys that say which ones mean nothing and are not looked at.
     /// - Throws: which key does not hold, its value and the rule.
     package init(
-        parsing json: String, backends: BackendRegistry = .all
+        parsing json: String, backends: BackendRegistry = .all, assignsSubnets: Bool = true
     ) throws(NetworkConfigurationError) {
         let root: JSONValue
         do throws(JSONError) { root = try JSONValue(reading: json) } catch {
@@ -48,7 +51,7 @@ public struct NetworkConfiguration: Sendable, Hashable {
         guard case .object = root else {
             throw NetworkConfigurationError("the network configuration is \(root): an object is needed")
         }
-        let fields = Fields(object: root)
+        let fields = Fields(object: root, hasAllocation: assignsSubnets)
         if try fields.bool(.enableIPv4) == false,
             let name = backends.nameIfIPv4IsNeeded(by: fields[.backend])
         {
@@ -155,7 +158,7 @@ extension NetworkConfiguration {
     }
 
     /// Why a node with these addresses cannot be of the network; nil where it can.
-    func refusal(underlay addresses: [IPv4Address]) -> NetworkConfigurationError? {
+    package func refusal(underlay addresses: [IPv4Address]) -> NetworkConfigurationError? {
         guard let address = addresses.first(where: network.contains) else { return nil }
         return NetworkConfigurationError(
             key: .network, .string("\(network)"),
@@ -168,10 +171,22 @@ extension NetworkConfiguration {
 /// The configuration's members, each checked by its rule.
 private struct Fields {
     private let object: JSONValue
+    /// Whether the keys that say how the network is cut into subnets are looked at.
+    private let hasAllocation: Bool
 
-    init(object: JSONValue) { self.object = object }
+    init(object: JSONValue, hasAllocation: Bool) {
+        self.object = object
+        self.hasAllocation = hasAllocation
+    }
 
-    subscript(key: NetworkConfiguration.Key) -> JSONValue? { object[key.rawValue] }
+    private static let allocation: [NetworkConfiguration.Key] = [
+        .subnetLength, .subnetMinimum, .subnetMaximum, .ipv6SubnetLength, .ipv6SubnetMinimum,
+        .ipv6SubnetMaximum,
+    ]
+
+    subscript(key: NetworkConfiguration.Key) -> JSONValue? {
+        hasAllocation || !Self.allocation.contains(key) ? object[key.rawValue] : nil
+    }
 
     // What a kernel does not route to another machine (RFC 6890): a route for it through the tunnel would cut the
     // node off from itself, or from its link. 240.0.0.0/4 is routed by Linux, and is used for pods.

@@ -1,4 +1,4 @@
-import Health
+package import Health
 
 /// How often a store is asked, whatever fails: a budget for all requests together, and a growing pause with
 /// jitter after a failure, for each kind of request by itself.
@@ -53,7 +53,7 @@ struct RequestPacing {
 
 /// How often one message is logged, whatever happens: what a store, a link or another node does again and again must
 /// not fill a disk.
-struct ReportPacing {
+package struct ReportPacing {
     // Fifty at once (a store with as many broken entries), then one a minute: at most 1,490 lines a day for each
     // event, of which there are some thirty.
     static let burst = 50
@@ -67,10 +67,13 @@ struct ReportPacing {
 
     private var budgets: [EventName: Budget] = [:]
 
+    /// Makes full budgets.
+    package init() {}
+
     /// Takes from an event's budget.
     ///
     /// - Returns: how many were left out since the last one that was not; nil where this one is to be left out.
-    mutating func take(_ event: EventName, now: ContinuousClock.Instant) -> Int? {
+    package mutating func take(_ event: EventName, now: ContinuousClock.Instant) -> Int? {
         var budget = budgets[event] ?? Budget(refilled: now)
         defer { budgets[event] = budget }
         let periods = (now - budget.refilled) / Self.refill

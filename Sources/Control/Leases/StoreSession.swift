@@ -10,8 +10,8 @@ struct StoreSession {
     enum Request {
         case none
         case snapshot
-        /// With the keys that the watch told of meanwhile. It knows better than the write's answer, which may come
-        /// after the news of what others did to the key next.
+        /// With the keys that the watch told of meanwhile. For those the watch is believed and not the write's
+        /// answer, which may come after the news of what another node did to the key next.
         case write(keysTold: Set<String>)
     }
 
@@ -35,15 +35,15 @@ struct StoreSession {
     /// Up to where the store is known.
     struct Position {
         /// What a watch goes on from.
-        var revision: Int64
-        /// The highest revision that was ever told of the store as it is now.
-        var highest: Int64
+        var current: StorePosition
+        /// The latest moment that was ever told of the store as it is now.
+        var latest: StorePosition
         /// When a snapshot is read whatever the watch told.
         var resyncAt: Instant
 
-        mutating func advance(to revision: Int64) {
-            self.revision = revision
-            highest = max(highest, revision)
+        mutating func advance(to position: StorePosition) {
+            current = position
+            if !position.isBefore(latest) { latest = position }
         }
     }
 
@@ -101,9 +101,9 @@ struct StoreSession {
 
     /// Takes over where a snapshot stands. What the watch told while it was read may be older or newer: another one
     /// is begun.
-    mutating func take(revision: Int64, resyncAt: Instant) {
+    mutating func take(_ moment: StorePosition, resyncAt: Instant) {
         isSnapshotWanted = false
-        position = Position(revision: revision, highest: revision, resyncAt: resyncAt)
+        position = Position(current: moment, latest: moment, resyncAt: resyncAt)
         if case .open(let since) = watch { watch = .outdated(aliveSince: since) }
     }
 

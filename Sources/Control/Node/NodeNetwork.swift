@@ -41,7 +41,7 @@ public actor NodeNetwork {
 
     private nonisolated let thread: ControlThread
     private let continuation: AsyncStream<NodeEvent>.Continuation
-    private let options: UnderlayOptions
+    private var options: UnderlayOptions
     var resyncInterval: Duration { reconciler.resyncInterval }
     let socket: RouteSocket
     private let monitor: RouteMonitor
@@ -95,12 +95,16 @@ public actor NodeNetwork {
     /// Opens the netlink sockets.
     ///
     /// - Parameters:
+    ///   - options: how the underlay is chosen.
     ///   - exclusions: what is never the underlay; `setOverlay` adds to it.
     ///   - resyncInterval: how often everything is compared without a notification.
     ///   - patience: how long the underlay must be away before another takes over.
     ///   - routePatience: how long packets must go astray before that is told: whoever sets up a bridge or a VPN does
     ///     so step by step.
+    ///   - health: is told how the underlay, the routes and the items are.
+    ///   - logger: takes what was restored, and what could not be.
     ///   - pathTiming: the times by which paths to peers are probed; nil for not at all.
+    /// - Throws: `NetlinkError` where the kernel gives no sockets, `SystemError` where it gives no thread.
     public init(
         options: UnderlayOptions, exclusions: UnderlayExclusions = UnderlayExclusions(),
         resyncInterval: Duration = .seconds(5), patience: Duration = .seconds(5),
@@ -132,12 +136,39 @@ public actor NodeNetwork {
     }
 
     /// Chooses the underlay from what the kernel says now. From here on `run` follows it, and keeps it for as long as
-    /// it qualifies. Throws `UnderlayError` where none fits.
+    /// it qualifies.
+    ///
+    /// - Throws: `UnderlayError` where none fits, `NetlinkError` where the kernel's state cannot be read.
     public func chooseUnderlay() throws -> Underlay {
         routes = nil
         let chosen = try chosenUnderlay(in: readState()).get()
         watch = UnderlayWatch(chosen, patience: patience)
         return chosen
+    }
+
+    /// Takes over addresses that somebody else than the command line says, and may say otherwise at any time.
+    ///
+    /// - Parameters:
+    ///   - publicAddress: as `UnderlayOptions.publicAddress`. Where it becomes another one, an interface is chosen
+    ///     anew.
+    ///   - announcedAddress: as `UnderlayOptions.announcedAddress`.
+    public func follow(publicAddress: IPv4Address?, announcedAddress: IPv4Address?) {
+        let isChosenAnew = publicAddress != options.publicAddress
+        options.publicAddress = publicAddress
+        options.announcedAddress = announcedAddress
+        guard let before = watch?.underlay else { return }
+        routes = nil
+        do {
+            let state = try readState()
+            // What cannot be chosen now is kept: it is told of and waited for as any other that is away.
+            if isChosenAnew, case .success(let chosen) = chosenUnderlay(in: state), chosen != before {
+                watch = UnderlayWatch(chosen, patience: patience)
+                continuation.yield(.underlayChanged(chosen))
+            }
+            followUnderlay(in: state)
+        } catch {
+            tellUnreadable(error)
+        }
     }
 
     /// Says which network the tunnel carries, before anything is made for it. An underlay inside of it is none:
@@ -179,8 +210,9 @@ public actor NodeNetwork {
         do { judgeRoutes(in: try readState(), isResync: false) } catch { tellUnreadable(error) }
     }
 
-    /// Replaces all desired items: takes away what is no longer wanted, and makes the rest so in their order. Throws
-    /// the first failure of an essential item; `run` tries again.
+    /// Replaces all desired items: takes away what is no longer wanted, and makes the rest so in their order.
+    ///
+    /// - Throws: the first failure of an essential item, which `run` tries again.
     public func setDesired(_ items: [any DesiredItem]) throws {
         reconciler.replace(with: items)
         missingDevice = nil
@@ -240,6 +272,8 @@ public actor NodeNetwork {
     }
 
     /// Takes away every desired item that outlives the tunnel device, and keeps none from here on.
+    ///
+    /// - Throws: `NetlinkError` where the kernel's state cannot be read.
     public func withdrawAll() throws {
         followPaths(to: [:], through: nil)
         try setDesired([])

@@ -5,6 +5,7 @@ extension CounterTotals {
     ///
     /// - Parameters:
     ///   - earlier: what was counted `seconds` before, for rates; nil for none.
+    ///   - seconds: the time since `earlier`.
     public func statusValues(since earlier: CounterTotals? = nil, seconds: Double = 0)
         -> [NodeStatus.CounterValue]
     {
@@ -55,6 +56,7 @@ extension PeerCounts {
     ///
     /// - Parameters:
     ///   - earlier: what was counted `seconds` before, for rates; nil for none.
+    ///   - seconds: the time since `earlier`.
     ///   - now: nanoseconds of the monotonic clock.
     public func statusTraffic(
         since earlier: PeerCounts? = nil, seconds: Double = 0, nowNanoseconds now: UInt64
@@ -105,7 +107,10 @@ extension MetricsText {
     /// Writes what was carried to and from each peer: a series each, or none where there are more than `limit`, so
     /// that sums over them are never of some only.
     ///
-    /// - Parameter time: now, seconds since 1970.
+    /// - Parameters:
+    ///   - status: has the peers.
+    ///   - limit: how many peers may have a series each.
+    ///   - time: now, seconds since 1970.
     public mutating func addPeers(_ status: NodeStatus, limit: Int, unixTime time: Double) {
         let counted = status.peers.compactMap { peer in peer.traffic.map { (peer.subnet, $0) } }
         let recently = 300
@@ -149,61 +154,5 @@ extension MetricsText {
             "twill_peer_last_received_timestamp_seconds", .gauge,
             "When the last packet came from a node, seconds since 1970; none where none did."
         ) { $0.lastReceivedSeconds.map { time - $0 } }
-    }
-
-    /// Writes what a status document says of the node beside the counters.
-    public mutating func add(_ status: NodeStatus) {
-        add(
-            "twill_build_info", .gauge, help: "Always 1; the label tells the release.",
-            [Sample(1, labels: [("version", status.version)])])
-        add(
-            "twill_uptime_seconds", .gauge, help: "Seconds since the daemon was started.",
-            status.uptimeSeconds)
-        add(
-            "twill_ready", .gauge,
-            help: "Whether lease, device, routes and subnet.env are in place and nothing cuts pods off.",
-            status.isReady ? 1 : 0)
-        add(
-            "twill_store_connected", .gauge,
-            help: "Whether the store of leases answers; packets flow without it.",
-            status.store.isConnected ? 1 : 0)
-        add(
-            "twill_store_reconnects_total", .counter, help: "Times the store was lost and found again.",
-            Double(status.store.reconnects))
-        add("twill_peers", .gauge, help: "Nodes that packets are sent to.", Double(status.peers.count))
-        add(
-            "twill_narrow_paths", .gauge,
-            help: "Nodes that the tunnel's full size does not reach; twilld status says what does.",
-            Double(status.peers.count { $0.pathMTU != nil }))
-        add(
-            "twill_skipped_leases", .gauge,
-            help: "Entries of the store that are no peers; twilld status says why.",
-            Double(status.skipped.count))
-        add(
-            "twill_problems", .gauge, help: "What an operator should look at; twilld status names it.",
-            Double(status.problems.count))
-        let kinds = Dictionary(grouping: status.components, by: \.kind)
-        add(
-            "twill_component_condition", .gauge,
-            help: "The worst condition of the components of a kind: 0 good, 1 degraded, 2 cutting pods off.",
-            kinds.sorted { $0.key < $1.key }.map { kind, components in
-                let worst = components.map { ["good": 0, "degraded": 1][$0.condition] ?? 2.0 }.max() ?? 0
-                return Sample(worst, labels: [("component", kind)])
-            })
-        if let tunnel = status.tunnel {
-            add("twill_tunnel_mtu_bytes", .gauge, help: "The tunnel's MTU.", Double(tunnel.mtu))
-        }
-        if let lease = status.lease {
-            add(
-                "twill_lease_age_seconds", .gauge,
-                help: "Seconds since this node's lease was acquired or found.",
-                lease.ageSeconds)
-            if let expiry = lease.expirySeconds {
-                add(
-                    "twill_lease_expiry_seconds", .gauge,
-                    help: "Seconds until this node's lease ends unless renewed.",
-                    expiry)
-            }
-        }
     }
 }

@@ -50,6 +50,8 @@ public struct MetricsText: Sendable {
     /// Writes a histogram.
     ///
     /// - Parameters:
+    ///   - name: the family's name.
+    ///   - help: what an observation is, one sentence.
     ///   - bounds: the upper bound, itself included, of each bucket but the last, which has none.
     ///   - counts: how many observations fell into each bucket, not those below it; one more than `bounds`.
     ///   - sum: the sum of all observations.

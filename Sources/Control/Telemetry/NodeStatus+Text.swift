@@ -21,17 +21,13 @@ extension NodeStatus {
                     + "MTU \(underlay.mtu)")
         }
         if let tunnel { lines.append("tunnel    \(tunnel.interface), \(tunnel.network), MTU \(tunnel.mtu)") }
-        if let lease {
-            let end =
-                lease.expirySeconds.map { "ends in \(NodeStatus.duration($0)) unless renewed" }
-                ?? "a reservation, never ends"
-            lines.append("lease     \(lease.subnet), \(NodeStatus.duration(lease.ageSeconds)) old, \(end)")
-        }
+        if let lease { lines.append(line(of: lease)) }
         lines += kernelLines
         lines += traffic
         lines += peerLines(limit: peerLimit)
         if !skipped.isEmpty {
-            lines.append("skipped   \(skipped.count) entries of the store are no peers")
+            let entries = lease?.isAssigned == true ? "nodes of the cluster" : "entries of the store"
+            lines.append("skipped   \(skipped.count) \(entries) are no peers")
             lines += skipped.map { "  \($0.key): \($0.reason)" }
         }
         let drops = counters.filter { $0.isDrop && $0.value > 0 }
@@ -49,6 +45,15 @@ extension NodeStatus {
         }
         // What a store, a file or a flag says must not steer the terminal.
         return lines.map(\.printable).joined(separator: "\n") + "\n"
+    }
+
+    private func line(of lease: Lease) -> String {
+        let age = "\(lease.subnet), \(NodeStatus.duration(lease.ageSeconds)) old"
+        if lease.isAssigned == true { return "subnet    \(age), assigned by the cluster" }
+        let end =
+            lease.expirySeconds.map { "ends in \(NodeStatus.duration($0)) unless renewed" }
+            ?? "a reservation, never ends"
+        return "lease     \(age), \(end)"
     }
 
     private var storeState: String {

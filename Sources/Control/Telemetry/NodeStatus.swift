@@ -5,6 +5,10 @@ import Health
 public struct NodeStatus: Codable, Sendable, Equatable {
     /// The release of the daemon.
     public var version: String
+    /// The commit that it was built from; nil where it was not packaged, or is of a release that does not tell.
+    public var commit: String?
+    /// The build ID that its linker gave it; nil from a release that does not tell.
+    public var build: String?
     /// The daemon's process.
     public var processIdentifier: Int32
     /// Seconds since the daemon was started.
@@ -29,8 +33,8 @@ public struct NodeStatus: Codable, Sendable, Equatable {
     public var skipped: [Skipped]
     /// Everything that the node's work depends on and how it is, the worst first.
     public var components: [Component]
-    /// What this node keeps in the kernel (routes, rules, settings) and in `subnet.env`, and how each item stands; nil from
-    /// a release that does not tell.
+    /// What this node keeps in the kernel (routes, rules, settings) and in `subnet.env`, and how each item stands;
+    /// nil from a release that does not tell.
     public var kernel: [KernelItem]?
     /// What an operator should know and do, one sentence each: those of the components that are not good.
     public var problems: [String]
@@ -60,7 +64,108 @@ public struct NodeStatus: Codable, Sendable, Equatable {
         histograms = []
         gauges = []
     }
+}
 
+// MARK: - What /metrics says of it
+
+extension NodeStatus {
+    /// One family of `/metrics` that is read off a status.
+    struct Metric: Sendable {
+        /// As it stands in `/metrics` and in the manual.
+        let name: String
+        let kind: MetricsText.Kind
+        let help: String
+        /// Its values; none where there is nothing to tell yet.
+        let samples: @Sendable (NodeStatus) -> [MetricsText.Sample]
+
+        init(
+            _ name: String, _ kind: MetricsText.Kind, _ help: String,
+            samples: @escaping @Sendable (NodeStatus) -> [MetricsText.Sample]
+        ) {
+            self.name = name
+            self.kind = kind
+            self.help = help
+            self.samples = samples
+        }
+
+        /// A family of one value, or of none where that is nil.
+        init(
+            _ name: String, _ kind: MetricsText.Kind, _ help: String,
+            value: @escaping @Sendable (NodeStatus) -> Double?
+        ) {
+            self.init(name, kind, help, samples: { status in value(status).map { [.init($0)] } ?? [] })
+        }
+    }
+
+    /// The families, in the order in which they are written. A member of the status that is a number has its family
+    /// here.
+    static let metrics: [Metric] = [
+        Metric(
+            "twill_build_info", .gauge, "Always 1; the labels tell the release, its commit and its build.",
+            samples: { status in
+                let labels = [
+                    ("version", status.version), ("commit", status.commit ?? ""),
+                    ("build", status.build ?? ""),
+                ]
+                return [.init(1, labels: labels)]
+            }),
+        Metric("twill_uptime_seconds", .gauge, "Seconds since the daemon was started.") { $0.uptimeSeconds },
+        Metric(
+            "twill_ready", .gauge,
+            "Whether lease, device, routes and subnet.env are in place and nothing cuts pods off."
+        ) { $0.isReady ? 1 : 0 },
+        Metric(
+            "twill_store_connected", .gauge, "Whether the store of leases answers; packets flow without it."
+        ) { $0.store.isConnected ? 1 : 0 },
+        Metric("twill_store_reconnects_total", .counter, "Times the store was lost and found again.") {
+            Double($0.store.reconnects)
+        },
+        Metric("twill_peers", .gauge, "Nodes that packets are sent to.") { Double($0.peers.count) },
+        Metric(
+            "twill_narrow_paths", .gauge,
+            "Nodes that the tunnel's full size does not reach; twilld status says what does."
+        ) { Double($0.peers.count { $0.pathMTU != nil }) },
+        Metric(
+            "twill_skipped_leases", .gauge,
+            "Entries of the store that are no peers; twilld status says why."
+        ) { Double($0.skipped.count) },
+        Metric(
+            "twill_problems", .gauge, "What an operator should look at; twilld status names it."
+        ) { Double($0.problems.count) },
+        Metric(
+            "twill_component_condition", .gauge,
+            "The worst condition of the components of a kind: 0 good, 1 degraded, 2 cutting pods off.",
+            samples: \.worstConditions),
+        Metric("twill_tunnel_mtu_bytes", .gauge, "The tunnel's MTU.") { $0.tunnel.map { Double($0.mtu) } },
+        Metric(
+            "twill_lease_age_seconds", .gauge, "Seconds since this node's lease was acquired or found."
+        ) { $0.lease?.ageSeconds },
+        Metric(
+            "twill_lease_expiry_seconds", .gauge, "Seconds until this node's lease ends unless renewed."
+        ) { $0.lease?.expirySeconds },
+    ]
+
+    private var worstConditions: [MetricsText.Sample] {
+        Dictionary(grouping: components, by: \.kind).sorted { $0.key < $1.key }.map { kind, components in
+            let worst = components.map { ["good": 0, "degraded": 1][$0.condition] ?? 2.0 }.max() ?? 0
+            return MetricsText.Sample(worst, labels: [("component", kind)])
+        }
+    }
+}
+
+extension MetricsText {
+    /// Writes what a status document says of the node beside the counters.
+    public mutating func add(_ status: NodeStatus) {
+        for metric in NodeStatus.metrics {
+            let samples = metric.samples(status)
+            if !samples.isEmpty { add(metric.name, metric.kind, help: metric.help, samples) }
+        }
+    }
+}
+
+// MARK: - Its parts
+
+extension NodeStatus {
     /// One thing that the node's work depends on.
     public struct Component: Codable, Sendable, Equatable {
         /// `underlay`, `route`, `store`, …
@@ -169,15 +274,21 @@ public struct NodeStatus: Codable, Sendable, Equatable {
         public var subnet: String
         /// Whether it never expires.
         public var isReservation: Bool
+        /// Whether a cluster assigned it (Kubernetes: `podCIDR`); nil from a release that does not tell.
+        public var isAssigned: Bool?
         /// Seconds since it was acquired, or found at the start.
         public var ageSeconds: Double
         /// Seconds until it ends unless renewed; nil for a reservation.
         public var expirySeconds: Double?
 
         /// Makes a lease.
-        public init(subnet: String, isReservation: Bool, ageSeconds: Double, expirySeconds: Double?) {
+        public init(
+            subnet: String, isReservation: Bool, isAssigned: Bool = false, ageSeconds: Double,
+            expirySeconds: Double?
+        ) {
             self.subnet = subnet
             self.isReservation = isReservation
+            self.isAssigned = isAssigned
             self.ageSeconds = ageSeconds
             self.expirySeconds = expirySeconds
         }

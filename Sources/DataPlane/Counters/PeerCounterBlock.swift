@@ -86,7 +86,11 @@ public struct PeerCounterBlock: @unchecked Sendable {
 
     /// Counts what came from the peer of a slot. For the block's one writer.
     ///
-    /// - Parameter time: nanoseconds of the monotonic clock.
+    /// - Parameters:
+    ///   - slot: the peer's.
+    ///   - packets: inner packets.
+    ///   - bytes: inner bytes.
+    ///   - time: nanoseconds of the monotonic clock.
     @inlinable @inline(__always)
     public func addReceived(_ slot: UInt16, packets: Int, bytes: Int, atNanoseconds time: Int) {
         let first = Int(slot) &* PeerCounterBlock.stride

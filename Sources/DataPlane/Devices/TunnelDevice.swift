@@ -81,8 +81,12 @@ public struct TunnelDevice: Sendable {
     ///
     /// - Parameters:
     ///   - name: at most 15 bytes; the device must not exist.
-    ///   - offloads: what to ask for. What the kernel refuses is left out of `offloads`.
+    ///   - queueCount: how many queues it gets, one for each worker.
+    ///   - wanted: the offloads to ask for. What the kernel refuses is left out of the device's `offloads`.
+    ///   - patienceMilliseconds: how long a name that is held is waited for.
     ///   - busy: called once, the first time that the name is held by somebody else.
+    /// - Returns: the device, whose descriptors are the caller's to close (`close`).
+    /// - Throws: `TunnelError` with the call that failed and the kernel's error number.
     public static func open(
         name: String, queueCount: Int, offloads wanted: TunnelOffloads, patienceMilliseconds: Int,
         busy: () -> Void = {}
@@ -160,7 +164,8 @@ public struct TunnelDevice: Sendable {
         return twill_link_dropped(index, &dropped) == 0 ? dropped : nil
     }
 
-    /// Sets all wanted offloads that the kernel takes, each tried on top of those before; what is refused changes nothing.
+    /// Sets all wanted offloads that the kernel takes, each tried on top of those before; what is refused changes
+    /// nothing.
     private static func accepted(_ wanted: TunnelOffloads, _ descriptor: Int32) -> TunnelOffloads {
         var accepted: TunnelOffloads = []
         for offload: TunnelOffloads in [.checksum, .tcp4, .tcp6, .tcpECN, .udp]

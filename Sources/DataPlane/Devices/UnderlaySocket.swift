@@ -58,7 +58,9 @@ public struct UnderlaySocket: Sendable {
     ///   - endpoint: the address and port to bind.
     ///   - first: a socket of this process that has the port already, to share it; else nobody may have it.
     ///   - bufferBytes: send and receive buffer each.
-    ///   - segmentation, coalescing: whether to use the offload where the kernel has it.
+    ///   - segmentation: whether to use UDP_SEGMENT where the kernel has it.
+    ///   - coalescing: whether to use UDP_GRO where the kernel has it.
+    /// - Throws: `UnderlaySocketError` with the call that failed and the kernel's error number.
     public static func open(
         _ endpoint: Endpoint, beside first: UnderlaySocket? = nil, bufferBytes: Int, segmentation: Bool,
         coalescing: Bool
@@ -94,6 +96,7 @@ public struct UnderlaySocket: Sendable {
     ///
     /// - Parameters:
     ///   - receiver: the first of the sockets that `open` made; all others of the port are open.
+    ///   - endpoint: the address and port that it has.
     ///   - bufferBytes: the send buffer.
     /// - Returns: the socket's descriptor, the caller's to close; nil where the kernel refuses it.
     public static func openSender(
@@ -137,9 +140,11 @@ public struct UnderlaySocket: Sendable {
     /// The port is the first that is free of `endpoint.port + place`, and on in steps of `sendingPortStep`.
     ///
     /// - Parameters:
+    ///   - endpoint: the address to bind, and the port to begin at.
     ///   - place: which of the sending sockets it is, 1 to 63.
     ///   - bufferBytes: the send buffer.
     /// - Returns: the socket's descriptor, the caller's to close.
+    /// - Throws: `UnderlaySocketError` with the call that failed and the kernel's error number.
     public static func openSender(
         beside endpoint: Endpoint, place: Int, bufferBytes: Int
     ) throws(UnderlaySocketError) -> Int32 {
@@ -158,8 +163,8 @@ public struct UnderlaySocket: Sendable {
         }
     }
 
-    /// The least common multiple of 1 to 8, and 16: a port that many further on is congruent to the same worker,
-    /// whether there are 1 to 8 of them or 16.
+    /// How far apart two ports are that receivers steer to the same worker: a receiver takes the sender's port modulo
+    /// its number of workers, and this is the least common multiple of 1 to 8, and 16.
     static let sendingPortStep = 1680
 
     /// Lets the kernel spread datagrams over the sockets that share `sockets[0]`'s port by where they come from,

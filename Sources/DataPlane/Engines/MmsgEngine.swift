@@ -75,7 +75,14 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
 
     /// Makes the engine. The descriptors are set non-blocking; the caller closes them after `close`.
     ///
-    /// - Parameters: as of `UringEngine`; `entries` bounds the operations of one round.
+    /// - Parameters:
+    ///   - memory: the buffers, which the engine does not own.
+    ///   - tunnel: one queue of the TUN device.
+    ///   - socket: the UDP socket to receive from.
+    ///   - sender: the UDP socket to send on, which may be the same.
+    ///   - wake: an eventfd that ends a wait.
+    ///   - entries: the operations of one round at most.
+    /// - Throws: `MmsgError` with the call that failed and the kernel's error number.
     public init(
         memory: PacketMemory, tunnel: Int32, socket: Int32, sender: Int32, wake: Int32, entries: Int
     ) throws(MmsgError) {

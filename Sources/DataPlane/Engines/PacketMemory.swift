@@ -45,7 +45,10 @@ public struct PacketMemory {
     /// Allocates all buffers in one mapping, touched, so that no page fault comes later.
     ///
     /// - Parameters:
+    ///   - tunnelBufferCount: how many tunnel buffers, of a super-packet each.
+    ///   - datagramBufferCount: how many datagram buffers, a power of two.
     ///   - datagramBytes: bytes of datagrams that each datagram buffer holds at least.
+    ///   - messageCount: how many messages, each with room for its vectors and headers.
     ///   - hugePages: whether to ask for transparent huge pages.
     /// - Returns: nil where the kernel has no memory.
     public init?(

@@ -88,10 +88,13 @@ public struct UringEngine: PacketEngine, ~Copyable {
     ///
     /// - Parameters:
     ///   - memory: stays allocated until after `close`.
-    ///   - tunnel, socket, sender, wake: descriptors of a TUN queue, the UDP sockets to receive from and to send on
-    ///     (which may be one), and an eventfd; the caller closes them after `close`.
+    ///   - tunnel: one queue of the TUN device. The caller closes this and the other descriptors after `close`.
+    ///   - socket: the UDP socket to receive from.
+    ///   - sender: the UDP socket to send on, which may be the same.
+    ///   - wake: an eventfd that ends a wait.
     ///   - entries: submission ring entries, a power of two; the completion ring has four times as many.
     ///   - usesSubmissionPolling: whether a kernel thread takes submissions, without a system call (SQPOLL).
+    /// - Throws: `UringError` where the kernel has no such ring, or not the memory for it.
     public init(
         memory: PacketMemory, tunnel: Int32, socket: Int32, sender: Int32, wake: Int32, entries: Int,
         usesSubmissionPolling: Bool = false

@@ -38,6 +38,7 @@ public enum UringProbe {
     /// it down again.
     ///
     /// - Returns: whether the memory could be registered; without it twilld runs a few percent slower.
+    /// - Throws: `UringError` where the kernel has no such ring, or not the memory for it.
     public static func makeRing(lockedBytes: Int) throws(UringError) -> Bool {
         let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
         defer { ring.deallocate() }

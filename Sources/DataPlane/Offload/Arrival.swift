@@ -6,8 +6,8 @@ struct Arrival {
     enum Kind: UInt8 {
         /// No flow that could be merged: another transport, or not an IP packet.
         case other
-        /// Perhaps a packet of a flow that can be merged, but ports or extent are not where they should be:
-        /// fragments, IP options, extension headers, lengths that contradict each other.
+        /// Perhaps a packet of a flow that can be merged, but the ports or the end of the packet cannot be found: a
+        /// fragment, IP options, extension headers, lengths that contradict each other.
         case hidesFlow
         /// TCP in IPv4 without options.
         case tcpOverIPv4
@@ -122,8 +122,9 @@ extension Arrival {
             : PacketFlow.hash(packet + IPv4Wire.addresses, addressBytes: 8, ports, kind.rawValue)
     }
 
-    /// Whether the checksums are such as segmentation writes: it would write 0 for 0xFFFF. Where a datagram has none (0),
-    /// there is nothing to vouch with.
+    /// Whether the checksums are such as segmentation writes, which writes 0 for 0xFFFF. A UDP datagram over IPv4
+    /// without a checksum (0) is not merged: nothing says that its bytes are right, and segmentation would give it
+    /// one.
     @inline(__always)
     var hasChecksumsOfSegmentation: Bool {
         (kind.isIPv6 || packet.field16(IPv4Wire.checksum) != 0xFFFF)

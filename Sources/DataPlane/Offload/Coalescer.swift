@@ -23,8 +23,7 @@ public struct CoalescedPacket {
 /// packets merge only where all that segmentation copies from the first header (window, options, hop limit, ECN
 /// marks) is equal, and all that it counts up (IPv4 identification, sequence number) counts up. A merged packet is
 /// written with its checksum left to be completed (CHECKSUM_PARTIAL), which the kernel takes for verified, so all
-/// checksums in it are verified before. Whatever
-/// cannot merge passes as it came.
+/// checksums in it are verified before. Whatever cannot merge passes as it came.
 ///
 /// A flow's packets stay in order. Slots are written in the order in which they were opened. A flow has at most one
 /// slot that can be joined, and that is the last slot with a packet of the flow: a packet of the flow either joins

@@ -35,8 +35,10 @@ public struct IPPacket {
     /// What is wrong with the bytes as an IP packet (RFC 791, RFC 8200), or nil. The stated length must be
     /// exactly `length`: a datagram that carries more or less is not one whole packet. IPv6 jumbograms are refused.
     ///
-    /// - Parameter verifyingChecksum: whether to verify the IPv4 header's checksum (what the kernel wrote needs
-    ///   none).
+    /// - Parameters:
+    ///   - bytes: the first byte of the IP header.
+    ///   - length: how many bytes there are.
+    ///   - verifyingChecksum: whether to verify the IPv4 header's checksum (what the kernel wrote needs none).
     @inlinable @inline(__always)
     public static func flaw(_ bytes: UnsafeMutableRawPointer, length: Int, verifyingChecksum: Bool)
         -> IPPacketFlaw?

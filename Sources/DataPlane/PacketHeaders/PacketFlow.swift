@@ -1,5 +1,5 @@
-/// Which flow a packet belongs to: all packets of one flow have the same number. Two flows may share one, which costs them
-/// only that they do not pass each other.
+/// Which flow a packet belongs to: all packets of one flow have the same number. Two flows may share one, which
+/// costs them only that they do not pass each other.
 public enum PacketFlow {
     /// The number of the flow of `length` bytes at `packet`: addresses, transport and, for TCP and UDP, ports. Never
     /// reads past them. What is no IP packet has a number as well.
@@ -21,8 +21,8 @@ public enum PacketFlow {
         return number(hash(packet + 8, addressBytes: 32, ports(packet, at: 40, transport), transport))
     }
 
-    /// Whether two packets are seen to be of one flow; cheaper than two numbers. Where they are not, their numbers may still
-    /// be equal. Never reads past `length` bytes of either.
+    /// Whether two packets are seen to be of one flow; cheaper than two numbers. Where they are not, their numbers
+    /// may still be equal. Never reads past `length` bytes of either.
     @inlinable @inline(__always)
     public static func isShared(
         by first: UnsafeMutableRawPointer, _ second: UnsafeMutableRawPointer, length: Int
@@ -33,11 +33,12 @@ public enum PacketFlow {
             && ports(first, at: 20, first.byte(9)) == ports(second, at: 20, second.byte(9))
     }
 
-    /// A hash of a flow, all of whose 64 bits depend on all of it. Whoever makes flows collide only keeps them from merging,
-    /// and from passing each other.
+    /// A hash of a flow, all of whose 64 bits depend on all of it. Whoever makes flows collide only keeps them from
+    /// merging, and from passing each other.
     ///
     /// - Parameters:
-    ///   - addresses: source and destination as they lie in the header, `addressBytes` in all: 8 or 32.
+    ///   - addresses: source and destination as they lie in the header.
+    ///   - addressBytes: the bytes of both together: 8 or 32.
     ///   - ports: source and destination port as they lie in the header; 0 for a transport without.
     ///   - kind: what tells transports apart.
     @inlinable @inline(__always)
@@ -52,8 +53,8 @@ public enum PacketFlow {
         return hash ^ hash >> 32
     }
 
-    /// Whether `length` bytes at `packet` are a TCP segment without payload in IPv4 or IPv6, as the receiver of a bulk
-    /// flow sends them. Never reads past them.
+    /// Whether `length` bytes at `packet` are a TCP segment without payload in IPv4 or IPv6, as the receiver of a
+    /// bulk flow sends them. Never reads past them.
     @inlinable @inline(__always)
     public static func isBareAcknowledgement(_ packet: UnsafeMutableRawPointer, length: Int) -> Bool {
         guard length >= 40 else { return false }

@@ -84,6 +84,14 @@ extension Finding {
         }
     }
 
+    /// Judges `/proc/sys/net/bridge/bridge-nf-call-iptables`, which a node of Kubernetes needs.
+    static func bridgeNetfilter(setting: String?) -> Finding {
+        guard let problem = SystemSettingError.bridgeNetfilter(value: setting) else {
+            return Finding("br_netfilter", .good, "bridges ask iptables")
+        }
+        return Finding("br_netfilter", .degraded, problem.cause, remedy: problem.remedy)
+    }
+
     /// Judges what the kernel lets this process do; in the words of a start that is in vain.
     static func rights(_ problem: (cause: String, remedy: String)?) -> Finding {
         problem.map { Finding("rights", .bad, $0.cause, remedy: $0.remedy) }

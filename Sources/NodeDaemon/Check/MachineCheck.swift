@@ -26,8 +26,12 @@ package enum MachineCheck {
     /// - Parameters:
     ///   - underlay: how the underlay is to be chosen.
     ///   - mtu: the tunnel's MTU in bytes as the daemon will be told; nil: it will not be told.
-    package static func findings(underlay: UnderlayOptions, mtu: Int?) async -> [Finding] {
-        await onThread { kernelFindings() } + (await networkFindings(underlay, mtu: mtu))
+    ///   - isOfKubernetes: whether the machine is a node of a Kubernetes cluster, which needs more.
+    package static func findings(
+        underlay: UnderlayOptions, mtu: Int?, isOfKubernetes: Bool
+    ) async -> [Finding] {
+        await onThread { kernelFindings(isOfKubernetes: isOfKubernetes) }
+            + (await networkFindings(underlay, mtu: mtu))
     }
 
     private static func networkFindings(_ options: UnderlayOptions, mtu: Int?) async -> [Finding] {
@@ -41,15 +45,18 @@ package enum MachineCheck {
                 underlayMTU: chosen.mtu, overhead: UDPBackend().overhead(over: .ipv4), configured: mtu)
             let endpoint = Endpoint(address: chosen.address, port: usualPort)
             let (portHolder, deviceHolder) = await onThread {
-                (RunningProcess.holder(of: endpoint, .udp), RunningProcess.holder(ofTunnel: device))
+                (
+                    RunningProcess.holder(of: endpoint, .udp)?.description,
+                    RunningProcess.holder(ofTunnel: device)?.description
+                )
             }
             return [
                 Finding(
                     "underlay", .good,
                     "\(chosen.interfaceName) \(chosen.address), MTU \(chosen.mtu), which gives the "
                         + "tunnel \(tunnelMTU)"
-                ), .port(endpoint, holder: portHolder?.description),
-                .device(device, holder: deviceHolder?.description),
+                ), .port(endpoint, holder: portHolder),
+                .device(device, holder: deviceHolder),
             ]
         } catch {
             return [Finding("underlay", .bad, plainWords(error))]
@@ -57,7 +64,8 @@ package enum MachineCheck {
     }
 
     /// The findings about the kernel and this process's rights.
-    private static func kernelFindings() -> [Finding] {
+    @available(*, noasync, message: "it blocks: use onThread")
+    static func kernelFindings(isOfKubernetes: Bool) -> [Finding] {
         var findings = [
             Finding.kernel(release: release()),
             .rights(Rights.problem()),
@@ -68,6 +76,10 @@ package enum MachineCheck {
         findings += tunnel()
         findings += socket()
         findings.append(.forwarding(setting: setting("/proc/sys/net/ipv4/ip_forward")))
+        if isOfKubernetes {
+            findings.append(
+                .bridgeNetfilter(setting: setting("/proc/sys/net/bridge/bridge-nf-call-iptables")))
+        }
         return findings
     }
 

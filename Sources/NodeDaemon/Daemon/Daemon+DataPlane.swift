@@ -2,6 +2,7 @@ import Addresses
 import Processes
 import Devices
 import Glibc
+import Host
 import Leases
 import Logging
 import Node
@@ -11,9 +12,9 @@ import Worker
 // The data plane's life: made where there is none that fits, and waited for where another process has its port or
 // device.
 extension Daemon {
-    /// How long a taken port and a taken device are waited for within the first pass, and how often the port is tried: the
-    /// kernel takes down the ring of a process that was killed within some milliseconds, on a busy machine within a second.
-    /// What this process closed itself is free at once. Who has the port for longer is named.
+    /// How long a taken port and a taken device are waited for within the first pass, and how often the port is
+    /// tried: the kernel takes down the ring of a process that was killed within some milliseconds, on a busy machine
+    /// within a second. What this process closed itself is free at once. Who has the port for longer is named.
     private static let portPatienceMilliseconds = 1000
     private static let devicePatienceMilliseconds = 2000
     private static let portPauseMilliseconds = 20
@@ -43,7 +44,7 @@ extension Daemon {
             tunnelName: options.tunnel.interfaceName, underlay: key.underlay, mtu: mtu,
             tunnelAddress: key.tunnelAddress, tunnelAddressIPv6: lease.subnet.ipv6?.address,
             acceptsAnySource: options.tunnel.acceptsAnySource, tuning: options.tuning)
-        let made = try await open(settings)
+        let made = try await openDataPlane(settings)
         // While the device was waited for, the daemon may have been told to stop.
         guard !isStopping else {
             await onThread { made.stop() }
@@ -72,11 +73,11 @@ extension Daemon {
         return made
     }
 
-    /// Opens the device and the sockets. At the start both can be held for a while by a process that was killed: the kernel
-    /// takes its ring down late.
+    /// Opens the device and the sockets. At the start both can be held for a while by a process that was killed: the
+    /// kernel takes its ring down late.
     ///
     /// - Throws: `PortTaken` where another process has the port.
-    private func open(_ settings: DataPlaneConfiguration) async throws -> DataPlane {
+    private func openDataPlane(_ settings: DataPlaneConfiguration) async throws -> DataPlane {
         let logger = logger
         let isFirst = !hasHadDataPlane
         var waited = 0
@@ -98,7 +99,9 @@ extension Daemon {
                 }
             } catch {
                 if case .tunnel(let tunnelError) = error, tunnelError.errorNumber == EBUSY {
-                    let holder = await onThread { RunningProcess.holder(ofTunnel: settings.tunnelName) }
+                    let holder = await onThread {
+                        RunningProcess.holder(ofTunnel: settings.tunnelName)?.description
+                    }
                     throw ExitFailure(.temporary, error.description + (holder.map { ": \($0)" } ?? ""))
                 }
                 guard case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE,

@@ -27,8 +27,10 @@ extension Daemon {
         guard let configuration = table.configuration, let lease = table.ownLease else {
             // An address that an earlier start left on a bridge may have been taken for the underlay's.
             if let network = table.refusedNetwork { _ = await node.setOverlay(network) }
-            let wait = table.configuration == nil ? "waiting for the network config" : "waiting for a lease"
+            let missing = options.origin.isCluster ? "a podCIDR" : "a lease"
+            let wait = "waiting for \(table.configuration == nil ? "the network config" : missing)"
             report(state: table.problems.first.map { "\(wait): \($0)" } ?? wait)
+            await withdrawSubnetFile()
             return
         }
         guard await node.setOverlay(configuration.network) else {
@@ -51,6 +53,7 @@ extension Daemon {
             health.set(Component(.dataPlane), nil)
             retryPause = Daemon.retryPauseSeconds.first
             becomeReady(lease)
+            await tellWhetherItStands()
         } catch {
             try setUpFailed(error)
         }
@@ -154,8 +157,13 @@ extension Daemon {
         items.append(rules)
         items += filterEffects.desiredItems(in: desired.surroundings)
         items.append(file)
+        items += podItems(subnet: subnet, after: file)
         stage.keptFile = file
         try await node.setDesired(items)
+        // Where no program for rules works, that is told, and the node goes on without.
+        stage.standingItems =
+            items.filter { $0.isEssential }.map(\.name) + [file.name]
+            + (rules.used == nil ? [] : [rules.name])
         tellFilter(wanted: desired.filter, used: rules.used)
         stage.desired = desired
     }

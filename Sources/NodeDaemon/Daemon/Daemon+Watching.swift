@@ -1,6 +1,7 @@
 import Counters
 import Glibc
 import Health
+import Host
 import Leases
 import Node
 import Logging
@@ -54,6 +55,7 @@ extension Daemon {
                 await node.noteTraffic(traffic.news(in: totals))
             }
             await lookAtDataPlane()
+            await tellWhetherItStands()
             health.set(
                 Component(.lease, "expiry"),
                 TableProblems.expiry(
@@ -95,7 +97,9 @@ extension Daemon {
 
     /// What is wrong with other nodes' entries as this node's options have it.
     func updateTableProblems() {
-        health.set(Component(.peer, "limit"), TableProblems.tooMany(peers: table.peers.count))
+        health.set(
+            Component(.peer, "limit"),
+            TableProblems.tooMany(peers: table.peers.count, isCluster: options.origin.isCluster))
         guard let configuration = table.configuration else { return }
         health.set(
             Component(.port, "of this node alone"),

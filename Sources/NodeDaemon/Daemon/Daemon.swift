@@ -1,12 +1,14 @@
-// How it works. Three things tell the daemon how the node should be: a source of peers (the network's configuration and
-// its nodes), a claim (this node's subnet; the lease keeper is both), and the node's network (interface, address, MTU).
-// Each leaves its newest word here and asks for a pass; one task makes the passes, one after another, and each pass
-// brings the node to what was said last: data plane, routes, rules, subnet.env. What fails is said once and tried
-// again, with a pause.
+// How it works. Three things tell the daemon how the node should be: a source of peers (the network's configuration
+// and its nodes), a claim (this node's subnet; the lease keeper is both), and the node's network (interface, address,
+// MTU). Each stores its last report here and asks for a pass. This is level-triggered reconciliation: one task makes
+// the passes, one after another, and each compares the node with what was reported last and makes it so (data plane,
+// routes, rules, subnet.env), however many reports came before. What fails is logged once and tried again, with a
+// pause.
 
 import Addresses
 import Backends
 import Health
+import Host
 import Leases
 import Logging
 import Firewall
@@ -41,6 +43,9 @@ actor Daemon {
     var stage = Stage()
     var retryPause = Daemon.retryPauseSeconds.first
     var isStopping = false
+    /// Who is told whether the network of this node stands, and what that one was told last.
+    private(set) var standingListener: (@Sendable (Bool) async -> Void)?
+    var toldStands: Bool?
     var dataPlaneWatch: DataPlaneWatch
     var wakesSeen: [UInt64] = []
     /// Whether this process has had a data plane: then nobody who ended before it can hold port or device.
@@ -58,6 +63,8 @@ actor Daemon {
         /// What keeps `subnet.env`, and what that holds.
         var keptFile: KeptSubnetFile?
         var subnetFile: SubnetFile?
+        /// The names of the items that must be as they are wanted for pods to have a network.
+        var standingItems: [String] = []
         /// The program that keeps the rules in the place of the one that was asked for, as it was told.
         var toldFilter: PacketFilter?
         var isReady = false
@@ -112,17 +119,24 @@ actor Daemon {
             store: store, announcement: announcement, options: await leaseOptions(of: identity),
             logger: logger,
             identityChanged: keepIdentity, heartbeat: { heartbeats.stamp(.leaseKeeper) })
-        try await run(peersFrom: keeper, subnetFrom: keeper) { try await keeper.run() }
+        try await run(
+            peersFrom: keeper, subnetFrom: keeper, tellingWhetherItStands: nil, by: { try await keeper.run() }
+        )
     }
 
     /// Runs the node by what `source` and `claim` say, until the task is cancelled.
     ///
-    /// - Parameter work: keeps the two going; where it ends or throws, the node ends.
+    /// - Parameters:
+    ///   - listener: is told each time that device, routes, rules and `subnet.env` have come to stand, or no longer
+    ///     do; nil where nobody wants to know.
+    ///   - work: keeps the two going; where it ends or throws, the node ends.
     /// - Throws: What keeps the node from starting, or what `work` throws.
     func run(
         peersFrom source: any PeerSource, subnetFrom claim: any SubnetClaim,
+        tellingWhetherItStands listener: (@Sendable (Bool) async -> Void)?,
         by work: @escaping @Sendable () async throws -> Void
     ) async throws {
+        standingListener = listener
         let node = node
         let heartbeats = heartbeats
         observation.update(node.pathMTUs)
@@ -228,7 +242,8 @@ actor Daemon {
         askForPass()
     }
 
-    private var announcement: NodeAnnouncement {
+    /// What the other nodes are to be told of this one.
+    var announcement: NodeAnnouncement {
         NodeAnnouncement(
             publicAddress: underlay.publicAddress, publicIPv6Address: options.publicIPv6Address,
             port: options.tunnel.port, underlayAddress: underlay.address)

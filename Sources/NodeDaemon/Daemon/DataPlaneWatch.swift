@@ -1,8 +1,10 @@
-// How it works. The packet threads can tell nobody what they meet, and the kernel tells nobody who else has the port. So the
-// daemon looks: once a second whether the threads still run, and every three seconds whether the port is theirs alone. Threads
-// that ended by themselves are started again at once the first time, and then after longer and longer pauses.
+// How it works. The packet threads can tell nobody what they meet, and the kernel tells nobody who else has the port.
+// So the daemon looks: once a second whether the threads still run, and every three seconds whether the port is
+// theirs alone. Threads that ended by themselves are started again at once the first time, and then after longer and
+// longer pauses.
 
 import Health
+import Host
 import Worker
 
 /// What the daemon sees of its data plane from outside.
@@ -29,13 +31,13 @@ struct DataPlaneWatch {
         }
         if looks % DataPlaneWatch.looksForEachOfPort == 0 {
             let endpoint = dataPlane.underlay
-            let intruder = await onThread { dataPlane.intruders().first }
+            let intruder = await onThread { dataPlane.intruders().first?.description }
             health.set(
                 Component(.port),
                 intruder.map {
                     Problem(
                         .cutOff,
-                        "UDP \(endpoint) is bound by \($0.description) too, which gets datagrams of other nodes",
+                        "UDP \(endpoint) is bound by \($0) too, which gets datagrams of other nodes",
                         remedy: "stop it")
                 })
         }

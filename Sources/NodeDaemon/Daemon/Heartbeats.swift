@@ -1,5 +1,6 @@
 import Glibc
 import Health
+import Host
 import Synchronization
 
 /// When each of the loops that keep the node last showed that it goes round. Loops that wait for events are woken by
@@ -92,7 +93,8 @@ final class Watch: Sendable {
     func start() {
         let interval = min(notification.watchdogInterval ?? .seconds(1), .seconds(1))
         let microseconds = UInt32(clamping: interval.components.attoseconds / 1_000_000_000_000)
-        startThread("watch") { [self] in
+        // Where the kernel refuses the thread nothing is watched, and systemd starts the daemon anew.
+        try? SystemThread.start("watch") { [self] in
             while !hasEnded.load(ordering: .relaxed) {
                 look()
                 if microseconds == 0 { sleep(1) } else { usleep(microseconds) }

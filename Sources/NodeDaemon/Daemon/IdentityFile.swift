@@ -4,10 +4,11 @@ import Glibc
 import Health
 import Leases
 
-/// Keeps what tells this node from another that announces the same address, across restarts and reboots: docs/adr/0023.
+/// Keeps what tells this node from another that announces the same address, across restarts and reboots:
+/// docs/adr/0023.
 ///
-/// `DIRECTORY/identity` holds the identity alone, which is what every release reads. `DIRECTORY/machine` says on which
-/// machine it was used last, so that a copy of the directory on another machine is found to be one.
+/// `DIRECTORY/identity` holds the identity alone, which is what every release reads. `DIRECTORY/machine` says on
+/// which machine it was used last, so that a copy of the directory on another machine is found to be one.
 enum IdentityFile {
     /// A node's identity, and what was odd about it.
     struct Kept: Sendable {
@@ -24,6 +25,7 @@ enum IdentityFile {
         var address: IPv4Address
 
         /// This machine.
+        @available(*, noasync, message: "it blocks: use onThread")
         static func current(address: IPv4Address) -> Machine {
             let files = ["/etc/machine-id", "/sys/class/dmi/id/product_uuid"]
             let numbers = files.map { file -> String in
@@ -33,9 +35,9 @@ enum IdentityFile {
             return Machine(numbers: numbers, address: address)
         }
 
-        /// Whether this is certainly another machine than `other`, of which the state directory is a copy: another number
-        /// and another address. A node that got another address has its numbers still, one whose system was installed
-        /// anew its address.
+        /// Whether this is certainly another machine than `other`, of which the state directory is a copy: another
+        /// number and another address. A node that got another address has its numbers still, one whose system was
+        /// installed anew its address.
         func isCopy(of other: Machine) -> Bool {
             let isOther = zip(numbers, other.numbers).contains { !$0.isEmpty && !$1.isEmpty && $0 != $1 }
             return isOther && address != other.address
@@ -56,6 +58,7 @@ enum IdentityFile {
     /// Reads the identity in `directory`; makes one at the first start, and where the file holds none.
     ///
     /// - Throws: where the file cannot be read, which is no reason to take this node for another one.
+    @available(*, noasync, message: "it blocks: use onThread")
     static func identity(in directory: String) throws(ExitFailure) -> Kept {
         let path = directory + "/identity"
         let damage: String
@@ -82,6 +85,7 @@ enum IdentityFile {
     }
 
     /// The identity to use on this machine: another one where the directory is a copy of another machine's.
+    @available(*, noasync, message: "it blocks: use onThread")
     static func confirmed(
         _ kept: Kept, in directory: String, machine: Machine
     ) throws(ExitFailure) -> Kept {
@@ -106,6 +110,7 @@ enum IdentityFile {
     }
 
     /// Keeps an identity for the next start.
+    @available(*, noasync, message: "it blocks: use onThread")
     static func keep(_ identity: NodeIdentity, in directory: String) throws(ExitFailure) {
         try replace(directory + "/identity", with: "\(identity)\n")
     }

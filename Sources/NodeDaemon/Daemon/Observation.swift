@@ -36,15 +36,23 @@ final class Observation: Observable {
     ]
 
     private let started = ContinuousClock.now
-    private let storeName: String
+    private let origin: Origin
     private let peerMetricsLimit: Int
     private let health: NodeHealth
     private let knowledge = Mutex(Knowledge())
 
+    /// Where the network's configuration, its nodes and this node's subnet come from.
+    struct Origin: Sendable {
+        /// As the status has it: `etcd http://…`.
+        var name: String
+        /// Whether it is a cluster that assigns subnets, and not a store of leases.
+        var isCluster = false
+    }
+
     /// - Parameter peerMetricsLimit: up to how many peers `/metrics` has series for each.
-    init(storeName: String, peerMetricsLimit: Int = 0, health: NodeHealth) {
+    init(origin: Origin, peerMetricsLimit: Int = 0, health: NodeHealth) {
         self.health = health
-        self.storeName = storeName
+        self.origin = origin
         self.peerMetricsLimit = peerMetricsLimit
     }
 
@@ -65,7 +73,8 @@ final class Observation: Observable {
     func update(_ underlay: Underlay) { knowledge.withLock { $0.underlay = underlay } }
 
     func update(_ table: PeerTable) {
-        let problems = table.conditions.merging(TableProblems.skipped(table.skipped)) { first, _ in first }
+        let skipped = TableProblems.skipped(table.skipped, isCluster: origin.isCluster)
+        let problems = table.conditions.merging(skipped) { first, _ in first }
         let before = knowledge.withLock { knowledge in
             defer { knowledge.tableComponents = Set(problems.keys).union(Observation.tableComponents) }
             return knowledge.tableComponents
@@ -135,8 +144,10 @@ final class Observation: Observable {
             version: Version.text, processIdentifier: getpid(), uptimeSeconds: (now - started).seconds,
             isReady: isReady, state: knowledge.state,
             store: NodeStatus.Store(
-                name: storeName, isConnected: knowledge.table.isStoreConnected,
+                name: origin.name, isConnected: knowledge.table.isStoreConnected,
                 reconnects: knowledge.reconnects))
+        status.commit = Version.commit
+        status.build = Version.build
         if let underlay = knowledge.underlay {
             status.underlay = NodeStatus.Underlay(
                 interface: underlay.interfaceName, address: "\(underlay.address)",
@@ -147,6 +158,7 @@ final class Observation: Observable {
         if let lease = knowledge.table.ownLease {
             status.lease = NodeStatus.Lease(
                 subnet: "\(lease.subnet)", isReservation: lease.isReservation,
+                isAssigned: origin.isCluster,
                 ageSeconds: (now - lease.acquired).seconds,
                 expirySeconds: lease.expiry.map { ($0 - now).seconds })
         }

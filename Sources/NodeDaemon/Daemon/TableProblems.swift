@@ -14,29 +14,44 @@ enum TableProblems {
     private static let expiryNotice = Duration.seconds(1800)
 
     /// The entries that no packet is sent to, by the component that each is.
-    static func skipped(_ skipped: [SkippedLease]) -> [Component: Problem] {
+    ///
+    /// - Parameter isCluster: whether they are a cluster's nodes, and not leases.
+    static func skipped(_ skipped: [SkippedLease], isCluster: Bool) -> [Component: Problem] {
         var problems: [Component: Problem] = [:]
-        for lease in skipped.prefix(namedLimit) {
-            problems[Component(.peer, lease.key.printable)] = Problem(
-                .degraded, "no packet is sent by the lease \(lease.key): \(lease.reason)",
-                remedy: "correct it, or release it: twilld lease list")
+        for entry in skipped.prefix(namedLimit) {
+            problems[Component(.peer, entry.key.printable)] =
+                isCluster
+                ? Problem(
+                    .degraded, "no packet is sent to the node \(entry.key): \(entry.reason)",
+                    remedy: "look at it (kubectl describe node), and at the network pod that runs on it")
+                : Problem(
+                    .degraded, "no packet is sent by the lease \(entry.key): \(entry.reason)",
+                    remedy: "correct it, or release it: twilld lease list")
         }
         if skipped.count > namedLimit {
+            let count = skipped.count - namedLimit
             problems[Component(.peer, "others")] = Problem(
-                .degraded, "no packet is sent by \(skipped.count - namedLimit) more leases",
+                .degraded,
+                isCluster
+                    ? "no packet is sent to \(count) more nodes"
+                    : "no packet is sent by \(count) more leases",
                 remedy: "twilld status names each under skipped")
         }
         return problems
     }
 
     /// More nodes than packets can be sent to.
-    static func tooMany(peers count: Int, limit: Int = ForwardingSnapshot.peerLimit) -> Problem? {
+    static func tooMany(
+        peers count: Int, isCluster: Bool, limit: Int = ForwardingSnapshot.peerLimit
+    ) -> Problem? {
         guard count > limit else { return nil }
         return Problem(
             .degraded,
-            "\(count) other nodes have leases, and twilld sends to \(limit) of them at most: the last "
+            "\(count) other nodes have \(isCluster ? "subnets" : "leases"), and twilld sends to \(limit) of them at most: the last "
                 + "by subnet get nothing",
-            remedy: "release leases of nodes that are gone: twilld lease list")
+            remedy: isCluster
+                ? "delete the nodes that are gone: kubectl get nodes"
+                : "release leases of nodes that are gone: twilld lease list")
     }
 
     /// A port of this node's own, among nodes that do not read it in its lease.
@@ -53,7 +68,7 @@ enum TableProblems {
         return Problem(
             .degraded,
             "the nodes of \(names)\(rest) seem to run flanneld, which sends to port \(networkPort) "
-                + "whatever a lease says, and "
+                + "whatever this node announces, and "
                 + "this node receives on \(port) (--port): nothing from them arrives",
             remedy: "give no --port among flanneld nodes, or change Backend.Port of the whole network")
     }

@@ -1,6 +1,6 @@
 /// How the program ends, as its exit status tells the caller. The numbers are those of `sysexits.h`.
 package enum ExitStatus: Int32, CaseIterable {
-    /// `twilld check` found something that keeps twilld from running.
+    /// `twilld check`, `ping` or `doctor` found something that keeps packets from passing.
     case checkFailed = 1
     /// The command line is wrong.
     case usage = 64
@@ -18,7 +18,7 @@ package enum ExitStatus: Int32, CaseIterable {
     /// What it means, in a few words.
     package var meaning: String {
         switch self {
-        case .checkFailed: "check found something that keeps twilld from running"
+        case .checkFailed: "check, ping or doctor found something that keeps packets from passing"
         case .usage: "the command line is wrong"
         case .unavailable: "not built yet, or no answer from the running daemon"
         case .system: "the kernel refused something; the message names it"

@@ -19,6 +19,8 @@ final class LogLevel: Sendable {
 ///
 ///     2026-11-23T01:40:12.123Z notice event=lease_acquired subnet=10.66.28.0/24 timeToLive=24h
 ///
+/// Towards journald the time gives way to the priority, `<5>notice event=…`.
+///
 /// `event` is the message, which throughout twill is an `EventName`; what varies is in the fields, sorted by name.
 /// Values with spaces, quotes or `=` stand in quotes, with `\` before a quote or a backslash, and `\n` for a line's end.
 struct LineLogHandler: LogHandler {
@@ -29,16 +31,18 @@ struct LineLogHandler: LogHandler {
     }
     var metadata: Logger.Metadata = [:]
     private let level: LogLevel
+    private let head: LogLineHead
     private let write: @Sendable (String) -> Void
     private let now: @Sendable () -> timespec
 
     /// Makes a handler that gives each line, without its end, to `write`.
     init(
-        level: LogLevel = LogLevel(),
+        level: LogLevel = LogLevel(), head: LogLineHead = .standardError,
         write: @escaping @Sendable (String) -> Void = LogWriter.standardError.write,
         now: @escaping @Sendable () -> timespec = LineLogHandler.currentTime
     ) {
         self.level = level
+        self.head = head
         self.write = write
         self.now = now
     }
@@ -50,7 +54,7 @@ struct LineLogHandler: LogHandler {
 
     func log(event: LogEvent) {
         let fields = metadata.merging(event.metadata ?? [:]) { _, new in new }
-        var line = LineLogHandler.timestamp(now()) + " \(event.level)"
+        var line = head.text(event.level, now: now)
         line += " event=" + LineLogHandler.quoted("\(event.message)")
         for (key, value) in fields.sorted(by: { $0.key < $1.key }) {
             line += " \(key)=" + LineLogHandler.quoted("\(value)")

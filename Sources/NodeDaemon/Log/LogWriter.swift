@@ -6,6 +6,7 @@
 import Dispatch
 import Glibc
 import Health
+import Host
 import Synchronization
 
 /// Writes lines to a descriptor on a thread of its own; nobody who logs waits for more than a lock held for
@@ -49,7 +50,11 @@ package final class LogWriter: Sendable {
     init(descriptor: Int32, limits: Limits = Limits()) {
         self.descriptor = descriptor
         self.limits = limits
-        if !startThread("log", { self.run() }) { hasThread.store(false, ordering: .relaxed) }
+        do throws(SystemError) {
+            try SystemThread.start("log") { self.run() }
+        } catch {
+            hasThread.store(false, ordering: .relaxed)
+        }
     }
 
     /// How many lines could not be written since the start.
@@ -162,8 +167,7 @@ package final class LogWriter: Sendable {
         guard lost > 0 else { return }
         let failure = write(
             text:
-                "\(LineLogHandler.timestamp(LineLogHandler.currentTime())) warning "
-                + "event=\(EventName.logLinesLost) lines=\(lost)\n"
+                "\(LogLineHead.standardError.text(.warning)) event=\(EventName.logLinesLost) lines=\(lost)\n"
         )
         state.withLock { state in
             state.writingSince = nil

@@ -31,8 +31,9 @@ enum DescriptorLimit {
         }
     }
 
-    /// Holds what the runtime's clocks need until the task is cancelled. libdispatch closes a clock's timerfd when the last
-    /// timer on it is gone and opens one for the next, and traps where it gets none: a timer that never comes due keeps it.
+    /// Holds what the runtime's clocks need until the task is cancelled. libdispatch closes a clock's timerfd when
+    /// the last timer on it is gone and opens one for the next, and traps where it gets none: a timer that never
+    /// comes due keeps it.
     static func keepTimers() async {
         await withDiscardingTaskGroup { group in
             group.addTask { try? await Task.sleep(for: .seconds(1 << 30), clock: .continuous) }
@@ -48,6 +49,7 @@ enum DescriptorLimit {
     }
 
     /// How many descriptors are open; nil where there was none left to find out with.
+    @available(*, noasync, message: "it blocks: use onThread")
     static var open: Int? {
         guard let directory = opendir("/proc/self/fd") else { return nil }
         defer { closedir(directory) }

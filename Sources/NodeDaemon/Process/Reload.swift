@@ -1,4 +1,5 @@
 import Health
+import Host
 import Logging
 import Node
 import Synchronization

@@ -6,11 +6,13 @@ import Netlink
 /// rights leaves nothing behind.
 enum Rights {
     /// What is lacking and what to do about it; nil where nothing is. Blocks for microseconds.
+    @available(*, noasync, message: "it blocks: use onThread")
     static func problem() -> (cause: String, remedy: String)? {
         mayConfigureNetwork() ?? tunnelDevice()
     }
 
     /// Ends a start that is in vain.
+    @available(*, noasync, message: "it blocks: use onThread")
     static func check() throws(ExitFailure) {
         if let (cause, remedy) = problem() { throw ExitFailure(.permission, "\(cause); \(remedy)") }
     }
@@ -31,6 +33,10 @@ enum Rights {
         }
     }
 
+    /// What a container lacks then.
+    private static let container =
+        "a container needs the device (--device /dev/net/tun), a pod a mount of it (hostPath /dev/net/tun, type CharDevice)"
+
     private static func tunnelDevice() -> (cause: String, remedy: String)? {
         let descriptor = open("/dev/net/tun", O_RDWR | O_CLOEXEC)
         guard descriptor < 0 else {
@@ -42,12 +48,13 @@ enum Rights {
         case EPERM, EACCES:
             (
                 "/dev/net/tun can't be opened: \(systemWords(code))",
-                "run as root; a container needs the device (--device /dev/net/tun)"
+                "run as root; \(container). runc 1.2.0 to 1.2.3 forbid the device to a pod all the same: update runc, "
+                    + "or give the pod privileged: true"
             )
         case ENOENT, ENODEV, ENXIO:
             (
                 "there is no /dev/net/tun",
-                "load the tun module (modprobe tun); a container needs the device (--device /dev/net/tun)"
+                "load the tun module (modprobe tun); \(container)"
             )
         default: nil
         }

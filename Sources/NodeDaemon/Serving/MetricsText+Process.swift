@@ -5,6 +5,7 @@ import Telemetry
 extension MetricsText {
     /// Writes what the kernel says of this process, under the names that Prometheus's own client libraries use. What
     /// can't be read is left out.
+    @available(*, noasync, message: "it blocks: use onThread")
     mutating func addProcess() {
         var usage = rusage()
         if getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage) == 0 {

@@ -1,5 +1,6 @@
 import FoundationEssentials
 import Glibc
+import Host
 import NIOCore
 import NIOHTTP1
 import NIOPosix

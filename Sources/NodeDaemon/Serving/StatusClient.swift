@@ -7,14 +7,24 @@ import Telemetry
 /// Asks a running daemon over its unix socket.
 package struct StatusClient: Sendable {
     let socketPath: String
+    private let patienceSeconds: Int
 
     /// Makes a client for the daemon that listens at a path.
-    package init(socketPath: String) { self.socketPath = socketPath }
+    ///
+    /// - Parameter patienceSeconds: how long the daemon may take for each answer.
+    package init(socketPath: String, patienceSeconds: Int = StatusClient.usualPatienceSeconds) {
+        self.socketPath = socketPath
+        self.patienceSeconds = patienceSeconds
+    }
 
     /// How long the daemon may take: it answers within a tenth of a second under full load.
-    private static let timeoutSeconds = 2
+    package static let usualPatienceSeconds = 2
 
     /// The daemon's status as it sends it, JSON.
+    ///
+    /// - Throws: `ExitFailure` in an operator's words, where nobody answers, or not what a twilld of this release
+    ///   would.
+    @available(*, noasync, message: "it blocks: use onThread")
     package func statusText() throws(ExitFailure) -> String {
         let answer = try get("/status")
         let parts = answer.split(separator: "\r\n\r\n", maxSplits: 1)
@@ -27,6 +37,10 @@ package struct StatusClient: Sendable {
     }
 
     /// The daemon's status.
+    ///
+    /// - Throws: `ExitFailure` in an operator's words, where nobody answers, or not what a twilld of this release
+    ///   would.
+    @available(*, noasync, message: "it blocks: use onThread")
     package func status() throws(ExitFailure) -> NodeStatus {
         do {
             return try JSONDecoder().decode(NodeStatus.self, from: Data(try statusText().utf8))
@@ -43,13 +57,17 @@ package struct StatusClient: Sendable {
 
     /// Whether a daemon listens, however long that one needs to answer: not where the kernel says that nobody
     /// does.
+    ///
+    /// - Throws: `ExitFailure` in an operator's words, where nobody answers, or not what a twilld of this release
+    ///   would.
+    @available(*, noasync, message: "it blocks: use onThread")
     package func isListenedTo() throws(ExitFailure) -> Bool { try StatusSocket.holder(of: socketPath) != nil }
 
     /// A socket that may be connected to the daemon; the caller closes it.
     func unconnectedSocket() throws(ExitFailure) -> Int32 {
         let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw failure("open a socket") }
-        var timeout = timeval(tv_sec: StatusClient.timeoutSeconds, tv_usec: 0)
+        var timeout = timeval(tv_sec: patienceSeconds, tv_usec: 0)
         let size = socklen_t(MemoryLayout<timeval>.size)
         setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &timeout, size)
         setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &timeout, size)
@@ -57,6 +75,7 @@ package struct StatusClient: Sendable {
     }
 
     /// Connects to the daemon. Returns whether it did; else `errno` says why not.
+    @available(*, noasync, message: "it blocks: use onThread")
     func connect(_ descriptor: Int32) throws(ExitFailure) -> Bool {
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)
@@ -98,7 +117,7 @@ package struct StatusClient: Sendable {
             switch number {
             case ENOENT, ECONNREFUSED: "; is it running, and is this its --status-socket?"
             case EACCES, EPERM: "; run as root"
-            case EAGAIN: "; it does not answer in \(StatusClient.timeoutSeconds) s"
+            case EAGAIN: "; it does not answer in \(patienceSeconds) s"
             default: ""
             }
         return ExitFailure(

@@ -28,6 +28,7 @@ struct StatusSocket: Sendable {
 
     /// Makes the socket; blocks for milliseconds. One that a daemon left behind when it was killed is replaced; one
     /// that takes connections is another daemon's, however long that one needs to answer.
+    @available(*, noasync, message: "it blocks: use onThread")
     static func open(at path: String) throws -> StatusSocket {
         guard path.utf8.count <= pathLimitBytes else {
             throw ExitFailure(
@@ -49,6 +50,7 @@ struct StatusSocket: Sendable {
     }
 
     /// Removes the name, unless it is another daemon's by now.
+    @available(*, noasync, message: "it blocks: use onThread")
     func removeName() {
         var information = stat()
         guard lstat(path, &information) == 0, information.st_dev == device, information.st_ino == inode else {
@@ -60,6 +62,7 @@ struct StatusSocket: Sendable {
     /// Who listens at `path`: nil where nobody does.
     ///
     /// - Throws: `ExitFailure` where that can't be found out.
+    @available(*, noasync, message: "it blocks: use onThread")
     static func holder(of path: String) throws(ExitFailure) -> Held? {
         let client = StatusClient(socketPath: path)
         let descriptor = try client.unconnectedSocket()

@@ -11,6 +11,8 @@ protocol FlagTaking: AsyncParsableCommand {
 /// The words of the whole command line as ArgumentParser reads them: the subcommand's path, then its flags.
 struct CommandLineWords {
     let words: [String]
+    /// What asks for something of all commands together: help, and the dump that the manual pages are made from.
+    private static let ofAllCommands: Set = ["-h", "-help", "--help", "--experimental-dump-help"]
     private let flags: FlagArguments?
 
     /// The file that `--config` or its variable names; nil for none.
@@ -37,7 +39,7 @@ struct CommandLineWords {
             rest.removeFirst()
         }
         if path.isEmpty,
-            rest.first.map({ $0.hasPrefix("-") && !["-h", "-help", "--help"].contains($0) }) ?? true
+            rest.first.map({ $0.hasPrefix("-") && !CommandLineWords.ofAllCommands.contains($0) }) ?? true
         {
             path = ["run"]
             command = Run.self

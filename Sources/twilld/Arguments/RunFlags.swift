@@ -26,7 +26,7 @@ struct UnderlayFlags: FlagGroup {
         parsing: .singleValue,
         help: ArgumentHelp(
             "Interface, by name or address, that carries the tunnel; the first that exists. Repeatable.",
-            valueName: "name|address"))
+            valueName: "name|address"), completion: .interfaces)
     var iface: [String] = []
 
     @Option(
@@ -81,7 +81,8 @@ struct LeaseFlags: FlagGroup {
     ]
 
     @Option(
-        help: ArgumentHelp("File that tells Docker and the CNI plugin the node's subnet.", valueName: "file"))
+        help: ArgumentHelp("File that tells Docker and the CNI plugin the node's subnet.", valueName: "file"),
+        completion: .file())
     var subnetFile = NodeOptions.Lease().subnetFile
 
     @Option(
@@ -92,7 +93,7 @@ struct LeaseFlags: FlagGroup {
     @Option(
         help: ArgumentHelp(
             "Directory that keeps this node's identity, which tells it from another with its address.",
-            valueName: "directory"))
+            valueName: "directory"), completion: .directory)
     var stateDir = NodeOptions.Lease().stateDirectory
 
     @Option(
@@ -164,33 +165,6 @@ struct RuleFlags: FlagGroup {
             throw ValidationError("--iptables-resync is \(iptablesResync) seconds; it is 0 to 86400")
         }
     }
-}
-
-/// flanneld's Kubernetes mode: taken, so that its command lines parse; the mode itself is not built yet.
-struct KubernetesFlags: FlagGroup {
-    static let flags: [GoFlag] = [
-        GoFlag("kube-subnet-mgr", .boolean), GoFlag("kube-api-url"), GoFlag("kube-annotation-prefix"),
-        GoFlag("kubeconfig-file"), GoFlag("net-config-path"),
-        GoFlag("set-node-network-unavailable", .boolean),
-    ]
-
-    @Option(help: ArgumentHelp("Leases from the Kubernetes API. Not built yet.", valueName: "bool"))
-    var kubeSubnetMgr = false
-
-    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "url"))
-    var kubeApiUrl: String?
-
-    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "prefix"))
-    var kubeAnnotationPrefix = "flannel.alpha.coreos.com"
-
-    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "file"))
-    var kubeconfigFile: String?
-
-    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "file"))
-    var netConfigPath = "/etc/kube-flannel/net-conf.json"
-
-    @Option(help: ArgumentHelp("Only read with --kube-subnet-mgr.", valueName: "bool"))
-    var setNodeNetworkUnavailable = true
 }
 
 /// Which device is the tunnel's.
@@ -353,7 +327,8 @@ struct LoggingFlags: FlagGroup {
 
     @Option(
         name: .customLong("log_dir"),
-        help: ArgumentHelp("Without effect: twilld logs to standard error alone.", valueName: "directory"))
+        help: ArgumentHelp("Without effect: twilld logs to standard error alone.", valueName: "directory"),
+        completion: .directory)
     var directory: String?
 
     /// What was given for nothing, and what to do instead.
@@ -375,6 +350,6 @@ struct LoggingFlags: FlagGroup {
 struct StatusSocketFlag: FlagGroup {
     static let flags = [GoFlag("status-socket")]
 
-    @Option(help: ArgumentHelp("Unix socket of the running daemon.", valueName: "path"))
+    @Option(help: ArgumentHelp("Unix socket of the running daemon.", valueName: "path"), completion: .file())
     var statusSocket = NodeOptions.Observation().statusSocket
 }

@@ -1,4 +1,5 @@
 import ArgumentParser
+import LeaseDirectory
 import LeaseEtcd
 import Leases
 import NodeDaemon
@@ -11,27 +12,34 @@ struct StoreFlags: FlagGroup {
         GoFlag("etcd-cafile"), GoFlag("etcd-username"), GoFlag("etcd-password"),
     ]
 
+    /// flanneld's.
+    private static let defaultEndpoints = "http://127.0.0.1:4001,http://127.0.0.1:2379"
+
     @Option(
         help: ArgumentHelp(
             "Directory that holds the network config and the leases, in place of etcd.",
-            valueName: "directory"))
+            valueName: "directory"), completion: .directory)
     var leaseDir: String?
 
     @Option(
         help: ArgumentHelp(
             "etcd's endpoints, separated by commas; tried in turn.", valueName: "urls"))
-    var etcdEndpoints = "http://127.0.0.1:4001,http://127.0.0.1:2379"
+    var etcdEndpoints = StoreFlags.defaultEndpoints
 
     @Option(help: ArgumentHelp("etcd key under which the network is.", valueName: "key"))
     var etcdPrefix = "/coreos.com/network"
 
-    @Option(help: ArgumentHelp("Private key of the client certificate for etcd, PEM.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("Private key of the client certificate for etcd, PEM.", valueName: "file"),
+        completion: .file())
     var etcdKeyfile: String?
 
-    @Option(help: ArgumentHelp("Client certificate for etcd, PEM.", valueName: "file"))
+    @Option(help: ArgumentHelp("Client certificate for etcd, PEM.", valueName: "file"), completion: .file())
     var etcdCertfile: String?
 
-    @Option(help: ArgumentHelp("Authority that signed etcd's certificate, PEM.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("Authority that signed etcd's certificate, PEM.", valueName: "file"),
+        completion: .file())
     var etcdCafile: String?
 
     @Option(help: ArgumentHelp("User name for etcd.", valueName: "name"))
@@ -58,6 +66,16 @@ struct StoreFlags: FlagGroup {
         etcd.username = etcdUsername
         etcd.password = etcdPassword
         return .etcd(etcd)
+    }
+
+    /// What of this was given for nothing, since `flag` says that there is no store.
+    func ineffective(beside flag: String) -> [NodeOptions.Ineffective] {
+        let given = [
+            ("lease-dir", leaseDir != nil), ("etcd-endpoints", etcdEndpoints != Self.defaultEndpoints),
+        ]
+        return given.filter(\.1).map {
+            NodeOptions.Ineffective(name: $0.0, advice: "with \(flag) there is no store of leases: remove it")
+        }
     }
 
     func validate() throws {

@@ -3,7 +3,8 @@ import NodeDaemon
 
 /// `twilld check`: whether this machine can run the daemon.
 struct Check: FlagTaking {
-    static let flags = UnderlayFlags.flags + [GoFlag("mtu")] + TuningFlags.flags
+    static let flags =
+        UnderlayFlags.flags + [GoFlag("mtu")] + TuningFlags.flags + KubernetesModeFlag.flags
 
     static let configuration = CommandConfiguration(
         commandName: "check",
@@ -21,8 +22,11 @@ struct Check: FlagTaking {
     @Option(help: ArgumentHelp("The tunnel's MTU, as it will be given to run.", valueName: "bytes"))
     var mtu: Int?
 
+    @OptionGroup(title: "Kubernetes") var kubernetes: KubernetesModeFlag
+
     func run() async throws {
-        let findings = await MachineCheck.findings(underlay: underlay.options, mtu: mtu)
+        let findings = await MachineCheck.findings(
+            underlay: underlay.options, mtu: mtu, isOfKubernetes: kubernetes.isGivenOrInPod)
         for finding in findings { print(finding.line) }
         if findings.contains(where: { $0.outcome == .bad }) {
             throw ExitCode(ExitStatus.checkFailed.rawValue)

@@ -1,10 +1,13 @@
 import ArgumentParser
+import Host
 import Node
 import NodeDaemon
 
 /// `twilld cleanup`: takes away what outlives the daemon.
 struct Cleanup: FlagTaking {
-    static let flags = StatusSocketFlag.flags + TunnelNameFlag.flags + [GoFlag("subnet-file")]
+    static let flags =
+        StatusSocketFlag.flags + TunnelNameFlag.flags
+        + [GoFlag("subnet-file"), GoFlag("cni", .boolean), GoFlag("cni-bridge")]
 
     static let configuration = CommandConfiguration(
         commandName: "cleanup",
@@ -15,15 +18,31 @@ struct Cleanup: FlagTaking {
             persistent is removed here. While a twilld or flanneld runs that uses these things, nothing is removed. The \
             rules are those of the device that --tun-name names. The lease stays until it ends (twilld lease release), and this node's identity \
             (--state-dir) stays for good.
+
+            With --cni only the bridge that pods are on is removed, also while a twilld runs: the next pod that is \
+            started gets a new one, and those that were on it must be made anew. A bridge whose addresses are all of \
+            the subnet in subnet.env is in order, and stays.
             """)
 
     @OptionGroup var socket: StatusSocketFlag
     @OptionGroup var device: TunnelNameFlag
 
-    @Option(help: ArgumentHelp("File that the daemon wrote.", valueName: "file"))
+    @Option(help: ArgumentHelp("File that the daemon wrote.", valueName: "file"), completion: .file())
     var subnetFile = SubnetFile.defaultPath
 
-    func run() async throws {
+    @Option(
+        help: ArgumentHelp(
+            "Remove the pods' bridge, which keeps an old address when the subnet changed, and nothing else.",
+            valueName: "bool"))
+    var cni = false
+
+    @Option(help: ArgumentHelp("The bridge, where the CNI list names another one.", valueName: "name"))
+    var cniBridge = ContainerNetworkList.defaultBridgeName
+
+    func run() async throws { try await onThread { cni ? try removeBridge() : try cleanUp() } }
+
+    @available(*, noasync, message: "it blocks: use onThread")
+    private func cleanUp() throws {
         guard try !StatusClient(socketPath: socket.statusSocket).isListenedTo() else {
             throw ExitFailure(
                 .temporary,
@@ -47,6 +66,31 @@ struct Cleanup: FlagTaking {
         }
         guard outcome.failures.isEmpty else {
             throw ExitFailure(.system, "not removed: " + outcome.failures.joined(separator: "; "))
+        }
+    }
+
+    private func removeBridge() throws(ExitFailure) {
+        let removal: PodBridge.Removal
+        do {
+            let subnet = try SubnetFileValues(path: subnetFile)?.subnet
+            removal = try PodBridge.remove(cniBridge, unlessOf: subnet)
+        } catch {
+            throw ExitFailure(.system, "\(cniBridge) is not removed: \(error)")
+        }
+        switch removal {
+        case .missing: print("nothing to remove: there is no \(cniBridge)")
+        case .inUse(let addresses):
+            throw ExitFailure(
+                .temporary,
+                "\(cniBridge) has \(addresses), of this node's subnet in \(subnetFile): nothing is wrong with it, and it "
+                    + "was not removed")
+        case .removed(let addresses, let podCount):
+            print("removed bridge \(cniBridge) (\(addresses)); the next pod that is started makes it anew")
+            if podCount > 0 {
+                print(
+                    "\(podCount) interfaces of pods were on it: these pods have no network until they are made anew "
+                        + "(kubectl delete pod)")
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Host
 import Node
 import NodeDaemon
 
@@ -10,13 +11,13 @@ struct DockerOptions: FlagTaking {
         commandName: "docker-opts", abstract: "Print the options for dockerd that subnet.env stands for.",
         discussion: "Example: dockerd $(twilld docker-opts)")
 
-    @Option(help: ArgumentHelp("File that the daemon wrote.", valueName: "file"))
+    @Option(help: ArgumentHelp("File that the daemon wrote.", valueName: "file"), completion: .file())
     var subnetFile = SubnetFile.defaultPath
 
     func run() async throws {
         let file: SubnetFileValues?
         do throws(SubnetFileError) {
-            file = try SubnetFileValues(path: subnetFile)
+            file = try await onThread { () throws(SubnetFileError) in try SubnetFileValues(path: subnetFile) }
         } catch {
             throw ExitFailure(.configuration, error.description)
         }

@@ -1,5 +1,6 @@
 import Addresses
 import ArgumentParser
+import Host
 import Leases
 import NodeDaemon
 
@@ -11,56 +12,62 @@ struct Lease: ParsableCommand {
 
     /// `twilld lease list`.
     struct List: FlagTaking {
-        static let flags = StoreFlags.flags
+        static let flags = LeaseStoreFlags.flags
 
         static let configuration = CommandConfiguration(
             commandName: "list", abstract: "List every lease and reservation, with what is wrong with it.")
 
-        @OptionGroup var store: StoreFlags
+        @OptionGroup var store: LeaseStoreFlags
 
         func run() async throws {
-            let listings = try await store.operate { try await $0.list() }
+            let listings = try await store.operate(
+                instead: "kubectl get nodes -o custom-columns=NAME:.metadata.name,SUBNET:.spec.podCIDR"
+            ) { try await $0.list() }
             print(LeaseTable(listings).text, terminator: "")
         }
     }
 
     /// `twilld lease reserve`.
     struct Reserve: FlagTaking {
-        static let flags = StoreFlags.flags + [GoFlag("public-ip")]
+        static let flags = LeaseStoreFlags.flags + [GoFlag("public-ip")]
 
         static let configuration = CommandConfiguration(
             commandName: "reserve",
             abstract: "Keep a subnet for the node with a public address; the reservation never expires.")
 
-        @OptionGroup var store: StoreFlags
+        @OptionGroup var store: LeaseStoreFlags
 
         @Option(help: ArgumentHelp("The node's public address.", valueName: "address"))
         var publicIp: IPv4Address
 
-        @Argument(help: ArgumentHelp("The subnet, 10.66.28.0/24.", valueName: "subnet"))
+        @Argument(help: ArgumentHelp("The subnet, 10.66.28.0/24.", valueName: "subnet"), completion: .subnets)
         var subnet: SubnetArgument
 
         func run() async throws {
-            try await store.operate { try await $0.reserve(subnet.subnet, publicAddress: publicIp) }
+            try await store.operate(
+                instead: "nothing: a node keeps its podCIDR for as long as its Node object is there"
+            ) { try await $0.reserve(subnet.subnet, publicAddress: publicIp) }
             print("reserved \(subnet.subnet) for \(publicIp)")
         }
     }
 
     /// `twilld lease release`.
     struct Release: FlagTaking {
-        static let flags = StoreFlags.flags
+        static let flags = LeaseStoreFlags.flags
 
         static let configuration = CommandConfiguration(
             commandName: "release",
             abstract: "Delete a lease or a reservation; a running node that holds it registers again.")
 
-        @OptionGroup var store: StoreFlags
+        @OptionGroup var store: LeaseStoreFlags
 
-        @Argument(help: ArgumentHelp("The subnet, 10.66.28.0/24.", valueName: "subnet"))
+        @Argument(help: ArgumentHelp("The subnet, 10.66.28.0/24.", valueName: "subnet"), completion: .subnets)
         var subnet: SubnetArgument
 
         func run() async throws {
-            try await store.operate { try await $0.release(subnet.subnet) }
+            try await store.operate(instead: "kubectl delete node NAME, for a node that is gone") {
+                try await $0.release(subnet.subnet)
+            }
             print("released \(subnet.subnet)")
         }
     }
@@ -73,25 +80,5 @@ struct SubnetArgument: ExpressibleByArgument {
     init?(argument: String) {
         guard let subnet = LeaseSubnet(key: String(argument.map { $0 == "/" ? "-" : $0 })) else { return nil }
         self.subnet = subnet
-    }
-}
-
-extension StoreFlags {
-    /// Opens the store and does something to it; failures become what the program ends with.
-    func operate<Result: Sendable>(
-        _ body: (LeaseOperations) async throws -> Result
-    ) async throws(ExitFailure) -> Result {
-        let operations = LeaseOperations(store: try options.open())
-        do {
-            return try await body(operations)
-        } catch let error as LeaseStoreError {
-            throw ExitFailure(error)
-        } catch let error as NetworkConfigurationError {
-            throw ExitFailure(.configuration, error.description)
-        } catch let error as LeaseOperationError {
-            throw ExitFailure(.configuration, error.description)
-        } catch {
-            throw ExitFailure(.system, "\(error)")
-        }
     }
 }

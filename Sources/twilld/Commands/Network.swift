@@ -2,6 +2,7 @@ import ArgumentParser
 import FoundationEssentials
 import Glibc
 import Health
+import Host
 import Leases
 import NodeDaemon
 
@@ -11,17 +12,23 @@ struct Network: ParsableCommand {
         commandName: "network", abstract: "Show and set the network config that all nodes share.",
         subcommands: [Show.self, Set.self])
 
+    /// Where a cluster has it.
+    private static let insteadOfStore =
+        "kubectl edit configmap, of the one whose net-conf.json is mounted at --net-config-path"
+
     /// `twilld network show`.
     struct Show: FlagTaking {
-        static let flags = StoreFlags.flags
+        static let flags = LeaseStoreFlags.flags
 
         static let configuration = CommandConfiguration(
             commandName: "show", abstract: "Print the network config as the store has it, and what it means.")
 
-        @OptionGroup var store: StoreFlags
+        @OptionGroup var store: LeaseStoreFlags
 
         func run() async throws {
-            let (json, meaning) = try await store.operate { try await $0.network() }
+            let (json, meaning) = try await store.operate(instead: Network.insteadOfStore) {
+                try await $0.network()
+            }
             // Ends of lines stay; nothing else in it steers a terminal.
             for line in json.split(separator: "\n", omittingEmptySubsequences: false) {
                 print(String(line.replacing("\t", with: "    ").replacing("\r", with: "")).printable)
@@ -38,25 +45,31 @@ struct Network: ParsableCommand {
 
     /// `twilld network set`.
     struct Set: FlagTaking {
-        static let flags = StoreFlags.flags
+        static let flags = LeaseStoreFlags.flags
 
         static let configuration = CommandConfiguration(
             commandName: "set",
             abstract: "Check a network config and write it to the store.",
             discussion: #"Example: echo '{"Network": "10.66.0.0/16"}' | twilld network set -"#)
 
-        @OptionGroup var store: StoreFlags
+        @OptionGroup var store: LeaseStoreFlags
 
-        @Argument(help: ArgumentHelp("File with the config, JSON; - for standard input.", valueName: "file"))
+        @Argument(
+            help: ArgumentHelp("File with the config, JSON; - for standard input.", valueName: "file"),
+            completion: .file())
         var file: String
 
         func run() async throws {
-            let json = try text()
-            let remarks = try await store.operate { try await $0.setNetwork(json) }
+            let json = try await onThread { () throws(ExitFailure) in try text() }
+            let remarks = try await store.operate(instead: Network.insteadOfStore) {
+                try await $0.setNetwork(json)
+            }
             print("network config written")
             for remark in remarks { print(remark) }
         }
 
+        /// The file's text, or what comes by standard input, be it from a person who types.
+        @available(*, noasync, message: "it blocks: use onThread")
         private func text() throws(ExitFailure) -> String {
             if file == "-" {
                 var text = ""

@@ -2,6 +2,7 @@ import ArgumentParser
 import FoundationEssentials
 import Glibc
 import Health
+import Host
 import Logging
 import NodeDaemon
 
@@ -36,21 +37,24 @@ struct Run: FlagTaking {
     @OptionGroup(title: "Kubernetes") var kubernetes: KubernetesFlags
     @OptionGroup(title: "Logging of flanneld") var logging: LoggingFlags
 
-    @Option(help: ArgumentHelp("File with flags that the command line lacks.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("File with flags that the command line lacks.", valueName: "file"),
+        completion: .file())
     var config: String?
 
     /// Within this time of a signal the process is gone, whatever does not answer: a store that hangs, say.
     private static let stopLimitMilliseconds: UInt32 = 900
 
     func run() async throws {
-        try refuseWhatIsNotBuilt()
         let node = NodeProcess(options, source: Run.source)
         try await node.run { Run.endSoon($0, node.logger) }
     }
 
     /// What the flags tell the daemon.
     var options: NodeOptions {
-        var options = NodeOptions(store: store.options)
+        let cluster = kubernetes.options(
+            lease: lease.options, environment: ProcessInfo.processInfo.environment)
+        var options = NodeOptions(origin: cluster.map { .kubernetes($0) } ?? .store(store.options))
         options.underlay = underlay.options
         options.publicIPv6Address = underlay.publicIpv6
         options.lease = lease.options
@@ -58,27 +62,19 @@ struct Run: FlagTaking {
         options.tunnel = tunnel.options
         options.tuning = tuning.tuning
         options.observation = observation.options
-        options.ineffective = logging.ineffective
+        options.containerNetwork = kubernetes.containerNetwork
+        options.ineffective =
+            logging.ineffective + (cluster == nil ? [] : store.ineffective(beside: "--kube-subnet-mgr"))
         return options
     }
 
     /// Ends the process before long, on a thread that waits for nothing.
     private static func endSoon(_ status: Int32, _ logger: Logger) {
-        startThread("stop") {
+        try? SystemThread.start("stop") {
             usleep(stopLimitMilliseconds * 1000)
             logger.warning(.stoppedWithoutWaiting)
             LogWriter.standardError.flush(milliseconds: 50)
             _exit(status)
-        }
-    }
-
-    /// Ends with the name of what was asked for and is not built: an operator must not believe that it works.
-    func refuseWhatIsNotBuilt() throws(ExitFailure) {
-        if kubernetes.kubeSubnetMgr {
-            throw ExitFailure(
-                .unavailable,
-                "--kube-subnet-mgr (leases from the Kubernetes API) is not built yet; use etcd or --lease-dir"
-            )
         }
     }
 }

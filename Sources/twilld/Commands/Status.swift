@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import Host
 import NodeDaemon
 import Telemetry
 
@@ -30,7 +31,10 @@ struct Status: FlagTaking {
         if peers < 0 { throw ValidationError("--peers is negative") }
     }
 
-    func run() async throws {
+    func run() async throws { try await onThread { try show() } }
+
+    @available(*, noasync, message: "it blocks: use onThread")
+    private func show() throws {
         let client = StatusClient(socketPath: socket.statusSocket)
         if json {
             print(try client.statusText(), terminator: "")

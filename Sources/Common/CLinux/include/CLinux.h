@@ -63,6 +63,14 @@ void twill_name_thread(const char *name);
 // How many CPUs the calling thread may use: 1 or more.
 int twill_usable_cpus(void);
 
+// A file in memory that ends with its last descriptor: memfd_create(2) with MFD_CLOEXEC. Returns the descriptor, or -1 with
+// errno set.
+int twill_memory_file(const char *name);
+// The two ends of a pipe, to read from and to write to, closed in children: pipe2(2). Returns 0, or -1 with errno set.
+int twill_pipe(int ends[2]);
+// The process's variables, as `environ` has them.
+char **twill_environment(void);
+
 // The size of a control message with UDP_SEGMENT's 16-bit value: CMSG_SPACE(sizeof(uint16_t)).
 #define TWILL_SEGMENT_CONTROL_BYTES 24
 // Writes that control message into 8-byte-aligned memory.

@@ -21,8 +21,12 @@ package struct UDPBackend: Backend {
     /// `Backend.MTU`, which flanneld does not read for udp.
     package var mtu: Int?
 
+    /// flannel's udp as it is where a configuration says no more of it.
     package init() {}
 
+    /// Reads the keys `Port` and `MTU`.
+    ///
+    /// - Throws: `BackendError` that names the key and its rule.
     package init(reading settings: BackendSettings) throws(BackendError) {
         let port = try settings.integer(
             "Port", within: 1...Int(UInt16.max), rule: "a port is needed (1 to 65535)")
@@ -30,6 +34,9 @@ package struct UDPBackend: Backend {
         mtu = try settings.integer("MTU", within: Self.mtuRange, rule: "it must be 576 to 65507 bytes")
     }
 
+    /// Reads the port of a node's own, if `BackendData` has one.
+    ///
+    /// - Throws: `BackendError` where it is no port.
     package static func data(reading value: JSONValue?) throws(BackendError) -> (any BackendData)? {
         guard let port = value?["Port"] else { return nil }
         guard case .integer(let number) = port, let parsed = UInt16(exactly: number), parsed > 0 else {

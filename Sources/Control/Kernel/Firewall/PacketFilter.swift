@@ -14,6 +14,8 @@ public enum PacketFilter: String, Sendable, Hashable {
 
     /// Removes every rule of twill's and of flannel's for a tunnel device, by either program, of either kind of
     /// iptables and of either family, and says what was there: for `twilld cleanup`.
+    ///
+    /// - Throws: `ChildProcessError` where the firewall's program fails, and others where its rules cannot be read.
     public static func removeAll(interfaceName: String) throws -> [String] {
         let names = PacketFilterNames(interfaceName: interfaceName)
         var removed: [String] = []
@@ -157,6 +159,8 @@ public final class PacketFilterRules: OwnedItem {
     private func wantsTable(_ plan: Plan) -> Bool { plan.used == .nftables && !wantsNothing }
 
     /// Says what is missing, changed, or behind a rule that drops what it accepts.
+    ///
+    /// - Throws: `ChildProcessError` where the firewall's program fails, and others where its rules cannot be read.
     public func deviation(in state: NetworkState) throws -> String? {
         let generation = RuleSetReader.generation()
         let hasLegacy = !RuleSetReader.legacyTables(withNat: true).isEmpty
@@ -230,6 +234,8 @@ public final class PacketFilterRules: OwnedItem {
     }
 
     /// Sets what is missing or changed, and removes what is not wanted.
+    ///
+    /// - Throws: `ChildProcessError` where the firewall's program fails, and others where its rules cannot be read.
     public func update(in network: NetworkState, using _: RouteSocket) throws {
         let (found, listing) = state.withLock { state in
             defer { (state.plan, state.goodGeneration) = (nil, nil) }
@@ -255,6 +261,8 @@ public final class PacketFilterRules: OwnedItem {
     }
 
     /// Removes all of it.
+    ///
+    /// - Throws: `ChildProcessError` where the firewall's program fails, and others where its rules cannot be read.
     public func delete(using _: RouteSocket) throws {
         _ = try PacketFilter.removeAll(interfaceName: names.interfaceName)
     }

@@ -46,6 +46,7 @@ package struct ChildProcess: Sendable {
     package let path: String
 
     /// Finds a program; nil where this machine does not have it.
+    @available(*, noasync, message: "it blocks: use onThread")
     package init?(_ name: String) {
         let searchPath = getenv("PATH").map { String(cString: $0) } ?? ""
         let directories = searchPath.split(separator: ":").map { String($0) } + ChildProcess.systemDirectories
@@ -56,8 +57,13 @@ package struct ChildProcess: Sendable {
 
     /// Runs the program with `input` as its standard input, and gives what it left, whatever its exit status.
     ///
-    /// - Parameter outputLimit: how many bytes it may print; one that prints more is ended, and `ChildProcessError`
-    ///   says so.
+    /// - Parameters:
+    ///   - arguments: its arguments, without its name.
+    ///   - input: what it reads from its standard input.
+    ///   - outputLimit: how many bytes it may print; one that prints more is ended.
+    ///   - timeoutMilliseconds: how long it may take; one that takes longer is killed.
+    /// - Throws: `ChildProcessError` where it cannot be run, prints too much, or does not end in time.
+    @available(*, noasync, message: "it blocks: use onThread")
     package func run(
         _ arguments: [String], input: String = "", outputLimit: Int = Limits.outputBytes,
         timeoutMilliseconds: Int = Limits.timeoutMilliseconds
@@ -306,6 +312,7 @@ extension ChildProcessError {
 extension ChildProcess {
     /// Runs the program and throws where it ends with an error.
     @discardableResult
+    @available(*, noasync, message: "it blocks: use onThread")
     package func check(_ arguments: [String], input: String = "") throws(ChildProcessError) -> String {
         let result = try run(arguments, input: input)
         guard result.status == 0 else { throw ChildProcessError(self, arguments, result) }

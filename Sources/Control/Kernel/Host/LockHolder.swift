@@ -4,6 +4,7 @@ import Processes
 /// Who holds a lock of flock(2), for the sentence that names it: only looks, and never waits.
 package enum LockHolder {
     /// Who holds the lock on a file: `ufw (process 812)`; nil where the kernel does not tell.
+    @available(*, noasync, message: "it blocks: use onThread")
     package static func name(ofLock path: String) -> String? {
         guard let file = FileIdentity(path: path), let locks = try? TextFile.read("/proc/locks") else {
             return nil

@@ -2,12 +2,16 @@ import Glibc
 
 /// Small text files: `subnet.env` and those of `/proc/sys`.
 package enum TextFile {
-    /// The largest file that is read, in bytes: `subnet.env` has a few lines, a setting has one.
-    static let sizeLimit = 64 * 1024
+    /// The largest file that is read, in bytes, where nothing else is said: `subnet.env` has a few lines, a setting
+    /// has one.
+    package static let sizeLimit = 64 * 1024
 
     /// The file's text; nil where there is no such file. What is no plain file (a FIFO, a device), or larger than
-    /// `sizeLimit`, is an error, and is not waited for.
-    package static func read(_ path: String) throws(SystemError) -> String? {
+    /// `limit` bytes, is an error, and is not waited for.
+    ///
+    /// - Throws: `SystemError` with the path and the kernel's error number.
+    @available(*, noasync, message: "it blocks: use onThread")
+    package static func read(_ path: String, limit: Int = sizeLimit) throws(SystemError) -> String? {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
         guard descriptor >= 0 else {
             let code = errno
@@ -29,18 +33,10 @@ package enum TextFile {
             guard count >= 0 else { throw SystemError(path, code: code) }
             if count == 0 { return String(decoding: contents, as: UTF8.self) }
             contents += chunk.prefix(count)
-            guard contents.count <= sizeLimit else {
-                throw SystemError(path, code: EFBIG, reason: "it is larger than \(sizeLimit >> 10) KiB")
+            guard contents.count <= limit else {
+                throw SystemError(path, code: EFBIG, reason: "it is larger than \(limit >> 10) KiB")
             }
         }
-    }
-
-    /// Writes to a file that is there, with one call, as `/proc/sys` asks.
-    package static func overwrite(_ path: String, with text: String) throws(SystemError) {
-        let descriptor = open(path, O_WRONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw SystemError(path, code: errno) }
-        defer { close(descriptor) }
-        try write(text, to: descriptor, path: path)
     }
 
     /// Puts a new file in the place of `path` by renaming, and makes its directory where it is missing. An empty
@@ -48,6 +44,9 @@ package enum TextFile {
     ///
     /// The temporary file lies in the same directory, since a rename does not cross file systems; its name cannot be
     /// guessed, and it is made anew, so that nobody's link is followed.
+    ///
+    /// - Throws: `SystemError` with the path and the kernel's error number.
+    @available(*, noasync, message: "it blocks: use onThread")
     package static func replace(_ path: String, with text: String, mode: mode_t) throws(SystemError) {
         let (directoryPath, name) = split(path)
         let directory: Int32
@@ -114,6 +113,7 @@ enum TrustedDirectory {
     /// Opens the directory for files to be made in, and makes it where it is missing (mode 0755).
     ///
     /// - Returns: a descriptor, the caller's to close.
+    @available(*, noasync, message: "it blocks: use onThread")
     static func open(_ path: String) throws(SystemError) -> Int32 {
         var walk = Walk(path: path)
         do throws(SystemError) {
@@ -132,6 +132,7 @@ enum TrustedDirectory {
         var pending: [String]
         private var links = 0
 
+        @available(*, noasync, message: "it blocks: use onThread")
         init(path: String) {
             self.path = path
             current = Glibc.open(path.hasPrefix("/") ? "/" : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
@@ -148,6 +149,7 @@ enum TrustedDirectory {
 
         private func failure(_ code: Int32) -> SystemError { SystemError(path, code: code) }
 
+        @available(*, noasync, message: "it blocks: use onThread")
         mutating func step(into name: String) throws(SystemError) {
             guard current >= 0 else { throw failure(errno) }
             var here = stat()

@@ -22,8 +22,11 @@ public struct KernelPath: Sendable, Hashable {
 extension RouteSocket {
     /// What is known of the way to an address: one question, or two where an ICMP error hides what the route says.
     ///
-    /// - Parameter source: the packets' own address, by which rules may choose another route.
+    /// - Parameters:
+    ///   - address: where packets go.
+    ///   - source: the packets' own address, by which rules may choose another route.
     /// - Returns: nil where packets to it do not leave this machine: it is this machine's own, or forbidden.
+    /// - Throws: `NetlinkError` with the kernel's error number.
     public func path(to address: IPv4Address, from source: IPv4Address?) throws(NetlinkError) -> KernelPath? {
         let messages = try list(.path(to: address, from: source, asEntry: false)) { $0 }
         for message in messages {

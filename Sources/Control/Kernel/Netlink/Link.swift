@@ -10,15 +10,20 @@ public struct Link: Sendable, Hashable {
     public var mtu: Int
     /// The transmit queue's length in packets.
     public var transmitQueueLength: Int
+    /// The number of the bridge or bond that it is a part of; nil for none.
+    public var masterIndex: Int32?
 
     /// Makes a link from its parts.
-    public init(index: Int32, name: String, flags: LinkFlags = [], mtu: Int = 0, transmitQueueLength: Int = 0)
-    {
+    public init(
+        index: Int32, name: String, flags: LinkFlags = [], mtu: Int = 0, transmitQueueLength: Int = 0,
+        masterIndex: Int32? = nil
+    ) {
         self.index = index
         self.name = name
         self.flags = flags
         self.mtu = mtu
         self.transmitQueueLength = transmitQueueLength
+        self.masterIndex = masterIndex
     }
 
     /// Whether somebody set the interface up (which says nothing about a carrier).
@@ -52,11 +57,36 @@ public struct LinkChange: Sendable, Hashable {
     public var mtu: Int?
     /// The new transmit queue length in packets.
     public var transmitQueueLength: Int?
+    /// Settings of its IPv4 side, with their new values.
+    public var settings: [LinkSetting: UInt32]
 
     /// Makes a change.
-    public init(isUp: Bool? = nil, mtu: Int? = nil, transmitQueueLength: Int? = nil) {
+    public init(
+        isUp: Bool? = nil, mtu: Int? = nil, transmitQueueLength: Int? = nil,
+        settings: [LinkSetting: UInt32] = [:]
+    ) {
         self.isUp = isUp
         self.mtu = mtu
         self.transmitQueueLength = transmitQueueLength
+        self.settings = settings
+    }
+}
+
+/// A setting of an interface's IPv4 side. The raw values are the kernel's numbers, `IPV4_DEVCONF_*` of linux/ip.h (6.1).
+public enum LinkSetting: Int, Sendable, Hashable, CaseIterable {
+    /// Whether what comes in by it is forwarded.
+    case forwarding = 1
+    /// How sources are judged (RFC 3704): 0 not, 1 strict, 2 loose.
+    case reversePathFilter = 8
+    /// Whether packets are taken in whose source is an address of this machine.
+    case acceptLocal = 23
+
+    /// Its file's name below `/proc/sys/net/ipv4/conf/<interface>`.
+    public var fileName: String {
+        switch self {
+        case .forwarding: "forwarding"
+        case .reversePathFilter: "rp_filter"
+        case .acceptLocal: "accept_local"
+        }
     }
 }

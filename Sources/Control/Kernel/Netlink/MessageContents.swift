@@ -7,7 +7,12 @@ import Addresses
 enum LinkAttribute {
     static let name = 3
     static let mtu = 4
+    static let master = 10
     static let transmitQueueLength = 13
+    /// `IFLA_AF_SPEC`: holds an attribute for each family, by its number.
+    static let ofFamilies = 26
+    /// `IFLA_INET_CONF`, in that of IPv4: holds a value for each setting, by its number.
+    static let settingsIPv4 = 1
     static let extraMask = 29
 
     /// `RTEXT_FILTER_SKIP_STATS`: two thirds of a link's message are counters.
@@ -78,7 +83,8 @@ extension Link {
         self.init(
             index: index, name: name, flags: LinkFlags(rawValue: flags),
             mtu: Int(attributes.number(LinkAttribute.mtu) ?? 0),
-            transmitQueueLength: Int(attributes.number(LinkAttribute.transmitQueueLength) ?? 0))
+            transmitQueueLength: Int(attributes.number(LinkAttribute.transmitQueueLength) ?? 0),
+            masterIndex: attributes.number(LinkAttribute.master).flatMap { Int32(exactly: $0) })
     }
 }
 

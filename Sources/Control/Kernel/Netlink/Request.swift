@@ -1,4 +1,5 @@
 import Addresses
+import Glibc
 
 /// A request to rtnetlink, but for its sequence number.
 struct Request {
@@ -40,12 +41,22 @@ struct Request {
         if let isUp = change.isUp { words.append(isUp ? "up" : "down") }
         if let mtu = change.mtu { words.append("MTU \(mtu)") }
         if let length = change.transmitQueueLength { words.append("queue length \(length)") }
+        let settings = change.settings.sorted { $0.key.rawValue < $1.key.rawValue }
+        words += settings.map { "\($0.key.fileName) \($0.value)" }
         return Request("set interface \(index) \(words.joined(separator: ", "))", .newLink, .acknowledge) {
             $0.appendLink(
                 index: index, flags: change.isUp == true ? .up : [], changes: change.isUp == nil ? [] : .up)
             if let mtu = change.mtu { $0.attribute(LinkAttribute.mtu, UInt32(clamping: mtu)) }
             if let length = change.transmitQueueLength {
                 $0.attribute(LinkAttribute.transmitQueueLength, UInt32(clamping: length))
+            }
+            if settings.isEmpty { return }
+            $0.nested(LinkAttribute.ofFamilies) {
+                $0.nested(Int(AF_INET)) {
+                    $0.nested(LinkAttribute.settingsIPv4) {
+                        for (setting, value) in settings { $0.attribute(setting.rawValue, value) }
+                    }
+                }
             }
         }
     }

@@ -62,6 +62,8 @@ public final class RouteMonitor: Sendable {
     public func watch(_ interest: RouteInterest) { self.interest.value.withLock { $0 = interest } }
 
     /// Starts to listen, in the network namespace of the calling thread: every change from here on is told.
+    ///
+    /// - Throws: `NetlinkError` where the kernel gives no socket or no thread.
     public init() throws(NetlinkError) {
         let operation = "listen to network changes"
         let socket = try NetlinkDescriptor(

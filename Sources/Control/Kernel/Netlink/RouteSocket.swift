@@ -18,6 +18,8 @@ public final class RouteSocket: Sendable {
     private let state: Mutex<State>
 
     /// Opens the socket in the network namespace of the calling thread.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public init() throws(NetlinkError) {
         state = Mutex(
             State(descriptor: try NetlinkDescriptor(groups: [], operation: "open a netlink socket")))
@@ -26,14 +28,20 @@ public final class RouteSocket: Sendable {
     // MARK: Links
 
     /// All interfaces, by rising index.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func links() throws(NetlinkError) -> [Link] {
         try list(.links) { $0.type == .newLink ? Link($0) : nil }
     }
 
     /// The interface of that name; nil for none.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func link(named name: String) throws(NetlinkError) -> Link? { try link(.link(named: name)) }
 
     /// The interface of that number; nil for none.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func link(index: Int32) throws(NetlinkError) -> Link? { try link(.link(index: index)) }
 
     private func link(_ request: Request) throws(NetlinkError) -> Link? {
@@ -46,21 +54,29 @@ public final class RouteSocket: Sendable {
     }
 
     /// Changes an interface.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func setLink(index: Int32, _ change: LinkChange) throws(NetlinkError) {
         try perform(.setLink(index: index, change))
     }
 
     /// Deletes an interface.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func deleteLink(index: Int32) throws(NetlinkError) { try perform(.deleteLink(index: index)) }
 
     // MARK: Addresses
 
     /// All addresses of both families.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func addresses() throws(NetlinkError) -> [InterfaceAddress] {
         try addresses(family: Family.unspecified)
     }
 
     /// All IPv4 addresses.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func addressesIPv4() throws(NetlinkError) -> [InterfaceAddress] {
         try addresses(family: Family.v4)
     }
@@ -70,6 +86,8 @@ public final class RouteSocket: Sendable {
     }
 
     /// Adds an address without a lifetime; one that is there already is no error. Its `flags` are not used.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func addAddress(_ address: InterfaceAddress) throws(NetlinkError) {
         do {
             try perform(.addAddress(address))
@@ -79,6 +97,8 @@ public final class RouteSocket: Sendable {
     }
 
     /// Deletes an address.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func deleteAddress(_ address: InterfaceAddress) throws(NetlinkError) {
         try perform(.deleteAddress(address))
     }
@@ -86,6 +106,8 @@ public final class RouteSocket: Sendable {
     // MARK: Routes
 
     /// The main table's IPv4 and IPv6 routes, as the kernel orders them.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func routes() throws(NetlinkError) -> [Route] {
         var routes: [Route] = []
         for family in [Family.v4, Family.v6] {
@@ -102,6 +124,8 @@ public final class RouteSocket: Sendable {
 
     /// The main table's IPv4 routes that are of interest, as the kernel orders them. The others cost the kernel 0.2
     /// µs each to list, and no memory here.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func routes(of interest: RouteInterest) throws(NetlinkError) -> [Route] {
         try list(.routes(inTable: Route.mainTable, kind: nil), interest: interest) { message in
             guard message.type == .newRoute, let route = Route(message),
@@ -112,6 +136,8 @@ public final class RouteSocket: Sendable {
     }
 
     /// The IPv4 routes of all tables that one maker has made. The kernel passes over the others.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func routes(ofOrigin origin: UInt8) throws(NetlinkError) -> [Route] {
         try list(.routes(ofOrigin: origin)) { message in
             guard message.type == .newRoute, message.payload.first == Family.v4, let route = Route(message),
@@ -122,6 +148,8 @@ public final class RouteSocket: Sendable {
     }
 
     /// A table's IPv4 routes of one kind.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func routes(inTable table: UInt32, of kind: Route.Kind) throws(NetlinkError) -> [Route] {
         try list(.routes(inTable: table, kind: kind)) { message in
             guard message.type == .newRoute, message.payload.first == Family.v4, let route = Route(message),
@@ -132,14 +160,20 @@ public final class RouteSocket: Sendable {
     }
 
     /// The IPv4 routing rules, the first that is looked at first.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func rules() throws(NetlinkError) -> [RoutingRule] {
         try list(.rules) { $0.type == .newRule ? RoutingRule($0) : nil }
     }
 
     /// Deletes a routing rule.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func deleteRule(_ rule: RoutingRule) throws(NetlinkError) { try perform(.deleteRule(rule)) }
 
     /// What the kernel does with a packet: the route of a table that it goes by, whichever rule led to that table.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func answer(to question: RouteQuestion) throws(NetlinkError) -> RouteAnswer {
         let request = Request.match(question)
         do throws(NetlinkError) {
@@ -159,6 +193,8 @@ public final class RouteSocket: Sendable {
 
     /// The next hops of the kernel's next-hop objects and groups by their numbers; none where the kernel has no such
     /// thing (before Linux 5.3).
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func nextHops() throws(NetlinkError) -> [UInt32: [Route.NextHop]] {
         let objects: [NextHopObject]
         do {
@@ -178,6 +214,8 @@ public final class RouteSocket: Sendable {
 
     /// Where a packet of this machine to `address` would go: with `interfaceIndex`, `preferredSource`, and as `mtu`
     /// what the route says or the kernel learnt of the path, nil where the interface's own counts.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func route(to address: IPAddress) throws(NetlinkError) -> Route {
         let request = Request.route(to: address)
         guard let route = try list(request, { Route(answer: $0) }).first else {
@@ -188,9 +226,13 @@ public final class RouteSocket: Sendable {
     }
 
     /// Adds a route, or changes the one with the same destination and metric to it.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func replaceRoute(_ route: Route) throws(NetlinkError) { try perform(.replaceRoute(route)) }
 
     /// Deletes a route.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func deleteRoute(_ route: Route) throws(NetlinkError) { try perform(.deleteRoute(route)) }
 
     // MARK: -

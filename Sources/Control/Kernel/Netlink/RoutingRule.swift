@@ -56,6 +56,7 @@ public struct RoutingRule: Sendable, Hashable {
     /// Whether it is for an unmarked packet. Selectors that twill does not know (ports, users) are taken as fitting.
     ///
     /// - Parameters:
+    ///   - destination: where the packet goes.
     ///   - source: nil where the kernel is to choose it.
     ///   - inputInterface: nil for what this machine sends itself.
     public func fits(destination: IPv4Address, source: IPv4Address?, inputInterface: String?) -> Bool {

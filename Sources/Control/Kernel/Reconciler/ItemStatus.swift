@@ -38,9 +38,16 @@ public final class ItemStatuses: Sendable {
         }
     }
 
+    /// Whether all items of these names are as they are wanted.
+    public func areGood(_ items: [String]) -> Bool {
+        statuses.withLock { statuses in items.allSatisfy { statuses[$0]?.state == .good } }
+    }
+
     /// Says how an item stands.
     ///
     /// - Parameters:
+    ///   - item: its name.
+    ///   - state: how it stands from now on.
     ///   - error: what went wrong; nil for a state that is good.
     package func set(_ item: String, _ state: ItemStatus.State, error: String? = nil) {
         statuses.withLock { statuses in

@@ -20,6 +20,8 @@ public struct NetworkState: Sendable, Hashable {
 
     /// Reads routes, with the next hops of those that name a next-hop object alone (as the kernel tells them where
     /// `net.ipv4.nexthop_compat_mode` is 0).
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number.
     package static func routes(
         from socket: RouteSocket, interest: RouteInterest
     ) throws(NetlinkError) -> [Route] {
@@ -57,6 +59,8 @@ public struct NetworkState: Sendable, Hashable {
     }
 
     /// The tunnel device of that name, which the data plane makes.
+    ///
+    /// - Throws: `DeviceMissingError` where there is none.
     package func device(_ name: String) throws(DeviceMissingError) -> Link {
         guard let link = link(named: name) else { throw DeviceMissingError(interfaceName: name) }
         return link

@@ -78,6 +78,8 @@ extension Pruning.Leftover {
     }
 
     /// Takes it away.
+    ///
+    /// - Throws: `NetlinkError` where the kernel does not delete it.
     package func delete(using socket: RouteSocket) throws(NetlinkError) {
         switch self {
         case .route(let route): try socket.deleteRoute(route)

@@ -85,9 +85,13 @@ package final class Reconciler {
     /// Goes through items and makes those so that are not.
     ///
     /// - Parameters:
+    ///   - initialState: the state to begin with.
     ///   - isResync: whether those too are looked at whose changes nobody tells of.
-    ///   - isFirstTime: whether they are made, and not restored.
+    ///   - isAsked: whether they are made for the first time, and not restored.
     ///   - read: reads the state again; told whether routes may have changed.
+    /// - Returns: the first failure of an essential item, and whether the tunnel device is missing. An item's failure
+    ///   is no error of this call: it is told to health, kept in the item's status, and tried again.
+    /// - Throws: what `read` throws.
     package func update(
         in initialState: NetworkState, isResync: Bool, isFirstTime isAsked: Bool, _ read: StateReading
     ) throws -> Outcome {
@@ -218,8 +222,11 @@ package final class Reconciler {
 
     /// Takes away what carries twill's number and nobody wants, where something may be there that does.
     ///
-    /// - Parameter isWanted: whether a route is somebody's who is no item of this reconciler.
+    /// - Parameters:
+    ///   - state: the kernel's state.
+    ///   - isWantedBesides: whether a route is somebody's who is no item of this reconciler.
     /// - Returns: whether routes may be others than before.
+    /// - Throws: `NetlinkError` where the kernel does not list what there is.
     package func prune(in state: NetworkState, where isWantedBesides: (Route) -> Bool) throws -> Bool {
         // Before it is known what is wanted, what a former daemon left is left: it is for the next lease.
         guard !items.isEmpty, nextPrune <= .now else { return false }

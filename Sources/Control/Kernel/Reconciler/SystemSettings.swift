@@ -1,3 +1,4 @@
+import Glibc
 import Health
 import Host
 import Netlink
@@ -12,39 +13,33 @@ package struct SystemSetting: Sendable, Hashable {
     package init(path: String) { self.path = path }
 
     /// Its value; nil where the kernel has no such setting.
+    ///
+    /// - Throws: `SystemError` where the file cannot be read or written.
     package func value() throws -> String? {
         try TextFile.read("/proc/sys/\(path)").map { String($0.prefix { !$0.isNewline }) }
     }
-
-    /// Writes its value.
-    package func set(to value: String) throws {
-        do {
-            try TextFile.overwrite("/proc/sys/\(path)", with: value)
-        } catch {
-            throw SystemSettingError(
-                cause: "cannot set \(error)", remedy: "set \(path) to \(value) on the machine")
-        }
-    }
 }
 
-/// A setting of the tunnel device alone, which is therefore twill's to make; it ends with the device.
+/// A setting of the tunnel device alone, which is therefore twill's to make; it ends with the device. It is read in
+/// `/proc/sys` and made by rtnetlink: CAP_NET_ADMIN is enough for that, where a container without privilege has
+/// `/proc/sys` read-only.
 struct InterfaceSetting: KeptItem {
     let interfaceName: String
-    let setting: String
-    let value: String
+    let setting: LinkSetting
+    let value: UInt32
 
     /// Takes in packets whose source is this machine's own address: the ICMP errors that the data plane writes into
     /// the device. Without it the kernel drops them as martians (`fib_validate_source`).
     static func acceptsLocalSources(_ interfaceName: String) -> InterfaceSetting {
-        InterfaceSetting(interfaceName: interfaceName, setting: "accept_local", value: "1")
+        InterfaceSetting(interfaceName: interfaceName, setting: .acceptLocal, value: 1)
     }
 
     /// Forwards what comes out of the overlay.
     static func forwards(_ interfaceName: String) -> InterfaceSetting {
-        InterfaceSetting(interfaceName: interfaceName, setting: "forwarding", value: "1")
+        InterfaceSetting(interfaceName: interfaceName, setting: .forwarding, value: 1)
     }
 
-    private var file: SystemSetting { .ofInterface(interfaceName, setting) }
+    private var file: SystemSetting { .ofInterface(interfaceName, setting.fileName) }
 
     var name: String { "setting \(file.path)" }
     var component: Component { Component(.setting, file.path) }
@@ -53,22 +48,30 @@ struct InterfaceSetting: KeptItem {
     func deviation(in state: NetworkState) throws -> String? {
         _ = try state.device(interfaceName)
         let present = try file.value()
-        return present == value ? nil : "\(present ?? "absent") instead of \(value)"
+        return present == "\(value)" ? nil : "\(present ?? "absent") instead of \(value)"
     }
 
-    func update(in state: NetworkState, using socket: RouteSocket) throws { try file.set(to: value) }
+    func update(in state: NetworkState, using socket: RouteSocket) throws {
+        try socket.setLink(
+            index: try state.device(interfaceName).index, LinkChange(settings: [setting: value]))
+    }
 }
 
 /// The device does not ask for packets to come from where their source is routed to (RFC 3704, strict mode): a pod's
 /// answer may come by the overlay to a node whose own way back is another. The setting ends with the device.
 struct LooseReversePath: KeptItem {
+    /// What RFC 3704 calls loose (ip-sysctl.rst).
+    private static let loose: UInt32 = 2
+
     let interfaceName: String
 
     var name: String { "setting \(ownSetting.path)" }
     var component: Component { Component(.setting, ownSetting.path) }
     var isEssential: Bool { false }
 
-    private var ownSetting: SystemSetting { .ofInterface(interfaceName, "rp_filter") }
+    private var ownSetting: SystemSetting {
+        .ofInterface(interfaceName, LinkSetting.reversePathFilter.fileName)
+    }
 
     func deviation(in state: NetworkState) throws -> String? {
         _ = try state.device(interfaceName)
@@ -78,7 +81,11 @@ struct LooseReversePath: KeptItem {
         return values.compactMap { $0.flatMap { Int($0) } }.max() == 1 ? "strict instead of loose" : nil
     }
 
-    func update(in state: NetworkState, using socket: RouteSocket) throws { try ownSetting.set(to: "2") }
+    func update(in state: NetworkState, using socket: RouteSocket) throws {
+        try socket.setLink(
+            index: try state.device(interfaceName).index,
+            LinkChange(settings: [.reversePathFilter: Self.loose]))
+    }
 }
 
 /// The machine forwards packets, or somebody is told. Turning it on makes every interface of the machine a router's,
@@ -97,7 +104,52 @@ struct ForwardingEnabled: DesiredItem {
     }
 }
 
+/// A bridge hands its packets to iptables, or somebody is told: kube-proxy's rules are there, and without it a pod
+/// reaches no Service whose pod is on the same bridge.
+package struct BridgeNetfilter: DesiredItem {
+    private let setting = SystemSetting(path: "net/bridge/bridge-nf-call-iptables")
+
+    package init() {}
+
+    package var name: String { "setting \(setting.path)" }
+    package var component: Component { Component(.setting, setting.path) }
+    package var isEssential: Bool { false }
+    package var needsResync: Bool { true }
+
+    /// Says nothing where it is as it should be.
+    ///
+    /// - Throws: `ItemProblem` where it is off, which twill does not change; `SystemError` where it cannot be read.
+    package func deviation(in state: NetworkState) throws -> String? {
+        if let error = SystemSettingError.bridgeNetfilter(value: try setting.value()) {
+            throw ItemProblem(Problem(.degraded, error.cause, remedy: error.remedy))
+        }
+        return nil
+    }
+}
+
 extension SystemSettingError {
+    /// What the daemon and `twilld check` say of a node of Kubernetes whose bridges do not ask iptables.
+    ///
+    /// - Parameter value: of `net/bridge/bridge-nf-call-iptables`; nil where the kernel has no such setting.
+    /// - Returns: nil where they do.
+    public static func bridgeNetfilter(value: String?) -> SystemSettingError? {
+        switch value {
+        case nil:
+            SystemSettingError(
+                cause:
+                    "the kernel module br_netfilter is not loaded, so pods do not reach Services whose pods are on their own node",
+                remedy:
+                    "run on the node: modprobe br_netfilter; and for good: echo br_netfilter >/etc/modules-load.d/k8s.conf"
+            )
+        case "0":
+            SystemSettingError(
+                cause:
+                    "net.bridge.bridge-nf-call-iptables is 0, so pods do not reach Services whose pods are on their own node",
+                remedy: "run: sysctl -w net.bridge.bridge-nf-call-iptables=1")
+        default: nil
+        }
+    }
+
     /// What the daemon and `twilld check` say where the machine is no router.
     public static let forwardingIsOff = SystemSettingError(
         cause: """
@@ -109,6 +161,8 @@ extension SystemSettingError {
 
 extension SystemSetting {
     /// Whether an interface alone does not forward: where the whole machine does not, that is told already.
+    ///
+    /// - Throws: `SystemError` where the file cannot be read or written.
     package static func isOff(_ interfaceName: String) throws -> Bool {
         guard try SystemSetting(path: "net/ipv4/ip_forward").value() != "0" else { return false }
         return try SystemSetting.ofInterface(interfaceName, "forwarding").value() == "0"

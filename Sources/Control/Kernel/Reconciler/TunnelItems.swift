@@ -212,11 +212,15 @@ public struct BlackholeRoute: OwnedItem, RouteItem, Hashable {
     }
 
     /// Adds it.
+    ///
+    /// - Throws: `NetlinkError` where the kernel refuses.
     public func update(in state: NetworkState, using socket: RouteSocket) throws {
         try socket.replaceRoute(wanted)
     }
 
     /// Deletes it.
+    ///
+    /// - Throws: `NetlinkError` where the kernel refuses.
     public func delete(using socket: RouteSocket) throws {
         for route in try socket.routes(of: RouteInterest(prefixes: [subnet])) where isAlike(route) {
             try socket.deleteRoute(route)

@@ -11,6 +11,8 @@ public final class KeptSubnetFile: KeptItem {
     private struct State {
         /// Whether it has been in place once since the start.
         var wasInPlace = false
+        /// Whether it was at the last look.
+        var isInPlace = false
         /// Why it could not be written last.
         var failure: SubnetFileError?
     }
@@ -41,28 +43,38 @@ public final class KeptSubnetFile: KeptItem {
     /// Why it could not be written, the last time that this was tried; nil where it could.
     public var failure: SubnetFileError? { state.withLock { $0.failure } }
 
+    /// Whether it is there as it shall be, as of the last look.
+    var isInPlace: Bool { state.withLock { $0.isInPlace } }
+
     /// Says whether it is missing or has other contents.
-    public func deviation(in _: NetworkState) throws -> String? {
+    public func deviation(in _: NetworkState) -> String? {
         let present: String?
         do throws(SystemError) {
             present = try TextFile.read(path)
         } catch {
+            state.withLock { $0.isInPlace = false }
             return error.cause
         }
         if present == file.text {
-            state.withLock { $0 = State(wasInPlace: true) }
+            state.withLock { $0 = State(wasInPlace: true, isInPlace: true) }
             return nil
         }
+        state.withLock { $0.isInPlace = false }
         return present == nil ? "missing" : "changed by somebody"
     }
 
     /// Writes it.
+    ///
+    /// - Throws: `SubnetFileError` where it cannot be written.
     public func update(in _: NetworkState, using _: RouteSocket) throws {
         do throws(SubnetFileError) {
             try file.write(to: path)
-            state.withLock { $0 = State(wasInPlace: true) }
+            state.withLock { $0 = State(wasInPlace: true, isInPlace: true) }
         } catch {
-            state.withLock { $0.failure = error }
+            state.withLock {
+                $0.failure = error
+                $0.isInPlace = false
+            }
             throw ItemProblem(
                 Problem(
                     effect, "\(error.cause); without it new pods and containers get no network",

@@ -35,6 +35,9 @@ public struct Leftovers: Sendable {
 
     /// Whose these things are: a daemon that runs, which would be cut off by their removal, or put them back. A
     /// sentence that names it; nil where nobody is. Only looks.
+    ///
+    /// - Throws: where the kernel does not tell of the device.
+    @available(*, noasync, message: "it blocks: use onThread")
     public func owner() throws -> String? {
         if try RouteSocket().link(named: interfaceName) != nil {
             if let holder = RunningProcess.holder(ofTunnel: interfaceName) {
@@ -55,6 +58,7 @@ public struct Leftovers: Sendable {
 
     /// Removes all of it; what cannot be removed keeps nothing else from it. No daemon may run (`owner`). Its calls
     /// start child processes and wait for them.
+    @available(*, noasync, message: "it blocks: use onThread")
     public func remove() -> Outcome {
         var outcome = Outcome()
         func attempt(_ what: String, _ body: () throws -> [String]) {

@@ -60,6 +60,9 @@ public struct SubnetFile: Sendable, Hashable {
 
     /// Replaces the file atomically: a reader sees the old one or all of the new one. Mode 0644; its directory is
     /// made where it is missing. Blocks until the file is on the disk.
+    ///
+    /// - Throws: `SubnetFileError` with the reason and what to do about it.
+    @available(*, noasync, message: "it blocks: use onThread")
     public func write(to path: String) throws(SubnetFileError) {
         do {
             try TextFile.replace(path, with: text, mode: 0o644)
@@ -83,14 +86,9 @@ public struct SubnetFileValues: Sendable, Hashable {
     /// `FLANNEL_IPMASQ`.
     public var masquerades: Bool?
 
-    /// Parses a file's text as a shell, and Go's dotenv reader, would: `KEY=value` lines, with `export`, spaces,
-    /// single or double quotes, comments and either sort of line end. Of two lines with one key the later counts;
-    /// lines that are none are passed over.
+    /// Parses a file's text as `Assignments` reads it.
     public init(text: String) {
-        var values: [String: String] = [:]
-        for line in text.split(whereSeparator: \.isNewline) {
-            if let (key, value) = SubnetFileValues.assignment(line) { values[key] = value }
-        }
+        let values = Assignments(text: text)
         network = values["FLANNEL_NETWORK"].flatMap(SubnetFileValues.prefix)
         subnet = values["FLANNEL_SUBNET"].flatMap(SubnetFileValues.prefix)
         mtu = values["FLANNEL_MTU"].flatMap { Int($0) }
@@ -100,6 +98,7 @@ public struct SubnetFileValues: Sendable, Hashable {
     /// Reads a file; nil where there is none.
     ///
     /// - Throws: where it cannot be read. A file without a single good value is no error.
+    @available(*, noasync, message: "it blocks: use onThread")
     public init?(path: String) throws(SubnetFileError) {
         let text: String?
         do { text = try TextFile.read(path) } catch {
@@ -113,23 +112,6 @@ public struct SubnetFileValues: Sendable, Hashable {
         text.split(separator: ",").lazy.compactMap { IPv4Prefix($0.trimmingSpaces) }.first
     }
 
-    private static func assignment(_ line: Substring) -> (key: String, value: String)? {
-        var text = line.trimmingSpaces
-        if text.unicodeScalars.first == "\u{FEFF}" { text = text.dropFirst() }
-        if text.hasPrefix("export "), let rest = text.firstIndex(of: " ") {
-            text = text[rest...].trimmingSpaces
-        }
-        guard !text.hasPrefix("#"), let equals = text.firstIndex(of: "=") else { return nil }
-        let key = text[..<equals].trimmingSpaces
-        let value = text[text.index(after: equals)...].trimmingSpaces
-        if let quote = value.first, quote == "\"" || quote == "'" {
-            let quoted = value.dropFirst()
-            guard let end = quoted.firstIndex(of: quote) else { return nil }
-            return (String(key), String(quoted[..<end].trimmingSpaces))
-        }
-        return (String(key), String(value.prefix { $0 != "#" }.trimmingSpaces))
-    }
-
     /// Docker's options: `--bip=10.66.28.1/24`, `--ip-masq=true`, `--mtu=1472`, as flannel's mk-docker-opts has them:
     /// one for each value that is there. Docker masquerades where the daemon does not.
     public var dockerOptions: [String] {
@@ -137,15 +119,6 @@ public struct SubnetFileValues: Sendable, Hashable {
             subnet.map { "--bip=\($0.bridgeAddress)/\($0.length)" }, masquerades.map { "--ip-masq=\(!$0)" },
             mtu.map { "--mtu=\($0)" },
         ].compactMap(\.self)
-    }
-}
-
-extension Substring {
-    /// Without white space at its ends.
-    fileprivate var trimmingSpaces: Substring {
-        let rest = drop { $0.isWhitespace }
-        guard let last = rest.lastIndex(where: { !$0.isWhitespace }) else { return rest.prefix(0) }
-        return rest[...last]
     }
 }
 

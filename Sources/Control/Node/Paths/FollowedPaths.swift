@@ -19,12 +19,13 @@ extension NodeNetwork {
     /// How often answers are looked for while there are probes on their way.
     private static let pauseBetweenTurns = Duration.milliseconds(20)
 
-    /// Follows the paths to the peers, given as each one's underlay address by its subnet: one that carries less than
-    /// the tunnel's size gets a route of its own through the tunnel device, for as long as it does. What the kernel's
-    /// routes and interfaces say counts as it stands; what ICMP errors say, and what they do not say, is found out by
-    /// probes.
+    /// Follows the paths to the peers: one that carries less than the tunnel's size gets a route of its own through
+    /// the tunnel device, for as long as it does. What the kernel's routes and interfaces say counts as it stands;
+    /// what ICMP errors say, and what they do not say, is found out by probes.
     ///
-    /// - Parameter tunnel: the device that the peers are reached by; nil for none.
+    /// - Parameters:
+    ///   - peers: each one's underlay address by its subnet.
+    ///   - tunnel: the device that the peers are reached by; nil for none.
     public func followPaths(to peers: [IPv4Prefix: IPv4Address], through tunnel: TunnelSettings?) {
         pathTunnel = peers.isEmpty ? nil : tunnel
         pathWatch.follow(

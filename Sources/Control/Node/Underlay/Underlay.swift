@@ -11,18 +11,21 @@ public struct UnderlayOptions: Sendable, Hashable {
     public var interfacePatterns: [String]
     /// `--iface-can-reach`: the interface and source address on the route to this address.
     public var reachableAddress: IPv4Address?
-    /// `--public-ip`: the address that others are told.
+    /// `--public-ip`: the address that others are told; where nothing else names an interface, the one that holds it.
     public var publicAddress: IPv4Address?
+    /// What others are told in the place of any address of this machine: Kubernetes' `public-ip-overwrite`.
+    public var announcedAddress: IPv4Address?
 
     /// Makes options.
     public init(
         interfaces: [String] = [], interfacePatterns: [String] = [], reachableAddress: IPv4Address? = nil,
-        publicAddress: IPv4Address? = nil
+        publicAddress: IPv4Address? = nil, announcedAddress: IPv4Address? = nil
     ) {
         self.interfaces = interfaces
         self.interfacePatterns = interfacePatterns
         self.reachableAddress = reachableAddress
         self.publicAddress = publicAddress
+        self.announcedAddress = announcedAddress
     }
 }
 
@@ -53,7 +56,7 @@ public struct Underlay: Sendable, Hashable {
     public var interfaceName: String
     /// The address that the UDP socket binds: one of the interface's, or of `holderName`.
     public var address: IPv4Address
-    /// The address that the lease tells others: `--public-ip`, else `address`.
+    /// The address that others are told: what is said in its place, else `--public-ip`, else `address`.
     public var publicAddress: IPv4Address
     /// The largest outer packet in bytes: the interface's MTU, or that of the default route through it where the
     /// route has a smaller one.
@@ -98,6 +101,8 @@ extension Underlay {
     /// that holds `publicAddress`, else the default route's.
     ///
     /// `routeToReachable` is the kernel's answer for `reachableAddress`, nil where there is none.
+    ///
+    /// - Throws: `UnderlayError` where none fits, or more than one does.
     public init(
         choosing options: UnderlayOptions, excluding exclusions: UnderlayExclusions = UnderlayExclusions(),
         in state: NetworkState, routeToReachable: Route?
@@ -126,7 +131,7 @@ struct UnderlayChoice {
         let link = uplinks.first { $0.index == candidate.link.index } ?? uplinks[0]
         return Underlay(
             interfaceIndex: link.index, interfaceName: link.name, address: candidate.address,
-            publicAddress: options.publicAddress ?? candidate.address,
+            publicAddress: options.announcedAddress ?? options.publicAddress ?? candidate.address,
             mtu: uplinks.map(mtu).min() ?? link.mtu,
             holderName: link.index == candidate.link.index ? nil : candidate.link.name)
     }

@@ -3,18 +3,31 @@ import Health
 public import Leases
 import Synchronization
 
+extension StoreOptions {
+    /// A directory that all nodes have mounted.
+    public static func directory(path: String) -> StoreOptions { StoreOptions(DirectoryLocation(path: path)) }
+}
+
+private struct DirectoryLocation: StoreLocation {
+    let path: String
+    var remarks: [String] { [] }
+
+    @available(*, noasync, message: "it blocks: use onThread")
+    func open() -> any LeaseStore { DirectoryStore(path: path) }
+}
+
 /// The embedded store: a directory on one machine or on a shared file system, key for key what etcd holds.
 ///
-/// - `DIR/config`: the network configuration. A directory without one is no store, and nothing is written into it: it may be
-///   the place where the store is mounted at other times.
+/// - `DIR/config`: the network configuration. A directory without one is no store, and nothing is written into it: it
+///   may be the place where the store is mounted at other times.
 /// - `DIR/subnets/10.66.28.0-24`: one lease, its value byte for byte.
 /// - `DIR/holders/10.66.28.0-24~IDENTITY~…`: a second name (hard link) of a lease that has a time to live; it
 ///   tells whose lease it is, and the file's modification time is when it ends by the file system's clock. A file in
 ///   `subnets` without such a name is a reservation, which is what a file written by hand is.
 ///
-/// Every change is one link or rename, so daemons and people may write at the same time: docs/adr/0021. Nobody's clock
-/// decides whether a lease has ended: it has when its file did not change for a lease's whole time while this store
-/// watched it, by this machine's monotonic clock: docs/adr/0024.
+/// Every change is one link or rename, so daemons and people may write at the same time: docs/adr/0021. Nobody's
+/// clock decides whether a lease has ended: it has when its file did not change for a lease's whole time while this
+/// store watched it, by this machine's monotonic clock: docs/adr/0024.
 public final class DirectoryStore: LeaseStore {
     /// `directory /var/lib/twill`.
     public let name: String
@@ -42,7 +55,11 @@ public final class DirectoryStore: LeaseStore {
     /// What is known; touched on the queue's thread alone.
     struct State {
         var contents = Contents()
-        var revision: Int64 = 0
+        /// How many snapshots were read: a position is the number of one. A directory has no history, and so no
+        /// order.
+        var snapshotCount: Int64 = 0
+
+        var position: StorePosition { StorePosition(snapshotCount, isOrdered: false) }
         /// What each watch has told of; this store's own writes are in it from the moment when they are done.
         var baselines: [Int: Contents] = [:]
         var watchCount = 0
@@ -70,8 +87,8 @@ public final class DirectoryStore: LeaseStore {
     /// A lease's time; flannel's, and that of every daemon.
     static let leaseTime = Duration.seconds(86_400)
 
-    /// Opens the store at `path`; nothing is read before the first request, and nothing made before a configuration is
-    /// written.
+    /// Opens the store at `path`; nothing is read before the first request, and nothing made before a configuration
+    /// is written.
     public convenience init(path: String) {
         self.init(path: path, answerLimit: Self.answerLimit, clocks: Clocks())
     }
@@ -87,11 +104,18 @@ public final class DirectoryStore: LeaseStore {
     }
 
     /// Scans the directory.
+    ///
+    /// - Throws: `LeaseStoreError`: `.unreachable` while the file system does not answer, `.denied` where it is no
+    ///   store.
     public func snapshot() async throws(LeaseStoreError) -> StoreSnapshot {
         try await queue.run { () throws(LeaseStoreError) in try self.readSnapshot() }
     }
 
-    /// The same with the times as the files have them, which is what a person asks for: by the clocks of who wrote them.
+    /// The same with the times as the files have them, which is what a person asks for: by the clocks of who wrote
+    /// them.
+    ///
+    /// - Throws: `LeaseStoreError`: `.unreachable` while the file system does not answer, `.denied` where it is no
+    ///   store.
     public func snapshotWithRemainingTimes() async throws(LeaseStoreError) -> StoreSnapshot {
         try await queue.run { () throws(LeaseStoreError) in
             var snapshot = try self.readSnapshot()
@@ -110,14 +134,15 @@ public final class DirectoryStore: LeaseStore {
         let contents = try scan(knowing: state.withLock { $0.contents })
         return state.withLock { state in
             state.contents = contents
-            state.revision += 1
+            state.snapshotCount += 1
             return StoreSnapshot(
                 configuration: contents.configuration, entries: contents.files.values.map(\.entry),
-                revision: state.revision, storeIdentity: identity)
+                position: state.position, storeIdentity: identity)
         }
     }
 
     /// What tells the directory from another at its path.
+    @available(*, noasync, message: "it blocks: use the store's queue")
     func directoryIdentity() throws(LeaseStoreError) -> String {
         guard let status = try root.status() else {
             throw LeaseStoreError(
@@ -151,6 +176,7 @@ extension DirectoryStore {
     private static let emptyFileGrace = Duration.seconds(2)
 
     /// Reads what changed since `known`, the rest is taken from there.
+    @available(*, noasync, message: "it blocks: use the store's queue")
     func scan(knowing known: Contents) throws(LeaseStoreError) -> Contents {
         for _ in 0..<Self.attempts {
             if let contents = try scanOnce(knowing: known, isLast: false) { return contents }
@@ -214,6 +240,7 @@ extension DirectoryStore {
     }
 
     /// The holders' names by inode.
+    @available(*, noasync, message: "it blocks: use the store's queue")
     func holderNames() throws(LeaseStoreError) -> [UInt64: (path: FilePath, identity: NodeIdentity)] {
         var found: [UInt64: (path: FilePath, identity: NodeIdentity)] = [:]
         for name in try holders.names() {
@@ -230,6 +257,7 @@ extension DirectoryStore {
     }
 
     /// The time by the file system's clock, which on a shared one is the same for all nodes.
+    @available(*, noasync, message: "it blocks: use the store's queue")
     func fileSystemTime() throws(LeaseStoreError) -> WallTime {
         let path = temporaryPath()
         defer { path.remove() }
@@ -241,6 +269,9 @@ extension DirectoryStore {
 
 extension DirectoryStore {
     /// Writes the lease under the holder's name and links it to the key, which fails where the key is there.
+    ///
+    /// - Throws: `LeaseStoreError`: `.unreachable` while the file system does not answer, `.denied` where it is no
+    ///   store.
     public func create(
         key: String, value: String, timeToLive: Duration?, holder: NodeIdentity?
     ) async throws(LeaseStoreError) -> StoreWriteResult {
@@ -264,6 +295,9 @@ extension DirectoryStore {
     }
 
     /// Sets the time of the lease's end; where the value or the holder changes, a new file takes the key over.
+    ///
+    /// - Throws: `LeaseStoreError`: `.unreachable` while the file system does not answer, `.denied` where it is no
+    ///   store.
     public func renew(
         key: String, value: String, timeToLive: Duration?, holder: NodeIdentity, version: StoreVersion
     ) async throws(LeaseStoreError) -> StoreWriteResult {
@@ -298,6 +332,9 @@ extension DirectoryStore {
     }
 
     /// Moves the file away, looks whether it was the expected one, and puts it back if not.
+    ///
+    /// - Throws: `LeaseStoreError`: `.unreachable` while the file system does not answer, `.denied` where it is no
+    ///   store.
     public func delete(key: String, version: StoreVersion) async throws(LeaseStoreError) -> StoreWriteResult {
         try await queue.run { () throws(LeaseStoreError) in
             try self.prepareForWriting()
@@ -319,6 +356,9 @@ extension DirectoryStore {
     }
 
     /// Replaces `DIR/config`; makes the store where it is not there, in a directory that is.
+    ///
+    /// - Throws: `LeaseStoreError`: `.unreachable` while the file system does not answer, `.denied` where it is no
+    ///   store.
     public func setConfiguration(_ json: String) async throws(LeaseStoreError) {
         try await queue.run { () throws(LeaseStoreError) in
             for directory in [self.root, self.subnets, self.holders] { try directory.makeDirectory() }

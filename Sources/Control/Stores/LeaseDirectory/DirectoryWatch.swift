@@ -15,11 +15,11 @@ extension DirectoryStore {
     private static let orphanTime = Duration.seconds(600)
 
     /// Watches the directory by inotify, and by a look every two seconds.
-    public func watch(after revision: Int64) -> AsyncThrowingStream<StoreUpdate, any Error> {
+    public func watch(after position: StorePosition) -> AsyncThrowingStream<StoreUpdate, any Error> {
         AsyncThrowingStream { continuation in
             let task = Task {
                 do throws(LeaseStoreError) {
-                    try await follow(after: revision, continuation)
+                    try await follow(after: position, continuation)
                     continuation.finish()
                 } catch {
                     continuation.finish(throwing: error)
@@ -36,15 +36,16 @@ extension DirectoryStore {
     }
 
     private func follow(
-        after revision: Int64, _ continuation: AsyncThrowingStream<StoreUpdate, any Error>.Continuation
+        after position: StorePosition,
+        _ continuation: AsyncThrowingStream<StoreUpdate, any Error>.Continuation
     ) async throws(LeaseStoreError) {
         let (number, signals, directories) = try await queue.run { () throws(LeaseStoreError) in
             // Before the look that it continues, so that no change falls between the two.
             let signals = Self.signals(of: [self.root, self.subnets])
-            return (try self.beginWatch(after: revision), signals, try self.watchedDirectories())
+            return (try self.beginWatch(after: position), signals, try self.watchedDirectories())
         }
         defer { state.withLock { $0.baselines[number] = nil } }
-        continuation.yield(.alive(revision: revision))
+        continuation.yield(.alive(position))
         var lastUpkeep: Duration?
         for await _ in signals {
             let now = clocks.monotonic()
@@ -65,19 +66,20 @@ extension DirectoryStore {
                 lastUpkeep = now
                 continuation.yield(.conditions(conditions))
             }
-            if !news.events.isEmpty { continuation.yield(.changes(news.events, revision: revision)) }
+            if !news.events.isEmpty { continuation.yield(.changes(news.events, upTo: position)) }
         }
     }
 
-    private func beginWatch(after revision: Int64) throws(LeaseStoreError) -> Int {
+    private func beginWatch(after position: StorePosition) throws(LeaseStoreError) -> Int {
         let number: Int? = state.withLock { state in
-            guard revision == state.revision else { return nil }
+            guard position == state.position else { return nil }
             state.watchCount += 1
             state.baselines[state.watchCount] = state.contents
             return state.watchCount
         }
         guard let number else {
-            throw LeaseStoreError(.historyLost, "\(name): revision \(revision) is no longer known")
+            throw LeaseStoreError(
+                .historyLost, "\(name): the snapshot \(position.number) is not the last one any longer")
         }
         return number
     }
@@ -131,6 +133,7 @@ extension DirectoryStore {
     }
 
     /// Removes what writes that were cut short have left among the holders.
+    @available(*, noasync, message: "it blocks: use the store's queue")
     func collectOrphans() {
         guard let names = try? holders.names(hidden: true) else { return }
         let now = clocks.monotonic()

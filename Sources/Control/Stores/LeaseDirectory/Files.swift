@@ -56,6 +56,7 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
     static let sizeLimit = 16 << 10
 
     /// The file's status; nil where there is none.
+    @available(*, noasync, message: "it blocks: use the store's queue")
     func status() throws(LeaseStoreError) -> Status? {
         var status = stat()
         guard lstat(description, &status) == 0 else {
@@ -67,6 +68,7 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
     }
 
     /// The status and text of a regular file; nil where there is none. Whatever stands there, this does not wait.
+    @available(*, noasync, message: "it blocks: use the store's queue")
     func read() throws(Unreadable) -> (status: Status, text: String)? {
         let descriptor = open(description, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)
         guard descriptor >= 0 else {
@@ -106,6 +108,7 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
     }
 
     /// Makes a file that was not there, on the disk when this returns, with its modification time set.
+    @available(*, noasync, message: "it blocks: use the store's queue")
     func write(_ text: String, modified: WallTime?) throws(LeaseStoreError) -> Status {
         let descriptor = open(description, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o644)
         guard descriptor >= 0 else { throw failure("cannot make", errno) }
@@ -125,6 +128,7 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
     }
 
     /// Makes an empty file that was not there, on the disk or not.
+    @available(*, noasync, message: "it blocks: use the store's queue")
     func makeEmpty() throws(LeaseStoreError) -> Status {
         let descriptor = open(description, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o644)
         guard descriptor >= 0 else { throw failure("cannot make", errno) }
@@ -135,6 +139,7 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
     }
 
     /// Sets the modification time of the file that `status` describes; nil where it is another by now.
+    @available(*, noasync, message: "it blocks: use the store's queue")
     func touch(_ expected: Status, modified: WallTime) throws(LeaseStoreError) -> Status? {
         let descriptor = open(description, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
         guard descriptor >= 0 else {
@@ -160,6 +165,7 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
     }
 
     /// Gives the file a second name; false where that one is taken.
+    @available(*, noasync, message: "it blocks: use the store's queue")
     func link(to other: FilePath) throws(LeaseStoreError) -> Bool {
         if Glibc.link(description, other.description) == 0 { return true }
         let code = errno
@@ -168,6 +174,7 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
     }
 
     /// Gives the file another name, replacing what has that one; false where there is no such file.
+    @available(*, noasync, message: "it blocks: use the store's queue")
     @discardableResult
     func rename(to other: FilePath) throws(LeaseStoreError) -> Bool {
         if Glibc.rename(description, other.description) == 0 { return true }
@@ -177,8 +184,10 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
     }
 
     /// Takes the name away, if it is there.
+    @available(*, noasync, message: "it blocks: use the store's queue")
     func remove() { unlink(description) }
 
+    @available(*, noasync, message: "it blocks: use the store's queue")
     func makeDirectory() throws(LeaseStoreError) {
         guard mkdir(description, 0o755) == 0 || errno == EEXIST else {
             throw failure("cannot make the directory", errno)
@@ -186,6 +195,7 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
     }
 
     /// Brings a directory's names to the disk. Where the file system has no such thing, it needs none.
+    @available(*, noasync, message: "it blocks: use the store's queue")
     func synchronize() {
         let descriptor = open(description, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard descriptor >= 0 else { return }
@@ -194,6 +204,7 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
     }
 
     /// The names in a directory; those that begin with a dot left out, unless `hidden`. Empty where there is none.
+    @available(*, noasync, message: "it blocks: use the store's queue")
     func names(hidden: Bool = false) throws(LeaseStoreError) -> [String] {
         guard let directory = opendir(description) else {
             let code = errno
@@ -228,8 +239,8 @@ struct FilePath: Sendable, Hashable, CustomStringConvertible {
     }
 }
 
-/// A time of a wall clock, be it this machine's or a file system's. Any number that a file system tells is one: what lies
-/// beyond 17,000 years from 1970 counts as that, so that no arithmetic on it overflows.
+/// A time of a wall clock, be it this machine's or a file system's. Any number that a file system tells is one: what
+/// lies beyond 17,000 years from 1970 counts as that, so that no arithmetic on it overflows.
 struct WallTime: Sendable, Hashable, Comparable {
     private static let limit = 1 << 39
 

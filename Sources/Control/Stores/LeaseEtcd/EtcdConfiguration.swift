@@ -1,9 +1,16 @@
 import FoundationEssentials
 import GRPCNIOTransportHTTP2Posix
-import Leases
+public import Leases
+
+extension StoreOptions {
+    /// An etcd cluster.
+    public static func etcd(_ configuration: EtcdConfiguration) -> StoreOptions {
+        StoreOptions(configuration)
+    }
+}
 
 /// How to reach an etcd cluster.
-public struct EtcdConfiguration: Sendable, Hashable {
+public struct EtcdConfiguration: StoreLocation, Hashable {
     /// Client URLs, `http://HOST:PORT` or `https://HOST:PORT`; tried in turn. Without a scheme they are `http`, or
     /// `https` where files for TLS are given, as etcd's own client has it.
     public var endpoints: [String]
@@ -67,10 +74,21 @@ extension StringProtocol {
 }
 
 extension EtcdConfiguration {
+    /// Opens the store, when the files that are named can be read.
+    ///
+    /// - Throws: `LeaseStoreError` of kind `.denied` that names a bad URL or file.
+    @available(*, noasync, message: "it blocks: use onThread")
+    public func open() throws(LeaseStoreError) -> any LeaseStore {
+        try checkFiles()
+        return try EtcdStore(configuration: self)
+    }
+
     /// The keys' prefix, without a slash at its end.
     var directory: String { String(prefix.reversed().drop { $0 == "/" }.reversed()) }
 
-    /// The endpoints, parsed; also checks that the files can be read.
+    /// The endpoints, parsed.
+    ///
+    /// - Throws: `LeaseStoreError` of kind `.denied` that names a bad URL.
     func checkedEndpoints() throws(LeaseStoreError) -> [EtcdEndpoint] {
         guard !endpoints.isEmpty else {
             throw LeaseStoreError(.denied, "no etcd endpoint is given, such as http://127.0.0.1:2379")
@@ -80,8 +98,16 @@ extension EtcdConfiguration {
         for endpoint in endpoints {
             parsed.append(try EtcdEndpoint(parsing: endpoint, isSecureByDefault: hasFiles))
         }
+        return parsed
+    }
+
+    /// Whether the files for TLS can be read, so that a start with a wrong name fails at once, and by that name.
+    ///
+    /// - Throws: `LeaseStoreError` of kind `.denied` that names a bad URL or file.
+    @available(*, noasync, message: "it blocks: use onThread")
+    public func checkFiles() throws(LeaseStoreError) {
         // What no endpoint uses need not be there.
-        guard parsed.contains(where: \.isSecure) else { return parsed }
+        guard try checkedEndpoints().contains(where: \.isSecure) else { return }
         let certificate = clientCertificate.map { [$0.certificate, $0.key] } ?? []
         for file in [authorityFile].compactMap(\.self) + certificate {
             do {
@@ -90,7 +116,6 @@ extension EtcdConfiguration {
                 throw LeaseStoreError(.denied, "etcd: cannot read \(file): \(error)")
             }
         }
-        return parsed
     }
 
     /// The client's certificate and its key; nil unless both are given, as with flanneld.
@@ -120,6 +145,7 @@ extension EtcdConfiguration {
         return remarks
     }
 
+    /// How a connection to an endpoint is secured. Whoever connects by it reads the files.
     func security(of endpoint: EtcdEndpoint) -> HTTP2ClientTransport.Posix.TransportSecurity {
         guard endpoint.isSecure else { return .plaintext }
         return .tls { tls in

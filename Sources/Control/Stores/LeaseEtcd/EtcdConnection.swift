@@ -1,6 +1,7 @@
 import EtcdAPI
 import GRPCCore
 import GRPCNIOTransportHTTP2Posix
+import Host
 import Leases
 
 /// The connection to one server of a cluster at a time; a failure moves it on to the next.
@@ -79,7 +80,9 @@ actor EtcdConnection {
 
     /// Gives up a connection that failed; the next request makes another.
     func drop(_ number: Int, moveOn: Bool) {
-        guard linkCount == number, running != nil else { return }
+        guard linkCount == number, connecting != nil || running != nil else { return }
+        // A connection that is being made learns by the number that it was given up.
+        linkCount += 1
         running?.cancel()
         running = nil
         link = nil
@@ -94,18 +97,9 @@ actor EtcdConnection {
         if let link { return link }
         if let connecting { return try await connecting.value }
         let endpoint = endpoints[position]  // checked: always below their number
-        let client = Client(transport: try transport(to: endpoint))
         linkCount += 1
         let number = linkCount
-        running = Task { try await client.runConnections() }
-        let connecting = Task { [configuration] in
-            var link = Link(
-                number: number, endpoint: endpoint, client: client, metadata: ["hasleader": "true"])
-            if let token = try await Self.authenticate(link, configuration: configuration) {
-                link.metadata.addString(token, forKey: "token")
-            }
-            return link
-        }
+        let connecting = Task { try await self.makeLink(to: endpoint, number: number) }
         self.connecting = connecting
         do {
             let link = try await connecting.value
@@ -115,12 +109,32 @@ actor EtcdConnection {
             }
             return link
         } catch {
-            drop(number, moveOn: (error as? RPCError)?.isServerLost ?? true)
+            // Certificates that are wrong are wrong for each server.
+            drop(number, moveOn: (error as? RPCError)?.isServerLost ?? !(error is LeaseStoreError))
             throw error
         }
     }
 
-    private func transport(to endpoint: EtcdEndpoint) throws(LeaseStoreError) -> HTTP2ClientTransport.Posix {
+    private func makeLink(to endpoint: EtcdEndpoint, number: Int) async throws -> Link {
+        let configuration = configuration
+        let transport = try await onThread { () throws(LeaseStoreError) in
+            try Self.transport(to: endpoint, configuration)
+        }
+        guard linkCount == number else { throw CancellationError() }
+        let client = Client(transport: transport)
+        running = Task { try await client.runConnections() }
+        var link = Link(number: number, endpoint: endpoint, client: client, metadata: ["hasleader": "true"])
+        if let token = try await Self.authenticate(link, configuration: configuration) {
+            link.metadata.addString(token, forKey: "token")
+        }
+        return link
+    }
+
+    /// Makes the transport to an endpoint, for which the certificates are read anew: they may have been replaced.
+    @available(*, noasync, message: "it blocks: use onThread")
+    private static func transport(
+        to endpoint: EtcdEndpoint, _ configuration: EtcdConfiguration
+    ) throws(LeaseStoreError) -> HTTP2ClientTransport.Posix {
         do {
             return try .http2NIOPosix(
                 target: endpoint.target, transportSecurity: configuration.security(of: endpoint),

@@ -13,9 +13,10 @@ public struct EtcdStore: LeaseStore {
     let directory: String
     let connection: EtcdConnection
 
-    /// Checks the configuration and reads the files; connects at the first request, and again as needed.
+    /// Checks the configuration, but not its files (`EtcdConfiguration.checkFiles`); connects at the first request,
+    /// and again as needed.
     ///
-    /// - Throws: `LeaseStoreError` of kind `.denied` that names a bad URL or file.
+    /// - Throws: `LeaseStoreError` of kind `.denied` that names a bad URL.
     public init(configuration: EtcdConfiguration) throws(LeaseStoreError) {
         directory = configuration.directory
         name = "etcd \(configuration.endpoints.joined(separator: ",")) \(directory)"
@@ -36,13 +37,17 @@ extension EtcdStore {
     // How many leases one answer holds: 0.2 MB of usual ones.
     private static let pageSize: Int64 = 1_000
 
-    /// Reads the configuration and the leases as of one revision, page by page. Nothing else under the prefix is asked
-    /// for: a role that may read those two is enough, as for flanneld.
+    /// Reads the configuration and the leases as of one revision, page by page. Nothing else under the prefix is
+    /// asked for: a role that may read those two is enough, as for flanneld.
+    ///
+    /// - Throws: `LeaseStoreError`: `.unreachable` while no server answers, `.denied` where one refuses.
     public func snapshot() async throws(LeaseStoreError) -> StoreSnapshot {
         try snapshot(of: try await range())
     }
 
     /// Reads the configuration and the leases, then asks for each etcd lease that a key hangs on.
+    ///
+    /// - Throws: `LeaseStoreError`: `.unreachable` while no server answers, `.denied` where one refuses.
     public func snapshotWithRemainingTimes() async throws(LeaseStoreError) -> StoreSnapshot {
         let response = try await range()
         let times = try await remainingTimes(of: Set(response.kvs.map(\.lease)).subtracting([0]))
@@ -78,8 +83,8 @@ extension EtcdStore {
         return all
     }
 
-    /// Reads the keys from `first` to before `end`, or `first` alone where there is none; of the newest revision where
-    /// `revision` is 0.
+    /// Reads the keys from `first` to before `end`, or `first` alone where there is none; of the newest revision
+    /// where `revision` is 0.
     private func page(
         from first: Data, to end: Data, revision: Int64
     ) async throws(LeaseStoreError) -> Etcdserverpb_RangeResponse {
@@ -102,7 +107,7 @@ extension EtcdStore {
         }
         let cluster = response.header.clusterID
         var snapshot = StoreSnapshot(
-            configuration: nil, entries: [], revision: response.header.revision,
+            configuration: nil, entries: [], position: StorePosition(revision: response.header.revision),
             storeIdentity: cluster == 0 ? nil : String(cluster, radix: 16))
         for pair in response.kvs {
             switch event(put: pair) {
@@ -165,6 +170,8 @@ extension EtcdStore {
 
 extension EtcdStore {
     /// Puts the key where it has no version.
+    ///
+    /// - Throws: `LeaseStoreError`: `.unreachable` while no server answers, `.denied` where one refuses.
     public func create(
         key: String, value: String, timeToLive: Duration?, holder: NodeIdentity?
     ) async throws(LeaseStoreError) -> StoreWriteResult {
@@ -179,6 +186,8 @@ extension EtcdStore {
     }
 
     /// Keeps the node's etcd lease alive and, where the value or the lease is another, puts the key anew.
+    ///
+    /// - Throws: `LeaseStoreError`: `.unreachable` while no server answers, `.denied` where one refuses.
     public func renew(
         key: String, value: String, timeToLive: Duration?, holder: NodeIdentity, version: StoreVersion
     ) async throws(LeaseStoreError) -> StoreWriteResult {
@@ -205,6 +214,8 @@ extension EtcdStore {
     }
 
     /// Deletes the key where its last change is the expected one.
+    ///
+    /// - Throws: `LeaseStoreError`: `.unreachable` while no server answers, `.denied` where one refuses.
     public func delete(key: String, version: StoreVersion) async throws(LeaseStoreError) -> StoreWriteResult {
         let data = dataKey(key)
         return try await connection.perform(isRepeatable: false) { link in
@@ -227,6 +238,8 @@ extension EtcdStore {
     }
 
     /// Puts the configuration's key.
+    ///
+    /// - Throws: `LeaseStoreError`: `.unreachable` while no server answers, `.denied` where one refuses.
     public func setConfiguration(_ json: String) async throws(LeaseStoreError) {
         let key = configurationKey
         try await connection.perform(isRepeatable: false) { link in
@@ -351,4 +364,9 @@ extension EtcdStore {
                 })
         }
     }
+}
+
+extension StorePosition {
+    /// A revision of etcd's, which counts the writes to the whole cluster.
+    init(revision: Int64) { self.init(revision, isOrdered: true) }
 }

@@ -6,13 +6,13 @@ import Synchronization
 
 extension EtcdStore {
     /// Watches the leases and the configuration; a stream that has gone quiet is asked for a sign of life.
-    public func watch(after revision: Int64) -> AsyncThrowingStream<StoreUpdate, any Error> {
+    public func watch(after position: StorePosition) -> AsyncThrowingStream<StoreUpdate, any Error> {
         AsyncThrowingStream { continuation in
             let task = Task {
                 do throws(LeaseStoreError) {
                     try await connection.perform(isRepeatable: false) { link in
                         try await EtcdWatch(store: self, link: link, continuation: continuation)
-                            .run(after: revision)
+                            .run(after: position.number)
                     }
                     continuation.finish()
                 } catch {
@@ -108,7 +108,7 @@ private struct EtcdWatch: Sendable {
                 message: "the watch was ended: \(response.cancelReason)")
         }
         if let update = store.update(of: response, since: position) {
-            if case .changes(_, let revision) = update { position = revision }
+            if case .changes(_, let told) = update { position = told.number }
             continuation.yield(update)
         }
     }
@@ -122,13 +122,14 @@ extension EtcdStore {
     func update(of response: Etcdserverpb_WatchResponse, since position: Int64) -> StoreUpdate? {
         guard let last = response.events.last else {
             return (0..<Int64.max).contains(response.header.revision)
-                ? .alive(revision: response.header.revision) : nil
+                ? .alive(StorePosition(revision: response.header.revision)) : nil
         }
         let events = response.events.compactMap { event in
             event.type == .delete ? self.event(deletionOf: event.kv.key) : self.event(put: event.kv)
         }
         let isOfLeases = events.contains { if case .configuration = $0 { false } else { true } }
         guard (1..<Int64.max).contains(last.kv.modRevision) else { return nil }
-        return .changes(events, revision: isOfLeases ? last.kv.modRevision : position)
+        return .changes(
+            events, upTo: StorePosition(revision: isOfLeases ? last.kv.modRevision : position))
     }
 }

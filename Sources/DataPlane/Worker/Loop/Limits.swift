@@ -9,7 +9,8 @@ public struct WorkerLimits: Sendable, Equatable {
     public let readBurst: Int
     /// Super-packets, or received buffers, that one round forwards.
     public let superPacketBatch: Int
-    /// Receive buffers, a power of two: what one round takes in at most, and what the round before still writes from.
+    /// Receive buffers, a power of two. They last for two rounds: the datagrams of one are received while writes to
+    /// the TUN device still point into those of the one before.
     public let datagramBuffers: Int
     /// Bytes of datagrams that a receive buffer holds.
     public let datagramBufferBytes: Int
@@ -23,18 +24,18 @@ public struct WorkerLimits: Sendable, Equatable {
     /// From so many waiting reads on the queue is full: what is read in a burst has room behind them. With the
     /// defaults 96 of 129, up to 6 MB: the window of one TCP flow (4 MB, `tcp_wmem`) does not fill it.
     let fullQueueReads: Int
-    /// So many wait for paced peers at most, half of the buffers: with the defaults 64, 4 MB, the window of one TCP flow.
+    /// So many wait for paced peers at most, half of the buffers: with the defaults 64, 4 MB, the window of one TCP
+    /// flow.
     let pacedReads: Int
-    /// Each read may need a message of its own, a super-packet two (65,535 bytes with all headers added exceed one
-    /// send); those of the round before; the open ones; as many again for replays. At least what one super-packet
-    /// needs where each of its segments is a send of its own.
+    /// Messages: those of this round, of the round before and of replays, and those that are open
+    /// (`messages(readBurst:)`).
     public let messages: Int
     /// Writes of one round: all datagrams of as many received buffers as the ring has room for, where nothing can be
     /// merged. More wait for the next round. With the defaults 4 × 128, of 1,024 - 336 - 8 - 65 - 2 = 613 free
     /// entries.
     public let writeSlots: Int
-    /// What the ring waits for while it waits for more: what half the receive buffers take, so that the kernel does
-    /// not run out of them meanwhile.
+    /// Completions that the ring waits for where it waits for several: as many as fill half of the receive buffers,
+    /// so that the kernel has the other half meanwhile.
     public let gatheredCompletions: Int
 
     // MARK: Fixed
@@ -64,9 +65,9 @@ public struct WorkerLimits: Sendable, Equatable {
     static let waitingSmallSegments = 2 * SuperPacketLimits.streamSegments
     /// Peers that take no bursts and have a pace of their own, a power of two.
     static let pacedPeers = 64
-    /// For how long a datagram keeps back the next super-packet to such a peer: 143,000 datagrams a second, somewhat more
-    /// than a one-packet forwarder takes in, and 310 µs for a super-packet, in which it takes most of it out of its
-    /// socket (ADR 16, which has what other numbers do).
+    /// For how long a datagram keeps back the next super-packet to such a peer: 143,000 datagrams a second, somewhat
+    /// more than a one-packet forwarder takes in, and 310 µs for a super-packet, in which it takes most of it out of
+    /// its socket (ADR 16, which has what other numbers do).
     static let pacedDatagramNanoseconds = 7_000
     /// Places that sources of waiting packets are spread over, to be served in turn.
     static let waitingSources = 64
@@ -138,7 +139,14 @@ public struct WorkerLimits: Sendable, Equatable {
     }
 
     private static func messages(readBurst: Int) -> Int {
-        max(2 * 2 * readBurst + readBurst, SuperPacketLimits.sendSegments) + openMessages
+        // A super-packet may need two: its 65,535 bytes exceed one send when each segment has its headers.
+        let ofRound = 2 * readBurst
+        // The round before: its sends may be under way still.
+        let ofRoundBefore = ofRound
+        // Segments of refused sends, which are sent again one by one.
+        let ofReplays = readBurst
+        // One super-packet must find enough where each of its segments is a send of its own.
+        return max(ofRound + ofRoundBefore + ofReplays, SuperPacketLimits.sendSegments) + openMessages
     }
 
     /// Ring entries that one round may need beside its writes.

@@ -132,7 +132,10 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// - Parameters:
     ///   - engine: made over the same `memory`; the worker owns it, and ends it in `close`.
     ///   - memory: allocated with the counts of `limits`; stays until after the worker's end.
-    ///   - counters, peerCounters: the worker is their one writer.
+    ///   - limits: all counts of buffers, messages and rounds.
+    ///   - settings: what it is told and keeps.
+    ///   - counters: the worker is their one writer.
+    ///   - peerCounters: the worker is their one writer.
     ///   - reader: of the publication that the control side replaces snapshots in.
     public init(
         engine: consuming Engine, memory: PacketMemory, limits: WorkerLimits, settings: WorkerSettings,

@@ -60,6 +60,7 @@ public final class DataPlane: Sendable {
     /// Opens the TUN device and the sockets.
     ///
     /// - Parameters:
+    ///   - configuration: the device's name, the address to bind, the routes' rules and the tuning.
     ///   - patienceMilliseconds: how long to wait for the TUN name where another process holds it: the kernel takes
     ///     down the ring of one that was killed some time after its end.
     ///   - busy: called once where it has to wait.
@@ -133,6 +134,9 @@ public final class DataPlane: Sendable {
     }
 
     /// Starts the workers' threads; returns once all of them are ready to forward.
+    ///
+    /// - Throws: `DataPlaneError` where the kernel gives no thread, or a worker cannot make its engine; then none
+    ///   runs.
     public func start() throws(DataPlaneError) {
         guard let start = WorkerStart(count: workerCount) else {
             let code = errno

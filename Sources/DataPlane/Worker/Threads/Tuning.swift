@@ -79,21 +79,22 @@ public struct Tuning: Sendable, Equatable {
     public var receiveBufferBytes = 65_536
     /// Reads of one round: 64 small packets make one full send on any kernel with UDP segmentation.
     public var batch = 64
-    /// Super-packets that a round forwards each way, some 0.5 ms of work: fewer switches between reading and sending, and
-    /// between this node's programs, outweigh that 16 × 64 KiB do not stay in the second-level cache.
+    /// Super-packets that a round forwards each way, some 0.5 ms of work. 16 × 64 KiB exceed the processor's L2
+    /// cache, and each byte is then fetched from L3 or memory; fewer switches between reading and sending, and
+    /// between this node's programs, gain more than that costs.
     public var superPacketBatch = 16
     /// Microseconds that the ring waits for more completions under load; 0: never.
     public var minimumWaitMicroseconds = 0
     /// Whether a kernel thread takes submissions from each ring (SQPOLL).
     public var usesSubmissionPolling = false
-    /// Send and receive buffer of each socket, bytes. The kernel takes it twice and counts its own overhead in: 16 MiB
-    /// hold some 250 super-packets, or 13 ms at 10 Gbit/s, in which four other programs may have the CPU for a time slice
-    /// each. With 8 MiB and four streams on two busy cores a few were lost (`UdpRcvbufErrors`).
+    /// Send and receive buffer of each socket, bytes. The kernel takes it twice and counts its own overhead in: 16
+    /// MiB hold some 250 super-packets, or 13 ms at 10 Gbit/s, in which four other programs may have the CPU for a
+    /// time slice each. With 8 MiB and four streams on two busy cores a few were lost (`UdpRcvbufErrors`).
     public var socketBufferBytes = 16 << 20
-    /// Packets that wait in the TUN device for a worker (`txqueuelen`): what comes in 10 ms at 400,000 small packets a
-    /// second, in which three other programs may have the CPU for a time slice each. With 1,000 a fifth less is carried
-    /// without loss; longer ones carry less under a flood (docs/tuning.md). Of super-packets they are
-    /// 250 MiB (4,000 × 64 KiB), where programs have so much under way.
+    /// Packets that wait in the TUN device for a worker (`txqueuelen`): what comes in 10 ms at 400,000 small packets
+    /// a second, in which three other programs may have the CPU for a time slice each. With 1,000 a fifth less is
+    /// carried without loss; longer ones carry less under a flood (docs/tuning.md). Of super-packets they are 250 MiB
+    /// (4,000 × 64 KiB), where programs have so much under way.
     public var queueLength = 4000
     /// What to let the kernel hand over unfinished.
     public var tunnelOffloads = TunnelOffloads.all
@@ -123,8 +124,8 @@ public struct Tuning: Sendable, Equatable {
     public enum Ranges {
         /// Worker threads.
         public static let workers = 1...64
-        /// Submission entries: the largest completion ring of the kernel (65,536, io_uring/io_uring.h) is four times the
-        /// upper bound.
+        /// Submission entries: the largest completion ring of the kernel (65,536, io_uring/io_uring.h) is four times
+        /// the upper bound.
         public static let ringEntries = 512...16_384
         /// Receive buffers of a worker.
         public static let receiveBuffers = 1...4096

@@ -1,0 +1,299 @@
+internal import Addresses
+internal import Backends
+import Health
+internal import Leases
+import Logging
+
+extension ClusterMachine {
+    /// This node's object, and what is being done about it.
+    struct OwnNode {
+        /// As it was last seen; nil before that.
+        var record: NodeRecord?
+        /// Whether the record is of this run, and not of what was kept.
+        var isConfirmed = false
+        /// Whether the API server says that there is no such node.
+        var isAbsent = false
+        /// Whether the API server never knew one in this run.
+        var wasNeverThere = true
+        var networkStands = false
+        /// The patch that is under way.
+        var patch: NodePatch?
+        var budget: TokenBucket
+        /// The object whose annotations this run has written.
+        var writtenTo: String?
+        /// How often they had to be written again.
+        var restores = 0
+        var nextLook: Instant?
+
+        init(now: Instant) { budget = TokenBucket(now: now) }
+
+        mutating func noteWritten(uid: String) {
+            if writtenTo == uid {
+                restores += 1
+            }
+            writtenTo = uid
+        }
+    }
+
+    // MARK: The object
+
+    /// - Parameter isNewest: whether the record is what the server has now; else it may be of before what is known.
+    mutating func takeOwn(_ record: NodeRecord, isNewest: Bool) {
+        if let known = own.record, own.isConfirmed, !isNewest, record.isOlder(than: known) { return }
+        let before = own.record
+        own.record = record
+        own.isConfirmed = true
+        own.isAbsent = false
+        own.wasNeverThere = false
+        own.nextLook = nil
+        if let before, before.uid != record.uid {
+            own.budget = TokenBucket(now: turn.now)
+            report(
+                .warning, .nodeMadeAnew,
+                [
+                    "node": record.name, "uid": record.uid, "uid_before": before.uid,
+                    "podcidr": record.podCIDRs.joined(separator: ","),
+                ])
+        }
+    }
+
+    mutating func takeOwnAbsence() {
+        if !own.isAbsent {
+            report(.warning, .nodeIsAbsent, ["node": nodeName ?? "", "action": absenceProblem.remedy])
+        }
+        own.isAbsent = true
+        own.nextLook = turn.now + Self.absentPause
+    }
+
+    var absenceProblem: (cause: String, remedy: String) {
+        if own.wasNeverThere {
+            return (
+                "the cluster has no node \(nodeName ?? "")",
+                "if that is not its name as kubectl get nodes shows it, correct NODE_NAME or --node-name; else its kubelet"
+                    + " has not registered it yet, which is waited for"
+            )
+        }
+        return (
+            "the node \(nodeName ?? "") was deleted from the cluster",
+            "restart its kubelet, which registers it again; until then this node keeps the subnet that it has"
+        )
+    }
+
+    // MARK: What is announced
+
+    mutating func take(_ announcement: NodeAnnouncement) {
+        self.announcement = announcement
+        judgeNetworkAnew()
+    }
+
+    var requests: NodeAddressRequests? {
+        guard let annotations = own.record?.annotations, own.isConfirmed || kept.isInUse else { return nil }
+        return NodeAddressRequests(
+            nodePublicIP: annotations.nodePublicIP.flatMap(Self.address),
+            publicIPOverwrite: annotations.publicIPOverwrite.flatMap(Self.address))
+    }
+
+    private static func address(_ text: String) -> IPv4Address? {
+        guard let address = IPv4Address(text), address.isUnicast, !address.isLoopback else { return nil }
+        return address
+    }
+
+    /// The operator's annotations that say nothing, as their last parts and values.
+    var malformedRequests: [(name: String, value: String)] {
+        let annotations = own.record?.annotations ?? NodeAnnotations()
+        return [NodeAnnotations.Field.nodePublicIP, .publicIPOverwrite].compactMap { field in
+            guard let text = annotations[field], Self.address(text) == nil else { return nil }
+            return (settings.keys.name(of: field), String(text.prefix(60)))
+        }
+    }
+
+    /// Where other nodes are told to send to; nil before this node has an underlay.
+    var ownEndpoint: Endpoint? {
+        guard let announcement, let configuration = network.configuration else { return nil }
+        return Endpoint(
+            address: requests?.publicIPOverwrite ?? announcement.publicAddress,
+            port: announcement.port ?? configuration.backend.port)
+    }
+
+    /// Where this node is reached.
+    var ownAddresses: [IPv4Address] {
+        (announcement?.addresses ?? []) + (requests?.publicIPOverwrite.map { [$0] } ?? [])
+    }
+
+    // MARK: The subnet
+
+    /// What the node's object says of its subnet.
+    private enum Assignment {
+        case subnet(LeaseSubnet)
+        case none
+        case unusable
+    }
+
+    /// Takes over the podCIDR that the node's object has now.
+    mutating func settleSubnet() {
+        guard let configuration = network.configuration, let record = own.record,
+            own.isConfirmed || kept.isInUse
+        else { return }
+        switch assignment(of: record, in: configuration) {
+        case .none:
+            say(
+                "subnet", "none \(record.uid)",
+                LeaseReport(.warning, .waitingForSubnet, ["node": record.name]))
+            // Until the new object has a subnet, the old one is kept, unless another node was given it.
+            if let holding, holding.uid != record.uid, nodes.hasNode(overlapping: holding.subnet.ipv4) {
+                self.holding = nil
+            }
+        case .unusable:
+            if holding?.uid != record.uid { holding = nil }
+        case .subnet(let subnet):
+            hold(subnet, of: record)
+        }
+    }
+
+    private func assignment(of record: NodeRecord, in configuration: NetworkConfiguration) -> Assignment {
+        guard let prefix = record.ipv4 else { return record.podCIDRs.isEmpty ? .none : .unusable }
+        guard configuration.network.contains(prefix), prefix.length <= 30 else { return .unusable }
+        var subnet = LeaseSubnet(ipv4: prefix)
+        if let network = configuration.ipv6?.network, let prefix = record.ipv6, network.contains(prefix) {
+            subnet.ipv6 = prefix
+        }
+        return .subnet(subnet)
+    }
+
+    private mutating func hold(_ subnet: LeaseSubnet, of record: NodeRecord) {
+        guard holding?.subnet != subnet else {
+            holding?.uid = record.uid
+            return
+        }
+        let before = holding?.subnet ?? earlierSubnet
+        let wasHeld = holding != nil
+        let replaced = before == subnet ? nil : before
+        holding = Holding(subnet: subnet, uid: record.uid, acquired: turn.now, replaced: replaced)
+        published.values["subnet"] = nil
+        guard let replaced else {
+            report(.notice, .subnetAssigned, ["node": record.name, "subnet": "\(subnet)"])
+            return
+        }
+        report(
+            .warning, .subnetChanged,
+            [
+                "node": record.name, "subnet": "\(subnet)", "subnet_before": "\(replaced)",
+                "action": Self.staleSubnetRemedy,
+            ])
+        guard wasHeld, settings.lossPolicy == .exit else { return }
+        hasEnded = true
+        // The next start is not to lose the same subnet once more.
+        kept.isDirty = true
+        turn.actions.append(
+            .end(
+                reason:
+                    "the node \(record.name) was made anew, and its podCIDR, \(replaced), is now \(subnet);"
+                    + " twilld ends as --on-lease-loss says"))
+    }
+
+    /// What an earlier run had, where the file that says so could be read.
+    private var earlierSubnet: LeaseSubnet? { kept.state?.own?.ipv4.map { LeaseSubnet(ipv4: $0) } }
+
+    static let staleSubnetRemedy =
+        "restart the pods of this node, which have addresses of the old subnet; cni0 may have one too:"
+        + " twilld cleanup --cni"
+
+    /// What is wrong with the node's subnet; nil where nothing is.
+    var subnetProblem: (cause: String, remedy: String)? {
+        if own.isAbsent { return absenceProblem }
+        guard let record = own.record, own.isConfirmed || kept.isInUse else { return nil }
+        guard let prefix = record.ipv4 else {
+            if let given = record.podCIDRs.first {
+                return (
+                    "the podCIDR of the node \(record.name) is \(given.prefix(60)), and an IPv4 prefix is needed",
+                    "give the cluster an IPv4 range: kube-controller-manager --cluster-cidr"
+                )
+            }
+            return (
+                "the node \(record.name) has no podCIDR",
+                "have one assigned: kube-controller-manager --allocate-node-cidrs=true --cluster-cidr=NETWORK, kubeadm"
+                    + " init --pod-network-cidr=NETWORK; it is waited for"
+            )
+        }
+        guard let configuration = network.configuration else { return nil }
+        if !configuration.network.contains(prefix) {
+            return (
+                "the podCIDR of the node \(record.name), \(prefix), lies outside Network, \(configuration.network), of"
+                    + " \(settings.networkConfigurationPath)",
+                "make them one: Network there, or kube-controller-manager --cluster-cidr"
+            )
+        }
+        if prefix.length > 30 {
+            return (
+                "the podCIDR of the node \(record.name), \(prefix), has no room for pods",
+                "give nodes /30 or wider: kube-controller-manager --node-cidr-mask-size"
+            )
+        }
+        return nil
+    }
+
+    // MARK: Patches
+
+    /// What this node's annotations are to be; nil while it has nothing to announce.
+    private var wantedAnnotations: NodeAnnotations? {
+        guard holding != nil, let endpoint = ownEndpoint, let configuration = network.configuration else {
+            return nil
+        }
+        let backend = configuration.backend
+        var wanted = NodeAnnotations()
+        wanted.isManaged = "true"
+        wanted.backendType = type(of: backend).announcedType ?? ""
+        // flannel's udp writes null here, and nobody of its nodes reads it. An object tells other twilld nodes that
+        // this is one, and goes when flanneld takes the node over: it writes null again.
+        wanted.backendData = backend.data(ownPort: announcement?.port)?.json ?? "{}"
+        wanted.publicIP = "\(endpoint.address)"
+        return wanted
+    }
+
+    /// What of this node's object is to be changed now; nil for nothing.
+    mutating func nextPatch() -> NodePatch? {
+        if let nextLook = own.nextLook {
+            if nextLook <= turn.now {
+                own.nextLook = nil
+                session.isOwnNodeWanted = true
+                wake(at: turn.now)
+            } else {
+                wake(at: nextLook)
+            }
+        }
+        guard own.patch == nil, let record = own.record, own.isConfirmed, !own.isAbsent, !record.uid.isEmpty
+        else { return nil }
+        var patch = NodePatch(uid: record.uid, annotations: nil, clearsNetworkUnavailable: false)
+        if let wanted = wantedAnnotations,
+            NodeAnnotations.Field.written.contains(where: { record.annotations[$0] != wanted[$0] })
+        {
+            patch.annotations = wanted
+        }
+        patch.clearsNetworkUnavailable =
+            settings.setsNodeNetworkUnavailable && own.networkStands && holding?.uid == record.uid
+            && record.networkUnavailable != "False"
+        guard patch.annotations != nil || patch.clearsNetworkUnavailable else {
+            if session.failures[.patch] != nil { succeeded(.patch) }
+            return nil
+        }
+        if let later = mayPatch() ?? own.budget.take(now: turn.now) {
+            wake(at: later)
+            return nil
+        }
+        return patch
+    }
+
+    mutating func reportPatched(_ patch: NodePatch) {
+        if let annotations = patch.annotations {
+            let fields = [
+                "node": nodeName ?? "", "public_ip": annotations.publicIP ?? "", "times": "\(own.restores)",
+            ]
+            if own.restores == 0 {
+                report(.notice, .annotationsWritten, fields)
+            } else {
+                report(.warning, .annotationsRestored, fields)
+            }
+        }
+        if patch.clearsNetworkUnavailable { report(.notice, .networkAvailable, ["node": nodeName ?? ""]) }
+    }
+}

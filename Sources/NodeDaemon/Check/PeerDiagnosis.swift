@@ -1,0 +1,245 @@
+import Addresses
+import Backends
+import Diagnosis
+import Health
+import Host
+import Telemetry
+
+/// Examines the peers of a running node from outside of its daemon: asks that one who they are, sends probes of its own
+/// as any program of the node may, and asks again what the daemon saw meanwhile. Nothing changes by it.
+package struct PeerDiagnosis: Sendable {
+    /// So many peers are examined beside each other; their answers fit into a socket's buffer.
+    private static let peersAtOnce = 256
+    /// The counter of datagrams from addresses that no lease has.
+    private static let strangers = "drop_inbound_unknown_peer"
+    /// For so many peers that do not answer and nobody says why it is asked whether their answers come from another
+    /// address: a third of a second each.
+    private static let strangersAtMost = 12
+
+    private let client: StatusClient
+
+    /// Prepares a diagnosis of the node whose daemon `client` asks.
+    package init(_ client: StatusClient) { self.client = client }
+
+    /// Examines peers.
+    ///
+    /// - Parameter names: subnets, underlay addresses or pods' addresses; empty for all.
+    /// - Returns: a report for each, those that are cut off first.
+    /// - Throws: where no daemon answers, where its tunnel does not stand, where a name is no peer's, and where a right is
+    ///   lacking.
+    package func reports(of names: [String]) async throws(ExitFailure) -> [PeerReport] {
+        let client = client
+        let before = try await onThread { () throws(ExitFailure) in try client.status() }
+        let node = try PeerDiagnosis.node(before)
+        var reports: [PeerReport] = []
+        var left = try PeerDiagnosis.peers(named: names, in: before)[...]
+        while !left.isEmpty {
+            let some = Array(left.prefix(PeerDiagnosis.peersAtOnce))
+            left = left.dropFirst(some.count)
+            reports += try await examine(some, from: node)
+        }
+        return reports.sorted { ($0.rank, $0.subnet) < ($1.rank, $1.subnet) }
+    }
+
+    private func examine(_ peers: [ExaminedPeer], from node: ExaminingNode) async throws(ExitFailure)
+        -> [PeerReport]
+    {
+        let client = client
+        return try await onThread { () throws(ExitFailure) in
+            let before = try client.status()
+            var evidence = try PeerDiagnosis.probe(peers, from: node, ExaminationTiming())
+            let after = try client.status()
+            for index in evidence.indices {
+                let subnet = evidence[index].peer.subnet
+                evidence[index].peerWasHeard = after.received(from: subnet) > before.received(from: subnet)
+            }
+            let unexplained = evidence.indices.filter {
+                [.tunnelSilent, .oneWay, .silent].contains(PeerVerdict(evidence[$0]))
+            }
+            // One after another, so that what is heard meanwhile can be told to be of that one.
+            for index in unexplained.prefix(PeerDiagnosis.strangersAtMost) {
+                let count = try client.status().value(PeerDiagnosis.strangers)
+                _ = try PeerDiagnosis.probe([evidence[index].peer], from: node, .once)
+                evidence[index].strangersWereHeard =
+                    try client.status().value(PeerDiagnosis.strangers) > count
+            }
+            return evidence.map(PeerReport.init)
+        }
+    }
+
+    @available(*, noasync, message: "it blocks: use onThread")
+    private static func probe(
+        _ peers: [ExaminedPeer], from node: ExaminingNode, _ timing: ExaminationTiming
+    ) throws(ExitFailure) -> [PeerEvidence] {
+        do throws(ProbeSocketError) {
+            var examination = PeerExamination(
+                of: peers, from: node, by: try KernelProbes(from: node), timing: timing)
+            return examination.run()
+        } catch {
+            throw ExitFailure(
+                error.isPermission ? .permission : .system,
+                "\(error)" + (error.isPermission ? "; run as root, or with CAP_NET_RAW" : ""))
+        }
+    }
+
+    private static func node(_ status: NodeStatus) throws(ExitFailure) -> ExaminingNode {
+        guard let tunnel = status.tunnel, let underlay = status.underlay,
+            let address = IPv4Address(underlay.address),
+            let subnet = status.lease.flatMap({ IPv4Prefix($0.subnet) })
+        else {
+            throw ExitFailure(.unavailable, "this node's tunnel does not stand yet: \(status.state)")
+        }
+        return ExaminingNode(
+            underlayAddress: .v4(address), tunnelAddress: .v4(subnet.address), tunnelMTU: tunnel.mtu)
+    }
+
+    private static func peers(named names: [String], in status: NodeStatus) throws(ExitFailure)
+        -> [ExaminedPeer]
+    {
+        let all = status.peers.compactMap(examined)
+        guard !names.isEmpty else { return all }
+        var chosen: [ExaminedPeer] = []
+        for name in names {
+            let matching = all.filter { isNamed($0, name) }
+            guard !matching.isEmpty else {
+                let some = all.prefix(5).map { "\($0.subnet) at \($0.endpoint.address)" }
+                throw ExitFailure(
+                    .usage,
+                    "no peer is called \(name.printable): name a subnet, a node's underlay address or a pod's "
+                        + "address"
+                        + (some.isEmpty
+                            ? "; this node has no peers" : ", such as \(some.joined(separator: ", "))")
+                )
+            }
+            chosen += matching.filter { !chosen.contains($0) }
+        }
+        return chosen
+    }
+
+    private static func examined(_ peer: NodeStatus.Peer) -> ExaminedPeer? {
+        let parts = peer.endpoint.split(separator: ":")
+        guard parts.count == 2, let address = IPv4Address(parts[0]), let port = UInt16(parts[1]),
+            let subnet = IPv4Prefix(peer.subnet)
+        else { return nil }
+        return ExaminedPeer(
+            subnet: peer.subnet, endpoint: Endpoint(address: address, port: port),
+            tunnelAddress: .v4(subnet.address))
+    }
+
+    private static func isNamed(_ peer: ExaminedPeer, _ name: String) -> Bool {
+        if name == peer.subnet || name == "\(peer.endpoint)" || name == "\(peer.endpoint.address)" {
+            return true
+        }
+        guard let subnet = IPv4Prefix(peer.subnet) else { return false }
+        if IPv4Prefix(name, separator: "-") == subnet { return true }
+        return IPv4Address(name).map(subnet.contains) ?? false
+    }
+}
+
+extension NodeStatus {
+    fileprivate func value(_ name: String) -> UInt64 { counters.first { $0.name == name }?.value ?? 0 }
+
+    fileprivate func received(from subnet: String) -> UInt64 {
+        peers.first { $0.subnet == subnet }?.traffic?.received.packets ?? 0
+    }
+}
+
+/// What was found out about a peer, for people and for programs.
+package struct PeerReport: Codable, Sendable, Equatable {
+    /// The subnet behind it.
+    package var subnet: String
+    /// Where its datagrams are sent.
+    package var endpoint: String
+    /// One of `PeerVerdict`'s words.
+    package var verdict: String
+    /// What is the matter, one sentence; nil where all is well.
+    package var cause: String?
+    /// What to do; nil where all is well.
+    package var remedy: String?
+    /// The median round trip to the host, in microseconds; nil where it does not answer.
+    package var hostMicroseconds: Double?
+    /// The median round trip through the tunnel, in microseconds; nil where nothing came back.
+    package var tunnelMicroseconds: Double?
+    /// Small packets through the tunnel.
+    package var sent: Int
+    /// How many of them were answered.
+    package var answered: Int
+    /// Bytes of the largest packet that went there and back; nil where none did.
+    package var largestBytes: Int?
+    /// Bytes of a full packet in the tunnel.
+    package var fullBytes: Int
+
+    init(_ evidence: PeerEvidence) {
+        let finding = PeerFinding(evidence)
+        subnet = evidence.peer.subnet
+        endpoint = "\(evidence.peer.endpoint)"
+        verdict = finding.verdict.rawValue
+        cause = finding.cause.isEmpty ? nil : finding.cause
+        remedy = finding.remedy.isEmpty ? nil : finding.remedy
+        hostMicroseconds = evidence.host.medianRoundTrip.map { $0 / .microseconds(1) }
+        tunnelMicroseconds = evidence.tunnel.medianRoundTrip.map { $0 / .microseconds(1) }
+        sent = evidence.tunnel.sent
+        answered = evidence.tunnel.roundTrips.count
+        largestBytes = evidence.tunnel.largestAnswered
+        fullBytes = evidence.fullSize
+    }
+
+    /// Whether packets pass as they should.
+    package var isGood: Bool { outcome == .good }
+
+    fileprivate var rank: Int {
+        switch outcome {
+        case .bad: 0
+        case .degraded: 1
+        case .good: 2
+        }
+    }
+
+    private var outcome: Finding.Outcome {
+        guard let verdict = PeerVerdict(rawValue: verdict) else { return .bad }
+        return verdict.isGood ? .good : verdict.isCutOff ? .bad : .degraded
+    }
+
+    /// The report as a finding of `twilld doctor`.
+    var finding: Finding {
+        Finding("peer", outcome, "\(subnet) at \(endpoint): \(cause ?? measures)", remedy: remedy)
+    }
+
+    /// The report for a terminal: a line where all is well, else what is the matter and what to do below it.
+    package var text: String {
+        let head = "\(outcome.rawValue)".padded(6) + "\(subnet) at \(endpoint)"
+        guard let cause else { return "\(head): \(measures)" }
+        var lines = [head]
+        lines += ["\(verdict): \(cause)", measures, remedy.map { "what to do: \($0)" } ?? ""]
+            .filter { !$0.isEmpty }.flatMap { $0.folded(columns: 74) }.map { "      \($0)" }
+        return lines.joined(separator: "\n")
+    }
+
+    private var measures: String {
+        func time(_ name: String, _ microseconds: Double?) -> String? {
+            microseconds.map { "\(name) \(($0 / 10).rounded() / 100) ms" }
+        }
+        let size = largestBytes.map { "\($0) of \(fullBytes) bytes" }
+        return [time("host", hostMicroseconds), time("tunnel", tunnelMicroseconds), size]
+            .compactMap(\.self).joined(separator: ", ")
+    }
+}
+
+extension String {
+    fileprivate func padded(_ width: Int) -> String {
+        self + String(repeating: " ", count: max(1, width - count))
+    }
+
+    /// The text in lines of so many columns at most, broken between words.
+    func folded(columns: Int) -> [String] {
+        var lines: [String] = []
+        for word in split(separator: " ") {
+            if let last = lines.last, last.count + 1 + word.count <= columns {
+                lines[lines.count - 1] = "\(last) \(word)"
+            } else {
+                lines.append(String(word))
+            }
+        }
+        return lines
+    }
+}

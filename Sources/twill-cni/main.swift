@@ -1,0 +1,4 @@
+import CNI
+import Glibc
+
+exit(PluginProgram.run(CommandLine.arguments))

@@ -1,0 +1,130 @@
+import Disturbances
+import FoundationEssentials
+import Glibc
+import Kit
+
+/// A node of a soak: its daemon, its pod and what was measured of them. What it ought to be is in a
+/// `DisturbedNetwork`.
+final class SoakNode {
+    let host: LabNode
+    private(set) var daemon: LabDaemon
+    private(set) var pod: LabPod?
+    private(set) var starts = 0
+    private(set) var startedAt = ContinuousClock.now
+    /// What the pods received so far, in bytes.
+    private(set) var receivedBytes = 0
+    private var receivedByThisPod = 0
+
+    /// What a process had when it counted as warm, and at the last look.
+    struct Growth {
+        var warm: Int
+        var last: Int
+    }
+
+    /// The life of a process that counts as warm.
+    struct Life {
+        var seconds: Int
+        var residentBytes: Growth
+        var descriptors: Growth
+    }
+
+    /// After this time a process counts as warm: its buffers were used, its lists were as long as they get.
+    private static let warmSeconds = 45
+    /// The process that runs.
+    private var life: Life?
+    /// The process that lived longest; nil where none lived until it was warm.
+    private(set) var longestLife: Life?
+
+    init(_ host: LabNode, _ etcd: LabEtcd) async throws {
+        self.host = host
+        daemon = try await Self.start(host, etcd)
+        starts = 1
+    }
+
+    private static func start(_ host: LabNode, _ etcd: LabEtcd) async throws -> LabDaemon {
+        // A renewal each minute: times to live are flannel's, 24 hours, and 1,439 minutes is the widest margin there
+        // is.
+        try await host.start(
+            "--etcd-endpoints=\(etcd.endpoint) --iface=eth0 --ip-masq --subnet-lease-renew-margin=1439")
+    }
+
+    // MARK: The daemon
+
+    func start(_ etcd: LabEtcd) async throws {
+        daemon = try await Self.start(host, etcd)
+        starts += 1
+        startedAt = .now
+        life = nil
+    }
+
+    func end(_ signal: Int32) async throws {
+        daemon.signal(signal)
+        let status = try await daemon.exitStatus(seconds: 20)
+        guard status == (signal == SIGTERM ? 0 : 128 + Int(signal)) else {
+            throw SoakFailure(
+                description: "twilld on node \(host.number) ended with \(status) on signal \(signal)")
+        }
+    }
+
+    /// The subnet that pods are to use, as its lease's key has it; nil before there is one.
+    var subnetInFile: String? {
+        let text = try? String(contentsOfFile: host.directory + "/subnet.env", encoding: .utf8)
+        return text?.firstMatch(of: #/(?m)^FLANNEL_SUBNET=(\S+)\.1/24$/#).map { "\($0.1).0-24" }
+    }
+
+    /// Takes everything away that was on its disk.
+    func wipeDisk() throws {
+        for name in ["state", "subnet.env"] {
+            try FileManager.default.removeItem(atPath: "\(host.directory)/\(name)")
+        }
+    }
+
+    // MARK: Pods and what runs between them
+
+    /// Makes a pod, which serves and measures with iperf3, over and over, to the pod of the next node.
+    func makePod(in subnet: String, next: LabNode) async throws {
+        let pod = try await host.addPod(in: subnet.replacing("-", with: "/"))
+        self.pod = pod
+        try Data("\(pod.address)\n".utf8).write(
+            to: URL(filePath: host.directory + "/pod"), options: .atomic)
+        receivedByThisPod = 0
+        _ = try await pod.launch(
+            #"sh -c "while :; do iperf3 -s -1 --rcv-timeout 5000; sleep 0.5; done""#)
+        let protocolWords = host.number % 2 == 1 ? "-b 20M" : "-u -b 20M -l 1400"
+        _ = try await pod.launch(
+            #"sh -c "while :; do timeout 25 iperf3 -c \$(cat \#(next.directory)/pod) -t 20 -i 0"#
+                + #" --connect-timeout 2000 \#(protocolWords); sleep 0.5; done""#)
+    }
+
+    /// Makes the pods anew in another subnet, as docs/operations.md tells an operator to.
+    func remakePod(in subnet: String, next: LabNode) async throws {
+        try await countReceived()
+        if let pod { try await host.removePod(pod) }
+        try await makePod(in: subnet, next: next)
+    }
+
+    /// Adds what the pod received to what was received before.
+    func countReceived() async throws {
+        guard let bytes = try await pod?.interface("eth0")?.receivedBytes else { return }
+        receivedBytes += bytes - receivedByThisPod
+        receivedByThisPod = bytes
+    }
+
+    // MARK: Memory and descriptors
+
+    func sample() {
+        let seconds = Int((ContinuousClock.now - startedAt) / .seconds(1))
+        guard seconds >= Self.warmSeconds else { return }
+        let (bytes, descriptors) = (daemon.residentBytes, daemon.openDescriptorCount)
+        var life =
+            self.life
+            ?? Life(
+                seconds: seconds, residentBytes: .init(warm: bytes, last: bytes),
+                descriptors: .init(warm: descriptors, last: descriptors))
+        life.seconds = seconds
+        life.residentBytes.last = bytes
+        life.descriptors.last = descriptors
+        self.life = life
+        if seconds >= longestLife?.seconds ?? 0 { longestLife = life }
+    }
+}

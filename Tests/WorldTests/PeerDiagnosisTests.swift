@@ -1,0 +1,89 @@
+import FoundationEssentials
+import Glibc
+import Kit
+import NetworkNamespaces
+import NodeDaemon
+import Testing
+
+/// What `twilld ping` and `twilld doctor` say of peers that are broken in different ways.
+@Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
+struct PeerDiagnosisTests {
+    /// The document that a command prints on a node, by its daemon.
+    private func document(_ command: String, on node: LabNode) async throws -> DoctorDocument {
+        let text = try await node.run(
+            "\(LabDaemon.binary) \(command) --json --status-socket \(node.directory)/twilld.sock || [ $? = 1 ]"
+        )
+        return try JSONDecoder().decode(DoctorDocument.self, from: Data(text.utf8))
+    }
+
+    private func verdicts(_ document: DoctorDocument) -> [String: String] {
+        document.peers.reduce(into: [:]) { verdicts, peer in
+            verdicts[String(peer.endpoint.prefix { $0 != ":" })] = peer.verdict
+        }
+    }
+
+    @Test func eachBrokenPeerGetsItsOwnVerdict() async throws {
+        let lab = try await Lab(nodes: 7)
+        let router = try await lab.addRouter(before: 6)
+        try await router.filterICMP()
+        let daemons = try await lab.start()
+        // The third's daemon is gone, the fourth's port is filtered, the fifth is off the network, the sixth is behind a
+        // narrow path, and what the seventh sends comes from another address than its lease has.
+        daemons[2].signal(SIGKILL)
+        _ = try await daemons[2].exitStatus()
+        try await lab[4].run("iptables -w -A INPUT -p udp --dport 8285 -j DROP")
+        try await lab[5].run("ip link set eth0 down")
+        try await router.setMTU(1400)
+        // As a NAT would have it that knows nothing of the datagrams that come in.
+        try await lab[7].run(
+            "nft 'table ip nat { chain out { type filter hook postrouting priority 0; "
+                + "udp sport 8285 ip saddr set 172.20.32.77; }; }'")
+
+        let document = try await document("ping", on: lab[1])
+        #expect(
+            verdicts(document) == [
+                lab[2].address: "reachable", lab[3].address: "port-closed", lab[4].address: "tunnel-silent",
+                lab[5].address: "host-down", lab[6].address: "narrow", lab[7].address: "address-translated",
+            ])
+        let narrow = document.peers.first { $0.verdict == "narrow" }
+        #expect(narrow?.largestBytes == 1372 && narrow?.fullBytes == 1472)
+        // Those that are cut off come first, what is well last.
+        #expect(document.peers.last?.verdict == "reachable")
+        #expect(document.peers.allSatisfy { ($0.remedy == nil) == ($0.verdict == "reachable") })
+    }
+
+    @Test func aNetworkThatIsWellHasNothingToSay() async throws {
+        let lab = try await Lab()
+        let daemons = try await lab.start()
+        let text = try await lab[1].run(
+            "\(LabDaemon.binary) ping --status-socket \(lab[1].directory)/twilld.sock")
+        #expect(text.hasPrefix("ok    100.96.") && text.contains("1472 of 1472 bytes"), "\(text)")
+        let doctor = try await document("doctor", on: lab[1])
+        #expect(doctor.findings.allSatisfy { $0.outcome != "FAIL" })
+        #expect(verdicts(doctor) == [lab[2].address: "reachable"])
+        // A look changes nothing: the node has counted no drop, and its peer the empty datagrams alone.
+        #expect(daemons[0].status?.drops == [:])
+        #expect(daemons[1].status?.drops.keys.map(\.name) == ["drop_inbound_too_short"])
+    }
+
+    @Test func peersAreNamedAsPeopleNameThem() async throws {
+        let lab = try await Lab(nodes: 3)
+        let daemons = try await lab.start()
+        let subnet = try #require(daemons[1].status?.lease?.subnet)
+        let pod = subnet.replacing(".0/24", with: ".77")
+        for name in [subnet, subnet.replacing("/", with: "-"), lab[2].address, pod] {
+            let document = try await document("ping \(name)", on: lab[1])
+            #expect(document.peers.map(\.subnet) == [subnet], "\(name)")
+        }
+        await #expect(throws: CommandFailure.self) {
+            try await lab[1].run(
+                "\(LabDaemon.binary) ping 10.1.1.1 --status-socket \(lab[1].directory)/twilld.sock")
+        }
+    }
+
+    @Test func theDoctorSaysThatNoDaemonRuns() async throws {
+        let lab = try await Lab(nodes: 1)
+        let document = try await document("doctor", on: lab[1])
+        #expect(document.findings.first?.subject == "daemon" && document.findings.first?.outcome == "FAIL")
+    }
+}
