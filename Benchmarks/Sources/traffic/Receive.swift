@@ -18,6 +18,7 @@ struct Receive: ParsableCommand {
     func run() throws {
         let acceptor = try Acceptor(bind)
         acceptor.startThread()
+        try EchoServer(bind).startThread()
         var sink = try Sink(bind, spins: spin)
         try sink.run()
     }

@@ -9,7 +9,8 @@ struct Traffic: ParsableCommand {
         commandName: "traffic",
         abstract: "Sends, receives, times and checks packets.",
         subcommands: [
-            Receive.self, Send.self, Search.self, RoundTrip.self, Connect.self, CheckReceive.self,
+            Receive.self, Send.self, Search.self, RoundTrip.self, Connect.self, Transactions.self,
+            CheckReceive.self,
             CheckSend.self, Inject.self,
         ])
 }

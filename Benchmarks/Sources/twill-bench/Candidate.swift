@@ -22,6 +22,8 @@ struct Candidate: Codable {
     var device: String?
     /// Commands on each node once the device is there.
     var configure: [[String]]?
+    /// Commands on each node once the daemon has been stopped.
+    var finish: [[String]]?
     /// Where the node is reached; none: the device's own address.
     var address: String?
     /// Whether the daemon answers SIGUSR1, which ends other programs, with its counters on standard error, as
@@ -80,8 +82,8 @@ extension Candidate {
             address: "100.96.{node}.0", printsCounters: true)
     }
 
-    /// The kernel's part of an overlay alone; the same with super-packets that fit one send with their headers as well; and
-    /// that with the work that the wire format asks of anybody.
+    /// The kernel's part of an overlay alone; the same with super-packets that fit one send with their headers as
+    /// well; and that with the work that the wire format asks of anybody.
     ///
     /// - Parameter mtu: the underlay's, bytes.
     static func floors(mtu: Int) -> [Candidate] {
@@ -197,11 +199,11 @@ extension Candidate {
 
     /// Reads a candidate from a file.
     init(path: String) throws {
+        let data = try bytes(ofFile: path)
         do {
-            self = try JSONDecoder().decode(
-                Candidate.self, from: Data(contentsOf: URL(fileURLWithPath: path)))
+            self = try JSONDecoder().decode(Candidate.self, from: data)
         } catch {
-            throw CommandError(description: "candidate file \(path): \(error)")
+            throw decodingFailure(error, path, "description of a candidate")
         }
     }
 }
@@ -226,6 +228,10 @@ struct RunningCandidate {
     private(set) var devices: [String] = []
     /// What counts the daemons' own copies, one a daemon; none where they run as they are.
     private(set) var copyCounts: [CopyCount] = []
+    /// Commands that run on each node at the end.
+    private var finish: [[[String]]] = []
+    /// What the machine could give to programs before this one was started, MiB.
+    let availableMebibytesBefore = HostMemory.availableMebibytes
 
     /// Starts it on all nodes and waits until a packet gets across and back. Where that fails, what was started
     /// is stopped again.
@@ -242,6 +248,7 @@ struct RunningCandidate {
             devices = nodes.map { device.replacing("{node}", with: "\($0)") + "t\(turn % 10)" }
         }
         let words = NodeWords(devices: devices, folder: folder)
+        finish = nodes.map { node in (candidate.finish ?? []).map { words.fill($0, node) } }
         do {
             for node in nodes {
                 for command in candidate.prepare ?? [] { try Lab.run(on: node, words.fill(command, node)) }
@@ -300,6 +307,9 @@ struct RunningCandidate {
                 try Lab.run(on: node, ["ss", "-Hnul", "sport", "=", ":\(Lab.overlayPort)"]).isEmpty
             }
         }
+        for (node, commands) in zip(1..., finish) {
+            for command in commands { _ = try? Lab.run(on: node, command) }
+        }
     }
 
     private func waitForDevice(_ device: String, on node: Int) throws {
@@ -353,6 +363,8 @@ private struct NodeWords {
 extension Candidate {
     /// Whether it is told of one peer, and so runs on two nodes.
     fileprivate var isPair: Bool {
-        ((prepare ?? []) + [start ?? []] + (configure ?? [])).joined().contains { $0.contains("{peer") }
+        ((prepare ?? []) + [start ?? []] + (configure ?? []) + (finish ?? [])).joined().contains {
+            $0.contains("{peer")
+        }
     }
 }

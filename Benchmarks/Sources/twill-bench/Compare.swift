@@ -1,12 +1,19 @@
 import ArgumentParser
 import Foundation
-import TextTable
 
 /// What got better or worse between two runs.
 struct Compare: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Says what got better or worse from one run to another, beyond the spread of both.",
-        discussion: "Exits with status 1 where something got worse.")
+        abstract: "Says what got better or worse from one run to another, beyond what chance does.",
+        discussion: """
+            Both runs need three rounds or more (five find smaller changes), and a machine that nobody else used. A \
+            figure is judged as its ratio to the reference of the same round; a change is told where it is certainly \
+            greater than 5 %, and of two runs of one \
+            program anything at all is told once in twenty comparisons (docs/adr/0086).
+
+            Exit status: 0 nothing got worse, 1 something did, 2 no judgement: a file cannot be read, or the runs \
+            cannot be compared.
+            """)
 
     @Argument(help: "results.json of the older run, or its folder.")
     var old: String
@@ -14,108 +21,128 @@ struct Compare: ParsableCommand {
     @Argument(help: "results.json of the newer run, or its folder.")
     var new: String
 
+    @Option(help: ArgumentHelp("The candidate that ratios are taken to.", valueName: "candidate"))
+    var reference = "vxlan"
+
+    @Flag(help: "Judge although others used the machine: slower hours may look like slower programs.")
+    var despiteLoad = false
+
+    /// 1 says that something got worse.
+    private static let failureStatus: Int32 = 2
+
     func run() throws {
-        let changes = Change.all(from: try Results(path: old), to: try Results(path: new))
-        guard !changes.isEmpty else {
-            print("nothing differs by more than the spread of both runs")
-            return
-        }
-        let table = TextTable<Change> { change in
-            [
-                Column(title: "", value: change.isBetter ? "better" : "WORSE"),
-                Column(title: "underlay", value: change.underlay),
-                Column(title: "candidate", value: change.candidate),
-                Column(title: "metric", value: change.metric.title),
-                Column(title: "old", value: change.metric.format(change.old), align: .right),
-                Column(title: "new", value: change.metric.format(change.new), align: .right),
-                Column(title: "", value: String(format: "%+.0f %%", change.share * 100), align: .right),
-            ]
-        }
-        print(table.string(for: changes, style: Style.simple) ?? "")
-        if changes.contains(where: { !$0.isBetter }) { throw ExitCode(1) }
-    }
-}
-
-/// A metric of a candidate whose rounds lie apart in the two runs.
-struct Change {
-    let underlay: Underlay
-    let candidate: String
-    let metric: Metric
-    let old: Double
-    let new: Double
-
-    /// The change as a share of the old median.
-    var share: Double { (new - old) / abs(old) }
-    var isBetter: Bool { (new > old) == metric.moreIsBetter }
-
-    /// Smaller changes say nothing even where the rounds do not overlap: two runs are minutes or days apart.
-    static let leastShare = 0.05
-
-    /// The changes beyond the spread: every round of one run lies above every round of the other, and the medians
-    /// lie `leastShare` apart. A metric that got its unit from zero counts as changed.
-    static func all(from old: Results, to new: Results) -> [Change] {
-        var changes: [Change] = []
-        for underlay in new.settings.underlays {
-            for metric in new.metrics where old.metrics.contains(metric) {
-                for candidate in new.candidates.map(\.name) {
-                    let before = old.values(metric, candidate, underlay).filter(\.isFinite)
-                    let after = new.values(metric, candidate, underlay).filter(\.isFinite)
-                    guard let oldMedian = before.median, let newMedian = after.median,
-                        after.min()! > before.max()! || after.max()! < before.min()!
-                    else { continue }
-                    let change = Change(
-                        underlay: underlay, candidate: candidate, metric: metric, old: oldMedian,
-                        new: newMedian)
-                    if abs(newMedian - oldMedian) > leastShare * abs(oldMedian) { changes.append(change) }
-                }
-            }
-        }
-        return changes
-    }
-}
-
-extension Results {
-    /// Reads `results.json`, or that of a folder.
-    init(path: String) throws {
-        let file = path.hasSuffix(".json") ? path : path + "/results.json"
+        let (before, after): (Results, Results)
         do {
-            self = try Results.decoder.decode(
-                Results.self, from: Data(contentsOf: URL(fileURLWithPath: file)))
+            (before, after) = (try Results(path: old), try Results(path: new))
         } catch {
-            throw CommandError(description: "\(file): \(error)")
+            ProgressLine.note("Error: \(error)")
+            throw ExitCode(Self.failureStatus)
         }
-        guard format == Results.currentFormat else {
-            throw CommandError(
-                description: "\(file) has format \(format), this twill-bench reads \(Results.currentFormat)")
-        }
+        let report = CompareReport(before, after, reference: reference, despiteLoad: despiteLoad)
+        print(report.text(width: Terminal.width))
+        guard report.isJudged else { throw ExitCode(Self.failureStatus) }
+        if report.isWorse { throw ExitCode(1) }
+    }
+}
+
+/// What a comparison says.
+struct CompareReport {
+    private let before: Results
+    private let after: Results
+    private let comparability: Comparability
+    private let despiteLoad: Bool
+    private let judgement: Judgement?
+    private let reference: String
+
+    init(_ before: Results, _ after: Results, reference: String, despiteLoad: Bool) {
+        self.before = before
+        self.after = after
+        self.reference = reference
+        self.despiteLoad = despiteLoad
+        comparability = Comparability(before, after)
+        let isComparable =
+            comparability.obstacles.isEmpty && (despiteLoad || comparability.loads.isEmpty)
+        judgement = isComparable ? Judgement(from: before, to: after, reference: reference) : nil
     }
 
-    private static let decoder: JSONDecoder = {
-        let decoder = JSONDecoder()
-        decoder.dateDecodingStrategy = .iso8601
-        decoder.nonConformingFloatDecodingStrategy = .convertFromString(
-            positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
-        return decoder
-    }()
+    /// Whether anything could be said.
+    var isJudged: Bool { judgement.map { !$0.rows.isEmpty } ?? false }
+    var isWorse: Bool { judgement?.rows.contains { $0.verdict == .worse } ?? false }
 
-    /// Writes `results.json`, `report.md` and `report.html` into a folder of its own and returns the folder.
-    func write(under parent: String, reference: String) throws -> String {
-        let formatter = DateFormatter()
-        formatter.dateFormat = "yyyy-MM-dd-HHmmss"
-        let folder = "\(parent)/\(formatter.string(from: machine.date))"
-        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-        encoder.dateEncodingStrategy = .iso8601
-        encoder.nonConformingFloatEncodingStrategy = .convertToString(
-            positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
-        let summary = Summary(results: self, reference: reference)
-        func write(_ data: Data, _ name: String) throws {
-            try data.write(to: URL(fileURLWithPath: "\(folder)/\(name)"))
+    func text(width: Int) -> String {
+        let obstacles =
+            comparability.obstacles + (despiteLoad ? [] : comparability.loads)
+        let cautions = comparability.cautions + (despiteLoad ? comparability.loads : [])
+        var lines = ["old: \(Self.name(before))", "new: \(Self.name(after))"]
+        lines += (obstacles + cautions).flatMap { Terminal.fold("! \($0)", width: width, indent: 2) }
+        guard let judgement, !judgement.rows.isEmpty else {
+            let reason =
+                obstacles.isEmpty ? "The runs have no figure in common that could be judged" : "Not judged"
+            let remedy =
+                obstacles.isEmpty || !comparability.obstacles.isEmpty
+                ? "." : ": measure on a quiet machine, or add --despite-load."
+            lines += Terminal.fold(reason + remedy, width: width, indent: 0)
+            return lines.joined(separator: "\n")
         }
-        try write(encoder.encode(self), "results.json")
-        try write(Data(MarkdownReport(summary: summary).text.utf8), "report.md")
-        try write(Data(HTMLReport(summary: summary).text.utf8), "report.html")
-        return folder
+        let changed = judgement.rows.filter { $0.verdict != .level }
+        if !changed.isEmpty { lines += ["", table(changed, width: width)] }
+        lines += [""] + Terminal.fold(sentence(judgement), width: width, indent: 0)
+        return lines.joined(separator: "\n")
     }
+
+    private static func name(_ results: Results) -> String {
+        let rounds = results.completeRounds
+        let date = results.machine.date.formatted(.iso8601)
+        return "\(date), commit \(results.machine.commit), \(rounds) \(rounds == 1 ? "round" : "rounds")"
+    }
+
+    private func table(_ rows: [Judgement.Row], width: Int) -> String {
+        FoldedTable(
+            headings: [
+                ["", "where"], ["", "what"], ["", "old"], ["", "new"], ["", "change"], ["", "95 % interval"],
+            ],
+            isText: [true, true, false, false, false, false],
+            rows: rows.map { row in
+                [
+                    "\(row.verdict == .better ? "better" : "WORSE ") \(row.candidate), \(row.underlay)",
+                    row.metric.titleWithUnit,
+                    row.metric.format(row.old), row.metric.format(row.new),
+                    Self.change(row.change.middle, row), Self.interval(row),
+                ]
+            }
+        ).text(width: width)
+    }
+
+    private static func change(_ value: Double, _ row: Judgement.Row) -> String {
+        row.change.isShare
+            ? String(format: "%+.0f %%", value * 100) : String(format: "%+.\(row.metric.decimals)f", value)
+    }
+
+    private static func interval(_ row: Judgement.Row) -> String {
+        "\(change(row.change.low, row)) to \(change(row.change.high, row))"
+    }
+
+    /// What has come out.
+    private func sentence(_ judgement: Judgement) -> String {
+        let count = judgement.rows.count
+        let worse = judgement.rows.filter { $0.verdict == .worse }.count
+        let better = judgement.rows.filter { $0.verdict == .better }.count
+        let share = Int(Judgement.leastShare * 100)
+        guard worse + better > 0 else {
+            return
+                "Nothing got better or worse: none of \(count) figures changed by more than \(share) % beyond chance."
+        }
+        let changes = judgement.rows.contains {
+            $0.verdict != .level && $0.change.isShare && !$0.metric.isCounted
+        }
+        return "\(worse == 0 ? "Nothing got worse" : "\(worse) of \(count) figures got WORSE"), "
+            + "\(better == 0 ? "none" : "\(better)") got better, \(count - worse - better) are as they were within "
+            + "\(share) % and chance."
+            + (changes ? " A change is that of the ratio to \(reference), where it was measured." : "")
+    }
+}
+
+extension Metric {
+    /// `RTT p50, µs`
+    var titleWithUnit: String { unit.isEmpty ? title : "\(title), \(unit)" }
 }

@@ -19,14 +19,27 @@ struct HTMLReport {
         <body>
         <h1>twill-bench</h1>
         <p class="when">\(results.machine.date.formatted(.iso8601))</p>
-        <p>\(escape(summary.conditions))</p>
         \(warnings)
+        \(summary.inShort.map { "<p class=\"short\">\(escape($0))</p>" }.joined())
+        \(summary.conditions.map { "<p class=\"conditions\">\(escape($0))</p>" }.joined())
+        <p class="key">\(key)</p>
         \(results.settings.underlays.map(section).joined(separator: "\n"))
-        <p class="foot">Ratios (×) are to \(escape(summary.reference)) · to baseline, round by round; bars show the \
-        first, on a logarithmic scale. The whiskers span the rounds. Every raw figure is in results.json beside this file.</p>
+        <p class="foot">Every raw figure is in results.json beside this file.</p>
         </body>
         </html>
 
+        """
+    }
+
+    /// How the figures and the charts are read.
+    private var key: String {
+        """
+        13 <small>×0.76 · ×0.21</small>: a median, its ratio to \(escape(summary.reference)), its ratio to baseline; \
+        a ratio is the median of those within a round. A bar goes from \(escape(summary.reference)) to the ratio, on \
+        a logarithmic scale: <b class="better">better</b>, \
+        <b class="worse">worse</b>, or <b class="level">within 5 %</b>. \
+        \(escape(summary.meaningOfIntervals))\
+        \(results.settings.rounds > 1 ? " Whiskers show the same." : "")
         """
     }
 
@@ -67,13 +80,14 @@ struct HTMLReport {
             isComparable
             ? RatioScale(rows.compactMap { $0.1?.ratio }, from: Self.labelWidth, width: Self.barWidth)
             : LengthScale(
-                rows.compactMap { $0.1.map { $0.median * (1 + $0.spread) } }, from: Self.labelWidth,
+                rows.compactMap { $0.1.map { $0.interval?.high ?? $0.median } }, from: Self.labelWidth,
                 width: Self.barWidth) as any ChartScale
         let height = Double(rows.count) * Self.rowHeight
         var marks = """
             <path class="grid" d="M\(scale.origin.rounded2) 0V\(height)"/>\
             <text class="tick" x="\(scale.origin.rounded2)" y="\(height + 14)">\
-            \(isComparable ? escape(summary.reference) : "0")</text>
+            \(isComparable ? escape(summary.reference) : "0")</text>\
+            \(direction(metric, y: height + 14))
             """
         for (index, (candidate, figure)) in rows.enumerated() {
             let y = Double(index) * Self.rowHeight
@@ -85,25 +99,53 @@ struct HTMLReport {
             }
             let value = isComparable ? figure.ratio ?? 1 : figure.median
             let end = scale.position(value)
-            let style = candidate.name.hasPrefix("twill") ? "own" : "other"
-            let from = scale.position(value * (1 - figure.spread))
-            let to = scale.position(value * (1 + figure.spread))
+            let style = isComparable ? standing(figure, metric) : "level"
             let x = Self.labelWidth + Self.barWidth + 12
             marks += """
                 <rect class="\(style)" x="\(min(scale.origin, end).rounded2)" y="\(y + 4)" \
                 width="\(max(abs(end - scale.origin), 1).rounded2)" height="18" rx="2"/>\
-                <path class="whisker" d="M\(from.rounded2) \(y + 13)H\(to.rounded2)"/>\
+                \(whisker(figure, value, scale, y: y + 13))\
                 <text class="figure" x="\(x)" y="\(y + 17)">\(metric.format(figure.median))\
                 <tspan class="ratio"> \(ratios(figure))</tspan></text>
                 """
         }
         let width = Self.labelWidth + Self.barWidth + Self.figureWidth
-        let unit = metric.unit.isEmpty ? "" : ", \(metric.unit)"
-        let direction = metric.moreIsBetter ? "more is better" : "less is better"
+        let words = metric.moreIsBetter ? "more is better" : "less is better"
         return """
-            <figure><figcaption>\(escape(metric.title + unit)) <span>\(direction)</span></figcaption>\
+            <figure><figcaption>\(escape(metric.titleWithUnit)) <span>\(words)</span></figcaption>\
             <svg viewBox="0 0 \(width) \(height + 18)" role="img">\(marks)</svg></figure>
             """
+    }
+
+    /// `better`, `worse` or `level`, as the style has it.
+    private func standing(_ figure: Summary.Figure, _ metric: Metric) -> String {
+        guard let ratio = figure.ratio, let standing = Summary.Standing([ratio], metric) else {
+            return "level"
+        }
+        switch standing {
+        case .better: return "better"
+        case .worse: return "worse"
+        case .level: return "level"
+        }
+    }
+
+    /// At the end of the axis where bars are good.
+    private func direction(_ metric: Metric, y: Double) -> String {
+        let x = metric.moreIsBetter ? Self.labelWidth + Self.barWidth : Self.labelWidth
+        let anchor = metric.moreIsBetter ? "end" : "start"
+        let text = metric.moreIsBetter ? "better →" : "← better"
+        return
+            "<text class=\"tick good\" style=\"text-anchor:\(anchor)\" x=\"\(x)\" y=\"\(y)\">\(text)</text>"
+    }
+
+    /// Where the median may lie; nothing with one round.
+    private func whisker(
+        _ figure: Summary.Figure, _ value: Double, _ scale: any ChartScale, y: Double
+    ) -> String {
+        guard let interval = figure.interval, figure.median > 0 else { return "" }
+        let from = scale.position(value * interval.low / figure.median)
+        let to = scale.position(value * interval.high / figure.median)
+        return "<path class=\"whisker\" d=\"M\(from.rounded2) \(y)H\(to.rounded2)\"/>"
     }
 
     private func ratios(_ figure: Summary.Figure) -> String {
@@ -166,7 +208,10 @@ struct HTMLReport {
     }
 
     private func label(_ candidate: Candidate, y: Double) -> String {
-        "<text class=\"name\" x=\"\(Self.labelWidth - 10)\" y=\"\(y + 17)\">\(escape(candidate.label))</text>"
+        let style = candidate.name.hasPrefix("twill") ? "name own-name" : "name"
+        return """
+            <text class="\(style)" x="\(Self.labelWidth - 10)" y="\(y + 17)">\(escape(candidate.label))</text>
+            """
     }
 
     // MARK: The way of a packet
@@ -197,21 +242,22 @@ struct HTMLReport {
                     return "<td>\(summary.absence(candidate, underlay))</td>"
                 }
                 return """
-                    <td>\(metric.format(figure.median)) <small>±\(Int((figure.spread * 100).rounded())) % \
-                    \(ratios(figure))</small></td>
+                    <td>\(metric.format(figure.median)) <small>\(summary.interval(figure, metric))</small>\
+                    <small>\(ratios(figure))</small></td>
                     """
             }.joined()
-            let unit = metric.unit.isEmpty ? "" : ", \(metric.unit)"
-            return "<tr><th>\(escape(metric.title + unit))</th>\(cells)</tr>"
+            let sign = metric.moreIsBetter ? "▲" : "▼"
+            return "<tr><th>\(escape(metric.titleWithUnit)) \(sign)</th>\(cells)</tr>"
         }.joined()
-        return "<div class=\"scroll\"><table><tr><th></th>\(head)</tr>\(rows)</table></div>"
+        return
+            "<div class=\"scroll\"><table><tr><th>▲ more is better, ▼ less</th>\(head)</tr>\(rows)</table></div>"
     }
 
     private static let style = """
         :root { color-scheme: light dark; --text: #1d2430; --quiet: #667085; --line: #d5dae2; --page: #fff;
-          --own: #0f766e; --other: #a3adbd; --warn: #b45309; }
+          --own: #0f766e; --other: #a3adbd; --warn: #b45309; --good: #2563eb; --bad: #d97706; }
         @media (prefers-color-scheme: dark) { :root { --text: #e6e9ef; --quiet: #98a2b3; --line: #39414f;
-          --page: #12161d; --own: #2dd4bf; --other: #5c6778; --warn: #fbbf24; } }
+          --page: #12161d; --own: #2dd4bf; --other: #5c6778; --warn: #fbbf24; --good: #60a5fa; --bad: #f59e0b; } }
         body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
           max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
         h1 { margin: 0; } h2 { margin: 2.5rem 0 0; } h3 { margin: 1.5rem 0 .5rem; }
@@ -227,6 +273,10 @@ struct HTMLReport {
         svg .ratio, svg .tick, svg .zone { fill: var(--quiet); } svg .tick { text-anchor: middle; } svg .bad { fill: var(--warn); }
         svg .tick, svg .zone { font-size: 11px; }
         .own { fill: var(--own); } .other { fill: var(--other); }
+        .better { fill: var(--good); color: var(--good); } .worse { fill: var(--bad); color: var(--bad); }
+        .level { fill: var(--other); color: var(--quiet); } .short { font-size: 17px; }
+        .conditions, .key { color: var(--quiet); font-size: 13px; margin: .5rem 0; overflow-wrap: anywhere; }
+        svg .own-name { font-weight: 700; }
         .whisker { stroke: var(--text); stroke-width: 1.5; opacity: .55; }
         .grid { stroke: var(--line); } .border { stroke: var(--line); stroke-dasharray: 4 4; }
         .span { stroke-width: 2; fill: none; } .span.own { stroke: var(--own); } .span.other { stroke: var(--other); }
@@ -234,7 +284,8 @@ struct HTMLReport {
         .copy { fill: var(--page); stroke: var(--warn); stroke-width: 2.5; }
         svg .bad { fill: var(--warn); font-weight: 600; }
         .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; }
-        th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+        th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
+        td small { display: block; white-space: nowrap; } td, th:first-child { min-width: 4.5rem; }
         tr > th:first-child { text-align: left; font-weight: 400; } small { color: var(--quiet); }
         details { margin-top: 1.5rem; } summary { cursor: pointer; }
         @media print { :root { color-scheme: light; --text: #1d2430; --quiet: #667085; --line: #d5dae2; --page: #fff;

@@ -32,7 +32,15 @@ extension Measurement {
                 roundTrip(
                     "rtt-bulk-\($0)", title: "RTT beside TCP \($0)", isHeadline: false, besideStreams: $0)
             }
-            + [connects, peers, memory, Copies.measurement]
+            + [connects] + known + [peers, memory, Copies.measurement]
+    }
+
+    /// Words that stand for several measurements.
+    static func groups(streams: [Int]) -> [String: [String]] {
+        [
+            "all": all(streams: streams).map(\.name), "usual": usual(streams: streams),
+            "known": known.map(\.name),
+        ]
     }
 
     /// What is measured where nothing is asked for by name.
@@ -174,34 +182,39 @@ extension Measurement {
                     let report = try TrafficReport.run("round-trip", running, ["--seconds", "\(seconds)"])
                     return percentiles.map { report[$0.1, default: .infinity] }
                 }
-                let bulk = try Lab.start(
-                    on: 1,
-                    IperfReport.command(
-                        [
-                            "-c", running.address, "-P", "\(besideStreams)", "-t",
-                            "\(Int(seconds.rounded(.up)) + 1)",
-                        ]),
-                    label: "bulk")
-                defer { bulk.stop() }
-                usleep(300_000)
-                let bytesBefore = try Lab.underlayBytesReceived(on: 2)
-                let began = Date()
-                // Beside a flow answers wait behind its bursts: requests that waited for them would see one long
-                // wait for hundreds of short ones, wherever the flow pauses.
-                let report = try TrafficReport.run(
-                    "round-trip", running, ["--seconds", "\(seconds)", "--interval", "1000"])
-                let bits = try (Lab.underlayBytesReceived(on: 2) - bytesBefore) * 8
-                let gigabitsPerSecond = bits / 1e9 / Date().timeIntervalSince(began)
-                if let status = bulk.exitStatusIfEnded() {
-                    throw CommandError(
-                        description:
-                            "iperf3 ended before the round trips beside it, status \(status): \(bulk.lastWords)"
-                    )
+                var report: TrafficReport?
+                let gigabitsPerSecond = try Self.besideBulk(running, streams: besideStreams, seconds: seconds)
+                {
+                    // Beside a flow answers wait behind its bursts: requests that waited for them would see one long
+                    // wait for hundreds of short ones, wherever the flow pauses.
+                    report = try TrafficReport.run(
+                        "round-trip", running, ["--seconds", "\(seconds)", "--interval", "1000"])
                 }
-                // A client that is stopped leaves its server waiting for what the network still holds.
-                try wait(seconds: 20, for: "iperf3 to end") { bulk.exitStatusIfEnded() != nil }
-                return percentiles.map { report[$0.1, default: .infinity] } + [gigabitsPerSecond]
+                return percentiles.map { report?[$0.1] ?? .infinity } + [gigabitsPerSecond]
             })
+    }
+
+    /// Calls `body` while so many TCP streams fill the path, and returns what they had of it meanwhile, Gbit/s.
+    static func besideBulk(
+        _ running: RunningCandidate, streams: Int, seconds: Double, _ body: () throws -> Void
+    ) throws -> Double {
+        let flags = ["-c", running.address, "-P", "\(streams)", "-t", "\(Int(seconds.rounded(.up)) + 1)"]
+        let bulk = try Lab.start(on: 1, IperfReport.command(flags), label: "bulk")
+        defer { bulk.stop() }
+        usleep(300_000)
+        let bytesBefore = try Lab.underlayBytesReceived(on: 2)
+        let began = Date()
+        try body()
+        let bits = try (Lab.underlayBytesReceived(on: 2) - bytesBefore) * 8
+        let gigabitsPerSecond = bits / 1e9 / Date().timeIntervalSince(began)
+        if let status = bulk.exitStatusIfEnded() {
+            throw CommandError(
+                description:
+                    "iperf3 ended before the round trips beside it, status \(status): \(bulk.lastWords)")
+        }
+        // A client that is stopped leaves its server waiting for what the network still holds.
+        try wait(seconds: 20, for: "iperf3 to end") { bulk.exitStatusIfEnded() != nil }
+        return gigabitsPerSecond
     }
 
     static let connects = Measurement(
@@ -254,24 +267,6 @@ extension Measurement {
             ]
         })
 
-    /// After the loads: what was touched once stays resident.
-    static let memory = Measurement(
-        name: "memory",
-        metrics: [
-            Metric(
-                name: "memory.resident", title: "daemon's memory", unit: "MiB", moreIsBetter: false,
-                isHeadline: true, decimals: 0)
-        ],
-        estimatedSeconds: { _ in 0 },
-        run: { running, _ in
-            let sizes = running.daemons.map { daemon in
-                let status = contents("/proc/\(daemon.processIdentifier)/status").split(separator: "\n")
-                let line = status.first { $0.hasPrefix("VmRSS:") }?.split(separator: " ")
-                return (line.flatMap { $0.count > 1 ? Double($0[$0.count - 2]) : nil } ?? .nan) / 1024
-            }
-            return [sizes.isEmpty ? 0 : sizes.reduce(0, +) / Double(sizes.count)]
-        })
-
     /// The servers that the measurements talk to.
     static func startServers() throws -> [Child] {
         let iperf = try (2...Lab.layout.nodes).map {
@@ -286,7 +281,8 @@ extension Metric {
     /// Who was the limit of a measurement, where it was not the candidate: `TrafficLimit`.
     fileprivate static func limit(_ measurement: String) -> Metric {
         Metric(
-            name: "\(measurement).limit", title: "", unit: "", moreIsBetter: false, isHeadline: false,
+            name: "\(measurement).limit", title: "the harness's own limit", unit: "", moreIsBetter: false,
+            isHeadline: false,
             decimals: 0)
     }
 

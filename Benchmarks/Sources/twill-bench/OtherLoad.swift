@@ -14,12 +14,13 @@ struct OtherLoad {
         return elapsed > 0 ? max(OtherLoad.secondsSoFar() - seconds, 0) / elapsed : 0
     }
 
-    /// Of every process that is not this one, not in a namespace of the lab and no thread of the kernel, which
-    /// serves the lab as well; with the children that it has waited for.
+    /// Of every process that is not this one nor its child (perf, which counts), not in a namespace of the lab and no
+    /// thread of the kernel, which serves the lab as well; with the children that it has waited for.
     private static func secondsSoFar() -> Double {
-        let namespaces = (1...2).map { namespace("/run/netns/\(Lab.name)-node\($0)") }
+        let namespaces = (1...Lab.layout.nodes).map { namespace("/run/netns/\(Lab.name)-node\($0)") }
         let processes = ((try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? [])
             .compactMap { pid_t($0) }
+        let parent = "\(getpid())"
         var ticks = 0.0
         for process in processes where process != getpid() {
             guard let own = namespace("/proc/\(process)/ns/net"), !namespaces.contains(own) else { continue }
@@ -27,7 +28,7 @@ struct OtherLoad {
             // children's user and system time as 12th to 15th.
             let fields =
                 contents("/proc/\(process)/stat").split(separator: ")").last?.split(separator: " ") ?? []
-            guard fields.count > 14, fields[1] != "2" else { continue }
+            guard fields.count > 14, fields[1] != "2", fields[1] != parent else { continue }
             ticks += fields[11...14].reduce(0) { $0 + (Double($1) ?? 0) }
         }
         return ticks / Double(sysconf(Int32(_SC_CLK_TCK)))

@@ -46,6 +46,13 @@ enum Prerequisites {
         }
     }
 
+    /// Why perf cannot sample; nil where it can.
+    static var obstacleToSampling: String? {
+        let missing = missingPackages(of: ["perf": "linux-perf"])
+        return missing.isEmpty
+            ? nil : "perf is not installed: apt-get install \(missing.joined(separator: " "))"
+    }
+
     /// The packages of programs that are not in PATH.
     static func missingPackages(of programs: [String: String]) -> [String] {
         let folders = (ProcessInfo.processInfo.environment["PATH"] ?? "").split(separator: ":")

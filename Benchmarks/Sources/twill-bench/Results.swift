@@ -16,6 +16,9 @@ struct Results: Codable {
     var remarks: [String] = []
     /// How much of the machine's time its host gave to others during the run; nil before its end.
     var stolenShare: Double?
+    /// Processors that programs outside of the lab kept busy while something was measured, on average; nil before the
+    /// run's end, and in files from before it was noted.
+    var othersProcessors: Double?
 
     /// How the run was asked for.
     struct Settings: Codable {
@@ -39,44 +42,18 @@ struct Results: Codable {
         }.map(\.value)
     }
 
-    /// The median over rounds of `candidate` divided by `reference` in the same round; nil where no round has
-    /// both.
-    func ratio(_ metric: Metric, _ candidate: String, to reference: String, _ underlay: Underlay) -> Double? {
+    /// `candidate` divided by `reference` in the same round; a ratio for each round that has both.
+    func ratios(
+        _ metric: Metric, _ candidate: String, to reference: String, _ underlay: Underlay
+    ) -> [Double] {
+        guard candidate != reference else { return [] }
         let rounds = samples.filter { $0.metric == metric.name && $0.underlay == underlay }
         let ofReference = Dictionary(
             rounds.filter { $0.candidate == reference }.map { ($0.round, $0.value) },
             uniquingKeysWith: { first, _ in first })
         return rounds.filter { $0.candidate == candidate }.compactMap { sample in
             ofReference[sample.round].flatMap { $0 > 0 ? sample.value / $0 : nil }
-        }.median
-    }
-}
-
-/// What the figures were measured on.
-struct Machine: Codable {
-    let date: Date
-    let kernel: String
-    let processor: String
-    let processors: Int
-    let memoryGiB: Double
-    let loadBefore: Double
-    let commit: String
-    let virtualization: String?
-
-    static func current() -> Machine {
-        let info = contents("/proc/cpuinfo").split(separator: "\n")
-        let model = info.first { $0.hasPrefix("model name") }?.split(separator: ":").last
-        let commit = try? output(of: ["git", "-C", Lab.repository, "describe", "--always", "--dirty"])
-        return Machine(
-            date: .now,
-            kernel: contents("/proc/sys/kernel/osrelease").trimmingCharacters(in: .whitespacesAndNewlines),
-            processor: model.map { $0.trimmingCharacters(in: .whitespaces) } ?? "unknown",
-            processors: ProcessInfo.processInfo.activeProcessorCount,
-            memoryGiB: Double(ProcessInfo.processInfo.physicalMemory) / 1_073_741_824,
-            loadBefore: Double(contents("/proc/loadavg").split(separator: " ").first ?? "0") ?? 0,
-            commit: commit?.trimmingCharacters(in: .whitespacesAndNewlines) ?? "unknown",
-            virtualization: info.contains { $0.hasPrefix("flags") && $0.contains(" hypervisor") }
-                ? "guest" : nil)
+        }
     }
 }
 
@@ -89,10 +66,32 @@ extension [Double] {
         return count % 2 == 1 ? ordered[middle] : (ordered[middle - 1] + ordered[middle]) / 2
     }
 
-    /// Half of what lies between the least and the greatest value, as a share of the median.
-    var spread: Double {
-        guard let median, median != 0, let least = self.min(), let greatest = self.max() else { return 0 }
+    /// Half of what lies between the least and the greatest value, as a share of the median; nil where a single value
+    /// says nothing of it.
+    var spread: Double? {
+        guard count > 1, let median, median != 0, let least = self.min(), let greatest = self.max() else {
+            return nil
+        }
         return (greatest - least) / 2 / abs(median)
+    }
+
+    /// Where the median of all that could have been measured lies, with the probability that it does: by the order of
+    /// the values alone, whatever their distribution. The narrowest interval of 95 %, or all that the values span
+    /// where they are fewer than six; nil for a single value.
+    var medianInterval: (low: Double, high: Double, probability: Double)? {
+        guard count > 1 else { return nil }
+        let ordered = sorted()
+        // The median lies below the k-th value where fewer than k of `count` coins show heads.
+        var below = 0.0
+        var ways = 1.0
+        var best = (low: ordered[0], high: ordered[count - 1], probability: 1 - 2 * pow(0.5, Double(count)))
+        for place in 0..<count / 2 {
+            below += ways * pow(0.5, Double(count))
+            ways *= Double(count - place) / Double(place + 1)
+            guard 1 - 2 * below >= 0.95 else { break }
+            best = (ordered[place], ordered[count - 1 - place], 1 - 2 * below)
+        }
+        return best
     }
 }
 

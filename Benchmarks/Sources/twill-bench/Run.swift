@@ -11,27 +11,33 @@ struct Run: ParsableCommand {
 
     @Option(
         name: [.customLong("repeats"), .customLong("repeat")],
-        help: "Rounds: each measures every candidate once.")
+        help: ArgumentHelp("Rounds: each measures every candidate once.", valueName: "rounds"))
     var repeats: Int = 3
 
-    @Option(help: "Seconds for each timed run.")
+    @Option(help: ArgumentHelp("How long each timed run takes.", valueName: "seconds"))
     var seconds: Double = 3
 
     @Option(
-        help: """
-            Only these candidates or groups of them, separated by commas; the groups are all, engines, offloads, \
-            workers, scale.
-            """,
+        help: ArgumentHelp(
+            """
+            Only these candidates or groups of them. Candidates: veth, vxlan, twill, baseline, mmsg-baseline, floor, \
+            floor-short, floor-cut, vxlan-mtu-9000, twill-mtu-9000, vxlan-in-twill, wireguard-go, fastd, nebula, and \
+            what --variant and --candidate name. Groups: all, engines, offloads, workers, scale, mtu-9000.
+            """, valueName: "name,…"),
         transform: { $0.split(separator: ",").map(String.init) })
     var only: [String]?
 
     @Option(
-        help: "Only these measurements, separated by commas; `all` for every one.",
+        help: ArgumentHelp(
+            """
+            Only these measurements or groups of them. Measurements: \(Run.measurementNames). \
+            Groups: all; usual, which is what is measured without this option; known, under names of the trade.
+            """, valueName: "name,…"),
         transform: { $0.split(separator: ",").map(String.init) })
     var measure: [String]?
 
     @Option(
-        help: "Numbers of TCP streams, separated by commas.",
+        help: ArgumentHelp("Numbers of TCP streams, separated by commas.", valueName: "number,…"),
         transform: { text in
             try text.split(separator: ",").map {
                 guard let number = Int($0), (1...128).contains(number) else {
@@ -43,7 +49,7 @@ struct Run: ParsableCommand {
     var streams: [Int] = [1, 4, 16]
 
     @Option(
-        help: "Only these underlays, separated by commas: plain, offload.",
+        help: ArgumentHelp("Only these underlays: plain, offload.", valueName: "name,…"),
         transform: { text in
             try text.split(separator: ",").map {
                 guard let underlay = Underlay(rawValue: String($0)) else {
@@ -54,34 +60,61 @@ struct Run: ParsableCommand {
         })
     var underlay: [Underlay] = Underlay.allCases
 
-    @Option(help: "Nodes; TCP goes from the first to all others at once, everything else to the second.")
+    @Option(
+        help: ArgumentHelp(
+            "Nodes; TCP goes from the first to all others at once, everything else to the second.",
+            valueName: "number"))
     var nodes = 2
 
-    @Option(help: "The underlay's MTU in bytes.")
+    @Option(help: ArgumentHelp("The underlay's MTU.", valueName: "bytes"))
     var mtu = 1500
+
+    @Option(
+        help: ArgumentHelp(
+            """
+            Measure with the guest's halt polling at the kernel's default of 200 µs, off, or once with each, and set \
+            it back at the end; without this option as the machine has it. It is one setting for the whole machine.
+            """, valueName: "default|off|both"),
+        transform: { text in
+            if text == "both" { return HaltPolling.Setting.allCases }
+            guard let setting = HaltPolling.Setting(rawValue: text) else {
+                throw ValidationError("\(text): default, off or both")
+            }
+            return [setting]
+        })
+    var haltPoll: [HaltPolling.Setting] = []
 
     @Flag(help: "Keep each node's processes on the node's share of the processors.")
     var pin = false
 
-    @Option(help: "The daemon to measure.")
+    @Option(help: ArgumentHelp("The daemon to measure.", valueName: "file"))
     var twilld = Lab.repository + "/.build/release/twilld"
 
-    @Option(help: "More flags for every twilld, in one word, separated by spaces.")
+    @Option(
+        help: ArgumentHelp(
+            "More flags for every twilld, in one word, separated by spaces.", valueName: "flags"))
     var twilldFlags = ""
 
     @Option(
         name: .customLong("variant"),
-        help: "One more twill as NAME=FLAGS, to compare with; repeatable.")
+        help: ArgumentHelp("One more twill, to compare with; repeatable.", valueName: "name=flags"))
     var variants: [String] = []
 
-    @Option(name: .customLong("candidate"), help: "A file that describes any other program; repeatable.")
+    @Option(
+        name: .customLong("candidate"),
+        help: ArgumentHelp("A file that describes any other program; repeatable.", valueName: "file"))
     var candidateFiles: [String] = []
 
-    @Option(help: "The candidate that ratios are taken to.")
+    @Option(help: ArgumentHelp("The candidate that ratios are taken to.", valueName: "candidate"))
     var reference = "vxlan"
 
-    @Option(help: "The folder under which results.json, report.md and report.html go into one of their own.")
+    @Option(
+        help: ArgumentHelp(
+            "The folder under which results.json, report.md and report.html go into one of their own.",
+            valueName: "folder"))
     var results = Lab.repository + "/results"
+
+    private static let measurementNames = Measurement.all.map(\.name).joined(separator: ", ")
 
     mutating func validate() throws {
         if quick {
@@ -93,8 +126,9 @@ struct Run: ParsableCommand {
         guard (2...32).contains(nodes) else { throw ValidationError("--nodes \(nodes): 2 to 32") }
         guard (576...9000).contains(mtu) else { throw ValidationError("--mtu \(mtu): 576 to 9000") }
         let all = Measurement.all(streams: streams)
-        for name in measure ?? [] where name != "all" && !all.contains(where: { $0.name == name }) {
-            let names = all.map(\.name).joined(separator: ", ")
+        let groups = Measurement.groups(streams: streams)
+        for name in measure ?? [] where groups[name] == nil && !all.contains(where: { $0.name == name }) {
+            let names = (all.map(\.name) + groups.keys.sorted()).joined(separator: ", ")
             throw ValidationError("no measurement \"\(name)\"; there are: \(names)")
         }
     }
@@ -106,6 +140,25 @@ struct Run: ParsableCommand {
         var remarks: [String] = []
         let measurements = chosenMeasurements(&remarks)
         Lab.layout = Lab.Layout(nodes: nodes, isPinned: pin)
+        Interrupt.install()
+        let polling = HaltPolling()
+        guard !haltPoll.isEmpty, polling.nanoseconds != nil else {
+            if !haltPoll.isEmpty {
+                remarks.append("--halt-poll sets nothing: this machine has no \(polling.path).")
+            }
+            return try measure(candidates, measurements, remarks, suffix: "")
+        }
+        for setting in haltPoll where !Interrupt.isAsked.load(ordering: .relaxed) {
+            try polling.with(setting) {
+                try measure(candidates, measurements, remarks, suffix: "-halt-poll-\(setting.rawValue)")
+            }
+        }
+    }
+
+    /// Measures, prints and writes one run.
+    private func measure(
+        _ candidates: [Candidate], _ measurements: [Measurement], _ remarks: [String], suffix: String
+    ) throws {
         var session = Session(
             results: Results(
                 machine: .current(),
@@ -115,69 +168,23 @@ struct Run: ParsableCommand {
                     commandLine: CommandLine.arguments),
                 candidates: candidates, metrics: measurements.flatMap(\.metrics), remarks: remarks),
             measurements: measurements)
-        Interrupt.install()
         session.run()
+        ProgressLine.end()
         let summary = Summary(results: session.results, reference: reference)
-        for underlay in underlay { print("\n" + TerminalTable(summary: summary).text(underlay)) }
-        for warning in summary.warnings { print("! \(warning)") }
-        print(try session.results.write(under: results, reference: reference) + "/report.html")
+        print(TerminalReport(summary: summary).text(width: Terminal.width))
+        print(
+            "\n" + (try session.results.write(under: results, reference: reference, suffix: suffix))
+                + "/report.html")
     }
 
     private func chosenMeasurements(_ remarks: inout [String]) -> [Measurement] {
-        let names = measure ?? Measurement.usual(streams: streams)
-        let chosen = Measurement.all(streams: streams).filter {
-            names.contains("all") || names.contains($0.name)
-        }
+        let groups = Measurement.groups(streams: streams)
+        let names = (measure ?? ["usual"]).flatMap { groups[$0] ?? [$0] }
+        let chosen = Measurement.all(streams: streams).filter { names.contains($0.name) }
         guard chosen.contains(where: \.countsCopies), let obstacle = Prerequisites.obstacleToCounting else {
             return chosen
         }
         remarks.append("Copies and operations are not counted: \(obstacle).")
         return chosen.filter { !$0.countsCopies }
-    }
-
-    /// What `--only` names, or else what one would usually look at and whatever else is installed.
-    private func chosenCandidates() throws -> [Candidate] {
-        let flags = twilldFlags.split(separator: " ").map(String.init)
-        let twill = Candidate.twill(name: "twill", program: twilld, flags: flags)
-        let asked = try variants.map { variant in
-            let parts = variant.split(separator: "=", maxSplits: 1)
-            guard parts.count == 2 else { throw ValidationError("--variant \(variant): NAME=FLAGS") }
-            let more = parts[1].split(separator: " ").map(String.init)
-            return Candidate.twill(name: String(parts[0]), program: twilld, flags: flags + more)
-        }
-        let forwarders: [Candidate] = [
-            .baseline(name: "baseline", batch: 1, mtu: mtu, nodes: nodes),
-            .baseline(name: "mmsg-baseline", batch: 64, mtu: mtu, nodes: nodes),
-        ]
-        let floors = Candidate.floors(mtu: mtu)
-        let files = try candidateFiles.map { try Candidate(path: $0) }
-        let shipped = try Candidate.shipped()
-        let installed = shipped.filter(\.missingPackages.isEmpty)
-        guard let only else {
-            return [.veth, .vxlan, twill] + asked + forwarders + (quick ? [] : installed) + files
-        }
-        let engines = Candidate.engines(program: twilld, flags: flags)
-        let offloads = Candidate.offloads(program: twilld, flags: flags)
-        let workers = Candidate.workers(program: twilld, flags: flags)
-        let scale = Candidate.scale(mtu: mtu)
-        let all =
-            [.veth, .vxlan, twill] + asked + engines + offloads + workers + scale + forwarders + floors
-            + shipped + files
-        let groups = [
-            "all": [.veth, .vxlan, twill] + asked + engines + offloads + forwarders + installed + files,
-            "engines": engines, "offloads": offloads, "workers": workers, "scale": scale,
-        ]
-        return try only.flatMap { name in
-            if let group = groups[name] { return group }
-            guard let candidate = all.first(where: { $0.name == name }) else {
-                let names = (all.map(\.name) + groups.keys.sorted()).joined(separator: ", ")
-                throw ValidationError("no candidate \"\(name)\"; there are: \(names)")
-            }
-            guard candidate.missingPackages.isEmpty else {
-                let packages = candidate.missingPackages.joined(separator: " ")
-                throw ValidationError("\(name) is not installed: apt-get install \(packages)")
-            }
-            return [candidate]
-        }
     }
 }

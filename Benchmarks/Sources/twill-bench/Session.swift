@@ -20,6 +20,9 @@ struct Session {
     private var starts = 0
     /// How long each candidate's turns took, seconds.
     private var turnSeconds: [String: [Double]] = [:]
+    /// Processor time of other programs during turns, and how long these were, seconds.
+    private var othersSeconds = 0.0
+    private var measuredSeconds = 0.0
 
     init(results: Results, measurements: [Measurement]) {
         self.results = results
@@ -49,6 +52,7 @@ struct Session {
             do { try Lab.down() } catch { ProgressLine.note("take down the lab: \(error)") }
         }
         results.stolenShare = StolenTime.now().share(since: before)
+        if measuredSeconds > 0 { results.othersProcessors = othersSeconds / measuredSeconds }
         if Interrupt.isAsked.load(ordering: .relaxed) {
             results.remarks.append("The run was interrupted: this is what had been measured.")
         }
@@ -60,6 +64,7 @@ struct Session {
                 guard !Interrupt.isAsked.load(ordering: .relaxed) else { return }
                 turn += 1
                 let start = Date.now
+                let others = OtherLoad.now()
                 do {
                     let withoutCounting = measurements.filter { !$0.countsCopies }
                     try runTurn(candidate, withoutCounting, round: round, underlay)
@@ -69,7 +74,10 @@ struct Session {
                     guard !Interrupt.isAsked.load(ordering: .relaxed) else { return }
                     fail(candidate, round, underlay, "\(error)")
                 }
-                turnSeconds[candidate.name, default: []].append(Date.now.timeIntervalSince(start))
+                let elapsed = Date.now.timeIntervalSince(start)
+                turnSeconds[candidate.name, default: []].append(elapsed)
+                othersSeconds += others.processors() * elapsed
+                measuredSeconds += elapsed
             }
         }
     }

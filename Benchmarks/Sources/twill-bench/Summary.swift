@@ -8,8 +8,8 @@ struct Summary {
     /// A metric's middle figure for a candidate, with how far its rounds lie apart and how it compares.
     struct Figure {
         let median: Double
-        /// Half the range, as a share of the median.
-        let spread: Double
+        /// Where the median of all that could have been measured lies; nil with one round, of which nothing is known.
+        let interval: (low: Double, high: Double, probability: Double)?
         /// To the reference candidate, round by round; nil for itself.
         let ratio: Double?
         /// To `baseline`, round by round; nil for itself.
@@ -20,10 +20,10 @@ struct Summary {
         let values = results.values(metric, candidate.name, underlay).filter(\.isFinite)
         guard let median = values.median else { return nil }
         func ratio(to other: String) -> Double? {
-            other == candidate.name ? nil : results.ratio(metric, candidate.name, to: other, underlay)
+            results.ratios(metric, candidate.name, to: other, underlay).median
         }
         return Figure(
-            median: median, spread: values.spread, ratio: ratio(to: reference),
+            median: median, interval: values.medianInterval, ratio: ratio(to: reference),
             ratioToBaseline: ratio(to: "baseline"))
     }
 
@@ -44,6 +44,10 @@ struct Summary {
             warnings.append(
                 String(format: "The machine was busy before the run: load %.1f.", machine.loadBefore))
         }
+        if let processors = results.othersProcessors, processors > TuneRound.toleratedLoad {
+            warnings.append(
+                String(format: "Other programs had %.2f processors while it measured.", processors))
+        }
         if let stolen = results.stolenShare, stolen > 0.01 {
             warnings.append(
                 String(
@@ -52,7 +56,7 @@ struct Summary {
         for underlay in results.settings.underlays {
             if let throughput = results.metrics.first(where: { $0.name == "tcp-1.throughput" }) {
                 let spread = results.values(throughput, "veth", underlay).spread
-                if spread > 0.1 {
+                if let spread, spread > 0.1 {
                     warnings.append(
                         String(
                             format: "Noisy on \(underlay): veth itself varies by ±%.0f %% between rounds.",
@@ -103,22 +107,6 @@ struct Summary {
     func absence(_ candidate: Candidate, _ underlay: Underlay) -> String {
         results.failures.contains { $0.candidate == candidate.name && $0.underlay == underlay }
             ? "failed" : "–"
-    }
-
-    /// The machine and the settings, in one paragraph.
-    var conditions: String {
-        let machine = results.machine
-        let settings = results.settings
-        let flags =
-            settings.twilldFlags.isEmpty ? "" : ", twilld \(settings.twilldFlags.joined(separator: " "))"
-        return String(
-            format: """
-                Linux \(machine.kernel), \(machine.processor), \(machine.processors) processors, %.0f GiB\
-                \(machine.virtualization.map { ", \($0)" } ?? ""), commit \(machine.commit). \(settings.nodes) nodes in network \
-                namespaces on this machine, MTU \(settings.mtu), processes \(settings.isPinned ? "pinned" : "not pinned"). \
-                TCP \(settings.congestionControl). Medians of \
-                \(settings.rounds) interleaved rounds of %g s\(flags); ratios are medians of the ratios within a round.
-                """, machine.memoryGiB, settings.seconds)
     }
 }
 

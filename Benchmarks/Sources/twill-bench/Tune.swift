@@ -13,28 +13,34 @@ struct Tune: ParsableCommand {
             command with --resume goes on from there.
             """)
 
-    @Option(name: .customLong("for"), help: "What to make better.")
+    @Option(
+        name: .customLong("for"),
+        help: ArgumentHelp("What to make better.", valueName: "throughput|latency|pps"))
     var goal = TuneGoal.throughput
 
-    @Option(help: "The underlay between the two nodes: plain or offload.")
+    @Option(help: ArgumentHelp("The underlay between the two nodes.", valueName: "plain|offload"))
     var underlay = Underlay.plain
 
-    @Option(help: "Seconds for each timed run.")
+    @Option(help: ArgumentHelp("How long each timed run takes.", valueName: "seconds"))
     var seconds: Double = 1
 
-    @Option(help: "Rounds of each flag: at least 2, as one has no spread.")
+    @Option(help: ArgumentHelp("Rounds of each flag: at least 2, as one has no spread.", valueName: "rounds"))
     var repeats = 3
 
     @Option(
-        help: "Only these flags, separated by commas.",
+        help: ArgumentHelp(
+            "Only these flags of twilld, as twilld run --help has them, without their dashes.",
+            valueName: "flag,…"),
         transform: { $0.split(separator: ",").map(String.init) })
     var only: [String]?
 
-    @Option(help: "The daemon to tune.")
+    @Option(help: ArgumentHelp("The daemon to tune.", valueName: "file"))
     var twilld = Lab.repository + "/.build/release/twilld"
 
     @Option(
-        help: "The configuration file; every raw figure goes into FILE.json. Default: results/tune-GOAL.conf")
+        help: ArgumentHelp(
+            "The configuration file; every raw figure goes into FILE.json. Default: results/tune-GOAL.conf",
+            valueName: "file"))
     var output: String?
 
     @Flag(help: "Go on with the search that FILE.json holds, if it is there.")

@@ -72,11 +72,11 @@ struct TuneRecord: Codable {
 
     /// Reads what `write` wrote.
     init(path: String) throws {
+        let data = try bytes(ofFile: path)
         do {
-            self = try JSONDecoder().decode(
-                TuneRecord.self, from: Data(contentsOf: URL(fileURLWithPath: path)))
+            self = try JSONDecoder().decode(TuneRecord.self, from: data)
         } catch {
-            throw CommandError(description: "\(path): \(error)")
+            throw decodingFailure(error, path, "record of twill-bench tune")
         }
         guard format == TuneRecord.currentFormat else {
             throw CommandError(

@@ -95,9 +95,13 @@ struct TuneReport {
         let disturbed = counted.filter(\.isDisturbed).count
         let repeated = record.trials.map(\.repeatedRounds).reduce(record.repeatedRoundsTogether, +)
         guard disturbed + repeated > 0 else { return nil }
+        let kept =
+            disturbed == 0
+            ? "none of the \(counted.count) rounds that count is disturbed"
+            : "\(disturbed) of the \(counted.count) rounds that count are disturbed all the same"
         return """
-            other programs took over \(TuneRound.toleratedLoad) of a processor: \(repeated) rounds were measured \
-            anew, \(disturbed) of the \(counted.count) that count are such
+            others used the machine, more than \(TuneRound.toleratedLoad) of a processor: \
+            \(repeated) disturbed rounds were thrown away and measured anew; \(kept)
             """
     }
 

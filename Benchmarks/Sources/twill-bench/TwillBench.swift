@@ -7,6 +7,12 @@ struct TwillBench: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "twill-bench",
         abstract: "Measures twill beside its alternatives, on this machine, in the same run.",
-        subcommands: [Run.self, Compare.self, Tune.self],
+        discussion: """
+            Without a subcommand it runs the measurements: see twill-bench run --help for their flags, and for the \
+            names that --only and --measure take.
+            """,
+        version:
+            "twill-bench, format \(Results.currentFormat) of results.json, of the checkout in \(Lab.repository)",
+        subcommands: [Run.self, Compare.self, Tune.self, Profile.self],
         defaultSubcommand: Run.self)
 }
