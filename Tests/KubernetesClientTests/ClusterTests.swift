@@ -188,7 +188,9 @@ struct ClusterTests {
         try await withServer { server, _ in
             let one = try RunningCluster(server, certificates: nil)
             try await one.wait("peers") { $0.network.isStoreConnected && $0.network.peers.count == 1 }
-            while server.state.withLock({ $0.watchers.isEmpty }) { try await Task.sleep(for: .milliseconds(1)) }
+            while server.state.withLock({ $0.watchers.isEmpty }) {
+                try await Task.sleep(for: .milliseconds(1))
+            }
             let before = server.requests(.watch).count
             // The server forgets the watch and keeps the connection.
             server.state.withLock { $0.watchers = [:] }
