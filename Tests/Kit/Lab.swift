@@ -76,7 +76,7 @@ public final class Lab {
     }
 
     deinit {
-        endProcesses(in: nodes.reduce(into: [wireNumber]) { $0.formUnion($1.namespaceNumbers) })
+        endProcesses(in: nodes.reduce(into: [wireNumber]) { $0.formUnion($1.namespaces.keys) })
     }
 
     /// Node `number`, counted from 1.
@@ -130,8 +130,11 @@ public final class LabNode: LabHost {
     private let labDirectory: String
     private let binary: String
     private var daemonCount = 0
-    /// The numbers of its namespace and of those of its pods.
-    fileprivate var namespaceNumbers: Set<UInt64>
+    /// Its namespace and those of its pods, by their numbers.
+    ///
+    /// It keeps those of its pods for as long as it lasts itself, also where nobody else does any more: the kernel gives the
+    /// number of a namespace that is gone to the next one, which is another lab's, and what runs there is not to be ended.
+    fileprivate var namespaces: [UInt64: NetworkNamespace.Lease]
 
     fileprivate init(_ number: Int, in lab: Lab, mtu: Int, underlay: Lab.Underlay) async throws {
         self.number = number
@@ -140,7 +143,7 @@ public final class LabNode: LabHost {
         binary = lab.binary
         directory = "\(lab.directory)/node\(number)"
         namespace = try await NetworkNamespace.make()
-        namespaceNumbers = [try await namespace.number]
+        namespaces = [try await namespace.number: namespace]
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
         let path = try await namespace.path
         try await lab.wire.run {
@@ -187,7 +190,7 @@ public final class LabNode: LabHost {
         let prefix = subnet.prefix { $0 != "/" }.split(separator: ".").prefix(3).joined(separator: ".")
         let length = subnet.split(separator: "/").last ?? "24"
         let pod = try await NetworkNamespace.make()
-        namespaceNumbers.insert(try await pod.number)
+        namespaces[try await pod.number] = pod
         let path = try await pod.path
         try await run(
             """
@@ -211,7 +214,7 @@ public final class LabNode: LabHost {
     /// Ends what runs in a pod, and takes its device and the bridge away. Its namespace goes with the pod's object.
     public func removePod(_ pod: LabPod) async throws {
         endProcesses(in: [pod.number])
-        namespaceNumbers.remove(pod.number)
+        namespaces[pod.number] = nil
         try await run("ip link delete \(pod.device) && ip link delete docker0")
     }
 }
