@@ -82,7 +82,9 @@ public struct PeerEvidence: Sendable, Hashable {
 
     /// Nothing is known of `peer` yet.
     ///
-    /// - Parameter fullSize: bytes of a full packet in the tunnel: its MTU.
+    /// - Parameters:
+    ///   - peer: whom it is about.
+    ///   - fullSize: bytes of a full packet in the tunnel: its MTU.
     public init(_ peer: ExaminedPeer, fullSize: Int) {
         self.peer = peer
         self.fullSize = fullSize

@@ -27,6 +27,7 @@ public struct PeerExamination<Network: ProbeNetwork> {
     ///   - peers: whom to examine; 256 at most, so that their answers fit into a socket's buffer.
     ///   - place: from where.
     ///   - network: carries the probes.
+    ///   - timing: how long it waits for what.
     public init(
         of peers: [ExaminedPeer], from place: ExaminingNode, by network: Network,
         timing: ExaminationTiming = ExaminationTiming()

@@ -11,7 +11,9 @@ package struct StatusClient: Sendable {
 
     /// Makes a client for the daemon that listens at a path.
     ///
-    /// - Parameter patienceSeconds: how long the daemon may take for each answer.
+    /// - Parameters:
+    ///   - socketPath: where it listens.
+    ///   - patienceSeconds: how long it may take for each answer.
     package init(socketPath: String, patienceSeconds: Int = StatusClient.usualPatienceSeconds) {
         self.socketPath = socketPath
         self.patienceSeconds = patienceSeconds

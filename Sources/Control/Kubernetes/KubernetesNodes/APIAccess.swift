@@ -26,6 +26,7 @@ package struct APIAccess: Sendable, Hashable {
     /// Where the daemon of these options asks.
     ///
     /// - Parameters:
+    ///   - options: what the node was told.
     ///   - kubeconfig: the contents of `options.kubeconfigFile`; nil where there is no such option.
     ///   - isFile: whether there is a file of a name.
     /// - Throws: why no server can be reached by them.
@@ -69,6 +70,7 @@ package struct APIAccess: Sendable, Hashable {
     /// Reads a kubeconfig, YAML or JSON.
     ///
     /// - Parameters:
+    ///   - kubeconfig: its contents.
     ///   - path: the file that it is, for sentences; relative paths in it are from that file's directory.
     ///   - apiURL: stands in for its server.
     /// - Throws: what is wrong with it, or what of it twilld does not do, by name.

@@ -66,6 +66,7 @@ package struct APIFailure: Error, Sendable, Hashable {
     ///   - code: HTTP's, or that of a Status in a watch.
     ///   - status: the Status object; nil where the body was none.
     ///   - retryAfterHeader: `Retry-After`, in seconds; the Status's word counts where there is none.
+    ///   - clocks: this machine's time beside the server's; nil where the answer had none.
     package init(code: Int, status: APIObject?, retryAfterHeader: String? = nil, clocks: Clocks? = nil) {
         let seconds = retryAfterHeader.flatMap { Int($0) } ?? status?.retryAfterSeconds
         let kind: Kind =

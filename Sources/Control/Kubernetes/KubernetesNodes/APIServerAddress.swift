@@ -11,8 +11,10 @@ package struct APIServerAddress: Sendable, Hashable, CustomStringConvertible {
 
     /// Reads a URL; without a scheme it is https.
     ///
+    /// - Parameters:
+    ///   - url: what was given.
+    ///   - origin: where it stands, for the sentence: `--kube-api-url`.
     /// - Throws: what is wrong with it, with its origin.
-    /// - Parameter origin: where it stands, for the sentence: `--kube-api-url`.
     package init(url: String, origin: String) throws(KubernetesOptionsError) {
         func refuse(_ reason: String) -> KubernetesOptionsError {
             KubernetesOptionsError("\(origin) is \"\(url.prefix(200))\": \(reason)")

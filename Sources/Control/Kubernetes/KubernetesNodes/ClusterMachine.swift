@@ -317,7 +317,9 @@ package struct NodePatch: Sendable, Hashable {
 
     /// The body of a strategic merge patch.
     ///
-    /// - Parameter time: seconds of the Unix epoch.
+    /// - Parameters:
+    ///   - keys: what the annotations are called.
+    ///   - time: seconds of the Unix epoch.
     package func json(keys: AnnotationKeys, time: Int) -> String {
         var metadata = ["\"uid\":\(uid.quoted)"]
         if let annotations {

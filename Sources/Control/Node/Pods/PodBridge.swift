@@ -98,7 +98,9 @@ extension PodBridge {
 
     /// Takes away a bridge that has an address outside of this node's subnet, or none, whatever is attached to it.
     ///
-    /// - Parameter subnet: this node's; nil where none is known, and so none is in use.
+    /// - Parameters:
+    ///   - name: of the bridge.
+    ///   - subnet: this node's; nil where none is known, and so none is in use.
     /// - Throws: `NetlinkError`, where the kernel refuses.
     public static func remove(_ name: String, unlessOf subnet: IPv4Prefix?) throws(NetlinkError) -> Removal {
         let socket = try RouteSocket()
