@@ -24,10 +24,17 @@ struct Check: FlagTaking {
 
     @OptionGroup(title: "Kubernetes") var kubernetes: KubernetesModeFlag
 
+    @Flag(help: "Print the findings as JSON.")
+    var json = false
+
     func run() async throws {
         let findings = await MachineCheck.findings(
             underlay: underlay.options, mtu: mtu, isOfKubernetes: kubernetes.isGivenOrInPod)
-        for finding in findings { print(finding.line) }
+        if json {
+            try printDocument(DoctorDocument(findings: findings))
+        } else {
+            for finding in findings { print(finding.line) }
+        }
         if findings.contains(where: { $0.outcome == .bad }) {
             throw ExitCode(ExitStatus.checkFailed.rawValue)
         }
