@@ -20,7 +20,8 @@ struct Twilld: AsyncParsableCommand {
         version: Version.line,
         subcommands: [
             Run.self, Check.self, Status.self, Ping.self, DoctorCommand.self, CaptureCommand.self, Trace.self,
-            BugReportCommand.self, Lease.self, Network.self, DockerOptions.self, Cleanup.self, Completion.self,
+            BugReportCommand.self, Lease.self, Network.self, DockerOptions.self, Cleanup.self,
+            Completion.self,
         ],
         defaultSubcommand: Run.self)
 

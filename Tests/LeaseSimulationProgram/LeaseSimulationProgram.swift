@@ -63,7 +63,8 @@ enum LeaseSimulationProgram {
         ).run(listener: listener)
         let digest = String(outcome.simulation.story.digest, radix: 16)
         print(
-            "seed \(seed): \(nodes) nodes, \(options.hours) hours, \(outcome.rounds) rounds, digest \(digest)")
+            "seed \(seed): \(nodes) nodes, \(options.hours) hours, \(outcome.rounds) rounds, digest \(digest)"
+        )
         return outcome.violations
     }
 
@@ -97,7 +98,10 @@ enum LeaseSimulationProgram {
                 options.deck = named(word, words.popFirst())
             case "--fault": options.fault = named(word, words.popFirst())
             case "--print": options.prints = true
-            default: end("\(word) is no option: --deck, --fault, --seed, --seeds, --nodes, --hours, --events, --print")
+            default:
+                end(
+                    "\(word) is no option: --deck, --fault, --seed, --seeds, --nodes, --hours, --events, --print"
+                )
             }
         }
         return options

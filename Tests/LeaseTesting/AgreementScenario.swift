@@ -58,7 +58,8 @@ package struct AgreementScenario: Sendable {
         while simulation.now < end {
             for _ in 0..<Int.random(in: 3...12, using: &dice) {
                 change(simulation, &dice)
-                simulation.run(for: Self.deletionPause + .milliseconds(Int.random(in: 0...60_000, using: &dice)))
+                simulation.run(
+                    for: Self.deletionPause + .milliseconds(Int.random(in: 0...60_000, using: &dice)))
             }
             beSilent(simulation)
             outcome.rounds += 1
@@ -72,7 +73,8 @@ package struct AgreementScenario: Sendable {
         let key = "10.66.\(200 + Int.random(in: 0..<20, using: &dice)).0-24"
         let node = simulation.nodes.randomElement(using: &dice)
         switch Int.random(in: 0..<10, using: &dice) {
-        case 0...3: simulation.put(key, DisturbedNetwork.value("198.18.8.\(Int.random(in: 1...250, using: &dice))"))
+        case 0...3:
+            simulation.put(key, DisturbedNetwork.value("198.18.8.\(Int.random(in: 1...250, using: &dice))"))
         case 4, 5: simulation.remove(key)
         case 6: simulation.compact()
         case 7: simulation.restartMember()

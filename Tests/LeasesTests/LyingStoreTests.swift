@@ -52,7 +52,9 @@ struct LyingStoreTests {
         #expect(simulation.requests[requests...].contains { $0.node == 0 })
     }
 
-    @Test("a watch that went back tells what was as if it were new: nothing of it is believed, not for a moment")
+    @Test(
+        "a watch that went back tells what was as if it were new: nothing of it is believed, not for a moment"
+    )
     func goesBackInTime() {
         let simulation = network(of: 3, seed: 506)
         let node = simulation.nodes[0]

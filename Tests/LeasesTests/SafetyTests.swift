@@ -41,7 +41,9 @@ struct SafetyTests {
         #expect(outcome.rounds > 50)
     }
 
-    @Test("all faults of a store together, and all nodes agree within a time", arguments: 1...4 as ClosedRange<UInt64>)
+    @Test(
+        "all faults of a store together, and all nodes agree within a time",
+        arguments: 1...4 as ClosedRange<UInt64>)
     func agreement(seed: UInt64) {
         let outcome = AgreementScenario(seed: seed, nodeCount: 5, hours: 60).run()
         #expect(

@@ -23,7 +23,8 @@ struct LossWatchTests {
         ///   - stolen: that which the hypervisor took.
         ///   - pressed: that in which some program waited.
         func pass(
-            lost: Int = 0, carried: Int = 10_000, waiting: Double = 0.001, stolen: Double = 0, pressed: Double = 0.5
+            lost: Int = 0, carried: Int = 10_000, waiting: Double = 0.001, stolen: Double = 0,
+            pressed: Double = 0.5
         ) {
             now += .seconds(1)
             wait += UInt64(waiting * 1e9)
@@ -61,7 +62,10 @@ struct LossWatchTests {
         world.pass(lost: 7, waiting: 0.1)
         let loss = try #require(world.watch.status(at: world.now))
         #expect(loss.packets == 7 && loss.verdict == .starved)
-        #expect(loss.drops.map { "\($0.reason) \($0.packets)" } == ["drop_outbound_no_route 1", "drop_inbound_socket_full 7"])
+        #expect(
+            loss.drops.map { "\($0.reason) \($0.packets)" } == [
+                "drop_outbound_no_route 1", "drop_inbound_socket_full 7",
+            ])
         #expect(try #require(loss.threadWaitShare) > 0.02)
         for _ in 0..<60 { world.pass() }
         #expect(world.watch.problem(at: world.now) == nil)
@@ -69,9 +73,11 @@ struct LossWatchTests {
         #expect(later.packets == 7 && later.secondsAgo == 60)
     }
 
-    @Test("starved, by a wait or by steal; dropped, where the threads had their processor", arguments: [
-        (0.2, 0.0, "starved"), (0.0, 0.1, "starved"), (0.001, 0.0, "dropped"),
-    ])
+    @Test(
+        "starved, by a wait or by steal; dropped, where the threads had their processor",
+        arguments: [
+            (0.2, 0.0, "starved"), (0.0, 0.1, "starved"), (0.001, 0.0, "dropped"),
+        ])
     func verdict(waiting: Double, stolen: Double, verdict: String) throws {
         let world = World()
         for _ in 0..<20 { world.pass() }
@@ -98,7 +104,8 @@ struct LossWatchTests {
     @Test("what the kernel does not tell is left out, and pressure decides then")
     func pressureAlone() throws {
         let silent = ProcessorTimes(pressure: nil, statistics: nil, threads: [])
-        #expect(silent.pressureMicroseconds == nil && silent.steal == nil && silent.threadWaitNanoseconds == nil)
+        #expect(
+            silent.pressureMicroseconds == nil && silent.steal == nil && silent.threadWaitNanoseconds == nil)
         let block = CounterBlock.allocate()
         defer { block.deallocate() }
         var watch = LossWatch()

@@ -28,7 +28,8 @@ struct CaptureFileTests {
         _ point: CapturePoint, reason: Counter? = nil, name: [UInt8] = [UInt8](repeating: 0, count: 32)
     ) -> PacketCopy {
         PacketCopy(
-            nanoseconds: 5_000_000_123, point: point, reason: reason, length: udp.count, bytes: udp, socketName: name)
+            nanoseconds: 5_000_000_123, point: point, reason: reason, length: udp.count, bytes: udp,
+            socketName: name)
     }
 
     private static let noBytes = [UInt8](repeating: 0, count: 14)
@@ -55,10 +56,13 @@ struct CaptureFileTests {
 
     @Test("a line for a terminal") func line() {
         #expect(
-            Self.copy(.droppedInbound, reason: .dropInboundSource, name: Self.name).line(time: "12:00:00.000000")
+            Self.copy(.droppedInbound, reason: .dropInboundSource, name: Self.name).line(
+                time: "12:00:00.000000")
                 == "12:00:00.000000  dropped ← 192.168.0.2:8285  10.66.2.7:443 > 10.66.3.9:51000 UDP, 29 bytes, drop_inbound_source"
         )
-        #expect(Self.copy(.tunnelRead).line(time: "t") == "t  pod →  10.66.2.7:443 > 10.66.3.9:51000 UDP, 29 bytes")
+        #expect(
+            Self.copy(.tunnelRead).line(time: "t")
+                == "t  pod →  10.66.2.7:443 > 10.66.3.9:51000 UDP, 29 bytes")
     }
 
     /// The blocks' lengths stand at both ends, and add up.
@@ -68,7 +72,8 @@ struct CaptureFileTests {
             clockOffsetNanoseconds: 1_000)
         var bytes = file.head(application: "twilld 1")
         for point in CapturePoint.allCases {
-            bytes += file.block(Self.copy(point, reason: point.isDrop ? .dropInboundSource : nil, name: Self.name))
+            bytes += file.block(
+                Self.copy(point, reason: point.isDrop ? .dropInboundSource : nil, name: Self.name))
         }
         bytes += file.statistics(missed: 7, nanoseconds: 9)
         var types: [UInt32] = []
@@ -87,7 +92,9 @@ struct CaptureFileTests {
     }
 
     /// What it was made for.
-    @Test("tcpdump reads it", .enabled(if: access("/usr/bin/tcpdump", X_OK) == 0, "tcpdump is not installed: tools/setup"))
+    @Test(
+        "tcpdump reads it",
+        .enabled(if: access("/usr/bin/tcpdump", X_OK) == 0, "tcpdump is not installed: tools/setup"))
     func tcpdump() throws {
         let file = CaptureFile(
             interface: "flannel0", endpoint: Endpoint(address: IPv4Address("192.168.0.1")!, port: 8285),
@@ -102,7 +109,10 @@ struct CaptureFileTests {
         var lines: [String] = []
         var buffer = [CChar](repeating: 0, count: 4_096)
         while fgets(&buffer, Int32(buffer.count), program) != nil {
-            lines.append(String(decoding: buffer.prefix { $0 != 0 && $0 != 10 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
+            lines.append(
+                String(
+                    decoding: buffer.prefix { $0 != 0 && $0 != 10 }.map { UInt8(bitPattern: $0) },
+                    as: UTF8.self))
         }
         #expect(pclose(program) == 0)
         #expect(
@@ -120,18 +130,25 @@ struct CaptureFileTests {
                 store: .init(name: "", isConnected: true, reconnects: 0))
             status.histograms = [
                 NodeStatus.Histogram(
-                    name: "outbound_wait_time_seconds", meaning: "m", bounds: [1e-6, 2e-6, 4e-6], counts: counts, sum: sum)
+                    name: "outbound_wait_time_seconds", meaning: "m", bounds: [1e-6, 2e-6, 4e-6],
+                    counts: counts, sum: sum)
             ]
             return status
         }
         let trace = TimeTrace(
-            from: status([10, 0, 0, 0], sum: 5e-6, uptime: 10), to: status([15, 90, 4, 1], sum: 205e-6, uptime: 15))
+            from: status([10, 0, 0, 0], sum: 5e-6, uptime: 10),
+            to: status([15, 90, 4, 1], sum: 205e-6, uptime: 15))
         #expect(trace.seconds == 5 && trace.stages.count == 1)
-        #expect(trace.stages[0].samples == 100 && trace.stages[0].median == 2e-6 && trace.stages[0].percentile99 == 4e-6)
-        #expect(trace.text.contains("out  read from TUN → forwarded        100       2.00 µs    ≤ 2.00 µs  ≤ 4.00 µs\n"))
+        #expect(
+            trace.stages[0].samples == 100 && trace.stages[0].median == 2e-6
+                && trace.stages[0].percentile99 == 4e-6)
+        #expect(
+            trace.text.contains(
+                "out  read from TUN → forwarded        100       2.00 µs    ≤ 2.00 µs  ≤ 4.00 µs\n"))
         // Another data plane in between.
         let anew = TimeTrace(
-            from: status([10, 0, 0, 0], sum: 5e-6, uptime: 10), to: status([1, 0, 0, 3], sum: 1e-6, uptime: 15))
+            from: status([10, 0, 0, 0], sum: 5e-6, uptime: 10),
+            to: status([1, 0, 0, 3], sum: 1e-6, uptime: 15))
         #expect(anew.stages[0].samples == 4 && anew.text.contains("> 16 ms"))
     }
 }

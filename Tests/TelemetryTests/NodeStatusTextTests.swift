@@ -77,17 +77,24 @@ import Testing
         status.engine = .init(
             name: "uring", workers: 4,
             offloads: ["tun-tso4", "tun-tso6", "tun-ecn", "udp-gso", "udp-gro"], missingOffloads: ["tun-uso"])
-        status.problems = [String(repeating: "packets are lost on the way and ", count: 10) + "nobody knows why"]
+        status.problems = [
+            String(repeating: "packets are lost on the way and ", count: 10) + "nobody knows why"
+        ]
         status.counters[2].meaning = String(repeating: "look at this and ", count: 12)
-        status.skipped = [.init(key: "10.66.31.0-24", reason: String(repeating: "it is no JSON at all, ", count: 9))]
+        status.skipped = [
+            .init(key: "10.66.31.0-24", reason: String(repeating: "it is no JSON at all, ", count: 9))
+        ]
         status.loss = .init(
-            verdict: .starved, packets: 1_234, secondsAgo: 61, durationSeconds: 3, drops: [], threadWaitShare: 0.34,
+            verdict: .starved, packets: 1_234, secondsAgo: 61, durationSeconds: 3, drops: [],
+            threadWaitShare: 0.34,
             stealShare: 0.01, pressureShare: 0.5)
         for line in status.text(columns: columns).split(separator: "\n") where !line.hasPrefix("  10.66") {
             #expect(line.count <= max(columns, 80), "\(line)")
         }
         #expect(status.text(columns: columns).contains("engine    uring, 4 workers; tun-tso4 tun-tso6"))
-        #expect(status.text(columns: 200).contains("lost      1234 packets within 3s, 34% of the time a packet thread"))
+        #expect(
+            status.text(columns: 200).contains(
+                "lost      1234 packets within 3s, 34% of the time a packet thread"))
     }
 
     @Test func theLastPacketsOfAReasonStandBelowIt() {

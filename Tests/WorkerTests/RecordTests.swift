@@ -12,7 +12,9 @@ import Testing
         var bench = Bench()
         for index in 0..<7 {
             bench.fromPod(
-                Packets.udp(pod(1), pod(200), ports: (1000, UInt16(index)), payload: [UInt8](repeating: 1, count: index)))
+                Packets.udp(
+                    pod(1), pod(200), ports: (1000, UInt16(index)),
+                    payload: [UInt8](repeating: 1, count: index)))
         }
         bench.run(rounds: 12)
         #expect(bench.counters[.dropOutboundNoRoute] == 7)
@@ -141,7 +143,9 @@ import Testing
 
     @Test func oneBufferAMillisecondIsTimedOnItsWay() {
         var bench = Bench()
-        let histograms: [CounterHistogram] = [.outboundWaitTime, .outboundSendTime, .inboundWaitTime, .inboundWriteTime]
+        let histograms: [CounterHistogram] = [
+            .outboundWaitTime, .outboundSendTime, .inboundWaitTime, .inboundWriteTime,
+        ]
         func samples() -> [UInt64] { histograms.map { bench.counters[$0].counts.reduce(0, +) } }
         for _ in 0..<20 {
             bench.kernel.nowNanoseconds += 1_000_000

@@ -108,7 +108,8 @@ public struct CaptureFile: Sendable {
 
     private func comment(of copy: PacketCopy, peer: Endpoint?) -> String? {
         guard let reason = copy.reason else { return nil }
-        return "dropped: \(reason.name)" + (peer.map { ", \(copy.point == .droppedInbound ? "from" : "to") \($0)" } ?? "")
+        return "dropped: \(reason.name)"
+            + (peer.map { ", \(copy.point == .droppedInbound ? "from" : "to") \($0)" } ?? "")
     }
 
     /// The IP and UDP headers that a datagram between two endpoints has, its identification 0 and its UDP checksum left

@@ -71,13 +71,14 @@ extension NodeStatus {
         /// What the processors did meanwhile, in words.
         public var evidence: String {
             func percent(_ share: Double?, _ words: String) -> String? {
-                share.map { "\(Int(($0 * 100).rounded().clamped))% \(words)" }
+                share.map { "\(Int(exactly: ($0 * 100).rounded()) ?? 0)% \(words)" }
             }
             let shares = [
                 percent(threadWaitShare, "of the time a packet thread waited for a processor"),
                 percent(stealShare, "steal"), percent(pressureShare, "CPU pressure"),
             ].compactMap(\.self)
-            let words = shares.isEmpty ? "the kernel tells nothing of its processors" : shares.joined(separator: ", ")
+            let words =
+                shares.isEmpty ? "the kernel tells nothing of its processors" : shares.joined(separator: ", ")
             return "\(packets) packets within \(NodeStatus.duration(durationSeconds)), \(words)"
         }
     }
@@ -147,9 +148,4 @@ extension NodeStatus {
             self.missingOffloads = missingOffloads
         }
     }
-}
-
-extension Double {
-    /// The number, or where it is none that has a whole part, 0.
-    fileprivate var clamped: Double { isFinite ? Swift.min(Swift.max(self, -1e9), 1e9) : 0 }
 }

@@ -70,7 +70,8 @@ extension NodeStatus {
         }
         if let loss {
             lines.append(
-                "lost      \(loss.evidence); \(NodeStatus.duration(loss.secondsAgo)) ago: \(loss.verdict.rawValue)")
+                "lost      \(loss.evidence); \(NodeStatus.duration(loss.secondsAgo)) ago: \(loss.verdict.rawValue)"
+            )
         }
         return lines
     }
@@ -142,7 +143,8 @@ extension NodeStatus {
             let (sent, received) = (traffic?.sent, traffic?.received)
             if isWide {
                 return line([
-                    subnet, endpoint, name ?? "-", total(sent), rate(sent), total(received), rate(received), heard,
+                    subnet, endpoint, name ?? "-", total(sent), rate(sent), total(received), rate(received),
+                    heard,
                 ])
             }
             return line([subnet, name ?? endpoint, rate(sent), rate(received), heard])
@@ -152,7 +154,10 @@ extension NodeStatus {
             let heading =
                 isWide
                 ? ["SUBNET", "ENDPOINT", "NODE", "OUT", "", "IN", "", "HEARD AGO"]
-                : ["SUBNET", peers.contains { $0.name != nil } ? "NODE" : "ENDPOINT", "OUT", "IN", "HEARD AGO"]
+                : [
+                    "SUBNET", peers.contains { $0.name != nil } ? "NODE" : "ENDPOINT", "OUT", "IN",
+                    "HEARD AGO",
+                ]
             lines.append(line(heading))
         }
         for peer in peers.prefix(limit) {
@@ -160,7 +165,9 @@ extension NodeStatus {
             if let pathMTU = peer.pathMTU { lines.append("    path MTU \(pathMTU)") }
         }
         if peers.count > limit { lines.append("  and \(peers.count - limit) more") }
-        if let otherPeersTraffic { lines.append(row("those with -", "", isWide ? "" : nil, otherPeersTraffic)) }
+        if let otherPeersTraffic {
+            lines.append(row("those with -", "", isWide ? "" : nil, otherPeersTraffic))
+        }
         return lines
     }
 

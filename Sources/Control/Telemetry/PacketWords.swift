@@ -85,7 +85,8 @@ extension Endpoint {
             // An array's bytes are aligned to 16.
             guard let base = bytes.baseAddress, let address = IPAddress(socketName: base) else { return nil }
             return Endpoint(
-                address: address, port: UInt16(bigEndian: base.loadUnaligned(fromByteOffset: 2, as: UInt16.self)))
+                address: address,
+                port: UInt16(bigEndian: base.loadUnaligned(fromByteOffset: 2, as: UInt16.self)))
         }
         guard let found else { return nil }
         self = found

@@ -81,7 +81,8 @@ public struct TimeTrace: Codable, Sendable, Equatable {
                     time(stage.percentile99, "≤ ", beyond: stage.samples),
                 ]))
         }
-        lines.append("Not in it: the wait in the TUN device's queue and in the socket's buffer, before the daemon.")
+        lines.append(
+            "Not in it: the wait in the TUN device's queue and in the socket's buffer, before the daemon.")
         return lines.joined(separator: "\n") + "\n"
     }
 

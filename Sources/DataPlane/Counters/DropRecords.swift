@@ -69,7 +69,8 @@ public struct DropRecords: @unchecked Sendable {
             name, bytes: name == nil ? 0 : DropRecords.nameBytes, to: record + DropRecords.nameWord,
             words: DropRecords.nameBytes / 8)
         DropRecords.copy(
-            packet, bytes: min(max(min(length, contiguous), 0), DropRecords.headBytes), to: record + DropRecords.headWord,
+            packet, bytes: min(max(min(length, contiguous), 0), DropRecords.headBytes),
+            to: record + DropRecords.headWord,
             words: DropRecords.headBytes / 8)
         record.pointee.store(sequence &+ 2, ordering: .releasing)
     }
@@ -77,7 +78,8 @@ public struct DropRecords: @unchecked Sendable {
     /// Copies bytes into words, and fills up with zeros.
     @inline(__always)
     private static func copy(
-        _ source: UnsafeRawPointer?, bytes: Int, to words: UnsafeMutablePointer<Atomic<UInt64>>, words count: Int
+        _ source: UnsafeRawPointer?, bytes: Int, to words: UnsafeMutablePointer<Atomic<UInt64>>,
+        words count: Int
     ) {
         var index = 0
         while index < count {

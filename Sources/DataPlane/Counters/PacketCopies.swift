@@ -109,12 +109,18 @@ public struct PacketCopies: @unchecked Sendable {
         control[PacketCopies.readWord].store(
             control[PacketCopies.writtenWord].load(ordering: .acquiring), ordering: .releasing)
         var mode = PacketCopies.isOn | (filter.isOfDropsAlone ? PacketCopies.isOfDrops : 0)
-        mode |= filter.host.count == 4 ? PacketCopies.hasHost4 : filter.host.count == 16 ? PacketCopies.hasHost6 : 0
-        mode |= filter.peer.count == 4 ? PacketCopies.hasPeer4 : filter.peer.count == 16 ? PacketCopies.hasPeer6 : 0
+        mode |=
+            filter.host.count == 4
+            ? PacketCopies.hasHost4 : filter.host.count == 16 ? PacketCopies.hasHost6 : 0
+        mode |=
+            filter.peer.count == 4
+            ? PacketCopies.hasPeer4 : filter.peer.count == 16 ? PacketCopies.hasPeer6 : 0
         for (first, address) in [(PacketCopies.hostWord, filter.host), (PacketCopies.peerWord, filter.peer)] {
             for word in 0..<2 {
                 let bytes = address.dropFirst(word * 8).prefix(8)
-                let value = bytes.enumerated().reduce(UInt64(0)) { $0 | UInt64($1.element) << UInt64($1.offset * 8) }
+                let value = bytes.enumerated().reduce(UInt64(0)) {
+                    $0 | UInt64($1.element) << UInt64($1.offset * 8)
+                }
                 control[first + word].store(value, ordering: .relaxed)
             }
         }
@@ -143,7 +149,8 @@ public struct PacketCopies: @unchecked Sendable {
                     length: Int(truncatingIfNeeded: slot.load(fromByteOffset: 8, as: UInt64.self)),
                     bytes: Array(
                         UnsafeRawBufferPointer(
-                            start: slot + PacketCopies.headBytes, count: min(copied, PacketCopies.packetBytes))),
+                            start: slot + PacketCopies.headBytes, count: min(copied, PacketCopies.packetBytes)
+                        )),
                     socketName: Array(
                         UnsafeRawBufferPointer(
                             start: slot + PacketCopies.nameOffset, count: PacketCopies.nameBytes))))
@@ -170,7 +177,8 @@ public struct PacketCopies: @unchecked Sendable {
     ///   - time: nanoseconds of the monotonic clock.
     @inline(never)
     public func copy(
-        _ point: CapturePoint, reason: Counter? = nil, from vectors: UnsafePointer<iovec>, skipping skipped: Int = 0,
+        _ point: CapturePoint, reason: Counter? = nil, from vectors: UnsafePointer<iovec>,
+        skipping skipped: Int = 0,
         length: Int, name: UnsafeRawPointer?, atNanoseconds time: Int
     ) {
         let mode = control.pointee.load(ordering: .relaxed)
@@ -216,7 +224,7 @@ public struct PacketCopies: @unchecked Sendable {
         while copied < count {
             let vector = vectors[index]
             let offset = index == 0 ? skipped : 0
-            let bytes = min(Int(bitPattern: UInt(vector.iov_len)) &- offset, count &- copied)
+            let bytes = min(vector.iov_len &- offset, count &- copied)
             if bytes > 0, let base = vector.iov_base {
                 (target + copied).copyMemory(from: base + offset, byteCount: bytes)
                 copied &+= bytes
@@ -231,7 +239,7 @@ public struct PacketCopies: @unchecked Sendable {
     private func admits(_ first: iovec, skipping skipped: Int, length: Int, mode: UInt64) -> Bool {
         guard mode & (PacketCopies.hasHost4 | PacketCopies.hasHost6) != 0 else { return true }
         guard let base = first.iov_base.map({ $0 + skipped }), length >= 20,
-            Int(bitPattern: UInt(first.iov_len)) &- skipped >= 20
+            first.iov_len &- skipped >= 20
         else { return false }
         let low = control[PacketCopies.hostWord].load(ordering: .relaxed)
         if mode & PacketCopies.hasHost4 != 0 {
@@ -246,7 +254,7 @@ public struct PacketCopies: @unchecked Sendable {
                 && base.loadUnaligned(fromByteOffset: offset &+ 8, as: UInt64.self).littleEndian == high
         }
         return base.load(as: UInt8.self) >> 4 == 6 && length >= 40
-            && Int(bitPattern: UInt(first.iov_len)) &- skipped >= 40 && (has(8) || has(24))
+            && first.iov_len &- skipped >= 40 && (has(8) || has(24))
     }
 
     /// Whether a socket's name has the address of the peer that is asked for.
@@ -256,7 +264,8 @@ public struct PacketCopies: @unchecked Sendable {
         let family = Int32(name.load(as: UInt16.self))
         if mode & PacketCopies.hasPeer4 != 0 {
             return family == AF_INET
-                && name.load(fromByteOffset: 4, as: UInt32.self).littleEndian == UInt32(truncatingIfNeeded: low)
+                && name.load(fromByteOffset: 4, as: UInt32.self).littleEndian
+                    == UInt32(truncatingIfNeeded: low)
         }
         let high = control[PacketCopies.peerWord &+ 1].load(ordering: .relaxed)
         return family == AF_INET6
@@ -282,7 +291,8 @@ public struct PacketCopy: Sendable, Equatable {
 
     /// Makes a copy.
     public init(
-        nanoseconds: UInt64, point: CapturePoint, reason: Counter?, length: Int, bytes: [UInt8], socketName: [UInt8]
+        nanoseconds: UInt64, point: CapturePoint, reason: Counter?, length: Int, bytes: [UInt8],
+        socketName: [UInt8]
     ) {
         self.nanoseconds = nanoseconds
         self.point = point

@@ -23,7 +23,8 @@ package struct BugReport: Sendable {
     /// What is run for a file, each.
     private static let commands: [(name: String, command: [String])] = [
         ("links", ["ip", "-details", "-statistics", "link"]), ("addresses", ["ip", "address"]),
-        ("routes", ["ip", "route", "show", "table", "all"]), ("routes-ipv6", ["ip", "-6", "route", "show", "table", "all"]),
+        ("routes", ["ip", "route", "show", "table", "all"]),
+        ("routes-ipv6", ["ip", "-6", "route", "show", "table", "all"]),
         ("rules", ["ip", "rule"]), ("neighbours", ["ip", "neighbour"]), ("nft", ["nft", "list", "ruleset"]),
         ("iptables", ["iptables-save"]), ("ip6tables", ["ip6tables-save"]), ("sockets", ["ss", "-lunpm"]),
         ("sysctl", ["sysctl", "net.ipv4", "net.core", "net.bridge", "net.netfilter.nf_conntrack_max"]),
@@ -57,7 +58,8 @@ package struct BugReport: Sendable {
     @available(*, noasync, message: "it blocks: use onThread")
     package func sections(doctor: String) -> [Section] {
         var sections = [
-            Section(name: "version.txt", text: Version.line + "\n"), Section(name: "doctor.txt", text: doctor),
+            Section(name: "version.txt", text: Version.line + "\n"),
+            Section(name: "doctor.txt", text: doctor),
         ]
         func add(_ name: String, _ text: String) {
             sections.append(Section(name: name, text: Redaction.redacted(text)))
@@ -75,8 +77,12 @@ package struct BugReport: Sendable {
         }
         if let process {
             add("daemon-command-line.txt", Self.words("/proc/\(process)/cmdline"))
-            add("daemon-environment.txt", Self.words("/proc/\(process)/environ", prefixes: ["FLANNELD_", "TWILLD_"]))
-            for name in ["limits", "status", "cgroup"] { add("daemon-\(name).txt", Self.file("/proc/\(process)/\(name)")) }
+            add(
+                "daemon-environment.txt",
+                Self.words("/proc/\(process)/environ", prefixes: ["FLANNELD_", "TWILLD_"]))
+            for name in ["limits", "status", "cgroup"] {
+                add("daemon-\(name).txt", Self.file("/proc/\(process)/\(name)"))
+            }
         }
         add("subnet.env", Self.file(subnetFile))
         for (name, path) in Self.files { add("\(name).txt", Self.file(path)) }
@@ -95,7 +101,8 @@ package struct BugReport: Sendable {
     /// Words of a file of /proc that ends each with a zero, a line each.
     private static func words(_ path: String, prefixes: [String]? = nil) -> String {
         let lines = file(path).split(separator: "\0").map(String.init)
-        return lines.filter { line in prefixes?.contains { line.hasPrefix($0) } ?? true }.map { $0 + "\n" }.joined()
+        return lines.filter { line in prefixes?.contains { line.hasPrefix($0) } ?? true }.map { $0 + "\n" }
+            .joined()
     }
 
     private static func output(of command: [String]) -> String {
@@ -116,7 +123,8 @@ enum Redaction {
     private static let mark = "(redacted)"
     /// What is followed by a secret, up to the end of the word; compared in small letters.
     private static let names = [
-        "etcd-password", "etcd_password", "password", "passwd", "token", "secret", "authorization: bearer", "bearer",
+        "etcd-password", "etcd_password", "password", "passwd", "token", "secret", "authorization: bearer",
+        "bearer",
     ]
 
     /// The text without secrets.
@@ -143,11 +151,14 @@ enum Redaction {
             var rest = result[...]
             var done = ""
             while let found = rest.lowercased().firstRange(of: name) {
-                let offset = rest.lowercased().distance(from: rest.lowercased().startIndex, to: found.upperBound)
+                let offset = rest.lowercased().distance(
+                    from: rest.lowercased().startIndex, to: found.upperBound)
                 guard offset <= rest.count else { break }
                 let end = rest.index(rest.startIndex, offsetBy: offset)
                 let separators = rest[end...].prefix { "=: \"'\t".contains($0) }
-                let value = rest[separators.endIndex...].prefix { !$0.isWhitespace && !"\"',;&}".contains($0) }
+                let value = rest[separators.endIndex...].prefix {
+                    !$0.isWhitespace && !"\"',;&}".contains($0)
+                }
                 done += rest[..<separators.endIndex]
                 // The name alone, as in a sentence or a list of flags, is no secret.
                 let hasValue = !separators.isEmpty && !value.isEmpty && !value.hasPrefix("--")
@@ -186,7 +197,9 @@ package enum TarArchive {
     /// - Parameters:
     ///   - directory: what the files are in.
     ///   - time: of all files, seconds since 1970.
-    package static func bytes(_ sections: [BugReport.Section], in directory: String, unixTime time: Int) -> [UInt8] {
+    package static func bytes(_ sections: [BugReport.Section], in directory: String, unixTime time: Int)
+        -> [UInt8]
+    {
         var archive: [UInt8] = []
         for section in sections {
             let contents = Array(section.text.utf8)
@@ -206,7 +219,9 @@ package enum TarArchive {
             let digits = String(max(0, number), radix: 8)
             return field(String(repeating: "0", count: max(0, width - 1 - digits.count)) + digits, width)
         }
-        var head = field(name, 100) + octal(0o600, 8) + octal(0, 8) + octal(0, 8) + octal(length, 12) + octal(time, 12)
+        var head =
+            field(name, 100) + octal(0o600, 8) + octal(0, 8) + octal(0, 8) + octal(length, 12)
+            + octal(time, 12)
         head += Array("        0".utf8) + field("", 100) + Array("ustar\u{0}00".utf8) + field("root", 32)
         head += field("root", 32)
         head += [UInt8](repeating: 0, count: blockBytes - head.count)

@@ -123,7 +123,8 @@ struct LossWatch {
         guard seconds > 0 else { return (nil, nil, nil) }
         let (before, after) = episode.times
         func difference(_ path: KeyPath<ProcessorTimes, UInt64?>) -> Double? {
-            guard let earlier = before[keyPath: path], let later = after[keyPath: path], later >= earlier else {
+            guard let earlier = before[keyPath: path], let later = after[keyPath: path], later >= earlier
+            else {
                 return nil
             }
             return Double(later &- earlier)

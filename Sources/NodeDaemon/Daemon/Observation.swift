@@ -242,10 +242,12 @@ final class Observation: Observable {
     }
 
     func capture(_ request: CaptureRequest) -> Capture? {
-        guard isCaptured.withLock({ isCaptured in
-            defer { isCaptured = true }
-            return !isCaptured
-        }) else { return nil }
+        guard
+            isCaptured.withLock({ isCaptured in
+                defer { isCaptured = true }
+                return !isCaptured
+            })
+        else { return nil }
         return Capture(
             request, of: { [weak self] in self?.capturable },
             ended: { [weak self] in self?.isCaptured.withLock { $0 = false } })

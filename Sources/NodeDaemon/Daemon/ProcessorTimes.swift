@@ -55,7 +55,8 @@ struct ProcessorTimes: Sendable, Equatable {
                 String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
             }
             guard !name.hasPrefix("."),
-                let command = try? TextFile.read("/proc/self/task/\(name)/comm"), command.hasPrefix("worker "),
+                let command = try? TextFile.read("/proc/self/task/\(name)/comm"),
+                command.hasPrefix("worker "),
                 let text = try? TextFile.read("/proc/self/task/\(name)/schedstat")
             else { continue }
             texts.append(text)

@@ -89,7 +89,8 @@ final class ObservationServer: Sendable {
     func listen(_ socket: StatusSocket) async throws(ExitFailure) {
         do {
             _ = try await bootstrap(
-                paths: ObservationServer.portPaths.union(["/status", CaptureRequest.path]), connections: Limits.socketConnections
+                paths: ObservationServer.portPaths.union(["/status", CaptureRequest.path]),
+                connections: Limits.socketConnections
             ).withBoundSocket(socket.descriptor).get()
         } catch {
             close(socket.descriptor)
@@ -118,7 +119,8 @@ final class ObservationServer: Sendable {
                     let end = channel.eventLoop.scheduleTask(in: .seconds(Limits.seconds)) {
                         channel.close(promise: nil)
                     }
-                    try pipeline.addHandler(RequestHandler(observable, paths: paths, staysOpen: { end.cancel() }))
+                    try pipeline.addHandler(
+                        RequestHandler(observable, paths: paths, staysOpen: { end.cancel() }))
                     // The task holds the channel and all that belongs to it.
                     channel.closeFuture.whenComplete { _ in end.cancel() }
                 }
@@ -211,7 +213,9 @@ private final class RequestHandler: ChannelInboundHandler {
             guard let head, !hasAnswered else { return }
             hasAnswered = true
             let parts = head.uri.split(separator: "?", maxSplits: 1)
-            if head.method == .GET, parts.first == CaptureRequest.path[...], paths.contains(CaptureRequest.path) {
+            if head.method == .GET, parts.first == CaptureRequest.path[...],
+                paths.contains(CaptureRequest.path)
+            {
                 return beginCapture(parts.count > 1 ? parts[1] : "", context)
             }
             RequestHandler.send(answer(head), isBodyWanted: head.method != .HEAD, on: context.channel)

@@ -151,9 +151,11 @@ package struct StatusClient: Sendable {
 
     private func refusal(_ answer: [UInt8]) -> ExitFailure {
         let text = String(decoding: answer, as: UTF8.self)
-        let reason = text.split(separator: "\r\n\r\n", maxSplits: 1).dropFirst().first.map(String.init) ?? text
+        let reason =
+            text.split(separator: "\r\n\r\n", maxSplits: 1).dropFirst().first.map(String.init) ?? text
         return ExitFailure(
-            .unavailable, "the daemon at \(socketPath) does not capture: \(reason.prefix(200).trimmed.printable)")
+            .unavailable,
+            "the daemon at \(socketPath) does not capture: \(reason.prefix(200).trimmed.printable)")
     }
 
     /// Connects and asks for a path.

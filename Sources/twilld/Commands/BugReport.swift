@@ -49,9 +49,11 @@ struct BugReportCommand: FlagTaking {
 
     @available(*, noasync, message: "it blocks: use onThread")
     private func write(_ bytes: [UInt8], to path: String) throws(ExitFailure) {
-        let descriptor = path == "-" ? STDOUT_FILENO : open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        let descriptor =
+            path == "-" ? STDOUT_FILENO : open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else {
-            throw ExitFailure(.usage, "the file \(path) can't be written: \(String(cString: strerror(errno)))")
+            throw ExitFailure(
+                .usage, "the file \(path) can't be written: \(String(cString: strerror(errno)))")
         }
         defer { if descriptor != STDOUT_FILENO { close(descriptor) } }
         var rest = bytes[...]
@@ -59,7 +61,8 @@ struct BugReportCommand: FlagTaking {
             let count = rest.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
             if count < 0, errno == EINTR { continue }
             guard count > 0 else {
-                throw ExitFailure(.system, "the file \(path) can't be written: \(String(cString: strerror(errno)))")
+                throw ExitFailure(
+                    .system, "the file \(path) can't be written: \(String(cString: strerror(errno)))")
             }
             rest = rest.dropFirst(count)
         }

@@ -36,7 +36,8 @@ struct CaptureCommand: FlagTaking {
 
     @Option(
         name: .customShort("w"),
-        help: ArgumentHelp("Write a pcapng file; - for standard output.", valueName: "file"), completion: .file())
+        help: ArgumentHelp("Write a pcapng file; - for standard output.", valueName: "file"),
+        completion: .file())
     var file: String?
 
     @Option(help: ArgumentHelp("End after so many seconds; 0: when it is interrupted.", valueName: "number"))
@@ -81,7 +82,8 @@ struct CaptureCommand: FlagTaking {
         guard let file, file != "-" else { return STDOUT_FILENO }
         let descriptor = open(file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else {
-            throw ExitFailure(.usage, "the file \(file) can't be written: \(String(cString: strerror(errno)))")
+            throw ExitFailure(
+                .usage, "the file \(file) can't be written: \(String(cString: strerror(errno)))")
         }
         return descriptor
     }

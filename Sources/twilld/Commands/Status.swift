@@ -94,7 +94,8 @@ private struct PeerNames {
         guard isAsked else { return status }
         var status = status
         for (index, peer) in status.peers.enumerated() where peer.name == nil {
-            let address = String(peer.endpoint.prefix(upTo: peer.endpoint.lastIndex(of: ":") ?? peer.endpoint.endIndex))
+            let address = String(
+                peer.endpoint.prefix(upTo: peer.endpoint.lastIndex(of: ":") ?? peer.endpoint.endIndex))
             if known[address] == nil { known[address] = .some(HostName.of(address: address)) }
             status.peers[index].name = known[address] ?? nil
         }

@@ -10,7 +10,8 @@ struct Trace: FlagTaking {
 
     static let configuration = CommandConfiguration(
         commandName: "trace",
-        abstract: "Time packets for some seconds: how long they wait in the daemon, and how long it takes them on.",
+        abstract:
+            "Time packets for some seconds: how long they wait in the daemon, and how long it takes them on.",
         discussion: """
             Each worker follows one packet a millisecond in each direction, always; this shows the difference between \
             two moments. Percentiles are the bounds of buckets that double. The same is in the metrics.
@@ -25,7 +26,9 @@ struct Trace: FlagTaking {
     var json = false
 
     func validate() throws {
-        if !(1...3_600).contains(seconds) { throw ValidationError("--seconds is \(seconds); it is 1 to 3600") }
+        if !(1...3_600).contains(seconds) {
+            throw ValidationError("--seconds is \(seconds); it is 1 to 3600")
+        }
     }
 
     func run() async throws {

@@ -109,7 +109,8 @@ private struct EtcdWatch: Sendable {
         }
         guard let update = store.update(of: response, since: progress.leases) else { return }
         if case .changes(let events, _) = update {
-            try progress.advance(by: response.events.map(\.kv.modRevision), of: events, from: "\(link.endpoint)")
+            try progress.advance(
+                by: response.events.map(\.kv.modRevision), of: events, from: "\(link.endpoint)")
         }
         continuation.yield(update)
     }

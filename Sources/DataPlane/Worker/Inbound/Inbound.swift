@@ -324,7 +324,8 @@ extension Worker where Engine: ~Copyable {
     @inline(never)
     private mutating func captureWritten(_ slot: CoalescedPacket) {
         records.copies.copy(
-            .tunnelWritten, from: slot.vectors + 1, length: slot.byteCount &- virtio_net_hdr.byteCount, name: nil,
+            .tunnelWritten, from: slot.vectors + 1, length: slot.byteCount &- virtio_net_hdr.byteCount,
+            name: nil,
             atNanoseconds: workBeganNanoseconds)
     }
 }

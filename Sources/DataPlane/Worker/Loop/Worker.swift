@@ -145,7 +145,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     ///   - reader: of the publication that the control side replaces snapshots in.
     public init(
         engine: consuming Engine, memory: PacketMemory, limits: WorkerLimits, settings: WorkerSettings,
-        counters: CounterBlock, peerCounters: PeerCounterBlock, records: WorkerRecords, reader: ForwardingReader
+        counters: CounterBlock, peerCounters: PeerCounterBlock, records: WorkerRecords,
+        reader: ForwardingReader
     ) {
         self.engine = engine
         self.memory = memory

@@ -45,7 +45,7 @@ extension Worker where Engine: ~Copyable {
         counters.add(reason, count)
         // What is of the link alone is counted, and no loss.
         guard reason != .outboundIgnored, let base = vectors.pointee.iov_base else { return }
-        let contiguous = Int(bitPattern: UInt(vectors.pointee.iov_len)) &- skipped
+        let contiguous = vectors.pointee.iov_len &- skipped
         records.drops.keep(
             reason, base + skipped, contiguous: contiguous, length: length, name: name, number: number,
             atNanoseconds: workBeganNanoseconds)
@@ -58,7 +58,8 @@ extension Worker where Engine: ~Copyable {
     /// The same for a packet that lies in one piece.
     @inline(never)
     mutating func noteDrop(
-        _ reason: Counter, _ point: CapturePoint, count: Int = 1, _ packet: UnsafeMutableRawPointer, length: Int,
+        _ reason: Counter, _ point: CapturePoint, count: Int = 1, _ packet: UnsafeMutableRawPointer,
+        length: Int,
         name: UnsafeRawPointer? = nil
     ) {
         var vector = iovec(iov_base: packet, iov_len: max(length, 0))

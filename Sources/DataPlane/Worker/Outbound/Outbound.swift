@@ -222,7 +222,8 @@ extension Worker where Engine: ~Copyable {
     @inline(never)
     private mutating func drop(_ buffer: Int, _ reason: Counter, length: Int) {
         noteDrop(
-            reason, .droppedOutbound, memory.tunnelBuffer(buffer) + PacketMemory.tunnelPacketOffset, length: length)
+            reason, .droppedOutbound, memory.tunnelBuffer(buffer) + PacketMemory.tunnelPacketOffset,
+            length: length)
         messages.giveBackBuffer(buffer)
         if outboundTimer.timesWait(of: buffer) { outboundTimer.giveUp() }
     }
