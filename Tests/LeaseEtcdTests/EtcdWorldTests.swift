@@ -88,7 +88,10 @@ struct EtcdAnswerTests {
         try progress.advance(by: [6], of: [.configuration("{}")], from: "one")
         try progress.advance(by: [8, 9], of: [put, put], from: "one")
         #expect(progress.leases == 9 && progress.configuration == 6)
-        for (revisions, event) in [([9], put), ([8, 10], put), ([6], .configuration(nil)), ([5], put)] {
+        let lies: [([Int64], StoreEvent)] = [
+            ([9], put), ([8, 10], put), ([6], .configuration(nil)), ([5], put),
+        ]
+        for (revisions, event) in lies {
             var progress = progress
             let error = #expect(throws: LeaseStoreError.self) {
                 try progress.advance(by: revisions, of: [event], from: "one")

@@ -121,11 +121,8 @@ package struct BugReport: Sendable {
 /// Takes out of texts what nobody else should know: passwords, tokens, private keys, names and passwords in URLs.
 enum Redaction {
     private static let mark = "(redacted)"
-    /// What is followed by a secret, up to the end of the word; compared in small letters.
-    private static let names = [
-        "etcd-password", "etcd_password", "password", "passwd", "token", "secret", "authorization: bearer",
-        "bearer",
-    ]
+    /// Names that a secret follows, in small letters.
+    private static let names = ["password", "passwd", "token", "secret", "bearer"]
 
     /// The text without secrets.
     static func redacted(_ text: String) -> String {
@@ -144,30 +141,48 @@ enum Redaction {
         return lines.joined(separator: "\n")
     }
 
-    /// `--etcd-password=x`, `FLANNELD_ETCD_PASSWORD=x`, `"token": "x"`, `Bearer x`: the value goes.
+    /// `--etcd-password=x`, `--etcd-password x`, `FLANNELD_ETCD_PASSWORD="x y"`, `"token": "x"`, `Bearer x`: the value
+    /// goes.
     private static func withoutValues(in line: String) -> String {
-        var result = line
-        for name in names {
-            var rest = result[...]
-            var done = ""
-            while let found = rest.lowercased().firstRange(of: name) {
-                let offset = rest.lowercased().distance(
-                    from: rest.lowercased().startIndex, to: found.upperBound)
-                guard offset <= rest.count else { break }
-                let end = rest.index(rest.startIndex, offsetBy: offset)
-                let separators = rest[end...].prefix { "=: \"'\t".contains($0) }
-                let value = rest[separators.endIndex...].prefix {
-                    !$0.isWhitespace && !"\"',;&}".contains($0)
-                }
-                done += rest[..<separators.endIndex]
-                // The name alone, as in a sentence or a list of flags, is no secret.
-                let hasValue = !separators.isEmpty && !value.isEmpty && !value.hasPrefix("--")
-                done += hasValue ? mark[...] : value
-                rest = rest[value.endIndex...]
+        // Most lines have none of them.
+        let small = line.lowercased()
+        guard names.contains(where: { small.contains($0) }) else { return line }
+        var done = ""
+        var rest = Array(line)[...]
+        while let name = names.compactMap({ first($0, in: rest) }).min(by: { $0.lowerBound < $1.lowerBound })
+        {
+            let isFlag = rest[..<name.lowerBound].reversed().prefix { !$0.isWhitespace }.reversed().starts(
+                with: "--")
+            let isBearer = String(rest[name]).lowercased() == "bearer"
+            done += rest[..<name.upperBound]
+            rest = rest[name.upperBound...]
+            let between = rest.prefix { "=: \"'\t".contains($0) }
+            done += between
+            rest = rest.dropFirst(between.count)
+            // In a sentence the word is followed by nothing that is meant to stay hidden.
+            guard between.contains("=") || between.contains(":") || isFlag && !between.isEmpty || isBearer
+            else {
+                continue
             }
-            result = done + rest
+            let quote = between.last.flatMap { "\"'".contains($0) ? $0 : nil }
+            let value = rest.prefix { character in
+                if let quote { return character != quote }
+                return !character.isWhitespace && !"\"',;&}".contains(character)
+            }
+            if !value.isEmpty { done += mark }
+            rest = rest.dropFirst(value.count)
         }
-        return result
+        return done + rest
+    }
+
+    /// Where a name stands first, however it is written.
+    private static func first(_ name: String, in text: ArraySlice<Character>) -> Range<Int>? {
+        let wanted = Array(name)
+        return text.indices.first { start in
+            let there = text[start...].prefix(wanted.count)
+            return there.count == wanted.count
+                && zip(there, wanted).allSatisfy { $0.lowercased() == String($1) }
+        }.map { $0..<$0 + wanted.count }
     }
 
     /// `https://name:password@host`: what is before the host goes.
