@@ -77,7 +77,8 @@ struct DoctorCommand: FlagTaking {
     }
 }
 
-private func printDocument(_ document: DoctorDocument) throws {
+/// Prints what was found, for programs.
+func printDocument(_ document: DoctorDocument) throws {
     let encoder = JSONEncoder()
     encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
     print(String(decoding: try encoder.encode(document), as: UTF8.self))

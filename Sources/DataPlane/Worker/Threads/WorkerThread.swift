@@ -20,7 +20,9 @@ extension DataPlane {
             let result = twill_pin_thread(Int32(clamping: cpu))
             guard result == 0 else {
                 return start.ready(
-                    .resource("pin worker \(index) to CPU \(cpu) (see --cpus)", errorNumber: result))
+                    .resource(
+                        "pin worker \(index) to CPU \(cpu) (--cpus; this process may use \(usableCPUs()))",
+                        errorNumber: result))
             }
         }
         guard let memory = PacketMemory(limits, hugePages: tuning.usesHugePages) else {
@@ -148,4 +150,24 @@ final class WorkerStart: Sendable {
         }
         return error.withLock { $0 }
     }
+}
+
+/// The processors that the calling thread may run on, as `--cpus` takes them: `0-3,8`.
+func usableCPUs() -> String {
+    var set = cpu_set_t()
+    guard sched_getaffinity(0, MemoryLayout<cpu_set_t>.size, &set) == 0 else { return "" }
+    // A bit for each, the lowest first, on processors that have the lowest byte first.
+    let usable = withUnsafeBytes(of: set) { bytes in
+        (0..<bytes.count * 8).filter { bytes[$0 / 8] & (1 << UInt8(truncatingIfNeeded: $0 % 8)) != 0 }
+    }
+    var ranges: [ClosedRange<Int>] = []
+    for cpu in usable {
+        if let last = ranges.last, last.upperBound + 1 == cpu {
+            ranges[ranges.count - 1] = last.lowerBound...cpu
+        } else {
+            ranges.append(cpu...cpu)
+        }
+    }
+    return ranges.map { $0.count == 1 ? "\($0.lowerBound)" : "\($0.lowerBound)-\($0.upperBound)" }
+        .joined(separator: ",")
 }
