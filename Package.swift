@@ -55,16 +55,18 @@ let dataPlane: [Target] = [
     module("Offload", in: "DataPlane", ["PacketHeaders", "CLinux"]),
     module("Forwarding", in: "DataPlane", ["Addresses"]),
     module("Counters", in: "DataPlane"),
+    module("Hello", in: "DataPlane", ["Addresses", "CLinux"]),
     module(
         "Worker", in: "DataPlane",
         [
             "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Devices", "Engines",
-            "CLinux",
+            "Hello", "CLinux",
         ], settings: workerSettings),
 
     tests("PacketHeaders", ["Addresses"]),
     tests("Offload", ["PacketHeaders", "CLinux", "NetworkNamespaces", "Seeded"]),
     tests("Forwarding", ["Addresses", "Seeded"]),
+    tests("Hello", ["Addresses", "CLinux", "Seeded"]),
     tests("Devices", ["Addresses", "Processes", "CLinux", "NetworkNamespaces"]),
     tests("Engines", ["Addresses", "CLinux"]),
     .target(name: "CAllocationCount", path: "Tests/CAllocationCount"),
@@ -72,7 +74,7 @@ let dataPlane: [Target] = [
         "Worker",
         [
             "CAllocationCount", "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters",
-            "Engines", "CLinux", "Seeded",
+            "Engines", "Hello", "CLinux", "Seeded",
         ]),
 
     // What every seeded test draws from.
@@ -291,7 +293,7 @@ let etcdAndDaemon: [Target] = [
         name: "WorldTests",
         dependencies: [
             "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "KubernetesNodes",
-            "KubernetesTesting", "NetworkNamespaces", "NodeDaemon", "Telemetry",
+            "KubernetesTesting", "NetworkNamespaces", "NodeDaemon", "Offload", "Telemetry",
         ],
         swiftSettings: settings),
     // A network of nodes from outside: real daemons on a real etcd, driven by flags, signals and the store alone.
@@ -317,8 +319,8 @@ let package = Package(
         .library(
             name: "TwillDataPlane",
             targets: [
-                "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Devices", "Engines",
-                "Worker",
+                "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Hello", "Devices",
+                "Engines", "Worker",
             ]),
         // What the forwarders in Benchmarks/ share with the daemon.
         .library(name: "Addresses", targets: ["Addresses"]),

@@ -23,6 +23,10 @@ public enum Counter: Int, CaseIterable, Sendable {
     case segmentsCoalesced
     case tunnelWrites
     case inboundPassed
+    case kernelPathStrays
+    // Between the nodes.
+    case hellosSent
+    case hellosReceived
     // The loop.
     case enters
     case completions
@@ -194,6 +198,17 @@ extension Counter {
             Definition(
                 "inbound_passed", .event,
                 "Datagrams of sparse flows that were delivered before other flows' waiting ones.")
+        case .kernelPathStrays:
+            Definition(
+                "kernel_path_strays", .event,
+                "Packets of a peer's kernel path that this node's did not take, and whose TCP or UDP checksum was completed here."
+            )
+        case .hellosSent:
+            Definition(
+                "hellos_sent", .event,
+                "Questions to peers whether they take kernel-path datagrams in, and answers to theirs.")
+        case .hellosReceived:
+            Definition("hellos_received", .event, "Such questions and answers that came from peers.")
         case .enters:
             Definition(
                 "enters", .event,

@@ -46,6 +46,7 @@ public final class DataPlane: Sendable {
     let wakes: WakeDescriptors
     let blocks: [CounterBlock]
     let peerBlocks: [PeerCounterBlock]
+    let hellos: HelloThread
     private let peerSlots = Mutex(PeerSlots())
     let stopping = Atomic<Bool>(false)
     private let threads = Mutex<[pthread_t]>([])
@@ -83,6 +84,13 @@ public final class DataPlane: Sendable {
             sockets.close()
             throw error
         }
+        do throws(DataPlaneError) {
+            hellos = try HelloThread(workers: workers, socket: sockets.helloSender)
+        } catch {
+            sockets.close()
+            wakes.close()
+            throw error
+        }
         do throws(TunnelError) {
             tunnel = try TunnelDevice.open(
                 name: configuration.tunnelName, queueCount: workers, offloads: tuning.tunnelOffloads,
@@ -103,7 +111,7 @@ public final class DataPlane: Sendable {
         underlayOffloads = sockets.receivers[0].offloads
         receiveBufferBytes = sockets.receivers[0].receiveBufferBytes
         publication = ForwardingPublication(workers: workers)
-        subscribers = [publication]
+        subscribers = [publication, hellos]
         blocks = (0..<workers).map { _ in CounterBlock.allocate() }
         peerBlocks = (0..<workers).map { _ in PeerCounterBlock.allocate() }
         kernelBlock = CounterBlock.allocate()
@@ -164,6 +172,12 @@ public final class DataPlane: Sendable {
             stop()
             throw error
         }
+        do throws(DataPlaneError) {
+            try hellos.start { nil }
+        } catch {
+            stop()
+            throw error
+        }
     }
 
     /// Whether routes with this MTU, bytes, may be published: a receive buffer holds a packet of that size.
@@ -191,6 +205,7 @@ public final class DataPlane: Sendable {
             guard !isClosed else { return }
             isClosed = true
             wakes.signal()
+            hellos.stop()
             let running = threads.withLock { threads in
                 defer { threads = [] }
                 return threads
@@ -212,7 +227,7 @@ public final class DataPlane: Sendable {
                 kernelBlock.set(.dropOutboundQueueFull, Int(truncatingIfNeeded: $0.queueDropped))
             }
         }
-        return CounterTotals(blocks + [kernelBlock])
+        return CounterTotals(blocks + [kernelBlock, hellos.counters])
     }
 
     /// Others' sockets on the port, which take datagrams that are for this node. Reads files of /proc.
