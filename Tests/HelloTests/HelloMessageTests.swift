@@ -69,7 +69,9 @@ extension HelloMessage {
         for round in 0..<3 {
             for number in 0..<HelloInbox.capacity {
                 #expect(
-                    inbox.put(HelloMessage(.question, receives: true, number: UInt64(number)), from: sender(number)))
+                    inbox.put(
+                        HelloMessage(.question, receives: true, number: UInt64(number)), from: sender(number))
+                )
             }
             #expect(!inbox.put(HelloMessage(.question, receives: true, number: 1), from: sender(1)))
             // One wake-up, for the first.

@@ -182,7 +182,8 @@ public struct PeerHellos {
         }
     }
 
-    private mutating func takeAnswer(_ message: HelloMessage, from sender: Endpoint, at now: Int) -> [Action] {
+    private mutating func takeAnswer(_ message: HelloMessage, from sender: Endpoint, at now: Int) -> [Action]
+    {
         guard var peer = peers[sender], peer.questionsAsked > 0,
             message.number == peer.numbers.0 || peer.questionsAsked > 1 && message.number == peer.numbers.1
         else { return [] }
