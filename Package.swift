@@ -56,6 +56,7 @@ let dataPlane: [Target] = [
     module("Offload", in: "DataPlane", ["PacketHeaders", "CLinux"]),
     module("Forwarding", in: "DataPlane", ["Addresses"]),
     module("Counters", in: "DataPlane"),
+<<<<<<< HEAD
     // Beside the workers: programs in the kernel. Theirs is C, which the target does not compile: it has their
     // instructions (tools/generate-kernel-path).
     .target(
@@ -63,16 +64,24 @@ let dataPlane: [Target] = [
     module(
         "KernelForwarding", in: "DataPlane",
         ["Addresses", "CKernelForwarding", "Counters", "Forwarding", "KernelPrograms"]),
+=======
+    module("Hello", in: "DataPlane", ["Addresses", "CLinux"]),
+>>>>>>> 29890d0898d43e45c7d448e7a88c94f335d29724
     module(
         "Worker", in: "DataPlane",
         [
             "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Devices", "Engines",
+<<<<<<< HEAD
             "KernelForwarding", "KernelPrograms", "CLinux",
+=======
+            "Hello", "CLinux",
+>>>>>>> 29890d0898d43e45c7d448e7a88c94f335d29724
         ], settings: workerSettings),
 
     tests("PacketHeaders", ["Addresses"]),
     tests("Offload", ["PacketHeaders", "CLinux", "NetworkNamespaces", "Seeded"]),
     tests("Forwarding", ["Addresses", "Seeded"]),
+    tests("Hello", ["Addresses", "CLinux", "Seeded"]),
     tests("Devices", ["Addresses", "Processes", "CLinux", "NetworkNamespaces"]),
     tests(
         "KernelForwarding",
@@ -86,7 +95,7 @@ let dataPlane: [Target] = [
         "Worker",
         [
             "CAllocationCount", "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters",
-            "Engines", "CLinux", "Seeded",
+            "Engines", "Hello", "CLinux", "Seeded",
         ]),
 
     // What every seeded test draws from.
@@ -313,7 +322,7 @@ let etcdAndDaemon: [Target] = [
         name: "WorldTests",
         dependencies: [
             "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "KubernetesNodes",
-            "KubernetesTesting", "NetworkNamespaces", "NodeDaemon", "Telemetry",
+            "KubernetesTesting", "NetworkNamespaces", "NodeDaemon", "Offload", "Telemetry",
         ],
         swiftSettings: settings),
     // A network of nodes from outside: real daemons on a real etcd, driven by flags, signals and the store alone.
@@ -339,8 +348,8 @@ let package = Package(
         .library(
             name: "TwillDataPlane",
             targets: [
-                "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Devices", "Engines",
-                "Worker",
+                "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Hello", "Devices",
+                "Engines", "Worker",
             ]),
         // What the forwarders in Benchmarks/ share with the daemon.
         .library(name: "Addresses", targets: ["Addresses"]),

@@ -28,6 +28,10 @@ public enum Counter: Int, CaseIterable, Sendable {
     case kernelPathPacketsReceived
     case kernelPathKeptInOrder
     case kernelPathLeftToRing
+    case kernelPathStrays
+    // Between the nodes.
+    case hellosSent
+    case hellosReceived
     // The loop.
     case enters
     case completions
@@ -218,6 +222,17 @@ extension Counter {
                 "kernel_path_left_to_ring", .event,
                 "Datagrams without a UDP checksum that the kernel path did not take in: hellos, and what the packet threads were left to judge."
             )
+        case .kernelPathStrays:
+            Definition(
+                "kernel_path_strays", .event,
+                "Packets of a peer's kernel path that this node's did not take, and whose TCP or UDP checksum was completed here."
+            )
+        case .hellosSent:
+            Definition(
+                "hellos_sent", .event,
+                "Questions to peers whether they take kernel-path datagrams in, and answers to theirs.")
+        case .hellosReceived:
+            Definition("hellos_received", .event, "Such questions and answers that came from peers.")
         case .enters:
             Definition(
                 "enters", .event,

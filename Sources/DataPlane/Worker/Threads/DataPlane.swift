@@ -53,6 +53,7 @@ public final class DataPlane: Sendable {
     let wakes: WakeDescriptors
     let blocks: [CounterBlock]
     let peerBlocks: [PeerCounterBlock]
+    let hellos: HelloThread
     private let peerSlots = Mutex(PeerSlots())
     let stopping = Atomic<Bool>(false)
     private let threads = Mutex<[pthread_t]>([])
@@ -92,6 +93,13 @@ public final class DataPlane: Sendable {
             sockets.close()
             throw error
         }
+        do throws(DataPlaneError) {
+            hellos = try HelloThread(workers: workers, socket: sockets.helloSender)
+        } catch {
+            sockets.close()
+            wakes.close()
+            throw error
+        }
         do throws(TunnelError) {
             tunnel = try TunnelDevice.open(
                 name: configuration.tunnelName, queueCount: workers, offloads: tuning.tunnelOffloads,
@@ -113,7 +121,7 @@ public final class DataPlane: Sendable {
         receiveBufferBytes = sockets.receivers[0].receiveBufferBytes
         publication = ForwardingPublication(workers: workers)
         (kernelPath, kernelPathRefusal) = DataPlane.kernelPath(configuration)
-        subscribers = [publication] + [kernelPath].compactMap { $0 }
+        subscribers = [publication, hellos] + [kernelPath].compactMap { $0 }
         blocks = (0..<workers).map { _ in CounterBlock.allocate() }
         peerBlocks = (0..<workers).map { _ in PeerCounterBlock.allocate() }
         kernelBlock = CounterBlock.allocate()
@@ -196,6 +204,12 @@ public final class DataPlane: Sendable {
             stop()
             throw error
         }
+        do throws(DataPlaneError) {
+            try hellos.start { [kernelPath] in kernelPath }
+        } catch {
+            stop()
+            throw error
+        }
     }
 
     /// Whether routes with this MTU, bytes, may be published: a receive buffer holds a packet of that size.
@@ -224,6 +238,7 @@ public final class DataPlane: Sendable {
             isClosed = true
             kernelPath?.stop()
             wakes.signal()
+            hellos.stop()
             let running = threads.withLock { threads in
                 defer { threads = [] }
                 return threads
@@ -247,7 +262,7 @@ public final class DataPlane: Sendable {
         }
         return kernelPathBlock.withLock { block in
             kernelPath?.count(into: block)
-            return CounterTotals(blocks + [kernelBlock, block])
+            return CounterTotals(blocks + [kernelBlock, block, hellos.counters])
         }
     }
 
