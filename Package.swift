@@ -56,7 +56,6 @@ let dataPlane: [Target] = [
     module("Offload", in: "DataPlane", ["PacketHeaders", "CLinux"]),
     module("Forwarding", in: "DataPlane", ["Addresses"]),
     module("Counters", in: "DataPlane"),
-<<<<<<< HEAD
     // Beside the workers: programs in the kernel. Theirs is C, which the target does not compile: it has their
     // instructions (tools/generate-kernel-path).
     .target(
@@ -64,18 +63,12 @@ let dataPlane: [Target] = [
     module(
         "KernelForwarding", in: "DataPlane",
         ["Addresses", "CKernelForwarding", "Counters", "Forwarding", "KernelPrograms"]),
-=======
     module("Hello", in: "DataPlane", ["Addresses", "CLinux"]),
->>>>>>> 29890d0898d43e45c7d448e7a88c94f335d29724
     module(
         "Worker", in: "DataPlane",
         [
             "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Devices", "Engines",
-<<<<<<< HEAD
-            "KernelForwarding", "KernelPrograms", "CLinux",
-=======
-            "Hello", "CLinux",
->>>>>>> 29890d0898d43e45c7d448e7a88c94f335d29724
+            "Hello", "KernelForwarding", "KernelPrograms", "CLinux",
         ], settings: workerSettings),
 
     tests("PacketHeaders", ["Addresses"]),
