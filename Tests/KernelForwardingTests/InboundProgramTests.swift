@@ -141,6 +141,20 @@ struct ProgramNode {
         #expect(!node.forwarder.receives)
     }
 
+    @Test func takesNothingOnceNobodyLooksAfterTheTable() throws {
+        let node = try ProgramNode()
+        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.redirected)
+        var waited = 0
+        while try node.receive(OuterFrame()).verdict == ProgramNode.redirected, waited < 200 {
+            usleep(100_000)
+            waited += 1
+        }
+        #expect(waited < 200)
+        #expect(!node.forwarder.receives)
+        node.forwarder.refresh()
+        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.redirected)
+    }
+
     @Test func goesByTheRoutesThatWerePublishedLast() throws {
         let node = try ProgramNode()
         #expect(try node.receive(OuterFrame()).verdict == ProgramNode.redirected)
