@@ -39,6 +39,7 @@ let common: [Target] = [
     .target(name: "CLinux", path: "Sources/Common/CLinux"),
     module("Addresses", in: "Common"),
     module("Processes", in: "Common", ["Addresses"]),
+    module("KernelPrograms", in: "Common", ["CLinux"]),
 
     tests("Addresses", []),
     tests("Processes", ["Addresses"]),
@@ -55,12 +56,19 @@ let dataPlane: [Target] = [
     module("Offload", in: "DataPlane", ["PacketHeaders", "CLinux"]),
     module("Forwarding", in: "DataPlane", ["Addresses"]),
     module("Counters", in: "DataPlane"),
+    // Beside the workers: programs in the kernel. Theirs is C, which the target does not compile: it has their
+    // instructions (tools/generate-kernel-path).
+    .target(
+        name: "CKernelForwarding", path: "Sources/DataPlane/CKernelForwarding", exclude: ["programs"]),
+    module(
+        "KernelForwarding", in: "DataPlane",
+        ["Addresses", "CKernelForwarding", "Counters", "Forwarding", "KernelPrograms"]),
     module("Hello", in: "DataPlane", ["Addresses", "CLinux"]),
     module(
         "Worker", in: "DataPlane",
         [
             "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Devices", "Engines",
-            "Hello", "CLinux",
+            "Hello", "KernelForwarding", "KernelPrograms", "CLinux",
         ], settings: workerSettings),
 
     tests("PacketHeaders", ["Addresses"]),
@@ -68,6 +76,12 @@ let dataPlane: [Target] = [
     tests("Forwarding", ["Addresses", "Seeded"]),
     tests("Hello", ["Addresses", "CLinux", "Seeded"]),
     tests("Devices", ["Addresses", "Processes", "CLinux", "NetworkNamespaces"]),
+    tests(
+        "KernelForwarding",
+        [
+            "Addresses", "CKernelForwarding", "Counters", "Devices", "Forwarding", "KernelPrograms",
+            "NetworkNamespaces", "PacketHeaders", "Seeded",
+        ]),
     tests("Engines", ["Addresses", "CLinux"]),
     .target(name: "CAllocationCount", path: "Tests/CAllocationCount"),
     tests(
@@ -89,12 +103,16 @@ let controlSide: [Target] = [
         "Reconciler", in: "Control/Kernel",
         ["Addresses", "Health", "Host", "Netlink", .product(name: "Logging", package: "swift-log")]),
     module(
+        "TrafficControl", in: "Control/Kernel",
+        ["Health", "KernelPrograms", "Netlink", "Reconciler"]),
+    module(
         "Firewall", in: "Control/Kernel",
         ["Addresses", "Health", "Host", "Netlink", "Reconciler", "CLinux"]),
     module(
         "Node", in: "Control",
         [
-            "Addresses", "Processes", "Health", "Host", "JSON", "Netlink", "Reconciler", "Firewall", "CLinux",
+            "Addresses", "Processes", "Health", "Host", "JSON", "Netlink", "Reconciler", "Firewall",
+            "TrafficControl", "CLinux",
             .product(name: "Logging", package: "swift-log"),
         ]),
     module("JSON", in: "Control"),
@@ -182,6 +200,9 @@ let controlSide: [Target] = [
             "Addresses", "Health", "Netlink", "NetworkNamespaces",
             .product(name: "Logging", package: "swift-log"),
         ]),
+    tests(
+        "TrafficControl",
+        ["Health", "KernelForwarding", "KernelPrograms", "Netlink", "NetworkNamespaces", "Reconciler"]),
     tests("Firewall", ["Addresses", "Health", "Netlink", "Reconciler", "NetworkNamespaces"]),
     tests(
         "Node",
@@ -236,6 +257,7 @@ let etcdAndDaemon: [Target] = [
             "Addresses", "Processes", "Forwarding", "Counters", "Devices", "Engines", "Worker",
             "Backends", "Diagnosis", "Health", "KubernetesClient", "KubernetesNodes", "Netlink", "Host",
             "Reconciler", "Firewall", "Leases", "Node", "Telemetry", "CLinux", "CBuildStamp",
+            "KernelForwarding", "KernelPrograms", "TrafficControl",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),

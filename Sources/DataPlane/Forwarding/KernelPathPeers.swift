@@ -1,11 +1,20 @@
 import Addresses
 
-/// What the hello between nodes (R) tells the kernel path (L), and asks of it. Any thread; none of the calls waits for anything but one system call.
+/// What the nodes' hello to one another tells the kernel path, and asks of it. Any thread may call; none of the calls
+/// waits for more than a system call or two.
 public protocol KernelPathPeers: Sendable {
-    /// Whether this node takes kernel-path datagrams in now: programs attached, table fresh. Hellos say so.
+    /// Whether this node takes datagrams in by the kernel path now. A hello says so to others.
     var receives: Bool { get }
-    /// The peer at this endpoint may be sent kernel-path datagrams for so long from now; again to prolong. At most 60 s are granted at once.
+
+    /// Lets the peer at an endpoint be sent datagrams by the kernel path; called again, prolongs that.
+    ///
+    /// - Parameters:
+    ///   - endpoint: the peer's, as it is published.
+    ///   - duration: milliseconds from now, 60,000 at most.
     func allow(_ endpoint: Endpoint, forMilliseconds duration: Int)
-    /// It may not (any longer).
+
+    /// Ends that at once.
+    ///
+    /// - Parameter endpoint: the peer's, as it is published.
     func disallow(_ endpoint: Endpoint)
 }

@@ -2,6 +2,8 @@ import Addresses
 import Backends
 import Processes
 import Engines
+import KernelForwarding
+import KernelPrograms
 import FoundationEssentials
 import Glibc
 import Devices
@@ -75,6 +77,7 @@ package enum MachineCheck {
         findings += ring()
         findings += tunnel()
         findings += socket()
+        findings.append(kernelPath())
         findings.append(.forwarding(setting: setting("/proc/sys/net/ipv4/ip_forward")))
         if isOfKubernetes {
             findings.append(
@@ -123,6 +126,17 @@ package enum MachineCheck {
             return findings
         } catch {
             return [Finding("tun", .bad, "\(error)")]
+        }
+    }
+
+    private static func kernelPath() -> Finding {
+        do throws(KernelProgramError) {
+            try KernelForwarder.probe()
+            return Finding("kernel path", .good, "its programs load, and carry a packet")
+        } catch {
+            return Finding(
+                "kernel path", .degraded, "\(error)",
+                remedy: "until then the packet threads carry small packets too, which takes longer")
         }
     }
 
