@@ -205,7 +205,7 @@ public final class DataPlane: Sendable {
             throw error
         }
         do throws(DataPlaneError) {
-            try hellos.start { [kernelPath] in kernelPath }
+            if let kernelPath { try hellos.start(telling: kernelPath) }
         } catch {
             stop()
             throw error

@@ -18,7 +18,7 @@ final class HelloThread: ForwardingSubscriber, Sendable {
     /// What it counts; the thread is the one writer.
     let counters = CounterBlock.allocate()
     private let socket: Int32?
-    private let kernelPath = Mutex<(@Sendable () -> (any KernelPathPeers)?)?>(nil)
+    private let kernelPath = Mutex<(any KernelPathPeers)?>(nil)
     private let peers = Mutex<[ForwardingPeer]?>(nil)
     private let stopping = Atomic<Bool>(false)
     private let thread = Mutex<pthread_t?>(nil)
@@ -54,10 +54,10 @@ final class HelloThread: ForwardingSubscriber, Sendable {
         return 0
     }
 
-    /// Starts the thread.
+    /// Starts the thread. Where it is not started, this node asks nobody and answers nobody.
     ///
-    /// - Parameter kernelPath: gives whom to tell; nil while there is none.
-    func start(telling kernelPath: @escaping @Sendable () -> (any KernelPathPeers)?) throws(DataPlaneError) {
+    /// - Parameter kernelPath: whom to tell.
+    func start(telling kernelPath: any KernelPathPeers) throws(DataPlaneError) {
         guard socket != nil else { return }
         self.kernelPath.withLock { $0 = kernelPath }
         var thread = pthread_t()
@@ -90,13 +90,12 @@ final class HelloThread: ForwardingSubscriber, Sendable {
     }
 
     private func run() {
-        guard let socket, let kernelPath = kernelPath.withLock({ $0 }) else { return }
+        guard let socket, let path = kernelPath.withLock({ $0 }) else { return }
         var hellos = PeerHellos()
         var followAt = 0
         while !stopping.load(ordering: .relaxed) {
             let now = HelloThread.now
-            let path = kernelPath()
-            let receives = path?.receives ?? false
+            let receives = path.receives
             if now >= followAt, let peers = peers.withLock({ $0.take() }) {
                 hellos.follow(peers.lazy.map(\.endpoint), at: now)
                 followAt = now + HelloLimits.turn
@@ -123,16 +122,14 @@ final class HelloThread: ForwardingSubscriber, Sendable {
     }
 
     private func carryOut(
-        _ actions: [PeerHellos.Action], _ path: (any KernelPathPeers)?, _ socket: Int32
+        _ actions: [PeerHellos.Action], _ path: any KernelPathPeers, _ socket: Int32
     ) {
         for action in actions {
             switch action {
-            case .send(let message, let endpoint):
-                // Without a kernel path this node has nothing to say.
-                if path != nil { send(message, to: endpoint, on: socket) }
+            case .send(let message, let endpoint): send(message, to: endpoint, on: socket)
             case .allow(let endpoint, let milliseconds):
-                path?.allow(endpoint, forMilliseconds: milliseconds)
-            case .disallow(let endpoint): path?.disallow(endpoint)
+                path.allow(endpoint, forMilliseconds: milliseconds)
+            case .disallow(let endpoint): path.disallow(endpoint)
             }
         }
     }
