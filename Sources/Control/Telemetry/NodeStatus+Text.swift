@@ -21,6 +21,7 @@ extension NodeStatus {
                     + "MTU \(underlay.mtu)")
         }
         if let tunnel { lines.append("tunnel    \(tunnel.interface), \(tunnel.network), MTU \(tunnel.mtu)") }
+        if let kernelPath { lines.append(line(of: kernelPath)) }
         if let lease { lines.append(line(of: lease)) }
         lines += kernelLines
         lines += traffic
@@ -45,6 +46,12 @@ extension NodeStatus {
         }
         // What a store, a file or a flag says must not steer the terminal.
         return lines.map(\.printable).joined(separator: "\n") + "\n"
+    }
+
+    private func line(of path: KernelPath) -> String {
+        let attachment = path.attachment.map { " (\($0))" } ?? ""
+        let rest = path.detail.map { ": \($0)" } ?? ", to \(path.ablePeers) of \(peers.count) peers"
+        return "fast path \(path.state)\(attachment)\(rest)"
     }
 
     private func line(of lease: Lease) -> String {

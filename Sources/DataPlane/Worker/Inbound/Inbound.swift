@@ -101,7 +101,10 @@ extension Worker where Engine: ~Copyable {
             offset &+= length
             if let reason = refusal(bytes, length: length, from: outerSource, peer: peer, admitted: &admitted)
             {
-                counters.add(reason)
+                let isHello =
+                    reason == .dropInboundTooShort
+                    && takeHello(bytes, length: length, sender: datagrams.sender)
+                counters.add(isHello ? .hellosReceived : reason)
                 continue
             }
             if admitted.holder != sender {
@@ -117,6 +120,10 @@ extension Worker where Engine: ~Copyable {
                 counters.add(.dropInboundTimeToLive)
                 answerPeer(packet, from: sender, .timeExceeded)
                 continue
+            }
+            // The kernel merges no datagrams without a checksum of their own, as a kernel path sends them.
+            if count == 1, UnfinishedChecksum.complete(bytes, length: length) {
+                counters.add(.kernelPathStrays)
             }
             let addition = coalescer.add(bytes, length: length)
             // `workOffArrivals` made sure of a slot for each.

@@ -29,6 +29,7 @@ import Counters
 import Engines
 import Forwarding
 import Glibc
+import Hello
 import PacketHeaders
 import Offload
 import Synchronization
@@ -76,6 +77,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     let counters: CounterBlock
     let peerCounters: PeerCounterBlock
     let reader: ForwardingReader
+    let hellos: HelloInbox?
 
     var snapshot: ForwardingSnapshot
     /// Of the snapshot of the last round, which may be freed by now.
@@ -137,9 +139,11 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     ///   - counters: the worker is their one writer.
     ///   - peerCounters: the worker is their one writer.
     ///   - reader: of the publication that the control side replaces snapshots in.
+    ///   - hellos: takes the hellos that come; nil where nobody answers any.
     public init(
         engine: consuming Engine, memory: PacketMemory, limits: WorkerLimits, settings: WorkerSettings,
-        counters: CounterBlock, peerCounters: PeerCounterBlock, reader: ForwardingReader
+        counters: CounterBlock, peerCounters: PeerCounterBlock, reader: ForwardingReader,
+        hellos: HelloInbox? = nil
     ) {
         self.engine = engine
         self.memory = memory
@@ -148,6 +152,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         self.counters = counters
         self.peerCounters = peerCounters
         self.reader = reader
+        self.hellos = hellos
         snapshot = reader.load()
         snapshotGeneration = snapshot.generation
         messages = OutboundMessages(memory)
