@@ -211,7 +211,7 @@ let controlSide: [Target] = [
             "Addresses", "Health", "Host", "Netlink", "Reconciler", "NetworkNamespaces",
             .product(name: "Logging", package: "swift-log"),
         ]),
-    tests("Telemetry", ["Counters", "Health"]),
+    tests("Telemetry", ["Addresses", "Counters", "Health"]),
     tests("CNI", ["twill-cni", "Addresses", "Host", "JSON", "NetworkNamespaces"]),
     tests(
         "KubernetesNodes",
@@ -292,12 +292,12 @@ let testsOfTheWhole: [Target] = [
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "Logging", package: "swift-log"),
         ]),
-    tests("LeaseEtcd", ["Addresses", "EtcdAPI", "Fuzz", "Leases", "LeaseTesting"]),
+    tests("LeaseEtcd", ["Addresses", "EtcdAPI", "Fuzz", "Kit", "Leases", "LeaseTesting"]),
     // An API server in the tests' process, which does wrong what it is told to.
     .target(
         name: "KubernetesTesting",
         dependencies: [
-            "KubernetesNodes",
+            "Kit", "KubernetesNodes",
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),
@@ -313,7 +313,7 @@ let testsOfTheWhole: [Target] = [
     tests(
         "KubernetesClient",
         [
-            "Addresses", "Health", "KubernetesNodes", "KubernetesTesting", "Leases",
+            "Addresses", "Health", "Kit", "KubernetesNodes", "KubernetesTesting", "Leases",
             .product(name: "Logging", package: "swift-log"),
         ]),
     // What the world does to a node: each kind of fault with real daemons; docs/robustness.md is its table.
