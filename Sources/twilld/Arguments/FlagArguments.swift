@@ -139,7 +139,8 @@ struct FlagArguments {
             if given.contains(name) { continue }
             add(
                 flag,
-                flag.kind == .boolean ? try FlagArguments.boolean(value, of: "\(place): \(name)") : value,
+                flag.kind == .boolean
+                    ? try FlagArguments.boolean(value, of: "\(place): \(name)", .configuration) : value,
                 from: .file(path, line: index + 1))
         }
     }
@@ -164,11 +165,13 @@ struct FlagArguments {
     }
 
     /// Go's spellings of a boolean (`strconv.ParseBool`), as `true` or `false`.
-    private static func boolean(_ text: String, of name: String) throws(ExitFailure) -> String {
+    private static func boolean(
+        _ text: String, of name: String, _ status: ExitStatus = .usage
+    ) throws(ExitFailure) -> String {
         switch text {
         case "1", "t", "T", "true", "TRUE", "True": "true"
         case "0", "f", "F", "false", "FALSE", "False", "": "false"
-        default: throw ExitFailure(.usage, "\(name) takes true or false, not \"\(text)\"")
+        default: throw ExitFailure(status, "\(name) takes true or false, not \"\(text)\"")
         }
     }
 }

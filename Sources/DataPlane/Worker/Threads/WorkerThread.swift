@@ -153,22 +153,15 @@ final class WorkerStart: Sendable {
     }
 }
 
-/// The processors that the calling thread may run on, as `--cpus` takes them: `0-3,8`.
+/// The processors that the calling thread may run on, as `--cpus` takes them: `0-3,8` (proc_pid_status(5)).
 func usableCPUs() -> String {
-    var set = cpu_set_t()
-    guard sched_getaffinity(0, MemoryLayout<cpu_set_t>.size, &set) == 0 else { return "" }
-    // A bit for each, the lowest first, on processors that have the lowest byte first.
-    let usable = withUnsafeBytes(of: set) { bytes in
-        (0..<bytes.count * 8).filter { bytes[$0 / 8] & (1 << UInt8(truncatingIfNeeded: $0 % 8)) != 0 }
+    let descriptor = open("/proc/thread-self/status", O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { return "others" }
+    defer { close(descriptor) }
+    // The line stands within the first two pages, whatever the name of the thread.
+    let text = String(unsafeUninitializedCapacity: 8192) {
+        max(0, read(descriptor, $0.baseAddress, $0.count))
     }
-    var ranges: [ClosedRange<Int>] = []
-    for cpu in usable {
-        if let last = ranges.last, last.upperBound + 1 == cpu {
-            ranges[ranges.count - 1] = last.lowerBound...cpu
-        } else {
-            ranges.append(cpu...cpu)
-        }
-    }
-    return ranges.map { $0.count == 1 ? "\($0.lowerBound)" : "\($0.lowerBound)-\($0.upperBound)" }
-        .joined(separator: ",")
+    let line = text.split(separator: "\n").first { $0.hasPrefix("Cpus_allowed_list:") }
+    return line.map { String($0.drop { !$0.isNumber }) } ?? "others"
 }
