@@ -51,9 +51,11 @@ struct Twilld: AsyncParsableCommand {
         } catch let failure as ExitFailure {
             end(failure)
         } catch {
-            for note in line.notes(onError: fullMessage(for: error)) {
+            let text = fullMessage(for: error)
+            for note in line.notes(onError: text) {
                 StandardError.writeFailure("note: \(note.printableLines)")
             }
+            if line.isOfFile(error: text) { end(ExitFailure(.configuration, message(for: error))) }
             LogWriter.standardError.flush(milliseconds: lastLinesMilliseconds)
             exit(withError: error)
         }

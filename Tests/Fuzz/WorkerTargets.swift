@@ -218,10 +218,10 @@
             try hold(bench.kernel.stalls == 0, "the worker went deaf")
         }
 
-        /// Datagrams received less those delivered and dropped: always the same.
+        /// Datagrams received less those delivered and dropped, and hellos: always the same.
         private var balance: UInt64 {
             bench.counters[.datagramsReceived] &- bench.counters[.packetsDelivered]
-                &- bench.sum("drop_inbound")
+                &- bench.counters[.hellosReceived] &- bench.sum("drop_inbound")
         }
     }
 #endif

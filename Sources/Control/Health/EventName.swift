@@ -36,6 +36,7 @@ public enum EventName: String, Sendable, CaseIterable, CustomStringConvertible {
     case dataPlaneStarted = "data_plane_started"
     case dataPlaneEnded = "data_plane_ended"
     case uringForbidden = "io_uring_is_not_to_be_had_plain_system_calls_are_used"
+    case kernelPathRefused = "kernel_path_is_not_to_be_had_packet_threads_carry_everything"
     case fallbackTaken = "fallback_taken"
     case setUpFailed = "set_up_failed"
     case rulesByAnotherProgram = "rules_by_another_program"

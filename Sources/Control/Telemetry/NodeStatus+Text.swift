@@ -26,6 +26,7 @@ extension NodeStatus {
                     + "MTU \(underlay.mtu)")
         }
         if let tunnel { lines.append("tunnel    \(tunnel.interface), \(tunnel.network), MTU \(tunnel.mtu)") }
+        if let kernelPath { lines.append(line(of: kernelPath)) }
         if let engine { lines.append(line(of: engine)) }
         if let lease { lines.append(line(of: lease)) }
         lines += kernelLines
@@ -44,6 +45,12 @@ extension NodeStatus {
         }
         // What a store, a file or a flag says must not steer the terminal.
         return lines.flatMap { $0.printable.hanging(columns: columns) }.joined(separator: "\n") + "\n"
+    }
+
+    private func line(of path: KernelPath) -> String {
+        let attachment = path.attachment.map { " (\($0))" } ?? ""
+        let rest = path.detail.map { ": \($0)" } ?? ", to \(path.ablePeers) of \(peers.count) peers"
+        return "fast path \(path.state)\(attachment)\(rest)"
     }
 
     private func line(of engine: Engine) -> String {

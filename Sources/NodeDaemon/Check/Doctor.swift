@@ -104,9 +104,7 @@ package struct DoctorReport: Sendable {
         var lines = wrong.flatMap(\.foldedLines)
         if showsAll { lines += well.flatMap(\.foldedLines) }
         let reachable = peers.filter(\.isGood).count
-        lines.append(
-            "\(wrong.count { $0.outcome == .bad }) FAIL, \(wrong.count { $0.outcome == .degraded }) warn, "
-                + "\(well.count) ok; \(reachable) of \(peers.count) peers reachable")
+        lines.append(Finding.summary(all) + "; \(reachable) of \(peers.count) peers reachable")
         return lines.map(\.printable).joined(separator: "\n") + "\n"
     }
 

@@ -26,6 +26,7 @@ final class Observation: Observable {
         var dataPlane: DataPlane?
         var tunnel: NodeStatus.Tunnel?
         var samples = TrafficSamples()
+        var kernelPath: AttachedKernelPath?
         var paths: PathMTUs?
         var kernel: ItemStatuses?
         var losses = LossWatch()
@@ -108,6 +109,8 @@ final class Observation: Observable {
             $0.samples = TrafficSamples()
         }
     }
+
+    func update(_ kernelPath: AttachedKernelPath?) { knowledge.withLock { $0.kernelPath = kernelPath } }
 
     func update(_ paths: PathMTUs) { knowledge.withLock { $0.paths = paths } }
 
@@ -192,11 +195,14 @@ final class Observation: Observable {
                 expirySeconds: lease.expiry.map { ($0 - now).seconds })
         }
         let narrow = knowledge.paths?.narrow ?? [:]
+        let able = knowledge.dataPlane?.kernelPath?.standing.able
         status.peers = knowledge.table.peers.map {
             NodeStatus.Peer(
-                subnet: "\($0.subnet)", endpoint: "\($0.endpoint)", pathMTU: narrow[$0.subnet.ipv4])
+                subnet: "\($0.subnet)", endpoint: "\($0.endpoint)", pathMTU: narrow[$0.subnet.ipv4],
+                kernelPath: able?.contains($0.endpoint))
         }
         if let dataPlane = knowledge.dataPlane {
+            status.kernelPath = NodeStatus.KernelPath(of: dataPlane, knowledge.kernelPath)
             addTraffic(of: dataPlane, knowledge, to: &status)
             status.engine = NodeStatus.Engine(dataPlane)
             status.offenders = Counter.allCases.filter(\.isDrop).flatMap { reason in

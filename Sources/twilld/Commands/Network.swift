@@ -83,8 +83,13 @@ struct Network: ParsableCommand {
             do {
                 return try String(contentsOfFile: file, encoding: .utf8)
             } catch {
-                throw ExitFailure(
-                    .usage, "the file \(file) can't be read: \(String(cString: strerror(errno)))")
+                if file.contains("{") {
+                    throw ExitFailure(
+                        .usage,
+                        "the config is given by a file, or on standard input: echo '…' | twilld network set -"
+                    )
+                }
+                throw ExitFailure(.usage, "the file \(file.printable) can't be read: \(plainWords(error))")
             }
         }
     }

@@ -10,7 +10,7 @@ package import Logging
 ///
 /// Made first of all, and run before an underlay is chosen, since `addressRequests` may choose it. Nothing is written
 /// to the API server before `announce`.
-package actor KubernetesCluster: PeerSource, SubnetClaim {
+package actor KubernetesCluster: AssigningCluster {
     /// What is known of the network, as it changes.
     package nonisolated let networks: AsyncStream<KnownNetwork>
     /// This node's subnet, as it changes; none before `announce`.

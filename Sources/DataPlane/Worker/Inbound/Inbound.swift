@@ -127,7 +127,13 @@ extension Worker where Engine: ~Copyable {
             offset &+= length
             if let reason = refusal(bytes, length: length, from: outerSource, peer: peer, admitted: &admitted)
             {
-                drop(reason, datagrams, at: offset &- length, length: length)
+                if reason == .dropInboundTooShort,
+                    takeHello(bytes, length: length, sender: datagrams.sender)
+                {
+                    counters.add(.hellosReceived)
+                } else {
+                    drop(reason, datagrams, at: offset &- length, length: length)
+                }
                 continue
             }
             if admitted.holder != sender {
@@ -143,6 +149,10 @@ extension Worker where Engine: ~Copyable {
                 drop(.dropInboundTimeToLive, datagrams, at: offset &- length, length: length)
                 answerPeer(packet, from: sender, .timeExceeded)
                 continue
+            }
+            // The kernel merges no datagrams without a checksum of their own, as a kernel path sends them.
+            if count == 1, UnfinishedChecksum.complete(bytes, length: length) {
+                counters.add(.kernelPathStrays)
             }
             let addition = coalescer.add(bytes, length: length)
             // `workOffArrivals` made sure of a slot for each.

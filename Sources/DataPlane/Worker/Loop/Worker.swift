@@ -29,6 +29,7 @@ import Counters
 import Engines
 import Forwarding
 import Glibc
+import Hello
 import PacketHeaders
 import Offload
 import Synchronization
@@ -77,6 +78,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     let peerCounters: PeerCounterBlock
     let records: WorkerRecords
     let reader: ForwardingReader
+    let hellos: HelloInbox?
 
     var snapshot: ForwardingSnapshot
     /// Of the snapshot of the last round, which may be freed by now.
@@ -143,10 +145,11 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     ///   - peerCounters: the worker is their one writer.
     ///   - records: the worker is their one writer.
     ///   - reader: of the publication that the control side replaces snapshots in.
+    ///   - hellos: takes the hellos that come; nil where nobody answers any.
     public init(
         engine: consuming Engine, memory: PacketMemory, limits: WorkerLimits, settings: WorkerSettings,
         counters: CounterBlock, peerCounters: PeerCounterBlock, records: WorkerRecords,
-        reader: ForwardingReader
+        reader: ForwardingReader, hellos: HelloInbox? = nil
     ) {
         self.engine = engine
         self.memory = memory
@@ -156,6 +159,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         self.counters = counters
         self.peerCounters = peerCounters
         self.reader = reader
+        self.hellos = hellos
         snapshot = reader.load()
         snapshotGeneration = snapshot.generation
         messages = OutboundMessages(memory)
