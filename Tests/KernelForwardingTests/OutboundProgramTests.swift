@@ -12,7 +12,10 @@ import Testing
 /// (`KernelPathDeviceTests`): the kernel runs a program on a frame alone, and what leaves a TUN device has no link header.
 @Suite(.enabled(if: namespacesAreExpected)) struct OutboundProgramTests {
     private static func packet() -> InnerPacket {
-        InnerPacket(source: IPv4Address(8, 0, 1, 7), destination: IPv4Address(8, 0, 2, 9))
+        var packet = InnerPacket(source: IPv4Address(8, 0, 1, 7), destination: IPv4Address(8, 0, 2, 9))
+        // The kernel runs a program on nothing shorter than an Ethernet and an IPv4 header.
+        packet.payload += [UInt8](repeating: 0, count: 8)
+        return packet
     }
 
     private static func segment(flags: UInt8, payload: [UInt8] = []) -> InnerPacket {
@@ -33,16 +36,16 @@ import Testing
         let counters = node.counters()
         #expect(counters[.kernelPathPacketsSent] == 2)
         #expect(counters[.packetsSent] == 2)
-        #expect(counters[.bytesSent] == 64)
+        #expect(counters[.bytesSent] == 80)
         #expect(node.forwarder.counts(ofSlot: 3).packetsSent == 2)
-        #expect(node.forwarder.counts(ofSlot: 3).bytesSent == 64)
+        #expect(node.forwarder.counts(ofSlot: 3).bytesSent == 80)
     }
 
     /// Each is wrong in one thing alone.
     static let left: [(String, @Sendable (inout InnerPacket) -> Void)] = [
         ("options", { $0.firstByte = 0x46 }),
         ("version 6", { $0.firstByte = 0x65 }),
-        ("total length", { $0.totalLength = 31 }),
+        ("total length", { $0.totalLength = 39 }),
         ("a fragment", { $0.fragment = 0x2000 }),
         ("a later fragment", { $0.fragment = 1 }),
         ("the last hop", { $0.hops = 1 }),

@@ -23,7 +23,7 @@ import Testing
             forwarder = try KernelForwarder(
                 underlay: (IPv4Address(10, 0, 0, 1), 8285), packetLimitBytes: 256, mtu: 1400)
             socket = try RouteSocket()
-            try execute("ip link add under type dummy && ip link set under up")
+            try execute("ip link add under type veth && ip link set under up")
         }
 
         func program(byLink: Bool) -> AttachedProgram {
@@ -77,7 +77,7 @@ import Testing
             try execute("ip link del under")
             #expect(try program.deviation(in: world.state()) == nil)
             #expect(world.told.withLock { $0.last } == 0)
-            try execute("ip link add under type dummy")
+            try execute("ip link add under type veth")
             try world.attach(program)
             let index = try #require(try world.socket.link(named: "under")?.index)
             #expect(world.told.withLock { $0.last } == index)
@@ -102,7 +102,7 @@ import Testing
     @Test func cleanupFindsWhatWasLeftOnAnyInterface() async throws {
         try await World.make { world in
             try world.attach(world.program(byLink: false))
-            try execute("ip link set under down && ip link set under name former && ip link add under type dummy")
+            try execute("ip link set under down && ip link set under name former && ip link add under type veth")
             let removed = try AttachedProgram.removeFilters(
                 on: world.socket.links(), except: nil, using: world.socket)
             #expect(removed == ["program twill_inbound on former"])

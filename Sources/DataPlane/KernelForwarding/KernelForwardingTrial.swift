@@ -28,8 +28,10 @@ enum KernelForwardingTrial {
         forwarder.attached(underlayIndex: 1, tunnelIndex: 1)
         forwarder.allow(peer, forMilliseconds: 1000)
         defer { forwarder.stop() }
+        // With 16 bytes the bare packet is as long as an Ethernet and an IPv4 header, and the kernel runs nothing shorter.
+        let payload = [UInt8](repeating: 0, count: 16)
         let inner = { (from: IPv4Address, to: IPv4Address, hops: UInt8) in
-            header(from: from, to: to, transport: 1, hops: hops, payloadBytes: 0)
+            header(from: from, to: to, transport: 1, hops: hops, payloadBytes: payload.count) + payload
         }
         let sent = inner(IPv4Address(8, 0, 1, 7), IPv4Address(8, 0, 2, 9), 64)
         guard forwarder.programs.outbound.run(on: sent)?.verdict == redirected else {
@@ -38,8 +40,11 @@ enum KernelForwardingTrial {
         let received = inner(IPv4Address(8, 0, 2, 9), IPv4Address(8, 0, 1, 7), 64)
         let link = [UInt8](repeating: 0, count: 12) + [0x08, 0x00]
         let datagram =
-            link + header(from: IPv4Address(10, 0, 0, 2), to: here, transport: 17, hops: 64, payloadBytes: 28)
-            + [0x20, 0x5D, 0x20, 0x5D, 0, 28, 0, 0] + received
+            link
+            + header(
+                from: IPv4Address(10, 0, 0, 2), to: here, transport: 17, hops: 64,
+                payloadBytes: 8 + received.count)
+            + [0x20, 0x5D, 0x20, 0x5D, 0, UInt8(truncatingIfNeeded: 8 + received.count), 0, 0] + received
         let run = forwarder.programs.inbound.run(on: datagram)
         let expected = link + inner(IPv4Address(8, 0, 2, 9), IPv4Address(8, 0, 1, 7), 63)
         guard run?.verdict == redirected, run?.packet == expected else {
