@@ -102,7 +102,11 @@ import Testing
     @Test func cleanupFindsWhatWasLeftOnAnyInterface() async throws {
         try await World.make { world in
             try world.attach(world.program(byLink: false))
-            try execute("ip link set under down && ip link set under name former && ip link add under type veth")
+            try execute(
+                """
+                ip link set under down && ip link set under name former
+                ip link add under type veth
+                """)
             let removed = try AttachedProgram.removeFilters(
                 on: world.socket.links(), except: nil, using: world.socket)
             #expect(removed == ["program twill_inbound on former"])
