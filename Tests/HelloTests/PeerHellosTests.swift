@@ -247,14 +247,14 @@ private struct Network {
         #expect(hellos.take(question, from: Network.endpoint(1), at: 0, receives: true) == [answer])
     }
 
-    /// Somebody forges a peer's questions, 10,000 a second for a minute.
+    /// Somebody forges a peer's questions, 10,000 a second for ten seconds.
     @Test func aFloodOfQuestionsIsAnsweredInPart() {
         var random = SeededRandom(seed: 1)
         var hellos = PeerHellos { random.next() }
         hellos.follow([Network.endpoint(1)], at: 0)
         var answers = 0
         var questions = 0
-        for now in 0..<60_000 {
+        for now in 0..<10_000 {
             var actions: [PeerHellos.Action] = []
             for _ in 0..<10 {
                 actions += hellos.take(
@@ -266,8 +266,8 @@ private struct Network {
                 if message.kind == .answer { answers += 1 } else { questions += 1 }
             }
         }
-        #expect(answers <= 60 * 500 + 100)
-        #expect(questions <= 62)
+        #expect((5_000...5_100).contains(answers))
+        #expect(questions <= 12)
     }
 
     /// A node with many peers, of which those answer that `answers` says.

@@ -102,7 +102,11 @@ import Testing
     @Test func cleanupFindsWhatWasLeftOnAnyInterface() async throws {
         try await World.make { world in
             try world.attach(world.program(byLink: false))
-            try execute("ip link set under down && ip link set under name former && ip link add under type veth")
+            try execute(
+                """
+                ip link set under down && ip link set under name former
+                ip link add under type veth
+                """)
             let removed = try AttachedProgram.removeFilters(
                 on: world.socket.links(), except: nil, using: world.socket)
             #expect(removed == ["program twill_inbound on former"])
@@ -119,8 +123,8 @@ import Testing
             try execute(
                 """
                 tc qdisc add dev under clsact
-                tc filter add dev under ingress pref 1 matchall action continue
-                tc filter add dev under ingress pref 49152 matchall action continue
+                tc filter add dev under ingress pref 1 bpf bytecode '1,6 0 0 0,'
+                tc filter add dev under ingress pref 49152 bpf bytecode '1,6 0 0 0,'
                 """)
             let before = try execute("tc filter show dev under ingress")
             let program = world.program(byLink: byLink)
@@ -140,7 +144,7 @@ import Testing
             try execute(
                 """
                 tc qdisc add dev under clsact
-                tc filter add dev under ingress pref 65000 handle 1 matchall action continue
+                tc filter add dev under ingress pref 65000 handle 1 bpf bytecode '1,6 0 0 0,'
                 """)
             let before = try execute("tc filter show dev under ingress")
             let program = world.program(byLink: false)

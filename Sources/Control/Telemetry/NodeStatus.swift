@@ -151,7 +151,7 @@ extension NodeStatus {
             "The worst condition of the components of a kind: 0 good, 1 degraded, 2 cutting pods off.",
             samples: \.worstConditions),
         Metric(
-            "twill_kernel_path_on", .gauge, "Whether small packets of sparse flows go past the packet threads."
+            "twill_kernel_path_on", .gauge, "Whether small packets go past the packet threads."
         ) { $0.kernelPath.map { $0.state == "on" ? 1 : 0 } },
         Metric(
             "twill_kernel_path_peers", .gauge, "Nodes that small packets go to past the packet threads."

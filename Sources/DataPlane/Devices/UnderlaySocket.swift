@@ -88,11 +88,12 @@ public struct UnderlaySocket: Sendable {
     ///   - endpoint: the address and port that it has.
     /// - Returns: the socket's descriptor, the caller's to close; nil where the kernel refuses it.
     public static func openSenderWithoutChecksum(
-        sharingPortOf receiver: UnderlaySocket, at endpoint: Endpoint
+        sharingPortOf receiver: UnderlaySocket, beside sender: Int32, at endpoint: Endpoint
     ) -> Int32? {
-        guard let descriptor = openSender(sharingPortOf: receiver, at: endpoint, bufferBytes: 0) else {
-            return nil
-        }
+        guard
+            let descriptor = openSender(
+                sharingPortOf: receiver, beside: sender, at: endpoint, bufferBytes: 0)
+        else { return nil }
         guard set(descriptor, SOL_SOCKET, SO_NO_CHECK, 1) else {
             Glibc.close(descriptor)
             return nil
@@ -116,12 +117,21 @@ public struct UnderlaySocket: Sendable {
     ///
     /// - Parameters:
     ///   - receiver: the first of the sockets that `open` made; all others of the port are open.
+    ///   - sender: one that this has opened before, which has given up the option, and has it again meanwhile: the kernel
+    ///     asks all sockets of the port for it. Nil for none.
     ///   - endpoint: the address and port that it has.
     ///   - bufferBytes: the send buffer.
     /// - Returns: the socket's descriptor, the caller's to close; nil where the kernel refuses it.
     public static func openSender(
-        sharingPortOf receiver: UnderlaySocket, at endpoint: Endpoint, bufferBytes: Int
+        sharingPortOf receiver: UnderlaySocket, beside sender: Int32? = nil, at endpoint: Endpoint,
+        bufferBytes: Int
     ) -> Int32? {
+        if let sender, sender != receiver.descriptor {
+            guard set(sender, SOL_SOCKET, SO_REUSEPORT, 1) else { return nil }
+        }
+        defer {
+            if let sender, sender != receiver.descriptor { _ = set(sender, SOL_SOCKET, SO_REUSEPORT, 0) }
+        }
         let wasShared = sharesPort(receiver.descriptor)
         guard set(receiver.descriptor, SOL_SOCKET, SO_REUSEPORT, 1) else { return nil }
         // The receivers need it further on only where there are several, for the kernel to choose among them.

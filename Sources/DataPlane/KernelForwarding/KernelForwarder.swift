@@ -122,6 +122,10 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
 
     // MARK: ForwardingSubscriber
 
+    /// Builds the routes into a table that takes the former one's place between two packets.
+    ///
+    /// - Parameter routes: with the slot of each peer's counters.
+    /// - Returns: how many peers were left out.
     @discardableResult
     public func publish(_ routes: ForwardingRoutes) -> Int {
         state.withLock { state in
@@ -147,11 +151,17 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
 
     // MARK: KernelPathPeers
 
+    /// Whether the programs stand in both interfaces' way and take something.
     public var receives: Bool {
         let now = monotonicNanoseconds()
         return state.withLock { $0.settings.valid_until > now }
     }
 
+    /// Lets a peer of IPv4 that leaves by the underlay be sent to; any other is left to the ring.
+    ///
+    /// - Parameters:
+    ///   - endpoint: the peer's, as it is published.
+    ///   - duration: milliseconds from now, 60,000 at most.
     public func allow(_ endpoint: Endpoint, forMilliseconds duration: Int) {
         guard let key = kernel_endpoint(endpoint), case .v4(let address) = endpoint.address else { return }
         guard state.withLock({ $0.leavesByUnderlay })(address) else { return disallow(endpoint) }
@@ -163,6 +173,9 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
         }
     }
 
+    /// Ends that at once.
+    ///
+    /// - Parameter endpoint: the peer's.
     public func disallow(_ endpoint: Endpoint) {
         guard let key = kernel_endpoint(endpoint) else { return }
         state.withLock { state in

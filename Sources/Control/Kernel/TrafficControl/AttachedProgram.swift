@@ -34,7 +34,9 @@ public final class AttachedProgram: OwnedItem, Sendable {
         var socket: RouteSocket?
     }
 
+    /// What log lines call it: `kernel path from eth0`.
     public let name: String
+    /// The data plane's way in, or out.
     public let component: Component
     /// The daemon carries everything without it.
     public let isEssential = false
@@ -84,6 +86,9 @@ public final class AttachedProgram: OwnedItem, Sendable {
             priority: AttachedProgram.priority, handle: AttachedProgram.handle, name: programName)
     }
 
+    /// Looks whether the program stands at the interface that has the name now.
+    ///
+    /// - Throws: `NetlinkError` where the kernel does not tell of a filter.
     public func deviation(in kernel: NetworkState) throws -> String? {
         guard let index = kernel.link(named: interfaceName)?.index else {
             // The interface is somebody else's to bring back, and told of by whoever needs it more.
@@ -109,6 +114,9 @@ public final class AttachedProgram: OwnedItem, Sendable {
         if wasAttached { changed(nil) }
     }
 
+    /// Attaches the program, and takes away what a former daemon left of its kind.
+    ///
+    /// - Throws: `NetlinkError` where the kernel refuses it; `ItemProblem` where another program has its place.
     public func update(in kernel: NetworkState, using socket: RouteSocket) throws {
         guard let index = kernel.link(named: interfaceName)?.index else { return }
         let isLinked = mayUseLinks && attachByLink(to: index)
@@ -150,6 +158,9 @@ public final class AttachedProgram: OwnedItem, Sendable {
         }
     }
 
+    /// Takes the program away.
+    ///
+    /// - Throws: `NetlinkError` where the kernel does not let a filter go.
     public func delete(using socket: RouteSocket) throws {
         let before = state.withLock { $0 }
         if before.attachment == .filter, let index = before.interfaceIndex {

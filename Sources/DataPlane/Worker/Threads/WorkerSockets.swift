@@ -35,7 +35,8 @@ struct WorkerSockets: Sendable {
                 UnderlaySocket.openSender(
                     sharingPortOf: receivers[0], at: endpoint, bufferBytes: tuning.socketBufferBytes)
                     ?? receivers[0].descriptor)
-            helloSender = UnderlaySocket.openSenderWithoutChecksum(sharingPortOf: receivers[0], at: endpoint)
+            helloSender = UnderlaySocket.openSenderWithoutChecksum(
+                sharingPortOf: receivers[0], beside: senders[0], at: endpoint)
             // While these were opened, a process of the same user could have joined them.
             try UnderlaySocket.refuseIntruders(
                 on: endpoint,
