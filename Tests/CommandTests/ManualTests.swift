@@ -25,7 +25,7 @@ import Testing
         #expect(pages.contains("twilld.8") && pages.contains("twilld-lease-list.8"))
         // One for each command, which the program's own help names.
         let commands = pages.map { $0.dropLast(2).split(separator: "-").dropFirst().joined(separator: " ") }
-        for command in Twilld.configuration.subcommands.compactMap(\.configuration.commandName) {
+        for command in Twilld.configuration.subcommands.compactMap({ $0.configuration.commandName }) {
             #expect(commands.contains(command == "docker-opts" ? "docker opts" : command), "\(command)")
         }
         for (page, words) in zip(pages, commands) {
