@@ -40,6 +40,7 @@ let common: [Target] = [
     .target(name: "CLinux", path: "Sources/Common/CLinux"),
     module("Addresses", in: "Common"),
     module("Processes", in: "Common", ["Addresses"]),
+    module("KernelPrograms", in: "Common", ["CLinux"]),
 
     tests("Addresses", []),
     tests("Processes", ["Addresses"]),
@@ -56,24 +57,39 @@ let dataPlane: [Target] = [
     module("Offload", in: "DataPlane", ["PacketHeaders", "CLinux"]),
     module("Forwarding", in: "DataPlane", ["Addresses"]),
     module("Counters", in: "DataPlane"),
+    // Beside the workers: programs in the kernel. Theirs is C, which the target does not compile: it has their
+    // instructions (tools/generate-kernel-path).
+    .target(
+        name: "CKernelForwarding", path: "Sources/DataPlane/CKernelForwarding", exclude: ["programs"]),
+    module(
+        "KernelForwarding", in: "DataPlane",
+        ["Addresses", "CKernelForwarding", "Counters", "Forwarding", "KernelPrograms"]),
+    module("Hello", in: "DataPlane", ["Addresses", "CLinux"]),
     module(
         "Worker", in: "DataPlane",
         [
             "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Devices", "Engines",
-            "CLinux",
+            "Hello", "KernelForwarding", "KernelPrograms", "CLinux",
         ], settings: workerSettings),
 
     tests("PacketHeaders", ["Addresses"]),
     tests("Offload", ["PacketHeaders", "CLinux", "NetworkNamespaces", "Seeded"]),
     tests("Forwarding", ["Addresses", "Seeded"]),
+    tests("Hello", ["Addresses", "CLinux", "Seeded"]),
     tests("Devices", ["Addresses", "Processes", "CLinux", "NetworkNamespaces"]),
+    tests(
+        "KernelForwarding",
+        [
+            "Addresses", "CKernelForwarding", "Counters", "Devices", "Forwarding", "KernelPrograms",
+            "NetworkNamespaces", "PacketHeaders", "Seeded",
+        ]),
     tests("Engines", ["Addresses", "CLinux"]),
     .target(name: "CAllocationCount", path: "Tests/CAllocationCount"),
     tests(
         "Worker",
         [
             "CAllocationCount", "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters",
-            "Engines", "CLinux", "Seeded",
+            "Engines", "Hello", "CLinux", "Seeded",
         ]),
 
     // What every seeded test draws from.
@@ -88,12 +104,16 @@ let controlSide: [Target] = [
         "Reconciler", in: "Control/Kernel",
         ["Addresses", "Health", "Host", "Netlink", .product(name: "Logging", package: "swift-log")]),
     module(
+        "TrafficControl", in: "Control/Kernel",
+        ["Health", "KernelPrograms", "Netlink", "Reconciler"]),
+    module(
         "Firewall", in: "Control/Kernel",
         ["Addresses", "Health", "Host", "Netlink", "Reconciler", "CLinux"]),
     module(
         "Node", in: "Control",
         [
-            "Addresses", "Processes", "Health", "Host", "JSON", "Netlink", "Reconciler", "Firewall", "CLinux",
+            "Addresses", "Processes", "Health", "Host", "JSON", "Netlink", "Reconciler", "Firewall",
+            "TrafficControl", "CLinux",
             .product(name: "Logging", package: "swift-log"),
         ]),
     module("JSON", in: "Control"),
@@ -181,6 +201,9 @@ let controlSide: [Target] = [
             "Addresses", "Health", "Netlink", "NetworkNamespaces",
             .product(name: "Logging", package: "swift-log"),
         ]),
+    tests(
+        "TrafficControl",
+        ["Health", "KernelForwarding", "KernelPrograms", "Netlink", "NetworkNamespaces", "Reconciler"]),
     tests("Firewall", ["Addresses", "Health", "Netlink", "Reconciler", "NetworkNamespaces"]),
     tests(
         "Node",
@@ -188,7 +211,7 @@ let controlSide: [Target] = [
             "Addresses", "Health", "Host", "Netlink", "Reconciler", "NetworkNamespaces",
             .product(name: "Logging", package: "swift-log"),
         ]),
-    tests("Telemetry", ["Counters", "Health"]),
+    tests("Telemetry", ["Addresses", "Counters", "Health"]),
     tests("CNI", ["twill-cni", "Addresses", "Host", "JSON", "NetworkNamespaces"]),
     tests(
         "KubernetesNodes",
@@ -238,6 +261,7 @@ let daemon: [Target] = [
             "Addresses", "Processes", "Forwarding", "Counters", "Devices", "Engines", "Worker",
             "Backends", "Diagnosis", "Health", "KubernetesNodes", "Netlink", "Host",
             "Reconciler", "Firewall", "Leases", "Node", "Telemetry", "CLinux", "CBuildStamp",
+            "KernelForwarding", "KernelPrograms", "TrafficControl",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),
@@ -268,12 +292,12 @@ let testsOfTheWhole: [Target] = [
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "Logging", package: "swift-log"),
         ]),
-    tests("LeaseEtcd", ["Addresses", "EtcdAPI", "Fuzz", "Leases", "LeaseTesting"]),
+    tests("LeaseEtcd", ["Addresses", "EtcdAPI", "Fuzz", "Kit", "Leases", "LeaseTesting"]),
     // An API server in the tests' process, which does wrong what it is told to.
     .target(
         name: "KubernetesTesting",
         dependencies: [
-            "KubernetesNodes",
+            "Kit", "KubernetesNodes",
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),
@@ -289,7 +313,7 @@ let testsOfTheWhole: [Target] = [
     tests(
         "KubernetesClient",
         [
-            "Addresses", "Health", "KubernetesNodes", "KubernetesTesting", "Leases",
+            "Addresses", "Health", "Kit", "KubernetesNodes", "KubernetesTesting", "Leases",
             .product(name: "Logging", package: "swift-log"),
         ]),
     // What the world does to a node: each kind of fault with real daemons; docs/robustness.md is its table.
@@ -297,7 +321,7 @@ let testsOfTheWhole: [Target] = [
         name: "WorldTests",
         dependencies: [
             "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "KubernetesNodes",
-            "KubernetesTesting", "NetworkNamespaces", "NodeDaemon", "Telemetry",
+            "KubernetesTesting", "NetworkNamespaces", "NodeDaemon", "Offload", "Telemetry",
         ],
         swiftSettings: settings),
     // A network of nodes from outside: real daemons on a real etcd, driven by flags, signals and the store alone.
@@ -323,8 +347,8 @@ let package = Package(
         .library(
             name: "TwillDataPlane",
             targets: [
-                "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Devices", "Engines",
-                "Worker",
+                "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Hello", "Devices",
+                "Engines", "Worker",
             ]),
         // What the forwarders in Benchmarks/ share with the daemon.
         .library(name: "Addresses", targets: ["Addresses"]),

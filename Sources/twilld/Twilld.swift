@@ -19,8 +19,9 @@ struct Twilld: AsyncParsableCommand {
             """,
         version: Version.line,
         subcommands: [
-            Run.self, Check.self, Status.self, Ping.self, DoctorCommand.self, Lease.self, Network.self,
-            DockerOptions.self, Cleanup.self, Completion.self,
+            Run.self, Check.self, Status.self, Ping.self, DoctorCommand.self, CaptureCommand.self, Trace.self,
+            BugReportCommand.self, Lease.self, Network.self, DockerOptions.self, Cleanup.self,
+            Completion.self,
         ],
         defaultSubcommand: Run.self)
 

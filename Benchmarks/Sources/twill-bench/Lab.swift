@@ -3,7 +3,7 @@ import Synchronization
 
 /// How the veth between the nodes behaves; `tools/lab` says what each means.
 enum Underlay: String, CaseIterable, Codable {
-    case plain, offload
+    case plain, offload, wire
 }
 
 /// The nodes of `tools/lab`, and commands in them.

@@ -114,7 +114,7 @@ package struct DoctorReport: Sendable {
     }
 }
 
-/// What `twilld check --json`, `twilld doctor --json` and `twilld ping --json` print. Members may be added; none changes its meaning.
+/// What `twilld doctor`, `ping` and `check` print with `--json`. Members may be added; none changes its meaning.
 package struct DoctorDocument: Codable, Sendable {
     /// The form of the document.
     package var schema = 1
@@ -124,7 +124,7 @@ package struct DoctorDocument: Codable, Sendable {
     package var peers: [PeerReport]
 
     /// Makes a document.
-    package init(findings: [Finding] = [], peers: [PeerReport]) {
+    package init(findings: [Finding] = [], peers: [PeerReport] = []) {
         self.findings = findings.map {
             Entry(subject: $0.subject, outcome: $0.outcome.rawValue, detail: $0.detail, remedy: $0.remedy)
         }

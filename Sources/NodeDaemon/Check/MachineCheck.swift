@@ -2,6 +2,8 @@ import Addresses
 import Backends
 import Processes
 import Engines
+import KernelForwarding
+import KernelPrograms
 import FoundationEssentials
 import Glibc
 import Devices
@@ -92,6 +94,7 @@ package enum MachineCheck {
         findings += socket()
         findings.append(
             .rulePrograms(hasNft: ChildProcess("nft") != nil, hasIptables: ChildProcess("iptables") != nil))
+        findings.append(kernelPath())
         findings.append(.forwarding(setting: setting("/proc/sys/net/ipv4/ip_forward")))
         if isOfKubernetes {
             findings.append(
@@ -140,6 +143,17 @@ package enum MachineCheck {
             return findings
         } catch {
             return [Finding("tun", .bad, "\(error)")]
+        }
+    }
+
+    private static func kernelPath() -> Finding {
+        do throws(KernelProgramError) {
+            try KernelForwarder.probe()
+            return Finding("kernel path", .good, "its programs load, and carry a packet")
+        } catch {
+            return Finding(
+                "kernel path", .degraded, "\(error)",
+                remedy: "until then the packet threads carry small packets too, which takes longer")
         }
     }
 

@@ -37,7 +37,7 @@ struct Check: FlagTaking {
             findings.append(await MachineCheck.storeFinding(store.options))
         }
         if json {
-            try printDocument(DoctorDocument(findings: findings, peers: []))
+            try printDocument(DoctorDocument(findings: findings))
         } else {
             for finding in findings { print(finding.line) }
             print(Finding.summary(findings))

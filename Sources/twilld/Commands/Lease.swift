@@ -20,11 +20,18 @@ struct Lease: ParsableCommand {
 
         @OptionGroup var store: LeaseStoreFlags
 
+        @Flag(help: "Print the leases as JSON.")
+        var json = false
+
         func run() async throws {
             let listings = try await store.operate(
                 instead: "kubectl get nodes -o custom-columns=NAME:.metadata.name,SUBNET:.spec.podCIDR"
             ) { try await $0.list() }
-            print(LeaseTable(listings).text, terminator: "")
+            if json {
+                try printDocument(LeaseDocument(listings))
+            } else {
+                print(LeaseTable(listings).text, terminator: "")
+            }
         }
     }
 
