@@ -24,13 +24,14 @@ enum Membership: Sendable {
             } catch {
                 throw ExitFailure(error)
             }
-        case .kubernetes(let options):
-            #if TWILL_WITHOUT_GRPC
+        #if TWILL_WITHOUT_GRPC
+            case .kubernetes:
                 throw ExitFailure(
                     .unavailable,
                     "this twilld was built without Kubernetes (TWILL_WITHOUT_GRPC, as tools/demo builds it); "
                         + "build it without that variable, or use --lease-dir")
-            #else
+        #else
+            case .kubernetes(let options):
                 do throws(KubernetesOptionsError) {
                     let heartbeat: @Sendable () -> Void = { heartbeats.stamp(.leaseKeeper) }
                     self = .assigned(
@@ -38,7 +39,7 @@ enum Membership: Sendable {
                 } catch {
                     throw ExitFailure(.configuration, error.description)
                 }
-            #endif
+        #endif
         }
     }
 
