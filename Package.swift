@@ -96,7 +96,7 @@ let controlSide: [Target] = [
             .product(name: "Logging", package: "swift-log"),
         ]),
     module("JSON", in: "Control"),
-    module("Backends", in: "Control", ["Addresses", "JSON", "Reconciler"]),
+    module("Backends", in: "Control", ["Addresses", "Health", "JSON", "Netlink", "Reconciler"]),
     module(
         "Leases", in: "Control",
         [
@@ -184,7 +184,7 @@ let controlSide: [Target] = [
     tests(
         "Node",
         [
-            "Addresses", "Health", "Host", "Netlink", "Reconciler", "NetworkNamespaces",
+            "Addresses", "Backends", "Health", "Host", "JSON", "Netlink", "Reconciler", "NetworkNamespaces",
             .product(name: "Logging", package: "swift-log"),
         ]),
     tests("Telemetry", ["Counters", "Health"]),

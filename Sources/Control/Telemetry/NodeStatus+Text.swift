@@ -20,7 +20,10 @@ extension NodeStatus {
                     + "\(underlay.endpoint), "
                     + "MTU \(underlay.mtu)")
         }
-        if let tunnel { lines.append("tunnel    \(tunnel.interface), \(tunnel.network), MTU \(tunnel.mtu)") }
+        if let tunnel {
+            let backend = tunnel.backend.map { "\($0), " } ?? ""
+            lines.append("tunnel    \(backend)\(tunnel.interface), \(tunnel.network), MTU \(tunnel.mtu)")
+        }
         if let lease { lines.append(line(of: lease)) }
         lines += kernelLines
         lines += traffic

@@ -1,0 +1,204 @@
+import FoundationEssentials
+import Kit
+import NetworkNamespaces
+import Telemetry
+import Testing
+
+/// Each backend, on each store: the same pods, the same questions.
+@Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
+struct BackendTests {
+    /// Which store, and what the backends' names and sizes are there.
+    struct Case: Sendable, CustomTestStringConvertible {
+        var type: String
+        var store: String
+        var interface: String
+        /// Bytes that a packet grows by on an underlay of 1,500.
+        var overhead: Int
+
+        var testDescription: String { "\(type), \(store)" }
+
+        static let all: [Case] = ["directory", "etcd"].flatMap { store in
+            [
+                Case(type: "udp", store: store, interface: "flannel0", overhead: 28),
+                Case(type: "vxlan", store: store, interface: "flannel.1", overhead: 50),
+                Case(type: "host-gw", store: store, interface: "eth0", overhead: 0),
+            ]
+        }
+
+        var configuration: String { BackendTests.configuration(type) }
+    }
+
+    private static func configuration(_ type: String, _ members: String = "") -> String {
+        #"{"Network":"100.96.0.0/16","Backend":{"Type":"\#(type)"\#(members)}}"#
+    }
+
+    /// Two nodes with a pod each on a store, and the means to change its configuration.
+    private final class Network {
+        let lab: Lab
+        private let etcd: LabEtcd?
+        private(set) var daemons: [LabDaemon] = []
+        private(set) var pods: [LabPod] = []
+        private(set) var subnets: [String] = []
+
+        init(_ type: String, store: String, nodes: Int = 2) async throws {
+            let configuration = BackendTests.configuration(type)
+            lab = try await Lab(nodes: nodes, config: store == "etcd" ? nil : configuration)
+            etcd = store == "etcd" ? try await lab.startEtcd(config: configuration) : nil
+            for node in lab.nodes.prefix(2) { daemons.append(try await start(node)) }
+            for (node, daemon) in zip(lab.nodes, daemons) {
+                let status = try await daemon.wait(for: "ready with its peer", seconds: 60) {
+                    $0.isReady && $0.peers.count == 1
+                }
+                subnets.append(try #require(status.lease?.subnet))
+                pods.append(try await node.addPod(in: subnets[subnets.count - 1]))
+            }
+        }
+
+        func start(_ node: LabNode) async throws -> LabDaemon {
+            try await node.start("--ip-masq" + (etcd.map { " --etcd-endpoints=\($0.endpoint)" } ?? ""))
+        }
+
+        func restart(_ number: Int) async throws {
+            daemons[number - 1].signal(SIGTERM)
+            #expect(try await daemons[number - 1].exitStatus() == 0)
+            daemons[number - 1] = try await start(lab[number])
+        }
+
+        func set(_ configuration: String) async throws {
+            if let etcd {
+                try await etcd.setNetwork(configuration)
+            } else {
+                try lab.write("store/config", configuration)
+            }
+        }
+
+        /// Pings at full size and not one byte more; TCP and UDP both ways; and each side sees the other's own address.
+        func expectWhatPodsNeed(mtu: Int) async throws {
+            try await pods[0].reaches(pods[1].address)
+            for (from, to) in [(pods[0], pods[1]), (pods[1], pods[0])] {
+                #expect(
+                    await from.succeeds("ping -c 1 -W 2 -M do -s \(mtu - 28) \(to.address)"), "\(mtu) bytes")
+                #expect(
+                    await !from.succeeds("ping -c 1 -W 1 -M do -s \(mtu - 27) \(to.address)"),
+                    "\(mtu + 1) bytes")
+                // What the server says is who it saw: nothing is translated between pods.
+                for kind in ["STREAM", "DGRAM"] {
+                    let server = try await to.launch("python3 -c '\(BackendTests.server)' \(kind)")
+                    try await to.listens(on: 7777, tcp: kind == "STREAM")
+                    let seen = try await from.run("python3 -c '\(BackendTests.client)' \(kind) \(to.address)")
+                    #expect(seen == from.address, "\(kind) from \(from.address) to \(to.address)")
+                    withExtendedLifetime(server) {}
+                }
+            }
+        }
+    }
+
+    /// Answers the first who asks with that one's address.
+    private static let server = """
+        import socket, sys
+        s = socket.socket(socket.AF_INET, getattr(socket, "SOCK_" + sys.argv[1])); s.bind(("0.0.0.0", 7777))
+        if sys.argv[1] == "STREAM":
+            s.listen(); c, a = s.accept(); c.recv(9); c.send(a[0].encode()); c.close()
+        else:
+            d, a = s.recvfrom(9); s.sendto(a[0].encode(), a)
+        """
+
+    private static let client = """
+        import socket, sys
+        s = socket.socket(socket.AF_INET, getattr(socket, "SOCK_" + sys.argv[1])); s.settimeout(5)
+        s.connect((sys.argv[2], 7777)); s.send(b"who"); print(s.recv(99).decode(), end="")
+        """
+
+    @Test(arguments: Case.all)
+    func podsHaveWhatTheyNeed(backend: Case) async throws {
+        let network = try await Network(backend.type, store: backend.store)
+        let mtu = 1500 - backend.overhead
+        for (node, daemon) in zip(network.lab.nodes, network.daemons) {
+            let status = try #require(daemon.status)
+            #expect(status.tunnel?.interface == backend.interface && status.tunnel?.mtu == mtu)
+            #expect(status.tunnel?.backend == backend.type)
+            let file = network.lab.read("node\(node.number)/subnet.env")
+            #expect(file?.contains("\nFLANNEL_MTU=\(mtu)\n") == true)
+        }
+        try await network.expectWhatPodsNeed(mtu: mtu)
+        for daemon in network.daemons { #expect(daemon.status?.problems == []) }
+        let report = try await network.lab[1].run(
+            "\(network.lab.binary) ping --status-socket \(network.lab[1].directory)/twilld.sock")
+        #expect(report.hasPrefix("ok ") && report.contains("\(mtu) of \(mtu) bytes"), "\(report)")
+
+        // A restart: the same subnet, the same hardware address; with the kernel's backends packets flow meanwhile.
+        let mac = try? await network.lab[2].run("cat /sys/class/net/flannel.1/address")
+        try await network.restart(2)
+        try await network.daemons[1].wait(for: "the same subnet") {
+            $0.isReady && $0.lease?.subnet == network.subnets[1] && $0.peers.count == 1
+        }
+        #expect((try? await network.lab[2].run("cat /sys/class/net/flannel.1/address")) == mac)
+        try await network.pods[0].reaches(network.pods[1].address)
+    }
+
+    /// One network through all backends, and what each left is gone.
+    @Test(arguments: ["directory", "etcd"])
+    func aNetworkBecomesAnotherBackends(store: String) async throws {
+        let network = try await Network("udp", store: store)
+        let steps: [(type: String, members: String, mtu: Int, device: String?)] = [
+            ("vxlan", "", 1450, "flannel.1"), ("vxlan", #","VNI":7,"Port":4789"#, 1450, "flannel.7"),
+            ("host-gw", "", 1500, nil), ("vxlan", #","DirectRouting":true"#, 1450, "flannel.1"),
+            ("udp", "", 1472, "flannel0"),
+        ]
+        for step in steps {
+            try await network.set(Self.configuration(step.type, step.members))
+            for (index, daemon) in network.daemons.enumerated() {
+                try await daemon.wait(for: "\(step)") {
+                    $0.isReady && $0.problems.isEmpty && $0.tunnel?.mtu == step.mtu
+                        && $0.tunnel?.backend == step.type && $0.peers.count == 1
+                        && (step.device == nil || $0.tunnel?.interface == step.device)
+                        && $0.lease?.subnet == network.subnets[index]
+                }
+                _ = try await until("no device but \(step.device ?? "none")") {
+                    let names = try await network.lab[index + 1].interfaces().map(\.name)
+                    return names.filter { $0.hasPrefix("flannel") } == (step.device.map { [$0] } ?? [])
+                        ? true : nil
+                }
+            }
+            try await network.pods[0].reaches(network.pods[1].address)
+        }
+    }
+
+    /// flannel's part played by ip(8) and bridge(8) alone: a device, an entry in each table, a route, a lease.
+    @Test func aNodeMadeByHandIsAPeerOfVXLAN() async throws {
+        let network = try await Network("vxlan", store: "directory", nodes: 3)
+        let hand = network.lab[3]
+        let mac = "4e:5f:00:00:00:03"
+        var commands = [
+            "ip link add flannel.1 address \(mac) type vxlan id 1 dev eth0 local \(hand.address) dstport 8472 nolearning",
+            "ip link set flannel.1 up", "ip address add 100.96.253.0/32 dev flannel.1",
+            "ip link add pods type dummy", "ip address add 100.96.253.1/24 dev pods", "ip link set pods up",
+        ]
+        for (node, subnet) in zip(network.lab.nodes, network.subnets) {
+            let key = subnet.replacing("/", with: "-")
+            let value = try #require(network.lab.read("store/subnets/\(key)"))
+            let start = try #require(value.range(of: #""VtepMAC":""#)).upperBound
+            let other = value[start...].prefix(17)
+            let first = subnet.prefix { $0 != "/" }
+            commands += [
+                "ip neigh replace \(first) lladdr \(other) dev flannel.1 nud permanent",
+                "bridge fdb replace \(other) dev flannel.1 dst \(node.address) self permanent",
+                "ip route replace \(subnet) via \(first) dev flannel.1 onlink",
+            ]
+        }
+        try await hand.run(commands.joined(separator: " && "))
+        try network.lab.write(
+            "store/subnets/100.96.253.0-24",
+            #"{"PublicIP":"\#(hand.address)","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"\#(mac)"}}"#
+        )
+        try await network.pods[0].reaches("100.96.253.1")
+        #expect(
+            await hand.succeeds("ping -c 1 -W 2 -I 100.96.253.1 -M do -s 1422 \(network.pods[1].address)"))
+        try FileManager.default.removeItem(atPath: "\(network.lab.directory)/store/subnets/100.96.253.0-24")
+        _ = try await until("no entry of the node that is gone") {
+            let said = try await network.lab[1].run(
+                "ip route; ip neigh show dev flannel.1; bridge fdb show dev flannel.1")
+            return said.contains("100.96.253") || said.contains(mac) ? nil : true
+        }
+    }
+}
