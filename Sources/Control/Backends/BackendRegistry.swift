@@ -19,8 +19,8 @@ package struct BackendRegistry: Sendable {
     /// The backends' names, for sentences.
     private var names: String {
         let all = types.map { $0.typeName }
-        return all.count < 2
-            ? all.joined() : "\(all.dropLast().joined(separator: ", ")) and \(all[all.count - 1])"
+        let first = all.dropLast().joined(separator: ", ")
+        return first.isEmpty ? all.joined() : "\(first) and \(all.last ?? "")"
     }
 
     /// The backend that `value` names, in any case; nil where this daemon has none of that name.

@@ -102,7 +102,7 @@ struct PeerRoutes: RouteItem, OwnedItem {
                 ?? "\(subnet) missing"
         }
         return words.joined(separator: ", ")
-            + (wrong.count > Self.namedPeers ? " and \(wrong.count - Self.namedPeers) more" : "")
+            + (wrong.count > Self.namedPeers ? " and \(wrong.count &- Self.namedPeers) more" : "")
     }
 
     func update(in state: NetworkState, using socket: RouteSocket) throws {
@@ -138,7 +138,7 @@ struct PeerRoutes: RouteItem, OwnedItem {
         }
         let names =
             peers.joined(separator: ", ")
-            + (failures.count > Self.namedPeers ? " and \(failures.count - Self.namedPeers) more" : "")
+            + (failures.count > Self.namedPeers ? " and \(failures.count &- Self.namedPeers) more" : "")
         let isOffLink = failures.allSatisfy { $0.error.isUnreachableGateway }
         return Problem(
             failures.count == gateways.count ? .cutOff : .degraded,

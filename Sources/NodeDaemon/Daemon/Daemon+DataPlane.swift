@@ -31,6 +31,8 @@ extension Daemon {
         tunnel.backend = type(of: backend).typeName
         guard type(of: backend).hasDataPlane else {
             await closeDataPlane()
+            if let port = stage.heldPort { health.forget(port) }
+            stage.heldPort = nil
             tunnel.interface = backend.interfaceName(in: place)
             observation.update(tunnel)
             return nil

@@ -15,10 +15,11 @@ package struct VXLANBackend: Backend {
     package static let carriesIPv6 = true
     package static let hasDataPlane = false
 
-    /// The bytes of a datagram's header, of VXLAN's, and of the inner frame's (RFC 768, RFC 7348, IEEE 802.3).
-    private static let headerBytes = 8 + 8 + 14
-    /// The bytes by which flannel makes an MTU that is asked for smaller, whichever the underlay's family is.
-    private static let announcedOverhead = 50
+    /// The bytes of a datagram's header, 8, of VXLAN's, 8, and of the inner frame's, 14 (RFC 768, RFC 7348, IEEE 802.3).
+    private static let headerBytes = 30
+    /// The outer packets that a configuration may ask for, in bytes: 50 more than the least inner one, 576, up to the
+    /// largest that IPv4 has.
+    private static let outerRange = 626...65_535
 
     /// `Backend.VNI`: the network's number.
     package private(set) var networkIdentifier: UInt32 = 1
@@ -50,7 +51,7 @@ package struct VXLANBackend: Backend {
         learns = try settings.bool("Learning") ?? false
         routesDirectly = try settings.bool("DirectRouting") ?? false
         outerMTU = try settings.integer(
-            "MTU", within: 576 + Self.announcedOverhead...65_535,
+            "MTU", within: Self.outerRange,
             rule: "the largest outer packet is needed (626 to 65535 bytes); pods get 50 less")
         _ = try settings.text("MacPrefix")
         _ = try settings.text("Name")

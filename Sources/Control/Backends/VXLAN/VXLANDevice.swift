@@ -176,7 +176,7 @@ struct VXLANPeers: NeighborItem {
             guard !entries.isEmpty else { return nil }
             let names = entries.prefix(Self.namedEntries).map(\.description).joined(separator: ", ")
             let rest =
-                entries.count > Self.namedEntries ? " and \(entries.count - Self.namedEntries) more" : ""
+                entries.count > Self.namedEntries ? " and \(entries.count &- Self.namedEntries) more" : ""
             return "\(names)\(rest) \(what)"
         }
         return [words(missing, "missing"), words(surplus, "not wanted")].compactMap(\.self)

@@ -329,6 +329,8 @@ private struct Question {
 
     private func isGood(_ route: Route, _ peer: IPv4Prefix) -> Bool {
         if let hops = targets.hops {
+            // Where a wider route takes them, the peer's own is missing: whoever makes that says why.
+            if route.destination.length < peer.length { return true }
             return route.kind == .unicast
                 && hops[peer]?.contains { hop in
                     route.gateway == hop.gateway
