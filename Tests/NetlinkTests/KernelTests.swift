@@ -175,7 +175,8 @@ struct KernelTests {
             route.isOnLink = true
             try socket.replaceRoute(route)
             #expect(try socket.routes().filter { $0.destination == route.destination } == [route])
-            #expect(try execute("ip route show \(subnet); ip -6 route show \(subnet)").contains("onlink"))
+            #expect(
+                try execute("ip \(local.v6 == nil ? "-4" : "-6") route show \(subnet)").contains("onlink"))
 
             for entry in entries { try socket.deleteNeighbor(entry) }
             #expect(try execute("bridge fdb show dev flannel.7") == "")

@@ -142,7 +142,12 @@ struct RouteJudge {
     mutating func look(in state: NetworkState, using socket: RouteSocket, isResync: Bool) throws {
         // Without the device there is nothing to be right; that is told by whoever makes it.
         guard let targets, let device = state.link(named: targets.interfaceName), device.isUp else { return }
-        for route in state.routes where !route.interfaceIndexes.contains(device.index) {
+        for route in state.routes {
+            // Where each peer has a route of its own, also one by the device may lead elsewhere.
+            let isOfDevice = route.interfaceIndexes.contains(device.index)
+            if isOfDevice, targets.hops == nil || route.destination.length <= targets.subnet.length {
+                continue
+            }
             if case .v4(let destination) = route.destination, destination.length > targets.network.length,
                 targets.network.contains(destination), !targets.subnet.contains(destination)
             {
