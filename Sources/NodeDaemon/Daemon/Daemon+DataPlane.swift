@@ -70,6 +70,9 @@ extension Daemon {
             logger.warning(
                 .uringForbidden, metadata: ["detail": "\(refusal)"])
         }
+        if let refusal = made.kernelPathRefusal {
+            logger.notice(.kernelPathRefused, metadata: ["detail": "\(refusal)"])
+        }
         logger.notice(
             .dataPlaneStarted,
             metadata: [
@@ -129,6 +132,7 @@ extension Daemon {
 
     func closeDataPlane() async {
         guard let dataPlane = stage.dataPlane else { return }
+        await closeKernelPath()
         stage.dataPlane = nil
         stage.dataPlaneKey = nil
         observation.update(nil as DataPlane?)

@@ -56,6 +56,7 @@ actor Daemon {
         var dataPlane: DataPlane?
         var dataPlaneKey: DataPlaneKey?
         var fallbacks = FallbackWatch()
+        var kernelPath: AttachedKernelPath?
         /// The port that another process holds or held, until it was had.
         var heldPort: Component?
         var desired: DesiredNetwork?

@@ -6,8 +6,10 @@ import Host
 import Netlink
 import Processes
 import Reconciler
+import TrafficControl
 
-/// What outlives the daemon on a node: rules, the blackhole route, a device that somebody made persistent, files.
+/// What outlives the daemon on a node: rules, the blackhole route, programs before Linux 6.6, a device that somebody made
+/// persistent, files.
 public struct Leftovers: Sendable {
     /// The tunnel device's name.
     public var interfaceName: String
@@ -74,6 +76,7 @@ public struct Leftovers: Sendable {
             attempt("blackhole route") { try removeBlackholeRoute(subnet) }
         }
         attempt("routes and rules", prune)
+        attempt("programs of the kernel path", removePrograms)
         attempt("device \(interfaceName)", removeDevice)
         for path in [subnetFile, statusSocket] {
             attempt(path) { try removeFile(path) }
@@ -93,6 +96,11 @@ public struct Leftovers: Sendable {
         ) { _ in false }
         for leftover in leftovers { try leftover.delete(using: socket) }
         return leftovers.map { $0.name(in: state) }
+    }
+
+    private func removePrograms() throws -> [String] {
+        let socket = try RouteSocket()
+        return try AttachedProgram.removeFilters(on: try socket.links(), except: nil, using: socket)
     }
 
     private func removeBlackholeRoute(_ subnet: IPv4Prefix) throws -> [String] {

@@ -10,6 +10,8 @@ import Devices
 import Engines
 import Forwarding
 import Glibc
+import KernelForwarding
+import KernelPrograms
 import Synchronization
 
 /// The part of the daemon that moves packets.
@@ -32,8 +34,15 @@ public final class DataPlane: Sendable {
     /// Whether packets go to workers by their flow; false where the kernel takes the queue that the flow last
     /// used.
     public let steersPackets: Bool
+    /// What forwards small packets of sparse flows past the workers; nil where it is off or refused. It forwards nothing
+    /// before the control side has attached its programs.
+    public let kernelPath: KernelForwarder?
+    /// Why there is none; nil where there is one, or nobody wants it.
+    public let kernelPathRefusal: KernelProgramError?
     /// The underlay address and port that datagrams come to.
     public var underlay: Endpoint { configuration.underlay }
+    /// How it was asked to work.
+    public var tuning: Tuning { configuration.tuning }
     /// The number of workers.
     public var workerCount: Int { sockets.receivers.count }
 
@@ -46,6 +55,8 @@ public final class DataPlane: Sendable {
     let wakes: WakeDescriptors
     let blocks: [CounterBlock]
     let peerBlocks: [PeerCounterBlock]
+    let hellos: HelloThread
+    let records: [WorkerRecords]
     private let peerSlots = Mutex(PeerSlots())
     let stopping = Atomic<Bool>(false)
     private let threads = Mutex<[pthread_t]>([])
@@ -56,6 +67,8 @@ public final class DataPlane: Sendable {
     /// lock.
     private let kernelDrops: Mutex<KernelDrops>
     private let kernelBlock: CounterBlock
+    /// What the kernel path has counted; the block's one writer holds the lock.
+    private let kernelPathBlock: Mutex<CounterBlock>
 
     /// Opens the TUN device and the sockets.
     ///
@@ -83,6 +96,13 @@ public final class DataPlane: Sendable {
             sockets.close()
             throw error
         }
+        do throws(DataPlaneError) {
+            hellos = try HelloThread(workers: workers, socket: sockets.helloSender)
+        } catch {
+            sockets.close()
+            wakes.close()
+            throw error
+        }
         do throws(TunnelError) {
             tunnel = try TunnelDevice.open(
                 name: configuration.tunnelName, queueCount: workers, offloads: tuning.tunnelOffloads,
@@ -103,10 +123,13 @@ public final class DataPlane: Sendable {
         underlayOffloads = sockets.receivers[0].offloads
         receiveBufferBytes = sockets.receivers[0].receiveBufferBytes
         publication = ForwardingPublication(workers: workers)
-        subscribers = [publication]
+        (kernelPath, kernelPathRefusal) = DataPlane.kernelPath(configuration)
+        subscribers = [publication, hellos] + [kernelPath].compactMap { $0 }
         blocks = (0..<workers).map { _ in CounterBlock.allocate() }
         peerBlocks = (0..<workers).map { _ in PeerCounterBlock.allocate() }
+        records = (0..<workers).map { _ in WorkerRecords.allocate() }
         kernelBlock = CounterBlock.allocate()
+        kernelPathBlock = Mutex(CounterBlock.allocate())
         kernelDrops = Mutex(
             KernelDrops(sockets: sockets.receivers.count, queueDropped: tunnel.droppedPackets()))
     }
@@ -126,11 +149,33 @@ public final class DataPlane: Sendable {
         }
     }
 
+    /// The kernel path where it is wanted, can be and may be, or why it is not. It lets nobody in by another source than
+    /// the sending peer's, and knows an underlay of IPv4 alone.
+    private static func kernelPath(
+        _ configuration: DataPlaneConfiguration
+    ) -> (KernelForwarder?, KernelProgramError?) {
+        guard configuration.tuning.kernelPath == .automatic, !configuration.acceptsAnySource,
+            case .v4(let address) = configuration.underlay.address
+        else { return (nil, nil) }
+        do throws(KernelProgramError) {
+            try KernelForwarder.probe()
+            return (
+                try KernelForwarder(
+                    underlay: (address, configuration.underlay.port),
+                    packetLimitBytes: configuration.tuning.kernelPathBytes, mtu: configuration.mtu), nil
+            )
+        } catch {
+            return (nil, error)
+        }
+    }
+
     deinit {
         precondition(threads.withLock { $0.isEmpty }, "the data plane is stopped before it ends")
         for block in blocks { block.deallocate() }
         kernelBlock.deallocate()
+        kernelPathBlock.withLock { $0.deallocate() }
         for block in peerBlocks { block.deallocate() }
+        for record in records { record.deallocate() }
     }
 
     /// Starts the workers' threads; returns once all of them are ready to forward.
@@ -164,6 +209,12 @@ public final class DataPlane: Sendable {
             stop()
             throw error
         }
+        do throws(DataPlaneError) {
+            if let kernelPath { try hellos.start(telling: kernelPath) }
+        } catch {
+            stop()
+            throw error
+        }
     }
 
     /// Whether routes with this MTU, bytes, may be published: a receive buffer holds a packet of that size.
@@ -190,7 +241,9 @@ public final class DataPlane: Sendable {
         closed.withLock { isClosed in
             guard !isClosed else { return }
             isClosed = true
+            kernelPath?.stop()
             wakes.signal()
+            hellos.stop()
             let running = threads.withLock { threads in
                 defer { threads = [] }
                 return threads
@@ -212,8 +265,32 @@ public final class DataPlane: Sendable {
                 kernelBlock.set(.dropOutboundQueueFull, Int(truncatingIfNeeded: $0.queueDropped))
             }
         }
-        return CounterTotals(blocks + [kernelBlock])
+        return kernelPathBlock.withLock { block in
+            kernelPath?.count(into: block)
+            return CounterTotals(blocks + [kernelBlock, block, hellos.counters])
+        }
     }
+
+    /// The last packets that were dropped for a reason, of all workers, the newest first; `DropRecords.recordsOfReason`
+    /// at most.
+    public func lastDropped(_ reason: Counter) -> [DroppedPacket] {
+        Array(
+            records.flatMap { $0.drops[reason] }.sorted { $0.nanoseconds > $1.nanoseconds }
+                .prefix(DropRecords.recordsOfReason))
+    }
+
+    /// Begins to copy packets for a capture, or with nil ends that.
+    public func capture(_ filter: CaptureFilter?) { for record in records { record.copies.set(filter) } }
+
+    /// Takes what was copied since the last call, in the order of time. One reader.
+    public func takeCopies() -> [PacketCopy] {
+        var copies: [PacketCopy] = []
+        for record in records { record.copies.drain { copies.append($0) } }
+        return records.count == 1 ? copies : copies.sorted { $0.nanoseconds < $1.nanoseconds }
+    }
+
+    /// How many packets were to be copied and found no room, since the data plane was started.
+    public var missedCopies: UInt64 { records.reduce(0) { $0 &+ $1.copies.missed } }
 
     /// Others' sockets on the port, which take datagrams that are for this node. Reads files of /proc.
     public func intruders() -> [PortIntruder] {
@@ -233,6 +310,7 @@ public final class DataPlane: Sendable {
     private func counts(ofSlot slot: UInt16) -> PeerCounts {
         var sum = PeerCounts()
         for block in peerBlocks { sum.add(block[slot]) }
+        if let kernelPath { sum.add(kernelPath.counts(ofSlot: slot)) }
         return sum
     }
 

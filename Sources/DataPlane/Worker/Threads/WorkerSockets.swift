@@ -9,6 +9,8 @@ struct WorkerSockets: Sendable {
     let receivers: [UnderlaySocket]
     /// What each worker sends on: the first from the network's port, the others from ports of their own.
     let senders: [Int32]
+    /// What hellos are sent on, from the network's port; nil where the kernel refused it.
+    let helloSender: Int32?
 
     /// Opens them. Where one cannot be opened, none stays open.
     ///
@@ -21,6 +23,7 @@ struct WorkerSockets: Sendable {
     ) throws(UnderlaySocketError) -> WorkerSockets {
         var receivers: [UnderlaySocket] = []
         var senders: [Int32] = []
+        var helloSender: Int32?
         do throws(UnderlaySocketError) {
             for _ in 0..<workers {
                 receivers.append(
@@ -32,31 +35,35 @@ struct WorkerSockets: Sendable {
                 UnderlaySocket.openSender(
                     sharingPortOf: receivers[0], at: endpoint, bufferBytes: tuning.socketBufferBytes)
                     ?? receivers[0].descriptor)
+            helloSender = UnderlaySocket.openSenderWithoutChecksum(sharingPortOf: receivers[0], at: endpoint)
             // While these were opened, a process of the same user could have joined them.
             try UnderlaySocket.refuseIntruders(
-                on: endpoint, beside: receivers.map(\.descriptor) + senders)
+                on: endpoint,
+                beside: WorkerSockets(receivers: receivers, senders: senders, helloSender: helloSender)
+                    .descriptors)
             for place in 1..<workers {
                 senders.append(
                     try UnderlaySocket.openSender(
                         beside: endpoint, place: place, bufferBytes: tuning.socketBufferBytes))
             }
         } catch {
-            WorkerSockets(receivers: receivers, senders: senders).close()
+            WorkerSockets(receivers: receivers, senders: senders, helloSender: helloSender).close()
             throw error
         }
-        return WorkerSockets(receivers: receivers, senders: senders)
+        return WorkerSockets(receivers: receivers, senders: senders, helloSender: helloSender)
     }
 
     /// Whether the first worker sends on the socket that it receives on, having got no other.
     var sendsOnItsReceiver: Bool { senders.first == receivers.first?.descriptor }
 
     /// The descriptors of all.
-    var descriptors: [Int32] { receivers.map(\.descriptor) + senders }
+    var descriptors: [Int32] { receivers.map(\.descriptor) + senders + (helloSender.map { [$0] } ?? []) }
 
     /// Closes all.
     func close() {
         for receiver in receivers { receiver.close() }
         for sender in senders where sender != receivers.first?.descriptor { Glibc.close(sender) }
+        if let helloSender { Glibc.close(helloSender) }
     }
 }
 
