@@ -117,7 +117,7 @@ let controlSide: [Target] = [
             .product(name: "Logging", package: "swift-log"),
         ]),
     module("JSON", in: "Control"),
-    module("Backends", in: "Control", ["Addresses", "JSON", "Reconciler"]),
+    module("Backends", in: "Control", ["Addresses", "Health", "JSON", "Netlink", "Reconciler"]),
     module(
         "Leases", in: "Control",
         [
@@ -208,7 +208,7 @@ let controlSide: [Target] = [
     tests(
         "Node",
         [
-            "Addresses", "Health", "Host", "Netlink", "Reconciler", "NetworkNamespaces",
+            "Addresses", "Backends", "Health", "Host", "JSON", "Netlink", "Reconciler", "NetworkNamespaces",
             .product(name: "Logging", package: "swift-log"),
         ]),
     tests("Telemetry", ["Addresses", "Counters", "Health"]),

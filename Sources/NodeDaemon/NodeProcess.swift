@@ -180,6 +180,7 @@ package struct NodeProcess: Sendable {
         let timing = options.tunnel.pathProbeInterval.map { PathTiming(confirmInterval: $0) }
         let node = try NodeNetwork(
             options: options.underlay, exclusions: await onThread { exclusions() },
+            alias: SubnetFile.deviceAlias(ofDaemonKeeping: options.lease.subnetFile),
             resyncInterval: options.rules.resyncInterval, health: health, logger: logger, pathTiming: timing)
         let origin = Observation.Origin(name: membership.name, isCluster: options.origin.isCluster)
         return Parts(

@@ -11,10 +11,12 @@ private let both = BackendRegistry(usual: UDPBackend.self, others: [DirectRoutes
 
 @Suite("Backends")
 struct BackendTests {
-    private static let tunnel = TunnelSettings(
-        interfaceName: "flannel0", address: IPv4Address(10, 66, 28, 0),
-        network: IPv4Prefix(IPv4Address(10, 66, 0, 0), length: 16), mtu: 1472, overhead: 28,
-        transmitQueueLength: 1000)
+    private static let place = BackendPlace(
+        network: .v4(IPv4Prefix(IPv4Address(10, 66, 0, 0), length: 16)),
+        subnet: .v4(IPv4Prefix(IPv4Address(10, 66, 28, 0), length: 24)), tunnelName: "flannel0",
+        alias: "twilld /run/flannel/subnet.env", underlayName: "eth0", underlayIndex: 2,
+        underlayAddress: .v4(IPv4Address(198, 18, 9, 2)), publicAddress: .v4(IPv4Address(198, 18, 9, 2)),
+        mtu: 1472, queueLength: 1000)
 
     private func direct(_ members: String) throws -> NetworkConfiguration {
         try NetworkConfiguration(
@@ -28,20 +30,20 @@ struct BackendTests {
         #expect(udp.overhead(over: .ipv4) == 28)
         #expect(udp.overhead(over: .ipv6) == 48)
         let peer = BackendPeer(
-            subnet: IPv4Prefix(IPv4Address(10, 66, 3, 0), length: 24),
+            subnet: .v4(IPv4Prefix(IPv4Address(10, 66, 3, 0), length: 24)),
             address: .v4(IPv4Address(198, 18, 9, 3)),
             announced: nil)
-        let items = udp.desiredItems(for: Self.tunnel, peers: [peer])
-        #expect(items.map(\.name) == Self.tunnel.desiredItems.map(\.name))
+        let items = udp.desiredItems(in: Self.place, peers: [peer])
+        #expect(items.map(\.name) == Self.place.tunnel(overhead: 28)?.desiredItems.map(\.name))
         #expect("\(udp)" == "udp, port 8285, MTU of the underlay less 28 bytes")
     }
 
     @Test("udp announces a port of the node's own, and none that is the network's")
     func udpAnnouncement() throws {
         let udp = UDPBackend()
-        #expect(udp.data(ownPort: nil) == nil)
-        #expect(udp.data(ownPort: 8285) == nil)
-        #expect(udp.data(ownPort: 9000)?.json == #"{"Port":9000}"#)
+        #expect(udp.data(for: Self.place.subnet, ownPort: nil) == nil)
+        #expect(udp.data(for: Self.place.subnet, ownPort: 8285) == nil)
+        #expect(udp.data(for: Self.place.subnet, ownPort: 9000)?.json == #"{"Port":9000}"#)
     }
 
     @Test(
@@ -59,8 +61,9 @@ struct BackendTests {
                 parsing: #"{"Network":"10.66.0.0/16","Backend":{"Type":"direct-routes"}}"#)
         }
         #expect(
-            unknown?.description == "Backend.Type is \"direct-routes\": twill has the udp backend alone; "
-                + "nodes of this network need flanneld, or set it to udp")
+            unknown?.description
+                == "Backend.Type is \"direct-routes\": twill has udp, vxlan and host-gw alone; "
+                + "nodes of this network need flanneld, or set it to one of those")
     }
 
     @Test("nodes of another backend find each other, announce what is its, and skip those of udp by name")
@@ -78,7 +81,7 @@ struct BackendTests {
         let peer = try #require(first.table.peers.first)
         #expect((peer.announced?.value as? DirectRoutes.Announced)?.rack == 3)
         let backend = try #require(first.table.configuration).backend
-        let items = backend.desiredItems(for: Self.tunnel, peers: first.table.peers.map { BackendPeer($0) })
+        let items = backend.desiredItems(in: Self.place, peers: first.table.peers.map { BackendPeer($0) })
         #expect(items.map(\.name) == ["route \(peer.subnet) via 198.18.9.2"])
 
         simulation.put("10.66.200.0-24", #"{"PublicIP":"198.18.9.200"}"#)

@@ -13,12 +13,11 @@ struct DirectRoutes: Backend {
     static let announcedType: String? = "direct-routes"
     static let keys: Set<String> = ["rack"]
     static let needsIPv4 = false
+    static let carriesIPv6 = false
     static let hasDataPlane = false
 
     var rack = 1
     var port: UInt16 { 0 }
-    var mtu: Int? { nil }
-
     init() {}
 
     init(reading settings: BackendSettings) throws(BackendError) {
@@ -31,10 +30,12 @@ struct DirectRoutes: Backend {
         return Announced(rack: number)
     }
 
-    func data(ownPort _: UInt16?) -> (any BackendData)? { Announced(rack: rack) }
+    func mtu(over _: UnderlayFamily) -> Int? { nil }
+    func data(for _: IPPrefix, ownPort _: UInt16?) -> (any BackendData)? { Announced(rack: rack) }
     func overhead(over _: UnderlayFamily) -> Int { 0 }
+    func interfaceName(in place: BackendPlace) -> String { place.underlayName }
 
-    func desiredItems(for _: TunnelSettings, peers: [BackendPeer]) -> [any DesiredItem] {
+    func desiredItems(in _: BackendPlace, peers: [BackendPeer]) -> [any DesiredItem] {
         peers.map { PeerRoute(peer: $0) }
     }
 

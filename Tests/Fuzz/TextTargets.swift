@@ -149,7 +149,9 @@ final class ConfigurationTarget: FuzzTarget {
             try hold(network.admits(subnet), "\(subnet) is not admitted")
         }
         try hold(network.backend.port != 0, "port 0 was taken")
-        if let mtu = network.backend.mtu { try hold((576...65_507).contains(mtu), "MTU \(mtu) was taken") }
+        if let mtu = network.backend.mtu(over: .ipv4) {
+            try hold((576...65_507).contains(mtu), "MTU \(mtu) was taken")
+        }
     }
 }
 

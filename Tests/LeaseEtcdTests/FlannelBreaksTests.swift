@@ -222,7 +222,7 @@ struct FlannelBreaksTests {
         try server.setNetwork(#"{"Network":"10.66.0.0/16"}"#)
         _ = try await node.subnet()
         try server.setNetwork(#"{"Network":"10.66.0.0/16","Backend":{"Port":9000,"MTU":1400}}"#)
-        try await node.wait(for: "the change") { $0.configuration?.backend.mtu == 1400 }
+        try await node.wait(for: "the change") { $0.configuration?.backend.mtu(over: .ipv4) == 1400 }
         try server.setNetwork("nonsense")
         try await node.wait(for: "the problem") { $0.problems.contains { $0.contains("no JSON") } }
         #expect(node.table.configuration?.backend.port == 9000)

@@ -57,6 +57,31 @@ struct ConfigurationKeyTests {
         }
     }
 
+    @Test("each key of vxlan's is another backend where it is another, but those of Windows'")
+    func vxlan() throws {
+        let pairs = [
+            "vni": ("1", "2"), "port": ("8472", "4789"), "mtu": ("1400", "1401"), "gbp": ("false", "true"),
+            "learning": ("false", "true"), "directrouting": ("false", "true"),
+        ]
+        #expect(VXLANBackend.keys == Set(pairs.keys).union(["macprefix", "name"]))
+        func configuration(_ members: String) throws -> NetworkConfiguration {
+            try NetworkConfiguration(
+                parsing: "{\"Network\":\"10.66.0.0/16\",\"Backend\":{\"Type\":\"vxlan\"\(members)}}")
+        }
+        for (key, (one, other)) in pairs {
+            #expect(
+                try configuration(",\"\(key)\":\(one)") != configuration(",\"\(key)\":\(other)"), "\(key)")
+        }
+        #expect(try configuration("") == configuration(#","MacPrefix":"0E-2A","Name":"flannel.4096""#))
+        for (members, words) in [
+            (#","VNI":16777216"#, "VNI"), (#","Port":-1"#, "Port"), (#","GBP":1"#, "GBP"),
+            (#","DirectRouting":"yes""#, "DirectRouting"), (#","MTU":600"#, "626 to 65535"),
+        ] {
+            let error = #expect(throws: NetworkConfigurationError.self) { try configuration(members) }
+            #expect(error?.description.contains(words) == true, "\(members)")
+        }
+    }
+
     @Test("whatever is read is used somewhere else in the sources")
     func used() throws {
         let configuration = try NetworkConfiguration(parsing: #"{"Network":"10.66.0.0/16"}"#)

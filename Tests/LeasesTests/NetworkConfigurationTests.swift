@@ -12,7 +12,7 @@ struct NetworkConfigurationTests {
         #expect(configuration.subnetMinimum == IPv4Address("10.66.1.0"))
         #expect(configuration.subnetMaximum == IPv4Address("10.66.255.0"))
         #expect(configuration.backend.port == 8285)
-        #expect(configuration.backend.mtu == nil)
+        #expect(configuration.backend.mtu(over: .ipv4) == nil)
         #expect(configuration.ipv6 == nil)
         #expect(!configuration.enableNFTables)
     }
@@ -29,7 +29,7 @@ struct NetworkConfigurationTests {
         #expect(configuration.subnetMinimum == IPv4Address("10.66.1.0"))
         #expect(configuration.subnetMaximum == IPv4Address("10.66.255.192"))
         #expect(configuration.backend.port == 9000)
-        #expect(configuration.backend.mtu == 1400)
+        #expect(configuration.backend.mtu(over: .ipv4) == 1400)
     }
 
     @Test(
@@ -76,8 +76,8 @@ struct NetworkConfigurationTests {
             ),
             (#"{"Network":"10.66.0.0/16","Backend":"udp"}"#, "Backend is \"udp\": an object is needed"),
             (
-                #"{"Network":"10.66.0.0/16","Backend":{"Type":"vxlan"}}"#,
-                "Backend.Type is \"vxlan\": twill has the udp"
+                #"{"Network":"10.66.0.0/16","Backend":{"Type":"ipip"}}"#,
+                "Backend.Type is \"ipip\": twill has udp, vxlan"
             ),
             (
                 #"{"Network":"10.66.0.0/16","Backend":{"Port":70000}}"#,

@@ -120,6 +120,96 @@ struct KernelTests {
         }
     }
 
+    /// Devices and their tables of either family, made here and read by ip(8) and bridge(8), and the other way round.
+    @Test(arguments: [
+        ("10.1.2.3", "10.1.2.9", "10.66.3.0", "10.66.3.0/24"),
+        ("fd00::5", "fd00::9", "fd66:0:0:3::", "fd66:0:0:3::/64"),
+    ])
+    func vxlan(local: String, remote: String, gateway: String, subnet: String) async throws {
+        try await namespace().run {
+            let socket = try RouteSocket()
+            let lower = try #require(try socket.link(named: "node-t0")).index
+            let (local, remote) = (try #require(IPAddress(local)), try #require(IPAddress(remote)))
+            let gateway = try #require(IPAddress(gateway))
+            let own = try #require(HardwareAddress("02:58:0a:42:1c:00"))
+            let attributes = VXLANAttributes(
+                identifier: 7, lowerIndex: lower, localAddress: local, port: 8472, hasGroupPolicy: true)
+            try socket.addLink(named: "flannel.7", mtu: 1300, hardwareAddress: own, attributes)
+            let refused = #expect(throws: NetlinkError.self) {
+                try socket.addLink(named: "flannel.7", mtu: 1300, hardwareAddress: own, attributes)
+            }
+            #expect(refused?.code == EEXIST)
+            let index = try #require(try socket.link(named: "flannel.7")).index
+            try socket.setLink(index: index, LinkChange(isUp: true, alias: "twilld /run/x"))
+            let link = try #require(try socket.link(named: "flannel.7"))
+            #expect(link.vxlan == attributes && link.hardwareAddress == own && link.mtu == 1300)
+            #expect(link.alias == "twilld /run/x" && link.isUp)
+            let words = try execute("ip -d link show flannel.7")
+            for word in ["vxlan id 7", "\(local) dev node-t0", "dstport 8472", "nolearning", "gbp", "\(own)"]
+            {
+                #expect(words.contains(word), "\(word) in \(words)")
+            }
+
+            let other = try #require(HardwareAddress("02:58:0a:42:03:00"))
+            let entries = [
+                Neighbor(.neighbors, interfaceIndex: index, address: gateway, hardwareAddress: other),
+                Neighbor(.forwarding, interfaceIndex: index, address: remote, hardwareAddress: other),
+            ]
+            for entry in entries {
+                try socket.replaceNeighbor(entry)
+                try socket.replaceNeighbor(entry)
+                #expect(
+                    try socket.neighbors(entry.table, ofInterface: index).filter(\.isPermanent) == [entry])
+                #expect(try socket.neighbors(entry.table, ofInterface: lower).filter(\.isPermanent).isEmpty)
+            }
+            #expect(
+                try execute("ip neigh show dev flannel.7").contains("\(gateway) lladdr \(other) PERMANENT"))
+            #expect(
+                try execute("bridge fdb show dev flannel.7").contains("\(other) dst \(remote) self permanent")
+            )
+
+            var route = Route(
+                to: try #require(IPv4Prefix(subnet).map { .v4($0) } ?? IPv6Prefix(subnet).map { .v6($0) }),
+                gateway: gateway, interfaceIndex: index, origin: Route.twillOrigin)
+            route.metric = route.destination.usualRouteMetric
+            route.isOnLink = true
+            try socket.replaceRoute(route)
+            #expect(try socket.routes().filter { $0.destination == route.destination } == [route])
+            #expect(
+                try execute("ip \(local.v6 == nil ? "-4" : "-6") route show \(subnet)").contains("onlink"))
+
+            for entry in entries { try socket.deleteNeighbor(entry) }
+            #expect(try execute("bridge fdb show dev flannel.7") == "")
+            try execute("ip link add name flannel.8 type vxlan id 8 dev node-t0 dstport 4789 learning")
+            let made = try #require(try socket.link(named: "flannel.8")?.vxlan)
+            #expect(
+                made
+                    == VXLANAttributes(
+                        identifier: 8, lowerIndex: lower, localAddress: nil, port: 4789, learns: true))
+        }
+    }
+
+    @Test func changesOfNeighboursAreTold() async throws {
+        let namespace = try await namespace()
+        let (monitor, index) = try await namespace.run {
+            try execute(
+                "ip link add name flannel.7 type vxlan id 7 dev node-t0 dstport 8472 && ip link set flannel.7 up"
+            )
+            return (
+                try RouteMonitor.ofNeighbors(), try #require(try RouteSocket().link(named: "flannel.7")).index
+            )
+        }
+        try await namespace.run {
+            try execute("bridge fdb replace 02:58:0a:42:03:00 dst 10.1.2.9 dev flannel.7 self permanent")
+        }
+        let expected = Neighbor(
+            .forwarding, interfaceIndex: index, address: IPAddress("10.1.2.9")!,
+            hardwareAddress: HardwareAddress("02:58:0a:42:03:00")!)
+        for await change in monitor.changes {
+            if change == .neighbor(expected) { break }
+        }
+    }
+
     /// Lists longer than one datagram, and two threads that ask at once.
     @Test func manyRoutesForManyAskers() async throws {
         let namespace = try await namespace()

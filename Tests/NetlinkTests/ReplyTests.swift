@@ -240,7 +240,7 @@ import Testing
     }
 
     private func decodeAll(_ datagram: [UInt8]) {
-        let interest = RouteInterest(prefixes: [IPv4Prefix("10.66.0.0/16")!], interfaceIndex: 3)
+        let interest = RouteInterest(prefixes: [IPv4Prefix("10.66.0.0/16")!], interfaceIndexes: [3])
         let all = Message.all(in: datagram)
         // The short way leaves out routes alone, and is as careful about lengths.
         let interesting = Message.all(in: datagram, interest: interest)

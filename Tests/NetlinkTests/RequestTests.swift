@@ -97,6 +97,49 @@ import Testing
                     """))
     }
 
+    @Test func aVXLANDeviceIsMadeAsIPMakesIt() {
+        let attributes = VXLANAttributes(
+            identifier: 1, lowerIndex: 3, localAddress: IPAddress("10.0.0.1")!, port: 8472)
+        let request = Request.addLink(
+            named: "flannel.1", mtu: 1450, hardwareAddress: HardwareAddress("0a:58:0a:42:1c:00")!, attributes)
+        #expect(
+            frame(request)
+                == bytes(
+                    """
+                    80000000 1000 0506 07000000 00000000  00 00 0000 00000000 00000000 00000000
+                    0800 0400 aa050000  0a00 0100 0a580a421c00 0000  0e00 0300 666c616e6e656c2e3100 0000
+                    3c00 1200  0900 0100 76786c616e 000000  2c00 0200
+                    0800 0300 03000000  0800 0100 01000000  0800 0400 0a000001  0500 0700 00 000000
+                    0600 0f00 2118 0000
+                    """))
+    }
+
+    @Test func aNeighbourIsSetAsIPSetsIt() {
+        let neighbor = Neighbor(
+            .neighbors, interfaceIndex: 4, address: IPAddress("10.66.3.0")!,
+            hardwareAddress: HardwareAddress("0a:58:0a:42:03:00")!)
+        #expect(
+            frame(.replaceNeighbor(neighbor))
+                == bytes(
+                    """
+                    30000000 1c00 0505 07000000 00000000  02 00 0000 04000000 8000 00 00
+                    0800 0100 0a420300  0a00 0200 0a580a420300 0000
+                    """))
+    }
+
+    @Test func aForwardingEntryIsSetAsBridgeSetsIt() {
+        let neighbor = Neighbor(
+            .forwarding, interfaceIndex: 4, address: IPAddress("10.0.0.3")!,
+            hardwareAddress: HardwareAddress("0a:58:0a:42:03:00")!)
+        #expect(
+            frame(.replaceNeighbor(neighbor))
+                == bytes(
+                    """
+                    30000000 1c00 0505 07000000 00000000  07 00 0000 04000000 c000 02 00
+                    0a00 0200 0a580a420300 0000  0800 0100 0a000003
+                    """))
+    }
+
     @Test func operationsReadAsAnOperatorWouldSayThem() {
         #expect(
             Request.setLink(index: 3, LinkChange(isUp: true, mtu: 1472)).operation

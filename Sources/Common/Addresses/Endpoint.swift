@@ -19,9 +19,10 @@ public struct Endpoint: Sendable, Hashable {
 }
 
 extension Endpoint: CustomStringConvertible {
-    /// `10.0.0.1:8285` or `[fd00::1]:8285`.
+    /// `10.0.0.1:8285` or `[fd00::1]:8285`; where there are no ports (0), the address alone.
     public var description: String {
-        switch address {
+        guard port != 0 else { return "\(address)" }
+        return switch address {
         case .v4(let address): "\(address):\(port)"
         case .v6(let address): "[\(address)]:\(port)"
         }

@@ -84,12 +84,33 @@ public enum IPPrefix: Sendable, Hashable {
         }
     }
 
+    /// Whether an address lies in the prefix; one of the other family never does.
+    public func contains(_ address: IPAddress) -> Bool {
+        switch (self, address) {
+        case (.v4(let prefix), .v4(let address)): prefix.contains(address)
+        case (.v6(let prefix), .v6(let address)): prefix.contains(address)
+        default: false
+        }
+    }
+
+    /// Whether all of `other` lies in the prefix; one of the other family never does.
+    public func contains(_ other: IPPrefix) -> Bool {
+        other.length >= length && contains(other.address)
+    }
+
     /// 0 to 32 or 128 bits.
     public var length: Int {
         switch self {
         case .v4(let prefix): prefix.length
         case .v6(let prefix): prefix.length
         }
+    }
+}
+
+extension IPPrefix: Comparable {
+    /// Orders by address, IPv4 first, then by length.
+    public static func < (left: IPPrefix, right: IPPrefix) -> Bool {
+        (left.address, left.length) < (right.address, right.length)
     }
 }
 

@@ -20,8 +20,11 @@ package protocol Backend: Sendable, Hashable, CustomStringConvertible {
     /// The keys of the configuration's `Backend` that it reads beside `Type`, in lower case.
     static var keys: Set<String> { get }
 
-    /// Whether it carries no network without IPv4: udp does not, vxlan and host-gw do.
+    /// Whether it carries no network without IPv4.
     static var needsIPv4: Bool { get }
+
+    /// Whether it reaches other nodes by their IPv6 addresses where the network has IPv6: flannel's udp does not.
+    static var carriesIPv6: Bool { get }
 
     /// Whether its packets pass through this process (udp), and not through the kernel alone (vxlan, host-gw).
     static var hasDataPlane: Bool { get }
@@ -45,25 +48,122 @@ package protocol Backend: Sendable, Hashable, CustomStringConvertible {
     /// ports (host-gw).
     var port: UInt16 { get }
 
-    /// The overlay's MTU in bytes that the configuration asks for; nil where it follows the underlay's.
-    var mtu: Int? { get }
+    /// The overlay's MTU in bytes that the configuration asks for over a family; nil where it follows the underlay's.
+    func mtu(over family: UnderlayFamily) -> Int?
 
     /// What this node announces for the backend in its lease.
     ///
-    /// - Parameter ownPort: the port of this node alone (`--port`); nil for the network's.
+    /// - Parameters:
+    ///   - subnet: this node's, of one family.
+    ///   - ownPort: the port of this node alone (`--port`), which backends of the kernel do not have; nil for the
+    ///     network's.
     /// - Returns: nil where there is nothing to announce.
-    func data(ownPort: UInt16?) -> (any BackendData)?
+    func data(for subnet: IPPrefix, ownPort: UInt16?) -> (any BackendData)?
+
+    /// Why a node that announces this cannot be sent to, as the end of a sentence that begins with its lease's key; nil
+    /// where it can (vxlan: without a hardware address it cannot).
+    ///
+    /// - Parameter announced: nil where it announces nothing.
+    func refusal(of announced: BackendAnnouncement?) -> String?
 
     /// The bytes that the outer headers of one packet take.
     func overhead(over family: UnderlayFamily) -> Int
 
-    /// What the kernel must have, in the order in which it can be made.
+    /// The name of the interface that packets for the peers leave by.
+    ///
+    /// - Parameter place: where on this machine, of one family.
+    func interfaceName(in place: BackendPlace) -> String
+
+    /// What the kernel must have, in the order in which it can be made, for one family. A network of both has it twice.
     ///
     /// - Parameters:
-    ///   - tunnel: the device that leads into the overlay.
+    ///   - place: where on this machine, of one family.
     ///   - peers: the nodes to reach, ordered by subnet (vxlan: a neighbour entry for each; host-gw: a route); empty
     ///     where the backend has a data plane, which is told of them instead.
-    func desiredItems(for tunnel: TunnelSettings, peers: [BackendPeer]) -> [any DesiredItem]
+    func desiredItems(in place: BackendPlace, peers: [BackendPeer]) -> [any DesiredItem]
+
+    /// The interfaces and next hops by which packets may leave for a peer; nil where the whole network is routed to
+    /// `interfaceName` itself.
+    func hops(to peer: BackendPeer, in place: BackendPlace) -> [BackendHop]?
+}
+
+extension Backend {
+    /// Every announcement will do.
+    package func refusal(of _: BackendAnnouncement?) -> String? { nil }
+
+    /// The whole network is routed to the one device.
+    package func hops(to _: BackendPeer, in _: BackendPlace) -> [BackendHop]? { nil }
+
+    /// What this node announces for one family of its subnet.
+    package func data(for subnet: IPv4Prefix, ownPort: UInt16?) -> (any BackendData)? {
+        data(for: .v4(subnet), ownPort: ownPort)
+    }
+}
+
+/// Where on this machine a backend works, for one family of addresses.
+package struct BackendPlace: Sendable, Hashable {
+    /// The overlay.
+    package var network: IPPrefix
+    /// This node's subnet.
+    package var subnet: IPPrefix
+    /// `--tun-name`: what the device of a backend is called whose packets pass through this process.
+    package var tunnelName: String
+    /// What devices are called, beside their names, that this daemon has the kernel make; an earlier run of it called
+    /// them the same.
+    package var alias: String
+    /// The interface that outer packets leave by.
+    package var underlayName: String
+    /// Its number.
+    package var underlayIndex: Int32
+    /// This node's address there, of this family.
+    package var underlayAddress: IPAddress
+    /// Where the others send to: another address than that one behind a NAT.
+    package var publicAddress: IPAddress
+    /// The largest inner packet in bytes.
+    package var mtu: Int
+    /// A device's transmit queue length in packets.
+    package var queueLength: Int
+
+    /// Names a place.
+    package init(
+        network: IPPrefix, subnet: IPPrefix, tunnelName: String, alias: String, underlayName: String,
+        underlayIndex: Int32, underlayAddress: IPAddress, publicAddress: IPAddress, mtu: Int, queueLength: Int
+    ) {
+        self.network = network
+        self.subnet = subnet
+        self.tunnelName = tunnelName
+        self.alias = alias
+        self.underlayName = underlayName
+        self.underlayIndex = underlayIndex
+        self.underlayAddress = underlayAddress
+        self.publicAddress = publicAddress
+        self.mtu = mtu
+        self.queueLength = queueLength
+    }
+
+    /// The tunnel device that a data plane of this process makes; nil for IPv6, which none has.
+    ///
+    /// - Parameter overhead: the bytes of the outer headers.
+    package func tunnel(overhead: Int) -> TunnelSettings? {
+        guard case .v4(let network) = network, case .v4(let address) = subnet.address else { return nil }
+        return TunnelSettings(
+            interfaceName: tunnelName, address: address, network: network, mtu: mtu, overhead: overhead,
+            transmitQueueLength: queueLength)
+    }
+}
+
+/// A way to a peer: by an interface, to a next hop there.
+package struct BackendHop: Sendable, Hashable {
+    /// The interface's name.
+    package var interfaceName: String
+    /// The next hop.
+    package var gateway: IPAddress
+
+    /// Names a way.
+    package init(interfaceName: String, gateway: IPAddress) {
+        self.interfaceName = interfaceName
+        self.gateway = gateway
+    }
 }
 
 /// What a node announces for its backend: `BackendData` of its lease.
@@ -77,15 +177,15 @@ package protocol BackendData: Sendable, Hashable {
 
 /// Another node, as far as a backend goes by it.
 package struct BackendPeer: Sendable, Hashable {
-    /// What to send to it.
-    package var subnet: IPv4Prefix
-    /// Its address on the underlay.
+    /// What to send to it, of one family.
+    package var subnet: IPPrefix
+    /// Its address on the underlay, of the same family.
     package var address: IPAddress
     /// What it announced for the backend; nil for nothing.
     package var announced: BackendAnnouncement?
 
     /// Makes a peer.
-    package init(subnet: IPv4Prefix, address: IPAddress, announced: BackendAnnouncement?) {
+    package init(subnet: IPPrefix, address: IPAddress, announced: BackendAnnouncement?) {
         self.subnet = subnet
         self.address = address
         self.announced = announced
@@ -98,6 +198,14 @@ package enum UnderlayFamily: Sendable, Hashable {
     case ipv4
     /// IPv6, with a header of 40 bytes without extensions (RFC 8200).
     case ipv6
+
+    /// The family of an address.
+    package init(_ address: IPAddress) {
+        switch address {
+        case .v4: self = .ipv4
+        case .v6: self = .ipv6
+        }
+    }
 
     /// The bytes of the address family's own header.
     package var headerBytes: Int {

@@ -3,7 +3,8 @@ package import JSON
 /// The backends that a daemon has.
 package struct BackendRegistry: Sendable {
     /// Every backend of twill's: a new one is a folder beside `UDP`, and its name here.
-    package static let all = BackendRegistry(usual: UDPBackend.self)
+    package static let all = BackendRegistry(
+        usual: UDPBackend.self, others: [VXLANBackend.self, HostGatewayBackend.self])
 
     /// What a configuration means that names no type, and a lease that announces none: flannel's udp.
     package let usual: any Backend.Type
@@ -16,7 +17,11 @@ package struct BackendRegistry: Sendable {
     }
 
     /// The backends' names, for sentences.
-    private var names: String { types.map { $0.typeName }.joined(separator: " and ") }
+    private var names: String {
+        let all = types.map { $0.typeName }
+        let first = all.dropLast().joined(separator: ", ")
+        return first.isEmpty ? all.joined() : "\(first) and \(all.last ?? "")"
+    }
 
     /// The backend that `value` names, in any case; nil where this daemon has none of that name.
     private func type(named value: JSONValue?) -> (any Backend.Type)? {
@@ -54,8 +59,8 @@ package struct BackendRegistry: Sendable {
             throw BackendError(
                 key: "Backend.Type", value["Type"] ?? .null,
                 rule:
-                    "twill has the \(names) backend alone; nodes of this network need flanneld, or set it to "
-                    + usual.typeName)
+                    "twill has \(names) alone; nodes of this network need flanneld, or set it to one of those"
+            )
         }
         return try type.init(reading: BackendSettings(value))
     }

@@ -17,6 +17,28 @@ package struct BackendSettings: Sendable {
         return number
     }
 
+    /// Whether `key` is true; nil where there is none, or null.
+    ///
+    /// - Throws: where it is something else.
+    package func bool(_ key: String) throws(BackendError) -> Bool? {
+        guard let value = object[key] else { return nil }
+        guard case .bool(let flag) = value else {
+            throw BackendError(key: "Backend.\(key)", value, rule: "true or false is needed")
+        }
+        return flag
+    }
+
+    /// The text under `key`; nil where there is none, or null.
+    ///
+    /// - Throws: where it is something else.
+    package func text(_ key: String) throws(BackendError) -> String? {
+        guard let value = object[key] else { return nil }
+        guard let text = value.text else {
+            throw BackendError(key: "Backend.\(key)", value, rule: "text is needed")
+        }
+        return text
+    }
+
     /// A number under `key` that is within `range`, or 0, which means flannel's value.
     ///
     /// - Parameters:

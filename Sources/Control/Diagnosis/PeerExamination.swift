@@ -53,7 +53,10 @@ public struct PeerExamination<Network: ProbeNetwork> {
             for index in evidence.indices {
                 send(.host, to: index, size: ExaminationTiming.smallSize)
                 send(.tunnel, to: index, size: ExaminationTiming.smallSize)
-                if round == 0 { send(.port, to: index, size: ExaminationTiming.emptyDatagramSize) }
+                // Where pods' packets are sent as they are, there is no port.
+                if round == 0, evidence[index].peer.endpoint.port != 0 {
+                    send(.port, to: index, size: ExaminationTiming.emptyDatagramSize)
+                }
             }
             collect(for: timing.interval) { _ in false }
         }

@@ -209,12 +209,14 @@ extension LeaseMachine {
             // A lease that names no port means the configuration's.
             let port = ownEndpoint.port
             own?.endpoint.port = port
-            report(
-                .notice, .networkConfigurationTakenOver,
-                [
-                    "network": "\(parsed.network)", "subnet_len": "\(parsed.subnetLength)",
-                    "port": "\(parsed.backend.port)",
-                ])
+            var fields = [
+                "network": "\(parsed.network)", "subnet_len": "\(parsed.subnetLength)",
+                "backend": "\(parsed.backend)",
+            ]
+            if let remarks = try? NetworkConfiguration.remarks(on: text), !remarks.isEmpty {
+                fields["detail"] = remarks.joined(separator: "; ")
+            }
+            report(.notice, .networkConfigurationTakenOver, fields)
         } catch {
             refuse(error)
         }

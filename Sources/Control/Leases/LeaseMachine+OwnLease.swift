@@ -9,13 +9,16 @@ extension LeaseMachine {
     var ownEndpoint: Endpoint {
         Endpoint(
             address: announcement.publicAddress,
-            port: announcement.port ?? backend.port)
+            // The kernel's own backends have one port for all nodes.
+            port: (type(of: backend).hasDataPlane ? announcement.port : nil) ?? backend.port)
     }
 
-    var ownValue: LeaseValue {
+    /// What this node announces in its lease of `subnet`.
+    func ownValue(for subnet: LeaseSubnet) -> LeaseValue {
         LeaseValue(
             publicAddress: announcement.publicAddress, publicIPv6Address: announcement.publicIPv6Address,
-            backend: type(of: backend), data: backend.data(ownPort: announcement.port))
+            backend: type(of: backend),
+            data: backend.data(for: subnet.ipv4, ownPort: announcement.port))
     }
 
     /// How packets are carried; as flannel's usual configuration has it before there is one.
@@ -65,7 +68,7 @@ extension LeaseMachine {
         own = OwnSubnet.Holding(
             subnet: subnet, endpoint: ownEndpoint, acquired: before?.acquired ?? now, renewed: now,
             term: term(of: timeToLive, now: now), replaced: memory.replaced == subnet ? nil : memory.replaced,
-            isRewriteWanted: (try? LeaseValue(parsing: value, backends: backends)) != ownValue,
+            isRewriteWanted: (try? LeaseValue(parsing: value, backends: backends)) != ownValue(for: subnet),
             adoption: adoption ?? before?.adoption)
         memory.wanted = subnet
         memory.evidence = nil
@@ -164,11 +167,13 @@ extension LeaseMachine {
                 LeaseReport(
                     .warning, .leaseIsGone,
                     ["subnet": "\(own.subnet)"]))
-            return .create(key: own.key, value: ownValue.json, timeToLive: options.timeToLive)
+            return .create(
+                key: own.key, value: ownValue(for: own.subnet).json, timeToLive: options.timeToLive)
         }
         log["own key"] = nil
         let isReservation =
             own.isReservation || (record.isReservation && record.entry.holder == nil && isOwn(record))
+        let ownValue = ownValue(for: own.subnet)
         let isOurs = (try? record.value.get()) == ownValue
         let isRewriteDue = own.isRewriteWanted && (!isOurs || !isOwn(record))
         guard isRewriteDue || own.renewAt.map({ $0 <= now }) ?? false else {
@@ -206,7 +211,8 @@ extension LeaseMachine {
             !(search?.taken.contains(wanted) ?? false), !memory.yielded.contains(wanted),
             register.isFree(wanted)
         {
-            return .create(key: wanted.key, value: ownValue.json, timeToLive: options.timeToLive)
+            return .create(
+                key: wanted.key, value: ownValue(for: wanted).json, timeToLive: options.timeToLive)
         }
         return creation(in: configuration, now: now)
     }
@@ -245,6 +251,7 @@ extension LeaseMachine {
     private mutating func takeOver(
         _ record: LeaseRegister.Record, of subnet: LeaseSubnet, now: Instant
     ) -> Write? {
+        let ownValue = ownValue(for: subnet)
         if record.isReservation, (try? record.value.get()) == ownValue {
             hold(subnet, timeToLive: nil, written: record.entry.value, now: now)
             report(.notice, .leaseIsReservation, ["subnet": "\(subnet)"])
@@ -276,7 +283,8 @@ extension LeaseMachine {
                     ]))
             return nil
         }
-        return .create(key: subnet.key, value: ownValue.json, timeToLive: options.timeToLive)
+        return .create(
+            key: subnet.key, value: ownValue(for: subnet).json, timeToLive: options.timeToLive)
     }
 
     /// Remembers what an entry was that is about to be taken over.

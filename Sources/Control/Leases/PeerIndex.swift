@@ -202,6 +202,9 @@ extension LeaseRegister.Record {
                     LeaseValueError(
                         "its backend is \(value.backendName), and this network's is \(backendName)"))
             }
+            if let refusal = configuration.backend.refusal(of: value.announced) {
+                return .failure(LeaseValueError(refusal))
+            }
             var peer = Peer(
                 subnet: subnet, endpoint: endpoint,
                 isTwill: entry.holder != nil || value.port != nil || isReservation)

@@ -81,9 +81,9 @@ public struct Peer: Sendable, Hashable {
 }
 
 extension BackendPeer {
-    /// Another node, as far as a backend goes by it.
+    /// Another node, as far as a backend goes by its IPv4 side.
     package init(_ peer: Peer) {
-        self.init(subnet: peer.subnet.ipv4, address: peer.endpoint.address, announced: peer.announced)
+        self.init(subnet: .v4(peer.subnet.ipv4), address: peer.endpoint.address, announced: peer.announced)
     }
 }
 

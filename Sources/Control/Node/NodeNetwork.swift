@@ -3,6 +3,7 @@ import Health
 import Host
 import Logging
 import Netlink
+import Processes
 import Reconciler
 
 /// What happened on this machine's network that the daemon has to act upon.
@@ -65,6 +66,13 @@ public actor NodeNetwork {
 
     /// The routes of interest as they were read last; nil where they may have changed since.
     var routes: (known: [Route], interest: RouteInterest, time: ContinuousClock.Instant)?
+    /// The neighbour and forwarding tables of the devices that have wanted entries, as they were read last; nil where
+    /// they may have changed since.
+    private var neighbors: [Neighbor]?
+    /// The numbers of those devices.
+    private var neighborDevices: [Int32] = []
+    /// Tells of their changes, for as long as there are such devices.
+    private var neighborMonitor: (monitor: RouteMonitor, reader: Task<Void, Never>)?
     /// Whether `run` takes in what the kernel tells, so that `routes` may be believed.
     private var isFollowing = false
     private var nextLook: ContinuousClock.Instant?
@@ -97,6 +105,8 @@ public actor NodeNetwork {
     /// - Parameters:
     ///   - options: how the underlay is chosen.
     ///   - exclusions: what is never the underlay; `setOverlay` adds to it.
+    ///   - alias: what the devices are called that this daemon makes: one so called that is not wanted is an earlier
+    ///     run's; nil where it makes none.
     ///   - resyncInterval: how often everything is compared without a notification.
     ///   - patience: how long the underlay must be away before another takes over.
     ///   - routePatience: how long packets must go astray before that is told: whoever sets up a bridge or a VPN does
@@ -107,6 +117,7 @@ public actor NodeNetwork {
     /// - Throws: `NetlinkError` where the kernel gives no sockets, `SystemError` where it gives no thread.
     public init(
         options: UnderlayOptions, exclusions: UnderlayExclusions = UnderlayExclusions(),
+        alias: String? = nil,
         resyncInterval: Duration = .seconds(5), patience: Duration = .seconds(5),
         routePatience: Duration = .seconds(2), health: NodeHealth, logger: Logger,
         pathTiming: PathTiming? = PathTiming()
@@ -126,11 +137,12 @@ public actor NodeNetwork {
         self.options = options
         log = RepeatLimitedLog(logger: logger)
         reconciler = Reconciler(
-            socket: socket, health: health, logger: logger, resyncInterval: resyncInterval)
+            socket: socket, health: health, logger: logger, resyncInterval: resyncInterval, alias: alias)
         itemStatuses = reconciler.statuses
     }
 
     deinit {
+        neighborMonitor?.reader.cancel()
         continuation.finish()
         thread.close()
     }
@@ -217,6 +229,7 @@ public actor NodeNetwork {
         reconciler.replace(with: items)
         missingDevice = nil
         routes = nil
+        try followNeighbors()
         // First the new, so that no packet is without a route that has one before and after.
         let failure = try updateItems(in: readState(), isResync: true, isFirstTime: true)
         if reconciler.deleteUnwanted() { routes = nil }
@@ -231,7 +244,7 @@ public actor NodeNetwork {
     ) throws -> (any Error)? {
         let outcome = try reconciler.update(in: state, isResync: isResync, isFirstTime: isFirstTime) {
             hasChangedRoutes in
-            if hasChangedRoutes { routes = nil }
+            if hasChangedRoutes { (routes, neighbors) = (nil, nil) }
             return try readState()
         }
         if let missing = outcome.missingDevice, !isFirstTime { tellDeviceMissing(missing) }
@@ -240,35 +253,86 @@ public actor NodeNetwork {
 
     private func prune(in state: NetworkState) throws {
         let narrow = NarrowPathRoute.routes(of: narrowPaths, in: state)
-        if try reconciler.prune(in: state, where: narrow.contains) { routes = nil }
+        let isPruned = try reconciler.prune(
+            in: state, besideOther: { RunningProcess.otherNodeDaemon != nil }, where: narrow.contains)
+        if isPruned { routes = nil }
+    }
+
+    /// Listens to changes of neighbour tables where entries of such are wanted.
+    ///
+    /// - Throws: `NetlinkError` where the kernel gives no socket for it.
+    private func followNeighbors() throws(NetlinkError) {
+        neighbors = nil
+        guard !reconciler.neighborDeviceNames.isEmpty else {
+            neighborMonitor?.reader.cancel()
+            neighborMonitor = nil
+            return
+        }
+        guard neighborMonitor == nil else { return }
+        let monitor = try RouteMonitor.ofNeighbors()
+        let changes = monitor.changes
+        neighborMonitor = (
+            monitor,
+            Task { [weak self] in for await change in changes { await self?.takeNeighbors(change) } }
+        )
+    }
+
+    private func takeNeighbors(_ change: NetworkChange) {
+        if case .neighbor(let neighbor) = change {
+            // Most of a machine's changes are of other devices.
+            guard neighborDevices.contains(neighbor.interfaceIndex) else { return }
+        }
+        neighbors = nil
+        look.yield()
     }
 
     /// Which routes matter: default routes, what touches a desired route, what leaves by the tunnel device, and what
     /// twill has made.
     private func interest(in links: [Link]) -> RouteInterest {
-        let name = reconciler.tunnelName
+        let names = reconciler.deviceNames
         // Narrow paths lie inside of the overlay.
         return RouteInterest(
-            prefixes: reconciler.destinations.sorted(),
-            interfaceIndex: links.first { $0.name == name }?.index,
+            prefixes: reconciler.destinations.compactMap {
+                if case .v4(let prefix) = $0 { prefix } else { nil }
+            }
+            .sorted(),
+            interfaceIndexes: links.filter { names.contains($0.name) }.map(\.index),
             origin: Route.twillOrigin)
+    }
+
+    /// Reads the neighbour and forwarding tables of those devices that have wanted entries, where they may be others
+    /// than those known.
+    private func readNeighbors(of links: [Link]) throws(NetlinkError) -> [Neighbor] {
+        let names = reconciler.neighborDeviceNames
+        if names.isEmpty { return [] }
+        let devices = links.filter { names.contains($0.name) }.map(\.index)
+        if let neighbors, isFollowing, devices == neighborDevices { return neighbors }
+        var read: [Neighbor] = []
+        for index in devices {
+            read += try socket.neighbors(.neighbors, ofInterface: index)
+            read += try socket.neighbors(.forwarding, ofInterface: index)
+        }
+        (neighbors, neighborDevices) = (read, devices)
+        return read
     }
 
     /// Reads the kernel's state; its routes only where they may be others than those known.
     private func readState() throws(NetlinkError) -> NetworkState {
         let links = try socket.links()
         let addresses = try socket.addressesIPv4()
+        let neighbors = try readNeighbors(of: links)
         let interest = interest(in: links)
         let now = ContinuousClock.now
         if let routes, isFollowing, routes.interest == interest,
             now - routes.time < NodeNetwork.routesLifetime
         {
-            return NetworkState(links: links, addresses: addresses, routes: routes.known)
+            return NetworkState(
+                links: links, addresses: addresses, routes: routes.known, neighbors: neighbors)
         }
         if routes?.interest != interest { monitor.watch(interest) }
         let known = try NetworkState.routes(from: socket, interest: interest)
         routes = (known, interest, now)
-        return NetworkState(links: links, addresses: addresses, routes: known)
+        return NetworkState(links: links, addresses: addresses, routes: known, neighbors: neighbors)
     }
 
     /// Takes away every desired item that outlives the tunnel device, and keeps none from here on.
@@ -294,6 +358,7 @@ public actor NodeNetwork {
     }
 
     private func reconcile(isResync: Bool) {
+        if isResync { neighbors = nil }
         noteForPaths(isResync: isResync)
         if isResync, reconciler.deleteUnwanted() { routes = nil }
         do {
@@ -384,6 +449,8 @@ public actor NodeNetwork {
             if case .v4(let destination) = route.destination { judge.doubt(destination) }
         case .rule:
             judge.doubtAll()
+        case .neighbor:
+            break
         case .nextHop, .unknown:
             routes = nil
             judge.doubtAll()

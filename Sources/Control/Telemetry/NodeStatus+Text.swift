@@ -25,7 +25,10 @@ extension NodeStatus {
                     + "\(underlay.endpoint), "
                     + "MTU \(underlay.mtu)")
         }
-        if let tunnel { lines.append("tunnel    \(tunnel.interface), \(tunnel.network), MTU \(tunnel.mtu)") }
+        if let tunnel {
+            let backend = tunnel.backend.map { "\($0), " } ?? ""
+            lines.append("tunnel    \(backend)\(tunnel.interface), \(tunnel.network), MTU \(tunnel.mtu)")
+        }
         if let kernelPath { lines.append(line(of: kernelPath)) }
         if let engine { lines.append(line(of: engine)) }
         if let lease { lines.append(line(of: lease)) }

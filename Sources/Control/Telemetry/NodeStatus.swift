@@ -271,7 +271,7 @@ extension NodeStatus {
         }
     }
 
-    /// The device that pods' packets go through.
+    /// The device that pods' packets go through; with host-gw the underlay's interface itself.
     public struct Tunnel: Codable, Sendable, Equatable {
         /// The device's name.
         public var interface: String
@@ -279,6 +279,8 @@ extension NodeStatus {
         public var network: String
         /// Bytes.
         public var mtu: Int
+        /// The network's backend: `udp`, `vxlan`, `host-gw`; nil from a release that does not tell.
+        public var backend: String?
 
         /// Makes a tunnel.
         public init(interface: String, network: String, mtu: Int) {

@@ -90,7 +90,8 @@ package struct PeerDiagnosis: Sendable {
             throw ExitFailure(.unavailable, "this node's tunnel does not stand yet: \(status.state)")
         }
         return ExaminingNode(
-            underlayAddress: .v4(address), tunnelAddress: .v4(subnet.address), tunnelMTU: tunnel.mtu)
+            underlayAddress: .v4(address),
+            tunnelAddress: .v4(status.hasNoTunnel ? address : subnet.address), tunnelMTU: tunnel.mtu)
     }
 
     /// Where packets to a peer are sent.
@@ -105,7 +106,7 @@ package struct PeerDiagnosis: Sendable {
     private static func peers(named names: [String], in status: NodeStatus) throws(ExitFailure)
         -> [ExaminedPeer]
     {
-        let all = status.peers.compactMap(examined)
+        let all = status.peers.compactMap { examined($0, hasNoTunnel: status.hasNoTunnel) }
         guard !names.isEmpty else { return all }
         var chosen: [ExaminedPeer] = []
         for name in names {
@@ -125,14 +126,16 @@ package struct PeerDiagnosis: Sendable {
         return chosen
     }
 
-    private static func examined(_ peer: NodeStatus.Peer) -> ExaminedPeer? {
+    /// - Parameter hasNoTunnel: whether pods' packets go to the node as they are: then the way to the node is all that
+    ///   there is to examine, and no address of its subnet is known to answer.
+    private static func examined(_ peer: NodeStatus.Peer, hasNoTunnel: Bool) -> ExaminedPeer? {
         let parts = peer.endpoint.split(separator: ":")
-        guard parts.count == 2, let address = IPv4Address(parts[0]), let port = UInt16(parts[1]),
-            let subnet = IPv4Prefix(peer.subnet)
+        guard (1...2).contains(parts.count), let address = IPv4Address(parts[0]),
+            let port = parts.count == 2 ? UInt16(parts[1]) : 0, let subnet = IPv4Prefix(peer.subnet)
         else { return nil }
         return ExaminedPeer(
             subnet: peer.subnet, endpoint: Endpoint(address: address, port: port),
-            tunnelAddress: .v4(subnet.address))
+            tunnelAddress: .v4(hasNoTunnel ? address : subnet.address))
     }
 
     private static func isNamed(_ peer: ExaminedPeer, _ name: String) -> Bool {
@@ -146,6 +149,9 @@ package struct PeerDiagnosis: Sendable {
 }
 
 extension NodeStatus {
+    /// Whether pods' packets leave by the underlay's own interface (host-gw).
+    fileprivate var hasNoTunnel: Bool { tunnel != nil && tunnel?.interface == underlay?.interface }
+
     fileprivate func value(_ name: String) -> UInt64 { counters.first { $0.name == name }?.value ?? 0 }
 
     fileprivate func received(from subnet: String) -> UInt64 {

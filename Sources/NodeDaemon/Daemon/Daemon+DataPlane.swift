@@ -1,4 +1,5 @@
 import Addresses
+import Backends
 import Processes
 import Devices
 import Glibc
@@ -21,18 +22,25 @@ extension Daemon {
 
     /// The data plane that carries the packets; nil where the network's backend leaves that to the kernel.
     func dataPlane(
-        _ configuration: NetworkConfiguration, _ lease: OwnLease, mtu: Int
+        _ configuration: NetworkConfiguration, _ lease: OwnLease, _ place: BackendPlace
     ) async throws -> DataPlane? {
-        guard type(of: configuration.backend).hasDataPlane else {
+        let mtu = place.mtu
+        let backend = configuration.backend
+        var tunnel = NodeStatus.Tunnel(
+            interface: options.tunnel.interfaceName, network: "\(configuration.network)", mtu: mtu)
+        tunnel.backend = type(of: backend).typeName
+        guard type(of: backend).hasDataPlane else {
             await closeDataPlane()
+            if let port = stage.heldPort { health.forget(port) }
+            stage.heldPort = nil
+            tunnel.interface = backend.interfaceName(in: place)
+            observation.update(tunnel)
             return nil
         }
         let key = DataPlaneKey(
             underlay: Endpoint(
-                address: underlay.address, port: options.tunnel.port ?? configuration.backend.port),
+                address: underlay.address, port: options.tunnel.port ?? backend.port),
             tunnelAddress: lease.subnet.ipv4.address)
-        let tunnel = NodeStatus.Tunnel(
-            interface: options.tunnel.interfaceName, network: "\(configuration.network)", mtu: mtu)
         if let current = stage.dataPlane, stage.dataPlaneKey == key, !deviceIsLost, current.carries(mtu: mtu)
         {
             observation.update(tunnel)

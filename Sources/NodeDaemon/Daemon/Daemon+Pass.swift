@@ -1,3 +1,4 @@
+import Addresses
 import Backends
 import Forwarding
 import Glibc
@@ -40,15 +41,17 @@ extension Daemon {
         do {
             let mtu = try TunnelMTU.choose(
                 underlayMTU: underlay.mtu, overhead: configuration.backend.overhead(over: .ipv4),
-                configured: options.tunnel.mtu ?? configuration.backend.mtu)
-            let dataPlane = try await dataPlane(configuration, lease, mtu: mtu)
+                configured: options.tunnel.mtu ?? configuration.backend.mtu(over: .ipv4))
+            let place = place(configuration, lease, mtu: mtu)
+            let dataPlane = try await dataPlane(configuration, lease, place)
             dataPlane?.publish(routes(lease, mtu: mtu))
-            try await keepNetwork(node, configuration, lease, mtu: mtu, dataPlane)
-            await followPaths(node)
-            await node.judgeRoutes(
-                OverlayTargets(
-                    interfaceName: options.tunnel.interfaceName, network: configuration.network,
-                    subnet: lease.subnet.ipv4, peers: Set(table.peers.map(\.subnet.ipv4))))
+            try await keepNetwork(node, configuration, lease, place, dataPlane)
+            await followPaths(
+                node,
+                through: dataPlane.flatMap { _ in
+                    place.tunnel(overhead: configuration.backend.overhead(over: .ipv4))
+                })
+            await node.judgeRoutes(targets(configuration.backend, place, lease, configuration.network))
             try tellSubnetFile()
             health.set(Component(.dataPlane), nil)
             retryPause = Daemon.retryPauseSeconds.first
@@ -115,8 +118,38 @@ extension Daemon {
             })
     }
 
+    /// Where on this machine the backend works.
+    private func place(_ configuration: NetworkConfiguration, _ lease: OwnLease, mtu: Int) -> BackendPlace {
+        BackendPlace(
+            network: .v4(configuration.network), subnet: .v4(lease.subnet.ipv4),
+            tunnelName: options.tunnel.interfaceName,
+            alias: SubnetFile.deviceAlias(ofDaemonKeeping: options.lease.subnetFile),
+            underlayName: underlay.interfaceName, underlayIndex: underlay.interfaceIndex,
+            underlayAddress: .v4(underlay.address), publicAddress: .v4(underlay.publicAddress), mtu: mtu,
+            queueLength: options.tuning.queueLength)
+    }
+
+    /// Where packets for the other nodes' pods are to go.
+    private func targets(
+        _ backend: any Backend, _ place: BackendPlace, _ lease: OwnLease, _ network: IPv4Prefix
+    ) -> OverlayTargets {
+        var targets = OverlayTargets(
+            interfaceName: backend.interfaceName(in: place), network: network, subnet: lease.subnet.ipv4,
+            peers: Set(table.peers.map(\.subnet.ipv4)))
+        guard !type(of: backend).hasDataPlane else { return targets }
+        targets.hops = Dictionary(
+            table.peers.map { peer in
+                let hops = backend.hops(to: BackendPeer(peer), in: place) ?? []
+                return (
+                    peer.subnet.ipv4,
+                    hops.map { OverlayTargets.Hop(interfaceName: $0.interfaceName, gateway: $0.gateway) }
+                )
+            }, uniquingKeysWith: { first, _ in first })
+        return targets
+    }
+
     private func keepNetwork(
-        _ node: NodeNetwork, _ configuration: NetworkConfiguration, _ lease: OwnLease, mtu: Int,
+        _ node: NodeNetwork, _ configuration: NetworkConfiguration, _ lease: OwnLease, _ place: BackendPlace,
         _ dataPlane: DataPlane?
     ) async throws {
         filterEffects.update(
@@ -124,12 +157,9 @@ extension Daemon {
                 peer.endpoint.address.v4.map { .init(subnet: peer.subnet.ipv4, address: $0) }
             })
         let subnet = lease.subnet.ipv4
+        let backend = configuration.backend
         let desired = DesiredNetwork(
-            tunnel: TunnelSettings(
-                interfaceName: options.tunnel.interfaceName, address: subnet.address,
-                network: configuration.network,
-                mtu: mtu, overhead: configuration.backend.overhead(over: .ipv4),
-                transmitQueueLength: options.tuning.queueLength),
+            backend: ConfiguredBackend(backend), place: place,
             peers: dataPlane == nil ? table.peers.map { BackendPeer($0) } : [],
             rules: PacketFilterSettings(
                 network: configuration.network, subnet: subnet, masquerades: options.rules.masquerades,
@@ -137,19 +167,19 @@ extension Daemon {
                 acceptsForwarding: options.rules.acceptsForwarding),
             filter: configuration.enableNFTables ? .nftables : .iptables,
             surroundings: .init(
-                network: configuration.network, subnet: subnet, tunnel: options.tunnel.interfaceName,
+                network: configuration.network, subnet: subnet, tunnel: backend.interfaceName(in: place),
                 underlay: underlay.interfaceName, address: underlay.address,
-                port: options.tunnel.port ?? configuration.backend.port),
+                port: (dataPlane == nil ? nil : options.tunnel.port) ?? backend.port),
             file: SubnetFile(
                 network: configuration.network, subnet: subnet, ipv6: ipv6Lines(configuration, lease),
-                mtu: mtu,
+                mtu: place.mtu,
                 masquerades: options.rules.masquerades),
             blackhole: options.rules.hasBlackholeRoute ? BlackholeRoute(subnet: subnet) : nil,
             tunnelIndex: dataPlane?.tunnel.index ?? 0)
         if desired == stage.desired { return }
         let file = KeptSubnetFile(
             desired.file, at: options.lease.subnetFile, wasInPlace: stage.subnetFile != nil)
-        var items = configuration.backend.desiredItems(for: desired.tunnel, peers: desired.peers)
+        var items = backend.desiredItems(in: place, peers: desired.peers)
         if let blackhole = desired.blackhole { items.append(blackhole) }
         let rules = PacketFilterRules(
             desired.rules, preferring: desired.filter, interfaceName: options.tunnel.interfaceName,
@@ -190,13 +220,18 @@ extension Daemon {
             ])
     }
 
-    /// Keeps routes of their own for peers that are reached over a path narrower than the underlay.
-    private func followPaths(_ node: NodeNetwork) async {
-        let addresses = Dictionary(
-            table.peers.compactMap { peer in peer.endpoint.address.v4.map { (peer.subnet.ipv4, $0) } },
-            uniquingKeysWith: { first, _ in first }
-        )
-        let paths = FollowedPeers(addresses: addresses, tunnel: stage.desired?.tunnel)
+    /// Keeps routes of their own for peers that are reached over a path narrower than the underlay. The kernel does so
+    /// by itself where its own devices carry the packets.
+    ///
+    /// - Parameter tunnel: the data plane's device; nil where there is none.
+    private func followPaths(_ node: NodeNetwork, through tunnel: TunnelSettings?) async {
+        let addresses =
+            tunnel == nil
+            ? [:]
+            : Dictionary(
+                table.peers.compactMap { peer in peer.endpoint.address.v4.map { (peer.subnet.ipv4, $0) } },
+                uniquingKeysWith: { first, _ in first })
+        let paths = FollowedPeers(addresses: addresses, tunnel: tunnel)
         if paths == stage.paths { return }
         stage.paths = paths
         await node.followPaths(to: addresses, through: paths.tunnel)

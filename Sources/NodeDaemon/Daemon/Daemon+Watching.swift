@@ -1,3 +1,4 @@
+import Backends
 import Counters
 import Glibc
 import Health
@@ -104,10 +105,12 @@ extension Daemon {
             Component(.peer, "limit"),
             TableProblems.tooMany(peers: table.peers.count, isCluster: options.origin.isCluster))
         guard let configuration = table.configuration else { return }
+        // The kernel's own backends have one port for all nodes.
+        let ownPort = type(of: configuration.backend).hasDataPlane ? options.tunnel.port : nil
         health.set(
             Component(.port, "of this node alone"),
             TableProblems.ownPort(
-                options.tunnel.port, networkPort: configuration.backend.port, table.peers))
+                ownPort, networkPort: configuration.backend.port, table.peers))
     }
 
     /// Debug lines (-v 1) for what changed in a table.

@@ -85,7 +85,8 @@ actor Daemon {
 
     /// What the node's network is asked to keep.
     struct DesiredNetwork: Equatable {
-        var tunnel: TunnelSettings
+        var backend: ConfiguredBackend
+        var place: BackendPlace
         /// Whom the backend is told of; none where a data plane is.
         var peers: [BackendPeer]
         var rules: PacketFilterSettings

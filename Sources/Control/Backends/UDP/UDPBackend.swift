@@ -1,3 +1,4 @@
+package import Addresses
 package import JSON
 package import Reconciler
 
@@ -7,6 +8,7 @@ package struct UDPBackend: Backend {
     package static let announcedType: String? = nil
     package static let keys: Set<String> = ["port", "mtu"]
     package static let needsIPv4 = true
+    package static let carriesIPv6 = false
     package static let hasDataPlane = true
 
     /// The bytes of a datagram's header (RFC 768).
@@ -19,7 +21,7 @@ package struct UDPBackend: Backend {
     /// `Backend.Port`: the port of nodes that announce none of their own.
     package var port: UInt16 = 8285
     /// `Backend.MTU`, which flanneld does not read for udp.
-    package var mtu: Int?
+    private var mtu: Int?
 
     /// flannel's udp as it is where a configuration says no more of it.
     package init() {}
@@ -45,16 +47,20 @@ package struct UDPBackend: Backend {
         return UDPData(ownPort: parsed)
     }
 
+    package func mtu(over _: UnderlayFamily) -> Int? { mtu }
+
     /// A port that is the network's own is not announced: flannel's udp announces nothing.
-    package func data(ownPort: UInt16?) -> (any BackendData)? {
+    package func data(for _: IPPrefix, ownPort: UInt16?) -> (any BackendData)? {
         ownPort.flatMap { $0 == port ? nil : UDPData(ownPort: $0) }
     }
 
     package func overhead(over family: UnderlayFamily) -> Int { family.headerBytes &+ Self.headerBytes }
 
+    package func interfaceName(in place: BackendPlace) -> String { place.tunnelName }
+
     /// The device with its address and its one route. The data plane, which makes the device, knows the peers.
-    package func desiredItems(for tunnel: TunnelSettings, peers _: [BackendPeer]) -> [any DesiredItem] {
-        tunnel.desiredItems
+    package func desiredItems(in place: BackendPlace, peers _: [BackendPeer]) -> [any DesiredItem] {
+        place.tunnel(overhead: overhead(over: UnderlayFamily(place.underlayAddress)))?.desiredItems ?? []
     }
 }
 

@@ -30,6 +30,8 @@ struct PodInterfaceForwards: DesiredItem {
 /// itself and need it not; what pods get from outside of the overlay does.
 struct UnderlayForwards: DesiredItem {
     let interfaceName: String
+    /// Whether other nodes' pods' packets come by it as they are (host-gw).
+    let carriesPods: Bool
 
     var name: String { "setting forwarding of \(interfaceName)" }
     var component: Component { Component(.setting, "underlay-forwarding") }
@@ -40,8 +42,8 @@ struct UnderlayForwards: DesiredItem {
         guard try SystemSetting.isOff(interfaceName) else { return nil }
         throw ItemProblem(
             Problem(
-                .degraded,
-                "net.ipv4.conf.\(interfaceName).forwarding is 0, so pods here get no answers from outside the overlay by \(interfaceName)",
+                carriesPods ? .cutOff : .degraded,
+                "net.ipv4.conf.\(interfaceName).forwarding is 0, so pods here get no \(carriesPods ? "packets" : "answers from outside the overlay") by \(interfaceName)",
                 remedy: "run: sysctl -w net.ipv4.conf.\(interfaceName).forwarding=1"))
     }
 }

@@ -65,7 +65,7 @@ public final class PacketFilterEffects: Sendable {
         public var underlay: String
         /// This node's address there.
         public var address: IPv4Address
-        /// The tunnel's UDP port here.
+        /// The tunnel's UDP port here; 0 where pods' packets go over the underlay as they are.
         public var port: UInt16
 
         /// Makes surroundings.
@@ -99,11 +99,11 @@ public final class PacketFilterEffects: Sendable {
 
     /// The items that tell what rules and settings do: to pods' packets, and to the tunnel's.
     public func desiredItems(in surroundings: Surroundings) -> [any DesiredItem] {
-        [
-            ForwardingEffect(effects: self, surroundings: surroundings),
-            TunnelEffect(effects: self, surroundings: surroundings),
+        let tunnel: [any DesiredItem] =
+            surroundings.port == 0 ? [] : [TunnelEffect(effects: self, surroundings: surroundings)]
+        return [ForwardingEffect(effects: self, surroundings: surroundings)] + tunnel + [
             PodInterfaceForwards(surroundings: surroundings),
-            UnderlayForwards(interfaceName: surroundings.underlay),
+            UnderlayForwards(interfaceName: surroundings.underlay, carriesPods: surroundings.port == 0),
             UnderlayReversePath(interfaceName: surroundings.underlay, effects: self),
         ]
     }

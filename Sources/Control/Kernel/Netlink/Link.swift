@@ -1,3 +1,5 @@
+public import Addresses
+
 /// A network interface as the kernel reports it (rtnetlink(7), `RTM_NEWLINK`).
 public struct Link: Sendable, Hashable {
     /// The kernel's number of the interface: never 0, and never given twice while the machine is up.
@@ -12,6 +14,12 @@ public struct Link: Sendable, Hashable {
     public var transmitQueueLength: Int
     /// The number of the bridge or bond that it is a part of; nil for none.
     public var masterIndex: Int32?
+    /// Its address on an Ethernet link; nil where it has none of six bytes.
+    public var hardwareAddress: HardwareAddress?
+    /// What somebody called it beside its name (`ip link set … alias`); nil for nothing.
+    public var alias: String?
+    /// What it is as a VXLAN device; nil where it is none.
+    public var vxlan: VXLANAttributes?
     /// Whether its packets have Ethernet headers (`ARPHRD_ETHER`).
     public var isEthernet: Bool
 
@@ -62,12 +70,18 @@ public struct LinkChange: Sendable, Hashable {
     public var transmitQueueLength: Int?
     /// Settings of its IPv4 side, with their new values.
     public var settings: [LinkSetting: UInt32]
+    /// The new address on an Ethernet link.
+    public var hardwareAddress: HardwareAddress?
+    /// What it is called beside its name, up to 255 bytes.
+    public var alias: String?
 
     /// Makes a change.
     public init(
         isUp: Bool? = nil, mtu: Int? = nil, transmitQueueLength: Int? = nil,
-        settings: [LinkSetting: UInt32] = [:]
+        settings: [LinkSetting: UInt32] = [:], hardwareAddress: HardwareAddress? = nil, alias: String? = nil
     ) {
+        self.hardwareAddress = hardwareAddress
+        self.alias = alias
         self.isUp = isUp
         self.mtu = mtu
         self.transmitQueueLength = transmitQueueLength

@@ -5,10 +5,14 @@ import Addresses
 
 /// `IFLA_*` of linux/if_link.h.
 enum LinkAttribute {
+    static let hardwareAddress = 1
     static let name = 3
     static let mtu = 4
     static let master = 10
     static let transmitQueueLength = 13
+    /// `IFLA_LINKINFO`: holds the kind, and what a device of that kind has (`LinkInformation`).
+    static let information = 18
+    static let alias = 20
     /// `IFLA_AF_SPEC`: holds an attribute for each family, by its number.
     static let ofFamilies = 26
     /// `IFLA_INET_CONF`, in that of IPv4: holds a value for each setting, by its number.
@@ -103,6 +107,12 @@ extension Link {
             transmitQueueLength: Int(attributes.number(LinkAttribute.transmitQueueLength) ?? 0),
             masterIndex: attributes.number(LinkAttribute.master).flatMap { Int32(exactly: $0) },
             isEthernet: deviceType == LinkAttribute.ethernet)
+        hardwareAddress = attributes[LinkAttribute.hardwareAddress].flatMap { HardwareAddress(wireBytes: $0) }
+        alias = attributes.text(LinkAttribute.alias)
+        let information = attributes.nested(LinkAttribute.information)
+        if information.text(LinkInformation.kind) == LinkInformation.vxlan {
+            vxlan = VXLANAttributes(information.nested(LinkInformation.data))
+        }
     }
 }
 
@@ -137,6 +147,9 @@ extension Route {
 
     /// `RTM_F_LOOKUP_TABLE`: the answer names the table in which the route was found, and not always the main one.
     static let tableFlag: UInt32 = 0x1000
+
+    /// `RTNH_F_ONLINK`: the next hop counts as one of the link, whatever the addresses there say.
+    static let onLinkFlag: UInt32 = 4
 
     /// Decodes an `RTM_NEWROUTE` or `RTM_DELROUTE` of a table; nil for cache entries.
     init?(_ message: Message) {
@@ -176,6 +189,7 @@ extension Route {
             mtu: attributes.nested(RouteAttribute.metrics).number(RouteAttribute.Metric.mtu).map(Int.init))
         nextHops = Route.nextHops(attributes[RouteAttribute.nextHops] ?? [], family: family)
         nextHopGroup = attributes.number(RouteAttribute.nextHopGroup)
+        isOnLink = (message.payload.number(at: 8, as: UInt32.self) ?? 0) & Route.onLinkFlag != 0
         self.typeOfService = typeOfService
     }
 

@@ -26,6 +26,8 @@ enum MessageLayout {
     static let trafficSize = 20
     /// `struct nhmsg`: family, scope, protocol, reserved: 1 each; flags 4.
     static let nextHopObjectSize = 8
+    /// `struct ndmsg`: family 1, padding 3, interface 4, state 2, flags 1, type 1.
+    static let neighborSize = 12
     /// `struct nexthop_grp`: number 4, weight 1, reserved 3.
     static let nextHopMemberSize = 8
 
@@ -62,6 +64,9 @@ struct MessageType: RawRepresentable, Hashable {
     static let newNextHop = MessageType(rawValue: UInt16(RTM_NEWNEXTHOP))
     static let deleteNextHop = MessageType(rawValue: UInt16(RTM_DELNEXTHOP))
     static let getNextHop = MessageType(rawValue: UInt16(RTM_GETNEXTHOP))
+    static let newNeighbor = MessageType(rawValue: UInt16(RTM_NEWNEIGH))
+    static let deleteNeighbor = MessageType(rawValue: UInt16(RTM_DELNEIGH))
+    static let getNeighbor = MessageType(rawValue: UInt16(RTM_GETNEIGH))
 }
 
 /// A message's flags: `NLM_F_*` of linux/netlink.h. One bit means different things in different types.
@@ -91,4 +96,6 @@ enum Family {
     static let unspecified = UInt8(AF_UNSPEC)
     static let v4 = UInt8(AF_INET)
     static let v6 = UInt8(AF_INET6)
+    /// A forwarding database of hardware addresses.
+    static let bridge = UInt8(AF_BRIDGE)
 }

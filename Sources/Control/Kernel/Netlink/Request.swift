@@ -43,6 +43,8 @@ struct Request {
         if let length = change.transmitQueueLength { words.append("queue length \(length)") }
         let settings = change.settings.sorted { $0.key.rawValue < $1.key.rawValue }
         words += settings.map { "\($0.key.fileName) \($0.value)" }
+        if let address = change.hardwareAddress { words.append("address \(address)") }
+        if let alias = change.alias { words.append("alias \(alias)") }
         return Request("set interface \(index) \(words.joined(separator: ", "))", .newLink, .acknowledge) {
             $0.appendLink(
                 index: index, flags: change.isUp == true ? .up : [], changes: change.isUp == nil ? [] : .up)
@@ -50,6 +52,10 @@ struct Request {
             if let length = change.transmitQueueLength {
                 $0.attribute(LinkAttribute.transmitQueueLength, UInt32(clamping: length))
             }
+            if let address = change.hardwareAddress {
+                $0.attribute(LinkAttribute.hardwareAddress, address.wireBytes)
+            }
+            if let alias = change.alias { $0.attribute(LinkAttribute.alias, alias) }
             if settings.isEmpty { return }
             $0.nested(LinkAttribute.ofFamilies) {
                 $0.nested(Int(AF_INET)) {
@@ -57,6 +63,22 @@ struct Request {
                         for (setting, value) in settings { $0.attribute(setting.rawValue, value) }
                     }
                 }
+            }
+        }
+    }
+
+    /// Makes a VXLAN device, which is down at first.
+    static func addLink(
+        named name: String, mtu: Int, hardwareAddress: HardwareAddress, _ attributes: VXLANAttributes
+    ) -> Request {
+        Request("make the VXLAN device \(name)", .newLink, [.acknowledge, .create, .exclusive]) {
+            $0.appendLink(index: 0)
+            $0.attribute(LinkAttribute.mtu, UInt32(clamping: mtu))
+            $0.attribute(LinkAttribute.hardwareAddress, hardwareAddress.wireBytes)
+            $0.attribute(LinkAttribute.name, name)
+            $0.nested(LinkAttribute.information) {
+                $0.attribute(LinkInformation.kind, Array(LinkInformation.vxlan.utf8))
+                $0.nested(LinkInformation.data) { attributes.append(to: &$0) }
             }
         }
     }
@@ -263,7 +285,7 @@ extension MessageWriter {
         appendRoute(
             family: route.destination.address.family, destinationLength: route.destination.length,
             table: route.table, origin: route.origin, scope: route.scope, kind: route.kind,
-            typeOfService: route.typeOfService)
+            typeOfService: route.typeOfService, flags: route.isOnLink ? Route.onLinkFlag : 0)
         if route.destination.length > 0 {
             attribute(RouteAttribute.destination, route.destination.address.wireBytes)
         }

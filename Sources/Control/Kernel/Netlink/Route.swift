@@ -61,6 +61,8 @@ public struct Route: Sendable, Hashable {
     public var nextHopGroup: UInt32?
     /// The type of service that a packet must have for the route to count; 0 for any.
     public var typeOfService: UInt8 = 0
+    /// Whether the next hop counts as one of the link though no address there says so (`onlink`).
+    public var isOnLink = false
 
     /// All interfaces that packets may leave by.
     public var interfaceIndexes: [Int32] {
@@ -108,6 +110,7 @@ extension Route: CustomStringConvertible {
         }
         if let preferredSource { words += " src \(preferredSource)" }
         if metric != 0 { words += " metric \(metric)" }
+        if isOnLink { words += " onlink" }
         if table != Route.mainTable { words += " table \(table)" }
         if let mtu { words += " mtu \(mtu)" }
         return words
@@ -148,6 +151,16 @@ extension Route: CustomStringConvertible {
 
     /// `RTPROT_KERNEL`: the kernel made it for an address of an interface.
     public static let kernelOrigin: UInt8 = 2
+}
+
+extension IPPrefix {
+    /// The metric of a route to it where nobody says another: 0, and with IPv6 1024 (`IP6_RT_PRIO_USER`).
+    public var usualRouteMetric: UInt32 {
+        switch self {
+        case .v4: 0
+        case .v6: 1024
+        }
+    }
 }
 
 extension Route.Kind {

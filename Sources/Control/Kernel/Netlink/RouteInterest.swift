@@ -6,16 +6,16 @@ import Addresses
 public struct RouteInterest: Sendable, Hashable {
     /// A route whose destination overlaps one of them is of interest.
     public var prefixes: [IPv4Prefix]
-    /// A route that leaves by this interface alone is of interest; nil for none.
-    public var interfaceIndex: Int32?
+    /// A route that leaves by one of these interfaces alone is of interest.
+    public var interfaceIndexes: [Int32]
     /// A route that this maker (`Route.origin`) has made is of interest; nil for none.
     public var origin: UInt8?
 
-    /// Is interested in default routes, in those that overlap `prefixes`, in those by `interfaceIndex`, and in those
+    /// Is interested in default routes, in those that overlap `prefixes`, in those by `interfaceIndexes`, and in those
     /// of `origin`.
-    public init(prefixes: [IPv4Prefix] = [], interfaceIndex: Int32? = nil, origin: UInt8? = nil) {
+    public init(prefixes: [IPv4Prefix] = [], interfaceIndexes: [Int32] = [], origin: UInt8? = nil) {
         self.prefixes = prefixes
-        self.interfaceIndex = interfaceIndex
+        self.interfaceIndexes = interfaceIndexes
         self.origin = origin
     }
 
@@ -46,7 +46,7 @@ public struct RouteInterest: Sendable, Hashable {
                     let destination = IPv4Prefix(IPv4Address(networkBytes: value), length: length)
                     if prefixes.contains(where: { $0.overlaps(destination) }) { return true }
                 case RouteAttribute.outputInterface:
-                    if Int32(bitPattern: value) == interfaceIndex { return true }
+                    if interfaceIndexes.contains(Int32(bitPattern: value)) { return true }
                 default: break
                 }
             }

@@ -21,6 +21,8 @@ public enum NetworkChange: Sendable, Hashable {
     case rule(RoutingRule)
     /// A next-hop object or group is new, changed or gone: routes that use it may lead elsewhere.
     case nextHop
+    /// An entry of a neighbour or forwarding table is new, changed or gone.
+    case neighbor(Neighbor)
     /// Changes were lost, the kernel's or the reader's queue being full: read everything again.
     case unknown
 
@@ -36,6 +38,7 @@ public enum NetworkChange: Sendable, Hashable {
         case .deleteRoute: change = Route(message).map { .routeRemoved($0) }
         case .newRule, .deleteRule: change = RoutingRule(message).map { .rule($0) }
         case .newNextHop, .deleteNextHop: change = .nextHop
+        case .newNeighbor, .deleteNeighbor: change = Neighbor(message).map { .neighbor($0) }
         default: change = nil
         }
         guard let change else { return nil }
@@ -64,12 +67,27 @@ public final class RouteMonitor: Sendable {
     /// Starts to listen, in the network namespace of the calling thread: every change from here on is told.
     ///
     /// - Throws: `NetlinkError` where the kernel gives no socket or no thread.
-    public init() throws(NetlinkError) {
+    public convenience init() throws(NetlinkError) {
+        try self.init(
+            groups: [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE],
+            optionalGroups: [RTNLGRP_NEXTHOP])
+    }
+
+    /// Starts to listen to changes of neighbour and forwarding tables alone, of all interfaces: every node and pod on a
+    /// link that is new or gone is one. For whoever keeps entries of such a table.
+    ///
+    /// - Throws: `NetlinkError` where the kernel gives no socket or no thread.
+    public static func ofNeighbors() throws(NetlinkError) -> RouteMonitor {
+        try RouteMonitor(groups: [RTNLGRP_NEIGH], optionalGroups: [])
+    }
+
+    private init(
+        groups: [rtnetlink_groups], optionalGroups: [rtnetlink_groups]
+    ) throws(NetlinkError) {
         let operation = "listen to network changes"
         let socket = try NetlinkDescriptor(
-            groups: [
-                RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE,
-            ].map(\.rawValue), optionalGroups: [RTNLGRP_NEXTHOP.rawValue], operation: operation)
+            groups: groups.map(\.rawValue), optionalGroups: optionalGroups.map(\.rawValue),
+            operation: operation)
         let wake = try Wake(operation: operation)
         let (changes, continuation) = AsyncStream.makeStream(
             of: NetworkChange.self, bufferingPolicy: .bufferingNewest(RouteMonitor.queueLimit))

@@ -60,6 +60,21 @@ public final class RouteSocket: Sendable {
         try perform(.setLink(index: index, change))
     }
 
+    /// Makes a VXLAN device, which is down at first.
+    ///
+    /// - Parameters:
+    ///   - name: its name, 15 bytes at most.
+    ///   - mtu: bytes; the kernel takes less where the lower interface's does not allow for it.
+    ///   - hardwareAddress: its own, to which other nodes send.
+    ///   - attributes: what it is.
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any: `EOPNOTSUPP` where it
+    ///   has no VXLAN, `EEXIST` where there is a device of that name, or one of the same number and port.
+    public func addLink(
+        named name: String, mtu: Int, hardwareAddress: HardwareAddress, _ attributes: VXLANAttributes
+    ) throws(NetlinkError) {
+        try perform(.addLink(named: name, mtu: mtu, hardwareAddress: hardwareAddress, attributes))
+    }
+
     /// Deletes an interface.
     ///
     /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
@@ -234,6 +249,42 @@ public final class RouteSocket: Sendable {
     ///
     /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func deleteRoute(_ route: Route) throws(NetlinkError) { try perform(.deleteRoute(route)) }
+
+    // MARK: Neighbours
+
+    /// An interface's entries of one table, of both families.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
+    public func neighbors(
+        _ table: Neighbor.Table, ofInterface index: Int32
+    ) throws(NetlinkError) -> [Neighbor] {
+        var neighbors: [Neighbor] = []
+        // The forwarding database has no families of its own: one question is for all of it.
+        for family in table == .forwarding ? [Family.bridge] : [Family.v4, Family.v6] {
+            neighbors += try list(.neighbors(table, family: family, ofInterface: index)) { message in
+                guard message.type == .newNeighbor, message.payload.first == family,
+                    let neighbor = Neighbor(message), neighbor.interfaceIndex == index
+                else { return nil }
+                return neighbor
+            }
+        }
+        return neighbors
+    }
+
+    /// Adds an entry for good, or changes the one of the same key to it: in the neighbour table that of the same
+    /// address, in the forwarding table that of the same hardware address.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
+    public func replaceNeighbor(_ neighbor: Neighbor) throws(NetlinkError) {
+        try perform(.replaceNeighbor(neighbor))
+    }
+
+    /// Deletes an entry.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
+    public func deleteNeighbor(_ neighbor: Neighbor) throws(NetlinkError) {
+        try perform(.deleteNeighbor(neighbor))
+    }
 
     // MARK: -
 

@@ -45,13 +45,25 @@ public protocol OwnedItem: KeptItem {
     func delete(using socket: RouteSocket) throws
 }
 
-/// A desired route of the main table: the reconciler reads and watches those routes that touch one.
-protocol RouteItem: KeptItem {
-    /// Where it leads.
-    var destination: IPv4Prefix { get }
+/// A desired route of the main table, or several: the reconciler reads and watches those routes that touch one.
+package protocol RouteItem: KeptItem {
+    /// Where they lead; one prefix may stand for all that lie in it.
+    var destinations: [IPPrefix] { get }
 
-    /// Whether a route is the one that is wanted. Every other one that carries twill's number is taken away.
+    /// Whether a route is one that is wanted. Every other one that carries twill's number is taken away.
     func isWanted(_ route: Route, in state: NetworkState) -> Bool
+}
+
+/// The device that leads to the peers: the reconciler watches its routes, and knows a device made anew by its number.
+package protocol DeviceItem: KeptItem {
+    /// The device's name.
+    var interfaceName: String { get }
+}
+
+/// Desired entries of a device's neighbour and forwarding tables, which are read where there is such an item.
+package protocol NeighborItem: KeptItem {
+    /// The device's name.
+    var interfaceName: String { get }
 }
 
 extension DesiredItem {
@@ -69,6 +81,10 @@ extension DesiredItem {
 public struct DeviceMissingError: Error, Hashable, CustomStringConvertible {
     /// The device's name.
     public let interfaceName: String
+
+    /// Names the device.
+    package init(interfaceName: String) { self.interfaceName = interfaceName }
+
     /// The message to the operator.
     public var description: String { "there is no device \(interfaceName): it was deleted, or not made yet" }
 }

@@ -10,9 +10,15 @@ public struct NetworkState: Sendable, Hashable {
     /// The main table's IPv4 routes, those of them that matter here: default routes, and those that touch the
     /// overlay.
     public var routes: [Route]
+    /// The neighbour and forwarding tables of those devices whose entries are wanted (`NeighborItem`).
+    public var neighbors: [Neighbor]
 
     /// Makes a state.
-    public init(links: [Link] = [], addresses: [InterfaceAddress] = [], routes: [Route] = []) {
+    public init(
+        links: [Link] = [], addresses: [InterfaceAddress] = [], routes: [Route] = [],
+        neighbors: [Neighbor] = []
+    ) {
+        self.neighbors = neighbors
         self.links = links
         self.addresses = addresses
         self.routes = routes

@@ -15,21 +15,27 @@ package struct Pruning {
         case rule(RoutingRule)
         /// An address of an interface.
         case address(InterfaceAddress)
+        /// A device that an earlier run of this daemon made.
+        case device(Link)
     }
 
     /// The kernel's interfaces and addresses.
     let state: NetworkState
-    /// The tunnel device's name; nil where there is none.
-    let tunnel: String?
+    /// The names of the devices that are wanted.
+    let devices: [String]
+    /// What the devices are called that this daemon makes; nil where it makes none.
+    let alias: String?
 
     /// Looks at what there is.
     ///
     /// - Parameters:
     ///   - state: the kernel's interfaces and addresses; its routes are given to `leftovers`.
-    ///   - tunnel: the tunnel device's name; nil where there is none.
-    package init(state: NetworkState, tunnel: String?) {
+    ///   - devices: the names of the devices that are wanted; empty where there are none.
+    ///   - alias: what the devices are called that this daemon makes; nil where it makes none.
+    package init(state: NetworkState, devices: [String], alias: String?) {
         self.state = state
-        self.tunnel = tunnel
+        self.devices = devices
+        self.alias = alias
     }
 
     /// Of what carries the number, that which is neither wanted nor another twilld's.
@@ -37,9 +43,12 @@ package struct Pruning {
     /// - Parameters:
     ///   - routes: those of all tables with the number.
     ///   - rules: all rules.
+    ///   - hasOtherDaemon: whether another twilld runs on this machine, whose routes by gateways look like an earlier
+    ///     run's; asked where there are such.
     ///   - isWanted: whether a route is an item's.
     package func leftovers(
-        among routes: [Route], _ rules: [RoutingRule], where isWanted: (Route) -> Bool
+        among routes: [Route], _ rules: [RoutingRule], besideOther hasOtherDaemon: () -> Bool = { false },
+        where isWanted: (Route) -> Bool
     ) -> [Leftover] {
         let others = routes.filter { $0.interfaceIndexes.contains(where: isOfAnotherTunnel) }
         let networks = others.map(\.destination)
@@ -47,23 +56,35 @@ package struct Pruning {
             others.contains(route)
                 || route.interfaceIndexes.isEmpty && networks.contains { $0.contains(route.destination) }
         }
-        return routes.filter { !isWanted($0) && !isAnothers($0) }.map { .route($0) }
+        var unwanted = routes.filter { !isWanted($0) && !isAnothers($0) }
+        if unwanted.contains(where: \.isByGateway), hasOtherDaemon() {
+            unwanted.removeAll(where: \.isByGateway)
+        }
+        return unwanted.map { .route($0) }
             // twill makes no rules yet: one with its number is of a release to come.
             + rules.filter { $0.origin == Route.twillOrigin }.map { .rule($0) }
             + state.addresses.filter(isLeftover).map { .address($0) }
+            + state.links.filter { alias != nil && $0.alias == alias && !devices.contains($0.name) }
+            .map { .device($0) }
     }
 
     /// The addresses of the tunnel device itself are an item's.
     private func isLeftover(_ address: InterfaceAddress) -> Bool {
         address.origin == Route.twillOrigin && !isOfAnotherTunnel(address.interfaceIndex)
-            && state.link(index: address.interfaceIndex)?.name != tunnel
+            && state.link(index: address.interfaceIndex).map { devices.contains($0.name) } != true
     }
 
-    /// Whether an interface is another twilld's tunnel: those are point-to-point, and what is not one can be none.
+    /// Whether an interface is another twilld's tunnel: those are point-to-point, or VXLAN devices that are not called
+    /// as this daemon calls its own.
     private func isOfAnotherTunnel(_ index: Int32) -> Bool {
-        guard let link = state.link(index: index) else { return false }
-        return link.name != tunnel && link.flags.contains(.pointToPoint)
+        guard let link = state.link(index: index), !devices.contains(link.name) else { return false }
+        return link.flags.contains(.pointToPoint) || link.vxlan != nil && link.alias != alias
     }
+}
+
+extension Route {
+    /// Whether it leads to another machine of the link (host-gw), which says nothing of who made it.
+    fileprivate var isByGateway: Bool { gateway != nil && !isOnLink }
 }
 
 extension Pruning.Leftover {
@@ -74,6 +95,7 @@ extension Pruning.Leftover {
         case .rule(let rule): "rule \(rule)"
         case .address(let address):
             "address \(address.address)/\(address.prefixLength) of \(state.name(ofLink: address.interfaceIndex))"
+        case .device(let link): "device \(link.name)"
         }
     }
 
@@ -85,14 +107,7 @@ extension Pruning.Leftover {
         case .route(let route): try socket.deleteRoute(route)
         case .rule(let rule): try socket.deleteRule(rule)
         case .address(let address): try socket.deleteAddress(address)
+        case .device(let link): try socket.deleteLink(index: link.index)
         }
-    }
-}
-
-extension IPPrefix {
-    /// Whether all of `other` lies in it. Of IPv4 alone: twill makes no routes of IPv6.
-    fileprivate func contains(_ other: IPPrefix) -> Bool {
-        guard case .v4(let network) = self, case .v4(let subnet) = other else { return false }
-        return network.contains(subnet)
     }
 }

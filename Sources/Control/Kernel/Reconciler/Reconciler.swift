@@ -33,8 +33,10 @@ package final class Reconciler {
     private var log: RepeatLimitedLog
     private var restores = RepeatedRestores()
     private var unwanted: [any OwnedItem] = []
-    /// The tunnel device's number, as it was seen last.
-    private var tunnelIndex: Int32?
+    /// The devices' numbers by their names, as they were seen last.
+    private var deviceIndexes: [String: Int32] = [:]
+    /// What the devices are called that this daemon makes, in this run or an earlier one.
+    private let alias: String?
     private var nextPrune = ContinuousClock.now
     /// What could not be pruned, as the last time left it.
     private var leftoverNames: Set<String> = []
@@ -49,8 +51,12 @@ package final class Reconciler {
     package var resyncInterval: Duration
 
     /// Wants nothing yet.
-    package init(socket: RouteSocket, health: NodeHealth, logger: Logger, resyncInterval: Duration) {
+    package init(
+        socket: RouteSocket, health: NodeHealth, logger: Logger, resyncInterval: Duration,
+        alias: String? = nil
+    ) {
         self.socket = socket
+        self.alias = alias
         self.health = health
         self.resyncInterval = resyncInterval
         log = RepeatLimitedLog(logger: logger)
@@ -70,14 +76,17 @@ package final class Reconciler {
         nextPrune = .now
     }
 
-    /// The tunnel device's name; nil where none is wanted.
-    package var tunnelName: String? {
-        items.lazy.compactMap { ($0 as? TunnelLink)?.settings.interfaceName }.first
+    /// The names of the devices that lead to the peers.
+    package var deviceNames: [String] { items.compactMap { ($0 as? any DeviceItem)?.interfaceName } }
+
+    /// The names of the devices whose neighbour and forwarding tables are kept.
+    package var neighborDeviceNames: [String] {
+        items.compactMap { ($0 as? any NeighborItem)?.interfaceName }
     }
 
     /// The destinations of the routes that are wanted.
-    package var destinations: Set<IPv4Prefix> {
-        Set(items.compactMap { ($0 as? any RouteItem)?.destination })
+    package var destinations: Set<IPPrefix> {
+        Set(items.flatMap { ($0 as? any RouteItem)?.destinations ?? [] })
     }
 
     // MARK: Update
@@ -98,7 +107,7 @@ package final class Reconciler {
         var state = initialState
         var outcome = Outcome()
         // A device that was made anew has nothing yet: making that so is no restoring, and nobody took it away.
-        let isFirstTime = takeTunnelIndex(in: state) || isAsked
+        let isFirstTime = takeDeviceIndexes(in: state) || isAsked
         for item in items where isResync || !item.needsResync {
             do {
                 if let deviation = try update(item, in: state, isFirstTime: isFirstTime) {
@@ -149,15 +158,17 @@ package final class Reconciler {
         if item.isEssential { outcome.failure = outcome.failure ?? error }
     }
 
-    /// Takes note of the tunnel device's number.
+    /// Takes note of the devices' numbers.
     ///
-    /// - Returns: whether it is another one than before.
-    private func takeTunnelIndex(in state: NetworkState) -> Bool {
-        guard let index = tunnelName.flatMap({ state.link(named: $0)?.index }), index != tunnelIndex else {
-            return false
+    /// - Returns: whether one is another than before.
+    private func takeDeviceIndexes(in state: NetworkState) -> Bool {
+        var isAnother = false
+        for name in deviceNames {
+            guard let index = state.link(named: name)?.index, index != deviceIndexes[name] else { continue }
+            deviceIndexes[name] = index
+            isAnother = true
         }
-        tunnelIndex = index
-        return true
+        return isAnother
     }
 
     private func problem(of item: any DesiredItem, _ error: any Error) -> Problem {
@@ -213,7 +224,10 @@ package final class Reconciler {
             case .route(let route): route.origin == Route.twillOrigin
             case .rule(let rule): rule.origin == Route.twillOrigin
             case .address(let address):
-                address.origin == Route.twillOrigin && address.interfaceIndex != tunnelIndex
+                address.origin == Route.twillOrigin
+                    && !deviceIndexes.values.contains(address.interfaceIndex)
+            case .link(let link):
+                link.alias != nil && link.alias == alias && !deviceNames.contains(link.name)
             case .unknown: true
             default: false
             }
@@ -224,15 +238,20 @@ package final class Reconciler {
     ///
     /// - Parameters:
     ///   - state: the kernel's state.
+    ///   - hasOtherDaemon: whether another twilld runs on this machine; asked where it makes a difference.
     ///   - isWantedBesides: whether a route is somebody's who is no item of this reconciler.
     /// - Returns: whether routes may be others than before.
     /// - Throws: `NetlinkError` where the kernel does not list what there is.
-    package func prune(in state: NetworkState, where isWantedBesides: (Route) -> Bool) throws -> Bool {
+    package func prune(
+        in state: NetworkState, besideOther hasOtherDaemon: () -> Bool,
+        where isWantedBesides: (Route) -> Bool
+    ) throws -> Bool {
         // Before it is known what is wanted, what a former daemon left is left: it is for the next lease.
         guard !items.isEmpty, nextPrune <= .now else { return false }
         nextPrune = .now + Reconciler.pruneInterval
-        let leftovers = Pruning(state: state, tunnel: tunnelName).leftovers(
-            among: try socket.routes(ofOrigin: Route.twillOrigin), try socket.rules()
+        let leftovers = Pruning(state: state, devices: deviceNames, alias: alias).leftovers(
+            among: try socket.routes(ofOrigin: Route.twillOrigin), try socket.rules(),
+            besideOther: hasOtherDaemon
         ) { isWanted($0, in: state) || isWantedBesides($0) }
         var failed: Set<String> = []
         for leftover in leftovers {

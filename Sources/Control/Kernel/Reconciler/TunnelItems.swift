@@ -32,23 +32,39 @@ public struct TunnelSettings: Sendable, Hashable {
 
     /// The items that keep the device so, in the order in which they can be made.
     public var desiredItems: [any DesiredItem] {
-        [
-            TunnelLink(settings: self),
-            InterfaceSetting.acceptsLocalSources(interfaceName),
-            InterfaceSetting.forwards(interfaceName),
-            LooseReversePath(interfaceName: interfaceName),
-            ForwardingEnabled(),
-            TunnelAddress(interfaceName: interfaceName, address: address),
+        let device: [any DesiredItem] = [
+            TunnelLink(settings: self), InterfaceSetting.acceptsLocalSources(interfaceName),
+        ]
+        return device + ForwardingDevice(interfaceName: interfaceName).desiredItems + [
+            TunnelAddress(interfaceName: interfaceName, address: .v4(address)),
             OverlayRoute(interfaceName: interfaceName, network: network),
             NoForeignNetworks(interfaceName: interfaceName, network: network),
         ]
     }
 }
 
+/// A device that packets of the overlay are forwarded from, whichever kind it is of.
+package struct ForwardingDevice: Sendable {
+    /// The device's name.
+    package var interfaceName: String
+
+    /// Names a device.
+    package init(interfaceName: String) { self.interfaceName = interfaceName }
+
+    /// It forwards what comes out of it, whatever way back the kernel would take, and so does the machine.
+    package var desiredItems: [any DesiredItem] {
+        [
+            InterfaceSetting.forwards(interfaceName), LooseReversePath(interfaceName: interfaceName),
+            ForwardingEnabled(),
+        ]
+    }
+}
+
 /// The device is up, with its MTU and queue length. The data plane makes it and takes it away.
-struct TunnelLink: KeptItem {
+struct TunnelLink: DeviceItem {
     let settings: TunnelSettings
 
+    var interfaceName: String { settings.interfaceName }
     var name: String { "device \(settings.interfaceName)" }
     var component: Component { Component(.tunnel) }
 
@@ -71,40 +87,55 @@ struct TunnelLink: KeptItem {
     }
 }
 
-/// The device has its address as a /32 and no other of IPv4: a former lease's would still answer. It ends with the
-/// device.
-struct TunnelAddress: KeptItem {
+/// The device has its address, with no prefix but itself, and no other of that family: a former lease's would still
+/// answer. What the kernel gives a device of IPv6 by itself, a link-local one, stays. It ends with the device.
+package struct TunnelAddress: KeptItem {
     let interfaceName: String
-    let address: IPv4Address
+    let address: IPAddress
 
-    var name: String { "address of \(interfaceName)" }
-    var component: Component { Component(.tunnel, "address") }
+    /// Gives a device its address.
+    package init(interfaceName: String, address: IPAddress) {
+        self.interfaceName = interfaceName
+        self.address = address
+    }
+
+    package var name: String { "address of \(interfaceName)" }
+    package var component: Component { Component(.tunnel, "address of \(interfaceName)") }
 
     private func isWanted(_ entry: InterfaceAddress) -> Bool {
-        entry.address == .v4(address) && entry.prefixLength == 32
+        entry.address == address && entry.prefixLength == address.bitWidth
     }
 
     private func present(in state: NetworkState, on link: Link) -> [InterfaceAddress] {
-        state.addresses.filter { $0.interfaceIndex == link.index && $0.address.v4 != nil }
+        state.addresses.filter {
+            $0.interfaceIndex == link.index && $0.address.bitWidth == address.bitWidth
+                && $0.address.v6?.isLinkLocal != true
+        }
     }
 
-    func deviation(in state: NetworkState) throws -> String? {
+    /// Says what is missing, and what is there and should not be.
+    ///
+    /// - Throws: `DeviceMissingError` where there is no such device.
+    package func deviation(in state: NetworkState) throws -> String? {
         let present = present(in: state, on: try state.device(interfaceName))
         let surplus = present.filter { !isWanted($0) }.map { "\($0.address)/\($0.prefixLength)" }
         var differences: [String] = []
-        if !present.contains(where: isWanted) { differences.append("\(address)/32 missing") }
+        if !present.contains(where: isWanted) { differences.append("\(address)/\(address.bitWidth) missing") }
         if !surplus.isEmpty { differences.append("\(surplus.joined(separator: ", ")) not wanted") }
         return differences.isEmpty ? nil : differences.joined(separator: ", ")
     }
 
-    func update(in state: NetworkState, using socket: RouteSocket) throws {
+    /// Adds the address, then takes others away.
+    ///
+    /// - Throws: `NetlinkError` where the kernel refuses.
+    package func update(in state: NetworkState, using socket: RouteSocket) throws {
         let link = try state.device(interfaceName)
         let present = present(in: state, on: link)
         // First the new one: with the last address the kernel also takes the interface's routes away.
         if !present.contains(where: isWanted) {
             try socket.addAddress(
                 InterfaceAddress(
-                    interfaceIndex: link.index, address: .v4(address), prefixLength: 32,
+                    interfaceIndex: link.index, address: address, prefixLength: address.bitWidth,
                     origin: Route.twillOrigin))
         }
         for surplus in present where !isWanted(surplus) { try socket.deleteAddress(surplus) }
@@ -118,7 +149,7 @@ struct OverlayRoute: RouteItem, OwnedItem {
 
     var name: String { "route \(network) dev \(interfaceName)" }
     var component: Component { Component(.route, "\(network)") }
-    var destination: IPv4Prefix { network }
+    var destinations: [IPPrefix] { [.v4(network)] }
 
     private func wanted(on link: Link) -> Route {
         Route(to: .v4(network), interfaceIndex: link.index, scope: .link, origin: Route.twillOrigin)
@@ -183,7 +214,8 @@ public struct BlackholeRoute: OwnedItem, RouteItem, Hashable {
     /// The route.
     public var component: Component { Component(.route, "blackhole \(subnet)") }
 
-    var destination: IPv4Prefix { subnet }
+    /// Where it leads: nowhere.
+    package var destinations: [IPPrefix] { [.v4(subnet)] }
 
     /// The bridge's route has the same destination and metric 0: this one must come after it, and after all others.
     private static let metric = UInt32.max
@@ -199,7 +231,8 @@ public struct BlackholeRoute: OwnedItem, RouteItem, Hashable {
         route.destination == wanted.destination && route.kind == .blackhole && route.metric == wanted.metric
     }
 
-    func isWanted(_ route: Route, in state: NetworkState) -> Bool {
+    /// Whether a route is this one.
+    package func isWanted(_ route: Route, in state: NetworkState) -> Bool {
         isAlike(route) && route.origin == Route.twillOrigin && route.table == Route.mainTable
     }
 

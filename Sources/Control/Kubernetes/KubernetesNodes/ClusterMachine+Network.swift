@@ -48,7 +48,7 @@ extension ClusterMachine {
             network.configuration = parsed
             report(
                 .notice, .networkConfigurationTakenOver,
-                ["network": "\(parsed.network)", "port": "\(parsed.backend.port)"])
+                ["network": "\(parsed.network)", "backend": "\(parsed.backend)"])
         } catch {
             refuse(error)
         }

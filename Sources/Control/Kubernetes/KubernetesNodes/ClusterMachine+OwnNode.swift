@@ -112,7 +112,8 @@ extension ClusterMachine {
         guard let announcement, let configuration = network.configuration else { return nil }
         return Endpoint(
             address: requests?.publicIPOverwrite ?? announcement.publicAddress,
-            port: announcement.port ?? configuration.backend.port)
+            port: (type(of: configuration.backend).hasDataPlane ? announcement.port : nil)
+                ?? configuration.backend.port)
     }
 
     /// Where this node is reached.
@@ -236,16 +237,17 @@ extension ClusterMachine {
 
     /// What this node's annotations are to be; nil while it has nothing to announce.
     private var wantedAnnotations: NodeAnnotations? {
-        guard holding != nil, let endpoint = ownEndpoint, let configuration = network.configuration else {
+        guard let holding, let endpoint = ownEndpoint, let configuration = network.configuration else {
             return nil
         }
         let backend = configuration.backend
         var wanted = NodeAnnotations()
         wanted.isManaged = "true"
         wanted.backendType = type(of: backend).announcedType ?? ""
-        // flannel's udp writes null here, and nobody of its nodes reads it. An object tells other twilld nodes that
+        // flannel's udp and host-gw write null here, and nobody of its nodes reads it. An object tells other twilld nodes that
         // this is one, and goes when flanneld takes the node over: it writes null again.
-        wanted.backendData = backend.data(ownPort: announcement?.port)?.json ?? "{}"
+        wanted.backendData =
+            backend.data(for: holding.subnet.ipv4, ownPort: announcement?.port)?.json ?? "{}"
         wanted.publicIP = "\(endpoint.address)"
         return wanted
     }

@@ -179,6 +179,10 @@ struct PeerNodes {
         } catch {
             throw Refusal("in its backend-data \(error)", mayBeDamage: true)
         }
+        let announced = data.map { BackendAnnouncement($0) }
+        if let refusal = configuration.backend.refusal(of: announced) {
+            throw Refusal(refusal, mayBeDamage: true)
+        }
         let endpoint = Endpoint(address: address, port: data?.port ?? configuration.backend.port)
         if endpoint.port == context.ownPort, context.ownAddresses.contains(address) {
             throw Refusal("it announces this node's own address, \(endpoint)")
@@ -187,7 +191,7 @@ struct PeerNodes {
         var isTwill = false
         if case .object?? = value { isTwill = true }
         var peer = Peer(subnet: subnet, endpoint: endpoint, isTwill: isTwill)
-        peer.announced = data.map { BackendAnnouncement($0) }
+        peer.announced = announced
         return peer
     }
 

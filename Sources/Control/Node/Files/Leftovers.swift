@@ -88,8 +88,11 @@ public struct Leftovers: Sendable {
     private func prune() throws -> [String] {
         let socket = try RouteSocket()
         let state = NetworkState(links: try socket.links(), addresses: try socket.addressesIPv4())
-        let leftovers = Pruning(state: state, tunnel: interfaceName).leftovers(
-            among: try socket.routes(ofOrigin: Route.twillOrigin), try socket.rules()
+        let leftovers = Pruning(
+            state: state, devices: [interfaceName], alias: SubnetFile.deviceAlias(ofDaemonKeeping: subnetFile)
+        ).leftovers(
+            among: try socket.routes(ofOrigin: Route.twillOrigin), try socket.rules(),
+            besideOther: { RunningProcess.otherNodeDaemon != nil }
         ) { _ in false }
         for leftover in leftovers { try leftover.delete(using: socket) }
         return leftovers.map { $0.name(in: state) }

@@ -8,6 +8,13 @@ public struct SubnetFile: Sendable, Hashable {
     /// Where flanneld writes it.
     public static let defaultPath = "/run/flannel/subnet.env"
 
+    /// What the devices are called, beside their names, that the daemon makes which keeps the file at `path`: two
+    /// daemons on one machine have two files, and a daemon has the same one after a restart. The kernel takes up to 255
+    /// bytes (`IFALIASZ`).
+    public static func deviceAlias(ofDaemonKeeping path: String) -> String {
+        "twilld \(String(decoding: path.utf8.suffix(240), as: UTF8.self))"
+    }
+
     /// The IPv6 side, where the network has one (`EnableIPv6`).
     public struct IPv6: Sendable, Hashable {
         /// `FLANNEL_IPV6_NETWORK`: the overlay's.

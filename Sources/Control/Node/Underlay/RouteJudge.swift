@@ -14,6 +14,23 @@ public struct OverlayTargets: Sendable, Hashable {
     public var subnet: IPv4Prefix
     /// The other nodes' subnets.
     public var peers: Set<IPv4Prefix>
+    /// By which interface and next hop packets may leave for each peer; nil where all of the overlay is routed to the
+    /// device itself.
+    public var hops: [IPv4Prefix: [Hop]]?
+
+    /// A way to a peer.
+    public struct Hop: Sendable, Hashable {
+        /// The interface's name.
+        public var interfaceName: String
+        /// The next hop.
+        public var gateway: IPAddress
+
+        /// Names a way.
+        public init(interfaceName: String, gateway: IPAddress) {
+            self.interfaceName = interfaceName
+            self.gateway = gateway
+        }
+    }
 
     /// Names what is to be judged.
     public init(interfaceName: String, network: IPv4Prefix, subnet: IPv4Prefix, peers: Set<IPv4Prefix>) {
@@ -77,12 +94,14 @@ struct RouteJudge {
         let old = targets
         targets = new
         order = new.peers.sorted()
-        if order.isEmpty { order = [RouteJudge.sample(of: new)] }
+        // Where each peer has a route of its own, nothing leads to a subnet that none has.
+        if order.isEmpty, new.hops == nil { order = [RouteJudge.sample(of: new)] }
         let all = Set(order)
         taken = taken.filter { all.contains($0.key) }
         narrower = narrower.filter { all.contains($0.key) }
         narrowerCount = narrower.values.reduce(0) { $0 + $1.count }
-        let isSame = old?.network == new.network && old?.interfaceName == new.interfaceName
+        let isSame =
+            old?.network == new.network && old?.interfaceName == new.interfaceName && old?.hops == new.hops
         doubted = isSame ? doubted.intersection(all).union(all.subtracting(old?.peers ?? [])) : all
     }
 
@@ -123,7 +142,12 @@ struct RouteJudge {
     mutating func look(in state: NetworkState, using socket: RouteSocket, isResync: Bool) throws {
         // Without the device there is nothing to be right; that is told by whoever makes it.
         guard let targets, let device = state.link(named: targets.interfaceName), device.isUp else { return }
-        for route in state.routes where !route.interfaceIndexes.contains(device.index) {
+        for route in state.routes {
+            // Where each peer has a route of its own, also one by the device may lead elsewhere.
+            let isOfDevice = route.interfaceIndexes.contains(device.index)
+            if isOfDevice, targets.hops == nil || route.destination.length <= targets.subnet.length {
+                continue
+            }
             if case .v4(let destination) = route.destination, destination.length > targets.network.length,
                 targets.network.contains(destination), !targets.subnet.contains(destination)
             {
@@ -151,6 +175,7 @@ struct RouteJudge {
 
     private mutating func doubtSome() {
         doubtTaken()
+        guard !order.isEmpty else { return }
         for _ in 0..<min(RouteJudge.peersPerResync, order.count) {
             resyncPosition = (resyncPosition + 1) % order.count
             doubted.insert(order[resyncPosition])
@@ -158,9 +183,9 @@ struct RouteJudge {
     }
 
     private mutating func judge(_ peer: IPv4Prefix, _ asking: inout Question) throws -> Taker? {
-        if let taker = try asking.taker(of: RouteJudge.address(in: peer)) { return taker }
+        if let taker = try asking.taker(of: RouteJudge.address(in: peer), peer) { return taker }
         for address in narrower[peer] ?? [] {
-            if let taker = try asking.taker(of: address) { return taker }
+            if let taker = try asking.taker(of: address, peer) { return taker }
         }
         narrowerCount -= narrower.removeValue(forKey: peer)?.count ?? 0
         return nil
@@ -247,12 +272,12 @@ private struct Question {
     }
 
     /// Who takes packets to an address of a peer's subnet; nil where they go into the tunnel.
-    mutating func taker(of address: IPv4Address) throws -> RouteJudge.Taker? {
+    mutating func taker(of address: IPv4Address, _ peer: IPv4Prefix) throws -> RouteJudge.Taker? {
         if let pods = podInterfaces.first(where: \.isUp), let source = podAddress {
             let question = RouteQuestion(to: address, from: source, by: pods.index)
             switch try socket.answer(to: question) {
             case .route(let route):
-                if !isGood(route) { return try taker(route, question, pods.name) }
+                if !isGood(route, peer) { return try taker(route, question, pods.name) }
             case .refused:
                 // Without a route or rule that refuses it, the kernel's reason is another: forwarding is off, or a
                 // source that it does not expect; which is told elsewhere.
@@ -262,7 +287,7 @@ private struct Question {
         let question = RouteQuestion(to: address)
         var taker: RouteJudge.Taker? =
             switch try socket.answer(to: question) {
-            case .route(let route): isGood(route) ? nil : try self.taker(route, question, nil)
+            case .route(let route): isGood(route, peer) ? nil : try self.taker(route, question, nil)
             case .refused(let code):
                 try refuser(question, nil)
                     ?? RouteJudge.Taker(
@@ -307,8 +332,17 @@ private struct Question {
         }
     }
 
-    private func isGood(_ route: Route) -> Bool {
-        route.kind == .unicast && route.gateway == nil && !route.interfaceIndexes.isEmpty
+    private func isGood(_ route: Route, _ peer: IPv4Prefix) -> Bool {
+        if let hops = targets.hops {
+            // Where a wider route takes them, the peer's own is missing: whoever makes that says why.
+            if route.destination.length < peer.length { return true }
+            return route.kind == .unicast
+                && hops[peer]?.contains { hop in
+                    route.gateway == hop.gateway
+                        && route.interfaceIndex.flatMap { state.link(index: $0) }?.name == hop.interfaceName
+                } == true
+        }
+        return route.kind == .unicast && route.gateway == nil && !route.interfaceIndexes.isEmpty
             && route.interfaceIndexes.allSatisfy { $0 == device.index }
     }
 

@@ -1,0 +1,232 @@
+import Addresses
+import FoundationEssentials
+import Glibc
+import Kit
+import NetworkNamespaces
+import Telemetry
+import Testing
+
+/// Each backend, on each store: the same pods, the same questions.
+@Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
+struct BackendTests {
+    /// Which store, and what the backends' names and sizes are there.
+    struct Case: Sendable, CustomTestStringConvertible {
+        var type: String
+        var store: String
+        var interface: String
+        /// Bytes that a packet grows by on an underlay of 1,500.
+        var overhead: Int
+
+        var testDescription: String { "\(type), \(store)" }
+
+        static let all: [Case] = ["directory", "etcd"].flatMap { store in
+            [
+                Case(type: "udp", store: store, interface: "flannel0", overhead: 28),
+                Case(type: "vxlan", store: store, interface: "flannel.1", overhead: 50),
+                Case(type: "host-gw", store: store, interface: "eth0", overhead: 0),
+            ]
+        }
+
+        var configuration: String { BackendTests.configuration(type) }
+    }
+
+    private static func configuration(_ type: String, _ members: String = "") -> String {
+        #"{"Network":"100.96.0.0/16","Backend":{"Type":"\#(type)"\#(members)}}"#
+    }
+
+    /// Two nodes with a pod each on a store, and the means to change its configuration.
+    private final class Network {
+        let lab: Lab
+        private let etcd: LabEtcd?
+        private(set) var daemons: [LabDaemon] = []
+        private(set) var pods: [LabPod] = []
+        private(set) var subnets: [String] = []
+
+        init(_ type: String, store: String, nodes: Int = 2) async throws {
+            let configuration = BackendTests.configuration(type)
+            lab = try await Lab(nodes: nodes, config: store == "etcd" ? nil : configuration)
+            etcd = store == "etcd" ? try await lab.startEtcd(config: configuration) : nil
+            for node in lab.nodes.prefix(2) { daemons.append(try await start(node)) }
+            for (node, daemon) in zip(lab.nodes, daemons) {
+                let status = try await daemon.wait(for: "ready with its peer", seconds: 60) {
+                    $0.isReady && $0.peers.count == 1
+                }
+                subnets.append(try #require(status.lease?.subnet))
+                pods.append(try await node.addPod(in: subnets[subnets.count - 1]))
+            }
+        }
+
+        func start(_ node: LabNode) async throws -> LabDaemon {
+            try await node.start("--ip-masq" + (etcd.map { " --etcd-endpoints=\($0.endpoint)" } ?? ""))
+        }
+
+        func restart(_ number: Int) async throws {
+            daemons[number - 1].signal(SIGTERM)
+            #expect(try await daemons[number - 1].exitStatus() == 0)
+            daemons[number - 1] = try await start(lab[number])
+        }
+
+        func set(_ configuration: String) async throws {
+            if let etcd {
+                try await etcd.setNetwork(configuration)
+            } else {
+                try lab.write("store/config", configuration)
+            }
+        }
+
+        /// Pings at full size and not one byte more; TCP and UDP both ways; and each side sees the other's own address.
+        func expectWhatPodsNeed(mtu: Int) async throws {
+            try await pods[0].reaches(pods[1].address)
+            for (from, to) in [(pods[0], pods[1]), (pods[1], pods[0])] {
+                #expect(
+                    await from.succeeds("ping -c 1 -W 2 -M do -s \(mtu - 28) \(to.address)"), "\(mtu) bytes")
+                #expect(
+                    await !from.succeeds("ping -c 1 -W 1 -M do -s \(mtu - 27) \(to.address)"),
+                    "\(mtu + 1) bytes")
+                // Who the server sees is the pod itself: nothing is translated between pods.
+                for kind in [SOCK_STREAM, SOCK_DGRAM] {
+                    #expect(try await BackendTests.seen(kind, from: from, to: to) == IPAddress(from.address))
+                }
+            }
+        }
+    }
+
+    /// Sends from one pod to another and back; gives whom the second one saw, nil where one of the two got nothing.
+    private static func seen(_ kind: __socket_type, from: LabPod, to: LabPod) async throws -> IPAddress? {
+        let there = Endpoint(address: try #require(IPv4Address(to.address)), port: 7777)
+        let server = try await PodSocket(kind, in: to)
+        let client = try await PodSocket(kind, in: from)
+        let isBound = there.withSocketName { bind(server.descriptor, $0, $1) } == 0
+        try #require(isBound && (kind != SOCK_STREAM || listen(server.descriptor, 1) == 0))
+        return try await from.namespace.run {
+            guard there.withSocketName({ connect(client.descriptor, $0, $1) }) == 0,
+                send(client.descriptor, "x", 1, 0) == 1
+            else { return nil }
+            var (name, byte) = ((UInt64(0), UInt64(0), UInt64(0), UInt64(0)), UInt8(0))
+            var length = socklen_t(MemoryLayout.size(ofValue: name))
+            let address = withUnsafeMutableBytes(of: &name) { bytes -> IPAddress? in
+                guard let start = bytes.baseAddress else { return nil }
+                let socketName = start.assumingMemoryBound(to: sockaddr.self)
+                if kind == SOCK_STREAM {
+                    let accepted = accept(server.descriptor, socketName, &length)
+                    defer { close(accepted) }
+                    guard recv(accepted, &byte, 1, 0) == 1, send(accepted, "y", 1, 0) == 1 else { return nil }
+                } else {
+                    guard recvfrom(server.descriptor, &byte, 1, 0, socketName, &length) == 1,
+                        sendto(server.descriptor, "y", 1, 0, socketName, length) == 1
+                    else { return nil }
+                }
+                return IPAddress(socketName: start)
+            }
+            return recv(client.descriptor, &byte, 1, 0) == 1 ? address : nil
+        }
+    }
+
+    /// A socket of a pod, which waits five seconds at most.
+    private final class PodSocket: Sendable {
+        let descriptor: Int32
+
+        init(_ kind: __socket_type, in pod: LabPod) async throws {
+            descriptor = try await pod.namespace.run { socket(AF_INET, Int32(kind.rawValue), 0) }
+            var limit = timeval(tv_sec: 5, tv_usec: 0)
+            for option in [SO_RCVTIMEO, SO_SNDTIMEO] {
+                setsockopt(descriptor, SOL_SOCKET, option, &limit, socklen_t(MemoryLayout<timeval>.size))
+            }
+        }
+
+        deinit { close(descriptor) }
+    }
+
+    @Test(arguments: Case.all)
+    func podsHaveWhatTheyNeed(backend: Case) async throws {
+        let network = try await Network(backend.type, store: backend.store)
+        let mtu = 1500 - backend.overhead
+        for (node, daemon) in zip(network.lab.nodes, network.daemons) {
+            let status = try #require(daemon.status)
+            #expect(status.tunnel?.interface == backend.interface && status.tunnel?.mtu == mtu)
+            #expect(status.tunnel?.backend == backend.type)
+            let file = network.lab.read("node\(node.number)/subnet.env")
+            #expect(file?.contains("\nFLANNEL_MTU=\(mtu)\n") == true)
+        }
+        try await network.expectWhatPodsNeed(mtu: mtu)
+        for daemon in network.daemons { #expect(daemon.status?.problems == []) }
+        let report = try await network.lab[1].run(
+            "\(network.lab.binary) ping --status-socket \(network.lab[1].directory)/twilld.sock")
+        #expect(report.hasPrefix("ok ") && report.contains("\(mtu) of \(mtu) bytes"), "\(report)")
+
+        // A restart: the same subnet, the same hardware address; with the kernel's backends packets flow meanwhile.
+        let mac = try? await network.lab[2].run("cat /sys/class/net/flannel.1/address")
+        try await network.restart(2)
+        try await network.daemons[1].wait(for: "the same subnet") {
+            $0.isReady && $0.lease?.subnet == network.subnets[1] && $0.peers.count == 1
+        }
+        #expect((try? await network.lab[2].run("cat /sys/class/net/flannel.1/address")) == mac)
+        try await network.pods[0].reaches(network.pods[1].address)
+    }
+
+    /// One network through all backends, and what each left is gone.
+    @Test(arguments: ["directory", "etcd"])
+    func aNetworkBecomesAnotherBackends(store: String) async throws {
+        let network = try await Network("udp", store: store)
+        let steps: [(type: String, members: String, mtu: Int, device: String?)] = [
+            ("vxlan", "", 1450, "flannel.1"), ("vxlan", #","VNI":7,"Port":4789"#, 1450, "flannel.7"),
+            ("host-gw", "", 1500, nil), ("vxlan", #","DirectRouting":true"#, 1450, "flannel.1"),
+            ("udp", "", 1472, "flannel0"),
+        ]
+        for step in steps {
+            try await network.set(Self.configuration(step.type, step.members))
+            for (index, daemon) in network.daemons.enumerated() {
+                try await daemon.wait(for: "\(step)") {
+                    $0.isReady && $0.problems.isEmpty && $0.tunnel?.mtu == step.mtu
+                        && $0.tunnel?.backend == step.type && $0.peers.count == 1
+                        && (step.device == nil || $0.tunnel?.interface == step.device)
+                        && $0.lease?.subnet == network.subnets[index]
+                }
+                _ = try await until("no device but \(step.device ?? "none")") {
+                    let names = try await network.lab[index + 1].interfaces().map(\.name)
+                    return names.filter { $0.hasPrefix("flannel") } == (step.device.map { [$0] } ?? [])
+                        ? true : nil
+                }
+            }
+            try await network.pods[0].reaches(network.pods[1].address)
+        }
+    }
+
+    /// flannel's part played by ip(8) and bridge(8) alone: a device, an entry in each table, a route, a lease.
+    @Test func aNodeMadeByHandIsAPeerOfVXLAN() async throws {
+        let network = try await Network("vxlan", store: "directory", nodes: 3)
+        let hand = network.lab[3]
+        let mac = "4e:5f:00:00:00:03"
+        var commands = [
+            "ip link add flannel.1 address \(mac) type vxlan id 1 dev eth0 local \(hand.address) dstport 8472 nolearning",
+            "ip link set flannel.1 up", "ip address add 100.96.253.0/32 dev flannel.1",
+            "ip link add pods type bridge", "ip address add 100.96.253.1/24 dev pods", "ip link set pods up",
+        ]
+        for (node, subnet) in zip(network.lab.nodes, network.subnets) {
+            let key = subnet.replacing("/", with: "-")
+            let value = try #require(network.lab.read("store/subnets/\(key)"))
+            let start = try #require(value.firstRange(of: #""VtepMAC":""#)).upperBound
+            let other = value[start...].prefix(17)
+            let first = subnet.prefix { $0 != "/" }
+            commands += [
+                "ip neigh replace \(first) lladdr \(other) dev flannel.1 nud permanent",
+                "bridge fdb replace \(other) dev flannel.1 dst \(node.address) self permanent",
+                "ip route replace \(subnet) via \(first) dev flannel.1 onlink",
+            ]
+        }
+        try await hand.run(commands.joined(separator: " && "))
+        try network.lab.write(
+            "store/subnets/100.96.253.0-24",
+            #"{"PublicIP":"\#(hand.address)","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"\#(mac)"}}"#
+        )
+        try await network.pods[0].reaches("100.96.253.1")
+        #expect(
+            await hand.succeeds("ping -c 1 -W 2 -I 100.96.253.1 -M do -s 1422 \(network.pods[1].address)"))
+        try FileManager.default.removeItem(atPath: "\(network.lab.directory)/store/subnets/100.96.253.0-24")
+        _ = try await until("no entry of the node that is gone") {
+            let said = try await network.lab[1].run(
+                "ip route; ip neigh show dev flannel.1; bridge fdb show dev flannel.1")
+            return said.contains("100.96.253") || said.contains(mac) ? nil : true
+        }
+    }
+}

@@ -1,0 +1,305 @@
+import Addresses
+import Health
+import JSON
+import Netlink
+import NetworkNamespaces
+import Reconciler
+import Testing
+
+@testable import Backends
+@testable import Node
+
+/// What host-gw and vxlan want of the kernel, made, restored and taken away by the real one.
+@Suite(
+    .enabled(if: namespacesAreExpected, "network namespaces need root and iproute2"), .timeLimit(.minutes(1)))
+struct KernelBackendTests {
+    private let health = NodeHealth()
+    private static let alias = "twilld /run/flannel/subnet.env"
+
+    /// An underlay `node-u0` (198.51.100.2/24, default route), and what `commands` make there.
+    private func node(
+        _ commands: String = "true", resync: Duration = .seconds(3600)
+    ) async throws -> (NetworkNamespace.Lease, NodeNetwork, BackendPlace) {
+        let namespace = try await NetworkNamespace.make()
+        let (network, index) = try await namespace.run {
+            try execute(
+                """
+                ip link add node-u0 type veth peer name node-u1 && ip link set node-u1 up && \
+                ip link set node-u0 up && ip addr add 198.51.100.2/24 dev node-u0 && \
+                ip route add default via 198.51.100.1 && sysctl -q -w net.ipv4.ip_forward=1 && { \(commands); }
+                """)
+            let network = try NodeNetwork(
+                options: UnderlayOptions(), alias: Self.alias, resyncInterval: resync, routePatience: .zero,
+                health: health, logger: quietLogger)
+            return (network, try #require(try RouteSocket().link(named: "node-u0")).index)
+        }
+        let place = BackendPlace(
+            network: try prefix("10.66.0.0/16"), subnet: try prefix("10.66.28.0/24"), tunnelName: "flannel0",
+            alias: Self.alias, underlayName: "node-u0", underlayIndex: index,
+            underlayAddress: try address("198.51.100.2"), publicAddress: try address("198.51.100.2"),
+            mtu: 1450,
+            queueLength: 1000)
+        return (namespace, network, place)
+    }
+
+    private func prefix(_ text: String) throws -> IPPrefix { .v4(try #require(IPv4Prefix(text))) }
+    private func address(_ text: String) throws -> IPAddress { try #require(IPAddress(text)) }
+
+    private func peer(_ number: Int, at address: String, _ mac: String? = nil) throws -> BackendPeer {
+        let data = try mac.map {
+            VXLANData(networkIdentifier: 1, hardwareAddress: try #require(HardwareAddress($0)))
+        }
+        return BackendPeer(
+            subnet: try prefix("10.66.\(number).0/24"), address: try self.address(address),
+            announced: data.map { BackendAnnouncement($0) })
+    }
+
+    private func wait(for text: String, in namespace: NetworkNamespace.Lease, _ command: String) async throws
+    {
+        while try await !namespace.run({ try execute(command) }).contains(text) {
+            try await Task.sleep(for: .milliseconds(20))
+        }
+    }
+
+    private func said(_ namespace: NetworkNamespace.Lease, _ command: String) async throws -> String {
+        try await namespace.run { try execute(command) }
+    }
+
+    // MARK: host-gw
+
+    @Test func routesOfPeersAreMadeRestoredAndTakenAway() async throws {
+        let (namespace, network, place) = try await node(
+            // A route of flanneld's to a peer, and one of an earlier run's to a node that is gone.
+            "ip route add 10.66.3.0/24 via 198.51.100.77 && ip route add 10.66.9.0/24 via 198.51.100.9 proto 116"
+        )
+        let backend = HostGatewayBackend()
+        let peers = [try peer(3, at: "198.51.100.3"), try peer(4, at: "198.51.100.4")]
+        try await network.setDesired(backend.desiredItems(in: place, peers: peers))
+        let routes =
+            "10.66.3.0/24 via 198.51.100.3 dev node-u0 proto 116 \n10.66.4.0/24 via 198.51.100.4 dev node-u0 proto 116 \n"
+        #expect(try await said(namespace, "ip route show root 10.66.0.0/16") == routes)
+        #expect(health.problems.isEmpty)
+
+        let running = Task { await network.run() }
+        defer { running.cancel() }
+        try await namespace.run { try execute("ip route del 10.66.3.0/24") }
+        try await wait(for: "10.66.3.0/24 via 198.51.100.3", in: namespace, "ip route")
+        try await namespace.run { try execute("ip route replace 10.66.4.0/24 via 198.51.100.5") }
+        try await wait(for: "10.66.4.0/24 via 198.51.100.4", in: namespace, "ip route")
+
+        try await network.setDesired(backend.desiredItems(in: place, peers: [peers[1]]))
+        #expect(
+            try await said(namespace, "ip route show root 10.66.0.0/16")
+                == "10.66.4.0/24 via 198.51.100.4 dev node-u0 proto 116 \n")
+        try await network.setDesired([])
+        #expect(try await said(namespace, "ip route show root 10.66.0.0/16") == "")
+    }
+
+    @Test func aPeerOnAnotherLinkIsNamedAndTheOthersAreReached() async throws {
+        let (namespace, network, place) = try await node()
+        let backend = HostGatewayBackend()
+        let peers = [try peer(3, at: "203.0.113.3"), try peer(4, at: "198.51.100.4")]
+        try await network.setDesired(backend.desiredItems(in: place, peers: peers))
+        #expect(
+            try await said(namespace, "ip route show root 10.66.0.0/16").hasPrefix(
+                "10.66.4.0/24 via 198.51.100.4"))
+        let problem = try #require(health.problems.first)
+        #expect(problem.effect == .degraded)
+        #expect(
+            problem.cause.contains("10.66.3.0/24 at 203.0.113.3") && !problem.cause.contains("10.66.4.0"))
+        #expect(problem.remedy.contains("vxlan"))
+        try await namespace.run { try execute("ip addr add 203.0.113.2/24 dev node-u0") }
+        await network.reconcile()
+        #expect(health.problems.isEmpty)
+        #expect(
+            try await said(namespace, "ip route show 10.66.3.0/24").hasPrefix(
+                "10.66.3.0/24 via 203.0.113.3"))
+    }
+
+    @Test func hostGatewayBehindANATIsSaid() async throws {
+        let (_, network, there) = try await node()
+        var place = there
+        place.publicAddress = try address("203.0.113.9")
+        try await network.setDesired(HostGatewayBackend().desiredItems(in: place, peers: []))
+        #expect(health.problems.map(\.effect) == [.cutOff])
+        #expect(health.problems.first?.cause.contains("203.0.113.9") == true)
+    }
+
+    // MARK: vxlan
+
+    private let macs = ["02:58:00:00:00:03", "02:58:00:00:00:04", "02:58:00:00:00:05"]
+
+    private func expectPeer(
+        _ number: Int, at address: String, _ mac: String, in namespace: NetworkNamespace.Lease
+    ) async throws {
+        try await wait(
+            for: "10.66.\(number).0 lladdr \(mac) PERMANENT", in: namespace, "ip neigh show dev flannel.1")
+        try await wait(
+            for: "\(mac) dst \(address) self permanent", in: namespace, "bridge fdb show dev flannel.1")
+        try await wait(
+            for: "10.66.\(number).0/24 via 10.66.\(number).0 dev flannel.1 proto 116 onlink", in: namespace,
+            "ip route")
+    }
+
+    @Test func theDeviceItsEntriesAndRoutesAreMadeRestoredAndTakenAway() async throws {
+        let (namespace, network, place) = try await node()
+        let backend = VXLANBackend()
+        let peers = [
+            try peer(3, at: "198.51.100.3", macs[0]), try peer(4, at: "203.0.113.4", macs[1]),
+        ]
+        try await network.setDesired(backend.desiredItems(in: place, peers: peers))
+        #expect(health.problems.isEmpty, "\(health.problems)")
+        func expectAll() async throws {
+            try await expectPeer(3, at: "198.51.100.3", macs[0], in: namespace)
+            try await expectPeer(4, at: "203.0.113.4", macs[1], in: namespace)
+            let mac = backend.hardwareAddress(of: place.subnet)
+            for word in [
+                "vxlan id 1 local 198.51.100.2 dev node-u0", "dstport 8472 nolearning", "mtu 1450", ",UP",
+                "link/ether \(mac)", "alias \(Self.alias)", "inet 10.66.28.0/32",
+            ] { try await wait(for: word, in: namespace, "ip -d address show flannel.1") }
+        }
+        try await expectAll()
+
+        let running = Task { await network.run() }
+        defer { running.cancel() }
+        let first = try await said(namespace, "ip -o link show flannel.1 | cut -d: -f1")
+        for command in [
+            "ip route del 10.66.3.0/24", "ip neigh del 10.66.3.0 dev flannel.1",
+            "bridge fdb del \(macs[1]) dev flannel.1 dst 203.0.113.4 self",
+            "bridge fdb replace \(macs[0]) dev flannel.1 dst 198.51.100.99 self permanent",
+            "bridge fdb add 02:99:00:00:00:01 dev flannel.1 dst 198.51.100.98 self permanent",
+            "ip link set flannel.1 mtu 1400", "ip link set flannel.1 address 02:01:01:01:01:01",
+        ] {
+            try await namespace.run { try execute(command) }
+            try await expectAll()
+        }
+        while try await said(namespace, "bridge fdb show dev flannel.1").contains("02:99") {
+            try await Task.sleep(for: .milliseconds(20))
+        }
+        #expect(try await said(namespace, "ip -o link show flannel.1 | cut -d: -f1") == first)
+        try await namespace.run { try execute("ip link del flannel.1") }
+        try await wait(for: "flannel.1", in: namespace, "ip link")
+        try await expectAll()
+
+        // A peer that is gone, and one whose device is another.
+        let changed = [try peer(4, at: "203.0.113.4", macs[2])]
+        try await network.setDesired(backend.desiredItems(in: place, peers: changed))
+        try await expectPeer(4, at: "203.0.113.4", macs[2], in: namespace)
+        let left = try await said(
+            namespace, "ip neigh show dev flannel.1 nud permanent; bridge fdb show dev flannel.1; ip route")
+        #expect(!left.contains(macs[0]) && !left.contains(macs[1]) && !left.contains("10.66.3.0"))
+        try await network.setDesired([])
+        #expect(try await !said(namespace, "ip link; ip route").contains("flannel"))
+    }
+
+    @Test(arguments: [
+        "id 2 dev node-u0 local 198.51.100.2 dstport 8472 nolearning",
+        "id 1 dev node-u0 local 198.51.100.2 dstport 4789 nolearning",
+        "id 1 dev node-u0 dstport 8472 nolearning", "id 1 local 198.51.100.2 dstport 8472 nolearning",
+        "id 1 dev node-u0 local 198.51.100.2 dstport 8472 learning",
+        "id 1 dev node-u0 local 198.51.100.2 dstport 8472 nolearning gbp",
+    ])
+    func aDeviceThatIsNotAlikeIsMadeAnew(attributes: String) async throws {
+        let (namespace, network, place) = try await node(
+            "ip link add name flannel.1 type vxlan \(attributes)")
+        let before = try await said(namespace, "ip -o link show flannel.1 | cut -d: -f1")
+        try await network.setDesired(VXLANBackend().desiredItems(in: place, peers: []))
+        #expect(try await said(namespace, "ip -o link show flannel.1 | cut -d: -f1") != before)
+        let device = try await said(namespace, "ip -d link show flannel.1")
+        #expect(
+            device.contains("vxlan id 1 local 198.51.100.2 dev node-u0")
+                && device.contains("dstport 8472 nolearning") && !device.contains(" gbp"))
+    }
+
+    @Test func flanneldsDeviceIsTakenOverWithoutWhatItLeft() async throws {
+        let (namespace, network, place) = try await node(
+            """
+            ip link add name flannel.1 address 02:ff:00:00:00:01 type vxlan id 1 dev node-u0 local 198.51.100.2 \
+            dstport 8472 nolearning && ip link set flannel.1 up && ip addr add 10.66.28.0/32 dev flannel.1 && \
+            ip route add 10.66.3.0/24 via 10.66.3.0 dev flannel.1 onlink && \
+            ip route add 10.66.9.0/24 via 10.66.9.0 dev flannel.1 onlink && \
+            ip neigh add 10.66.9.0 lladdr 02:58:00:00:00:09 dev flannel.1 nud permanent
+            """)
+        let before = try await said(namespace, "ip -o link show flannel.1 | cut -d: -f1")
+        let peers = [try peer(3, at: "198.51.100.3", macs[0])]
+        try await network.setDesired(VXLANBackend().desiredItems(in: place, peers: peers))
+        #expect(try await said(namespace, "ip -o link show flannel.1 | cut -d: -f1") == before)
+        try await expectPeer(3, at: "198.51.100.3", macs[0], in: namespace)
+        let left = try await said(namespace, "ip route; ip neigh show dev flannel.1")
+        #expect(!left.contains("10.66.9.0"), "\(left)")
+    }
+
+    @Test func whatAnEarlierRunLeftGoesAndAnothersStays() async throws {
+        let (namespace, network, place) = try await node(
+            """
+            ip link add name flannel.5 type vxlan id 5 dev node-u0 dstport 8472 && \
+            ip link set flannel.5 alias '\(Self.alias)' && ip link set flannel.5 up && \
+            ip route add 10.55.3.0/24 via 10.55.3.0 dev flannel.5 onlink proto 116 && \
+            ip link add name flannel.6 type vxlan id 6 dev node-u0 dstport 8472 && \
+            ip link set flannel.6 alias 'twilld /run/other/subnet.env' && ip link set flannel.6 up && \
+            ip route add 10.56.3.0/24 via 10.56.3.0 dev flannel.6 onlink proto 116 && \
+            ip link add name flannel.7 type vxlan id 7 dev node-u0 dstport 8472
+            """)
+        try await network.setDesired(HostGatewayBackend().desiredItems(in: place, peers: []))
+        let links = try await said(namespace, "ip link; ip route")
+        #expect(!links.contains("flannel.5"))
+        #expect(links.contains("10.56.3.0/24 via 10.56.3.0 dev flannel.6") && links.contains("flannel.7"))
+    }
+
+    @Test func aNameThatIsTakenAndAHardwareAddressThatTwoHaveAreSaid() async throws {
+        var (namespace, network, place) = try await node("ip link add flannel.1 type bridge")
+        await #expect(throws: (any Error).self) {
+            try await network.setDesired(VXLANBackend().desiredItems(in: place, peers: []))
+        }
+        #expect(
+            health.problems.contains {
+                $0.effect == .cutOff && $0.remedy.contains("ip link delete flannel.1")
+            })
+        #expect(try await said(namespace, "ip -d link show flannel.1").contains("bridge"))
+        (namespace, network, place) = try await node()
+        let peers = [
+            try peer(3, at: "198.51.100.3", macs[0]), try peer(4, at: "198.51.100.4", macs[0]),
+        ]
+        try await network.setDesired(VXLANBackend().desiredItems(in: place, peers: peers))
+        try await expectPeer(3, at: "198.51.100.3", macs[0], in: namespace)
+        #expect(health.problems.contains { $0.cause.contains("10.66.3.0/24 and 10.66.4.0/24") })
+    }
+
+    @Test func directRoutingLeavesTheTunnelToOtherLinks() async throws {
+        let (namespace, network, place) = try await node()
+        let backend = try BackendRegistry.all.backend(
+            reading: JSONValue(parsing: #"{"Type":"vxlan","DirectRouting":true}"#))
+        let peers = [
+            try peer(3, at: "198.51.100.3", macs[0]), try peer(4, at: "203.0.113.4", macs[1]),
+        ]
+        try await network.setDesired(backend.desiredItems(in: place, peers: peers))
+        #expect(
+            try await said(namespace, "ip route show root 10.66.0.0/16")
+                == "10.66.3.0/24 via 198.51.100.3 dev node-u0 proto 116 \n10.66.4.0/24 via 10.66.4.0 dev flannel.1 proto 116 onlink \n"
+        )
+        #expect(health.problems.isEmpty)
+    }
+
+    // MARK: Where packets really go
+
+    @Test func whatTakesPacketsOfAPeerIsNamed() async throws {
+        let (namespace, network, place) = try await node()
+        let peers = [try peer(3, at: "198.51.100.3"), try peer(4, at: "198.51.100.4")]
+        let backend = HostGatewayBackend()
+        try await network.setDesired(backend.desiredItems(in: place, peers: peers))
+        var targets = OverlayTargets(
+            interfaceName: "node-u0", network: IPv4Prefix("10.66.0.0/16")!,
+            subnet: IPv4Prefix("10.66.28.0/24")!,
+            peers: [IPv4Prefix("10.66.3.0/24")!, IPv4Prefix("10.66.4.0/24")!])
+        targets.hops = [
+            IPv4Prefix("10.66.3.0/24")!: [.init(interfaceName: "node-u0", gateway: peers[0].address)],
+            IPv4Prefix("10.66.4.0/24")!: [.init(interfaceName: "node-u0", gateway: peers[1].address)],
+        ]
+        await network.judgeRoutes(targets)
+        await network.reconcile()
+        #expect(health.problems.isEmpty, "\(health.problems)")
+        try await namespace.run { try execute("ip route add 10.66.3.0/25 via 198.51.100.66") }
+        await network.reconcile()
+        #expect(health.problems.contains { $0.cause.contains("10.66.3.0/25 via 198.51.100.66") })
+    }
+}
