@@ -164,7 +164,8 @@ import Testing
         let daemon = try await machine.start("--iface eth0 --cpus 777")
         #expect(try await daemon.exitStatus() == Int(NodeDaemon.ExitStatus.configuration.rawValue))
         let own =
-            try execute("taskset -cp $$ | sed 's/.*: //'").split(whereSeparator: \.isNewline).first ?? ""
+            try execute("sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status")
+            .split(whereSeparator: \.isNewline).first ?? ""
         #expect(daemon.log.contains("this process may use \(own)"), "\(daemon.log)")
     }
 }

@@ -105,7 +105,7 @@ struct CaptureFileTests {
         let path = "/tmp/twill-test-capture-\(getpid()).pcapng"
         try Data(bytes).write(to: URL(filePath: path))
         defer { unlink(path) }
-        let program = try #require(popen("TZ=UTC tcpdump -nr \(path) 2>/dev/null", "r"))
+        let program = try #require(popen("TZ=UTC tcpdump -Z root -nr \(path) 2>/dev/null", "r"))
         var lines: [String] = []
         var buffer = [CChar](repeating: 0, count: 4_096)
         while fgets(&buffer, Int32(buffer.count), program) != nil {

@@ -147,7 +147,7 @@ import Testing
         let text = status.text(peerLimit: 1)
         for line in [
             "state     not ready: waiting for a lease\n",
-            "not connected; packets flow without it, reconnected 3 times\n",
+            "not connected; packets\n          flow without it, reconnected 3 times\n",
             "a reservation, never ends\n", " 1m 1s\n  and 1 more\n",
             "  those with -                              -            -            never\n",
             "fallbacks\n  segmentation_fallbacks 1: Off.\n",
@@ -173,7 +173,8 @@ import Testing
                 """
 
                 kernel    1 of 2 items not as wanted
-                  route 10.66.0.0/16 dev flannel0: failing for 1m 1s, tried again 3 times: not permitted
+                  route 10.66.0.0/16 dev flannel0: failing for 1m 1s, tried again 3 times: not
+                    permitted
                 out  
                 """.dropLast(2)))
         status.kernel?.removeFirst()

@@ -87,6 +87,21 @@ extension Worker where Engine: ~Copyable {
             name: datagrams.payload - (PacketMemory.datagramPayloadOffset &- PacketMemory.nameOffset))
     }
 
+    /// Takes the hello that a datagram is which is no packet, or drops it.
+    @inline(never)
+    private mutating func turnAway(
+        _ reason: Counter, _ datagrams: ReceivedDatagrams, at offset: Int, length: Int
+    ) {
+        let isHello =
+            reason == .dropInboundTooShort
+            && takeHello(datagrams.payload + offset, length: length, sender: datagrams.sender)
+        if isHello {
+            counters.add(.hellosReceived)
+        } else {
+            drop(reason, datagrams, at: offset, length: length)
+        }
+    }
+
     /// Checks the datagrams of a buffer and gives them to the coalescer. Returns whether any of them went there.
     @inline(__always)
     private mutating func deliver(_ datagrams: ReceivedDatagrams, count: Int) -> Bool {
@@ -127,13 +142,7 @@ extension Worker where Engine: ~Copyable {
             offset &+= length
             if let reason = refusal(bytes, length: length, from: outerSource, peer: peer, admitted: &admitted)
             {
-                if reason == .dropInboundTooShort,
-                    takeHello(bytes, length: length, sender: datagrams.sender)
-                {
-                    counters.add(.hellosReceived)
-                } else {
-                    drop(reason, datagrams, at: offset &- length, length: length)
-                }
+                turnAway(reason, datagrams, at: offset &- length, length: length)
                 continue
             }
             if admitted.holder != sender {

@@ -236,31 +236,6 @@ extension Worker where Engine: ~Copyable {
             as: message, atNanoseconds: engine.nowNanoseconds, .outboundWaitTime, counters)
     }
 
-    private func counter(of flaw: IPPacketFlaw) -> Counter {
-        switch flaw {
-        case .tooShort: .dropOutboundMalformedTooShort
-        case .version: .dropOutboundMalformedVersion
-        // The checksum is not looked at: the kernel wrote it.
-        case .headerLength, .headerChecksum: .dropOutboundMalformedHeaderLength
-        case .totalLength: .dropOutboundMalformedTotalLength
-        }
-    }
-
-    private func counter(of refusal: OffloadRefusal) -> Counter {
-        switch refusal {
-        case .truncated: .dropOutboundSuperPacketTruncated
-        case .version: .dropOutboundSuperPacketVersion
-        case .length: .dropOutboundSuperPacketLength
-        case .transport: .dropOutboundSuperPacketTransport
-        case .fragment: .dropOutboundSuperPacketFragment
-        case .segmentation: .dropOutboundSuperPacketSegmentation
-        case .segmentSize: .dropOutboundSuperPacketSegmentSize
-        case .segmentCount: .dropOutboundSuperPacketSegmentCount
-        case .flags: .dropOutboundSuperPacketFlags
-        case .checksumPlace: .dropOutboundSuperPacketChecksumPlace
-        }
-    }
-
     /// Joins a packet to the open message of its peer, or opens one.
     @inline(__always)
     private mutating func append(
