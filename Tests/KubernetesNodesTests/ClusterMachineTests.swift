@@ -268,7 +268,7 @@ struct ClusterMachineTests {
         #expect(one.problem(.configuration)?.sentence.contains("10.244.0.0/24") ?? false)
         #expect(one.network.configuration?.network.description == "10.244.0.0/16")
         let other = MachineHarness()
-        other.start(network: #"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#)
+        other.start(network: #"{"Network":"10.244.0.0/16","Backend":{"Type":"ipsec"}}"#)
         #expect(other.problem(.configuration)?.effect == .cutOff && other.lease == nil && other.end == nil)
     }
 

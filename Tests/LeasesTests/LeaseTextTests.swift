@@ -59,7 +59,7 @@ struct LeaseTextTests {
             (#"{"PublicIP":7}"#, "PublicIP is 7"), (#"{"PublicIP":"host"}"#, "PublicIP is \"host\""),
             (#"{"PublicIP":"0.0.0.0"}"#, "no other node"), (#"{"PublicIP":"127.0.0.1"}"#, "no other node"),
             (#"{"PublicIP":"224.0.0.1"}"#, "no other node"),
-            (#"{"PublicIP":"198.18.9.2","BackendType":"vxlan"}"#, "BackendType is \"vxlan\""),
+            (#"{"PublicIP":"198.18.9.2","BackendType":"ipsec"}"#, "BackendType is \"ipsec\""),
             (#"{"PublicIP":"198.18.9.2","BackendData":{"Port":0}}"#, "BackendData.Port is 0"),
             (#"{"PublicIP":"198.18.9.2","BackendData":{"Port":"x"}}"#, "BackendData.Port is \"x\""),
             (#"{"PublicIP":"198.18.9.2","PublicIPv6":"x"}"#, "PublicIPv6 is \"x\""),

@@ -21,9 +21,13 @@ package struct HostGatewayBackend: Backend {
     package init() {}
 
     /// Reads nothing.
+    ///
+    /// - Throws: nothing: there is no key that could be wrong.
     package init(reading _: BackendSettings) throws(BackendError) {}
 
     /// Nothing is announced.
+    ///
+    /// - Throws: nothing: whatever a lease says there is left out.
     package static func data(reading _: JSONValue?) throws(BackendError) -> (any BackendData)? { nil }
 
     package func mtu(over _: UnderlayFamily) -> Int? { nil }
