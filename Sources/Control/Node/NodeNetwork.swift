@@ -1,3 +1,5 @@
+// long: one actor, whose state is private to it: what it chooses, what it keeps and what it judges are one look at the kernel.
+
 import Addresses
 import Health
 import Host

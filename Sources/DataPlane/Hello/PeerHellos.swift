@@ -37,6 +37,9 @@ public enum HelloLimits {
     public static let turn = 100
     /// Questions of one look, 400 a second: the first to each of 10,000 peers within 25 s.
     static let questionsPerTurn = 40
+    /// Peers that were all asked at once are due again within an eighth of the interval, and some are asked later than
+    /// that, `questionsPerTurn` being what it is: by a fraction of the interval, of which this is the denominator.
+    static let shareOfLateQuestions = 16
     /// How long nobody is asked where this node takes no kernel-path datagrams in.
     static let rest = 1_000
     /// Answers a second: those of 10,000 peers twice over.
@@ -201,7 +204,9 @@ public struct PeerHellos {
         peer.isAble = true
         peer.quiet = HelloLimits.quiet
         peer.dueAt = now &+ spread(interval)
-        let grant = interval &+ HelloLimits.questionsUnanswered &* HelloLimits.retry &+ HelloLimits.turn
+        let grant =
+            interval &+ interval / HelloLimits.shareOfLateQuestions
+            &+ HelloLimits.questionsUnanswered &* HelloLimits.retry &+ HelloLimits.turn
         return [.allow(sender, milliseconds: grant)]
     }
 
