@@ -16,6 +16,8 @@ package struct AgreementScenario: Sendable {
     /// Deletions that come closer together than that may be doubted, and their peers rightly be held.
     private static let deletionPause = Duration.seconds(11)
     private static let misbehaviour = Duration.seconds(45)
+    /// The third numbers of others' subnets: beyond the first hundred, which nodes choose from.
+    private static let foreign = 200..<220
 
     /// What came of a scenario.
     package struct Outcome {
@@ -48,6 +50,10 @@ package struct AgreementScenario: Sendable {
         let simulation = Simulation(seed: seed)
         simulation.story.listener = listener
         for number in 1...nodeCount { simulation.addNode("198.18.9.\(number)") }
+        // So many that what goes within a round is never most of them, which nodes would rightly doubt.
+        for number in Self.foreign {
+            simulation.put("10.66.\(number).0-24", DisturbedNetwork.value("198.18.8.1"))
+        }
         simulation.run(for: .seconds(60))
         simulation.faults = fault.map { .only($0) } ?? .everything
         // A store that is read tells the truth, but a watch may fall silent.
@@ -70,7 +76,7 @@ package struct AgreementScenario: Sendable {
 
     /// One change of the store, or of who follows it.
     private func change(_ simulation: Simulation, _ dice: inout SeededRandom) {
-        let key = "10.66.\(200 + Int.random(in: 0..<20, using: &dice)).0-24"
+        let key = "10.66.\(Int.random(in: Self.foreign, using: &dice)).0-24"
         let node = simulation.nodes.randomElement(using: &dice)
         switch Int.random(in: 0..<10, using: &dice) {
         case 0...3:

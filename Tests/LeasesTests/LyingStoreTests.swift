@@ -86,8 +86,8 @@ struct LyingStoreTests {
     @Test("a watch that tells everything is never said to have missed something")
     func nothingPassedOver() {
         let simulation = network(of: 4, seed: 508)
-        for number in 0..<20_000 {
-            let key = "10.66.\(200 + number % 30).0-24"
+        for number in 0..<4_000 {
+            let key = "10.66.\(200 + number % 31).0-24"
             if number % 3 == 2 {
                 simulation.remove(key)
             } else {
@@ -97,7 +97,7 @@ struct LyingStoreTests {
         }
         #expect(simulation.nodes.allSatisfy { $0.count(.watchMissedChanges) == 0 })
         // All of them were read anew, and so compared, many times.
-        #expect(simulation.requests.count > 4 * 60)
+        #expect(simulation.requests.count > 4 * 14)
     }
 
     @Test("a watch that tells nothing any more is replaced after the next snapshot")

@@ -8,7 +8,7 @@ import Testing
 @Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
 struct CaptureTests {
     private func start(_ lab: Lab) async throws -> (daemons: [LabDaemon], pods: [LabPod]) {
-        let daemons = try await lab.start()
+        let daemons = try await lab.start("--kernel-path=off")
         var pods: [LabPod] = []
         for (node, daemon) in zip(lab.nodes, daemons) {
             let status = try await daemon.wait(for: "ready with its peer") {

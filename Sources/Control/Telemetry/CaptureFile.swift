@@ -1,12 +1,13 @@
 public import Addresses
 public import Counters
 
-/// Writes copied packets as a pcapng file (draft-ietf-opsawg-pcapng): a section, two interfaces of raw IP packets, and a
+/// Writes copied packets as a pcapng file (draft-ietf-opsawg-pcapng): a section, one interface of raw IP packets, and a
 /// block for each packet.
 ///
-/// The first interface is the tunnel: packets as pods send and get them, super-packets among them. The second is the
-/// underlay: the same packets in their datagrams, whose IP and UDP headers are made here of the endpoints, as twill does
-/// not see the kernel's own. A packet that was dropped has the reason as its comment.
+/// Packets are there as pods send and get them, super-packets among them, and once more in the tunnel's datagrams, whose
+/// IP and UDP headers are made here of the endpoints, as twill does not see the kernel's own. A packet that was dropped
+/// has the reason as its comment. There is one interface for both: libpcap 1.10 refuses a second one of raw IP packets,
+/// as it compares the type in the file with its own number for it.
 public struct CaptureFile: Sendable {
     /// What an interface's packets begin with: an IP header of either version (`LINKTYPE_RAW`).
     private static let linkType: UInt16 = 101
@@ -44,8 +45,8 @@ public struct CaptureFile: Sendable {
         section.append(option: 4, Array(application.utf8))
         section.endOptions()
         return CaptureFile.block(0x0A0D_0D0A, section)
-            + interfaceBlock(interface, "packets of pods, before and after the tunnel")
-            + interfaceBlock("underlay", "the tunnel's datagrams; their headers are made of the endpoints")
+            + interfaceBlock(
+                interface, "packets of pods, as they are and in datagrams with headers made of the endpoints")
     }
 
     private func interfaceBlock(_ name: String, _ description: String) -> [UInt8] {
@@ -73,7 +74,7 @@ public struct CaptureFile: Sendable {
         let isInbound = [.underlayReceived, .tunnelWritten, .droppedInbound].contains(copy.point)
         let time = UInt64(bitPattern: Int64(bitPattern: copy.nanoseconds) &+ clockOffsetNanoseconds)
         var body = Body()
-        body.append(UInt32(outer.isEmpty ? 0 : 1))
+        body.append(UInt32(0))
         body.append(UInt32(truncatingIfNeeded: time >> 32))
         body.append(UInt32(truncatingIfNeeded: time))
         body.append(UInt32(truncatingIfNeeded: outer.count &+ copy.bytes.count))

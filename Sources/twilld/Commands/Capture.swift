@@ -12,8 +12,9 @@ struct CaptureCommand: FlagTaking {
         commandName: "capture",
         abstract: "Show packets before and after the tunnel, or those that are dropped, with the reason.",
         discussion: """
-            Without -w a line each. With it a pcapng file for Wireshark and tcpdump: one interface is the tunnel, the other \
-            the underlay; a dropped packet has the reason as its comment. Datagrams' own headers are made of the \
+            Without -w a line each. With it a pcapng file for Wireshark and tcpdump, in which each packet stands as a pod \
+            sends or gets it, and in its datagram; a dropped one has the reason as its comment. What goes past the daemon, \
+            by the kernel path, is not seen: --kernel-path=off. Datagrams' own headers are made of the \
             endpoints. A capture that cannot keep up misses packets and says how many; nothing else is slower by it. \
             Examples:
               twilld capture --dropped
