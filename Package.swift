@@ -6,14 +6,15 @@ import PackageDescription
 // touches a packet. Both know `Sources/Common`. A module's dependencies stand here and nowhere else;
 // `tools/check-imports` holds the sources to them. ARCHITECTURE.md explains the rules.
 //
-// TWILL_WITHOUT_GRPC=1 leaves out the etcd store and what needs it (the daemon), so that everything else
-// builds and is tested in seconds instead of minutes.
+// TWILL_WITHOUT_GRPC=1 leaves out what speaks gRPC and TLS: the etcd store and the client of Kubernetes. The daemon then has
+// leases in a directory alone, and builds in a fraction of the time (ADR 96).
 let withoutGRPC = Context.environment["TWILL_WITHOUT_GRPC"] == "1"
 
-let settings: [SwiftSetting] = [
-    .treatAllWarnings(as: .error),
-    .enableUpcomingFeature("ExistentialAny"),
-]
+let settings: [SwiftSetting] =
+    [
+        .treatAllWarnings(as: .error),
+        .enableUpcomingFeature("ExistentialAny"),
+    ] + (withoutGRPC ? [.define("TWILL_WITHOUT_GRPC")] : [])
 
 // TWILL_EXTRA_COPY=1 makes a daemon that copies each packet once more than it must: docs/benchmarks.md shows with it
 // that the benchmark harness sees such a thing.
@@ -210,7 +211,7 @@ let controlSide: [Target] = [
             "Addresses", "Health", "Host", "Netlink", "Reconciler", "NetworkNamespaces",
             .product(name: "Logging", package: "swift-log"),
         ]),
-    tests("Telemetry", ["Counters", "Health"]),
+    tests("Telemetry", ["Addresses", "Counters", "Health"]),
     tests("CNI", ["twill-cni", "Addresses", "Host", "JSON", "NetworkNamespaces"]),
     tests(
         "KubernetesNodes",
@@ -221,7 +222,7 @@ let controlSide: [Target] = [
     tests("Diagnosis", ["Addresses", "NetworkNamespaces"]),
 ]
 
-let etcdAndDaemon: [Target] = [
+let etcdAndKubernetes: [Target] = [
     .target(
         name: "EtcdAPI",
         dependencies: [
@@ -237,7 +238,6 @@ let etcdAndDaemon: [Target] = [
             .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
             .product(name: "Logging", package: "swift-log"),
         ]),
-    .target(name: "CBuildStamp"),
     // Asks the API server what `KubernetesNodes` decides.
     module(
         "KubernetesClient", in: "Control/Kubernetes",
@@ -250,12 +250,16 @@ let etcdAndDaemon: [Target] = [
             .product(name: "NIOPosix", package: "swift-nio"),
             .product(name: "NIOSSL", package: "swift-nio-ssl"),
         ]),
+]
+
+let daemon: [Target] = [
+    .target(name: "CBuildStamp"),
     // The daemon, for a command line and for tests; here the two sides meet.
     .target(
         name: "NodeDaemon",
         dependencies: [
             "Addresses", "Processes", "Forwarding", "Counters", "Devices", "Engines", "Worker",
-            "Backends", "Diagnosis", "Health", "KubernetesClient", "KubernetesNodes", "Netlink", "Host",
+            "Backends", "Diagnosis", "Health", "KubernetesNodes", "Netlink", "Host",
             "Reconciler", "Firewall", "Leases", "Node", "Telemetry", "CLinux", "CBuildStamp",
             "KernelForwarding", "KernelPrograms", "TrafficControl",
             .product(name: "Logging", package: "swift-log"),
@@ -264,18 +268,20 @@ let etcdAndDaemon: [Target] = [
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             .product(name: "UnixSignals", package: "swift-service-lifecycle"),
-        ],
+        ] + (withoutGRPC ? [] : ["KubernetesClient"]),
         swiftSettings: settings),
     .executableTarget(
         name: "twilld",
         dependencies: [
             "NodeDaemon", "Addresses", "Devices", "Health", "Host", "KubernetesNodes", "LeaseDirectory",
-            "LeaseEtcd", "Leases", "Node", "Telemetry", "Worker",
+            "Leases", "Node", "Telemetry", "Worker",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
-        ],
+        ] + (withoutGRPC ? [] : ["LeaseEtcd"]),
         swiftSettings: settings),
+]
 
+let testsOfTheWhole: [Target] = [
     tests(
         "NodeDaemon",
         [
@@ -286,12 +292,12 @@ let etcdAndDaemon: [Target] = [
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "Logging", package: "swift-log"),
         ]),
-    tests("LeaseEtcd", ["Addresses", "EtcdAPI", "Fuzz", "Leases", "LeaseTesting"]),
+    tests("LeaseEtcd", ["Addresses", "EtcdAPI", "Fuzz", "Kit", "Leases", "LeaseTesting"]),
     // An API server in the tests' process, which does wrong what it is told to.
     .target(
         name: "KubernetesTesting",
         dependencies: [
-            "KubernetesNodes",
+            "Kit", "KubernetesNodes",
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),
@@ -307,7 +313,7 @@ let etcdAndDaemon: [Target] = [
     tests(
         "KubernetesClient",
         [
-            "Addresses", "Health", "KubernetesNodes", "KubernetesTesting", "Leases",
+            "Addresses", "Health", "Kit", "KubernetesNodes", "KubernetesTesting", "Leases",
             .product(name: "Logging", package: "swift-log"),
         ]),
     // What the world does to a node: each kind of fault with real daemons; docs/robustness.md is its table.
@@ -349,22 +355,24 @@ let package = Package(
         // What its micro-benchmarks share with the tests.
         .library(name: "CAllocationCount", targets: ["CAllocationCount"]),
         .executable(name: "twill-cni", targets: ["twill-cni"]),
-    ] + (withoutGRPC ? [] : [.executable(name: "twilld", targets: ["twilld"])]),
+        .executable(name: "twilld", targets: ["twilld"]),
+    ],
     dependencies: [
-        .package(url: "https://github.com/apple/swift-log", from: "1.16.2")
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
     ]
         + (withoutGRPC
             ? []
             : [
-                .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
-                .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
                 .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
                 .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
-                .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
                 .package(url: "https://github.com/grpc/grpc-swift-2", from: "2.4.3"),
                 .package(url: "https://github.com/grpc/grpc-swift-nio-transport", from: "2.9.2"),
                 .package(url: "https://github.com/grpc/grpc-swift-protobuf", from: "2.4.1"),
             ]),
-    targets: common + dataPlane + controlSide + (withoutGRPC ? [] : etcdAndDaemon),
+    targets: common + dataPlane + controlSide + daemon
+        + (withoutGRPC ? [] : etcdAndKubernetes + testsOfTheWhole),
     swiftLanguageModes: [.v6]
 )

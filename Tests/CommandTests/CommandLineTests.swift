@@ -336,9 +336,9 @@ private func exitStatus(_ words: [String]) -> Int32? {
     }
 
     @Test func commandsAreGuessedByTheirLetters() {
-        #expect(CommandLineWords.distance("status", "status") == 0)
-        #expect(CommandLineWords.distance("statsu", "status") == 1)
-        #expect(CommandLineWords.distance("", "run") == 3)
-        #expect(CommandLineWords.distance("check", "chick") == 1)
+        #expect("status".distance(to: "status") == 0)
+        #expect("statsu".distance(to: "status") == 1)
+        #expect("".distance(to: "run") == 3)
+        #expect("check".distance(to: "chick") == 1)
     }
 }

@@ -44,7 +44,8 @@
                 settings: WorkerSettings(
                     tunnelAddress: WorkerBench.pod(1, host: 0), acceptsAnySource: false, segmentLimit: 64,
                     coalesces: .all, busyPollMicroseconds: 0, minimumWaitMicroseconds: 0),
-                counters: counters, peerCounters: PeerCounterBlock.allocate(), reader: publication.reader(0))
+                counters: counters, peerCounters: PeerCounterBlock.allocate(),
+                records: WorkerRecords.allocate(), reader: publication.reader(0))
         }
 
         /// Rounds until nothing is under way or waits.

@@ -209,7 +209,7 @@ struct KernelPathCompanyTests {
         #expect(try await changes.exitStatus() == 0)
         #expect(try await client.exitStatus() == 0)
         bulk.signal(SIGTERM)
-        #expect(world.daemons.allSatisfy(\.isRunning))
+        #expect(world.daemons.allSatisfy { $0.isRunning })
         try await world.daemons[0].wait(for: "an able peer still") {
             $0.peers.contains { $0.endpoint.hasPrefix(world.lab[2].address) && $0.kernelPath == true }
         }

@@ -196,7 +196,7 @@ extension Candidate {
 
     /// The candidates that come as files with the harness.
     static func shipped() throws -> [Candidate] {
-        let folder = Lab.repository + "/Benchmarks/candidates"
+        let folder = Installation.current.candidates
         return try FileManager.default.contentsOfDirectory(atPath: folder).filter { $0.hasSuffix(".json") }
             .sorted().map { try Candidate(path: "\(folder)/\($0)") }
     }

@@ -93,7 +93,7 @@ struct Run: ParsableCommand {
     var pin = false
 
     @Option(help: ArgumentHelp("The daemon to measure.", valueName: "file"))
-    var twilld = Lab.repository + "/.build/release/twilld"
+    var twilld = Installation.current.twilld
 
     @Option(
         help: ArgumentHelp(
@@ -117,7 +117,7 @@ struct Run: ParsableCommand {
         help: ArgumentHelp(
             "The folder under which results.json, report.md and report.html go into one of their own.",
             valueName: "folder"))
-    var results = Lab.repository + "/results"
+    var results = Installation.current.results
 
     private static let measurementNames = Measurement.all.map(\.name).joined(separator: ", ")
 

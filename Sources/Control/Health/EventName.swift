@@ -120,6 +120,7 @@ public enum EventName: String, Sendable, CaseIterable, CustomStringConvertible {
     case storeRefuses = "store_refuses_trying_again"
     case storeFailedRequest = "store_failed_a_request_trying_again"
     case storeAnswersAgain = "store_answers_again"
+    case watchMissedChanges = "the_store_s_watch_missed_changes_that_reading_it_anew_found"
     case storeHistoryIsGone = "store_history_is_gone_reading_everything_anew"
     case storeIsOlder = "store_is_older_than_before_restored_or_emptied_reading_everything_anew"
     case storeIsAnother = "the_store_is_another_one_than_before"

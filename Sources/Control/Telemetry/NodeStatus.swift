@@ -46,6 +46,18 @@ public struct NodeStatus: Codable, Sendable, Equatable {
     public var histograms: [Histogram]
     /// What stood at some level in the workers' last rounds.
     public var gauges: [Gauge]
+    /// The version of this document's form; nil from a release that does not tell. It grows where a member is taken
+    /// away or comes to mean something else.
+    public var schema: Int? = NodeStatus.schemaVersion
+    /// How the data plane works; nil before there is one, and from a release that does not tell.
+    public var engine: Engine?
+    /// The last time that packets found no room; nil where that never was, and from a release that does not tell.
+    public var loss: Loss?
+    /// The last packets that were dropped for each reason, the newest first; nil from a release that does not tell.
+    public var offenders: [Offender]?
+
+    /// Of this release.
+    public static let schemaVersion = 1
 
     /// Makes a status without peers, counters or problems.
     public init(
@@ -316,6 +328,8 @@ extension NodeStatus {
         /// Whether small packets to it go by the kernel path now; nil where this node has none, and from a release that
         /// does not tell.
         public var kernelPath: Bool?
+        /// What the node is called; nil where nobody told, and from a release that does not tell.
+        public var name: String?
 
         /// Makes a peer.
         public init(

@@ -8,6 +8,7 @@ import FoundationEssentials
 import Glibc
 import Devices
 import Health
+import Leases
 import Logging
 import Node
 import Host
@@ -65,6 +66,20 @@ package enum MachineCheck {
         }
     }
 
+    /// Whether the store of leases answers, and what it says; nothing is written to it.
+    package static func storeFinding(_ options: StoreOptions) async -> Finding {
+        do {
+            let store = try await onThread { try options.open() }
+            return .store(store.name, configuration: try await store.snapshot().configuration)
+        } catch let error as LeaseStoreError {
+            return Finding(
+                "store", .bad, error.description,
+                remedy: "twilld waits until it answers, and no node gets a subnet before")
+        } catch {
+            return Finding("store", .bad, plainWords(error))
+        }
+    }
+
     /// The findings about the kernel and this process's rights.
     @available(*, noasync, message: "it blocks: use onThread")
     static func kernelFindings(isOfKubernetes: Bool) -> [Finding] {
@@ -77,6 +92,8 @@ package enum MachineCheck {
         findings += ring()
         findings += tunnel()
         findings += socket()
+        findings.append(
+            .rulePrograms(hasNft: ChildProcess("nft") != nil, hasIptables: ChildProcess("iptables") != nil))
         findings.append(kernelPath())
         findings.append(.forwarding(setting: setting("/proc/sys/net/ipv4/ip_forward")))
         if isOfKubernetes {

@@ -55,6 +55,7 @@ extension Daemon {
             if let totals = observation.sampleTraffic() {
                 await node.noteTraffic(traffic.news(in: totals))
             }
+            await observation.lookForLosses { await onThread { ProcessorTimes.now() } }
             await lookAtDataPlane()
             await tellWhetherItStands()
             health.set(

@@ -41,6 +41,8 @@ public final class DataPlane: Sendable {
     public let kernelPathRefusal: KernelProgramError?
     /// The underlay address and port that datagrams come to.
     public var underlay: Endpoint { configuration.underlay }
+    /// How it was asked to work.
+    public var tuning: Tuning { configuration.tuning }
     /// The number of workers.
     public var workerCount: Int { sockets.receivers.count }
 
@@ -54,6 +56,7 @@ public final class DataPlane: Sendable {
     let blocks: [CounterBlock]
     let peerBlocks: [PeerCounterBlock]
     let hellos: HelloThread
+    let records: [WorkerRecords]
     private let peerSlots = Mutex(PeerSlots())
     let stopping = Atomic<Bool>(false)
     private let threads = Mutex<[pthread_t]>([])
@@ -124,6 +127,7 @@ public final class DataPlane: Sendable {
         subscribers = [publication, hellos] + [kernelPath].compactMap { $0 }
         blocks = (0..<workers).map { _ in CounterBlock.allocate() }
         peerBlocks = (0..<workers).map { _ in PeerCounterBlock.allocate() }
+        records = (0..<workers).map { _ in WorkerRecords.allocate() }
         kernelBlock = CounterBlock.allocate()
         kernelPathBlock = Mutex(CounterBlock.allocate())
         kernelDrops = Mutex(
@@ -171,6 +175,7 @@ public final class DataPlane: Sendable {
         kernelBlock.deallocate()
         kernelPathBlock.withLock { $0.deallocate() }
         for block in peerBlocks { block.deallocate() }
+        for record in records { record.deallocate() }
     }
 
     /// Starts the workers' threads; returns once all of them are ready to forward.
@@ -265,6 +270,27 @@ public final class DataPlane: Sendable {
             return CounterTotals(blocks + [kernelBlock, block, hellos.counters])
         }
     }
+
+    /// The last packets that were dropped for a reason, of all workers, the newest first; `DropRecords.recordsOfReason`
+    /// at most.
+    public func lastDropped(_ reason: Counter) -> [DroppedPacket] {
+        Array(
+            records.flatMap { $0.drops[reason] }.sorted { $0.nanoseconds > $1.nanoseconds }
+                .prefix(DropRecords.recordsOfReason))
+    }
+
+    /// Begins to copy packets for a capture, or with nil ends that.
+    public func capture(_ filter: CaptureFilter?) { for record in records { record.copies.set(filter) } }
+
+    /// Takes what was copied since the last call, in the order of time. One reader.
+    public func takeCopies() -> [PacketCopy] {
+        var copies: [PacketCopy] = []
+        for record in records { record.copies.drain { copies.append($0) } }
+        return records.count == 1 ? copies : copies.sorted { $0.nanoseconds < $1.nanoseconds }
+    }
+
+    /// How many packets were to be copied and found no room, since the data plane was started.
+    public var missedCopies: UInt64 { records.reduce(0) { $0 &+ $1.copies.missed } }
 
     /// Others' sockets on the port, which take datagrams that are for this node. Reads files of /proc.
     public func intruders() -> [PortIntruder] {

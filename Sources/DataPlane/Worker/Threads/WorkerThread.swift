@@ -20,7 +20,9 @@ extension DataPlane {
             let result = twill_pin_thread(Int32(clamping: cpu))
             guard result == 0 else {
                 return start.ready(
-                    .resource("pin worker \(index) to CPU \(cpu) (see --cpus)", errorNumber: result))
+                    .resource(
+                        "pin worker \(index) to CPU \(cpu) (--cpus; this process may use \(usableCPUs()))",
+                        errorNumber: result))
             }
         }
         guard let memory = PacketMemory(limits, hugePages: tuning.usesHugePages) else {
@@ -95,7 +97,7 @@ extension DataPlane {
     ) {
         var worker = Worker(
             engine: engine, memory: memory, limits: limits, settings: settings, counters: blocks[index],
-            peerCounters: peerBlocks[index], reader: publication.reader(index),
+            peerCounters: peerBlocks[index], records: records[index], reader: publication.reader(index),
             hellos: hellos.inboxes[index])
         while !stopping.load(ordering: .relaxed) {
             let result = worker.round()
@@ -149,4 +151,17 @@ final class WorkerStart: Sendable {
         }
         return error.withLock { $0 }
     }
+}
+
+/// The processors that the calling thread may run on, as `--cpus` takes them: `0-3,8` (proc_pid_status(5)).
+func usableCPUs() -> String {
+    let descriptor = open("/proc/thread-self/status", O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { return "others" }
+    defer { close(descriptor) }
+    // The line stands within the first two pages, whatever the name of the thread.
+    let text = String(unsafeUninitializedCapacity: 8192) {
+        max(0, read(descriptor, $0.baseAddress, $0.count))
+    }
+    let line = text.split(separator: "\n").first { $0.hasPrefix("Cpus_allowed_list:") }
+    return line.map { String($0.drop { !$0.isNumber }) } ?? "others"
 }
