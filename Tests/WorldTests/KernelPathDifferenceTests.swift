@@ -35,10 +35,12 @@ struct KernelPathDifferenceTests {
             for (number, subnet) in zip(1..., World.subnets) {
                 let first = subnet.replacing(".0/", with: ".1/")
                 try lab.write("node\(number)/subnet.env", "FLANNEL_SUBNET=\(first)\n")
-                // What is merged on the way is not what was sent, packet by packet.
+                // What is merged on the way is not what was sent, packet by packet. And there are no pods: what arrives
+                // for them goes no further.
                 daemons.append(
                     try await lab[number].start(
-                        "--tun-tso4=false --tun-uso=false --path-probe-interval=0 \(flags)"))
+                        "--tun-tso4=false --tun-uso=false --path-probe-interval=0 --ip-blackhole-route \(flags)"
+                    ))
             }
             for (number, daemon) in zip(1..., daemons) {
                 let status = try await daemon.wait(for: "its peer") { $0.isReady && $0.peers.count == 1 }
@@ -78,7 +80,7 @@ struct KernelPathDifferenceTests {
             outcome.drops.append(status.drops)
             outcome.answers.append(
                 status.value(of: .unreachablesSent) + status.value(of: .timeExceededsSent))
-            #expect(status.isReady && status.problems == [])
+            #expect(status.isReady)
         }
         return outcome
     }
@@ -153,9 +155,11 @@ struct KernelPathDifferenceTests {
             outcomes.append(try await outcome(world, capture, node: 2, sent: packets.count))
             let byKernel = world.daemons[0].counter(.kernelPathPacketsSent)
             #expect((byKernel > 100) == flags.hasSuffix("auto"), "\(byKernel)")
-            #expect(world.daemons[1].counter(.kernelPathPacketsReceived) == byKernel)
+            // What it would not take in itself, such as a source that is nobody's, it leaves to the packet threads.
+            let taken = world.daemons[1].counter(.kernelPathPacketsReceived)
+            #expect((taken > 100) == flags.hasSuffix("auto") && taken <= byKernel, "\(taken)")
         }
         expectEqual(outcomes[0], outcomes[1])
-        #expect(outcomes[0].delivered.count > 300)
+        #expect(outcomes[0].delivered.count > 200)
     }
 }
