@@ -316,8 +316,9 @@ private struct Network {
             crowd.run(500)
             #expect(crowd.ableCount == count)
         }
-        // A little oftener than in turn, by the lot, and since 3,000 are asked each 50 s.
-        #expect(crowd.questions - before < 60 * HelloLimits.questionsPerSecond * 7 / 5)
+        // None oftener than each interval, less the eighth that the lot takes: once more where the minute begins within.
+        let interval = min(count * 1_000 / HelloLimits.questionsPerSecond, HelloLimits.longestInterval)
+        #expect(crowd.questions - before <= count * (60_000 / (interval * 7 / 8) + 1))
     }
 
     /// Half of the peers are flannels: they do not keep those from being asked that answer.
