@@ -81,8 +81,8 @@ import Testing
             #"echo '{"Network":"10.66.0.0/16","SubnetLenn":26,"Backend":{"Typ":"udp"}}' "#
                 + "| TWILLD network set --lease-dir DIR/store -", nil, "SubnetLenn", "Typ"),
         Mistake(
-            #"echo '{"Network":"10.66.0.0/16","Backend":{"Type":"vxlan"}}' | TWILLD network set --lease-dir DIR/store -"#,
-            .configuration, #"Backend.Type is "vxlan""#, "flanneld"),
+            #"echo '{"Network":"10.66.0.0/16","Backend":{"Type":"ipsec"}}' | TWILLD network set --lease-dir DIR/store -"#,
+            .configuration, #"Backend.Type is "ipsec""#, "flanneld"),
         Mistake(
             #"TWILLD network set --lease-dir DIR/store '{"Network":"10.66.0.0/16"}'"#, .usage,
             "echo '…' | twilld network set -"),

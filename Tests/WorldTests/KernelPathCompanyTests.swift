@@ -11,6 +11,8 @@ import Testing
 /// nothing is lost that would not be lost without it.
 @Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
 struct KernelPathCompanyTests {
+    private static let isOn = "--kernel-path=auto"
+
     /// Nodes with daemons and a pod each.
     private struct World {
         let lab: Lab
@@ -76,7 +78,7 @@ struct KernelPathCompanyTests {
 
     /// Two nodes with a kernel path, one whose kernel path is off, and a forwarder as flannel's is.
     @Test func olderNodesAreSentNothingThatTheyCannotTake() async throws {
-        let world = try await World(["", "", "--kernel-path=off"])
+        let world = try await World([Self.isOn, Self.isOn, ""])
         try await world.hasAblePeers(1, 1)
         try await world.hasAblePeers(2, 1)
         try await world.hasAblePeers(3, 0)
@@ -105,22 +107,6 @@ struct KernelPathCompanyTests {
         // It took the hellos for what they are.
         #expect(
             world.daemons[2].counter(.hellosReceived) > 0 && world.daemons[2].counter(.hellosSent) == 0)
-    }
-
-    /// A twill of before the kernel path, where there is one: `TWILL_OLD_BINARY` names it.
-    @Test(
-        .enabled(if: getenv("TWILL_OLD_BINARY") != nil, "TWILL_OLD_BINARY names a twilld of before"))
-    func anOldTwillIsSentNothingThatItCannotTake() async throws {
-        let old = try #require(getenv("TWILL_OLD_BINARY").map { String(cString: $0) })
-        let world = try await World(
-            ["", "", ""], wrappers: ["", "", "sh -c 'shift 2; exec \(old) \"$@\"' old"])
-        try await world.hasAblePeers(1, 1)
-        try await world.everybodyReachesEverybody()
-        try await world.nothingIsSaid(on: [1, 2])
-        let status = try #require(world.daemons[2].status)
-        #expect(status.problems == [] && !world.daemons[2].log.contains("level=warning"))
-        // Three questions of each of two nodes in the first half second, and some that follow less and less often.
-        #expect((2...30).contains(status.value(of: .dropInboundTooShort)))
     }
 
     /// Somebody on the way eats datagrams without a checksum, one way or both.
@@ -153,7 +139,7 @@ struct KernelPathCompanyTests {
     /// What an able peer still sends after this node's kernel path came to rest goes through the packet threads, which
     /// complete what the peer's kernel left to this one's.
     @Test func strayPacketsArrive() async throws {
-        let world = try await World(["", ""])
+        let world = try await World([Self.isOn, Self.isOn])
         try await world.hasAblePeers(1, 1)
         try world.lab.write(
             "echo.py",
@@ -186,7 +172,7 @@ struct KernelPathCompanyTests {
 
     /// A flow whose packets are small and large by turns, numbered: none passes another.
     @Test func nothingOfAFlowIsReordered() async throws {
-        let world = try await World(["", ""], isAlone: true)
+        let world = try await World([Self.isOn, Self.isOn], isAlone: true)
         try await world.hasAblePeers(1, 1)
         try await world.hasAblePeers(2, 1)
         let traffic = try await CheckedTraffic(
@@ -198,7 +184,7 @@ struct KernelPathCompanyTests {
 
     /// 1,000 changes of the peers a second, for three seconds, beside echoes and bulk between two that stay.
     @Test func peersThatComeAndGo() async throws {
-        let world = try await World(["", ""], isAlone: true)
+        let world = try await World([Self.isOn, Self.isOn], isAlone: true)
         try await world.hasAblePeers(1, 1)
         let store = world.lab.directory + "/store/subnets"
         let bulk = try await world.pods[1].launch("iperf3 -s -1")
@@ -234,7 +220,7 @@ struct KernelPathCompanyTests {
 
     /// Killed under load, and started again: what is on the way then is lost, and nothing after that.
     @Test func killedUnderLoad() async throws {
-        let world = try await World(["", ""])
+        let world = try await World([Self.isOn, Self.isOn])
         try await world.hasAblePeers(1, 1)
         try await world.hasAblePeers(2, 1)
         let ping = try await world.pods[0].launch(

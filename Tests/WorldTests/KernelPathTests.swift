@@ -17,7 +17,10 @@ struct KernelPathTests {
         init(wrapper: String = "", isAble: Bool = true) async throws {
             let lab = try await Lab(nodes: 2)
             self.lab = lab
-            daemons = [try await lab[1].start(wrapper: wrapper), try await lab[2].start()]
+            daemons = [
+                try await lab[1].start("--kernel-path=auto", wrapper: wrapper),
+                try await lab[2].start("--kernel-path=auto"),
+            ]
             var pods: [LabPod] = []
             for (node, daemon) in zip(lab.nodes, daemons) {
                 let status = try await daemon.wait(for: "its peer") { $0.isReady && $0.peers.count == 1 }
@@ -75,7 +78,7 @@ struct KernelPathTests {
         for direction in ["ingress", "egress"] {
             #expect(try await nodes.lab[1].run("tc filter show dev eth0 \(direction)").isEmpty)
         }
-        nodes.daemons[0] = try await nodes.lab[1].start()
+        nodes.daemons[0] = try await nodes.lab[1].start("--kernel-path=auto")
         try await Nodes.able(nodes.daemons[0])
         try await Nodes.able(nodes.daemons[1])
         try await nodes.pods[0].reaches(nodes.pods[1].address)

@@ -70,7 +70,8 @@ struct PeerDiagnosisTests {
             "\(LabDaemon.binary) doctor --status-socket \(lab[1].directory)/twilld.sock; echo status $?")
         let seconds = Double((clock.now - begin).components.seconds)
         for (peer, words) in [
-            (2, "its daemon does not run"), (3, "a firewall drops"), (4, "nobody on the local network"), (5, "1372"),
+            (2, "its daemon does not run"), (3, "a firewall drops"), (4, "nobody on the local network"),
+            (5, "1372"),
         ] {
             // A line may be folded anywhere.
             let findings = answer.replacing(#/\s+/#, with: " ").components(separatedBy: "FAIL ")

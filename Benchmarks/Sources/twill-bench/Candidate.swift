@@ -126,9 +126,9 @@ extension Candidate {
         }
     }
 
-    /// twilld without its kernel path: the packet threads carry everything.
-    static func withoutKernelPath(program: String, flags: [String]) -> Candidate {
-        twill(name: "twill-no-kernel-path", program: program, flags: flags + ["--kernel-path=off"])
+    /// twilld with its kernel path: small packets of sparse flows go past the packet threads.
+    static func withKernelPath(program: String, flags: [String]) -> Candidate {
+        twill(name: "twill-kernel-path", program: program, flags: flags + ["--kernel-path=auto"])
     }
 
     /// twilld with each offload off, and all of them; and polling, which is off by default.

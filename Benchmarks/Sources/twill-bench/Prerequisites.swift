@@ -27,7 +27,8 @@ enum Prerequisites {
                 ["--package-path", checkout + "/Benchmarks"])
             if twilld == Installation.current.twilld {
                 try build(
-                    [Installation.current.twilld], ["--package-path", checkout, "--product", "twilld", "--static-swift-stdlib"])
+                    [Installation.current.twilld],
+                    ["--package-path", checkout, "--product", "twilld", "--static-swift-stdlib"])
             }
         }
         if let twilld, !FileManager.default.isExecutableFile(atPath: twilld) {

@@ -3,7 +3,6 @@
 //   read → queued, or prioritized → whole IP packet? → which peer? → TTL decremented
 //        → checksum completed, or super-packet segmented → joined to the open message of that peer → sealed → sent
 //        → buffer free
-//
 // A packet that goes nowhere is answered with an ICMP error, written back into the TUN device.
 
 import Addresses
