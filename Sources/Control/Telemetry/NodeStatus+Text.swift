@@ -29,7 +29,7 @@ extension NodeStatus {
             let backend = tunnel.backend.map { "\($0), " } ?? ""
             lines.append("tunnel    \(backend)\(tunnel.interface), \(tunnel.network), MTU \(tunnel.mtu)")
         }
-        if let kernelPath { lines.append(line(of: kernelPath)) }
+        if let kernelPath, kernelPath.state != "off" { lines.append(line(of: kernelPath)) }
         if let engine { lines.append(line(of: engine)) }
         if let lease { lines.append(line(of: lease)) }
         lines += kernelLines

@@ -14,7 +14,7 @@ package enum HostName {
         }
         var name = [CChar](repeating: 0, count: Int(NI_MAXHOST))
         let result = Endpoint(address: address, port: 0).withSocketName { socketName, length in
-            getnameinfo(socketName, length, &name, socklen_t(name.count), nil, 0, NI_NAMEREQD)
+            getnameinfo(socketName, length, &name, socklen_t(clamping: name.count), nil, 0, NI_NAMEREQD)
         }
         guard result == 0 else { return nil }
         let whole = String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)

@@ -116,7 +116,7 @@ final class HelloThread: ForwardingSubscriber, Sendable {
     private func sleep(until due: Int) {
         let milliseconds = min(max(due - HelloThread.now, 0), HelloThread.longestSleepMilliseconds)
         var descriptor = pollfd(fd: wake, events: Int16(POLLIN), revents: 0)
-        guard poll(&descriptor, 1, Int32(milliseconds)) > 0 else { return }
+        guard poll(&descriptor, 1, Int32(clamping: milliseconds)) > 0 else { return }
         var value: eventfd_t = 0
         eventfd_read(wake, &value)
     }
