@@ -143,14 +143,17 @@ let controlSide: [Target] = [
 
     // Nodes, pods and real daemons in namespaces, for tests of the whole.
     .target(
-        name: "Kit", dependencies: ["Addresses", "Counters", "NetworkNamespaces", "Telemetry"],
+        name: "Kit", dependencies: ["Addresses", "CLinux", "Counters", "NetworkNamespaces", "Telemetry"],
         path: "Tests/Kit", swiftSettings: settings),
 
-    // The programs behind tools/soak and tools/test-mixed.
+    // The programs behind tools/soak, tools/test-upgrade and tools/test-mixed.
     .executableTarget(
         name: "twill-soak",
         dependencies: ["Disturbances", "Kit", "NetworkNamespaces", "Seeded", "Telemetry"],
         path: "Tests/SoakProgram", swiftSettings: settings),
+    .executableTarget(
+        name: "twill-upgrade", dependencies: ["Kit", "NetworkNamespaces"], path: "Tests/UpgradeProgram",
+        swiftSettings: settings),
     .executableTarget(
         name: "twill-mixed",
         dependencies: ["Addresses", "Counters", "Kit", "NetworkNamespaces", "Telemetry"],

@@ -34,6 +34,8 @@ private final class Ends {
         }
     }
 
+    var channels: EngineChannels { EngineChannels(tunnel: tunnel, socket: socket, sender: socket) }
+
     /// Connects the socket to one on loopback that is gone, with an ICMP error waiting that tells so; and before
     /// that, with a datagram from there.
     func meetAnError() {
@@ -219,15 +221,17 @@ private enum Scene {
         if scene == .receiveBehindAnError || scene == .sendBehindAnError { ends.meetAnError() }
         if usesUring {
             var engine = try UringEngine(
-                memory: ends.memory, tunnel: ends.tunnel, socket: ends.socket, sender: ends.socket,
-                wake: ends.wake, entries: 64)
+                memory: ends.memory, wake: ends.wake, entries: 64)
             defer { engine.close() }
+            let attached = engine.attach(ends.channels)
+            #expect(attached == 0)
             try EnginesTests.act(scene, &engine, ends)
         } else {
             var engine = try MmsgEngine(
-                memory: ends.memory, tunnel: ends.tunnel, socket: ends.socket, sender: ends.socket,
-                wake: ends.wake, entries: 64)
+                memory: ends.memory, wake: ends.wake, entries: 64)
             defer { engine.close() }
+            let attached = engine.attach(ends.channels)
+            #expect(attached == 0)
             try EnginesTests.act(scene, &engine, ends)
         }
     }
@@ -240,15 +244,17 @@ private enum Scene {
             defer { ends.close() }
             if usesUring {
                 var engine = try UringEngine(
-                    memory: ends.memory, tunnel: ends.tunnel, socket: ends.socket, sender: ends.socket,
-                    wake: ends.wake, entries: 64)
+                    memory: ends.memory, wake: ends.wake, entries: 64)
                 defer { engine.close() }
+                let attached = engine.attach(ends.channels)
+                #expect(attached == 0)
                 try beginAndWake(&engine, ends)
             } else {
                 var engine = try MmsgEngine(
-                    memory: ends.memory, tunnel: ends.tunnel, socket: ends.socket, sender: ends.socket,
-                    wake: ends.wake, entries: 64)
+                    memory: ends.memory, wake: ends.wake, entries: 64)
                 defer { engine.close() }
+                let attached = engine.attach(ends.channels)
+                #expect(attached == 0)
                 try beginAndWake(&engine, ends)
             }
             let isFree = ends.bindsItsPortAgain()

@@ -15,7 +15,7 @@ extension Daemon {
     /// One turn of the loop that makes the passes.
     func turn(_ node: NodeNetwork) async throws {
         heartbeats.stamp(.passes)
-        guard isPassWanted else { return }
+        guard isPassWanted, !isHandingOver else { return }
         isPassWanted = false
         try await pass(node)
         heartbeats.stamp(.passes)
@@ -41,8 +41,10 @@ extension Daemon {
             let mtu = try TunnelMTU.choose(
                 underlayMTU: underlay.mtu, overhead: configuration.backend.overhead(over: .ipv4),
                 configured: options.tunnel.mtu ?? configuration.backend.mtu)
-            let dataPlane = try await dataPlane(configuration, lease, mtu: mtu)
-            dataPlane?.publish(routes(lease, mtu: mtu))
+            let routes = routes(lease, mtu: mtu)
+            let dataPlane = try await dataPlane(configuration, lease, routes)
+            stage.routes = routes
+            dataPlane?.publish(routes)
             try await keepNetwork(node, configuration, lease, mtu: mtu, dataPlane)
             await followPaths(node)
             await node.judgeRoutes(
@@ -145,7 +147,7 @@ extension Daemon {
                 mtu: mtu,
                 masquerades: options.rules.masquerades),
             blackhole: options.rules.hasBlackholeRoute ? BlackholeRoute(subnet: subnet) : nil,
-            tunnelIndex: dataPlane?.tunnel.index ?? 0)
+            tunnelIndex: dataPlane?.tunnel?.index ?? 0)
         if desired == stage.desired { return }
         let file = KeptSubnetFile(
             desired.file, at: options.lease.subnetFile, wasInPlace: stage.subnetFile != nil)

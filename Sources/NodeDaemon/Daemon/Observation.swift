@@ -98,10 +98,11 @@ final class Observation: Observable {
         }
     }
 
-    func update(_ dataPlane: DataPlane?) {
+    /// - Parameter continuing: whether it goes on with the counts of the one before.
+    func update(_ dataPlane: DataPlane?, continuing: Bool = false) {
         knowledge.withLock {
             $0.dataPlane = dataPlane
-            $0.samples = TrafficSamples()
+            if !continuing { $0.samples = TrafficSamples() }
         }
     }
 

@@ -103,7 +103,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var roundIsShort = false
     var standingQueue = StandingQueue()
     private var yielding = Yielding()
-    private var burst = ReadBurst()
+    var burst = ReadBurst()
     /// What this round has done; until the next one begins, what the last one did.
     var work = RoundWork()
     private var polling = Polling()
@@ -122,6 +122,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var separationsUnderWay = 0
     var refusedShortTails = 0
     var refusedEvenWrites = 0
+    /// Whether nothing more is to be taken in (Ceasing.swift).
+    var isCeasing = false
     #if TWILL_EXTRA_COPY
         /// Where the copy goes that nobody needs.
         let extraCopy = UnsafeMutableRawPointer.allocate(byteCount: 65_536, alignment: 64)
@@ -173,7 +175,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
 
     /// One round. Returns 0, or the negated error number that leaves the engine unable to go on.
     public mutating func round() -> Int32 {
-        queueReads()
+        if !isCeasing { queueReads() }
         counters.set(.ringSubmissions, queueCapacity &- engine.queueSpace)
         let systemCallsBefore = engine.systemCalls
         let result = enter()
@@ -275,6 +277,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         let somethingWaits =
             burst.size > 1 || waitingReads.count > 0 || received.waitingCount > 0 || messages.sealedCount > 0
             || (coalescer.slotCount > 0 && writesPending == 0)
+        if isCeasing { return enterCeasing(somethingWaits: somethingWaits) }
         guard !somethingWaits else { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
         if pacedReads.count > 0 {
             let pause = pacedReads.microsecondsUntilDue(atNanoseconds: engine.nowNanoseconds)
