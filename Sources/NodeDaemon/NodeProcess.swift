@@ -213,7 +213,8 @@ package struct NodeProcess: Sendable {
         let timing = options.tunnel.pathProbeInterval.map { PathTiming(confirmInterval: $0) }
         let node = try NodeNetwork(
             options: options.underlay, exclusions: await onThread { exclusions() },
-            resyncInterval: options.rules.resyncInterval, health: health, logger: logger, pathTiming: timing)
+            resyncInterval: options.rules.resyncInterval, health: health, logger: logger, pathTiming: timing,
+            inherited: succession.inheritedPaths)
         let origin = Observation.Origin(name: membership.name, isCluster: options.origin.isCluster)
         return Parts(
             health: health, node: node, logger: logger,

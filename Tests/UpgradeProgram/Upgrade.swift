@@ -1,3 +1,4 @@
+import Counters
 import FoundationEssentials
 import Glibc
 import Kit
@@ -19,6 +20,9 @@ enum Upgrade {
         let isOver = try await streams.exitStatus(seconds: Double(options.seconds) + 60)
         var report = await forth.end()
         let other = await back.end()
+        if event.isPlanned, report.lost + other.lost + report.reordered + other.reordered > 0 {
+            complain("\(event.rawValue): out \(report), in \(other); \(stage.drops)")
+        }
         report.sent += other.sent
         report.lost += other.lost
         report.duplicated += other.duplicated
@@ -57,6 +61,11 @@ final class UpgradeStage {
         var pods: [LabPod] = []
         for (node, subnet) in zip(lab.nodes, subnets) { pods.append(try await node.addPod(in: subnet)) }
         self.pods = pods
+        // A veth without GRO queues a packet on the CPU that sent it: a sender that moves to another CPU overtakes itself.
+        for (node, pod) in zip(lab.nodes, pods) {
+            try await node.run("ethtool -K pod2 gro on")
+            try await pod.run("ethtool -K eth0 gro on")
+        }
         try await pods[0].reaches(pods[1].address)
         try await pods[1].serveIperf()
         // The store has the descriptors a second after the daemon is ready.
@@ -143,6 +152,14 @@ final class UpgradeStage {
             resets += try await pod.kernelCounters()["TcpEstabResets"] ?? 0
         }
         return resets
+    }
+
+    /// What the daemons themselves dropped.
+    var drops: String {
+        [("it", victim), ("its peer", peer)].map { name, daemon in
+            let drops = (daemon.status?.drops ?? [:]).map { "\($0.key.name) \($0.value)" }.sorted()
+            return "\(name) dropped: \(drops.isEmpty ? "nothing" : drops.joined(separator: ", "))"
+        }.joined(separator: "; ")
     }
 
     func tellLogs() { for victim in victims { complain(victim.log) } }

@@ -10,11 +10,79 @@
 _Static_assert(CMSG_SPACE(sizeof(uint16_t)) == TWILL_SEGMENT_CONTROL_BYTES, "room for UDP_SEGMENT");
 _Static_assert(CMSG_SPACE(sizeof(int)) == TWILL_COALESCE_CONTROL_BYTES, "room for UDP_GRO");
 
-int twill_tun_attach(int descriptor, const char *name, int multi_queue) {
+static int attach(int descriptor, const char *name, int flags) {
   struct ifreq request = {0};
   strncpy(request.ifr_name, name, IFNAMSIZ - 1);
-  request.ifr_flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | (multi_queue ? IFF_MULTI_QUEUE : 0);
+  request.ifr_flags = (short)(IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | flags);
   return ioctl(descriptor, TUNSETIFF, &request);
+}
+
+int twill_tun_create(int descriptor, const char *name) {
+  return attach(descriptor, name, IFF_MULTI_QUEUE | IFF_TUN_EXCL);
+}
+
+int twill_tun_attach(int descriptor, const char *name, int multi_queue) {
+  return attach(descriptor, name, multi_queue ? IFF_MULTI_QUEUE : 0);
+}
+
+// Calls `look` with each attribute between two places.
+static void look_at_attributes(const char *place, const char *end, void (*look)(struct rtattr, const char *, void *),
+                               void *context) {
+  while (end - place >= (ssize_t)sizeof(struct rtattr)) {
+    struct rtattr attribute;
+    memcpy(&attribute, place, sizeof attribute);
+    if (attribute.rta_len < sizeof attribute || attribute.rta_len > end - place) return;
+    look(attribute, place + sizeof attribute, context);
+    if (RTA_ALIGN(attribute.rta_len) > end - place) return;
+    place += RTA_ALIGN(attribute.rta_len);
+  }
+}
+
+struct link_knowledge {
+  int is_tun, has_carrier;
+};
+
+static void look_at_kind(struct rtattr attribute, const char *value, void *context) {
+  struct link_knowledge *known = context;
+  if (attribute.rta_type == IFLA_INFO_KIND && attribute.rta_len == RTA_LENGTH(sizeof "tun"))
+    known->is_tun = memcmp(value, "tun", sizeof "tun") == 0;
+}
+
+static void look_at_link(struct rtattr attribute, const char *value, void *context) {
+  struct link_knowledge *known = context;
+  if (attribute.rta_type == IFLA_CARRIER && attribute.rta_len > sizeof attribute) known->has_carrier = *value != 0;
+  if ((attribute.rta_type & ~NLA_F_NESTED) == IFLA_LINKINFO)
+    look_at_attributes(value, value + attribute.rta_len - sizeof attribute, look_at_kind, context);
+}
+
+int twill_tun_is_held(const char *name) {
+  struct {
+    struct nlmsghdr header;
+    struct ifinfomsg body;
+    struct rtattr attribute;
+    char name[IFNAMSIZ];
+  } request = {
+      .header = {.nlmsg_len = sizeof request, .nlmsg_type = RTM_GETLINK, .nlmsg_flags = NLM_F_REQUEST},
+      .body = {.ifi_family = AF_UNSPEC},
+      .attribute = {.rta_len = RTA_LENGTH(IFNAMSIZ), .rta_type = IFLA_IFNAME},
+  };
+  strncpy(request.name, name, IFNAMSIZ - 1);
+  union {
+    struct nlmsghdr header;
+    char bytes[16384];
+  } answer;
+  int descriptor = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+  if (descriptor < 0) return -1;
+  struct timeval patience = {.tv_sec = 1};
+  setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  ssize_t length = send(descriptor, &request, sizeof request, 0);
+  if (length >= 0) length = recv(descriptor, &answer, sizeof answer, 0);
+  close(descriptor);
+  if (length < (ssize_t)NLMSG_LENGTH(sizeof(struct ifinfomsg)) || answer.header.nlmsg_type != RTM_NEWLINK) return -1;
+  struct link_knowledge known = {0, 0};
+  look_at_attributes((const char *)NLMSG_DATA(&answer.header) + NLMSG_ALIGN(sizeof(struct ifinfomsg)),
+                     answer.bytes + length, look_at_link, &known);
+  return known.is_tun ? known.has_carrier : -1;
 }
 
 int twill_tun_set_vnet_header(int descriptor, int *length) { return ioctl(descriptor, TUNSETVNETHDRSZ, length); }

@@ -124,18 +124,16 @@ public struct TunnelDevice: Sendable {
             for queue in queues { Glibc.close(queue.descriptor) }
             return error
         }
-        // Persistent ones that others made may have room for one queue alone.
         var isMultiQueue = true
-        for _ in 0..<queueCount {
+        for number in 0..<queueCount {
             let descriptor = Glibc.open("/dev/net/tun", O_RDWR | O_CLOEXEC)
             guard descriptor >= 0 else { throw fail("open /dev/net/tun") }
             queues.append(TunnelQueue(descriptor: descriptor))
-            if twill_tun_attach(descriptor, name, isMultiQueue ? 1 : 0) != 0 {
-                guard errno == EINVAL, queueCount == 1, twill_tun_attach(descriptor, name, 0) == 0 else {
-                    throw fail("make the TUN device \(name)")
-                }
-                isMultiQueue = false
-            }
+            let isAttached =
+                number == 0
+                ? attachFirst(descriptor, name, queueCount, &isMultiQueue)
+                : twill_tun_attach(descriptor, name, 1) == 0
+            guard isAttached else { throw fail("make the TUN device \(name)") }
             var headerLength = Int32(truncatingIfNeeded: virtioHeaderLength)
             guard twill_tun_set_vnet_header(descriptor, &headerLength) == 0 else {
                 throw fail("set the virtio header of \(name)")
@@ -149,6 +147,26 @@ public struct TunnelDevice: Sendable {
         // Where it is refused, the kernel queues as it does for other devices.
         if isMultiQueue { _ = twill_link_without_queue(index) }
         return TunnelDevice(name: name, index: index, queues: queues, offloads: offloads)
+    }
+
+    /// Makes a device, or takes a persistent one of its name that nobody has open. One that somebody has open would give
+    /// us a queue all the same, and with it a part of that one's packets.
+    ///
+    /// - Parameter isMultiQueue: false where it has room for one queue alone, as persistent ones that others made may.
+    /// - Returns: whether it did; else `errno` says why not.
+    private static func attachFirst(
+        _ descriptor: Int32, _ name: String, _ queueCount: Int, _ isMultiQueue: inout Bool
+    ) -> Bool {
+        if twill_tun_create(descriptor, name) == 0 { return true }
+        guard errno == EBUSY else { return false }
+        if twill_tun_is_held(name) == 1 {
+            errno = EBUSY
+            return false
+        }
+        if twill_tun_attach(descriptor, name, 1) == 0 { return true }
+        guard errno == EINVAL, queueCount == 1 else { return false }
+        isMultiQueue = false
+        return twill_tun_attach(descriptor, name, 0) == 0
     }
 
     /// Takes over the queues of a device that another process, or another part of this one, has opened.

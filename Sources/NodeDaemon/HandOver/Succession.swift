@@ -1,3 +1,5 @@
+import Addresses
+import Backends
 import FoundationEssentials
 import Glibc
 import Health
@@ -46,6 +48,14 @@ final class Succession: Sendable {
             defer { known.inherited = nil }
             return known.inherited
         }
+    }
+
+    /// The paths that the process before knew to be narrow: the largest inner packet in bytes, by subnet.
+    var inheritedPaths: [IPv4Prefix: Int] {
+        let outer = known.withLock { $0.inherited?.state.pathMTUs ?? [:] }
+        let overhead = UDPBackend().overhead(over: .ipv4)
+        let pairs = outer.compactMap { text, mtu in IPv4Prefix(text).map { ($0, mtu &- overhead) } }
+        return Dictionary(pairs.filter { $0.1 > 0 }, uniquingKeysWith: min)
     }
 
     private var node: HandOverState.Node {

@@ -31,7 +31,12 @@
 #include <unistd.h>
 
 // TUN: the ioctls of drivers/net/tun.c. Each returns 0, or -1 with errno set.
+// Makes a device of several queues, or fails with EBUSY where there is a device of that name.
+int twill_tun_create(int descriptor, const char *name);
 int twill_tun_attach(int descriptor, const char *name, int multi_queue);
+// Whether somebody has a queue of a TUN device open: the device has a carrier then. -1 where there is no TUN device of that
+// name, or the kernel does not tell.
+int twill_tun_is_held(const char *name);
 int twill_tun_set_vnet_header(int descriptor, int *length);
 int twill_tun_set_offload(int descriptor, unsigned int flags);
 
