@@ -152,7 +152,8 @@ let controlSide: [Target] = [
         dependencies: ["Disturbances", "Kit", "NetworkNamespaces", "Seeded", "Telemetry"],
         path: "Tests/SoakProgram", swiftSettings: settings),
     .executableTarget(
-        name: "twill-upgrade", dependencies: ["Counters", "Kit", "NetworkNamespaces"], path: "Tests/UpgradeProgram",
+        name: "twill-upgrade", dependencies: ["Counters", "Kit", "NetworkNamespaces"],
+        path: "Tests/UpgradeProgram",
         swiftSettings: settings),
     .executableTarget(
         name: "twill-mixed",

@@ -143,7 +143,8 @@ extension Disturbance: CustomStringConvertible {
         case .daemonKilled(let node, let pause): "node \(node)'s daemon killed, back after \(pause)"
         case .daemonRestarted(let node): "node \(node)'s daemon restarted"
         case .daemonTakenOver(let node): "another daemon takes over on node \(node)"
-        case .daemonSettingsChange(let node, let workers): "node \(node)'s daemon is told to have \(workers) workers"
+        case .daemonSettingsChange(let node, let workers):
+            "node \(node)'s daemon is told to have \(workers) workers"
         case .daemonPaused(let node, let pause): "node \(node)'s daemon stopped for \(pause)"
         case .daemonsKilledTogether: "the daemons of all nodes but the first killed and started together"
         case .outage(let losesData, let meanwhile):

@@ -316,7 +316,9 @@ private enum Scene {
     func everyOperationDoesWhatItSays(usesUring: Bool) throws { try play(.exercise, usesUring: usesUring) }
 
     @Test(arguments: [true, false])
-    func whatComesAfterTheEndOfTakingInWaits(usesUring: Bool) throws { try play(.cease, usesUring: usesUring) }
+    func whatComesAfterTheEndOfTakingInWaits(usesUring: Bool) throws {
+        try play(.cease, usesUring: usesUring)
+    }
 
     @Test(arguments: [true, false])
     func onceClosedItHoldsNeitherThePortNorTheDevice(usesUring: Bool) throws {

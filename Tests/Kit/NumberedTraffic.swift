@@ -50,7 +50,9 @@ public final class NumberedTraffic: Sendable {
     /// Starts to send.
     ///
     /// - Parameter rate: datagrams a second, of all flows.
-    public static func start(from source: some LabHost, to target: LabPod, rate: Int) async throws -> NumberedTraffic {
+    public static func start(from source: some LabHost, to target: LabPod, rate: Int) async throws
+        -> NumberedTraffic
+    {
         let receiver = try await target.namespace.run { try socket(bound: port, connected: nil) }
         let address = target.address
         let senders = try await source.namespace.run {

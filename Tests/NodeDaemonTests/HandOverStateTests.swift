@@ -70,7 +70,8 @@ import Worker
                 #"{"build":"0.1.0","kind":"refusal","reason":"no","version":1}"#
             ),
             (
-                HandOverMessage(kind: .given, build: "0.1.0", descriptors: ["tunnel-0", "state"], isContinued: true),
+                HandOverMessage(
+                    kind: .given, build: "0.1.0", descriptors: ["tunnel-0", "state"], isContinued: true),
                 #"{"build":"0.1.0","descriptors":["tunnel-0","state"],"isContinued":true,"kind":"given","version":1}"#
             ),
         ]

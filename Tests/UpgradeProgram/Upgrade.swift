@@ -9,8 +9,10 @@ enum Upgrade {
     static func play(_ event: UpgradeEvent, _ options: UpgradeOptions) async throws -> UpgradeResult {
         let stage = try await UpgradeStage(options, event)
         // Both ways at once, half of the rate each, and TCP both ways beside them.
-        let forth = try await NumberedTraffic.start(from: stage.pods[0], to: stage.pods[1], rate: options.rate / 2)
-        let back = try await NumberedTraffic.start(from: stage.pods[1], to: stage.pods[0], rate: options.rate / 2)
+        let forth = try await NumberedTraffic.start(
+            from: stage.pods[0], to: stage.pods[1], rate: options.rate / 2)
+        let back = try await NumberedTraffic.start(
+            from: stage.pods[1], to: stage.pods[0], rate: options.rate / 2)
         try await forth.flows()
         try await back.flows()
         let streams = try await stage.pods[0].iperf(
@@ -123,7 +125,9 @@ final class UpgradeStage {
         let former = victim
         try await start(binary)
         let status = try await former.exitStatus()
-        guard status == 0 else { throw UpgradeFailure(description: "it ended with \(status): \(former.log.suffix(2000))") }
+        guard status == 0 else {
+            throw UpgradeFailure(description: "it ended with \(status): \(former.log.suffix(2000))")
+        }
     }
 
     /// The same program with another commit written into it, which is another build of it to all who look.

@@ -24,7 +24,9 @@ enum UpgradeProgram {
     static func main() async {
         // The stand-in for systemd is this program, too.
         if CommandLine.arguments.dropFirst().first == "--keep" {
-            exit(ServiceKeeper.run(socket: CommandLine.arguments[2], Array(CommandLine.arguments.dropFirst(3))))
+            exit(
+                ServiceKeeper.run(socket: CommandLine.arguments[2], Array(CommandLine.arguments.dropFirst(3)))
+            )
         }
         var arguments = ProgramArguments(usage: usage)
         var options = UpgradeOptions()
@@ -34,7 +36,9 @@ enum UpgradeProgram {
         options.daemon = arguments.take("--twilld") ?? options.daemon
         options.daemonFlags = arguments.takeAll("--twilld-flag")
         let names = arguments.takeAll("--event")
-        for name in names where UpgradeEvent(rawValue: name) == nil { arguments.end("--event \(name): there is none") }
+        for name in names where UpgradeEvent(rawValue: name) == nil {
+            arguments.end("--event \(name): there is none")
+        }
         if !names.isEmpty { options.events = names.compactMap(UpgradeEvent.init(rawValue:)) }
         arguments.expectNoMore()
         arguments.expectRights(daemon: options.daemon)
@@ -113,7 +117,9 @@ struct UpgradeResult {
     var resets: Int
     var retransmits: Int
 
-    var isClean: Bool { traffic.lost == 0 && traffic.duplicated == 0 && traffic.reordered == 0 && resets == 0 }
+    var isClean: Bool {
+        traffic.lost == 0 && traffic.duplicated == 0 && traffic.reordered == 0 && resets == 0
+    }
 
     static let heading =
         "\("event".padded(18)) \("times".padded(5))     sent     lost (median, most)    twice  reordered  resets"
@@ -130,7 +136,8 @@ struct UpgradeResult {
         func sum(_ value: (UpgradeResult) -> Int) -> String { "\(results.reduce(0) { $0 + value($1) })" }
         return [
             event.rawValue.padded(18), "\(results.count)".padded(5), sum { $0.traffic.sent }.padded(9),
-            spread(results.map { Double($0.traffic.lost) }, 0).padded(22), sum { $0.traffic.duplicated }.padded(6),
+            spread(results.map { Double($0.traffic.lost) }, 0).padded(22),
+            sum { $0.traffic.duplicated }.padded(6),
             sum { $0.traffic.reordered }.padded(10), sum(\.resets).padded(8),
             spread(results.map(\.traffic.longestGapMilliseconds), 1),
         ].joined(separator: " ")

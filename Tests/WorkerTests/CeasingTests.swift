@@ -21,10 +21,12 @@ import Testing
     private func fill(_ bench: inout Bench, _ count: Int) {
         for index in 0..<count {
             bench.fromPod(
-                Packets.udp(pod(1), pod(2 + index % 3), payload: [UInt8](repeating: 7, count: 100 + index % 900)))
+                Packets.udp(
+                    pod(1), pod(2 + index % 3), payload: [UInt8](repeating: 7, count: 100 + index % 900)))
             bench.fromPeer(
                 2 + index % 3,
-                Packets.udp(pod(2 + index % 3), pod(1), payload: [UInt8](repeating: 7, count: 100 + index % 900)))
+                Packets.udp(
+                    pod(2 + index % 3), pod(1), payload: [UInt8](repeating: 7, count: 100 + index % 900)))
         }
     }
 

@@ -26,7 +26,9 @@ struct HandOverTests {
             var pods: [LabPod] = []
             for (node, daemon) in zip(lab.nodes, [daemon, peer]) {
                 let status = try await until("ready", { daemon.log }) { () -> NodeStatus? in
-                    guard let status = daemon.status, status.isReady, status.peers.count == 1 else { return nil }
+                    guard let status = daemon.status, status.isReady, status.peers.count == 1 else {
+                        return nil
+                    }
                     return status
                 }
                 pods.append(try await node.addPod(in: try #require(status.lease?.subnet)))
@@ -95,7 +97,8 @@ struct HandOverTests {
     @Test func aNewDaemonThatEndsOnTheWayCostsNothing() async throws {
         let stage = try await Stage()
         for step in HandOverClient.Step.allCases {
-            try await HandOverClient.stop(at: step, "\(stage.lab[1].directory)/twilld.sock.handover", stage.lab[1])
+            try await HandOverClient.stop(
+                at: step, "\(stage.lab[1].directory)/twilld.sock.handover", stage.lab[1])
         }
         // And one that comes after all of those takes over.
         let next = try await stage.startAnother()
@@ -110,7 +113,9 @@ struct HandOverTests {
         try await stage.reload("workers = 3\nbatch = 32\n")
         try await stage.reload("workers = 1\nengine = mmsg\n")
         try await stage.reload("workers = 1\nport = 9285\n")
-        try await stage.peer.wait(for: "the other's port") { $0.peers.first?.endpoint.hasSuffix(":9285") == true }
+        try await stage.peer.wait(for: "the other's port") {
+            $0.peers.first?.endpoint.hasSuffix(":9285") == true
+        }
         try await Task.sleep(for: .milliseconds(300))
         try await stage.expectNothingLost()
         let log = stage.daemon.log

@@ -120,7 +120,9 @@ public struct CounterTotals: Sendable {
     /// for itself.
     public var carried: CounterTotals {
         var totals = CounterTotals([])
-        for counter in Counter.allCases where !counter.isFallback { totals.values[counter.rawValue] = self[counter] }
+        for counter in Counter.allCases where !counter.isFallback {
+            totals.values[counter.rawValue] = self[counter]
+        }
         totals.histograms = histograms
         return totals
     }
@@ -135,7 +137,9 @@ public struct CounterTotals: Sendable {
     /// The histograms, by their names: the observations in each bucket, and then the sum of all.
     public var namedHistograms: [String: [UInt64]] {
         Dictionary(
-            uniqueKeysWithValues: CounterHistogram.allCases.map { ($0.name, self[$0].counts + [self[$0].sum]) })
+            uniqueKeysWithValues: CounterHistogram.allCases.map {
+                ($0.name, self[$0].counts + [self[$0].sum])
+            })
     }
 
     /// Goes on with what another process counted. What it counted by other names, or in other buckets, is left out.

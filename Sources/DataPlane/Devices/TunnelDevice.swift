@@ -190,7 +190,8 @@ public struct TunnelDevice: Sendable {
             guard isOpen, flags & UInt16(IFF_VNET_HDR) != 0,
                 TunnelDevice.index(of: queue, named: name) == index
             else {
-                throw TunnelError(action: "take over a queue of \(name)", errorNumber: isOpen ? EINVAL : errno)
+                throw TunnelError(
+                    action: "take over a queue of \(name)", errorNumber: isOpen ? EINVAL : errno)
             }
         }
         self.init(name: name, index: index, queues: queues, offloads: offloads)

@@ -244,7 +244,8 @@ public struct UnderlaySocket: Sendable {
             group.firstIndex(of: socket.descriptor).map { UInt32(truncatingIfNeeded: $0) }
         }
         guard places.count == sockets.count else { return false }
-        return twill_steer_datagrams(sockets[0].descriptor, places, UInt32(truncatingIfNeeded: places.count)) == 0
+        return twill_steer_datagrams(sockets[0].descriptor, places, UInt32(truncatingIfNeeded: places.count))
+            == 0
     }
 
     private static func set(_ descriptor: Int32, _ level: Int32, _ option: Int32, _ value: Int32) -> Bool {

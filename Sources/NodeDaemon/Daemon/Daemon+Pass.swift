@@ -31,6 +31,7 @@ extension Daemon {
             let wait = "waiting for \(table.configuration == nil ? "the network config" : missing)"
             report(state: table.problems.first.map { "\(wait): \($0)" } ?? wait)
             await withdrawSubnetFile()
+            await announceWhatIsDue()
             return
         }
         guard await node.setOverlay(configuration.network) else {
@@ -45,6 +46,7 @@ extension Daemon {
             let dataPlane = try await dataPlane(configuration, lease, routes)
             stage.routes = routes
             dataPlane?.publish(routes)
+            await announceWhatIsDue()
             try await keepNetwork(node, configuration, lease, mtu: mtu, dataPlane)
             await followPaths(node)
             await node.judgeRoutes(

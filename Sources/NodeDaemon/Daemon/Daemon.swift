@@ -46,6 +46,7 @@ actor Daemon {
     var retryPause = Daemon.retryPauseSeconds.first
     var isStopping = false
     private var claim: (any SubnetClaim)?
+    private var isAnnouncementDue = false
     /// Who is told whether the network of this node stands, and what that one was told last.
     private(set) var standingListener: (@Sendable (Bool) async -> Void)?
     var toldStands: Bool?
@@ -220,8 +221,16 @@ actor Daemon {
         options.tuning = new.tuning
         options.succession.stop = new.succession.stop
         guard options != before.0 else { return }
-        if announcement != before.1 { await claim?.announce(announcement) }
+        // Others are told of another port once it is open.
+        if announcement != before.1 { isAnnouncementDue = true }
         askForPass()
+    }
+
+    /// Tells others of what has changed of this node, where that waits until it can be reached so.
+    func announceWhatIsDue() async {
+        guard isAnnouncementDue else { return }
+        isAnnouncementDue = false
+        await claim?.announce(announcement)
     }
 
     // MARK: What is said

@@ -58,7 +58,8 @@ struct DataPlaneWatch {
     }
 
     private mutating func lookAtThreads(of dataPlane: DataPlane) -> [Int] {
-        let failures = Dictionary(uniqueKeysWithValues: dataPlane.failures.map { ($0.worker, $0.errorNumber) })
+        let failures = Dictionary(
+            uniqueKeysWithValues: dataPlane.failures.map { ($0.worker, $0.errorNumber) })
         return (0..<dataPlane.workerCount).filter { index in
             look(at: index, errorNumber: failures[index] ?? 0)
         }

@@ -39,8 +39,10 @@ final class DescriptorStore: Sendable {
         guard let process = environment["LISTEN_PID"].flatMap(Int32.init), process == getpid(),
             let count = environment["LISTEN_FDS"].flatMap(Int32.init), (1...1024).contains(count)
         else { return nil }
-        var names = (environment["LISTEN_FDNAMES"] ?? "").split(separator: ":", omittingEmptySubsequences: false)
-            .map(String.init)
+        var names = (environment["LISTEN_FDNAMES"] ?? "").split(
+            separator: ":", omittingEmptySubsequences: false
+        )
+        .map(String.init)
         names += [String](repeating: "", count: max(0, Int(count) - names.count))
         var named = NamedDescriptors()
         for (offset, name) in names.prefix(Int(count)).enumerated() {
@@ -55,7 +57,8 @@ final class DescriptorStore: Sendable {
             defer { close(file) }
             return SealedFile.read(file).flatMap { try? HandOverState(reading: $0) }
         }
-        guard let state = states.max(by: { $0.carriedPackets < $1.carriedPackets }), !named.descriptors.isEmpty
+        guard let state = states.max(by: { $0.carriedPackets < $1.carriedPackets }),
+            !named.descriptors.isEmpty
         else {
             named.close()
             return nil

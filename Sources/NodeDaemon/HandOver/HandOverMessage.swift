@@ -86,7 +86,9 @@ struct HandOverConnection: Sendable {
         withinMilliseconds milliseconds: Int32
     ) throws(HandOverFailure) -> (HandOverMessage, [Int32]) {
         var entry = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
-        guard poll(&entry, 1, milliseconds) == 1 else { throw HandOverFailure("the other daemon does not answer") }
+        guard poll(&entry, 1, milliseconds) == 1 else {
+            throw HandOverFailure("the other daemon does not answer")
+        }
         return try receiveWhatIsThere()
     }
 

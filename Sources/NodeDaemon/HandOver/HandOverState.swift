@@ -70,7 +70,9 @@ struct HandOverState: Codable, Equatable {
     /// The bytes of one that was written.
     ///
     /// - Throws: where it can't be read as such.
-    init(reading bytes: [UInt8]) throws { self = try JSONDecoder().decode(HandOverState.self, from: Data(bytes)) }
+    init(reading bytes: [UInt8]) throws {
+        self = try JSONDecoder().decode(HandOverState.self, from: Data(bytes))
+    }
 
     /// As bytes.
     var bytes: [UInt8] {
@@ -166,7 +168,9 @@ extension HandOverState.Peer {
 
 extension IPAddress {
     fileprivate init?(text: String) {
-        if let address = IPv4Address(text) { self = .v4(address) } else if let address = IPv6Address(text) {
+        if let address = IPv4Address(text) {
+            self = .v4(address)
+        } else if let address = IPv6Address(text) {
             self = .v6(address)
         } else {
             return nil

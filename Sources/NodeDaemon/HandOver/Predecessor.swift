@@ -74,7 +74,8 @@ struct Predecessor {
         _ state: HandOverState, _ node: HandOverState.Node, _ tunnelName: String
     ) throws(HandOverFailure) {
         for (flag, theirs, ours) in [
-            ("--tun-name", state.tunnel.name, tunnelName), ("--subnet-file", state.node.subnetFile, node.subnetFile),
+            ("--tun-name", state.tunnel.name, tunnelName),
+            ("--subnet-file", state.node.subnetFile, node.subnetFile),
             ("--state-dir", state.node.stateDirectory, node.stateDirectory),
         ] where theirs != ours {
             throw HandOverFailure("it is another node's: its \(flag) is \(theirs), and not \(ours)")

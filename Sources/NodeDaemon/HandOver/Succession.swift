@@ -66,7 +66,9 @@ final class Succession: Sendable {
     /// Forwards on what systemd kept for this process, where it did.
     @available(*, noasync, message: "it blocks: use onThread")
     func inheritFromStore() {
-        guard let (state, named) = store.takeOut(environment: ProcessInfo.processInfo.environment) else { return }
+        guard let (state, named) = store.takeOut(environment: ProcessInfo.processInfo.environment) else {
+            return
+        }
         do throws(HandOverFailure) {
             guard state.tunnel.name == options.tunnel.interfaceName else {
                 throw HandOverFailure("the device was \(state.tunnel.name)")

@@ -49,7 +49,9 @@ struct Successor: Sendable {
         } catch {
             // It may have said it just now. From here on it can't say it any more, and hears so.
             connection.refuseMore()
-            guard let (message, _) = try? connection.receiveWhatIsThere(), message.kind == .mine else { throw error }
+            guard let (message, _) = try? connection.receiveWhatIsThere(), message.kind == .mine else {
+                throw error
+            }
         }
     }
 
@@ -68,7 +70,9 @@ struct Successor: Sendable {
         _ kind: HandOverMessage.Kind, _ state: HandOverState, _ named: NamedDescriptors
     ) throws(HandOverFailure) {
         let file = SealedFile.make(state.bytes)
-        guard file >= 0 else { throw HandOverFailure("there is no memory for the state: \(systemWords(errno))") }
+        guard file >= 0 else {
+            throw HandOverFailure("there is no memory for the state: \(systemWords(errno))")
+        }
         defer { close(file) }
         var rest = named.descriptors.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
         rest.append((HandOverMessage.stateName, file))

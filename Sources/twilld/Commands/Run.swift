@@ -10,7 +10,8 @@ import NodeDaemon
 struct Run: FlagTaking {
     static let flags =
         StoreFlags.flags + UnderlayFlags.flags + LeaseFlags.flags + RuleFlags.flags + TunnelFlags.flags
-        + TuningFlags.flags + SuccessionFlags.flags + ObservationFlags.flags + KubernetesFlags.flags + LoggingFlags.flags
+        + TuningFlags.flags + SuccessionFlags.flags + ObservationFlags.flags + KubernetesFlags.flags
+        + LoggingFlags.flags
 
     static let configuration = CommandConfiguration(
         commandName: "run",

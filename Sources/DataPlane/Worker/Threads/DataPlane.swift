@@ -225,7 +225,9 @@ public final class DataPlane: Sendable {
         let workers = workers ?? 0..<workerCount
         orders.give(isEmptying ? .empty : .cease, to: workers)
         wakeWorkers()
-        if states.wait(forMilliseconds: DataPlane.ceasingMilliseconds, of: workers, { $0 == .parked || $0 == .ended }) {
+        if states.wait(
+            forMilliseconds: DataPlane.ceasingMilliseconds, of: workers, { $0 == .parked || $0 == .ended })
+        {
             return true
         }
         resume()

@@ -22,7 +22,8 @@ extension DataPlane {
     /// - Returns: the new one. Where it could be had in part only (fewer workers, say), it is for another configuration.
     /// - Throws: `DataPlaneError` where there can be none; then this one goes on.
     public func replaced(
-        by configuration: DataPlaneConfiguration, keepsFormerSockets: Bool = true, publish: (DataPlane) -> Void
+        by configuration: DataPlaneConfiguration, keepsFormerSockets: Bool = true,
+        publish: (DataPlane) -> Void
     ) throws(DataPlaneError) -> DataPlane {
         var current = self
         for step in steps(to: configuration) {

@@ -110,7 +110,8 @@ public struct WorkerChannels: Sendable {
         do throws(TunnelError) {
             let device = try TunnelDevice(
                 named: configuration.tunnelName, adopting: queues, offloads: offloads)
-            tunnel = offloads == configuration.tuning.tunnelOffloads
+            tunnel =
+                offloads == configuration.tuning.tunnelOffloads
                 ? device : device.with(offloads: configuration.tuning.tunnelOffloads)
         } catch { throw .tunnel(error) }
         underlay = configuration.underlay
@@ -153,8 +154,10 @@ public struct WorkerChannels: Sendable {
     ///
     /// - Returns: whether the kernel does so with packets, and with datagrams.
     func steer(among workers: Int) -> (packets: Bool, datagrams: Bool) {
-        (workers == 1 && tunnel.queues.count == 1 || tunnel.steerFlows(among: workers),
-            sockets.steer(among: workers))
+        (
+            workers == 1 && tunnel.queues.count == 1 || tunnel.steerFlows(among: workers),
+            sockets.steer(among: workers)
+        )
     }
 
     /// Opens what workers need beside these. Nothing comes to them before they are steered to.

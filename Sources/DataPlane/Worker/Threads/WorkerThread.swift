@@ -130,7 +130,8 @@ extension DataPlane {
         while result == 0 {
             let order = orders[index]
             if order == .end { break }
-            result = order == .cease || order == .empty
+            result =
+                order == .cease || order == .empty
                 ? rest(&worker, order, socket, index) : worker.round()
         }
         worker.close()
