@@ -259,8 +259,8 @@ let etcdAndDaemon: [Target] = [
     tests(
         "NodeDaemon",
         [
-            "Addresses", "CLinux", "Counters", "Health", "Host", "Kit", "LeaseDirectory", "Leases",
-            "NetworkNamespaces",
+            "Addresses", "CLinux", "Counters", "Forwarding", "Health", "Host", "Kit", "LeaseDirectory",
+            "Leases", "NetworkNamespaces",
             "Node", "Telemetry", "Worker",
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),

@@ -1,4 +1,5 @@
 import Addresses
+import CLinux
 import Counters
 import Forwarding
 import FoundationEssentials
@@ -88,7 +89,7 @@ import Worker
     @Test func aFileThatSomebodyCanStillChangeIsNotRead() async throws {
         let isRead = await onThread { () -> (Bool, Bool) in
             let sealed = SealedFile.make([1, 2, 3])
-            let open = memfd_create("open", 0)
+            let open = twill_memory_file("open")
             write(open, [1, 2, 3], 3)
             defer {
                 close(sealed)

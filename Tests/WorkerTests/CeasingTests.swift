@@ -64,6 +64,22 @@ import Testing
         #expect(bench.kernel.sent.count == 1)
     }
 
+    /// Who empties its queue before it rests does not sleep there once it is empty: others wait for it.
+    @Test func whoEmptiesItsQueueWaitsForNothing() {
+        var bench = Bench()
+        fill(&bench, 100)
+        bench.worker.beginEmptying()
+        let sleeps = bench.kernel.sleeps
+        var rounds = 0
+        repeat {
+            #expect(bench.worker.round() == 0)
+            rounds += 1
+        } while !(bench.worker.foundTunnelEmpty && bench.kernel.socketQueue.isEmpty) && rounds < 1000
+        #expect(bench.kernel.sleeps == sleeps && bench.kernel.tunnelQueue.isEmpty)
+        cease(&bench)
+        #expect(bench.kernel.sent.count == 100)
+    }
+
     /// What waits for a peer that takes no bursts leaves at that peer's pace.
     @Test func whatWaitsForAPacedPeerLeavesToo() {
         var bench = Bench()

@@ -46,8 +46,8 @@ struct Predecessor {
                 given.named.close()
                 throw HandOverFailure("it has got another port or device meanwhile")
             }
-            // What changed meanwhile.
-            dataPlane.publish(given.state.routes)
+            let routes = given.state.routes
+            if routes != offered.state.routes { dataPlane.publish(routes) }
             try InheritedDataPlane.attach(given.named, given.state, to: dataPlane)
             try connection.send(HandOverMessage(kind: .mine))
             dataPlane.run()

@@ -12,12 +12,17 @@ extension Worker where Engine: ~Copyable {
     public mutating func cease() {
         if !isCeasing { burst.beginRound() }
         isCeasing = true
+        isEmptying = false
         engine.cease()
     }
+
+    /// Waits for nothing from here on until `cease`: rounds take in what is there already.
+    public mutating func beginEmptying() { isEmptying = true }
 
     /// Takes in again, as before `cease`.
     public mutating func resume() {
         isCeasing = false
+        isEmptying = false
         workBeganNanoseconds = 0
         engine.resume()
     }

@@ -124,6 +124,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var refusedEvenWrites = 0
     /// Whether nothing more is to be taken in (Ceasing.swift).
     var isCeasing = false
+    /// Whether rounds do not wait for what comes.
+    var isEmptying = false
     #if TWILL_EXTRA_COPY
         /// Where the copy goes that nobody needs.
         let extraCopy = UnsafeMutableRawPointer.allocate(byteCount: 65_536, alignment: 64)
@@ -278,6 +280,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             burst.size > 1 || waitingReads.count > 0 || received.waitingCount > 0 || messages.sealedCount > 0
             || (coalescer.slotCount > 0 && writesPending == 0)
         if isCeasing { return enterCeasing(somethingWaits: somethingWaits) }
+        if isEmptying { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
         guard !somethingWaits else { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
         if pacedReads.count > 0 {
             let pause = pacedReads.microsecondsUntilDue(atNanoseconds: engine.nowNanoseconds)

@@ -146,6 +146,7 @@ extension DataPlane {
     ) -> Int32 {
         var rounds = 0
         if order == .empty {
+            worker.beginEmptying()
             repeat {
                 let result = worker.round()
                 guard result == 0 else { return result }
