@@ -46,7 +46,7 @@ public enum HandOverClient {
         say("ready", on: descriptor)
         if step == .ready { return true }
         guard hear("given", on: descriptor) else { return false }
-        if step == .silent { usleep(1_300_000) }
+        if step == .silent { usleep(400_000) }
         return true
     }
 

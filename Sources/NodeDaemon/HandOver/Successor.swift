@@ -11,7 +11,7 @@ struct Successor: Sendable {
     /// daemon forwards meanwhile.
     private static let preparingMilliseconds: Int32 = 30_000
     /// How long it may take to take the descriptors, in which nobody forwards: after that, this daemon does again.
-    private static let takingMilliseconds: Int32 = 100
+    private static let takingMilliseconds: Int32 = 200
 
     let connection: HandOverConnection
 
