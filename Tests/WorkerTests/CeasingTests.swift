@@ -15,7 +15,8 @@ import Testing
             if rounds % 64 == 63 { bench.worker.cease() }
             rounds += 1
         }
-        #expect(bench.worker.holdsNothing)
+        let holdsNothing = bench.worker.holdsNothing
+        #expect(holdsNothing)
     }
 
     private func fill(_ bench: inout Bench, _ count: Int) {
@@ -56,7 +57,8 @@ import Testing
     @Test func anIdleWorkerHoldsNothingSoon() {
         var bench = Bench()
         bench.run()
-        #expect(!bench.worker.holdsNothing)
+        let holdsNothing = bench.worker.holdsNothing
+        #expect(!holdsNothing)
         cease(&bench)
         bench.worker.resume()
         fill(&bench, 1)
