@@ -6,14 +6,15 @@ import PackageDescription
 // touches a packet. Both know `Sources/Common`. A module's dependencies stand here and nowhere else;
 // `tools/check-imports` holds the sources to them. ARCHITECTURE.md explains the rules.
 //
-// TWILL_WITHOUT_GRPC=1 leaves out the etcd store and what needs it (the daemon), so that everything else
-// builds and is tested in seconds instead of minutes.
+// TWILL_WITHOUT_GRPC=1 leaves out what speaks gRPC and TLS: the etcd store and the client of Kubernetes. The daemon then has
+// leases in a directory alone, and builds in a fraction of the time (ADR 96).
 let withoutGRPC = Context.environment["TWILL_WITHOUT_GRPC"] == "1"
 
-let settings: [SwiftSetting] = [
-    .treatAllWarnings(as: .error),
-    .enableUpcomingFeature("ExistentialAny"),
-]
+let settings: [SwiftSetting] =
+    [
+        .treatAllWarnings(as: .error),
+        .enableUpcomingFeature("ExistentialAny"),
+    ] + (withoutGRPC ? [.define("TWILL_WITHOUT_GRPC")] : [])
 
 // TWILL_EXTRA_COPY=1 makes a daemon that copies each packet once more than it must: docs/benchmarks.md shows with it
 // that the benchmark harness sees such a thing.
@@ -39,6 +40,7 @@ let common: [Target] = [
     .target(name: "CLinux", path: "Sources/Common/CLinux"),
     module("Addresses", in: "Common"),
     module("Processes", in: "Common", ["Addresses"]),
+    module("KernelPrograms", in: "Common", ["CLinux"]),
 
     tests("Addresses", []),
     tests("Processes", ["Addresses"]),
@@ -55,24 +57,39 @@ let dataPlane: [Target] = [
     module("Offload", in: "DataPlane", ["PacketHeaders", "CLinux"]),
     module("Forwarding", in: "DataPlane", ["Addresses"]),
     module("Counters", in: "DataPlane"),
+    // Beside the workers: programs in the kernel. Theirs is C, which the target does not compile: it has their
+    // instructions (tools/generate-kernel-path).
+    .target(
+        name: "CKernelForwarding", path: "Sources/DataPlane/CKernelForwarding", exclude: ["programs"]),
+    module(
+        "KernelForwarding", in: "DataPlane",
+        ["Addresses", "CKernelForwarding", "Counters", "Forwarding", "KernelPrograms"]),
+    module("Hello", in: "DataPlane", ["Addresses", "CLinux"]),
     module(
         "Worker", in: "DataPlane",
         [
             "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Devices", "Engines",
-            "CLinux",
+            "Hello", "KernelForwarding", "KernelPrograms", "CLinux",
         ], settings: workerSettings),
 
     tests("PacketHeaders", ["Addresses"]),
     tests("Offload", ["PacketHeaders", "CLinux", "NetworkNamespaces", "Seeded"]),
     tests("Forwarding", ["Addresses", "Seeded"]),
+    tests("Hello", ["Addresses", "CLinux", "Seeded"]),
     tests("Devices", ["Addresses", "Processes", "CLinux", "NetworkNamespaces"]),
+    tests(
+        "KernelForwarding",
+        [
+            "Addresses", "CKernelForwarding", "Counters", "Devices", "Forwarding", "KernelPrograms",
+            "NetworkNamespaces", "PacketHeaders", "Seeded",
+        ]),
     tests("Engines", ["Addresses", "CLinux"]),
     .target(name: "CAllocationCount", path: "Tests/CAllocationCount"),
     tests(
         "Worker",
         [
             "CAllocationCount", "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters",
-            "Engines", "CLinux", "Seeded",
+            "Engines", "Hello", "CLinux", "Seeded",
         ]),
 
     // What every seeded test draws from.
@@ -87,12 +104,16 @@ let controlSide: [Target] = [
         "Reconciler", in: "Control/Kernel",
         ["Addresses", "Health", "Host", "Netlink", .product(name: "Logging", package: "swift-log")]),
     module(
+        "TrafficControl", in: "Control/Kernel",
+        ["Health", "KernelPrograms", "Netlink", "Reconciler"]),
+    module(
         "Firewall", in: "Control/Kernel",
         ["Addresses", "Health", "Host", "Netlink", "Reconciler", "CLinux"]),
     module(
         "Node", in: "Control",
         [
-            "Addresses", "Processes", "Health", "Host", "JSON", "Netlink", "Reconciler", "Firewall", "CLinux",
+            "Addresses", "Processes", "Health", "Host", "JSON", "Netlink", "Reconciler", "Firewall",
+            "TrafficControl", "CLinux",
             .product(name: "Logging", package: "swift-log"),
         ]),
     module("JSON", in: "Control"),
@@ -184,6 +205,9 @@ let controlSide: [Target] = [
             "Addresses", "Health", "Netlink", "NetworkNamespaces",
             .product(name: "Logging", package: "swift-log"),
         ]),
+    tests(
+        "TrafficControl",
+        ["Health", "KernelForwarding", "KernelPrograms", "Netlink", "NetworkNamespaces", "Reconciler"]),
     tests("Firewall", ["Addresses", "Health", "Netlink", "Reconciler", "NetworkNamespaces"]),
     tests(
         "Node",
@@ -191,7 +215,7 @@ let controlSide: [Target] = [
             "Addresses", "Health", "Host", "Netlink", "Reconciler", "NetworkNamespaces",
             .product(name: "Logging", package: "swift-log"),
         ]),
-    tests("Telemetry", ["Counters", "Health"]),
+    tests("Telemetry", ["Addresses", "Counters", "Health"]),
     tests("CNI", ["twill-cni", "Addresses", "Host", "JSON", "NetworkNamespaces"]),
     tests(
         "KubernetesNodes",
@@ -202,7 +226,7 @@ let controlSide: [Target] = [
     tests("Diagnosis", ["Addresses", "NetworkNamespaces"]),
 ]
 
-let etcdAndDaemon: [Target] = [
+let etcdAndKubernetes: [Target] = [
     .target(
         name: "EtcdAPI",
         dependencies: [
@@ -218,7 +242,6 @@ let etcdAndDaemon: [Target] = [
             .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
             .product(name: "Logging", package: "swift-log"),
         ]),
-    .target(name: "CBuildStamp"),
     // Asks the API server what `KubernetesNodes` decides.
     module(
         "KubernetesClient", in: "Control/Kubernetes",
@@ -231,31 +254,38 @@ let etcdAndDaemon: [Target] = [
             .product(name: "NIOPosix", package: "swift-nio"),
             .product(name: "NIOSSL", package: "swift-nio-ssl"),
         ]),
+]
+
+let daemon: [Target] = [
+    .target(name: "CBuildStamp"),
     // The daemon, for a command line and for tests; here the two sides meet.
     .target(
         name: "NodeDaemon",
         dependencies: [
             "Addresses", "Processes", "Forwarding", "Counters", "Devices", "Engines", "Worker",
-            "Backends", "Diagnosis", "Health", "KubernetesClient", "KubernetesNodes", "Netlink", "Host",
+            "Backends", "Diagnosis", "Health", "KubernetesNodes", "Netlink", "Host",
             "Reconciler", "Firewall", "Leases", "Node", "Telemetry", "CLinux", "CBuildStamp",
+            "KernelForwarding", "KernelPrograms", "TrafficControl",
             .product(name: "Logging", package: "swift-log"),
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             .product(name: "UnixSignals", package: "swift-service-lifecycle"),
-        ],
+        ] + (withoutGRPC ? [] : ["KubernetesClient"]),
         swiftSettings: settings),
     .executableTarget(
         name: "twilld",
         dependencies: [
             "NodeDaemon", "Addresses", "Devices", "Health", "Host", "KubernetesNodes", "LeaseDirectory",
-            "LeaseEtcd", "Leases", "Node", "Telemetry", "Worker",
+            "Leases", "Node", "Telemetry", "Worker",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
-        ],
+        ] + (withoutGRPC ? [] : ["LeaseEtcd"]),
         swiftSettings: settings),
+]
 
+let testsOfTheWhole: [Target] = [
     tests(
         "NodeDaemon",
         [
@@ -266,12 +296,12 @@ let etcdAndDaemon: [Target] = [
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "Logging", package: "swift-log"),
         ]),
-    tests("LeaseEtcd", ["Addresses", "EtcdAPI", "Fuzz", "Leases", "LeaseTesting"]),
+    tests("LeaseEtcd", ["Addresses", "EtcdAPI", "Fuzz", "Kit", "Leases", "LeaseTesting"]),
     // An API server in the tests' process, which does wrong what it is told to.
     .target(
         name: "KubernetesTesting",
         dependencies: [
-            "KubernetesNodes",
+            "Kit", "KubernetesNodes",
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),
@@ -287,7 +317,7 @@ let etcdAndDaemon: [Target] = [
     tests(
         "KubernetesClient",
         [
-            "Addresses", "Health", "KubernetesNodes", "KubernetesTesting", "Leases",
+            "Addresses", "Health", "Kit", "KubernetesNodes", "KubernetesTesting", "Leases",
             .product(name: "Logging", package: "swift-log"),
         ]),
     // What the world does to a node: each kind of fault with real daemons; docs/robustness.md is its table.
@@ -295,7 +325,7 @@ let etcdAndDaemon: [Target] = [
         name: "WorldTests",
         dependencies: [
             "twilld", "Addresses", "Counters", "Fuzz", "Kit", "Health", "KubernetesNodes",
-            "KubernetesTesting", "NetworkNamespaces", "NodeDaemon", "Telemetry",
+            "KubernetesTesting", "NetworkNamespaces", "NodeDaemon", "Offload", "Telemetry",
         ],
         swiftSettings: settings),
     // A network of nodes from outside: real daemons on a real etcd, driven by flags, signals and the store alone.
@@ -321,30 +351,32 @@ let package = Package(
         .library(
             name: "TwillDataPlane",
             targets: [
-                "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Devices", "Engines",
-                "Worker",
+                "Addresses", "PacketHeaders", "Offload", "Forwarding", "Counters", "Hello", "Devices",
+                "Engines", "Worker",
             ]),
         // What the forwarders in Benchmarks/ share with the daemon.
         .library(name: "Addresses", targets: ["Addresses"]),
         // What its micro-benchmarks share with the tests.
         .library(name: "CAllocationCount", targets: ["CAllocationCount"]),
         .executable(name: "twill-cni", targets: ["twill-cni"]),
-    ] + (withoutGRPC ? [] : [.executable(name: "twilld", targets: ["twilld"])]),
+        .executable(name: "twilld", targets: ["twilld"]),
+    ],
     dependencies: [
-        .package(url: "https://github.com/apple/swift-log", from: "1.16.2")
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
     ]
         + (withoutGRPC
             ? []
             : [
-                .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
-                .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
                 .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
                 .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
-                .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
                 .package(url: "https://github.com/grpc/grpc-swift-2", from: "2.4.3"),
                 .package(url: "https://github.com/grpc/grpc-swift-nio-transport", from: "2.9.2"),
                 .package(url: "https://github.com/grpc/grpc-swift-protobuf", from: "2.4.1"),
             ]),
-    targets: common + dataPlane + controlSide + (withoutGRPC ? [] : etcdAndDaemon),
+    targets: common + dataPlane + controlSide + daemon
+        + (withoutGRPC ? [] : etcdAndKubernetes + testsOfTheWhole),
     swiftLanguageModes: [.v6]
 )

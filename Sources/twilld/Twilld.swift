@@ -19,8 +19,9 @@ struct Twilld: AsyncParsableCommand {
             """,
         version: Version.line,
         subcommands: [
-            Run.self, Check.self, Status.self, Ping.self, DoctorCommand.self, Lease.self, Network.self,
-            DockerOptions.self, Cleanup.self, Completion.self,
+            Run.self, Check.self, Status.self, Ping.self, DoctorCommand.self, CaptureCommand.self, Trace.self,
+            BugReportCommand.self, Lease.self, Network.self, DockerOptions.self, Cleanup.self,
+            Completion.self,
         ],
         defaultSubcommand: Run.self)
 
@@ -50,9 +51,11 @@ struct Twilld: AsyncParsableCommand {
         } catch let failure as ExitFailure {
             end(failure)
         } catch {
-            for note in line.notes(onError: fullMessage(for: error)) {
+            let text = fullMessage(for: error)
+            for note in line.notes(onError: text) {
                 StandardError.writeFailure("note: \(note.printableLines)")
             }
+            if line.isOfFile(error: text) { end(ExitFailure(.configuration, message(for: error))) }
             LogWriter.standardError.flush(milliseconds: lastLinesMilliseconds)
             exit(withError: error)
         }

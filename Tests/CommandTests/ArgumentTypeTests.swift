@@ -1,4 +1,5 @@
 import Addresses
+import ArgumentParser
 import Leases
 import Testing
 
@@ -7,12 +8,16 @@ import Testing
 @Suite struct SubnetArgumentTests {
     @Test(arguments: ["10.66.28.0/24", "10.66.28.0-24"])
     func aSubnetIsWrittenWithASlashOrAsItsKey(text: String) {
-        #expect(SubnetArgument(argument: text)?.subnet.key == "10.66.28.0-24")
+        #expect((try? SubnetArgument(checking: text))?.subnet.key == "10.66.28.0-24")
     }
 
-    @Test(arguments: ["10.66.28.0", "10.66.28.1/24", "10.66.28.0/33", "", "x/24"])
-    func whatIsNoneIsRefused(text: String) {
-        #expect(SubnetArgument(argument: text) == nil)
+    @Test(arguments: [
+        ("10.66.28.0", "is written like"), ("10.66.28.1/24", "did you mean 10.66.28.0/24?"),
+        ("10.66.28.0/33", "is written like"), ("", "is written like"), ("x/24", "is written like"),
+    ])
+    func whatIsNoneIsRefusedAndSaysWhy(text: String, reason: String) {
+        let error = #expect(throws: ValidationError.self) { try SubnetArgument(checking: text) }
+        #expect(error?.message.contains(reason) == true, "\(error?.message ?? "")")
     }
 }
 

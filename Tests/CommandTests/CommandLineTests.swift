@@ -288,6 +288,7 @@ private func exitStatus(_ words: [String]) -> Int32? {
             "-workers 3 -cpus 0,1 -ring-entries 2048 -sq-poll -minimum-wait 50 -busy-poll 20 -batch 32"
             + " -super-packet-batch 8 -receive-buffers 32 -receive-buffer-size 4096 -huge-pages"
             + " -socket-buffer 1048576 -queue-length 500 -tun-tso4=false -tun-uso=false -udp-gro=false"
+            + " -kernel-path=off -kernel-path-bytes 128"
         var expected = Tuning()
         expected.workers = .fixed(3)
         expected.cpus = [0, 1]
@@ -304,6 +305,8 @@ private func exitStatus(_ words: [String]) -> Int32? {
         expected.queueLength = 500
         expected.tunnelOffloads = [.checksum, .tcp6, .tcpECN]
         expected.usesCoalescing = false
+        expected.kernelPath = .off
+        expected.kernelPathBytes = 128
         #expect(try parseRun(words.split(separator: " ").map(String.init)).tuning.tuning == expected)
         #expect(try parseRun([]).tuning.tuning == Tuning())
         #expect(try parseRun(["-workers=auto"]).tuning.tuning.workers == .automatic)
@@ -343,9 +346,9 @@ private func exitStatus(_ words: [String]) -> Int32? {
     }
 
     @Test func commandsAreGuessedByTheirLetters() {
-        #expect(CommandLineWords.distance("status", "status") == 0)
-        #expect(CommandLineWords.distance("statsu", "status") == 1)
-        #expect(CommandLineWords.distance("", "run") == 3)
-        #expect(CommandLineWords.distance("check", "chick") == 1)
+        #expect("status".distance(to: "status") == 0)
+        #expect("statsu".distance(to: "status") == 1)
+        #expect("".distance(to: "run") == 3)
+        #expect("check".distance(to: "chick") == 1)
     }
 }

@@ -94,6 +94,8 @@ private final class CommandLineTarget: FuzzTarget {
 }
 
 private struct Fixed: Observable {
+    func capture(_ request: CaptureRequest) -> Capture? { nil }
+
     func answer(path: String) -> HTTPAnswer? { HTTPAnswer(status: .ok, body: "ok\n") }
 }
 

@@ -96,6 +96,34 @@ import Testing
         }
     }
 
+    /// A test that a document of promises names is one, by a function's or a suite's name; so is a command.
+    @Test(arguments: ["docs/security.md", "SPECIFICATION.md"])
+    func everyTestThatADocumentNamesExists(path: String) throws {
+        let tests = try Self.sources(below: "Tests").joined()
+        let rows = try Self.text(path).split(separator: "\n").filter { $0.hasPrefix("|") }
+        var count = 0
+        for row in rows {
+            // The last column names them, in code.
+            for name in (row.split(separator: "|").last ?? "").matches(of: #/`([^`]+)`/#).map(\.1) {
+                count += 1
+                let word = name.split(separator: " ").first.map(String.init) ?? ""
+                if word.hasPrefix("tools/") {
+                    #expect(FileManager.default.isExecutableFile(atPath: "\(Self.root)/\(word)"), "\(name)")
+                } else if name.hasPrefix("drop_") {
+                    #expect(Counter.allCases.contains { $0.name == name }, "\(name)")
+                } else {
+                    let test = name.split(separator: " ").last ?? ""
+                    let isTest =
+                        tests.contains("func \(test)(") || tests.contains("struct \(test):")
+                        || tests.contains("struct \(test) ")
+                        || FileManager.default.fileExists(atPath: "\(Self.root)/Tests/\(test)")
+                    #expect(isTest, "\(path) names the test \(name)")
+                }
+            }
+        }
+        #expect(count > 20)
+    }
+
     @Test func theUnitFileIsOne() throws {
         guard FileManager.default.isExecutableFile(atPath: "/usr/bin/systemd-analyze") else {
             #expect(
@@ -105,17 +133,26 @@ import Testing
         }
         let unit = try Self.text("packaging/twilld.service")
         let command = try #require(unit.firstMatch(of: #/(?m)^ExecStart=(\S+) (.*)$/#))
-        #expect(command.1 == "/usr/local/bin/twilld")
-        let words = try CommandLineWords(
-            command.2.split(separator: " ").map(String.init), environment: [:]
-        ) { path throws(ExitFailure) in throw ExitFailure(.configuration, "no \(path)") }
-        #expect(try Twilld.parseAsRoot(words.words) is Run)
+        #expect(command.1 == "/usr/bin/twilld")
+        // The configuration that comes with it is one, as it is and with everything switched on that it offers.
+        let sample = try Self.text("packaging/twilld.conf")
+        for text in [sample, sample.replacing(#/(?m)^#([a-z-]+ = )/#, with: { $0.1 })] {
+            let words = try CommandLineWords(
+                command.2.split(separator: " ").map(String.init), environment: [:]
+            ) { path throws(ExitFailure) in
+                guard path == "/etc/twill/twilld.conf" else {
+                    throw ExitFailure(.configuration, "no \(path)")
+                }
+                return text
+            }
+            #expect(try Twilld.parseAsRoot(words.words) is Run)
+        }
 
         let directory = "/tmp/twill-test-unit-\(getpid())"
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(atPath: directory) }
         // The program must be there for systemd to find nothing wrong.
-        let built = unit.replacing("/usr/local/bin/twilld", with: RunningDaemon.binary)
+        let built = unit.replacing("/usr/bin/twilld", with: RunningDaemon.binary)
         try Data(built.utf8).write(to: URL(filePath: directory + "/twilld.service"))
         let complaints = try execute("systemd-analyze verify --man=no \(directory)/twilld.service")
         #expect(complaints == "")

@@ -44,7 +44,8 @@
                 settings: WorkerSettings(
                     tunnelAddress: WorkerBench.pod(1, host: 0), acceptsAnySource: false, segmentLimit: 64,
                     coalesces: .all, busyPollMicroseconds: 0, minimumWaitMicroseconds: 0),
-                counters: counters, peerCounters: PeerCounterBlock.allocate(), reader: publication.reader(0))
+                counters: counters, peerCounters: PeerCounterBlock.allocate(),
+                records: WorkerRecords.allocate(), reader: publication.reader(0))
         }
 
         /// Rounds until nothing is under way or waits.
@@ -217,10 +218,10 @@
             try hold(bench.kernel.stalls == 0, "the worker went deaf")
         }
 
-        /// Datagrams received less those delivered and dropped: always the same.
+        /// Datagrams received less those delivered and dropped, and hellos: always the same.
         private var balance: UInt64 {
             bench.counters[.datagramsReceived] &- bench.counters[.packetsDelivered]
-                &- bench.sum("drop_inbound")
+                &- bench.counters[.hellosReceived] &- bench.sum("drop_inbound")
         }
     }
 #endif

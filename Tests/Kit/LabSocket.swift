@@ -24,15 +24,45 @@ public final class LabSocket: Sendable {
     }
 
     /// Opens a socket that sends to an address. What the network says of what it sent is its error.
+    ///
+    /// - Parameter hasChecksum: whether its datagrams have a checksum; those of a kernel path have none.
     public static func sending(
-        to address: IPv4Address, port: UInt16, from host: some LabHost
+        to address: IPv4Address, port: UInt16, from host: some LabHost, hasChecksum: Bool = true
     ) async throws -> LabSocket {
         let socket = try await make(host, named: address, port: port, "reach \(address)") {
             connect($0, $1, $2)
         }
         var on: Int32 = 1
         setsockopt(socket.descriptor, Int32(IPPROTO_IP), IP_RECVERR, &on, socklen_t(MemoryLayout<Int32>.size))
+        if !hasChecksum {
+            setsockopt(socket.descriptor, SOL_SOCKET, SO_NO_CHECK, &on, socklen_t(MemoryLayout<Int32>.size))
+        }
         return socket
+    }
+
+    /// Opens a socket whose datagrams leave by an interface as IP packets of whatever bytes, past the host's own IP
+    /// (packet(7)).
+    public static func injecting(into interface: String, of host: some LabHost) async throws -> LabSocket {
+        try await host.namespace.run {
+            let made = LabSocket(
+                socket(AF_PACKET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0))
+            // struct sockaddr_ll: family, protocol (ETH_P_IP), the interface's number.
+            var name = [UInt8](repeating: 0, count: 20)
+            let number = if_nametoindex(interface)
+            name.withUnsafeMutableBytes { bytes in
+                bytes.storeBytes(of: UInt16(AF_PACKET), as: UInt16.self)
+                bytes.storeBytes(of: UInt16(0x0800).bigEndian, toByteOffset: 2, as: UInt16.self)
+                bytes.storeBytes(of: Int32(bitPattern: number), toByteOffset: 4, as: Int32.self)
+            }
+            let result = name.withUnsafeBytes { bytes in
+                bind(made.descriptor, bytes.baseAddress!.assumingMemoryBound(to: sockaddr.self), 20)
+            }
+            guard number > 0, result == 0 else {
+                throw NoSocket(
+                    description: "cannot inject into \(interface): \(String(cString: strerror(errno)))")
+            }
+            return made
+        }
     }
 
     private static func make(

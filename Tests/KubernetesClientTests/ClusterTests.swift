@@ -2,6 +2,7 @@ import Addresses
 import Foundation
 import Health
 import KubernetesClient
+import Kit
 import KubernetesNodes
 import Leases
 import KubernetesTesting

@@ -74,6 +74,26 @@ struct ClusterMachineTests {
     }
 
     @Test(
+        "row 20: of two networks net-conf.json may name one; both in one value or in a list are refused by name, and nothing else changes",
+        arguments: [
+            (#"{"Network":"10.244.0.0/16,10.245.0.0/16"}"#, "10.244.0.0/16,10.245.0.0/16"),
+            (#"{"Network":["10.244.0.0/16","10.245.0.0/16"]}"#, "Network is"),
+        ])
+    func twoNetworks(_ text: String, _ words: String) {
+        let one = MachineHarness()
+        one.start(others: [node("a", "10.244.1.0/24", at: "198.18.9.2")])
+        one.feed(.networkFile(.text(text)))
+        #expect(one.problem(.configuration)?.sentence.contains(words) ?? false)
+        #expect(one.problem(.configuration)?.effect == .degraded)
+        #expect(one.lease?.subnet.key == "10.244.0.0-24" && one.peers == ["10.244.1.0/24 198.18.9.2:8285"])
+        // Whose podCIDR is of the other network is no peer, and it is said why.
+        one.tell(.put(node("b", "10.245.2.0/24", at: "198.18.9.3", version: 20)))
+        #expect(one.peers == ["10.244.1.0/24 198.18.9.2:8285"])
+        #expect(one.network.skipped.map(\.key) == ["b"])
+        #expect(one.network.skipped.first?.reason.contains("10.245.2.0/24") ?? false)
+    }
+
+    @Test(
         "row 3: a node that was deleted and made anew is followed by its uid: annotations, podCIDR, and what to do"
     )
     func madeAnew() throws {

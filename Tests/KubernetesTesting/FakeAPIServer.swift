@@ -1,4 +1,5 @@
 import Foundation
+package import Kit
 package import KubernetesNodes
 package import NIOCore
 package import NIOHTTP1

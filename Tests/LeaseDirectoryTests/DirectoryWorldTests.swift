@@ -65,6 +65,50 @@ struct DirectoryWorldTests {
         }
     }
 
+    @Test("two daemons whose clocks are an hour apart, for days: nobody's lease ends, whoever looks")
+    func clocksApartForDays() async throws {
+        for offset in [-3_600, 3_600] {
+            let directory = try TestDirectory()
+            let clock = TestClock()
+            let wrong = DirectoryStore.Clocks(
+                monotonic: { clock.now },
+                wall: { WallTime(seconds: WallTime.now.seconds + offset, nanoseconds: 0) })
+            let stores = [directory.store(clock.clocks), directory.store(wrong)]
+            for (number, store) in stores.enumerated() {
+                _ = try await store.create(
+                    key: "10.66.\(number).0-24", value: value("198.18.9.\(number)"), timeToLive: day,
+                    holder: NodeIdentity(number: UInt32(number + 1)))
+            }
+            var least = Duration.seconds(86_400)
+            for hour in 1...100 {
+                clock.advance(by: .seconds(3_600))
+                for (number, store) in stores.enumerated() {
+                    let entries = try await store.snapshot().entries
+                    #expect(entries.count == 2)
+                    for entry in entries {
+                        guard case .expiring(let remaining?) = entry.lifetime else {
+                            Issue.record("\(entry.key) does not end")
+                            continue
+                        }
+                        least = min(least, remaining)
+                    }
+                    // An hour before its end, as a daemon does it.
+                    guard hour % 23 == 0, let own = entries.first(where: { $0.key == "10.66.\(number).0-24" })
+                    else { continue }
+                    let result = try await store.renew(
+                        key: own.key, value: own.value, timeToLive: day,
+                        holder: NodeIdentity(number: UInt32(number + 1)), version: own.version)
+                    guard case .done = result else {
+                        Issue.record("\(own.key) was not renewed: \(result)")
+                        continue
+                    }
+                }
+            }
+            // A lease that is renewed every 23 hours is seen an hour before its end at the latest.
+            #expect(least >= .seconds(3_590), "\(least)")
+        }
+    }
+
     @Test(
         "a lease that was not renewed for a lease's time while it was watched is released, one that was is not"
     )

@@ -1,50 +1,8 @@
-import Foundation
+import Kit
 import LeaseEtcd
 import LeaseTesting
 import Leases
 import Testing
-
-/// An authority with a server's and a client's certificate, and another authority that signed neither.
-private final class Certificates {
-    let directory = NSTemporaryDirectory() + "leases-certificates-\(UUID().uuidString)"
-
-    init() throws {
-        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
-        for authority in ["authority", "stranger"] {
-            try openssl(
-                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=\(authority)",
-                "-keyout",
-                "\(authority).key", "-out", "\(authority).pem")
-        }
-        for name in ["server", "client"] {
-            try openssl(
-                "req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=\(name)", "-keyout", "\(name).key",
-                "-out",
-                "\(name).csr")
-            try "subjectAltName=IP:127.0.0.1\n".write(
-                toFile: "\(directory)/\(name).ext", atomically: true, encoding: .utf8)
-            try openssl(
-                "x509", "-req", "-in", "\(name).csr", "-CA", "authority.pem", "-CAkey", "authority.key",
-                "-CAcreateserial", "-days", "2", "-extfile", "\(name).ext", "-out", "\(name).pem")
-        }
-    }
-
-    deinit { try? FileManager.default.removeItem(atPath: directory) }
-
-    subscript(name: String) -> String { "\(directory)/\(name)" }
-
-    private func openssl(_ arguments: String...) throws {
-        let process = Process()
-        process.executableURL = URL(filePath: "/usr/bin/openssl")
-        process.arguments = arguments
-        process.currentDirectoryURL = URL(filePath: directory)
-        process.standardOutput = FileHandle.nullDevice
-        process.standardError = FileHandle.nullDevice
-        try process.run()
-        process.waitUntilExit()
-        try #require(process.terminationStatus == 0, "openssl \(arguments)")
-    }
-}
 
 @Suite(
     "etcd security", .enabled(if: hasEtcd, "etcd is not installed: apt-get install etcd-server etcd-client"),
@@ -52,7 +10,7 @@ private final class Certificates {
 struct EtcdSecurityTests {
     @Test("TLS with an authority alone; a server that another authority signed is refused")
     func authority() async throws {
-        let certificates = try Certificates()
+        let certificates = try Certificates.shared.get()
         let server = try EtcdServer(
             scheme: "https",
             arguments: ["--cert-file", certificates["server.pem"], "--key-file", certificates["server.key"]],
@@ -76,7 +34,7 @@ struct EtcdSecurityTests {
 
     @Test("TLS with a client's certificate; without it the server refuses")
     func clientCertificate() async throws {
-        let certificates = try Certificates()
+        let certificates = try Certificates.shared.get()
         let server = try EtcdServer(
             scheme: "https",
             arguments: [
@@ -112,7 +70,7 @@ struct EtcdSecurityTests {
 
     @Test("a file that is no certificate is said so")
     func brokenFile() async throws {
-        let certificates = try Certificates()
+        let certificates = try Certificates.shared.get()
         var configuration = EtcdConfiguration(endpoints: ["https://127.0.0.1:2379"])
         configuration.authorityFile = certificates["server.ext"]
         let store = try EtcdStore(configuration: configuration)

@@ -76,6 +76,30 @@ struct EtcdAnswerTests {
         #expect(position == StorePosition(revision: 8))
     }
 
+    @Test("a watch that tells changes of before is not believed, neither of leases nor of the configuration")
+    func goesBack() throws {
+        let put = StoreEvent.put(
+            StoreEntry(
+                key: "10.66.1.0-24", value: "{}", version: StoreVersion(number: 9), holder: nil,
+                lifetime: .permanent))
+        var progress = EtcdWatchProgress(after: 5)
+        // One revision may change several keys.
+        try progress.advance(by: [7, 7], of: [put, .deleted(key: "10.66.2.0-24")], from: "one")
+        try progress.advance(by: [6], of: [.configuration("{}")], from: "one")
+        try progress.advance(by: [8, 9], of: [put, put], from: "one")
+        #expect(progress.leases == 9 && progress.configuration == 6)
+        let lies: [([Int64], StoreEvent)] = [
+            ([9], put), ([8, 10], put), ([6], .configuration(nil)), ([5], put),
+        ]
+        for (revisions, event) in lies {
+            var progress = progress
+            let error = #expect(throws: LeaseStoreError.self) {
+                try progress.advance(by: revisions, of: [event], from: "one")
+            }
+            #expect(error?.kind == .failed)
+        }
+    }
+
     @Test("endpoints without a scheme are those of flanneld: plain, or TLS where files for it are given")
     func schemes() throws {
         let plain = try EtcdEndpoint(parsing: "10.0.0.5:2379")

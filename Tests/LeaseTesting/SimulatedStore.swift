@@ -90,7 +90,7 @@ extension Simulation {
         expiries = expiries.mapValues { $0 - duration }
     }
 
-    /// Starts the member anew that the nodes watch by; what happens meanwhile, `faults.losesEventsAtStart` may hide.
+    /// Starts the member anew that the nodes watch by; what happens meanwhile, `WatchFault.losesEventsAtRestart` may hide.
     package func restartMember() {
         for node in nodes { endWatch(of: node, LeaseStoreError(.unreachable, "simulated: member restarted")) }
     }
@@ -132,6 +132,7 @@ extension Simulation {
 
     private func happen(_ events: [StoreEvent]) {
         revision += 1
+        lastChange = now
         for event in events { history.append((revision, event)) }
         if history.count > historyLimit {
             compacted = history[history.count / 2].revision
@@ -144,10 +145,11 @@ extension Simulation {
 
     /// Tells a node's watch of changes, by the faults that there are.
     private func tell(_ node: SimulatedNode, _ watch: Int, of events: [StoreEvent], revision: Int64) {
-        if occurs(faults.losesEvent) {
+        if occurs(faults.losesEvent) || node.isSuspended && occurs(.losesEventsOfSlowReader) {
             node.lastHidden = now
             return
         }
+        if occurs(.progressAheadOfEvents) { return runAhead(of: revision, node, watch) }
         // One stream tells in order.
         let at = max(now + latency, node.lastTold)
         node.lastTold = at
@@ -159,25 +161,58 @@ extension Simulation {
                 node.feedWatch(.changes(events, upTo: .simulated(revision)), watch)
             }
         }
-        if occurs(faults.goesBack) {
-            schedule(after: at - now + .seconds(1), for: node) {
-                node.feedWatch(.alive(.simulated(revision / 2)), watch)
-            }
+        if occurs(.goesBackInTime) {
+            schedule(after: at - now + .seconds(1), for: node) { [self] in goBack(node, watch) }
         }
         if occurs(faults.endsWatch) {
-            schedule(after: at - now + .seconds(1), for: node) {
-                guard node.watchNumber == watch else { return }
-                node.watchNumber = nil
-                node.feed(.watchEnded(LeaseStoreError(.unreachable, "simulated: cut"), watch: watch))
+            schedule(after: at - now + .seconds(1), for: node) { [self] in cut(node, watch) }
+        }
+    }
+
+    /// A watch stands at a revision of before, and tells again what came after that.
+    private func goBack(_ node: SimulatedNode, _ watch: Int) {
+        let past = history.suffix(Int.random(in: 1...8, using: &random))
+        guard let first = past.first else { return }
+        node.feedWatch(.alive(.simulated(first.revision - 1)), watch)
+        for (revision, event) in past {
+            schedule(after: .zero, for: node) {
+                node.feedWatch(.changes([event], upTo: .simulated(revision)), watch)
             }
         }
     }
+
+    /// A watch says that it has come to a revision, and ends before it tells what happened there.
+    private func runAhead(of revision: Int64, _ node: SimulatedNode, _ watch: Int) {
+        node.lastHidden = now
+        schedule(after: latency, for: node) { [self] in
+            node.feedWatch(.alive(.simulated(revision)), watch)
+            cut(node, watch)
+        }
+    }
+
+    private func cut(_ node: SimulatedNode, _ watch: Int) {
+        guard node.watchNumber == watch else { return }
+        node.watchNumber = nil
+        node.feed(.watchEnded(LeaseStoreError(.unreachable, "simulated: cut"), watch: watch))
+    }
+
+    /// Lets watches do, without any change, what they do wrong by themselves: go back, or fall silent.
+    package func misbehave() {
+        for node in nodes {
+            guard let watch = node.watchNumber else { continue }
+            if occurs(.goesBackInTime) { goBack(node, watch) }
+            if occurs(.progressAheadOfEvents) { runAhead(of: revision, node, watch) }
+            if occurs(faults.losesEvent) { node.loseWatch() }
+        }
+    }
+
+    private func occurs(_ fault: WatchFault) -> Bool { occurs(faults.ofWatches[fault] ?? 0) }
 
     @discardableResult
     func set(
         _ key: String, _ value: String, holder: NodeIdentity?, timeToLive: Duration?
     ) -> StoreVersion {
-        let version = StoreVersion(number: UInt64(revision + 1))
+        let version = StoreVersion(number: UInt64(revision + 1), isPosition: true)
         let entry = StoreEntry(
             key: key, value: value, version: version, holder: timeToLive == nil ? nil : holder,
             lifetime: timeToLive == nil ? .permanent : .expiring(remaining: nil))
@@ -195,7 +230,7 @@ extension Simulation {
         if isStoreDown || node.isCut {
             return refuse(LeaseStoreError(.unreachable, "simulated: down"))
         }
-        if after < compacted, !occurs(faults.hidesCompaction) {
+        if after < compacted, !occurs(.losesEventsAtCompaction) {
             return refuse(LeaseStoreError(.historyLost, "simulated: compacted"))
         }
         if after < compacted { node.lastHidden = now }
@@ -203,8 +238,9 @@ extension Simulation {
         let current = revision
         schedule(after: .zero, for: node) { node.feedWatch(.alive(.simulated(current)), number) }
         var missed = history.filter { $0.revision > after }
-        if after > current, occurs(faults.replaysPast) { missed = history.suffix(8) }
-        if !missed.isEmpty, occurs(faults.losesEventsAtStart) {
+        // It is to begin after the newest revision, so at one that is not yet.
+        if after >= current, occurs(.replaysPast) { missed = history.suffix(8) }
+        if !missed.isEmpty, occurs(.losesEventsAtRestart) {
             node.lastHidden = now
             missed.removeFirst(Int.random(in: 1...missed.count, using: &random))
         }
@@ -236,7 +272,7 @@ extension Simulation {
             guard let entry = entries[key], entry.version == version else { return .refused }
             if entry.holder != holder { takings[key] = now }
             delete(key)
-            return .done(version: StoreVersion(number: UInt64(revision)))
+            return .done(version: StoreVersion(number: UInt64(revision), isPosition: true))
         }
     }
 }

@@ -48,6 +48,8 @@ package final class Simulation {
     package internal(set) var soleDeletions: [String: Instant] = [:]
     /// When the store was last down, lost something, or had its clock set.
     package internal(set) var lastStoreTrouble: Instant
+    /// When an entry or the configuration last changed.
+    package internal(set) var lastChange: Instant
     /// Told of a lease that ended unrenewed.
     package var expiryObserver: ((StoreEntry) -> Void)?
 
@@ -59,6 +61,7 @@ package final class Simulation {
         start = .now
         now = start
         lastStoreTrouble = start
+        lastChange = start
         configuration = network
     }
 

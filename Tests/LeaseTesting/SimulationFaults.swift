@@ -11,16 +11,10 @@ extension Simulation {
         package var losesEvent = 0.0
         /// A watch tells of a change twice, the second time some seconds later.
         package var repeatsEvent = 0.0
-        /// A watch says that it stands at a revision of before.
-        package var goesBack = 0.0
         /// A watch is ended after a change.
         package var endsWatch = 0.0
-        /// A watch from before what the store still knows begins without what is gone, and does not say so.
-        package var hidesCompaction = 0.0
-        /// A watch that begins leaves out what happened just before, as after the restart of a member.
-        package var losesEventsAtStart = 0.0
-        /// A watch from a revision of the future, which a restored store has not come to, tells of old changes.
-        package var replaysPast = 0.0
+        /// The faults that etcd's watches have had, each by its name.
+        package var ofWatches: [WatchFault: Double] = [:]
 
         /// Nothing goes wrong.
         package init() {}
@@ -33,12 +27,58 @@ extension Simulation {
             faults.delaysAnswer = 0.05
             faults.losesEvent = 0.02
             faults.repeatsEvent = 0.1
-            faults.goesBack = 0.02
             faults.endsWatch = 0.05
-            faults.hidesCompaction = 0.3
-            faults.losesEventsAtStart = 0.1
-            faults.replaysPast = 0.5
+            for fault in WatchFault.allCases { faults.ofWatches[fault] = fault.usualRate }
             return faults
+        }
+
+        /// One fault of the watches alone, whenever there is an occasion for it.
+        package static func only(_ fault: WatchFault) -> Faults {
+            var faults = Faults()
+            faults.ofWatches[fault] = 1
+            // Most have their occasion when a watch begins.
+            faults.endsWatch = 0.2
+            return faults
+        }
+    }
+}
+
+/// A fault that watches of a real etcd have had, and a simulated store has when it is told to.
+package enum WatchFault: String, CaseIterable, Sendable {
+    /// It stands at a revision of before, and tells changes from there on as if they were new: the member that it is
+    /// connected to was cut off.
+    case goesBackInTime = "goes-back"
+    /// It begins behind a compaction, leaves out what is gone, and does not say so.
+    case losesEventsAtCompaction = "compaction"
+    /// It leaves out what its reader was too slow for.
+    case losesEventsOfSlowReader = "slow-reader"
+    /// It leaves out what happened just before it began, as after the restart of a member.
+    case losesEventsAtRestart = "member-restart"
+    /// Begun after a revision of the future, which a restored store or a member that lags behind has not come to, it
+    /// tells old changes.
+    case replaysPast = "future-revision"
+    /// It says that it stands at a revision whose changes it has not told yet, and ends before it tells them.
+    case progressAheadOfEvents = "progress"
+
+    /// The reports of it.
+    package var reports: String {
+        switch self {
+        case .goesBackInTime: "etcd-io/etcd#15271"
+        case .losesEventsAtCompaction: "etcd-io/etcd#18089, #19179"
+        case .losesEventsOfSlowReader: "etcd-io/etcd#17529"
+        case .losesEventsAtRestart: "etcd-io/etcd#17780"
+        case .replaysPast: "etcd-io/etcd#20221"
+        case .progressAheadOfEvents: "etcd-io/etcd#15220"
+        }
+    }
+
+    /// How often it occurs among all the others, of the occasions that there are.
+    fileprivate var usualRate: Double {
+        switch self {
+        case .goesBackInTime, .progressAheadOfEvents: 0.02
+        case .losesEventsAtCompaction, .losesEventsOfSlowReader: 0.3
+        case .losesEventsAtRestart: 0.1
+        case .replaysPast: 0.5
         }
     }
 }

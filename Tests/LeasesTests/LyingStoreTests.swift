@@ -52,6 +52,54 @@ struct LyingStoreTests {
         #expect(simulation.requests[requests...].contains { $0.node == 0 })
     }
 
+    @Test(
+        "a watch that went back tells what was as if it were new: nothing of it is believed, not for a moment"
+    )
+    func goesBackInTime() {
+        let simulation = network(of: 3, seed: 506)
+        let node = simulation.nodes[0]
+        let peers = node.table.peers
+        let past = simulation.revision - 2
+        node.tell(.alive(.simulated(past)))
+        node.tell(.changes([.deleted(key: simulation.nodes[1].subnet!)], upTo: .simulated(past + 1)))
+        #expect(node.table.peers == peers)
+        simulation.run(for: .seconds(5))
+        #expect(node.table.peers == peers && node.table.isStoreConnected)
+    }
+
+    @Test("what the watch passed over is found by reading the store now and then, and said")
+    func passedOver() {
+        let simulation = network(of: 2, seed: 507)
+        let node = simulation.nodes[0]
+        simulation.faults.losesEvent = 1
+        simulation.put("10.66.200.0-24", #"{"PublicIP":"198.18.9.200"}"#)
+        simulation.run(for: .seconds(1))
+        simulation.faults.losesEvent = 0
+        simulation.put("10.66.201.0-24", #"{"PublicIP":"198.18.9.201"}"#)
+        simulation.run(for: .seconds(1_000))
+        #expect(node.table.peers.count == 3)
+        let report = node.reports.last { $0.event == .watchMissedChanges }
+        #expect(report?.fields["keys"] == "10.66.200.0-24" && report?.fields["count"] == "1")
+        #expect(node.count(.watchMissedChanges) == 1)
+    }
+
+    @Test("a watch that tells everything is never said to have missed something")
+    func nothingPassedOver() {
+        let simulation = network(of: 4, seed: 508)
+        for number in 0..<20_000 {
+            let key = "10.66.\(200 + number % 30).0-24"
+            if number % 3 == 2 {
+                simulation.remove(key)
+            } else {
+                simulation.put(key, "{\"PublicIP\":\"198.18.8.\(1 + number % 200)\"}")
+            }
+            simulation.run(for: .milliseconds(1_700))
+        }
+        #expect(simulation.nodes.allSatisfy { $0.count(.watchMissedChanges) == 0 })
+        // All of them were read anew, and so compared, many times.
+        #expect(simulation.requests.count > 4 * 60)
+    }
+
     @Test("a watch that tells nothing any more is replaced after the next snapshot")
     func dumbWatch() {
         let simulation = network(of: 1, seed: 504)

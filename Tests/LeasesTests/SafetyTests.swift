@@ -30,8 +30,30 @@ struct SafetyTests {
         #expect(outcome.cards == 84 && outcome.steps > 500)
     }
 
+    /// Twenty minutes after the last change: `AgreementScenario.time`.
+    @Test("whatever a watch does, all nodes agree within a time", arguments: WatchFault.allCases)
+    func agreement(fault: WatchFault) {
+        let outcome = AgreementScenario(seed: 31, nodeCount: 4, hours: 60, fault: fault).run()
+        #expect(
+            outcome.violations == [],
+            "repeat it: swift run twill-lease-simulation --deck agreement --fault \(fault.rawValue) --seed 31 --nodes 4 --hours 60 --print"
+        )
+        #expect(outcome.rounds > 50)
+    }
+
+    @Test(
+        "all faults of a store together, and all nodes agree within a time",
+        arguments: 1...4 as ClosedRange<UInt64>)
+    func agreement(seed: UInt64) {
+        let outcome = AgreementScenario(seed: seed, nodeCount: 5, hours: 60).run()
+        #expect(
+            outcome.violations == [],
+            "repeat it: swift run twill-lease-simulation --deck agreement --seed \(seed) --nodes 5 --hours 60 --print"
+        )
+    }
+
     @Test("a seed gives the same story to the byte, in whatever process") func reproducible() throws {
-        for deck in ["hours", "soak"] {
+        for deck in ["hours", "agreement", "soak"] {
             let stories = try (0..<2).map { _ in try story(seed: 77, deck: deck) }
             #expect(stories[0].contains("digest"))
             #expect(stories[0] == stories[1])

@@ -75,7 +75,7 @@ extension MixedSlice {
         let missed = counted.socketDrops + kernelDropCount
         // Of what was sent to the node, the same share of every kind was dropped before twilld, give or take as much
         // again. With an offload off these few processors drop a lot.
-        let arrived = counted[.datagramsReceived]
+        let arrived = counted[.datagramsReceived] - counted[.hellosReceived]
         let least = min(100 * (arrived - missed) / (arrived + missed + 1), Self.leastShare)
         let injections = injected.filter { $0.key.hasSuffix("-\(node)") }.values
         for counter in Fate.malformed.counters {
@@ -106,7 +106,7 @@ extension MixedSlice {
         expect(fromPods == sentOut, "\(fromPods) packets came from pods, \(sentOut) were sent or dropped")
         let fromPeers = counted[.datagramsReceived]
         let delivered = counted.sum(
-            [.packetsDelivered] + Fate.malformed.counters + Fate.truncated.counters)
+            [.packetsDelivered, .hellosReceived] + Fate.malformed.counters + Fate.truncated.counters)
         expect(
             fromPeers == delivered,
             "\(fromPeers) datagrams came from peers, \(delivered) were delivered or dropped")
@@ -134,7 +134,7 @@ extension MixedSlice {
 
     /// Where the kernel dropped nothing: what all nodes sent arrived at the others.
     private func judgeNetwork() {
-        var sent = counts.reduce(0) { $0 + $1[.packetsSent] } + 3 * nudges
+        var sent = counts.reduce(0) { $0 + $1.sum([.packetsSent, .hellosSent]) } + 3 * nudges
         var received = counts.reduce(0) { $0 + $1[.datagramsReceived] }
         for injection in injected.values {
             sent += injection.datagrams

@@ -59,6 +59,17 @@ import Testing
         #expect(Finding.device("flannel0", holder: nil).outcome == .good)
     }
 
+    @Test func programsAndTheStoreAreJudged() {
+        #expect(Finding.rulePrograms(hasNft: false, hasIptables: false).outcome == .degraded)
+        #expect(Finding.rulePrograms(hasNft: true, hasIptables: false).detail == "nft")
+        #expect(Finding.store("etcd", configuration: nil).remedy?.contains("network set") == true)
+        #expect(Finding.store("etcd", configuration: #"{"Network":"10.66.0.0/16"}"#).outcome == .good)
+        #expect(Finding.store("etcd", configuration: #"{"Network":"x"}"#).outcome == .bad)
+        #expect(
+            Finding.summary([Finding("a", .good, ""), Finding("b", .bad, ""), Finding("c", .good, "")])
+                == "1 FAIL, 0 warn, 2 ok")
+    }
+
     @Test func aLineSaysWhatToDo() {
         #expect(
             Finding("tun", .good, "a device can be made").line

@@ -8,6 +8,8 @@ import Testing
 
 /// Gives the same answer for a few paths.
 private struct Fixed: Observable {
+    func capture(_ request: CaptureRequest) -> Capture? { nil }
+
     func answer(path: String) -> HTTPAnswer? {
         switch path {
         case "/healthz": HTTPAnswer(status: .ok, body: "ok\n")

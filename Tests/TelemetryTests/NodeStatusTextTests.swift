@@ -1,3 +1,4 @@
+import Counters
 import FoundationEssentials
 import Testing
 
@@ -49,11 +50,65 @@ import Testing
                 lease     10.66.28.0/24, 1d 1h old, ends in 1h 1m unless renewed
                 out       1000 packets, 1.00 MB
                 peers     2
-                  SUBNET              ENDPOINT               OUT                     IN                      HEARD
-                  10.66.29.0/24       10.0.0.3:8285          7.00 kB    8.00 kbit/s  1.23 MB    0 bit/s      1m 1s ago
-                  10.66.30.0/24       10.0.0.4:8285          -          -            -          -            -
+                  SUBNET             ENDPOINT               OUT          IN           HEARD AGO
+                  10.66.29.0/24      10.0.0.3:8285          8.00 kbit/s  0 bit/s      1m 1s
+                  10.66.30.0/24      10.0.0.4:8285          -            -            -
 
                 """)
+    }
+
+    @Test func aWideTerminalHasNamesAndTotalsToo() {
+        var status = Self.status()
+        status.peers[0].name = "node-with-a-very-long-name-indeed"
+        let lines = status.text(columns: 132).split(separator: "\n").suffix(3)
+        #expect(
+            lines.joined(separator: "\n") == """
+                  SUBNET              ENDPOINT               NODE                  OUT                     IN                      HEARD AGO
+                  10.66.29.0/24       10.0.0.3:8285          node-with-a-very-lon… 7.00 kB    8.00 kbit/s  1.23 MB    0 bit/s      1m 1s
+                  10.66.30.0/24       10.0.0.4:8285          -                     -          -            -          -            -
+                """)
+        // In a narrow one the name takes the address's place.
+        #expect(status.text().contains("  10.66.29.0/24      node-with-a-very-long…"))
+    }
+
+    /// Whatever stands in it.
+    @Test(arguments: [60, 80, 100, 132, 200]) func noLineIsWiderThanTheTerminal(columns: Int) {
+        var status = Self.status(drops: 7, perSecond: 1_000)
+        status.engine = .init(
+            name: "uring", workers: 4,
+            offloads: ["tun-tso4", "tun-tso6", "tun-ecn", "udp-gso", "udp-gro"], missingOffloads: ["tun-uso"])
+        status.problems = [
+            String(repeating: "packets are lost on the way and ", count: 10) + "nobody knows why"
+        ]
+        status.counters[2].meaning = String(repeating: "look at this and ", count: 12)
+        status.skipped = [
+            .init(key: "10.66.31.0-24", reason: String(repeating: "it is no JSON at all, ", count: 9))
+        ]
+        status.loss = .init(
+            verdict: .starved, packets: 1_234, secondsAgo: 61, durationSeconds: 3, drops: [],
+            threadWaitShare: 0.34,
+            stealShare: 0.01, pressureShare: 0.5)
+        for line in status.text(columns: columns).split(separator: "\n") where !line.hasPrefix("  10.66") {
+            #expect(line.count <= max(columns, 80), "\(line)")
+        }
+        #expect(status.text(columns: columns).contains("engine    uring, 4 workers; tun-tso4 tun-tso6"))
+        #expect(
+            status.text(columns: 200).contains(
+                "lost      1234 packets within 3s, 34% of the time a packet thread"))
+    }
+
+    @Test func theLastPacketsOfAReasonStandBelowIt() {
+        var status = Self.status(drops: 7)
+        let offender = NodeStatus.Offender(
+            DroppedPacket(
+                reason: .dropOutboundNoRoute, nanoseconds: 1_000_000_000, length: 60,
+                head: [0x45, 0, 0, 60, 0, 0, 0, 0, 64, 17, 0, 0, 10, 66, 28, 2, 10, 66, 99, 1, 0, 53, 0, 54],
+                socketName: [UInt8](repeating: 0, count: 32)), nowNanoseconds: 5_000_000_000)
+        status.offenders = [offender, offender, offender]
+        #expect(offender.source == "10.66.28.2" && offender.destinationPort == 54 && offender.peer == nil)
+        let line = "    10.66.28.2:53 > 10.66.99.1:54 UDP, 60 bytes, 4s ago\n"
+        #expect(status.text().contains("  drop_outbound_no_route 7: No peer.\n\(line)\(line)"))
+        #expect(!status.text().contains("\(line)\(line)\(line)"))
     }
 
     /// The status comes over a socket: whoever answers there may say anything.
@@ -70,8 +125,8 @@ import Testing
         status.peers[0].pathMTU = 1400
         status.peers[1].pathMTU = 1280
         let text = status.text()
-        #expect(text.contains("1m 1s ago, path MTU 1400\n"))
-        #expect(text.contains("-, path MTU 1280\n"))
+        #expect(text.contains("  1m 1s\n    path MTU 1400\n"))
+        #expect(text.contains("  -\n    path MTU 1280\n"))
         var metrics = MetricsText()
         metrics.add(status)
         #expect(metrics.text.contains("\ntwill_narrow_paths 2\n"))
@@ -93,8 +148,8 @@ import Testing
         for line in [
             "state     not ready: waiting for a lease\n",
             "not connected; packets flow without it, reconnected 3 times\n",
-            "a reservation, never ends\n", " 1m 1s ago\n  and 1 more\n",
-            "  those with -                               999 B      -            0 B        -            never\n",
+            "a reservation, never ends\n", " 1m 1s\n  and 1 more\n",
+            "  those with -                              -            -            never\n",
             "fallbacks\n  segmentation_fallbacks 1: Off.\n",
             "skipped   1 entries of the store are no peers\n  10.66.31.0-24: no PublicIP\n",
             "dropped   7\n  drop_outbound_no_route 7: No peer.\n",

@@ -115,12 +115,14 @@ struct EndlessEngine: PacketEngine, ~Copyable {
         #expect(count >= 1 && array.count < 2)
     }
 
-    /// A million packets each way, sparse and dense, of many sizes, to peers, to nowhere, malformed.
-    @Test func aMillionPacketsCostNoAllocation() {
+    /// A million packets each way, sparse and dense, of many sizes, to peers, to nowhere, malformed; captured or not.
+    @Test(arguments: [false, true]) func aMillionPacketsCostNoAllocation(isCaptured: Bool) {
         let limits = try! WorkerLimits(Tuning())
         let memory = PacketMemory(limits, hugePages: false)!
         let counters = CounterBlock.allocate()
         let peerCounters = PeerCounterBlock.allocate()
+        let records = WorkerRecords.allocate()
+        if isCaptured { records.copies.set(CaptureFilter()) }
         let publication = ForwardingPublication(workers: 1)
         publication.publish(Bench.routes())
         let header = [UInt8](repeating: 0, count: 10)
@@ -158,7 +160,7 @@ struct EndlessEngine: PacketEngine, ~Copyable {
             limits: limits,
             settings: WorkerSettings(
                 tunnelAddress: pod(1, 0), segmentLimit: 64, coalesces: .all),
-            counters: counters, peerCounters: peerCounters, reader: publication.reader(0))
+            counters: counters, peerCounters: peerCounters, records: records, reader: publication.reader(0))
         for _ in 0..<10 { #expect(worker.round() == 0) }
 
         allocation_count_begin()
@@ -171,9 +173,12 @@ struct EndlessEngine: PacketEngine, ~Copyable {
         #expect(allocations == 0)
         #expect(counters[.dropOutboundNoRoute] > 0 && counters[.dropOutboundMalformedTooShort] > 0)
         #expect(counters[.dropInboundDestination] > 0 && counters[.superPacketsWritten] > 0)
+        #expect(records.drops[.dropInboundDestination].count == DropRecords.recordsOfReason)
+        #expect(isCaptured == (records.copies.missed > 0))
         worker.close()
         memory.deallocate()
         counters.deallocate()
         peerCounters.deallocate()
+        records.deallocate()
     }
 }

@@ -15,6 +15,7 @@ struct Bench: ~Copyable {
     let memory: PacketMemory
     let counters = CounterBlock.allocate()
     let peerCounters = PeerCounterBlock.allocate()
+    let records = WorkerRecords.allocate()
     let publication = ForwardingPublication(workers: 1)
     var worker: Worker<SimulatedEngine>
 
@@ -51,13 +52,14 @@ struct Bench: ~Copyable {
                 segmentLimit: segmentLimit, coalesces: coalesces ? .all : [],
                 busyPollMicroseconds: busyPollMicroseconds,
                 minimumWaitMicroseconds: minimumWaitMicroseconds),
-            counters: counters, peerCounters: peerCounters, reader: publication.reader(0))
+            counters: counters, peerCounters: peerCounters, records: records, reader: publication.reader(0))
     }
 
     deinit {
         memory.deallocate()
         counters.deallocate()
         peerCounters.deallocate()
+        records.deallocate()
     }
 
     mutating func fromPod(_ packet: [UInt8], header: [UInt8] = [UInt8](repeating: 0, count: 10)) {

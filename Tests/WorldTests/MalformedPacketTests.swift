@@ -13,7 +13,7 @@ extension NodeStatus {
         let drops = drops.filter {
             $0.key.name.hasPrefix("drop_inbound_") && $0.key != .dropInboundSocketFull
         }
-        return count(of: .datagramsReceived) - count(of: .packetsDelivered)
+        return count(of: .datagramsReceived) - count(of: .packetsDelivered) - count(of: .hellosReceived)
             - drops.values.reduce(0) { $0 + Int(clamping: $1) }
     }
 

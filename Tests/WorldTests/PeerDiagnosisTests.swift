@@ -52,6 +52,38 @@ struct PeerDiagnosisTests {
         #expect(document.peers.allSatisfy { ($0.remedy == nil) == ($0.verdict == "reachable") })
     }
 
+    /// Four peers broken in four ways, as a person sees them. `tools/record-doctor` keeps what the test saw in
+    /// docs/doctor-session.txt.
+    @Test func theDoctorFindsFourBrokenPeers() async throws {
+        let lab = try await Lab(nodes: 5)
+        let router = try await lab.addRouter(before: 5)
+        try await router.filterICMP()
+        let daemons = try await lab.start()
+        daemons[1].signal(SIGKILL)
+        _ = try await daemons[1].exitStatus()
+        try await lab[3].run("iptables -w -A INPUT -p udp --dport 8285 -j DROP")
+        try await lab[4].run("ip link set eth0 down")
+        try await router.setMTU(1400)
+        let clock = ContinuousClock()
+        let begin = clock.now
+        let answer = try await lab[1].run(
+            "\(LabDaemon.binary) doctor --status-socket \(lab[1].directory)/twilld.sock; echo status $?")
+        let seconds = Double((clock.now - begin).components.seconds)
+        for (peer, words) in [
+            (2, "its daemon does not run"), (3, "a firewall drops"), (4, "nobody on the local network"), (5, "1372"),
+        ] {
+            // A line may be folded anywhere.
+            let findings = answer.replacing(#/\s+/#, with: " ").components(separatedBy: "FAIL ")
+            let line = findings.first { $0.contains(lab[peer].address) }
+            #expect(line?.contains(words) == true, "\(lab[peer].address): \(words) is not in: \(answer)")
+        }
+        #expect(answer.hasSuffix("0 of 4 peers reachable\nstatus 1\n"), "\(answer)")
+        if let path = getenv("TWILL_RECORD_DOCTOR") {
+            let session = "node1 $ twilld doctor; echo status $?\n\(answer)(\(Int(seconds + 1)) s)\n"
+            try Data(session.utf8).write(to: URL(filePath: String(cString: path)))
+        }
+    }
+
     @Test func aNetworkThatIsWellHasNothingToSay() async throws {
         let lab = try await Lab()
         let daemons = try await lab.start()

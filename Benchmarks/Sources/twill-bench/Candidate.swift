@@ -31,6 +31,8 @@ struct Candidate: Codable {
     var printsCounters: Bool?
     /// Subnets of 16 addresses behind node 2, from `address` on, that the measurement `peers` spreads packets over.
     var peers: Int?
+    /// The underlays that it can be measured on; none named: all.
+    var underlays: [Underlay]?
 }
 
 extension Candidate {
@@ -124,6 +126,11 @@ extension Candidate {
         }
     }
 
+    /// twilld without its kernel path: the packet threads carry everything.
+    static func withoutKernelPath(program: String, flags: [String]) -> Candidate {
+        twill(name: "twill-no-kernel-path", program: program, flags: flags + ["--kernel-path=off"])
+    }
+
     /// twilld with each offload off, and all of them; and polling, which is off by default.
     static func offloads(program: String, flags: [String]) -> [Candidate] {
         [
@@ -189,7 +196,7 @@ extension Candidate {
 
     /// The candidates that come as files with the harness.
     static func shipped() throws -> [Candidate] {
-        let folder = Lab.repository + "/Benchmarks/candidates"
+        let folder = Installation.current.candidates
         return try FileManager.default.contentsOfDirectory(atPath: folder).filter { $0.hasSuffix(".json") }
             .sorted().map { try Candidate(path: "\(folder)/\($0)") }
     }
@@ -361,6 +368,9 @@ private struct NodeWords {
 }
 
 extension Candidate {
+    /// Whether it can be measured on an underlay.
+    func runs(on underlay: Underlay) -> Bool { underlays?.contains(underlay) ?? true }
+
     /// Whether it is told of one peer, and so runs on two nodes.
     fileprivate var isPair: Bool {
         ((prepare ?? []) + [start ?? []] + (configure ?? []) + (finish ?? [])).joined().contains {

@@ -10,10 +10,13 @@ extension Candidate {
         var twill = twill(name: "twill-mtu-9000", program: program, flags: flags)
         twill.prepare = (twill.prepare ?? []) + [underlayMTU(9000)]
         twill.finish = [underlayMTU(mtu)]
+        twill.underlays = [.plain, .offload]
         var vxlan = vxlan
         vxlan.name = "vxlan-mtu-9000"
         vxlan.prepare = [underlayMTU(9000), vxlanMTU(9000)]
         vxlan.finish = [vxlanMTU(mtu), underlayMTU(mtu)]
+        // A program on the way of each frame takes none that is larger than a page.
+        vxlan.underlays = [.plain, .offload]
         return [vxlan, twill]
     }
 

@@ -3,7 +3,7 @@ import Synchronization
 
 /// How the veth between the nodes behaves; `tools/lab` says what each means.
 enum Underlay: String, CaseIterable, Codable {
-    case plain, offload
+    case plain, offload, wire
 }
 
 /// The nodes of `tools/lab`, and commands in them.
@@ -11,13 +11,7 @@ struct Lab {
     /// What its namespaces and its folder are called.
     static let name = ProcessInfo.processInfo.environment["LAB"] ?? "twill-bench"
     static let folder = "/tmp/\(name)"
-    static let script = repository + "/tools/lab"
-    /// The checkout that this harness was built from.
-    static let repository: String = {
-        var parts = #filePath.split(separator: "/")
-        parts.removeLast(4)
-        return "/" + parts.joined(separator: "/")
-    }()
+    static let script = Installation.current.lab
 
     /// Where the kernel's tracepoints are.
     static let tracefs = "/sys/kernel/tracing"

@@ -25,7 +25,9 @@ struct Machine: Codable {
         }
         let info = contents("/proc/cpuinfo").split(separator: "\n")
         let model = info.first { $0.hasPrefix("model name") }?.split(separator: ":").last
-        let commit = try? output(of: ["git", "-C", Lab.repository, "describe", "--always", "--dirty"])
+        let commit = Installation.current.checkout.flatMap {
+            try? output(of: ["git", "-C", $0, "describe", "--always", "--dirty"])
+        }
         let idle = "/sys/devices/system/cpu/cpuidle"
         return Machine(
             date: .now, kernel: line("/proc/sys/kernel/osrelease") ?? "unknown",

@@ -46,7 +46,8 @@ extension Measurement {
     /// What is measured where nothing is asked for by name.
     static func usual(streams: [Int]) -> [String] {
         ["rtt"] + streams.filter { $0 <= 4 }.map { "tcp-\($0)" }
-            + ["udp-64", "udp-64-lossless", "memory", "copies"]
+            + ["udp-64", "udp-64-lossless", "rtt-bulk"]
+            + streams.filter { $0 > 1 }.map { "rtt-bulk-\($0)" } + ["crr-1", "memory", "copies"]
     }
 
     static func tcp(

@@ -1,6 +1,6 @@
 import Foundation
 
-/// What a run needs beside the candidates: rights, programs, and what this checkout builds.
+/// What a run needs beside the candidates: rights, programs, and what the checkout builds.
 enum Prerequisites {
     /// Programs without which nothing can be measured, and the Debian package of each.
     private static let programs = [
@@ -8,7 +8,7 @@ enum Prerequisites {
         "ping": "iputils-ping", "sysctl": "procps", "taskset": "util-linux",
     ]
 
-    /// Throws where a right or a program is missing; builds what is not built.
+    /// Throws where a right or a program is missing; builds what a checkout has not built.
     static func check(twilld: String?) throws {
         guard getuid() == 0 else {
             throw CommandError(
@@ -19,16 +19,19 @@ enum Prerequisites {
             throw CommandError(
                 description: "programs are missing: apt-get install \(missing.joined(separator: " "))")
         }
-        try build(
-            ["traffic", "baseline", "floor", "scale-forwarder", "libcopycount.so", "libcongestion.so"].map(
-                sibling),
-            ["--package-path", Lab.repository + "/Benchmarks"])
-        if let twilld {
-            let own = Lab.repository + "/.build/release/twilld"
-            guard twilld == own || FileManager.default.isExecutableFile(atPath: twilld) else {
-                throw CommandError(description: "--twilld \(twilld): no such program")
+        if let checkout = Installation.current.checkout {
+            try build(
+                ["traffic", "baseline", "floor", "scale-forwarder", "libcopycount.so", "libcongestion.so"]
+                    .map(
+                        sibling),
+                ["--package-path", checkout + "/Benchmarks"])
+            if twilld == Installation.current.twilld {
+                try build(
+                    [Installation.current.twilld], ["--package-path", checkout, "--product", "twilld", "--static-swift-stdlib"])
             }
-            try build([own], ["--package-path", Lab.repository, "--product", "twilld"])
+        }
+        if let twilld, !FileManager.default.isExecutableFile(atPath: twilld) {
+            throw CommandError(description: "--twilld \(twilld): no such program")
         }
     }
 

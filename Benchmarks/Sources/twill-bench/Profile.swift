@@ -24,7 +24,7 @@ struct Profile: ParsableCommand {
     var seconds = 4
 
     @Option(help: ArgumentHelp("The daemon.", valueName: "file"))
-    var twilld = Lab.repository + "/.build/release/twilld"
+    var twilld = Installation.current.twilld
 
     @Option(help: ArgumentHelp("Functions in the list.", valueName: "number"))
     var functions = 20

@@ -20,9 +20,10 @@ struct Run: ParsableCommand {
     @Option(
         help: ArgumentHelp(
             """
-            Only these candidates or groups of them. Candidates: veth, vxlan, twill, baseline, mmsg-baseline, floor, \
-            floor-short, floor-cut, vxlan-mtu-9000, twill-mtu-9000, vxlan-in-twill, wireguard-go, fastd, nebula, and \
-            what --variant and --candidate name. Groups: all, engines, offloads, workers, scale, mtu-9000.
+            Only these candidates or groups of them. Candidates: veth, vxlan, twill, twill-no-kernel-path, baseline, \
+            mmsg-baseline, floor, floor-short, floor-cut, vxlan-mtu-9000, twill-mtu-9000, vxlan-in-twill, wireguard-go, \
+            fastd, nebula, and what --variant and --candidate name. \
+            Groups: all, engines, offloads, workers, scale, mtu-9000.
             """, valueName: "name,…"),
         transform: { $0.split(separator: ",").map(String.init) })
     var only: [String]?
@@ -49,16 +50,18 @@ struct Run: ParsableCommand {
     var streams: [Int] = [1, 4, 16]
 
     @Option(
-        help: ArgumentHelp("Only these underlays: plain, offload.", valueName: "name,…"),
+        help: ArgumentHelp(
+            "Only these underlays: plain, offload, wire. Without it the first two with --quick, else all.",
+            valueName: "name,…"),
         transform: { text in
             try text.split(separator: ",").map {
                 guard let underlay = Underlay(rawValue: String($0)) else {
-                    throw ValidationError("\($0): plain or offload")
+                    throw ValidationError("\($0): plain, offload or wire")
                 }
                 return underlay
             }
         })
-    var underlay: [Underlay] = Underlay.allCases
+    var underlay: [Underlay]?
 
     @Option(
         help: ArgumentHelp(
@@ -73,22 +76,24 @@ struct Run: ParsableCommand {
         help: ArgumentHelp(
             """
             Measure with the guest's halt polling at the kernel's default of 200 µs, off, or once with each, and set \
-            it back at the end; without this option as the machine has it. It is one setting for the whole machine.
-            """, valueName: "default|off|both"),
+            it back at the end; or as the machine has it, which is what --quick does. Otherwise it is both where the \
+            machine has the parameter. It is one setting for the whole machine.
+            """, valueName: "default|off|both|as-is"),
         transform: { text in
             if text == "both" { return HaltPolling.Setting.allCases }
+            if text == "as-is" { return [] }
             guard let setting = HaltPolling.Setting(rawValue: text) else {
-                throw ValidationError("\(text): default, off or both")
+                throw ValidationError("\(text): default, off, both or as-is")
             }
             return [setting]
         })
-    var haltPoll: [HaltPolling.Setting] = []
+    var haltPoll: [HaltPolling.Setting]?
 
     @Flag(help: "Keep each node's processes on the node's share of the processors.")
     var pin = false
 
     @Option(help: ArgumentHelp("The daemon to measure.", valueName: "file"))
-    var twilld = Lab.repository + "/.build/release/twilld"
+    var twilld = Installation.current.twilld
 
     @Option(
         help: ArgumentHelp(
@@ -112,7 +117,7 @@ struct Run: ParsableCommand {
         help: ArgumentHelp(
             "The folder under which results.json, report.md and report.html go into one of their own.",
             valueName: "folder"))
-    var results = Lab.repository + "/results"
+    var results = Installation.current.results
 
     private static let measurementNames = Measurement.all.map(\.name).joined(separator: ", ")
 
@@ -124,6 +129,9 @@ struct Run: ParsableCommand {
         guard repeats >= 1 else { throw ValidationError("--repeats \(repeats): 1 or more") }
         guard seconds > 0 else { throw ValidationError("--seconds \(seconds): more than 0") }
         guard (2...32).contains(nodes) else { throw ValidationError("--nodes \(nodes): 2 to 32") }
+        guard nodes == 2 || !underlays.contains(.wire) || underlay == nil else {
+            throw ValidationError("--underlay wire: joins two nodes")
+        }
         guard (576...9000).contains(mtu) else { throw ValidationError("--mtu \(mtu): 576 to 9000") }
         let all = Measurement.all(streams: streams)
         let groups = Measurement.groups(streams: streams)
@@ -142,17 +150,23 @@ struct Run: ParsableCommand {
         Lab.layout = Lab.Layout(nodes: nodes, isPinned: pin)
         Interrupt.install()
         let polling = HaltPolling()
-        guard !haltPoll.isEmpty, polling.nanoseconds != nil else {
-            if !haltPoll.isEmpty {
+        let settings = haltPoll ?? (quick ? [] : HaltPolling.Setting.allCases)
+        guard !settings.isEmpty, polling.nanoseconds != nil else {
+            if haltPoll?.isEmpty == false {
                 remarks.append("--halt-poll sets nothing: this machine has no \(polling.path).")
             }
             return try measure(candidates, measurements, remarks, suffix: "")
         }
-        for setting in haltPoll where !Interrupt.isAsked.load(ordering: .relaxed) {
+        for setting in settings where !Interrupt.isAsked.load(ordering: .relaxed) {
             try polling.with(setting) {
                 try measure(candidates, measurements, remarks, suffix: "-halt-poll-\(setting.rawValue)")
             }
         }
+    }
+
+    /// Those that are measured on. A wire joins two nodes, and carries no frame larger than a page.
+    private var underlays: [Underlay] {
+        underlay ?? Underlay.allCases.filter { $0 != .wire || (!quick && nodes == 2 && mtu <= 1500) }
     }
 
     /// Measures, prints and writes one run.
@@ -163,7 +177,7 @@ struct Run: ParsableCommand {
             results: Results(
                 machine: .current(),
                 settings: Results.Settings(
-                    underlays: underlay, nodes: nodes, mtu: mtu, isPinned: pin, seconds: seconds,
+                    underlays: underlays, nodes: nodes, mtu: mtu, isPinned: pin, seconds: seconds,
                     rounds: repeats, twilldFlags: twilldFlags.split(separator: " ").map(String.init),
                     commandLine: CommandLine.arguments),
                 candidates: candidates, metrics: measurements.flatMap(\.metrics), remarks: remarks),

@@ -16,23 +16,24 @@ extension Run {
             .baseline(name: "mmsg-baseline", batch: 64, mtu: mtu, nodes: nodes),
         ]
         let jumbo = Candidate.jumbo(program: twilld, flags: flags, mtu: mtu)
+        let ring = Candidate.withoutKernelPath(program: twilld, flags: flags)
         let carried = jumbo + [Candidate.nested(program: twilld, flags: flags)]
         let files = try candidateFiles.map { try Candidate(path: $0) }
         let shipped = try Candidate.shipped()
         let installed = shipped.filter(\.missingPackages.isEmpty)
         guard let only else {
             let more = quick ? [] : (nodes == 2 ? carried : []) + installed
-            return [.veth, .vxlan, twill] + asked + forwarders + more + files
+            return [.veth, .vxlan, twill, ring] + asked + forwarders + more + files
         }
         let engines = Candidate.engines(program: twilld, flags: flags)
         let offloads = Candidate.offloads(program: twilld, flags: flags)
         let workers = Candidate.workers(program: twilld, flags: flags)
         let scale = Candidate.scale(mtu: mtu)
         let all =
-            [.veth, .vxlan, twill] + asked + engines + offloads + workers + scale + forwarders
+            [.veth, .vxlan, twill, ring] + asked + engines + offloads + workers + scale + forwarders
             + Candidate.floors(mtu: mtu) + carried + shipped + files
         let groups = [
-            "all": [.veth, .vxlan, twill] + asked + engines + offloads + forwarders + installed + files,
+            "all": [.veth, .vxlan, twill, ring] + asked + engines + offloads + forwarders + installed + files,
             "engines": engines, "offloads": offloads, "workers": workers, "scale": scale, "mtu-9000": jumbo,
         ]
         let chosen = try only.flatMap { name in

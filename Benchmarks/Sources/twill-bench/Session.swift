@@ -60,7 +60,7 @@ struct Session {
 
     private mutating func runRounds(_ underlay: Underlay) {
         for round in 1...settings.rounds {
-            for candidate in results.candidates {
+            for candidate in results.candidates where candidate.runs(on: underlay) {
                 guard !Interrupt.isAsked.load(ordering: .relaxed) else { return }
                 turn += 1
                 let start = Date.now
@@ -123,11 +123,12 @@ struct Session {
     // MARK: Progress
 
     private func showProgress(_ candidate: Candidate, _ what: String, _ round: Int, _ underlay: Underlay) {
-        let turns = settings.underlays.count * settings.rounds * results.candidates.count
-        // This turn counts whole: what is said is never too little.
-        let left = (turn...turns).reduce(0) { sum, turn in
-            sum + expectedSeconds(results.candidates[(turn - 1) % results.candidates.count])
+        let all = settings.underlays.flatMap { underlay in
+            (1...settings.rounds).flatMap { _ in results.candidates.filter { $0.runs(on: underlay) } }
         }
+        let turns = all.count
+        // This turn counts whole: what is said is never too little.
+        let left = all.dropFirst(turn - 1).reduce(0) { $0 + expectedSeconds($1) }
         let progress = String(format: "%3d/%d", turn, turns)
         ProgressLine.show(
             "\(progress)  \(ProgressLine.timeLeft(seconds: left))  "

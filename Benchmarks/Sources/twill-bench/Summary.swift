@@ -117,6 +117,8 @@ extension Underlay {
         case .plain:
             "segmented in software before the wire, GRO behind it: a NIC without tunnel and UDP offloads"
         case .offload: "a veth as it comes: a super-packet crosses it unsegmented, which flatters everybody"
+        case .wire:
+            "frames that an XDP program hands from veth to veth, no offload at all: a plain NIC with native XDP"
         }
     }
 }

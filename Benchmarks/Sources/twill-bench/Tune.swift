@@ -35,7 +35,7 @@ struct Tune: ParsableCommand {
     var only: [String]?
 
     @Option(help: ArgumentHelp("The daemon to tune.", valueName: "file"))
-    var twilld = Lab.repository + "/.build/release/twilld"
+    var twilld = Installation.current.twilld
 
     @Option(
         help: ArgumentHelp(
@@ -53,7 +53,7 @@ struct Tune: ParsableCommand {
 
     func run() throws {
         try Prerequisites.check(twilld: twilld)
-        let path = output ?? Lab.repository + "/results/tune-\(goal.rawValue).conf"
+        let path = output ?? Installation.current.results + "/tune-\(goal.rawValue).conf"
         var search = TuneSearch(try startingRecord(path + ".json"))
         Interrupt.install()
         var failure: (any Error)?

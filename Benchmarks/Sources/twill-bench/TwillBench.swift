@@ -12,7 +12,8 @@ struct TwillBench: ParsableCommand {
             names that --only and --measure take.
             """,
         version:
-            "twill-bench, format \(Results.currentFormat) of results.json, of the checkout in \(Lab.repository)",
+            "twill-bench, format \(Results.currentFormat) of results.json"
+            + (Installation.current.checkout.map { ", of the checkout in \($0)" } ?? ", installed"),
         subcommands: [Run.self, Compare.self, Tune.self, Profile.self],
         defaultSubcommand: Run.self)
 }

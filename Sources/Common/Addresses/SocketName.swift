@@ -62,6 +62,19 @@ extension Endpoint {
     }
 }
 
+extension Endpoint {
+    /// Reads a socket's name; nil where it is of neither family.
+    ///
+    /// - Parameter name: `SocketName.room` bytes, aligned to 4, as the kernel left them.
+    @inlinable
+    public init?(socketName name: UnsafeRawPointer) {
+        guard let address = IPAddress(socketName: name) else { return nil }
+        self.init(
+            address: address,
+            port: UInt16(bigEndian: name.load(fromByteOffset: SocketName.port, as: UInt16.self)))
+    }
+}
+
 extension IPAddress {
     /// Reads the address of a socket's name; nil where it is of neither family.
     ///

@@ -90,8 +90,7 @@ public actor LeaseKeeper: PeerSource, SubnetClaim {
     private var machine: LeaseMachine
     private var identity: NodeIdentity
 
-    private var inputs: [LeaseMachine.Input] = [.timer]
-    private var waiter: CheckedContinuation<Void, Never>?
+    private let inbox = Inbox<LeaseMachine.Input>(.timer)
     private var request: Task<Void, Never>?
     private var watch: Task<Void, Never>?
     private var timer: Task<Void, Never>?
@@ -133,7 +132,7 @@ public actor LeaseKeeper: PeerSource, SubnetClaim {
             subnetsContinuation.finish()
         }
         while true {
-            let arrived = await nextInputs()
+            let arrived = await inbox.takeAll()
             if Task.isCancelled { return }
             timer?.cancel()
             for action in machine.handle(arrived, now: clock.now) {
@@ -145,49 +144,49 @@ public actor LeaseKeeper: PeerSource, SubnetClaim {
     }
 
     /// Asks for a heartbeat: the loop goes round once, for nothing else.
-    public func poke() { post(.timer) }
+    public func poke() { inbox.post(.timer) }
 
     /// Announces another address or port from now on; the lease is rewritten, the subnet stays.
     public func announce(_ announcement: NodeAnnouncement) async {
         await store.addressChanged()
-        post(.announce(announcement))
+        inbox.post(.announce(announcement))
     }
 
     private func carryOut(_ action: LeaseMachine.Action) {
         switch action {
         case .readSnapshot:
-            request = Task { [store] in
+            request = Task { [store, inbox] in
                 do throws(LeaseStoreError) {
                     let snapshot = try await store.snapshot()
-                    self.post(.snapshot(.success(snapshot)))
+                    inbox.post(.snapshot(.success(snapshot)))
                 } catch {
-                    self.post(.snapshot(.failure(error)))
+                    inbox.post(.snapshot(.failure(error)))
                 }
             }
         case .changeIdentity(let identity):
             self.identity = identity
             Task { [identityChanged] in await identityChanged(identity) }
         case .write(let write):
-            request = Task { [identity] in
+            request = Task { [identity, inbox] in
                 do throws(LeaseStoreError) {
                     let result = try await self.perform(write, as: identity)
-                    self.post(.written(write, .success(result)))
+                    inbox.post(.written(write, .success(result)))
                 } catch {
-                    self.post(.written(write, .failure(error)))
+                    inbox.post(.written(write, .failure(error)))
                 }
             }
         case .watch(let position, let number):
             watch?.cancel()
-            watch = Task { [store] in
+            watch = Task { [store, inbox] in
                 do {
                     for try await update in store.watch(after: position) {
-                        self.post(.update(update, watch: number))
+                        inbox.post(.update(update, watch: number))
                     }
-                    self.post(.watchEnded(LeaseStoreError(.unreachable, "the watch ended"), watch: number))
+                    inbox.post(.watchEnded(LeaseStoreError(.unreachable, "the watch ended"), watch: number))
                 } catch let error as LeaseStoreError {
-                    self.post(.watchEnded(error, watch: number))
+                    inbox.post(.watchEnded(error, watch: number))
                 } catch {
-                    self.post(.watchEnded(LeaseStoreError(.failed, "\(error)"), watch: number))
+                    inbox.post(.watchEnded(LeaseStoreError(.failed, "\(error)"), watch: number))
                 }
             }
         case .wake(let instant):
@@ -230,38 +229,14 @@ public actor LeaseKeeper: PeerSource, SubnetClaim {
     }
 }
 
-// MARK: - Inputs and time
+// MARK: - Time
 
 extension LeaseKeeper {
-    private func post(_ input: LeaseMachine.Input) {
-        inputs.append(input)
-        resumeWaiter()
-    }
-
-    private func resumeWaiter() {
-        waiter?.resume()
-        waiter = nil
-    }
-
-    /// Waits for inputs, or for cancellation, and takes all there are: a burst costs one table.
-    private func nextInputs() async -> [LeaseMachine.Input] {
-        await withTaskCancellationHandler {
-            await withCheckedContinuation { continuation in
-                guard inputs.isEmpty, !Task.isCancelled else { return continuation.resume() }
-                waiter = continuation
-            }
-        } onCancel: {
-            Task { await self.resumeWaiter() }
-        }
-        defer { inputs = [] }
-        return inputs
-    }
-
     private func wake(at instant: ContinuousClock.Instant) {
         timer?.cancel()
-        timer = Task { [clock] in
+        timer = Task { [clock, inbox] in
             guard (try? await clock.sleep(until: instant)) != nil else { return }
-            self.post(.timer)
+            inbox.post(.timer)
         }
     }
 }

@@ -37,6 +37,7 @@ extension LeaseMachine {
         if let latest = session.position?.latest, snapshot.position.isBefore(latest) {
             reportDataLoss(from: latest, to: snapshot.position)
         }
+        reportMissedChanges(in: snapshot)
         takeEntries(of: snapshot, now: now)
         published.keysChanged = nil
         search?.taken = []
@@ -92,18 +93,22 @@ extension LeaseMachine {
         case .alive(let current):
             // A member that lags behind may say so too: whether the store is older than before, a snapshot tells.
             guard let known, current.isBefore(known) else { return }
-            session.position?.current = current
-            session.isSnapshotWanted = true
+            askAnew()
         case .changes(let events, let current):
             if let known, current.isBefore(known) {
                 // What is told twice, or of before what is known, is no news: the store itself is asked.
-                session.isSnapshotWanted = true
-                return
+                return askAnew()
             }
             session.position?.advance(to: current)
             for event in events { take(event, now: now) }
             if !events.isEmpty { search?.pausedUntil = nil }
         }
+    }
+
+    /// Reads the store as soon as may be, because its watch is not to be believed.
+    private mutating func askAnew() {
+        session.isSnapshotWanted = true
+        session.isComparison = false
     }
 
     private mutating func take(_ event: StoreEvent, now: Instant) {

@@ -47,7 +47,7 @@ extension LeaseMachine {
 
     /// The key of a lease that announces this node's address and is another node's.
     var sameAddress: String? {
-        guard let key = published.values["same address"], let record = register[key], key != own?.key,
+        guard let key = log["same address"], let record = register[key], key != own?.key,
             !isOwn(record),
             announcesOwnEndpoint(record)
         else { return nil }
@@ -69,7 +69,7 @@ extension LeaseMachine {
             adoption: adoption ?? before?.adoption)
         memory.wanted = subnet
         memory.evidence = nil
-        published.values["none left"] = nil
+        log["none left"] = nil
         if let problem = selfhood.problem, problem.until == nil {
             selfhood.problem = (problem.problem, now + Self.noticeTime)
         }
@@ -166,7 +166,7 @@ extension LeaseMachine {
                     ["subnet": "\(own.subnet)"]))
             return .create(key: own.key, value: ownValue.json, timeToLive: options.timeToLive)
         }
-        published.values["own key"] = nil
+        log["own key"] = nil
         let isReservation =
             own.isReservation || (record.isReservation && record.entry.holder == nil && isOwn(record))
         let isOurs = (try? record.value.get()) == ownValue

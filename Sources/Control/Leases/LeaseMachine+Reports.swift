@@ -33,6 +33,34 @@ extension LeaseMachine {
         turn.actions.append(.publish(next))
     }
 
+    // How many keys a report of missed changes names.
+    private static let namedKeys = 4
+
+    /// Says which changes the watch did not tell of, where that is certain: those that it had passed when the store
+    /// was read. What it may tell a moment later is taken over without a word.
+    mutating func reportMissedChanges(in snapshot: StoreSnapshot) {
+        guard session.isComparison, let told = session.position?.current, !doubt.hasStoreJumped,
+            doubt.storeIdentity == snapshot.storeIdentity, !snapshot.position.isBefore(told)
+        else { return }
+        var missed = snapshot.entries.filter { entry in
+            entry.version.isToldBy(told) && register.held[entry.key] == nil
+                && register[entry.key]?.entry.version != entry.version
+        }.map(\.key)
+        if snapshot.position == told {
+            let present = Set(snapshot.entries.map(\.key))
+            missed += register.records.keys.filter {
+                !present.contains($0) && register[$0]?.entry.version.isToldBy(told) == true
+            }
+        }
+        guard !missed.isEmpty else { return }
+        report(
+            .warning, .watchMissedChanges,
+            [
+                "store": storeName, "count": "\(missed.count)",
+                "keys": missed.sorted().prefix(Self.namedKeys).map(\.printable).joined(separator: " "),
+            ])
+    }
+
     var conditions: [Component: Problem] {
         var conditions = doubt.conditions
         if let problem = network.problem {
@@ -48,7 +76,7 @@ extension LeaseMachine {
                     ? "this node has no lease before it answers"
                     : "packets flow on; changes are not seen meanwhile")
         }
-        if own == nil, let network = published.values["none left"] {
+        if own == nil, let network = log["none left"] {
             conditions[Component(.lease)] = Problem(
                 .cutOff, "no subnet is free in \(network)",
                 remedy: "release leases that nobody uses (twilld lease list), or widen Network")
@@ -102,21 +130,10 @@ extension LeaseMachine {
         case (false, nil): break
         }
     }
+}
 
-    mutating func report(_ level: Logger.Level, _ event: EventName, _ fields: [String: String]) {
-        report(LeaseReport(level, event, fields))
-    }
+extension LeaseMachine: LoggingMachine {
+    package var turnTime: Instant { turn.now }
 
-    mutating func report(_ report: LeaseReport) {
-        guard let suppressed = published.pacing.take(report.event, now: turn.now) else { return }
-        var report = report
-        if suppressed > 0 { report.fields["left_out"] = "\(suppressed)" }
-        turn.actions.append(.report(report))
-    }
-
-    /// Reports once for each `value` that `topic` takes.
-    mutating func say(_ topic: String, _ value: String, _ report: LeaseReport) {
-        guard published.values.updateValue(value, forKey: topic) != value else { return }
-        self.report(report)
-    }
+    package mutating func add(_ report: LeaseReport) { turn.actions.append(.report(report)) }
 }

@@ -5,7 +5,10 @@ import Logging
 extension LeaseMachine {
     /// Asks for what is due, one request at a time, and to be woken when more is.
     mutating func askNext(now: Instant) {
-        if let resyncAt = session.position?.resyncAt, resyncAt <= now { session.isSnapshotWanted = true }
+        if let resyncAt = session.position?.resyncAt, resyncAt <= now, !session.isSnapshotWanted {
+            session.isSnapshotWanted = true
+            session.isComparison = session.isConnected && session.isWatchOpen
+        }
         if !session.isRequestUnderWay, session.isSnapshotWanted {
             if mayAsk(.snapshot, now: now) {
                 session.request = .snapshot

@@ -80,6 +80,7 @@ package struct LeaseMachine {
     /// What tells this node from others that claim to be it.
     var selfhood: Selfhood
     var published = Published()
+    package var log = MachineLog()
     var turn: Turn
 
     /// The network's configuration, and how its text in the store stands to it.
@@ -102,9 +103,6 @@ package struct LeaseMachine {
         var keysChanged: Set<String>? = []
         /// Why entries are no peers, as last reported.
         var reasons: [String: String] = [:]
-        /// The value of each topic that is reported once for each of its values.
-        var values: [String: String] = [:]
-        var pacing = ReportPacing()
     }
 
     /// What the inputs that are being handled lead to.

@@ -152,7 +152,7 @@ public struct LeaseOperations: Sendable {
     private func parse(_ json: String?) throws -> NetworkConfiguration {
         guard let json else {
             throw LeaseOperationError(
-                "\(store.name) has no network configuration; write one: twilld network set '{\"Network\":\"10.66.0.0/16\"}'"
+                "\(store.name) has no network configuration; write one: echo '{\"Network\": \"10.66.0.0/16\"}' | twilld network set -"
             )
         }
         return try NetworkConfiguration(parsing: json)

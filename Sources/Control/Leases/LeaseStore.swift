@@ -92,9 +92,23 @@ public struct StorePosition: Sendable, Hashable {
 public struct StoreVersion: Sendable, Hashable {
     /// What the store knows the write by.
     public let number: UInt64
+    /// Whether the number is that of the position at which it was written, in a store whose positions are ordered.
+    public let isPosition: Bool
 
     /// Makes a version of a store's number.
-    public init(number: UInt64) { self.number = number }
+    ///
+    /// - Parameters:
+    ///   - number: what the store knows the write by.
+    ///   - isPosition: whether that is the number of the position at which it was written.
+    public init(number: UInt64, isPosition: Bool = false) {
+        self.number = number
+        self.isPosition = isPosition
+    }
+
+    /// Whether it was certainly written before or at `position`, so that a watch that stands there has told of it.
+    func isToldBy(_ position: StorePosition) -> Bool {
+        isPosition && position.isOrdered && number <= UInt64(clamping: position.number)
+    }
 }
 
 /// One lease or reservation as a store holds it.

@@ -61,6 +61,9 @@ struct StoreSession {
     var position: Position?
     /// Whether a snapshot is to be read as soon as may be.
     var isSnapshotWanted = true
+    /// Whether the snapshot that is under way was asked for by time alone, while the watch told: then what it says
+    /// and what the watch told are compared.
+    var isComparison = false
     /// Nil where all that was asked last succeeded.
     var outage: Outage?
     var pacing: RequestPacing
@@ -103,6 +106,7 @@ struct StoreSession {
     /// is begun.
     mutating func take(_ moment: StorePosition, resyncAt: Instant) {
         isSnapshotWanted = false
+        isComparison = false
         position = Position(current: moment, latest: moment, resyncAt: resyncAt)
         if case .open(let since) = watch { watch = .outdated(aliveSince: since) }
     }

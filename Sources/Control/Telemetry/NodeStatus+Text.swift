@@ -1,10 +1,15 @@
 import Health
 
 extension NodeStatus {
+    /// From so many columns on a peer's row has its name, its address and what was carried in all.
+    private static let wideColumns = 132
+
     /// The status for a terminal.
     ///
-    /// - Parameter peerLimit: how many peers are listed; the rest is counted.
-    public func text(peerLimit: Int = .max) -> String {
+    /// - Parameters:
+    ///   - peerLimit: how many peers are listed; the rest is counted.
+    ///   - columns: of the terminal; longer lines are broken between words.
+    public func text(peerLimit: Int = .max, columns: Int = 80) -> String {
         var lines = [
             "twilld \(version), process \(processIdentifier), up \(NodeStatus.duration(uptimeSeconds))",
             "state     \(isReady ? "ready" : "not ready"): \(state)",
@@ -21,31 +26,64 @@ extension NodeStatus {
                     + "MTU \(underlay.mtu)")
         }
         if let tunnel { lines.append("tunnel    \(tunnel.interface), \(tunnel.network), MTU \(tunnel.mtu)") }
+        if let kernelPath { lines.append(line(of: kernelPath)) }
+        if let engine { lines.append(line(of: engine)) }
         if let lease { lines.append(line(of: lease)) }
         lines += kernelLines
         lines += traffic
-        lines += peerLines(limit: peerLimit)
+        lines += peerLines(limit: peerLimit, isWide: columns >= NodeStatus.wideColumns)
         if !skipped.isEmpty {
             let entries = lease?.isAssigned == true ? "nodes of the cluster" : "entries of the store"
             lines.append("skipped   \(skipped.count) \(entries) are no peers")
             lines += skipped.map { "  \($0.key): \($0.reason)" }
         }
-        let drops = counters.filter { $0.isDrop && $0.value > 0 }
-        if !drops.isEmpty {
-            lines.append("dropped   \(drops.reduce(0) { $0 &+ $1.value })")
-            lines += drops.map { drop in
-                let rate = drop.perSecond.map { ", \(NodeStatus.scaled($0, "pps"))" } ?? ""
-                return "  \(drop.name) \(drop.value)\(rate): \(drop.meaning)"
-            }
-        }
+        lines += lossLines
         let fallbacks = counters.filter { $0.isFallback && $0.value > 0 }
         if !fallbacks.isEmpty {
             lines.append("fallbacks")
             lines += fallbacks.map { "  \($0.name) \($0.value): \($0.meaning)" }
         }
         // What a store, a file or a flag says must not steer the terminal.
-        return lines.map(\.printable).joined(separator: "\n") + "\n"
+        return lines.flatMap { $0.printable.hanging(columns: columns) }.joined(separator: "\n") + "\n"
     }
+
+    private func line(of path: KernelPath) -> String {
+        let attachment = path.attachment.map { " (\($0))" } ?? ""
+        let rest = path.detail.map { ": \($0)" } ?? ", to \(path.ablePeers) of \(peers.count) peers"
+        return "fast path \(path.state)\(attachment)\(rest)"
+    }
+
+    private func line(of engine: Engine) -> String {
+        let workers = engine.workers == 1 ? "1 worker" : "\(engine.workers) workers"
+        let offloads = engine.offloads.isEmpty ? "no offloads" : engine.offloads.joined(separator: " ")
+        let missing =
+            engine.missingOffloads.isEmpty
+            ? "" : "; not to be had: \(engine.missingOffloads.joined(separator: " "))"
+        return "engine    \(engine.name), \(workers); \(offloads)\(missing)"
+    }
+
+    /// What was dropped, with the last packets of each reason, and the last time that packets found no room.
+    private var lossLines: [String] {
+        var lines: [String] = []
+        let drops = counters.filter { $0.isDrop && $0.value > 0 }
+        if !drops.isEmpty {
+            lines.append("dropped   \(drops.reduce(0) { $0 &+ $1.value })")
+            for drop in drops {
+                let rate = drop.perSecond.map { ", \(NodeStatus.scaled($0, "pps"))" } ?? ""
+                lines.append("  \(drop.name) \(drop.value)\(rate): \(drop.meaning)")
+                let last = (offenders ?? []).filter { $0.reason == drop.name }
+                lines += last.prefix(NodeStatus.offendersShown).map { "    \($0.line)" }
+            }
+        }
+        if let loss {
+            lines.append(
+                "lost      \(loss.evidence); \(NodeStatus.duration(loss.secondsAgo)) ago: \(loss.verdict.rawValue)"
+            )
+        }
+        return lines
+    }
+
+    private static let offendersShown = 2
 
     private func line(of lease: Lease) -> String {
         let age = "\(lease.subnet), \(NodeStatus.duration(lease.ageSeconds)) old"
@@ -93,35 +131,50 @@ extension NodeStatus {
 
     private func counter(_ name: String) -> CounterValue? { counters.first { $0.name == name } }
 
-    /// The peers in columns, under a heading.
-    private func peerLines(limit: Int) -> [String] {
-        let widths = [20, 23, 11, 13, 11, 13]
+    /// The peers in columns, under a heading. What is to be said of one beside that stands in a line below it.
+    private func peerLines(limit: Int, isWide: Bool) -> [String] {
+        let widths = isWide ? [20, 23, 22, 11, 13, 11, 13] : [19, 23, 13, 13]
         func line(_ columns: [String]) -> String {
             let padded = zip(columns, widths).map { column, width in
-                column + String(repeating: " ", count: max(1, width - column.count))
+                column.cut(to: width - 1) + String(repeating: " ", count: max(1, width - column.count))
             }
             return "  " + padded.joined() + columns[widths.count...].joined()
         }
-        func rate(_ flow: Flow) -> String {
-            flow.bytesPerSecond.map { NodeStatus.scaled($0 * 8, "bit/s") } ?? "-"
+        func rate(_ flow: Flow?) -> String {
+            flow?.bytesPerSecond.map { NodeStatus.scaled($0 * 8, "bit/s") } ?? "-"
         }
-        func row(_ name: String, _ endpoint: String, _ traffic: Traffic?, pathMTU: Int? = nil) -> String {
-            let path = pathMTU.map { ", path MTU \($0)" } ?? ""
-            guard let traffic else { return line([name, endpoint, "-", "-", "-", "-", "-" + path]) }
+        func total(_ flow: Flow?) -> String { flow.map { NodeStatus.scaled(Double($0.bytes), "B") } ?? "-" }
+        func row(_ subnet: String, _ endpoint: String, _ name: String?, _ traffic: Traffic?) -> String {
             let heard =
-                (traffic.lastReceivedSeconds.map { "\(NodeStatus.duration($0)) ago" } ?? "never") + path
-            return line([
-                name, endpoint, NodeStatus.scaled(Double(traffic.sent.bytes), "B"), rate(traffic.sent),
-                NodeStatus.scaled(Double(traffic.received.bytes), "B"), rate(traffic.received), heard,
-            ])
+                traffic.map { $0.lastReceivedSeconds.map { NodeStatus.duration($0) } ?? "never" } ?? "-"
+            let (sent, received) = (traffic?.sent, traffic?.received)
+            if isWide {
+                return line([
+                    subnet, endpoint, name ?? "-", total(sent), rate(sent), total(received), rate(received),
+                    heard,
+                ])
+            }
+            return line([subnet, name ?? endpoint, rate(sent), rate(received), heard])
         }
         var lines = ["peers     \(peers.count)"]
         if !peers.isEmpty, limit > 0 {
-            lines.append(line(["SUBNET", "ENDPOINT", "OUT", "", "IN", "", "HEARD"]))
+            let heading =
+                isWide
+                ? ["SUBNET", "ENDPOINT", "NODE", "OUT", "", "IN", "", "HEARD AGO"]
+                : [
+                    "SUBNET", peers.contains { $0.name != nil } ? "NODE" : "ENDPOINT", "OUT", "IN",
+                    "HEARD AGO",
+                ]
+            lines.append(line(heading))
         }
-        lines += peers.prefix(limit).map { row($0.subnet, $0.endpoint, $0.traffic, pathMTU: $0.pathMTU) }
+        for peer in peers.prefix(limit) {
+            lines.append(row(peer.subnet, peer.endpoint, peer.name, peer.traffic))
+            if let pathMTU = peer.pathMTU { lines.append("    path MTU \(pathMTU)") }
+        }
         if peers.count > limit { lines.append("  and \(peers.count - limit) more") }
-        if let otherPeersTraffic { lines.append(row("those with -", "", otherPeersTraffic)) }
+        if let otherPeersTraffic {
+            lines.append(row("those with -", "", isWide ? "" : nil, otherPeersTraffic))
+        }
         return lines
     }
 
@@ -152,4 +205,32 @@ extension NodeStatus {
         let point = places == 0 ? "" : "." + String(repeating: "0", count: places - fraction.count) + fraction
         return "\(scaled / factor)\(point) \(prefix)\(unit)"
     }
+}
+
+extension String {
+    /// The text in lines of so many columns at most, broken between words: those after the first are indented as what
+    /// the first says begins, or by two more than the first is.
+    package func hanging(columns: Int) -> [String] {
+        guard count > columns else { return [self] }
+        let indent = prefix { $0 == " " }.count
+        // `state     ready: …`
+        let hanging = indent == 0 ? 10 : indent + 2
+        let words = split(separator: " ", omittingEmptySubsequences: false)
+        var lines: [String] = []
+        var line = ""
+        for (index, word) in words.enumerated() {
+            let longer = index == 0 ? String(word) : line + " " + word
+            let isContent = line.contains { $0 != " " }
+            if longer.count > columns, isContent {
+                lines.append(line)
+                line = String(repeating: " ", count: hanging) + word
+            } else {
+                line = longer
+            }
+        }
+        return lines + [line]
+    }
+
+    /// The text, or as much of it as fits, with a mark that some is missing.
+    fileprivate func cut(to width: Int) -> String { count <= width ? self : prefix(max(0, width - 1)) + "…" }
 }

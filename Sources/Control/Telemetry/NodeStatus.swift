@@ -23,6 +23,8 @@ public struct NodeStatus: Codable, Sendable, Equatable {
     public var underlay: Underlay?
     /// The tunnel; nil before it stands.
     public var tunnel: Tunnel?
+    /// How small packets go past the packet threads; nil before the tunnel stands, and from a release that does not tell.
+    public var kernelPath: KernelPath?
     /// This node's lease; nil before it has one.
     public var lease: Lease?
     /// The other nodes, ordered by subnet.
@@ -44,6 +46,18 @@ public struct NodeStatus: Codable, Sendable, Equatable {
     public var histograms: [Histogram]
     /// What stood at some level in the workers' last rounds.
     public var gauges: [Gauge]
+    /// The version of this document's form; nil from a release that does not tell. It grows where a member is taken
+    /// away or comes to mean something else.
+    public var schema: Int? = NodeStatus.schemaVersion
+    /// How the data plane works; nil before there is one, and from a release that does not tell.
+    public var engine: Engine?
+    /// The last time that packets found no room; nil where that never was, and from a release that does not tell.
+    public var loss: Loss?
+    /// The last packets that were dropped for each reason, the newest first; nil from a release that does not tell.
+    public var offenders: [Offender]?
+
+    /// Of this release.
+    public static let schemaVersion = 1
 
     /// Makes a status without peers, counters or problems.
     public init(
@@ -136,6 +150,12 @@ extension NodeStatus {
             "twill_component_condition", .gauge,
             "The worst condition of the components of a kind: 0 good, 1 degraded, 2 cutting pods off.",
             samples: \.worstConditions),
+        Metric(
+            "twill_kernel_path_on", .gauge, "Whether small packets of sparse flows go past the packet threads."
+        ) { $0.kernelPath.map { $0.state == "on" ? 1 : 0 } },
+        Metric(
+            "twill_kernel_path_peers", .gauge, "Nodes that small packets go to past the packet threads."
+        ) { $0.kernelPath.map { Double($0.ablePeers) } },
         Metric("twill_tunnel_mtu_bytes", .gauge, "The tunnel's MTU.") { $0.tunnel.map { Double($0.mtu) } },
         Metric(
             "twill_lease_age_seconds", .gauge, "Seconds since this node's lease was acquired or found."
@@ -305,13 +325,42 @@ extension NodeStatus {
         /// The largest packet in bytes that reaches it, the tunnel's headers included; nil where the path carries the
         /// tunnel's full size, as far as is known.
         public var pathMTU: Int?
+        /// Whether small packets to it go by the kernel path now; nil where this node has none, and from a release that
+        /// does not tell.
+        public var kernelPath: Bool?
+        /// What the node is called; nil where nobody told, and from a release that does not tell.
+        public var name: String?
 
         /// Makes a peer.
-        public init(subnet: String, endpoint: String, traffic: Traffic? = nil, pathMTU: Int? = nil) {
+        public init(
+            subnet: String, endpoint: String, traffic: Traffic? = nil, pathMTU: Int? = nil,
+            kernelPath: Bool? = nil
+        ) {
             self.subnet = subnet
             self.endpoint = endpoint
             self.traffic = traffic
             self.pathMTU = pathMTU
+            self.kernelPath = kernelPath
+        }
+    }
+
+    /// The way of small packets of sparse flows past the packet threads, by programs in the kernel.
+    public struct KernelPath: Codable, Sendable, Equatable {
+        /// `on`; `waiting`, for what `detail` says; `off`, by the options; or `refused`, by the kernel.
+        public var state: String
+        /// Why it is not on; nil where it is.
+        public var detail: String?
+        /// How the programs are attached, `tcx` or `clsact`; nil where they are not.
+        public var attachment: String?
+        /// How many peers are sent to by it now.
+        public var ablePeers: Int
+
+        /// Makes a state.
+        public init(state: String, detail: String? = nil, attachment: String? = nil, ablePeers: Int = 0) {
+            self.state = state
+            self.detail = detail
+            self.attachment = attachment
+            self.ablePeers = ablePeers
         }
     }
 

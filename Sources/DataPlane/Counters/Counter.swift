@@ -23,6 +23,15 @@ public enum Counter: Int, CaseIterable, Sendable {
     case segmentsCoalesced
     case tunnelWrites
     case inboundPassed
+    // Past the workers, by the kernel path.
+    case kernelPathPacketsSent
+    case kernelPathPacketsReceived
+    case kernelPathKeptInOrder
+    case kernelPathLeftToRing
+    case kernelPathStrays
+    // Between the nodes.
+    case hellosSent
+    case hellosReceived
     // The loop.
     case enters
     case completions
@@ -75,6 +84,7 @@ public enum Counter: Int, CaseIterable, Sendable {
     case dropOutboundUnderlayFull
     case dropOutboundUnreachable
     case dropOutboundError
+    case dropKernelPathMemory
     // Drops from underlay to pod.
     case dropInboundTruncated
     case dropInboundTooShort
@@ -194,6 +204,35 @@ extension Counter {
             Definition(
                 "inbound_passed", .event,
                 "Datagrams of sparse flows that were delivered before other flows' waiting ones.")
+        case .kernelPathPacketsSent:
+            Definition(
+                "kernel_path_packets_sent", .event,
+                "Of packets_sent, those that the kernel path sent past the packet threads.")
+        case .kernelPathPacketsReceived:
+            Definition(
+                "kernel_path_packets_received", .event,
+                "Of packets_delivered, those that the kernel path delivered past the packet threads.")
+        case .kernelPathKeptInOrder:
+            Definition(
+                "kernel_path_kept_in_order", .event,
+                "Small packets to able peers that went by the packet threads, since their flow was there: it is bulk, or was a moment ago."
+            )
+        case .kernelPathLeftToRing:
+            Definition(
+                "kernel_path_left_to_ring", .event,
+                "Datagrams without a UDP checksum that the kernel path did not take in: hellos, and what the packet threads were left to judge."
+            )
+        case .kernelPathStrays:
+            Definition(
+                "kernel_path_strays", .event,
+                "Packets of a peer's kernel path that this node's did not take, and whose TCP or UDP checksum was completed here."
+            )
+        case .hellosSent:
+            Definition(
+                "hellos_sent", .event,
+                "Questions to peers whether they take kernel-path datagrams in, and answers to theirs.")
+        case .hellosReceived:
+            Definition("hellos_received", .event, "Such questions and answers that came from peers.")
         case .enters:
             Definition(
                 "enters", .event,
@@ -387,6 +426,11 @@ extension Counter {
             Definition(
                 "drop_outbound_error", .drop,
                 "The kernel refused the send for another reason; report it with the kernel's release.")
+        case .dropKernelPathMemory:
+            Definition(
+                "drop_kernel_path_memory", .drop,
+                "The kernel had no memory for a packet that the kernel path was forwarding: look at the node's memory."
+            )
         case .dropInboundTruncated:
             Definition(
                 "drop_inbound_truncated", .drop,

@@ -11,6 +11,14 @@ public enum CounterHistogram: Int, CaseIterable, Sendable {
     case writeBatch
     /// Nanoseconds of one round's work, the wait for work left out.
     case roundTime
+    /// Nanoseconds from a packet's read from the TUN device until it was forwarded, sampled.
+    case outboundWaitTime
+    /// Nanoseconds from there until it was sent, sampled.
+    case outboundSendTime
+    /// Nanoseconds from a receive until its datagrams were checked and coalesced, sampled.
+    case inboundWaitTime
+    /// Nanoseconds from there until they were written to the TUN device, sampled.
+    case inboundWriteTime
 
     // Not stored: a stored constant would be reached through an initializer that runs once, on the packet path.
 
@@ -31,7 +39,7 @@ public enum CounterHistogram: Int, CaseIterable, Sendable {
     var firstExponent: Int {
         switch self {
         case .readBatch, .sendBatch, .receiveBatch, .writeBatch: 0
-        case .roundTime: 10
+        case .roundTime, .outboundWaitTime, .outboundSendTime, .inboundWaitTime, .inboundWriteTime: 10
         }
     }
 
@@ -40,7 +48,7 @@ public enum CounterHistogram: Int, CaseIterable, Sendable {
     var bucketCount: Int {
         switch self {
         case .readBatch, .sendBatch, .receiveBatch, .writeBatch: 9
-        case .roundTime: 16
+        case .roundTime, .outboundWaitTime, .outboundSendTime, .inboundWaitTime, .inboundWriteTime: 16
         }
     }
 
@@ -61,11 +69,20 @@ public enum CounterHistogram: Int, CaseIterable, Sendable {
         case .receiveBatch: "receive_batch"
         case .writeBatch: "write_batch"
         case .roundTime: "round_time"
+        case .outboundWaitTime: "outbound_wait_time"
+        case .outboundSendTime: "outbound_send_time"
+        case .inboundWaitTime: "inbound_wait_time"
+        case .inboundWriteTime: "inbound_write_time"
         }
     }
 
     /// Whether observations are nanoseconds; else they are packets.
-    public var isTime: Bool { self == .roundTime }
+    public var isTime: Bool {
+        switch self {
+        case .readBatch, .sendBatch, .receiveBatch, .writeBatch: false
+        case .roundTime, .outboundWaitTime, .outboundSendTime, .inboundWaitTime, .inboundWriteTime: true
+        }
+    }
 
     /// What an observation is.
     public var meaning: String {
@@ -75,6 +92,11 @@ public enum CounterHistogram: Int, CaseIterable, Sendable {
         case .receiveBatch: "Datagrams in one receive."
         case .writeBatch: "Packets in one write to the TUN device."
         case .roundTime: "Time of one round's work, the wait for work left out."
+        case .outboundWaitTime:
+            "Time from a packet's read from the TUN device until it was forwarded; of some packets, as the three below."
+        case .outboundSendTime: "Time from there until the kernel had taken it to send."
+        case .inboundWaitTime: "Time from a receive until its datagrams were checked and put together."
+        case .inboundWriteTime: "Time from there until the TUN device had them."
         }
     }
 }

@@ -143,6 +143,26 @@ public struct UnderlaySocket: Sendable {
         }
     }
 
+    /// Opens one more socket that only sends, from the port that `receiver` receives on: its datagrams have no checksum,
+    /// as those of the kernel path (`SO_NO_CHECK`, udp(7)).
+    ///
+    /// - Parameters:
+    ///   - receiver: the first of the sockets that `open` made; all others of the port are open.
+    ///   - endpoint: the address and port that it has.
+    /// - Returns: the socket's descriptor, the caller's to close; nil where the kernel refuses it.
+    public static func openSenderWithoutChecksum(
+        sharingPortOf receiver: UnderlaySocket, at endpoint: Endpoint
+    ) -> Int32? {
+        guard let descriptor = openSender(sharingPortOf: receiver, at: endpoint, bufferBytes: 0) else {
+            return nil
+        }
+        guard set(descriptor, SOL_SOCKET, SO_NO_CHECK, 1) else {
+            Glibc.close(descriptor)
+            return nil
+        }
+        return descriptor
+    }
+
     /// Opens a socket that only sends, from the port that `receiver` receives on.
     ///
     /// When the kernel frees a datagram, it wakes whoever waits on the socket that sent it (sock_wfree,

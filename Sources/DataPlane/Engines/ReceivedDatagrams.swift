@@ -25,6 +25,13 @@ public struct ReceivedDatagrams {
             socketName: payload - (PacketMemory.datagramPayloadOffset &- PacketMemory.nameOffset))
     }
 
+    /// The sender's underlay address and port; nil where the kernel named none.
+    @inlinable
+    public var sender: Endpoint? {
+        Endpoint(
+            socketName: payload - (PacketMemory.datagramPayloadOffset &- PacketMemory.nameOffset))
+    }
+
     /// Reads the layout that every engine leaves (`io_uring_recvmsg_out`, Linux 6.0): four 32-bit words (name length,
     /// control length, payload length, flags), the address, the control message, the payload.
     @inlinable @inline(__always)

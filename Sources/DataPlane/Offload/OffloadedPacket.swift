@@ -71,11 +71,7 @@ public enum OffloadedPacket: Sendable {
         guard field &+ 2 <= length,
             start >= (packet.byte(0) >> 4 == 6 ? IPv6Wire.headerBytes : IPv4Wire.headerBytes)
         else { return .checksumPlace }
-        var sum = InternetSum()
-        sum.add(packet + start, count: length &- start)
-        // As `skb_checksum_help` does for every transport: 0xFFFF for 0, which says "none" in UDP and means the
-        // same as 0 elsewhere.
-        packet.setField16(field, sum.checksumUDP)
+        UnfinishedChecksum.finish(packet, from: start, to: length, field: field)
         return nil
     }
 }

@@ -104,23 +104,17 @@ package struct DoctorReport: Sendable {
         var lines = wrong.flatMap(\.foldedLines)
         if showsAll { lines += well.flatMap(\.foldedLines) }
         let reachable = peers.filter(\.isGood).count
-        lines.append(
-            "\(wrong.count { $0.outcome == .bad }) FAIL, \(wrong.count { $0.outcome == .degraded }) warn, "
-                + "\(well.count) ok; \(reachable) of \(peers.count) peers reachable")
+        lines.append(Finding.summary(all) + "; \(reachable) of \(peers.count) peers reachable")
         return lines.map(\.printable).joined(separator: "\n") + "\n"
     }
 
     /// The document for programs.
     package var document: DoctorDocument {
-        DoctorDocument(
-            findings: findings.map {
-                DoctorDocument.Entry(
-                    subject: $0.subject, outcome: $0.outcome.rawValue, detail: $0.detail, remedy: $0.remedy)
-            }, peers: peers)
+        DoctorDocument(findings: findings, peers: peers)
     }
 }
 
-/// What `twilld doctor --json` and `twilld ping --json` print. Members may be added; none changes its meaning.
+/// What `twilld doctor`, `ping` and `check` print with `--json`. Members may be added; none changes its meaning.
 package struct DoctorDocument: Codable, Sendable {
     /// The form of the document.
     package var schema = 1
@@ -130,8 +124,10 @@ package struct DoctorDocument: Codable, Sendable {
     package var peers: [PeerReport]
 
     /// Makes a document.
-    package init(findings: [Entry] = [], peers: [PeerReport]) {
-        self.findings = findings
+    package init(findings: [Finding] = [], peers: [PeerReport] = []) {
+        self.findings = findings.map {
+            Entry(subject: $0.subject, outcome: $0.outcome.rawValue, detail: $0.detail, remedy: $0.remedy)
+        }
         self.peers = peers
     }
 

@@ -1,4 +1,5 @@
 import Addresses
+import Leases
 import Node
 import Reconciler
 
@@ -33,6 +34,13 @@ package struct Finding: Sendable, Equatable {
     package var line: String {
         let remedy = remedy.map { ": " + $0 } ?? ""
         return padded(outcome.rawValue, 6) + padded(subject, 18) + detail + remedy
+    }
+
+    /// How much is how, in one line: `1 FAIL, 2 warn, 20 ok`.
+    package static func summary(_ findings: [Finding]) -> String {
+        [Outcome.bad, .degraded, .good].map { outcome in
+            "\(findings.count { $0.outcome == outcome }) \(outcome.rawValue)"
+        }.joined(separator: ", ")
     }
 
     private func padded(_ text: String, _ width: Int) -> String {
@@ -112,6 +120,33 @@ extension Finding {
         return Finding(
             "device", .degraded, "\(name) is held by \(holder)",
             remedy: "stop it before twilld is started, or give --tun-name")
+    }
+
+    /// Judges which programs there are that keep packet filter rules.
+    static func rulePrograms(hasNft: Bool, hasIptables: Bool) -> Finding {
+        let found = [(hasNft, "nft"), (hasIptables, "iptables")].filter(\.0).map(\.1)
+        return found.isEmpty
+            ? Finding(
+                "rules", .degraded, "neither nft nor iptables is in PATH",
+                remedy:
+                    "without one, pods' packets are neither masqueraded (--ip-masq) nor accepted where FORWARD drops; "
+                    + "install nftables or iptables")
+            : Finding("rules", .good, found.joined(separator: " and "))
+    }
+
+    /// Judges what a store said of itself: the network's configuration, nil for none.
+    static func store(_ name: String, configuration: String?) -> Finding {
+        guard let configuration else {
+            return Finding(
+                "store", .degraded, "\(name) answers and has no network configuration",
+                remedy: "twilld waits for one: twilld network set FILE")
+        }
+        do throws(NetworkConfigurationError) {
+            let network = try NetworkConfiguration(parsing: configuration)
+            return Finding("store", .good, "\(name) answers; the network is \(network.network)")
+        } catch {
+            return Finding("store", .bad, "\(name): \(error.description)", remedy: "twilld network set FILE")
+        }
     }
 
     /// Judges the limit of locked memory. Registered buffers count against it, except for CAP_IPC_LOCK.

@@ -2,10 +2,13 @@ import Addresses
 import Backends
 import Processes
 import Engines
+import KernelForwarding
+import KernelPrograms
 import FoundationEssentials
 import Glibc
 import Devices
 import Health
+import Leases
 import Logging
 import Node
 import Host
@@ -63,6 +66,20 @@ package enum MachineCheck {
         }
     }
 
+    /// Whether the store of leases answers, and what it says; nothing is written to it.
+    package static func storeFinding(_ options: StoreOptions) async -> Finding {
+        do {
+            let store = try await onThread { try options.open() }
+            return .store(store.name, configuration: try await store.snapshot().configuration)
+        } catch let error as LeaseStoreError {
+            return Finding(
+                "store", .bad, error.description,
+                remedy: "twilld waits until it answers, and no node gets a subnet before")
+        } catch {
+            return Finding("store", .bad, plainWords(error))
+        }
+    }
+
     /// The findings about the kernel and this process's rights.
     @available(*, noasync, message: "it blocks: use onThread")
     static func kernelFindings(isOfKubernetes: Bool) -> [Finding] {
@@ -75,6 +92,9 @@ package enum MachineCheck {
         findings += ring()
         findings += tunnel()
         findings += socket()
+        findings.append(
+            .rulePrograms(hasNft: ChildProcess("nft") != nil, hasIptables: ChildProcess("iptables") != nil))
+        findings.append(kernelPath())
         findings.append(.forwarding(setting: setting("/proc/sys/net/ipv4/ip_forward")))
         if isOfKubernetes {
             findings.append(
@@ -123,6 +143,17 @@ package enum MachineCheck {
             return findings
         } catch {
             return [Finding("tun", .bad, "\(error)")]
+        }
+    }
+
+    private static func kernelPath() -> Finding {
+        do throws(KernelProgramError) {
+            try KernelForwarder.probe()
+            return Finding("kernel path", .good, "its programs load, and carry a packet")
+        } catch {
+            return Finding(
+                "kernel path", .degraded, "\(error)",
+                remedy: "until then the packet threads carry small packets too, which takes longer")
         }
     }
 

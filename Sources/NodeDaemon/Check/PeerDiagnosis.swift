@@ -93,6 +93,15 @@ package struct PeerDiagnosis: Sendable {
             underlayAddress: .v4(address), tunnelAddress: .v4(subnet.address), tunnelMTU: tunnel.mtu)
     }
 
+    /// Where packets to a peer are sent.
+    ///
+    /// - Parameter name: its subnet, its underlay address, its name, or a pod's address.
+    /// - Throws: where no peer is called so.
+    package static func endpoint(ofPeer name: String, in status: NodeStatus) throws(ExitFailure) -> Endpoint {
+        if let peer = try peers(named: [name], in: status).first { return peer.endpoint }
+        throw ExitFailure(.usage, "no peer is called \(name.printable)")
+    }
+
     private static func peers(named names: [String], in status: NodeStatus) throws(ExitFailure)
         -> [ExaminedPeer]
     {

@@ -1,5 +1,4 @@
 import Addresses
-import KubernetesClient
 import KubernetesNodes
 import Leases
 import Synchronization
@@ -7,13 +6,13 @@ import Synchronization
 /// A node whose cluster assigns its subnet. The cluster is asked first, since the node's annotations may name the
 /// underlay; what it says of itself meanwhile is seen from outside, and the daemon gets all of it.
 struct ClusterNode {
-    private let cluster: KubernetesCluster
+    private let cluster: any AssigningCluster
     private let parts: Parts
     private let publicAddress: IPv4Address?
     private let relay: ClusterRelay
 
     /// - Parameter publicAddress: `--public-ip`, for as long as no annotation says otherwise.
-    init(_ cluster: KubernetesCluster, _ parts: Parts, publicAddress: IPv4Address?) {
+    init(_ cluster: any AssigningCluster, _ parts: Parts, publicAddress: IPv4Address?) {
         self.cluster = cluster
         self.parts = parts
         self.publicAddress = publicAddress
@@ -82,10 +81,10 @@ struct ClusterNode {
 private final class ClusterRelay: PeerSource {
     let networks: AsyncStream<KnownNetwork>
     private let continuation: AsyncStream<KnownNetwork>.Continuation
-    private let cluster: KubernetesCluster
+    private let cluster: any AssigningCluster
     private let hasDaemon = Mutex(false)
 
-    init(_ cluster: KubernetesCluster) {
+    init(_ cluster: any AssigningCluster) {
         self.cluster = cluster
         (networks, continuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
     }

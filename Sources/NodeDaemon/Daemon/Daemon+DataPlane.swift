@@ -70,6 +70,9 @@ extension Daemon {
             logger.warning(
                 .uringForbidden, metadata: ["detail": "\(refusal)"])
         }
+        if let refusal = made.kernelPathRefusal {
+            logger.notice(.kernelPathRefused, metadata: ["detail": "\(refusal)"])
+        }
         logger.notice(.dataPlaneStarted, metadata: words(for: made, mtu: routes.mtu))
         return made
     }
@@ -113,6 +116,8 @@ extension Daemon {
             health.forget(component)
             observation.update(following, continuing: true)
             stage.stored = nil
+            // The kernel path's programs are the new one's.
+            stage.desired = nil
             logger.notice(.dataPlaneReplaced, metadata: words(for: following, mtu: routes.mtu))
             if following.channels?.hasFormerSockets == true { forgetFormerPort(of: following) }
             return following
@@ -156,6 +161,7 @@ extension Daemon {
             take(following)
             observation.update(following, continuing: true)
             stage.stored = nil
+            stage.desired = nil
             logger.notice(.formerPortClosed, metadata: ["bound": "\(following.underlay)"])
             askForPass()
         }
@@ -207,6 +213,7 @@ extension Daemon {
 
     func closeDataPlane() async {
         guard let dataPlane = stage.dataPlane else { return }
+        await closeKernelPath()
         stage.dataPlane = nil
         stage.stored = nil
         observation.update(nil as DataPlane?)
@@ -222,6 +229,7 @@ extension Daemon {
     /// Ends the data plane at the daemon's end, and leaves of it what the next start needs.
     func leaveDataPlane() async {
         guard let dataPlane = stage.dataPlane, !isHandingOver else { return }
+        await closeKernelPath()
         observation.update(nil as DataPlane?)
         observation.update(nil as NodeStatus.Tunnel?)
         let isKept = options.succession.stop == .keep

@@ -45,6 +45,7 @@ extension Daemon {
             }
             isHandingOver = true
             try await give(dataPlane, channels, to: successor)
+            await closeKernelPath()
             stage.dataPlane = nil
             logger.notice(.handedOver, metadata: ["to": "\(release)"])
             return true

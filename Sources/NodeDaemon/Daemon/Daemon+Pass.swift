@@ -162,6 +162,7 @@ extension Daemon {
         items += filterEffects.desiredItems(in: desired.surroundings)
         items.append(file)
         items += podItems(subnet: subnet, after: file)
+        items += await kernelPathItems(of: dataPlane)
         stage.keptFile = file
         try await node.setDesired(items)
         // Where no program for rules works, that is told, and the node goes on without.

@@ -10,7 +10,7 @@ import Worker
 // What looks after the node between the passes: the loops' heartbeats, the packet threads, what time alone
 // brings about.
 extension Daemon {
-    /// How often the open descriptors are counted.
+    /// How often the open descriptors are counted and the kernel path's conditions looked at.
     private static let descriptorSeconds = 5
 
     /// Does something that makes a loop show itself, again and again.
@@ -45,6 +45,7 @@ extension Daemon {
         while true {
             try await Task.sleep(for: .seconds(1))
             seconds = (seconds + 1) % Daemon.descriptorSeconds
+            refreshKernelPath()
             let counters = stage.dataPlane?.counters()
             let now = ContinuousClock.now
             if tooLarge.grew(to: counters?[.dropOutboundTooLarge] ?? 0, at: now) { await node.checkPaths() }
@@ -54,6 +55,7 @@ extension Daemon {
             if let totals = observation.sampleTraffic() {
                 await node.noteTraffic(traffic.news(in: totals))
             }
+            await observation.lookForLosses { await onThread { ProcessorTimes.now() } }
             await lookAtDataPlane()
             await storeDescriptors()
             await tellWhetherItStands()
@@ -62,6 +64,7 @@ extension Daemon {
                 TableProblems.expiry(
                     of: table.ownLease, margin: options.lease.renewalMargin, now: .now))
             if seconds == 0 {
+                await lookAtKernelPath()
                 let open = await onThread { DescriptorLimit.open }
                 health.set(
                     Component(.limit, "open files"),

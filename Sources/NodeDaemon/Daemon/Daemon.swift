@@ -67,6 +67,7 @@ actor Daemon {
         /// What is stored for the next process.
         var stored: StoredDescriptors?
         var fallbacks = FallbackWatch()
+        var kernelPath: AttachedKernelPath?
         /// The port that another process holds or held, until it was had.
         var heldPort: Component?
         var desired: DesiredNetwork?

@@ -26,8 +26,10 @@ final class Observation: Observable {
         var dataPlane: DataPlane?
         var tunnel: NodeStatus.Tunnel?
         var samples = TrafficSamples()
+        var kernelPath: AttachedKernelPath?
         var paths: PathMTUs?
         var kernel: ItemStatuses?
+        var losses = LossWatch()
     }
 
     /// What a table says something of even where all is well.
@@ -40,6 +42,8 @@ final class Observation: Observable {
     private let peerMetricsLimit: Int
     private let health: NodeHealth
     private let knowledge = Mutex(Knowledge())
+    /// Whether a capture goes on.
+    private let isCaptured = Mutex(false)
 
     /// Where the network's configuration, its nodes and this node's subnet come from.
     struct Origin: Sendable {
@@ -101,10 +105,13 @@ final class Observation: Observable {
     /// - Parameter continuing: whether it goes on with the counts of the one before.
     func update(_ dataPlane: DataPlane?, continuing: Bool = false) {
         knowledge.withLock {
+            $0.losses.beginAnew()
             $0.dataPlane = dataPlane
             if !continuing { $0.samples = TrafficSamples() }
         }
     }
+
+    func update(_ kernelPath: AttachedKernelPath?) { knowledge.withLock { $0.kernelPath = kernelPath } }
 
     func update(_ paths: PathMTUs) { knowledge.withLock { $0.paths = paths } }
 
@@ -127,6 +134,31 @@ final class Observation: Observable {
             if $0.dataPlane === dataPlane { $0.samples.take(sample) }
         }
         return sample.peers
+    }
+
+    /// Looks for packets that found no room, and says what is wrong; to be called once a second.
+    ///
+    /// - Parameter processorTimes: reads them, where they are wanted.
+    func lookForLosses(_ processorTimes: () async -> ProcessorTimes) async {
+        guard let dataPlane = knowledge.withLock({ $0.dataPlane }) else { return }
+        let counters = dataPlane.counters()
+        let isWanted = knowledge.withLock { $0.losses.wantsTimes(counters, at: .now) }
+        let times = isWanted ? await processorTimes() : nil
+        let now = ContinuousClock.now
+        let problem: Problem? = knowledge.withLock {
+            // Another one may have taken its place meanwhile.
+            if $0.dataPlane === dataPlane { $0.losses.look(at: counters, times, at: now) }
+            return $0.losses.problem(at: now)
+        }
+        health.set(Component(.dataPlane, "losses"), problem)
+    }
+
+    /// The data plane and what a capture of it needs to know; nil before there is one.
+    var capturable: (dataPlane: DataPlane, interface: String, endpoint: Endpoint)? {
+        knowledge.withLock {
+            guard let dataPlane = $0.dataPlane, let tunnel = $0.tunnel else { return nil }
+            return (dataPlane, tunnel.interface, dataPlane.underlay)
+        }
     }
 
     // MARK: What others read
@@ -164,11 +196,23 @@ final class Observation: Observable {
                 expirySeconds: lease.expiry.map { ($0 - now).seconds })
         }
         let narrow = knowledge.paths?.narrow ?? [:]
+        let able = knowledge.dataPlane?.kernelPath?.standing.able
         status.peers = knowledge.table.peers.map {
             NodeStatus.Peer(
-                subnet: "\($0.subnet)", endpoint: "\($0.endpoint)", pathMTU: narrow[$0.subnet.ipv4])
+                subnet: "\($0.subnet)", endpoint: "\($0.endpoint)", pathMTU: narrow[$0.subnet.ipv4],
+                kernelPath: able?.contains($0.endpoint))
         }
-        if let dataPlane = knowledge.dataPlane { addTraffic(of: dataPlane, knowledge, to: &status) }
+        if let dataPlane = knowledge.dataPlane {
+            status.kernelPath = NodeStatus.KernelPath(of: dataPlane, knowledge.kernelPath)
+            addTraffic(of: dataPlane, knowledge, to: &status)
+            status.engine = NodeStatus.Engine(dataPlane)
+            status.offenders = Counter.allCases.filter(\.isDrop).flatMap { reason in
+                dataPlane.lastDropped(reason).map {
+                    NodeStatus.Offender($0, nowNanoseconds: monotonicNanoseconds())
+                }
+            }
+        }
+        status.loss = knowledge.losses.status(at: now)
         status.skipped = knowledge.table.skipped.map { NodeStatus.Skipped(key: $0.key, reason: $0.reason) }
         let states = health.all
         status.components = states.map { NodeStatus.Component($0, now: now) }
@@ -202,6 +246,18 @@ final class Observation: Observable {
         if status.peers.contains(where: { $0.traffic == nil }) {
             status.otherPeersTraffic = traffic(totals.others, since: earlier?.sample.peers.others)
         }
+    }
+
+    func capture(_ request: CaptureRequest) -> Capture? {
+        guard
+            isCaptured.withLock({ isCaptured in
+                defer { isCaptured = true }
+                return !isCaptured
+            })
+        else { return nil }
+        return Capture(
+            request, of: { [weak self] in self?.capturable },
+            ended: { [weak self] in self?.isCaptured.withLock { $0 = false } })
     }
 
     func answer(path: String) -> HTTPAnswer? {
@@ -247,4 +303,25 @@ final class Observation: Observable {
 extension Duration {
     /// Seconds, with a fraction.
     fileprivate var seconds: Double { self / .seconds(1) }
+}
+
+extension NodeStatus.Engine {
+    /// What a data plane works with, by the names of the flags that ask for it.
+    fileprivate init(_ dataPlane: DataPlane) {
+        let wanted = dataPlane.tuning
+        let tunnel = dataPlane.tunnel?.offloads ?? []
+        let underlay = dataPlane.underlayOffloads
+        let offloads: [(name: String, isWanted: Bool, isThere: Bool)] = [
+            ("tun-tso4", wanted.tunnelOffloads.contains(.tcp4), tunnel.contains(.tcp4)),
+            ("tun-tso6", wanted.tunnelOffloads.contains(.tcp6), tunnel.contains(.tcp6)),
+            ("tun-ecn", wanted.tunnelOffloads.contains(.tcpECN), tunnel.contains(.tcpECN)),
+            ("tun-uso", wanted.tunnelOffloads.contains(.udp), tunnel.contains(.udp)),
+            ("udp-gso", wanted.usesSegmentation, underlay.segmentation),
+            ("udp-gro", wanted.usesCoalescing, underlay.coalescing),
+        ]
+        self.init(
+            name: dataPlane.engine.rawValue, workers: dataPlane.workerCount,
+            offloads: offloads.filter(\.isThere).map(\.name),
+            missingOffloads: offloads.filter { $0.isWanted && !$0.isThere }.map(\.name))
+    }
 }

@@ -1,14 +1,17 @@
-import KubernetesClient
 import KubernetesNodes
 import Leases
 import Logging
+
+#if !TWILL_WITHOUT_GRPC
+    import KubernetesClient
+#endif
 
 /// How this node is one of its network: what its options' `NetworkOrigin` comes to.
 enum Membership: Sendable {
     /// By a lease in a store.
     case leased(any LeaseStore)
     /// As a node of a cluster, which assigns its subnet.
-    case assigned(KubernetesCluster)
+    case assigned(any AssigningCluster)
 
     /// Opens what `origin` names; it connects at the first request. Blocks for as long as files do.
     ///
@@ -22,13 +25,20 @@ enum Membership: Sendable {
                 throw ExitFailure(error)
             }
         case .kubernetes(let options):
-            do throws(KubernetesOptionsError) {
-                let heartbeat: @Sendable () -> Void = { heartbeats.stamp(.leaseKeeper) }
-                self = .assigned(
-                    try KubernetesCluster(options: options, logger: logger, heartbeat: heartbeat))
-            } catch {
-                throw ExitFailure(.configuration, error.description)
-            }
+            #if TWILL_WITHOUT_GRPC
+                throw ExitFailure(
+                    .unavailable,
+                    "this twilld was built without Kubernetes (TWILL_WITHOUT_GRPC, as tools/demo builds it); "
+                        + "build it without that variable, or use --lease-dir")
+            #else
+                do throws(KubernetesOptionsError) {
+                    let heartbeat: @Sendable () -> Void = { heartbeats.stamp(.leaseKeeper) }
+                    self = .assigned(
+                        try KubernetesCluster(options: options, logger: logger, heartbeat: heartbeat))
+                } catch {
+                    throw ExitFailure(.configuration, error.description)
+                }
+            #endif
         }
     }
 

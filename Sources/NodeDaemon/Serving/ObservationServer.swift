@@ -16,6 +16,9 @@ struct HTTPAnswer: Sendable, Equatable {
 protocol Observable: Sendable {
     /// The answer to a GET of `path`; nil where nothing has that path.
     func answer(path: String) -> HTTPAnswer?
+
+    /// Begins a capture; nil where one goes on.
+    func capture(_ request: CaptureRequest) -> Capture?
 }
 
 /// Answers GET requests over HTTP/1.1, on a port and on a unix socket, on one thread of its own: the packet threads
@@ -34,6 +37,8 @@ final class ObservationServer: Sendable {
         static let requestBytes = 16 * 1024
         /// How long a connection may be open.
         static let seconds: Int64 = 10
+        /// How often what was captured is sent on.
+        static let captureMilliseconds: Int64 = 10
         /// How long no connection is taken where the process has no descriptor left for one.
         static let pauseMilliseconds: Int64 = 100
     }
@@ -84,7 +89,8 @@ final class ObservationServer: Sendable {
     func listen(_ socket: StatusSocket) async throws(ExitFailure) {
         do {
             _ = try await bootstrap(
-                paths: ObservationServer.portPaths.union(["/status"]), connections: Limits.socketConnections
+                paths: ObservationServer.portPaths.union(["/status", CaptureRequest.path]),
+                connections: Limits.socketConnections
             ).withBoundSocket(socket.descriptor).get()
         } catch {
             close(socket.descriptor)
@@ -110,10 +116,11 @@ final class ObservationServer: Sendable {
                     try pipeline.addHandler(RequestLimit())
                     try pipeline.configureHTTPServerPipeline(
                         withPipeliningAssistance: false, withErrorHandling: false)
-                    try pipeline.addHandler(RequestHandler(observable, paths: paths))
                     let end = channel.eventLoop.scheduleTask(in: .seconds(Limits.seconds)) {
                         channel.close(promise: nil)
                     }
+                    try pipeline.addHandler(
+                        RequestHandler(observable, paths: paths, staysOpen: { end.cancel() }))
                     // The task holds the channel and all that belongs to it.
                     channel.closeFuture.whenComplete { _ in end.cancel() }
                 }
@@ -186,12 +193,16 @@ private final class RequestHandler: ChannelInboundHandler {
 
     private let observable: any Observable
     private let paths: Set<String>
+    private let staysOpen: () -> Void
     private var head: HTTPRequestHead?
     private var hasAnswered = false
+    private var capture: Capture?
 
-    init(_ observable: any Observable, paths: Set<String>) {
+    /// - Parameter staysOpen: called where the answer has no end.
+    init(_ observable: any Observable, paths: Set<String>, staysOpen: @escaping () -> Void) {
         self.observable = observable
         self.paths = paths
+        self.staysOpen = staysOpen
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
@@ -201,11 +212,61 @@ private final class RequestHandler: ChannelInboundHandler {
         case .end:
             guard let head, !hasAnswered else { return }
             hasAnswered = true
+            let parts = head.uri.split(separator: "?", maxSplits: 1)
+            if head.method == .GET, parts.first == CaptureRequest.path[...],
+                paths.contains(CaptureRequest.path)
+            {
+                return beginCapture(parts.count > 1 ? parts[1] : "", context)
+            }
             RequestHandler.send(answer(head), isBodyWanted: head.method != .HEAD, on: context.channel)
         }
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }
+
+    // MARK: Captures
+
+    private func beginCapture(_ query: Substring, _ context: ChannelHandlerContext) {
+        func refuse(_ status: HTTPResponseStatus, _ words: String) {
+            RequestHandler.send(
+                HTTPAnswer(status: status, body: words + "\n"), isBodyWanted: true, on: context.channel)
+        }
+        let request: CaptureRequest
+        do throws(CaptureRequest.Malformed) { request = try CaptureRequest(query: query) } catch {
+            return refuse(.badRequest, error.description)
+        }
+        guard let capture = observable.capture(request) else {
+            return refuse(.conflict, "another capture goes on: end that one first")
+        }
+        self.capture = capture
+        staysOpen()
+        // Without a length and in no pieces: the answer ends with the connection.
+        let head = HTTPResponseHead(
+            version: .http1_0, status: .ok,
+            headers: HTTPHeaders([("Content-Type", capture.contentType), ("Connection", "close")]))
+        context.writeAndFlush(wrapOutboundOut(.head(head)), promise: nil)
+        sendCaptured(context)
+    }
+
+    private func sendCaptured(_ context: ChannelHandlerContext) {
+        guard let capture else { return }
+        // Who does not read misses what comes meanwhile, and is told how much.
+        if context.channel.isWritable {
+            let bytes = capture.next()
+            if !bytes.isEmpty {
+                let buffer = context.channel.allocator.buffer(bytes: bytes)
+                context.writeAndFlush(wrapOutboundOut(.body(.byteBuffer(buffer))), promise: nil)
+            }
+        }
+        context.eventLoop.assumeIsolated().scheduleTask(
+            in: .milliseconds(ObservationServer.Limits.captureMilliseconds)
+        ) { [weak self] in self?.sendCaptured(context) }
+    }
+
+    func channelInactive(context: ChannelHandlerContext) {
+        capture = nil
+        context.fireChannelInactive()
+    }
 
     private func answer(_ head: HTTPRequestHead) -> HTTPAnswer {
         guard head.method == .GET || head.method == .HEAD else {

@@ -27,8 +27,17 @@ package struct StatusClient: Sendable {
     /// - Throws: `ExitFailure` in an operator's words, where nobody answers, or not what a twilld of this release
     ///   would.
     @available(*, noasync, message: "it blocks: use onThread")
-    package func statusText() throws(ExitFailure) -> String {
-        let answer = try get("/status")
+    package func statusText() throws(ExitFailure) -> String { try document("/status") }
+
+    /// The daemon's metrics, as Prometheus has them.
+    ///
+    /// - Throws: `ExitFailure` in an operator's words, where nobody answers, or not what a twilld of this release
+    ///   would.
+    @available(*, noasync, message: "it blocks: use onThread")
+    package func metricsText() throws(ExitFailure) -> String { try document("/metrics") }
+
+    private func document(_ path: String) throws(ExitFailure) -> String {
+        let answer = try get(path)
         let parts = answer.split(separator: "\r\n\r\n", maxSplits: 1)
         guard parts.count == 2, answer.hasPrefix("HTTP/1.1 200 ") else {
             throw ExitFailure(
@@ -93,15 +102,83 @@ package struct StatusClient: Sendable {
         }
     }
 
-    private func get(_ path: String) throws(ExitFailure) -> String {
-        let descriptor = try unconnectedSocket()
+    /// Captures packets until the daemon or `body` ends it.
+    ///
+    /// - Parameters:
+    ///   - request: which packets, and how they are told.
+    ///   - body: takes the bytes of the answer as they come, none where nothing came for a tenth of a second; returns
+    ///     whether it wants more.
+    /// - Throws: `ExitFailure` in an operator's words, where nobody answers, or another capture goes on.
+    @available(*, noasync, message: "it blocks: use onThread")
+    package func capture(
+        _ request: CaptureRequest, _ body: (ArraySlice<UInt8>) throws(ExitFailure) -> Bool
+    ) throws(ExitFailure) {
+        let descriptor = try ask(request.uri)
         defer { close(descriptor) }
-        guard try connect(descriptor) else { throw failure("reach a running twilld") }
-
-        let request = Array("GET \(path) HTTP/1.1\r\nHost: twilld\r\nConnection: close\r\n\r\n".utf8)
-        guard send(descriptor, request, request.count, Int32(MSG_NOSIGNAL)) == request.count else {
-            throw failure("ask twilld")
+        var head: [UInt8] = []
+        var hasBody = false
+        var buffer = [UInt8](repeating: 0, count: 65_536)
+        while true {
+            var waiting = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+            let isReady = poll(&waiting, 1, hasBody ? 100 : Int32(clamping: patienceSeconds * 1000))
+            if isReady == 0, hasBody {
+                guard try body([]) else { return }
+                continue
+            }
+            guard isReady > 0 else { throw failure("hear of the capture") }
+            let count = recv(descriptor, &buffer, buffer.count, 0)
+            if count < 0 && errno == EINTR { continue }
+            guard count >= 0 else { throw failure("read what is captured") }
+            if count == 0 {
+                guard hasBody else { throw refusal(head) }
+                return
+            }
+            var rest = buffer[..<count]
+            if !hasBody {
+                head += rest
+                guard let end = head.firstRange(of: Array("\r\n\r\n".utf8)) else { continue }
+                guard head.starts(with: "HTTP/1.0 200 ".utf8) else {
+                    // The reason follows, up to the end of the connection.
+                    if head.starts(with: "HTTP/1.1 ".utf8) { continue }
+                    throw refusal(head)
+                }
+                hasBody = true
+                rest = head[end.upperBound...]
+            }
+            if !rest.isEmpty { guard try body(rest) else { return } }
         }
+    }
+
+    private func refusal(_ answer: [UInt8]) -> ExitFailure {
+        let text = String(decoding: answer, as: UTF8.self)
+        let reason =
+            text.split(separator: "\r\n\r\n", maxSplits: 1).dropFirst().first.map(String.init) ?? text
+        return ExitFailure(
+            .unavailable,
+            "the daemon at \(socketPath) does not capture: \(reason.prefix(200).trimmed.printable)")
+    }
+
+    /// Connects and asks for a path.
+    ///
+    /// - Returns: the connection, which is the caller's to close.
+    private func ask(_ path: String) throws(ExitFailure) -> Int32 {
+        let descriptor = try unconnectedSocket()
+        do throws(ExitFailure) {
+            guard try connect(descriptor) else { throw failure("reach a running twilld") }
+            let request = Array("GET \(path) HTTP/1.1\r\nHost: twilld\r\nConnection: close\r\n\r\n".utf8)
+            guard send(descriptor, request, request.count, Int32(MSG_NOSIGNAL)) == request.count else {
+                throw failure("ask twilld")
+            }
+        } catch {
+            close(descriptor)
+            throw error
+        }
+        return descriptor
+    }
+
+    private func get(_ path: String) throws(ExitFailure) -> String {
+        let descriptor = try ask(path)
+        defer { close(descriptor) }
         var answer: [UInt8] = []
         var buffer = [UInt8](repeating: 0, count: 65_536)
         while true {
@@ -125,5 +202,12 @@ package struct StatusClient: Sendable {
         return ExitFailure(
             number == EACCES || number == EPERM ? .permission : .unavailable,
             "cannot \(action) at \(socketPath): \(systemWords(number))\(advice)")
+    }
+}
+
+extension Substring {
+    /// Without white space at its ends.
+    fileprivate var trimmed: String {
+        String(drop { $0.isWhitespace }.reversed().drop { $0.isWhitespace }.reversed())
     }
 }

@@ -64,38 +64,19 @@ struct CommandLineWords {
         _ word: String, after path: [String], of command: any ParsableCommand.Type
     ) -> ExitFailure {
         let names = command.configuration.subcommands.compactMap { $0.configuration.commandName } + ["help"]
-        let nearest = names.map { ($0, distance(word, $0)) }.min { $0.1 < $1.1 }
-        let guess = nearest.flatMap { $0.1 <= max(1, word.count / 3) ? "did you mean \($0.0)? " : nil } ?? ""
+        let guess = word.nearest(among: names).map { "did you mean \($0)? " } ?? ""
         let place = (["twilld"] + path).joined(separator: " ")
         return ExitFailure(
             .usage, "there is no command \"\(word.printable)\"; \(guess)the commands are in: \(place) --help")
-    }
-
-    /// How many letters must be added, removed, changed or swapped with their neighbour to make one word of
-    /// the other.
-    static func distance(_ left: String, _ right: String) -> Int {
-        let (left, right) = (Array(left.prefix(40)), Array(right.prefix(40)))
-        var rows = [Array(0...right.count)]
-        for (i, letter) in left.enumerated() {
-            var row = [i + 1]
-            for (j, other) in right.enumerated() {
-                var cost = min(rows[i][j + 1] + 1, row[j] + 1, rows[i][j] + (letter == other ? 0 : 1))
-                if i > 0, j > 0, letter == right[j - 1], left[i - 1] == other {
-                    cost = min(cost, rows[i - 1][j - 1] + 1)
-                }
-                row.append(cost)
-            }
-            rows.append(row)
-        }
-        return rows[left.count][right.count]
     }
 
     /// Where the values came from that an error names: the operator may look for them on the command line in
     /// vain.
     func notes(onError text: String) -> [String] {
         guard let flags else { return [] }
-        return flags.origins.keys.sorted().filter { name in
-            text.split(whereSeparator: { !($0.isLetter || $0.isNumber || $0 == "-") }).contains("--" + name)
-        }.compactMap(flags.note(onFlag:))
+        return flags.origins.keys.sorted().filter { text.names(flag: $0) }.compactMap(flags.note(onFlag:))
     }
+
+    /// Whether an error is about a value of the configuration file, and so not about the command line.
+    func isOfFile(error text: String) -> Bool { flags?.isOfFile(text) ?? false }
 }

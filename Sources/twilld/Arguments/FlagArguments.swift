@@ -1,3 +1,4 @@
+import Health
 import NodeDaemon
 
 /// A command line in Go's style, brought into the one form that ArgumentParser reads without knowing Go:
@@ -57,6 +58,11 @@ struct FlagArguments {
             }
             let value: String
             if flag.kind == .boolean {
+                // In Go's style too the value of a boolean is no word of its own: it would end the flags there.
+                if inlineValue == nil, let next = words.first, next == "true" || next == "false" {
+                    throw ExitFailure(
+                        .usage, "the value of --\(name) is written with an equals sign: --\(name)=\(next)")
+                }
                 value = try FlagArguments.boolean(inlineValue ?? "true", of: "--" + name)
             } else if let given = inlineValue ?? words.popFirst() {
                 value = given
@@ -125,14 +131,25 @@ struct FlagArguments {
             guard name != "config", let flag = known[name] else {
                 // The file is the daemon's: another command takes from it what it has itself.
                 if Run.flags.contains(where: { $0.name == name }) { continue }
+                let guess = name.nearest(among: Run.flags.map(\.name)).map { "did you mean \($0)? " } ?? ""
                 throw ExitFailure(
-                    .configuration, "\(place): there is no flag \"\(name)\"; see twilld run --help")
+                    .configuration,
+                    "\(place): there is no flag \"\(name.printable)\"; \(guess)see twilld run --help")
             }
             if given.contains(name) { continue }
             add(
                 flag,
-                flag.kind == .boolean ? try FlagArguments.boolean(value, of: "\(place): \(name)") : value,
+                flag.kind == .boolean
+                    ? try FlagArguments.boolean(value, of: "\(place): \(name)", .configuration) : value,
                 from: .file(path, line: index + 1))
+        }
+    }
+
+    /// Whether an error is about a value of the configuration file.
+    func isOfFile(_ text: String) -> Bool {
+        origins.contains { name, origin in
+            guard case .file = origin else { return false }
+            return text.names(flag: name)
         }
     }
 
@@ -148,12 +165,22 @@ struct FlagArguments {
     }
 
     /// Go's spellings of a boolean (`strconv.ParseBool`), as `true` or `false`.
-    private static func boolean(_ text: String, of name: String) throws(ExitFailure) -> String {
+    private static func boolean(
+        _ text: String, of name: String, _ status: ExitStatus = .usage
+    ) throws(ExitFailure) -> String {
         switch text {
         case "1", "t", "T", "true", "TRUE", "True": "true"
         case "0", "f", "F", "false", "FALSE", "False", "": "false"
-        default: throw ExitFailure(.usage, "\(name) takes true or false, not \"\(text)\"")
+        default: throw ExitFailure(status, "\(name) takes true or false, not \"\(text)\"")
         }
+    }
+}
+
+extension String {
+    /// Whether the text names a flag with its dashes.
+    func names(flag: String) -> Bool {
+        split(whereSeparator: { !($0.isLetter || $0.isNumber || $0 == "-" || $0 == "_") }).contains(
+            "--" + flag)
     }
 }
 

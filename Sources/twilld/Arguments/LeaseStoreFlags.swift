@@ -29,8 +29,15 @@ struct LeaseStoreFlags: FlagGroup {
             return try await body(operations)
         } catch let error as LeaseStoreError {
             let failure = ExitFailure(error)
+            guard error.kind == .unreachable else { throw failure }
+            if store.isDefault, !kubernetes.isGivenOrInPod {
+                throw ExitFailure(
+                    failure.status,
+                    "\(failure.message); no store was named, and these are the usual endpoints: give "
+                        + "--etcd-endpoints, --lease-dir, or --config with the daemon's file")
+            }
             // Nobody gives --kube-subnet-mgr to a command that is run in the daemon's pod.
-            guard error.kind == .unreachable, kubernetes.isGivenOrInPod else { throw failure }
+            guard kubernetes.isGivenOrInPod else { throw failure }
             throw ExitFailure(
                 failure.status,
                 "\(failure.message); if this pod's twilld has --kube-subnet-mgr, use \(instead)")
@@ -39,7 +46,7 @@ struct LeaseStoreFlags: FlagGroup {
         } catch let error as LeaseOperationError {
             throw ExitFailure(.configuration, error.description)
         } catch {
-            throw ExitFailure(.system, "\(error)")
+            throw ExitFailure(.system, plainWords(error))
         }
     }
 }

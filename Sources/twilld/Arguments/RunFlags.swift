@@ -206,7 +206,7 @@ struct TunnelFlags: FlagGroup {
         help: ArgumentHelp(
             "UDP port of this node alone, told to the others; without it, the network config's.",
             valueName: "port"))
-    var port: UInt16?
+    var port: Int?
 
     @Option(
         help: ArgumentHelp(
@@ -224,7 +224,7 @@ struct TunnelFlags: FlagGroup {
         var tunnel = NodeOptions.Tunnel()
         tunnel.interfaceName = device.tunName
         tunnel.mtu = mtu
-        tunnel.port = port
+        tunnel.port = port.map { UInt16(clamping: $0) }
         tunnel.acceptsAnySource = acceptAnySource
         tunnel.pathProbeInterval = pathProbeInterval == 0 ? nil : .seconds(pathProbeInterval)
         return tunnel
@@ -234,7 +234,9 @@ struct TunnelFlags: FlagGroup {
         guard (0...86_400).contains(pathProbeInterval) else {
             throw ValidationError("--path-probe-interval is \(pathProbeInterval) seconds; it is 0 to 86400")
         }
-        if port == 0 { throw ValidationError("--port is 0; it is 1 to 65535") }
+        if let port, !(1...65_535).contains(port) {
+            throw ValidationError("--port is \(port); it is 1 to 65535")
+        }
         // RFC 791: every IPv4 link carries 68 bytes; 65,507 is the largest UDP payload.
         if let mtu, !(68...65_507).contains(mtu) {
             throw ValidationError("--mtu is \(mtu) bytes; it is 68 to 65507")
@@ -254,7 +256,7 @@ struct ObservationFlags: FlagGroup {
     var healthzIp = NodeOptions.Observation().healthHost
 
     @Option(help: ArgumentHelp("Port on which they answer; 0: none.", valueName: "port"))
-    var healthzPort: UInt16 = 0
+    var healthzPort = 0
 
     @Option(
         help: ArgumentHelp(
@@ -274,7 +276,7 @@ struct ObservationFlags: FlagGroup {
     var options: NodeOptions.Observation {
         var observation = NodeOptions.Observation()
         observation.healthHost = healthzIp
-        observation.healthPort = healthzPort
+        observation.healthPort = UInt16(clamping: healthzPort)
         observation.peerMetricsLimit = metricsPeers
         observation.statusSocket = status.statusSocket
         observation.logLevel = ObservationFlags.logLevel(verbosity: verbosity)
@@ -291,6 +293,9 @@ struct ObservationFlags: FlagGroup {
     }
 
     func validate() throws {
+        guard (0...65_535).contains(healthzPort) else {
+            throw ValidationError("--healthz-port is \(healthzPort); it is 1 to 65535, or 0 for none")
+        }
         if metricsPeers < 0 { throw ValidationError("--metrics-peers is negative; 0 is none") }
     }
 }

@@ -1,8 +1,11 @@
 import ArgumentParser
 import LeaseDirectory
-import LeaseEtcd
 import Leases
 import NodeDaemon
+
+#if !TWILL_WITHOUT_GRPC
+    import LeaseEtcd
+#endif
 
 /// Where the network config and the leases are: etcd v3, or a directory.
 struct StoreFlags: FlagGroup {
@@ -51,6 +54,9 @@ struct StoreFlags: FlagGroup {
             valueName: "password"))
     var etcdPassword: String?
 
+    /// Whether nobody said which store.
+    var isDefault: Bool { leaseDir == nil && etcdEndpoints == StoreFlags.defaultEndpoints }
+
     /// The endpoints one by one, without empty ones.
     var endpoints: [String] {
         etcdEndpoints.split(separator: ",").map { $0.filter { $0 != " " } }.filter { !$0.isEmpty }
@@ -59,13 +65,17 @@ struct StoreFlags: FlagGroup {
     /// The same for the daemon.
     var options: StoreOptions {
         if let leaseDir { return .directory(path: leaseDir) }
-        var etcd = EtcdConfiguration(endpoints: endpoints, prefix: etcdPrefix)
-        etcd.authorityFile = etcdCafile
-        etcd.certificateFile = etcdCertfile
-        etcd.keyFile = etcdKeyfile
-        etcd.username = etcdUsername
-        etcd.password = etcdPassword
-        return .etcd(etcd)
+        #if TWILL_WITHOUT_GRPC
+            return StoreOptions(AbsentEtcd())
+        #else
+            var etcd = EtcdConfiguration(endpoints: endpoints, prefix: etcdPrefix)
+            etcd.authorityFile = etcdCafile
+            etcd.certificateFile = etcdCertfile
+            etcd.keyFile = etcdKeyfile
+            etcd.username = etcdUsername
+            etcd.password = etcdPassword
+            return .etcd(etcd)
+        #endif
     }
 
     /// What of this was given for nothing, since `flag` says that there is no store.
@@ -83,3 +93,17 @@ struct StoreFlags: FlagGroup {
         if endpoints.isEmpty { throw ValidationError("--etcd-endpoints names no endpoint") }
     }
 }
+
+#if TWILL_WITHOUT_GRPC
+    /// etcd, in a program that was built without a client for it.
+    private struct AbsentEtcd: StoreLocation {
+        let remarks: [String] = []
+
+        func open() throws(LeaseStoreError) -> any LeaseStore {
+            throw LeaseStoreError(
+                .denied,
+                "this twilld was built without etcd (TWILL_WITHOUT_GRPC, as tools/demo builds it); "
+                    + "build it without that variable, or use --lease-dir")
+        }
+    }
+#endif

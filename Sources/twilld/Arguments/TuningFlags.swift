@@ -13,6 +13,7 @@ struct TuningFlags: FlagGroup {
         GoFlag("socket-buffer"), GoFlag("queue-length"),
         GoFlag("tun-tso4", .boolean), GoFlag("tun-tso6", .boolean), GoFlag("tun-ecn", .boolean),
         GoFlag("tun-uso", .boolean), GoFlag("udp-gso", .boolean), GoFlag("udp-gro", .boolean),
+        GoFlag("kernel-path"), GoFlag("kernel-path-bytes"),
     ]
 
     @Option(
@@ -156,6 +157,21 @@ struct TuningFlags: FlagGroup {
             valueName: "bool"))
     var udpGro = Tuning().usesCoalescing
 
+    @Option(
+        help: ArgumentHelp(
+            """
+            Whether small packets of sparse flows go past the daemon, by programs in the kernel, to nodes that do so             too: auto, where the kernel lets them, or off.
+            """, valueName: "choice"))
+    var kernelPath = Tuning().kernelPath
+
+    @Option(
+        help: ArgumentHelp(
+            """
+            The largest packet that does, bytes, \(Tuning.Ranges.kernelPathBytes.text): more flows get its short way, \
+            fewer the merging of the long one.
+            """, valueName: "bytes"))
+    var kernelPathBytes = Tuning().kernelPathBytes
+
     /// The same for the data plane.
     var tuning: Tuning {
         var tuning = Tuning()
@@ -176,6 +192,8 @@ struct TuningFlags: FlagGroup {
         tuning.tunnelOffloads = tunnelOffloads
         tuning.usesSegmentation = udpGso
         tuning.usesCoalescing = udpGro
+        tuning.kernelPath = kernelPath
+        tuning.kernelPathBytes = kernelPathBytes
         return tuning
     }
 
@@ -212,6 +230,7 @@ extension Tuning.Number {
         case .socketBufferBytes: "--socket-buffer"
         case .queueLength: "--queue-length"
         case .busyPollMicroseconds: "--busy-poll"
+        case .kernelPathBytes: "--kernel-path-bytes"
         }
     }
 }
@@ -263,6 +282,7 @@ extension WorkerCount: ExpressibleByArgument {
 }
 
 extension EngineChoice: ExpressibleByArgument {}
+extension KernelPathChoice: ExpressibleByArgument {}
 
 /// Numbers of CPUs, written `0,2,4` or `0-3,8`.
 struct CPUList: ExpressibleByArgument, Equatable {

@@ -1,5 +1,6 @@
 import Addresses
 import ArgumentParser
+import Health
 import Host
 import Leases
 import NodeDaemon
@@ -19,11 +20,18 @@ struct Lease: ParsableCommand {
 
         @OptionGroup var store: LeaseStoreFlags
 
+        @Flag(help: "Print the leases as JSON.")
+        var json = false
+
         func run() async throws {
             let listings = try await store.operate(
                 instead: "kubectl get nodes -o custom-columns=NAME:.metadata.name,SUBNET:.spec.podCIDR"
             ) { try await $0.list() }
-            print(LeaseTable(listings).text, terminator: "")
+            if json {
+                try printDocument(LeaseDocument(listings))
+            } else {
+                print(LeaseTable(listings).text, terminator: "")
+            }
         }
     }
 
@@ -40,7 +48,9 @@ struct Lease: ParsableCommand {
         @Option(help: ArgumentHelp("The node's public address.", valueName: "address"))
         var publicIp: IPv4Address
 
-        @Argument(help: ArgumentHelp("The subnet, 10.66.28.0/24.", valueName: "subnet"), completion: .subnets)
+        @Argument(
+            help: ArgumentHelp("The subnet, 10.66.28.0/24.", valueName: "subnet"), completion: .subnets,
+            transform: SubnetArgument.init(checking:))
         var subnet: SubnetArgument
 
         func run() async throws {
@@ -61,7 +71,9 @@ struct Lease: ParsableCommand {
 
         @OptionGroup var store: LeaseStoreFlags
 
-        @Argument(help: ArgumentHelp("The subnet, 10.66.28.0/24.", valueName: "subnet"), completion: .subnets)
+        @Argument(
+            help: ArgumentHelp("The subnet, 10.66.28.0/24.", valueName: "subnet"), completion: .subnets,
+            transform: SubnetArgument.init(checking:))
         var subnet: SubnetArgument
 
         func run() async throws {
@@ -74,11 +86,19 @@ struct Lease: ParsableCommand {
 }
 
 /// A lease's subnet on the command line: `10.66.28.0/24`, or as its key has it, `10.66.28.0-24`.
-struct SubnetArgument: ExpressibleByArgument {
+struct SubnetArgument {
     let subnet: LeaseSubnet
 
-    init?(argument: String) {
-        guard let subnet = LeaseSubnet(key: String(argument.map { $0 == "/" ? "-" : $0 })) else { return nil }
-        self.subnet = subnet
+    /// - Throws: `ValidationError` that says why the text is no subnet.
+    init(checking text: String) throws {
+        if let subnet = LeaseSubnet(key: String(text.map { $0 == "/" ? "-" : $0 })) {
+            self.subnet = subnet
+            return
+        }
+        guard let prefix = IPv4Prefix(text) ?? IPv4Prefix(text, separator: "-"), prefix.length > 0 else {
+            throw ValidationError("\"\(text.printable)\" is no subnet; it is written like 10.66.28.0/24")
+        }
+        throw ValidationError(
+            "\(text.printable) names an address inside of a subnet; did you mean \(prefix)?")
     }
 }

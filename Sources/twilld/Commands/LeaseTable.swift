@@ -12,7 +12,7 @@ struct LeaseTable {
                     listing.remaining.map { LeaseTable.hoursAndMinutes($0) } ?? "unknown"
                 }
             return [
-                listing.key.printable, listing.endpoint.map { "\($0)" } ?? "-", ends,
+                listing.subnet, listing.endpoint.map { "\($0)" } ?? "-", ends,
                 listing.problem.map { "not used: \($0.printable)" }
                     ?? (listing.isReservation ? "reservation" : "lease"),
             ]
@@ -33,5 +33,36 @@ struct LeaseTable {
     private static func hoursAndMinutes(_ duration: Duration) -> String {
         let minutes = max(0, duration.components.seconds) / 60
         return "\(minutes / 60)h \(minutes % 60)m"
+    }
+}
+
+extension LeaseOperations.Listing {
+    /// The subnet as everything else writes it, `10.66.28.0/24`; the key where that is none.
+    fileprivate var subnet: String { LeaseSubnet(key: key).map { "\($0)" } ?? key.printable }
+}
+
+/// Leases as `twilld lease list --json` prints them.
+struct LeaseDocument: Encodable {
+    /// One of them.
+    struct Entry: Encodable {
+        let subnet: String
+        let key: String
+        let endpoint: String?
+        let holder: String?
+        let isReservation: Bool
+        let remainingSeconds: Double?
+        let problem: String?
+    }
+
+    let schema = 1
+    let leases: [Entry]
+
+    init(_ listings: [LeaseOperations.Listing]) {
+        leases = listings.map {
+            Entry(
+                subnet: $0.subnet, key: $0.key, endpoint: $0.endpoint.map { "\($0)" },
+                holder: $0.holder.map { "\($0)" }, isReservation: $0.isReservation,
+                remainingSeconds: $0.remaining.map { $0 / .seconds(1) }, problem: $0.problem)
+        }
     }
 }

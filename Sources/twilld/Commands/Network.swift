@@ -25,12 +25,16 @@ struct Network: ParsableCommand {
 
         @OptionGroup var store: LeaseStoreFlags
 
+        @Flag(help: "Print it, and what it means, as a JSON document.")
+        var json = false
+
         func run() async throws {
-            let (json, meaning) = try await store.operate(instead: Network.insteadOfStore) {
+            let (text, meaning) = try await store.operate(instead: Network.insteadOfStore) {
                 try await $0.network()
             }
+            if json { return try printDocument(NetworkDocument(text, meaning)) }
             // Ends of lines stay; nothing else in it steers a terminal.
-            for line in json.split(separator: "\n", omittingEmptySubsequences: false) {
+            for line in text.split(separator: "\n", omittingEmptySubsequences: false) {
                 print(String(line.replacing("\t", with: "    ").replacing("\r", with: "")).printable)
             }
             // What the JSON leaves to defaults is the question that brings people here; the JSON alone is for pipes.
@@ -79,9 +83,35 @@ struct Network: ParsableCommand {
             do {
                 return try String(contentsOfFile: file, encoding: .utf8)
             } catch {
-                throw ExitFailure(
-                    .usage, "the file \(file) can't be read: \(String(cString: strerror(errno)))")
+                if file.contains("{") {
+                    throw ExitFailure(
+                        .usage,
+                        "the config is given by a file, or on standard input: echo '…' | twilld network set -"
+                    )
+                }
+                throw ExitFailure(.usage, "the file \(file.printable) can't be read: \(plainWords(error))")
             }
         }
+    }
+}
+
+/// The network's configuration as `twilld network show --json` prints it.
+private struct NetworkDocument: Encodable {
+    let schema = 1
+    /// As the store has it.
+    let configuration: String
+    let network: String
+    let subnetLength: Int
+    let subnetMinimum: String
+    let subnetMaximum: String
+    let backend: String
+
+    init(_ text: String, _ meaning: NetworkConfiguration) {
+        configuration = text
+        network = "\(meaning.network)"
+        subnetLength = meaning.subnetLength
+        subnetMinimum = "\(meaning.subnetMinimum)"
+        subnetMaximum = "\(meaning.subnetMaximum)"
+        backend = "\(meaning.backend)"
     }
 }

@@ -1,5 +1,4 @@
 import ArgumentParser
-import FoundationEssentials
 import NodeDaemon
 
 /// `twilld ping`: whether the other nodes are reached.
@@ -75,10 +74,4 @@ struct DoctorCommand: FlagTaking {
         }
         if report.hasFailed { throw ExitCode(ExitStatus.checkFailed.rawValue) }
     }
-}
-
-private func printDocument(_ document: DoctorDocument) throws {
-    let encoder = JSONEncoder()
-    encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-    print(String(decoding: try encoder.encode(document), as: UTF8.self))
 }

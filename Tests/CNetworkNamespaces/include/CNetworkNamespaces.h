@@ -7,3 +7,7 @@ int enter_new_network_namespace(void);
 // From here on io_uring_setup fails with `error` in this thread and all processes that it starts. Returns 0, or -1 with
 // errno set; root may.
 int forbid_io_uring(int error);
+
+// A raw socket on an interface of the calling thread's network namespace: it gets each frame that comes in by the interface
+// or leaves by it, and sends frames as they are. It waits 10 s for one at most. Returns the descriptor, or -1 with errno set.
+int open_frame_socket(const char *interface);

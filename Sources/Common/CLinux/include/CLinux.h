@@ -123,6 +123,7 @@ static inline int twill_read_coalesce_control(const void *control, size_t length
   return segment_bytes;
 }
 #include "checksum.h"
+#include "kernel_programs.h"
 #include "socket_error.h"
 
 // Steering to workers (steering.c). Each returns 0, or -1 with errno set.

@@ -12,11 +12,13 @@ public struct Link: Sendable, Hashable {
     public var transmitQueueLength: Int
     /// The number of the bridge or bond that it is a part of; nil for none.
     public var masterIndex: Int32?
+    /// Whether its packets have Ethernet headers (`ARPHRD_ETHER`).
+    public var isEthernet: Bool
 
     /// Makes a link from its parts.
     public init(
         index: Int32, name: String, flags: LinkFlags = [], mtu: Int = 0, transmitQueueLength: Int = 0,
-        masterIndex: Int32? = nil
+        masterIndex: Int32? = nil, isEthernet: Bool = true
     ) {
         self.index = index
         self.name = name
@@ -24,6 +26,7 @@ public struct Link: Sendable, Hashable {
         self.mtu = mtu
         self.transmitQueueLength = transmitQueueLength
         self.masterIndex = masterIndex
+        self.isEthernet = isEthernet
     }
 
     /// Whether somebody set the interface up (which says nothing about a carrier).

@@ -15,6 +15,9 @@ enum LinkAttribute {
     static let settingsIPv4 = 1
     static let extraMask = 29
 
+    /// `ARPHRD_ETHER` of linux/if_arp.h.
+    static let ethernet: UInt16 = 1
+
     /// `RTEXT_FILTER_SKIP_STATS`: two thirds of a link's message are counters.
     static let withoutCounters: UInt32 = 8
 }
@@ -64,6 +67,19 @@ enum RuleAttribute {
     static let origin = 21
 }
 
+/// `TCA_*` of linux/rtnetlink.h.
+enum TrafficAttribute {
+    static let kind = 1
+    static let options = 2
+
+    /// `TCA_BPF_*` of linux/pkt_cls.h: numbers inside `options`.
+    enum Program {
+        static let descriptor = 6
+        static let name = 7
+        static let flags = 8
+    }
+}
+
 /// `NHA_*` of linux/nexthop.h.
 enum NextHopAttribute {
     static let identifier = 1
@@ -78,13 +94,15 @@ extension Link {
         let attributes = message.attributes(after: MessageLayout.linkSize)
         guard let index = message.payload.number(at: 4, as: Int32.self),
             let flags = message.payload.number(at: 8, as: UInt32.self),
-            message.payload.count >= MessageLayout.linkSize, let name = attributes.text(LinkAttribute.name)
+            message.payload.count >= MessageLayout.linkSize, let name = attributes.text(LinkAttribute.name),
+            let deviceType = message.payload.number(at: 2, as: UInt16.self)
         else { return nil }
         self.init(
             index: index, name: name, flags: LinkFlags(rawValue: flags),
             mtu: Int(attributes.number(LinkAttribute.mtu) ?? 0),
             transmitQueueLength: Int(attributes.number(LinkAttribute.transmitQueueLength) ?? 0),
-            masterIndex: attributes.number(LinkAttribute.master).flatMap { Int32(exactly: $0) })
+            masterIndex: attributes.number(LinkAttribute.master).flatMap { Int32(exactly: $0) },
+            isEthernet: deviceType == LinkAttribute.ethernet)
     }
 }
 

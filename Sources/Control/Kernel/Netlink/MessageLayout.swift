@@ -22,6 +22,8 @@ enum MessageLayout {
     /// `struct fib_rule_hdr`: family, destination length, source length, TOS, table, reserved 2, action: 1 each;
     /// flags 4.
     static let ruleSize = 12
+    /// `struct tcmsg`: family 1, padding 3, interface 4, handle 4, parent 4, information 4.
+    static let trafficSize = 20
     /// `struct nhmsg`: family, scope, protocol, reserved: 1 each; flags 4.
     static let nextHopObjectSize = 8
     /// `struct nexthop_grp`: number 4, weight 1, reserved 3.
@@ -50,6 +52,13 @@ struct MessageType: RawRepresentable, Hashable {
     static let newRule = MessageType(rawValue: UInt16(RTM_NEWRULE))
     static let deleteRule = MessageType(rawValue: UInt16(RTM_DELRULE))
     static let getRule = MessageType(rawValue: UInt16(RTM_GETRULE))
+    static let newDiscipline = MessageType(rawValue: UInt16(RTM_NEWQDISC))
+    static let newFilter = MessageType(rawValue: UInt16(RTM_NEWTFILTER))
+    static let deleteFilter = MessageType(rawValue: UInt16(RTM_DELTFILTER))
+    static let getFilter = MessageType(rawValue: UInt16(RTM_GETTFILTER))
+    // XFRM_MSG_NEWSPDINFO and XFRM_MSG_GETSPDINFO of linux/xfrm.h: of another protocol than the rest.
+    static let newSecurityInformation = MessageType(rawValue: 36)
+    static let getSecurityInformation = MessageType(rawValue: 37)
     static let newNextHop = MessageType(rawValue: UInt16(RTM_NEWNEXTHOP))
     static let deleteNextHop = MessageType(rawValue: UInt16(RTM_DELNEXTHOP))
     static let getNextHop = MessageType(rawValue: UInt16(RTM_GETNEXTHOP))

@@ -16,10 +16,14 @@ struct NetlinkDescriptor: ~Copyable {
 
     let number: Int32
 
-    /// Opens a socket for rtnetlink that gets the notifications of `groups` and, where the kernel has them, of
-    /// `optionalGroups`: `RTNLGRP_*` numbers. It belongs to the network namespace of the calling thread.
-    init(groups: [UInt32], optionalGroups: [UInt32] = [], operation: String) throws(NetlinkError) {
-        number = socket(AF_NETLINK, Int32(SOCK_RAW.rawValue) | Int32(SOCK_CLOEXEC.rawValue), NETLINK_ROUTE)
+    /// Opens a socket, for rtnetlink unless another protocol is given, that gets the notifications of `groups` and, where
+    /// the kernel has them, of `optionalGroups`: `RTNLGRP_*` numbers. It belongs to the network namespace of the calling
+    /// thread.
+    init(
+        protocolNumber: Int32 = NETLINK_ROUTE, groups: [UInt32], optionalGroups: [UInt32] = [],
+        operation: String
+    ) throws(NetlinkError) {
+        number = socket(AF_NETLINK, Int32(SOCK_RAW.rawValue) | Int32(SOCK_CLOEXEC.rawValue), protocolNumber)
         guard number >= 0 else { throw NetlinkError(operation: operation, code: errno) }
         // Both are in every kernel that twill runs on; without them errors only say less.
         set(NETLINK_EXT_ACK, to: 1)

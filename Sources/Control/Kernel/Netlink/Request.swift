@@ -8,7 +8,7 @@ struct Request {
     /// The message, not yet finished.
     let message: MessageWriter
 
-    private init(
+    init(
         _ operation: String, _ type: MessageType, _ flags: MessageFlags,
         _ build: (inout MessageWriter) -> Void
     ) {

@@ -10,7 +10,7 @@ package import Logging
 ///
 /// Made first of all, and run before an underlay is chosen, since `addressRequests` may choose it. Nothing is written
 /// to the API server before `announce`.
-package actor KubernetesCluster: PeerSource, SubnetClaim {
+package actor KubernetesCluster: AssigningCluster {
     /// What is known of the network, as it changes.
     package nonisolated let networks: AsyncStream<KnownNetwork>
     /// This node's subnet, as it changes; none before `announce`.
@@ -37,8 +37,7 @@ package actor KubernetesCluster: PeerSource, SubnetClaim {
     private var machine: ClusterMachine
     private var client: APIClient?
 
-    private var inputs: [ClusterMachine.Input] = [.timer]
-    private var waiter: CheckedContinuation<Void, Never>?
+    private let inbox = Inbox<ClusterMachine.Input>(.timer)
     private var tasks: [Work: Task<Void, Never>] = [:]
 
     /// What goes on beside the loop, one of each at a time.
@@ -106,8 +105,8 @@ package actor KubernetesCluster: PeerSource, SubnetClaim {
     /// - Throws: `LeaseLost` where this node's podCIDR became another one, with the policy `exit` only. Whatever the
     ///   API server does ends nothing.
     package func run() async throws(LeaseLost) {
-        let client = APIClient(access: access, keys: keys, files: files, times: times) { clocks in
-            await self.post(.clocks(clocks))
+        let client = APIClient(access: access, keys: keys, files: files, times: times) { [inbox] clocks in
+            inbox.post(.clocks(clocks))
         }
         self.client = client
         followFiles()
@@ -124,21 +123,21 @@ package actor KubernetesCluster: PeerSource, SubnetClaim {
     }
 
     /// Writes another address or port of this node into its annotations from now on.
-    package func announce(_ announcement: NodeAnnouncement) async { post(.announce(announcement)) }
+    package func announce(_ announcement: NodeAnnouncement) async { inbox.post(.announce(announcement)) }
 
     /// Asks for a heartbeat: the loop goes round once, for nothing else.
-    package func poke() async { post(.timer) }
+    package func poke() async { inbox.post(.timer) }
 
     /// Says whether device, routes, rules and `subnet.env` stand. While they do, the node's condition
     /// `NetworkUnavailable` is made false, and made so again where somebody else changes it.
-    package func setNetworkStands(_ stands: Bool) { post(.networkStands(stands)) }
+    package func setNetworkStands(_ stands: Bool) { inbox.post(.networkStands(stands)) }
 
     // MARK: The loop
 
     /// - Returns: why the node ends; nil where the task was cancelled.
     private func loop() async -> String? {
         while true {
-            let arrived = await nextInputs()
+            let arrived = await inbox.takeAll()
             if Task.isCancelled { return nil }
             tasks[.timer]?.cancel()
             var reason: String?
@@ -154,30 +153,6 @@ package actor KubernetesCluster: PeerSource, SubnetClaim {
         }
     }
 
-    private func post(_ input: ClusterMachine.Input) {
-        inputs.append(input)
-        resumeWaiter()
-    }
-
-    private func resumeWaiter() {
-        waiter?.resume()
-        waiter = nil
-    }
-
-    /// Waits for inputs, or for cancellation, and takes all there are: a burst costs one table.
-    private func nextInputs() async -> [ClusterMachine.Input] {
-        await withTaskCancellationHandler {
-            await withCheckedContinuation { continuation in
-                guard inputs.isEmpty, !Task.isCancelled else { return continuation.resume() }
-                waiter = continuation
-            }
-        } onCancel: {
-            Task { await self.resumeWaiter() }
-        }
-        defer { inputs = [] }
-        return inputs
-    }
-
     // MARK: What is to be done
 
     private func carryOut(_ action: ClusterMachine.Action) {
@@ -188,26 +163,26 @@ package actor KubernetesCluster: PeerSource, SubnetClaim {
         case .endWatch:
             tasks[.watch]?.cancel()
         case .patch(let patch):
-            start(.patch) { cluster, client, name in
-                await cluster.post(
+            start(.patch) { inbox, client, name in
+                inbox.post(
                     .patched(
                         await result { () throws(APIFailure) in
                             try await client.patch(patch, node: name)
                         }))
             }
         case .wake(let instant):
-            tasks[.timer] = Task { [clock] in
+            tasks[.timer] = Task { [clock, inbox] in
                 guard (try? await clock.sleep(until: instant)) != nil else { return }
-                self.post(.timer)
+                inbox.post(.timer)
             }
         case .publish(let network): networksContinuation.yield(network)
         case .assign(let lease): subnetsContinuation.yield(lease)
         case .request(let requests): requestsContinuation.yield(requests)
         case .keep(let state):
             let before = tasks[.keeping]
-            tasks[.keeping] = Task { [files, keptPath, keys] in
+            tasks[.keeping] = Task { [files, inbox, keptPath, keys] in
                 await before?.value
-                self.post(.keptFailed(await files.keep(state, in: keptPath, keys: keys)))
+                inbox.post(.keptFailed(await files.keep(state, in: keptPath, keys: keys)))
             }
         case .report(let report):
             logger.log(level: report.level, report.event, metadata: report.fields.mapValues { .string($0) })
@@ -216,31 +191,32 @@ package actor KubernetesCluster: PeerSource, SubnetClaim {
     }
 
     private func start(
-        _ work: Work, _ body: @escaping @Sendable (KubernetesCluster, APIClient, String) async -> Void
+        _ work: Work,
+        _ body: @escaping @Sendable (Inbox<ClusterMachine.Input>, APIClient, String) async -> Void
     ) {
         guard let client else { return }
         let name = machine.nodeName ?? ""
-        tasks[work] = Task { await body(self, client, name) }
+        tasks[work] = Task { [inbox] in await body(inbox, client, name) }
     }
 
     private func read(_ action: ClusterMachine.Action) {
         let (pod, namespace) = (options.podName ?? "", options.podNamespace ?? "")
-        start(.reading) { cluster, client, name in
+        start(.reading) { inbox, client, name in
             switch action {
             case .readPod:
-                await cluster.post(
+                inbox.post(
                     .pod(
                         await result { () throws(APIFailure) in
                             try await client.nodeName(ofPod: pod, namespace: namespace)
                         }))
             case .list(let version, let token):
-                await cluster.post(
+                inbox.post(
                     .page(
                         await result { () throws(APIFailure) in
                             try await client.nodes(version, continuing: token)
                         }))
             default:
-                await cluster.post(
+                inbox.post(
                     .ownNode(await result { () throws(APIFailure) in try await client.node(name) }))
             }
         }
@@ -248,15 +224,15 @@ package actor KubernetesCluster: PeerSource, SubnetClaim {
 
     private func watch(after version: String, number: Int, timeoutSeconds: Int) {
         tasks[.watch]?.cancel()
-        start(.watch) { cluster, client, _ in
+        start(.watch) { inbox, client, _ in
             do throws(APIFailure) {
                 try await client.watch(
                     after: version, timeoutSeconds: timeoutSeconds,
-                    opened: { await cluster.post(.watchOpened(watch: number)) },
-                    told: { await cluster.post(.events($0, watch: number)) })
-                await cluster.post(.watchEnded(nil, watch: number))
+                    opened: { inbox.post(.watchOpened(watch: number)) },
+                    told: { inbox.post(.events($0, watch: number)) })
+                inbox.post(.watchEnded(nil, watch: number))
             } catch {
-                await cluster.post(.watchEnded(error, watch: number))
+                inbox.post(.watchEnded(error, watch: number))
             }
         }
     }
@@ -264,12 +240,12 @@ package actor KubernetesCluster: PeerSource, SubnetClaim {
     /// Reads what was kept, then `net-conf.json`, and that again and again: a ConfigMap's files are exchanged behind
     /// a symbolic link, of which no notification tells reliably.
     private func followFiles() {
-        tasks[.networkFile] = Task { [files, options, times, keptPath, keys] in
-            self.post(.kept(await files.kept(keptPath, keys: keys)))
+        tasks[.networkFile] = Task { [files, inbox, options, times, keptPath, keys] in
+            inbox.post(.kept(await files.kept(keptPath, keys: keys)))
             var last: ClusterMachine.NetworkFile?
             while !Task.isCancelled {
                 let file = await files.networkFile(options.networkConfigurationPath)
-                if file != last { self.post(.networkFile(file)) }
+                if file != last { inbox.post(.networkFile(file)) }
                 last = file
                 try? await Task.sleep(for: times.fileInterval)
             }

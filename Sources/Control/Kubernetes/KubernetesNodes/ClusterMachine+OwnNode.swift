@@ -169,7 +169,7 @@ extension ClusterMachine {
         let wasHeld = holding != nil
         let replaced = before == subnet ? nil : before
         holding = Holding(subnet: subnet, uid: record.uid, acquired: turn.now, replaced: replaced)
-        published.values["subnet"] = nil
+        log["subnet"] = nil
         guard let replaced else {
             report(.notice, .subnetAssigned, ["node": record.name, "subnet": "\(subnet)"])
             return

@@ -1,7 +1,7 @@
 internal import Addresses
 internal import Backends
 import Health
-internal import Leases
+package import Leases
 import Logging
 
 extension ClusterMachine {
@@ -176,23 +176,10 @@ extension ClusterMachine {
         }
         return "look at the API server"
     }
+}
 
-    // MARK: The log
+extension ClusterMachine: LoggingMachine {
+    package var turnTime: Instant { turn.now }
 
-    mutating func report(_ level: Logger.Level, _ event: EventName, _ fields: [String: String]) {
-        report(LeaseReport(level, event, fields))
-    }
-
-    mutating func report(_ report: LeaseReport) {
-        guard let suppressed = published.pacing.take(report.event, now: turn.now) else { return }
-        var report = report
-        if suppressed > 0 { report.fields["left_out"] = "\(suppressed)" }
-        turn.actions.append(.report(report))
-    }
-
-    /// Reports once for each `value` that `topic` takes.
-    mutating func say(_ topic: String, _ value: String, _ report: LeaseReport) {
-        guard published.values.updateValue(value, forKey: topic) != value else { return }
-        self.report(report)
-    }
+    package mutating func add(_ report: LeaseReport) { turn.actions.append(.report(report)) }
 }

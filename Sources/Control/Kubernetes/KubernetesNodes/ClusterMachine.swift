@@ -126,6 +126,7 @@ package struct ClusterMachine {
     var kept = Kept()
     var clocks: APIFailure.Clocks?
     var published = Published()
+    package var log = MachineLog()
     var turn: Turn
 
     /// The network's configuration, and how the file stands to it.
@@ -169,9 +170,6 @@ package struct ClusterMachine {
         var lease: OwnLease?
         var requests: NodeAddressRequests?
         var reasons: [String: String] = [:]
-        /// The value of each topic that is reported once for each of its values.
-        var values: [String: String] = [:]
-        var pacing = ReportPacing()
     }
 
     /// What the inputs that are being handled lead to.

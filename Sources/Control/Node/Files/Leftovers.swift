@@ -6,8 +6,9 @@ import Host
 import Netlink
 import Processes
 import Reconciler
+import TrafficControl
 
-/// What outlives the daemon on a node: rules, the blackhole route, the device, files.
+/// What outlives the daemon on a node: rules, the blackhole route, programs before Linux 6.6, the device, files.
 public struct Leftovers: Sendable {
     /// The tunnel device's name.
     public var interfaceName: String
@@ -71,6 +72,7 @@ public struct Leftovers: Sendable {
             attempt("blackhole route") { try removeBlackholeRoute(subnet) }
         }
         attempt("routes and rules", prune)
+        attempt("programs of the kernel path", removePrograms)
         attempt("device \(interfaceName)", removeDevice)
         for path in [subnetFile, statusSocket] {
             attempt(path) { try removeFile(path) }
@@ -87,6 +89,11 @@ public struct Leftovers: Sendable {
         ) { _ in false }
         for leftover in leftovers { try leftover.delete(using: socket) }
         return leftovers.map { $0.name(in: state) }
+    }
+
+    private func removePrograms() throws -> [String] {
+        let socket = try RouteSocket()
+        return try AttachedProgram.removeFilters(on: try socket.links(), except: nil, using: socket)
     }
 
     private func removeBlackholeRoute(_ subnet: IPv4Prefix) throws -> [String] {

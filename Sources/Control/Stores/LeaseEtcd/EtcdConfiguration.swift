@@ -1,5 +1,7 @@
 import FoundationEssentials
 import GRPCNIOTransportHTTP2Posix
+import Glibc
+import Host
 public import Leases
 
 extension StoreOptions {
@@ -33,6 +35,9 @@ public struct EtcdConfiguration: StoreLocation, Hashable {
         self.prefix = prefix
     }
 }
+
+/// The largest file of certificates that is read, in bytes: a system's own bundle has a quarter of it.
+private let fileSizeLimit = 1 << 20
 
 /// One server of a cluster.
 struct EtcdEndpoint: Sendable, Hashable, CustomStringConvertible {
@@ -110,10 +115,11 @@ extension EtcdConfiguration {
         guard try checkedEndpoints().contains(where: \.isSecure) else { return }
         let certificate = clientCertificate.map { [$0.certificate, $0.key] } ?? []
         for file in [authorityFile].compactMap(\.self) + certificate {
-            do {
-                _ = try Data(contentsOf: URL(filePath: file))
+            do throws(SystemError) {
+                guard try TextFile.read(file, limit: fileSizeLimit) == nil else { continue }
+                throw SystemError(file, code: ENOENT)
             } catch {
-                throw LeaseStoreError(.denied, "etcd: cannot read \(file): \(error)")
+                throw LeaseStoreError(.denied, "etcd: cannot read \(error)")
             }
         }
     }

@@ -1,6 +1,7 @@
 import EtcdAPI
 import GRPCCore
 import GRPCNIOTransportHTTP2Posix
+import Glibc
 import Host
 import Leases
 
@@ -196,13 +197,11 @@ extension LeaseStoreError {
             if let error = error as? LeaseStoreError {
                 self = error
             } else {
-                self.init(.unreachable, "\(endpoint): \(error)")
+                self.init(.unreachable, "\(endpoint): \(plainWords(of: error))")
             }
             return
         }
-        let cause = error.cause.map { ", \($0)" } ?? ""
-        let message =
-            (error.message.hasSuffix(".") ? String(error.message.dropLast()) : error.message) + cause
+        let message = plainWords(of: error)
         switch error.code {
         case .unavailable, .deadlineExceeded, .cancelled, .unknown:
             self.init(.unreachable, "\(endpoint): \(message)")
@@ -214,4 +213,20 @@ extension LeaseStoreError {
             self.init(.failed, "\(endpoint): \(message)")
         }
     }
+}
+
+/// What the transport says, in the system's words where it has the kernel's error number: it prints that as `(errno: 111)`,
+/// behind the endpoint and the names of its own types.
+private func plainWords(of error: any Error) -> String {
+    let text: String
+    if let error = error as? RPCError {
+        let message = error.message.hasSuffix(".") ? String(error.message.dropLast()) : error.message
+        text = message + (error.cause.map { ", \($0)" } ?? "")
+    } else {
+        text = "\(error)"
+    }
+    guard let number = text.matches(of: #/\(errno: (\d+)\)/#).last.flatMap({ Int32($0.1) }) else {
+        return text
+    }
+    return String(cString: strerror(number))
 }

@@ -138,7 +138,7 @@ extension EtcdStore {
             return .put(
                 StoreEntry(
                     key: key, value: value,
-                    version: StoreVersion(number: UInt64(bitPattern: pair.modRevision)),
+                    version: StoreVersion(revision: pair.modRevision),
                     holder: Self.holder(lease: pair.lease),
                     lifetime: pair.lease == 0 ? .permanent : .expiring(remaining: nil)))
         case nil: return nil
@@ -232,7 +232,7 @@ extension EtcdStore {
                     $0.success = [.with { $0.requestDeleteRange = .with { $0.key = data } }]
                 }, metadata: link.metadata, options: EtcdConnection.options)
             return response.succeeded
-                ? .done(version: StoreVersion(number: UInt64(bitPattern: response.header.revision)))
+                ? .done(version: StoreVersion(revision: response.header.revision))
                 : .refused
         }
     }
@@ -277,7 +277,7 @@ extension EtcdStore {
                     ]
                 }, metadata: link.metadata, options: EtcdConnection.options)
             return response.succeeded
-                ? .done(version: StoreVersion(number: UInt64(bitPattern: response.header.revision)))
+                ? .done(version: StoreVersion(revision: response.header.revision))
                 : .refused
         }
     }
@@ -369,4 +369,9 @@ extension EtcdStore {
 extension StorePosition {
     /// A revision of etcd's, which counts the writes to the whole cluster.
     init(revision: Int64) { self.init(revision, isOrdered: true) }
+}
+
+extension StoreVersion {
+    /// What etcd knows a key's last change by, which is the revision of the store at which it was made.
+    init(revision: Int64) { self.init(number: UInt64(bitPattern: revision), isPosition: true) }
 }

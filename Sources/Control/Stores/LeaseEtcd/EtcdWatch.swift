@@ -86,16 +86,16 @@ private struct EtcdWatch: Sendable {
                 }
             },
             onResponse: { response in
-                var position = revision
+                var progress = EtcdWatchProgress(after: revision)
                 for try await message in response.messages {
                     heard.touch()
-                    try tell(message, at: &position)
+                    try tell(message, after: &progress)
                 }
             })
     }
 
-    /// - Parameter position: up to where the leases' changes have been told.
-    private func tell(_ response: Etcdserverpb_WatchResponse, at position: inout Int64) throws {
+    private func tell(_ response: Etcdserverpb_WatchResponse, after progress: inout EtcdWatchProgress) throws
+    {
         if response.canceled {
             if response.compactRevision > 0 {
                 throw LeaseStoreError(
@@ -107,10 +107,50 @@ private struct EtcdWatch: Sendable {
                 code: isDenied ? .permissionDenied : .aborted,
                 message: "the watch was ended: \(response.cancelReason)")
         }
-        if let update = store.update(of: response, since: position) {
-            if case .changes(_, let told) = update { position = told.number }
-            continuation.yield(update)
+        guard let update = store.update(of: response, since: progress.leases) else { return }
+        if case .changes(let events, _) = update {
+            try progress.advance(
+                by: response.events.map(\.kv.modRevision), of: events, from: "\(link.endpoint)")
         }
+        continuation.yield(update)
+    }
+}
+
+/// Up to which revisions the two watches of a stream have told.
+struct EtcdWatchProgress {
+    /// Of the leases.
+    private(set) var leases: Int64
+    /// Of the network's configuration.
+    private(set) var configuration: Int64
+
+    /// Nothing told yet.
+    ///
+    /// - Parameter revision: which both are to begin after.
+    init(after revision: Int64) {
+        leases = revision
+        configuration = revision
+    }
+
+    /// Takes note of a response's changes.
+    ///
+    /// - Parameters:
+    ///   - revisions: those of the changes.
+    ///   - events: what they say.
+    ///   - endpoint: who told them.
+    /// - Throws: `LeaseStoreError` where one is of a revision that was told before, or that was to be begun after: a
+    ///   member that lags behind, or was asked for a revision of the future, tells old changes (etcd-io/etcd#15271,
+    ///   #20221). They are not believed; the watch is begun again, after a pause, and the store is read.
+    mutating func advance(
+        by revisions: [Int64], of events: [StoreEvent], from endpoint: String
+    ) throws(LeaseStoreError) {
+        guard let first = revisions.min(), let last = revisions.max() else { return }
+        let isOfLeases = events.contains { if case .configuration = $0 { false } else { true } }
+        let told = isOfLeases ? leases : configuration
+        guard first > told else {
+            throw LeaseStoreError(
+                .failed, "\(endpoint): the watch told a change of revision \(first) after revision \(told)")
+        }
+        if isOfLeases { leases = last } else { configuration = last }
     }
 }
 

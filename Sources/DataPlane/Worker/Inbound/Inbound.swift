@@ -23,6 +23,7 @@ extension Worker where Engine: ~Copyable {
         received.noteReceive(into: buffer)
         guard result >= PacketMemory.datagramPayloadOffset else { return provide(buffer) }
         counters.add(.receives)
+        inboundTimer.noteFilled(buffer, atNanoseconds: workBeganNanoseconds)
         let datagrams = ReceivedDatagrams(memory.datagramBuffer(buffer))
         let count = datagrams.count
         if received.waitingCount > 0, count > 0, datagrams.length < WorkerLimits.bulkBytes,
@@ -63,11 +64,27 @@ extension Worker where Engine: ~Copyable {
         counters.record(.receiveBatch, count)
         work.datagrams &+= count
         if datagrams.segmentBytes <= WorkerLimits.smallDatagramBytes { work.smallDatagrams &+= count }
-        if deliver(datagrams, count: count) {
-            received.hold(buffer)
-        } else {
-            provide(buffer)
-        }
+        let isHeld = deliver(datagrams, count: count)
+        if inboundTimer.timesWait(of: buffer) { noteWorkedOff(buffer, isHeld: isHeld) }
+        if isHeld { received.hold(buffer) } else { provide(buffer) }
+    }
+
+    /// Times the datagrams in a buffer on their way to the TUN device from here; where none goes there, others.
+    @inline(never)
+    private mutating func noteWorkedOff(_ buffer: Int, isHeld: Bool) {
+        guard isHeld else { return inboundTimer.giveUp() }
+        inboundTimer.noteForwarded(
+            as: buffer, atNanoseconds: engine.nowNanoseconds, .inboundWaitTime, counters)
+    }
+
+    /// Counts datagrams of a buffer that are lost, and keeps the first of them.
+    @inline(never)
+    private mutating func drop(
+        _ reason: Counter, _ datagrams: ReceivedDatagrams, count: Int = 1, at offset: Int = 0, length: Int
+    ) {
+        noteDrop(
+            reason, .droppedInbound, count: count, datagrams.payload + offset, length: length,
+            name: datagrams.payload - (PacketMemory.datagramPayloadOffset &- PacketMemory.nameOffset))
     }
 
     /// Checks the datagrams of a buffer and gives them to the coalescer. Returns whether any of them went there.
@@ -76,15 +93,19 @@ extension Worker where Engine: ~Copyable {
         counters.add(.datagramsReceived, max(count, 1))
         counters.add(.bytesReceived, datagrams.length)
         guard let outerSource = datagrams.source, let peer = snapshot.peer(at: outerSource) else {
-            counters.add(.dropInboundUnknownPeer, max(count, 1))
+            drop(
+                .dropInboundUnknownPeer, datagrams, count: max(count, 1),
+                length: min(datagrams.segmentBytes, datagrams.length))
             return false
         }
         guard !datagrams.isTruncated, count <= WorkerLimits.receivedSegments else {
-            counters.add(.dropInboundTruncated, max(count, 1))
+            drop(
+                .dropInboundTruncated, datagrams, count: max(count, 1),
+                length: min(datagrams.segmentBytes, datagrams.length))
             return false
         }
         guard count > 0 else {
-            counters.add(.dropInboundTooShort)
+            drop(.dropInboundTooShort, datagrams, length: 0)
             return false
         }
         var offset = 0
@@ -98,10 +119,21 @@ extension Worker where Engine: ~Copyable {
         while offset < datagrams.length {
             let length = min(datagrams.segmentBytes, datagrams.length &- offset)
             let bytes = datagrams.payload + offset
+            if isCapturing {
+                capture(
+                    .underlayReceived, bytes, length: length,
+                    name: datagrams.payload - (PacketMemory.datagramPayloadOffset &- PacketMemory.nameOffset))
+            }
             offset &+= length
             if let reason = refusal(bytes, length: length, from: outerSource, peer: peer, admitted: &admitted)
             {
-                counters.add(reason)
+                if reason == .dropInboundTooShort,
+                    takeHello(bytes, length: length, sender: datagrams.sender)
+                {
+                    counters.add(.hellosReceived)
+                } else {
+                    drop(reason, datagrams, at: offset &- length, length: length)
+                }
                 continue
             }
             if admitted.holder != sender {
@@ -114,9 +146,13 @@ extension Worker where Engine: ~Copyable {
             bytesOfSender &+= length
             let packet = IPPacket(bytes, length: length)
             guard packet.decrementTimeToLive() else {
-                counters.add(.dropInboundTimeToLive)
+                drop(.dropInboundTimeToLive, datagrams, at: offset &- length, length: length)
                 answerPeer(packet, from: sender, .timeExceeded)
                 continue
+            }
+            // The kernel merges no datagrams without a checksum of their own, as a kernel path sends them.
+            if count == 1, UnfinishedChecksum.complete(bytes, length: length) {
+                counters.add(.kernelPathStrays)
             }
             let addition = coalescer.add(bytes, length: length)
             // `workOffArrivals` made sure of a slot for each.
@@ -194,6 +230,7 @@ extension Worker where Engine: ~Copyable {
         while index < count {
             let slot = coalescer.slot(index)
             writeOwners.pass(index, from: .worker, to: .writing)
+            if isCapturing { captureWritten(slot) }
             engine.write(index, slot.vectors, count: slot.vectorCount)
             counters.record(.writeBatch, slot.packetCount)
             if slot.packetCount > 1 {
@@ -235,7 +272,7 @@ extension Worker where Engine: ~Copyable {
             noteRefusal(of: merged)
         } else {
             if result < 0 {
-                writeFailed(isSeparated ? 1 : coalescer.slot(index).packetCount, result: result)
+                writeFailed(isSeparated ? 1 : coalescer.slot(index).packetCount, index, result: result)
             }
             guard isSeparated else { return false }
         }
@@ -248,7 +285,7 @@ extension Worker where Engine: ~Copyable {
             queuedInline &+= 1
             return true
         }
-        if left > 0 { counters.add(.dropInboundTunnelFull, left) }
+        if left > 0 { noteDrop(.dropInboundTunnelFull, count: left, ofSlot: index) }
         separationsUnderWay &-= 1
         return false
     }
@@ -276,12 +313,30 @@ extension Worker where Engine: ~Copyable {
         coalescer.resumeMerging()
     }
 
-    private mutating func writeFailed(_ packets: Int, result: Int) {
-        switch Int32(truncatingIfNeeded: -result) {
-        case EIO, ENETDOWN, EBADFD: counters.add(.dropInboundTunnelDown, packets)
-        case EAGAIN, ENOBUFS, ENOMEM: counters.add(.dropInboundTunnelFull, packets)
-        default: counters.add(.dropInboundError, packets)
-        }
+    private mutating func writeFailed(_ packets: Int, _ index: Int, result: Int) {
+        let reason: Counter =
+            switch Int32(truncatingIfNeeded: -result) {
+            case EIO, ENETDOWN, EBADFD: .dropInboundTunnelDown
+            case EAGAIN, ENOBUFS, ENOMEM: .dropInboundTunnelFull
+            default: .dropInboundError
+            }
+        noteDrop(reason, count: packets, ofSlot: index)
+    }
+
+    private mutating func noteDrop(_ reason: Counter, count: Int, ofSlot index: Int) {
+        let slot = coalescer.slot(index)
+        noteDrop(
+            reason, .droppedInbound, count: count, from: slot.vectors + 1,
+            length: slot.byteCount &- virtio_net_hdr.byteCount)
+    }
+
+    /// Copies a packet or super-packet that is about to be written for a capture.
+    @inline(never)
+    private mutating func captureWritten(_ slot: CoalescedPacket) {
+        records.copies.copy(
+            .tunnelWritten, from: slot.vectors + 1, length: slot.byteCount &- virtio_net_hdr.byteCount,
+            name: nil,
+            atNanoseconds: workBeganNanoseconds)
     }
 }
 

@@ -29,6 +29,7 @@ import Counters
 import Engines
 import Forwarding
 import Glibc
+import Hello
 import PacketHeaders
 import Offload
 import Synchronization
@@ -75,7 +76,9 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     let settings: WorkerSettings
     let counters: CounterBlock
     let peerCounters: PeerCounterBlock
+    let records: WorkerRecords
     let reader: ForwardingReader
+    let hellos: HelloInbox?
 
     var snapshot: ForwardingSnapshot
     /// Of the snapshot of the last round, which may be freed by now.
@@ -126,6 +129,10 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var isCeasing = false
     /// Whether rounds do not wait for what comes.
     var isEmptying = false
+    /// Whether somebody captures packets, as of this round.
+    var isCapturing = false
+    var outboundTimer = WayTimer()
+    var inboundTimer = WayTimer()
     #if TWILL_EXTRA_COPY
         /// Where the copy goes that nobody needs.
         let extraCopy = UnsafeMutableRawPointer.allocate(byteCount: 65_536, alignment: 64)
@@ -140,18 +147,23 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     ///   - settings: what it is told and keeps.
     ///   - counters: the worker is their one writer.
     ///   - peerCounters: the worker is their one writer.
+    ///   - records: the worker is their one writer.
     ///   - reader: of the publication that the control side replaces snapshots in.
+    ///   - hellos: takes the hellos that come; nil where nobody answers any.
     public init(
         engine: consuming Engine, memory: PacketMemory, limits: WorkerLimits, settings: WorkerSettings,
-        counters: CounterBlock, peerCounters: PeerCounterBlock, reader: ForwardingReader
+        counters: CounterBlock, peerCounters: PeerCounterBlock, records: WorkerRecords,
+        reader: ForwardingReader, hellos: HelloInbox? = nil
     ) {
         self.engine = engine
         self.memory = memory
+        self.records = records
         self.limits = limits
         self.settings = settings
         self.counters = counters
         self.peerCounters = peerCounters
         self.reader = reader
+        self.hellos = hellos
         snapshot = reader.load()
         snapshotGeneration = snapshot.generation
         messages = OutboundMessages(memory)
@@ -192,6 +204,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         resumeMerging()
         work = RoundWork()
         queuedInline = 0
+        isCapturing = records.copies.isWanted
         if hasNewSnapshot, pacedReads.count > 0 { forwardUnpaced() }
         let completions = takeCompletions()
         forwardWaiting()
@@ -379,6 +392,9 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// Gives a datagram buffer to the engine, to receive into.
     @inline(__always)
     mutating func provide(_ buffer: Int) {
+        if inboundTimer.timesWay(of: buffer) {
+            inboundTimer.noteArrived(atNanoseconds: engine.nowNanoseconds, .inboundWriteTime, counters)
+        }
         received.noteProvide(buffer)
         engine.provide(buffer)
     }

@@ -20,6 +20,7 @@ extension Worker where Engine: ~Copyable {
     /// one in the queue, unless its flow is a sparse one: then it is forwarded at once.
     @inline(__always)
     mutating func readArrived(_ buffer: Int, length: Int) {
+        outboundTimer.noteFilled(buffer, atNanoseconds: workBeganNanoseconds)
         let bytes = memory.tunnelBuffer(buffer) + PacketMemory.tunnelPacketOffset
         let header = (memory.tunnelBuffer(buffer) + PacketMemory.virtioHeaderOffset)
             .loadUnaligned(as: virtio_net_hdr.self)
@@ -47,7 +48,7 @@ extension Worker where Engine: ~Copyable {
         guard waitingReads.hasRoom(forSegments: segments) else {
             counters.add(.tunnelReads)
             counters.add(.tunnelBytes, max(packetLength, 0))
-            return drop(buffer, .dropOutboundSmallSegments)
+            return drop(buffer, .dropOutboundSmallSegments, length: packetLength)
         }
         waitingFlows.add(flow, bytes: packetLength, atNanoseconds: workBeganNanoseconds)
         waitingReads.append(
@@ -94,7 +95,7 @@ extension Worker where Engine: ~Copyable {
         guard pacedReads.count < limits.pacedReads else {
             counters.add(.tunnelReads)
             counters.add(.tunnelBytes, length)
-            drop(buffer, .dropOutboundStandingQueue)
+            drop(buffer, .dropOutboundStandingQueue, length: length)
             return true
         }
         pacedFlows.add(flow, bytes: length, atNanoseconds: workBeganNanoseconds)
@@ -182,41 +183,57 @@ extension Worker where Engine: ~Copyable {
         let packetLength = length &- (PacketMemory.tunnelPacketOffset &- PacketMemory.virtioHeaderOffset)
         counters.add(.tunnelReads)
         counters.add(.tunnelBytes, max(packetLength, 0))
+        if isCapturing { capture(.tunnelRead, bytes, length: packetLength) }
+        defer { if outboundTimer.timesWait(of: buffer) { noteForwarded(buffer) } }
         if let flaw = IPPacket.flaw(bytes, length: packetLength, verifyingChecksum: false) {
-            return drop(buffer, counter(of: flaw))
+            return drop(buffer, counter(of: flaw), length: packetLength)
         }
         #if TWILL_EXTRA_COPY
             extraCopy.copyMemory(from: bytes, byteCount: packetLength)
         #endif
         let packet = IPPacket(bytes, length: packetLength)
         if isMarked {
-            guard packet.markCongestion() else { return drop(buffer, .dropOutboundStandingQueue) }
+            guard packet.markCongestion() else {
+                return drop(buffer, .dropOutboundStandingQueue, length: packetLength)
+            }
             counters.add(.congestionMarks)
         }
         let peer =
             packet.isIPv4
             ? snapshot.peer(holding: packet.destinationIPv4) : snapshot.peer(holding: packet.destinationIPv6)
         guard let peer else {
-            if packet.isForTheLink { return drop(buffer, .outboundIgnored) }
+            if packet.isForTheLink { return drop(buffer, .outboundIgnored, length: packetLength) }
             answer(packet, .noRoute)
-            return drop(buffer, .dropOutboundNoRoute)
+            return drop(buffer, .dropOutboundNoRoute, length: packetLength)
         }
         guard packet.decrementTimeToLive() else {
             answer(packet, .timeExceeded)
-            return drop(buffer, .dropOutboundTimeToLive)
+            return drop(buffer, .dropOutboundTimeToLive, length: packetLength)
         }
         let header = (start + PacketMemory.virtioHeaderOffset).loadUnaligned(as: virtio_net_hdr.self)
         switch OffloadedPacket.examine(header: header, packet: bytes, length: packetLength) {
         case .whole: append(packet, in: buffer, to: peer, isPrioritized: isPrioritized)
         case .superPacket(let plan): segment(plan, bytes, in: buffer, to: peer)
-        case .refused(let refusal): drop(buffer, counter(of: refusal))
+        case .refused(let refusal): drop(buffer, counter(of: refusal), length: packetLength)
         }
     }
 
-    @inline(__always)
-    private mutating func drop(_ buffer: Int, _ reason: Counter) {
-        counters.add(reason)
+    /// Counts a packet, or super-packet, that goes nowhere, keeps its head, and gives its buffer back.
+    @inline(never)
+    private mutating func drop(_ buffer: Int, _ reason: Counter, length: Int) {
+        noteDrop(
+            reason, .droppedOutbound, memory.tunnelBuffer(buffer) + PacketMemory.tunnelPacketOffset,
+            length: length)
         messages.giveBackBuffer(buffer)
+        if outboundTimer.timesWait(of: buffer) { outboundTimer.giveUp() }
+    }
+
+    /// Times the packet in a buffer on its way out from here, or, where it was dropped, another one.
+    @inline(never)
+    private mutating func noteForwarded(_ buffer: Int) {
+        guard let message = messages.lastMessage(of: buffer) else { return outboundTimer.giveUp() }
+        outboundTimer.noteForwarded(
+            as: message, atNanoseconds: engine.nowNanoseconds, .outboundWaitTime, counters)
     }
 
     private func counter(of flaw: IPPacketFlaw) -> Counter {
@@ -264,7 +281,7 @@ extension Worker where Engine: ~Copyable {
             messages.seal(message)
         }
         guard let message = messages.take(to: peer, of: snapshot) else {
-            return drop(buffer, .dropOutboundNoBuffer)
+            return drop(buffer, .dropOutboundNoBuffer, length: packet.length)
         }
         messages.append(packet.bytes, length: packet.length, in: buffer, to: message)
         if segmentLimit > 1 { messages.markOpen(message) } else { messages.sealFilled(message) }
@@ -293,7 +310,9 @@ extension Worker where Engine: ~Copyable {
             }
             if message < 0 {
                 guard let new = messages.take(to: peer, of: snapshot) else {
-                    counters.add(.dropOutboundNoBuffer, plan.segmentCount &- next)
+                    noteDrop(
+                        .dropOutboundNoBuffer, .droppedOutbound, count: plan.segmentCount &- next, packet,
+                        length: segmentBytes)
                     if next == 0 { messages.giveBackBuffer(buffer) }
                     return
                 }
@@ -329,6 +348,7 @@ extension Worker where Engine: ~Copyable {
         while place < messages.sealedCount {
             let message = Int(messages.sealed[place])
             messages.noteSend(message)
+            if isCapturing { captureSent(message) }
             engine.send(message)
             counters.add(.sends)
             counters.record(.sendBatch, messages.entries[message].segmentCount)
@@ -343,6 +363,7 @@ extension Worker where Engine: ~Copyable {
     mutating func sendEnded(_ message: Int, result: Int) {
         messages.noteSendEnded(message)
         let entry = messages.entries[message]
+        if outboundTimer.timesWay(of: message) { noteSent(result: result) }
         if result >= 0 {
             counters.add(.packetsSent, entry.segmentCount)
             counters.add(.bytesSent, entry.byteCount)
@@ -364,13 +385,21 @@ extension Worker where Engine: ~Copyable {
     }
 
     private mutating func sendFailed(_ message: Int, result: Int) {
-        let count = messages.entries[message].segmentCount
-        switch Int32(truncatingIfNeeded: -result) {
-        case EAGAIN, ENOBUFS, ENOMEM: counters.add(.dropOutboundUnderlayFull, count)
-        case EMSGSIZE: counters.add(.dropOutboundTooLarge, count)
-        case EHOSTUNREACH, ENETUNREACH, ENETDOWN, EHOSTDOWN: counters.add(.dropOutboundUnreachable, count)
-        default: counters.add(.dropOutboundError, count)
-        }
+        let reason: Counter =
+            switch Int32(truncatingIfNeeded: -result) {
+            case EAGAIN, ENOBUFS, ENOMEM: .dropOutboundUnderlayFull
+            case EMSGSIZE: .dropOutboundTooLarge
+            case EHOSTUNREACH, ENETUNREACH, ENETDOWN, EHOSTDOWN: .dropOutboundUnreachable
+            default: .dropOutboundError
+            }
+        noteDrop(reason, ofMessage: message, count: messages.entries[message].segmentCount)
+    }
+
+    /// Times what was sent; what was not is not timed.
+    @inline(never)
+    private mutating func noteSent(result: Int) {
+        guard result >= 0 else { return outboundTimer.giveUp() }
+        outboundTimer.noteArrived(atNanoseconds: engine.nowNanoseconds, .outboundSendTime, counters)
     }
 
     /// Whether an error may be about another packet: an ICMP message about one, which anybody can forge, leaves its
@@ -405,9 +434,8 @@ extension Worker where Engine: ~Copyable {
         }
         if messages.entries[failed].replaysPending == 0 {
             // Not even one message is free: the rest is lost, and counted.
-            counters.add(
-                .dropOutboundNoBuffer,
-                messages.entries[failed].segmentCount &- messages.entries[failed].nextReplay)
+            let rest = messages.entries[failed].segmentCount &- messages.entries[failed].nextReplay
+            noteDrop(.dropOutboundNoBuffer, ofMessage: failed, count: rest)
             messages.endReplays(of: failed)
         }
     }

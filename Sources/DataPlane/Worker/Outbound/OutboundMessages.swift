@@ -60,6 +60,8 @@ struct OutboundMessages: ~Copyable {
     private(set) var openCount = 0
     let sealed: UnsafeMutablePointer<Int32>
     private(set) var sealedCount = 0
+    /// The message that a buffer was added to last.
+    private var lastKeeper = 0
     /// Counts the worker's rounds, to tell what was opened in which.
     var round = 0
     private let bufferOwners: OwnershipLedger<TunnelBufferOwner>
@@ -143,8 +145,13 @@ struct OutboundMessages: ~Copyable {
         freeBufferCount &+= 1
     }
 
+    /// The message that a tunnel buffer was added to last of all, where it was that buffer; nil where the buffer is
+    /// free.
+    func lastMessage(of buffer: Int) -> Int? { bufferUses[buffer] > 0 ? lastKeeper : nil }
+
     @inline(__always)
     private mutating func keep(_ buffer: Int, by message: Int) {
+        lastKeeper = message
         let count = entries[message].bufferCount
         assert(count < SuperPacketLimits.sendSegments, "a message of too many buffers")
         bufferOwners.pass(buffer, from: bufferUses[buffer] == 0 ? .worker : .messages, to: .messages)

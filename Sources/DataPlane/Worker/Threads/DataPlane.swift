@@ -13,6 +13,8 @@ import Devices
 import Engines
 import Forwarding
 import Glibc
+import KernelForwarding
+import KernelPrograms
 import Synchronization
 
 /// The part of the daemon that moves packets.
@@ -21,6 +23,13 @@ public final class DataPlane: Sendable {
     public let engine: EngineChoice
     /// Why io_uring is not used although nobody said so; nil where it is.
     public let uringRefusal: UringError?
+    /// What forwards small packets of sparse flows past the workers; nil where it is off or refused. It forwards nothing
+    /// before the control side has attached its programs.
+    public let kernelPath: KernelForwarder?
+    /// Why there is none; nil where there is one, or nobody wants it.
+    public let kernelPathRefusal: KernelProgramError?
+    /// How it was asked to work.
+    public var tuning: Tuning { configuration.tuning }
     /// The number of workers.
     public let workerCount: Int
     /// What it is made for.
@@ -35,6 +44,8 @@ public final class DataPlane: Sendable {
     let states: WorkerStates
     let blocks: [CounterBlock]
     let peerBlocks: [PeerCounterBlock]
+    let hellos: HelloThread
+    let records: [WorkerRecords]
     private let peerSlots = Mutex(PeerSlots())
     private let threads = Mutex<[Int: pthread_t]>([:])
     /// What is open, from `begin` to the end; locked while a worker is woken.
@@ -47,6 +58,8 @@ public final class DataPlane: Sendable {
     private let kernelBlock: CounterBlock
     /// What those before it have counted.
     private let carried = Mutex(DataPlaneTotals())
+    /// What the kernel path has counted; the block's one writer holds the lock.
+    private let kernelPathBlock: Mutex<CounterBlock>
 
     /// What is open.
     private struct Open {
@@ -71,15 +84,19 @@ public final class DataPlane: Sendable {
             throw .resource("make an eventfd", errorNumber: errno)
         }
         wakes = try WakeDescriptors.open(count: workers)
+        hellos = try HelloThread(workers: workers)
         self.configuration = configuration
         self.orders = orders
         self.states = states
         workerCount = workers
         publication = ForwardingPublication(workers: workers)
-        subscribers = [publication]
+        (kernelPath, kernelPathRefusal) = DataPlane.kernelPath(configuration)
+        subscribers = [publication, hellos] + [kernelPath].compactMap { $0 }
         blocks = (0..<workers).map { _ in CounterBlock.allocate() }
         peerBlocks = (0..<workers).map { _ in PeerCounterBlock.allocate() }
+        records = (0..<workers).map { _ in WorkerRecords.allocate() }
         kernelBlock = CounterBlock.allocate()
+        kernelPathBlock = Mutex(CounterBlock.allocate())
     }
 
     /// Opens a device and sockets, and forwards from then on.
@@ -128,11 +145,33 @@ public final class DataPlane: Sendable {
         }
     }
 
+    /// The kernel path where it is wanted, can be and may be, or why it is not. It lets nobody in by another source than
+    /// the sending peer's, and knows an underlay of IPv4 alone.
+    private static func kernelPath(
+        _ configuration: DataPlaneConfiguration
+    ) -> (KernelForwarder?, KernelProgramError?) {
+        guard configuration.tuning.kernelPath == .automatic, !configuration.acceptsAnySource,
+            case .v4(let address) = configuration.underlay.address
+        else { return (nil, nil) }
+        do throws(KernelProgramError) {
+            try KernelForwarder.probe()
+            return (
+                try KernelForwarder(
+                    underlay: (address, configuration.underlay.port),
+                    packetLimitBytes: configuration.tuning.kernelPathBytes, mtu: configuration.mtu), nil
+            )
+        } catch {
+            return (nil, error)
+        }
+    }
+
     deinit {
         precondition(threads.withLock { $0.isEmpty }, "the data plane is stopped before it ends")
         for block in blocks { block.deallocate() }
         kernelBlock.deallocate()
+        kernelPathBlock.withLock { $0.deallocate() }
         for block in peerBlocks { block.deallocate() }
+        for record in records { record.deallocate() }
     }
 
     // MARK: A life
@@ -211,7 +250,11 @@ public final class DataPlane: Sendable {
     }
 
     /// Forwards from here on.
-    public func run() { orders.give(.run, to: 0..<workerCount) }
+    public func run() {
+        orders.give(.run, to: 0..<workerCount)
+        // Without that thread this node asks nobody, and answers nobody.
+        if let kernelPath { try? hellos.start(telling: kernelPath, on: channels?.sockets.helloSender) }
+    }
 
     /// Takes nothing in from here on, and returns once the workers have sent and written out all they held: what comes
     /// waits in the channels.
@@ -257,8 +300,10 @@ public final class DataPlane: Sendable {
         if isOrderly { _ = cease() }
         ending.withLock { _ in
             guard !open.withLock({ $0.isOver }) else { return }
+            kernelPath?.stop()
             orders.give(.end, to: 0..<workerCount)
             wakes.signal()
+            hellos.stop()
             let running = threads.withLock { threads in
                 defer { threads = [:] }
                 return threads
@@ -349,7 +394,11 @@ public final class DataPlane: Sendable {
     /// it came to them. Some system calls.
     public func counters() -> CounterTotals {
         lookAtKernelDrops()
-        return CounterTotals(blocks + [kernelBlock], beside: carried.withLock { $0.counters })
+        let before = carried.withLock { $0.counters }
+        return kernelPathBlock.withLock { block in
+            kernelPath?.count(into: block)
+            return CounterTotals(blocks + [kernelBlock, block, hellos.counters], beside: before)
+        }
     }
 
     private func lookAtKernelDrops() {
@@ -370,6 +419,27 @@ public final class DataPlane: Sendable {
             counters: counters().carried, peers: countersOfPeers(),
             kernel: kernelDrops.withLock { $0?.seen ?? KernelDrops.Seen() })
     }
+
+    /// The last packets that were dropped for a reason, of all workers, the newest first; `DropRecords.recordsOfReason`
+    /// at most.
+    public func lastDropped(_ reason: Counter) -> [DroppedPacket] {
+        Array(
+            records.flatMap { $0.drops[reason] }.sorted { $0.nanoseconds > $1.nanoseconds }
+                .prefix(DropRecords.recordsOfReason))
+    }
+
+    /// Begins to copy packets for a capture, or with nil ends that.
+    public func capture(_ filter: CaptureFilter?) { for record in records { record.copies.set(filter) } }
+
+    /// Takes what was copied since the last call, in the order of time. One reader.
+    public func takeCopies() -> [PacketCopy] {
+        var copies: [PacketCopy] = []
+        for record in records { record.copies.drain { copies.append($0) } }
+        return records.count == 1 ? copies : copies.sorted { $0.nanoseconds < $1.nanoseconds }
+    }
+
+    /// How many packets were to be copied and found no room, since the data plane was started.
+    public var missedCopies: UInt64 { records.reduce(0) { $0 &+ $1.copies.missed } }
 
     /// Others' sockets on the port, which take datagrams that are for this node. Reads files of /proc.
     public func intruders() -> [PortIntruder] {
@@ -392,6 +462,7 @@ public final class DataPlane: Sendable {
     private func counts(ofSlot slot: UInt16) -> PeerCounts {
         var sum = PeerCounts()
         for block in peerBlocks { sum.add(block[slot]) }
+        if let kernelPath { sum.add(kernelPath.counts(ofSlot: slot)) }
         return sum
     }
 

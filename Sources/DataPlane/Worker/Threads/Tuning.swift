@@ -12,6 +12,14 @@ public enum EngineChoice: String, Sendable, CaseIterable {
     case mmsg
 }
 
+/// Whether small packets of sparse flows go past the workers, by programs in the kernel.
+public enum KernelPathChoice: String, Sendable, CaseIterable {
+    /// Where the kernel lets them, and to peers that do so too.
+    case automatic = "auto"
+    /// Never.
+    case off
+}
+
 /// How many workers there are.
 public enum WorkerCount: Sendable, Equatable {
     /// One for each CPU that workers are pinned to; else one for every four CPUs that this process may use, 1 to 8:
@@ -106,6 +114,11 @@ public struct Tuning: Sendable, Equatable {
     public var usesHugePages = false
     /// Microseconds to poll before sleeping; 0: never.
     public var busyPollMicroseconds = 0
+    /// Whether small packets of sparse flows go past the workers.
+    public var kernelPath = KernelPathChoice.automatic
+    /// The largest inner packet, bytes, that does: requests, answers, acknowledgements. What is larger gains from the
+    /// workers' merging.
+    public var kernelPathBytes = 256
 
     /// The defaults.
     public init() {}
@@ -117,7 +130,7 @@ public struct Tuning: Sendable, Equatable {
         /// See the variables of these names.
         case ringEntries, receiveBuffers, receiveBufferBytes, batch, superPacketBatch
         /// See the variables of these names.
-        case minimumWaitMicroseconds, socketBufferBytes, queueLength, busyPollMicroseconds
+        case minimumWaitMicroseconds, socketBufferBytes, queueLength, busyPollMicroseconds, kernelPathBytes
     }
 
     /// From where to where each number can be tuned.
@@ -143,6 +156,8 @@ public struct Tuning: Sendable, Equatable {
         public static let queueLength = 1...65_536
         /// Microseconds of polling.
         public static let busyPollMicroseconds = 0...1000
+        /// Bytes of a packet on the kernel path: from a TCP header's with options to what every path carries.
+        public static let kernelPathBytes = 80...1024
     }
 
     func checkRanges() throws(TuningError) {
@@ -155,6 +170,7 @@ public struct Tuning: Sendable, Equatable {
             (.socketBufferBytes, socketBufferBytes, Ranges.socketBufferBytes),
             (.queueLength, queueLength, Ranges.queueLength),
             (.busyPollMicroseconds, busyPollMicroseconds, Ranges.busyPollMicroseconds),
+            (.kernelPathBytes, kernelPathBytes, Ranges.kernelPathBytes),
         ]
         if case .fixed(let count) = workers { numbers.append((.workers, count, Ranges.workers)) }
         for (number, value, range) in numbers where !range.contains(value) {

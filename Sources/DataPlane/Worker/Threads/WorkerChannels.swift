@@ -15,6 +15,8 @@ public enum ChannelKind: String, Sendable, CaseIterable {
     case receiver
     /// A socket to send on; where it is missing, its worker sends on its receiver.
     case sender
+    /// The socket that hellos are sent on, one for all workers.
+    case helloSender = "hello"
     /// A socket on the port that the network had before.
     case formerReceiver = "former"
 }
@@ -143,6 +145,7 @@ public struct WorkerChannels: Sendable {
             let former = sockets.formerReceiver(ofWorker: worker)
             if former >= 0 { add(.formerReceiver, worker, former) }
         }
+        if let helloSender = sockets.helloSender { add(.helloSender, 0, helloSender) }
         named.groupNames = sockets.group.compactMap { names[$0] }
         return named
     }

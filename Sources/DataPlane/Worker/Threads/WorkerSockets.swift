@@ -9,6 +9,8 @@ struct WorkerSockets: Sendable {
     private(set) var receivers: [UnderlaySocket]
     /// What each worker sends on: the first from the network's port, the others from ports of their own.
     private(set) var senders: [Int32]
+    /// What hellos are sent on, from the network's port; nil where the kernel refused it.
+    private(set) var helloSender: Int32?
     /// All that share the network's port, in the order in which the kernel counts them (`reuseport_add_sock` and
     /// `__reuseport_detach_sock`, net/core/sock_reuseport.c): who is opened comes last, and who is closed leaves his place
     /// to the last.
@@ -28,6 +30,7 @@ struct WorkerSockets: Sendable {
     ) throws(UnderlaySocketError) -> WorkerSockets {
         var receivers: [UnderlaySocket] = []
         var senders: [Int32] = []
+        var helloSender: Int32?
         do throws(UnderlaySocketError) {
             for _ in 0..<workers {
                 receivers.append(
@@ -39,27 +42,32 @@ struct WorkerSockets: Sendable {
                 UnderlaySocket.openSender(
                     sharingPortOf: receivers[0], at: endpoint, bufferBytes: tuning.socketBufferBytes)
                     ?? receivers[0].descriptor)
+            helloSender = UnderlaySocket.openSenderWithoutChecksum(sharingPortOf: receivers[0], at: endpoint)
             // While these were opened, a process of the same user could have joined them.
             try UnderlaySocket.refuseIntruders(
-                on: endpoint, beside: receivers.map(\.descriptor) + senders)
+                on: endpoint,
+                beside: WorkerSockets(receivers: receivers, senders: senders, helloSender: helloSender)
+                    .descriptors)
             for place in 1..<workers {
                 senders.append(
                     try UnderlaySocket.openSender(
                         beside: endpoint, place: place, bufferBytes: tuning.socketBufferBytes))
             }
         } catch {
-            WorkerSockets(receivers: receivers, senders: senders).close()
+            WorkerSockets(receivers: receivers, senders: senders, helloSender: helloSender).close()
             throw error
         }
-        return WorkerSockets(receivers: receivers, senders: senders)
+        return WorkerSockets(receivers: receivers, senders: senders, helloSender: helloSender)
     }
 
     /// Sockets as they were opened one after another.
-    private init(receivers: [UnderlaySocket], senders: [Int32]) {
+    private init(receivers: [UnderlaySocket], senders: [Int32], helloSender: Int32?) {
         self.receivers = receivers
         self.senders = senders
+        self.helloSender = helloSender
         group = receivers.map(\.descriptor)
         if let first = senders.first, first != group.first { group.append(first) }
+        if let helloSender { group.append(helloSender) }
     }
 
     /// Takes over sockets that somebody else has opened.
@@ -96,6 +104,10 @@ struct WorkerSockets: Sendable {
             }
             senders.append(sender)
         }
+        helloSender = named[.helloSender, 0]
+        if let helloSender, !UnderlaySocket.isBound(helloSender, to: endpoint) {
+            throw missing("the hellos' sender")
+        }
         former = (0..<workers).compactMap { named[.formerReceiver, $0] }
         group = named.group
     }
@@ -104,7 +116,7 @@ struct WorkerSockets: Sendable {
     var sendsOnItsReceiver: Bool { senders.first == receivers.first?.descriptor }
 
     /// The descriptors of all on the network's port, and of all that send.
-    var descriptors: [Int32] { receivers.map(\.descriptor) + senders }
+    var descriptors: [Int32] { receivers.map(\.descriptor) + senders + (helloSender.map { [$0] } ?? []) }
 
     /// The former socket of a worker; -1 where it has none.
     func formerReceiver(ofWorker worker: Int) -> Int32 { worker < former.count ? former[worker] : -1 }
@@ -224,6 +236,7 @@ struct WorkerSockets: Sendable {
         for receiver in receivers { receiver.close() }
         for sender in senders where sender != receivers.first?.descriptor { Glibc.close(sender) }
         for descriptor in former { Glibc.close(descriptor) }
+        if let helloSender { Glibc.close(helloSender) }
     }
 }
 

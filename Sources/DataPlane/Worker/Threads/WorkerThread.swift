@@ -19,8 +19,9 @@ extension DataPlane {
             let result = twill_pin_thread(Int32(clamping: cpu))
             guard result == 0 else {
                 return states.noteRefusal(
-                    .resource("pin worker \(index) to CPU \(cpu) (see --cpus)", errorNumber: result),
-                    of: index)
+                    .resource(
+                        "pin worker \(index) to CPU \(cpu) (--cpus; this process may use \(usableCPUs()))",
+                        errorNumber: result), of: index)
             }
         }
         guard let memory = PacketMemory(limits, hugePages: tuning.usesHugePages) else {
@@ -124,7 +125,8 @@ extension DataPlane {
     ) {
         var worker = Worker(
             engine: engine, memory: memory, limits: limits, settings: settings, counters: blocks[index],
-            peerCounters: peerBlocks[index], reader: publication.reader(index))
+            peerCounters: peerBlocks[index], records: records[index], reader: publication.reader(index),
+            hellos: hellos.inboxes[index])
         states.note(.running, of: index)
         var result: Int32 = 0
         while result == 0 {
@@ -186,4 +188,17 @@ final class WorkerThread: Sendable {
         self.dataPlane = dataPlane
         self.index = index
     }
+}
+
+/// The processors that the calling thread may run on, as `--cpus` takes them: `0-3,8` (proc_pid_status(5)).
+func usableCPUs() -> String {
+    let descriptor = open("/proc/thread-self/status", O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { return "others" }
+    defer { close(descriptor) }
+    // The line stands within the first two pages, whatever the name of the thread.
+    let text = String(unsafeUninitializedCapacity: 8192) {
+        max(0, read(descriptor, $0.baseAddress, $0.count))
+    }
+    let line = text.split(separator: "\n").first { $0.hasPrefix("Cpus_allowed_list:") }
+    return line.map { String($0.drop { !$0.isNumber }) } ?? "others"
 }

@@ -1,10 +1,18 @@
 import Foundation
 
-/// An authority with a server's certificate for 127.0.0.1 and a client's, and another authority that signed neither.
-package final class Certificates: Sendable {
-    package static let shared = Result { try Certificates() }
+/// What openssl was asked for and did not do.
+public struct NoCertificate: Error, CustomStringConvertible {
+    /// The command.
+    public let description: String
+}
 
-    package let directory = NSTemporaryDirectory() + "kubernetes-certificates-\(UUID().uuidString)"
+/// An authority with a server's certificate for 127.0.0.1 and a client's, and another authority that signed neither.
+/// They are made once for each process of tests.
+public final class Certificates: Sendable {
+    /// Those of this process.
+    public static let shared = Result { try Certificates() }
+
+    private let directory = NSTemporaryDirectory() + "certificates-\(UUID().uuidString)"
 
     private init() throws {
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
@@ -27,9 +35,13 @@ package final class Certificates: Sendable {
         }
     }
 
-    package subscript(name: String) -> String { "\(directory)/\(name)" }
+    /// The path of one of the files: `server.pem`, `server.key`, `stranger.pem`, …
+    public subscript(name: String) -> String { "\(directory)/\(name)" }
 
-    package func base64(_ name: String) throws -> String {
+    /// The contents of one of the files.
+    ///
+    /// - Throws: where it cannot be read.
+    public func base64(_ name: String) throws -> String {
         try Data(contentsOf: URL(filePath: self[name])).base64EncodedString()
     }
 
@@ -43,7 +55,7 @@ package final class Certificates: Sendable {
         try process.run()
         process.waitUntilExit()
         guard process.terminationStatus == 0 else {
-            throw CocoaError(.executableLoad, userInfo: ["openssl": arguments])
+            throw NoCertificate(description: "openssl \(arguments.joined(separator: " "))")
         }
     }
 }

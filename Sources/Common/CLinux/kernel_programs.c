@@ -1,0 +1,129 @@
+#include "kernel_programs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/bpf.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+// Attach types that headers before Linux 6.6 lack.
+enum { TCX_INGRESS = 46, TCX_EGRESS = 47 };
+
+static int call(enum bpf_cmd command, union bpf_attr *attributes) {
+  return (int)syscall(SYS_bpf, command, attributes, sizeof *attributes);
+}
+
+static void set_name(char target[BPF_OBJ_NAME_LEN], const char *name) {
+  strncpy(target, name, BPF_OBJ_NAME_LEN - 1);
+}
+
+int twill_map_make(enum twill_map_kind kind, uint32_t key_bytes, uint32_t value_bytes, uint32_t entries, int inner,
+                   const char *name) {
+  union bpf_attr attributes = {0};
+  attributes.map_type = kind;
+  attributes.key_size = key_bytes;
+  attributes.value_size = value_bytes;
+  attributes.max_entries = entries;
+  if (kind == TWILL_MAP_HASH || kind == TWILL_MAP_PREFIXES) attributes.map_flags = BPF_F_NO_PREALLOC;
+  if (inner >= 0) attributes.inner_map_fd = (uint32_t)inner;
+  set_name(attributes.map_name, name);
+  return call(BPF_MAP_CREATE, &attributes);
+}
+
+static int on_entry(enum bpf_cmd command, int map, const void *key, const void *value) {
+  union bpf_attr attributes = {0};
+  attributes.map_fd = (uint32_t)map;
+  attributes.key = (uintptr_t)key;
+  attributes.value = (uintptr_t)value;
+  return call(command, &attributes);
+}
+
+int twill_map_set(int map, const void *key, const void *value) {
+  return on_entry(BPF_MAP_UPDATE_ELEM, map, key, value);
+}
+
+int twill_map_get(int map, const void *key, void *value) { return on_entry(BPF_MAP_LOOKUP_ELEM, map, key, value); }
+
+int twill_map_remove(int map, const void *key) { return on_entry(BPF_MAP_DELETE_ELEM, map, key, NULL); }
+
+uint32_t twill_possible_cpus(void) {
+  // One range, "0-3", or several: the last number counts.
+  char text[256];
+  int file = open("/sys/devices/system/cpu/possible", O_RDONLY | O_CLOEXEC);
+  if (file < 0) return 0;
+  ssize_t count = read(file, text, sizeof text - 1);
+  close(file);
+  if (count <= 0) return 0;
+  text[count] = 0;
+  uint32_t last = 0, number = 0;
+  for (char *place = text; *place; place++) {
+    number = *place >= '0' && *place <= '9' ? number * 10 + (uint32_t)(*place - '0') : 0;
+    if (*place >= '0' && *place <= '9') last = number;
+  }
+  return last + 1;
+}
+
+int twill_program_load(const uint64_t *instructions, uint32_t count, const char *name, char *words, uint32_t size) {
+  union bpf_attr attributes = {0};
+  words[0] = 0;
+  attributes.prog_type = BPF_PROG_TYPE_SCHED_CLS;
+  attributes.insns = (uintptr_t)instructions;
+  attributes.insn_cnt = count;
+  // No helper that the programs use asks for another licence than twill's own.
+  attributes.license = (uintptr_t) "Apache-2.0";
+  set_name(attributes.prog_name, name);
+  int program = call(BPF_PROG_LOAD, &attributes);
+  if (program >= 0) return program;
+  // Once more for the kernel's words, which cost a good load time.
+  int error = errno;
+  attributes.log_buf = (uintptr_t)words;
+  attributes.log_size = size;
+  attributes.log_level = 1;
+  program = call(BPF_PROG_LOAD, &attributes);
+  if (program < 0) errno = error;
+  return program;
+}
+
+int twill_program_run(int program, const void *packet, uint32_t packet_bytes, void *changed, uint32_t *changed_bytes,
+                      int32_t *verdict) {
+  union bpf_attr attributes = {0};
+  attributes.test.prog_fd = (uint32_t)program;
+  attributes.test.data_in = (uintptr_t)packet;
+  attributes.test.data_size_in = packet_bytes;
+  attributes.test.data_out = (uintptr_t)changed;
+  attributes.test.data_size_out = *changed_bytes;
+  attributes.test.repeat = 1;
+  int result = call(BPF_PROG_TEST_RUN, &attributes);
+  *verdict = (int32_t)attributes.test.retval;
+  *changed_bytes = attributes.test.data_size_out;
+  return result;
+}
+
+int twill_link_make(int program, uint32_t interface, enum twill_program_direction direction) {
+  union bpf_attr attributes = {0};
+  attributes.link_create.prog_fd = (uint32_t)program;
+  attributes.link_create.target_ifindex = interface;
+  attributes.link_create.attach_type = direction == TWILL_PROGRAM_INGRESS ? TCX_INGRESS : TCX_EGRESS;
+  return call(BPF_LINK_CREATE, &attributes);
+}
+
+int twill_link_replace(int link, int program) {
+  union bpf_attr attributes = {0};
+  attributes.link_update.link_fd = (uint32_t)link;
+  attributes.link_update.new_prog_fd = (uint32_t)program;
+  return call(BPF_LINK_UPDATE, &attributes);
+}
+
+int twill_link_interface(int link, uint32_t *interface) {
+  // struct bpf_link_info: type, number, program's number, padding; then, for TCX, the interface and the attach type.
+  uint32_t information[64] = {0};
+  union bpf_attr attributes = {0};
+  attributes.info.bpf_fd = (uint32_t)link;
+  attributes.info.info_len = sizeof information;
+  attributes.info.info = (uintptr_t)information;
+  if (call(BPF_OBJ_GET_INFO_BY_FD, &attributes) < 0) return -1;
+  *interface = information[4];
+  return 0;
+}

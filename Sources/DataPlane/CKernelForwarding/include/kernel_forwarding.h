@@ -1,0 +1,119 @@
+// What the programs in the kernel (../programs) and the daemon share: the maps, by which they meet, and the values in
+// them. Both sides compile this file, so that neither can see a value otherwise than the other.
+//
+// Numbers are in host byte order unless they say "network byte order". Times are nanoseconds of CLOCK_MONOTONIC.
+#pragma once
+#include <stdint.h>
+
+// The maps, numbered in the order in which a program names them (programs/kernel.h).
+enum kernel_map {
+  // array of 1 `kernel_settings`.
+  KERNEL_MAP_SETTINGS,
+  // array of 1 map: the table, a trie of `kernel_prefix` to `kernel_holder`. It is replaced whole, so that a packet sees
+  // all of one publication.
+  KERNEL_MAP_TABLE,
+  // hash of `kernel_endpoint` to a time: until when a peer there may be sent datagrams by the kernel path.
+  KERNEL_MAP_ABLE,
+  // array of KERNEL_FLOWS `kernel_flow`.
+  KERNEL_MAP_FLOWS,
+  // array for each CPU of KERNEL_PEER_SLOTS `kernel_peer_counts`.
+  KERNEL_MAP_PEERS,
+  // array for each CPU of KERNEL_EVENTS counts.
+  KERNEL_MAP_EVENTS,
+  KERNEL_MAPS,
+};
+
+// In the upper half of a constant that stands for a map, whose lower half is its number: the loader puts the map there.
+#define KERNEL_MAP_MARK 0x6D617021u
+
+// Places for flows, a power of two: 1.5 MiB. Flows that share one only keep each other out of the kernel path.
+#define KERNEL_FLOWS 65536
+// A slot for each peer that is counted by itself, and one for all others (`PeerCounterBlock`).
+#define KERNEL_PEER_SLOTS 4097
+// Peers that are able at the same time at most: as many as a snapshot holds.
+#define KERNEL_ABLE_LIMIT 65536
+
+struct kernel_settings {
+  // The programs take nothing any more from this time on: whoever looks after the table is gone.
+  uint64_t valid_until;
+  // The interface that carries the underlay, and the TUN device.
+  uint32_t underlay_index;
+  uint32_t tunnel_index;
+  // This node's address on the underlay, network byte order.
+  uint32_t underlay_address;
+  // The network's port, network byte order.
+  uint16_t port;
+  // Inner packets of more bytes are left to the ring.
+  uint16_t packet_limit;
+  // The largest inner packet that is taken from peers, bytes.
+  uint32_t mtu;
+  uint32_t unused;
+};
+
+struct kernel_prefix {
+  // 0 to 32 bits.
+  uint32_t length;
+  // Network byte order.
+  uint32_t address;
+};
+
+enum kernel_holder_kind {
+  // A peer with an IPv4 endpoint.
+  KERNEL_HOLDER_PEER,
+  // This node's own pods.
+  KERNEL_HOLDER_OWN,
+  // Somebody that only the ring knows how to reach.
+  KERNEL_HOLDER_OTHER,
+};
+
+struct kernel_endpoint {
+  // Network byte order.
+  uint32_t address;
+  // Network byte order.
+  uint16_t port;
+  uint16_t unused;
+};
+
+struct kernel_holder {
+  struct kernel_endpoint endpoint;
+  // Where the peer's packets are counted: below KERNEL_PEER_SLOTS.
+  uint32_t counter_slot;
+  // One of `kernel_holder_kind`.
+  uint32_t kind;
+};
+
+struct kernel_flow {
+  // Until when the flow's packets go by the ring, which still may hold some of them.
+  uint64_t ring_until;
+  // When the count of `unanswered` began.
+  uint64_t window_began;
+  // Small packets sent by the kernel path in this window since the other side last sent one.
+  uint32_t unanswered;
+  uint32_t unused;
+};
+
+struct kernel_peer_counts {
+  uint64_t packets_sent;
+  uint64_t bytes_sent;
+  uint64_t packets_received;
+  uint64_t bytes_received;
+  // 0: never.
+  uint64_t last_received;
+};
+
+// What is counted beside the peers.
+enum kernel_event {
+  // Packets that went out by the kernel path, and their bytes.
+  KERNEL_EVENT_SENT,
+  KERNEL_EVENT_SENT_BYTES,
+  // Packets that came in by it, and their bytes.
+  KERNEL_EVENT_RECEIVED,
+  KERNEL_EVENT_RECEIVED_BYTES,
+  // Small packets to able peers that went by the ring because their flow was there.
+  KERNEL_EVENT_KEPT_IN_ORDER,
+  // Datagrams in the kernel path's form to our port that the ring was left to judge.
+  KERNEL_EVENT_LEFT_TO_RING,
+  // Packets lost because the kernel had no memory for them.
+  KERNEL_EVENT_FAILED,
+  KERNEL_EVENTS,
+};

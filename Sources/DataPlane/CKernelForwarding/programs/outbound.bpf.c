@@ -1,0 +1,142 @@
+// From the TUN device to the underlay, past the process: runs where packets enter the device's queue (tc, egress).
+//
+//   IPv4, whole, small, of a sparse flow, with hops left, to an able peer → one hop less → outer headers → underlay
+//   anything else → on into the TUN device, where the ring reads it
+//
+// Nothing of a flow may pass what the ring still holds of it. So each packet that is left to the ring notes for how long
+// its flow stays there. (Only IPv4 is known here. For IPv6 a second table and a second `flow_name` belong beside these.)
+#include "kernel.h"
+
+// A flow with anything large stays in the ring for as long as the ring takes it for bulk
+// (`WorkerLimits.sparseAfterNanoseconds`).
+#define BULK_NANOSECONDS 100000000ull
+// For any other packet that was left to the ring: longer than both rings hold one when other programs have the CPU for a
+// few time slices.
+#define RING_NANOSECONDS 20000000ull
+// So many small packets without an answer in one window are bulk of its kind: 25,600 a second. The ring merges them,
+// and carries three times as many. Who asks and waits for the answer never has more than a few.
+#define UNANSWERED_LIMIT 256
+#define UNANSWERED_WINDOW_NANOSECONDS 10000000ull
+
+INLINE int leave_to_ring(struct kernel_flow *flow, uint64_t until) {
+  if (flow && flow->ring_until < until) flow->ring_until = until;
+  return PASS;
+}
+
+// Counts a small packet of a flow; whether there are too many that nobody answers.
+INLINE int is_flood(struct kernel_flow *flow, uint64_t now) {
+  if (now - flow->window_began > UNANSWERED_WINDOW_NANOSECONDS) {
+    flow->window_began = now;
+    flow->unanswered = 0;
+  }
+  flow->unanswered += 1;
+  return flow->unanswered > UNANSWERED_LIMIT;
+}
+
+// The outer headers, and behind them the part of the inner header that changes.
+struct encapsulation {
+  struct ipv4_header outer;
+  struct udp_header udp;
+  struct ipv4_header inner;
+} __attribute__((packed, aligned(4)));
+
+// As the ring's socket sends: DF, no identification, 64 hops, the port of the network. But for the UDP checksum, which
+// is left out: nobody here can sum up what the card has still to finish.
+INLINE void fill(struct encapsulation *headers, const struct kernel_settings *settings, const struct kernel_endpoint *to) {
+  uint16_t inner_bytes = swap16(headers->inner.total_length);
+  headers->outer.version_and_length = VERSION_4_WITHOUT_OPTIONS;
+  headers->outer.type_of_service = 0;
+  headers->outer.total_length = swap16(inner_bytes + OUTER_BYTES);
+  headers->outer.identification = 0;
+  headers->outer.fragment = swap16(DO_NOT_FRAGMENT);
+  headers->outer.time_to_live = 64;
+  headers->outer.transport = UDP;
+  headers->outer.checksum = 0;
+  headers->outer.source = settings->underlay_address;
+  headers->outer.destination = to->address;
+  headers->outer.checksum = ~header_sum(&headers->outer);
+  headers->udp.source = settings->port;
+  headers->udp.destination = to->port;
+  headers->udp.length = swap16(inner_bytes + UDP_BYTES);
+  headers->udp.checksum = 0;
+}
+
+// Sends a packet to a peer by the way that the kernel's routes have for it on the underlay.
+INLINE int send(struct __sk_buff *packet, struct encapsulation *headers, const struct kernel_settings *settings) {
+  uint32_t underlay = settings->underlay_index;
+  // First the link header's place, which the TUN device has none of, then the outer headers' behind it.
+  if (change_head(packet, ETHERNET_BYTES, 0) ||
+      adjust_room(packet, OUTER_BYTES, BPF_ADJ_ROOM_MAC,
+                  BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP) ||
+      store_bytes(packet, ETHERNET_BYTES, headers, sizeof *headers, 0)) {
+    count_event(KERNEL_EVENT_FAILED, 1);
+    return LOSE;
+  }
+  // The inner packet's mark and priority were for its own way: the outer one is a packet of this node.
+  packet->mark = 0;
+  packet->priority = 0;
+  return redirect_neighbour(underlay, 0, 0, 0);
+}
+
+PROGRAM int outbound(struct __sk_buff *packet) {
+  uint64_t now = monotonic_time();
+  struct kernel_settings *settings = current_settings(now);
+  if (!settings || packet->protocol != swap16(ETHERNET_IPV4)) return PASS;
+  struct encapsulation headers;
+  if (load_bytes(packet, 0, &headers.inner, IPV4_BYTES)) return PASS;
+  struct transport_head head = {0};
+  struct flow_name flow = {.source = headers.inner.source,
+                           .destination = headers.inner.destination,
+                           .transport = headers.inner.transport};
+  // All of the fragment field but "do not fragment".
+  int is_whole = headers.inner.version_and_length == VERSION_4_WITHOUT_OPTIONS &&
+                 !(headers.inner.fragment & swap16((uint16_t)~DO_NOT_FRAGMENT));
+  int has_ports = flow.transport == TCP || flow.transport == UDP;
+  uint32_t bytes = packet->len;
+  int is_large = packet->gso_size || bytes > settings->packet_limit;
+
+  // What does not tell its ports keeps back all flows between the two addresses, by a place of their own.
+  struct flow_name untold = {.source = flow.source, .destination = flow.destination};
+  if (!is_whole || (has_ports && load_bytes(packet, IPV4_BYTES, &head, 4)))
+    return leave_to_ring(flow_place(&untold), now + BULK_NANOSECONDS);
+  if (has_ports) {
+    flow.source_port = head.source_port;
+    flow.destination_port = head.destination_port;
+  }
+  struct kernel_flow *place = flow_place(&flow);
+  if (!place || is_large) return leave_to_ring(place, now + BULK_NANOSECONDS);
+  if (flow.transport == TCP) load_bytes(packet, IPV4_BYTES, &head, sizeof head);
+  int may_pass = is_bare_acknowledgement(&head, flow.transport, bytes);
+
+  void *table = current_table();
+  struct kernel_holder *holder = table ? holder_of(table, flow.destination) : 0;
+  uint64_t *able_until = holder && holder->kind == KERNEL_HOLDER_PEER ? map_lookup(MAP(KERNEL_MAP_ABLE), &holder->endpoint) : 0;
+  if (!able_until || *able_until <= now || swap16(headers.inner.total_length) != bytes ||
+      headers.inner.time_to_live <= 1)
+    return may_pass ? PASS : leave_to_ring(place, now + RING_NANOSECONDS);
+
+  if (!may_pass) {
+    struct kernel_flow *others = flow_place(&untold);
+    if (now < place->ring_until || !others || now < others->ring_until) {
+      count_event(KERNEL_EVENT_KEPT_IN_ORDER, 1);
+      return leave_to_ring(place, now + RING_NANOSECONDS);
+    }
+    if (is_flood(place, now)) {
+      count_event(KERNEL_EVENT_KEPT_IN_ORDER, 1);
+      return leave_to_ring(place, now + BULK_NANOSECONDS);
+    }
+  }
+  uint32_t slot = holder->counter_slot;
+  decrement_time_to_live(&headers.inner);
+  fill(&headers, settings, &holder->endpoint);
+  int verdict = send(packet, &headers, settings);
+  if (verdict == LOSE) return verdict;
+  count_event(KERNEL_EVENT_SENT, 1);
+  count_event(KERNEL_EVENT_SENT_BYTES, bytes);
+  struct kernel_peer_counts *counts = map_lookup(MAP(KERNEL_MAP_PEERS), &slot);
+  if (counts) {
+    counts->packets_sent += 1;
+    counts->bytes_sent += bytes;
+  }
+  return verdict;
+}

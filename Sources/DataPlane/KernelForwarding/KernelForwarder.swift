@@ -1,0 +1,250 @@
+// How it works. Beside the workers, two programs in the kernel forward what is small and sparse (the C in CKernelForwarding
+// says which packets, and how). They know of the network what is published: each publication is built into a map of its
+// own, which takes the place of the one before between two packets. They go on only while this process says so again and
+// again (`refresh`): a table that nobody looks after expires within seconds, and everything is the ring's then. And they
+// send only to peers that have said, and keep saying, that they take such datagrams in (`KernelPathPeers`).
+
+import Addresses
+import CKernelForwarding
+import Counters
+import Forwarding
+import Glibc
+import KernelPrograms
+import Synchronization
+
+/// The kernel path's side in this process.
+public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Sendable {
+    /// For how long the table is good without a `refresh`.
+    public static let validityNanoseconds: UInt64 = 5_000_000_000
+    /// The longest that a peer is allowed at once.
+    static let longestAllowanceMilliseconds = 60_000
+
+    private struct State {
+        var settings: kernel_settings
+        /// The programs stand in both interfaces' way.
+        var isAttached = false
+        /// Whether packets to an underlay address leave by the underlay's interface.
+        var leavesByUnderlay: @Sendable (IPv4Address) -> Bool = { _ in true }
+        /// Nothing is taken, whatever stands where: why.
+        var suspension: String?
+        var published: ForwardingRoutes?
+        /// Until when which peer may be sent to, nanoseconds of the monotonic clock.
+        var able: [Endpoint: UInt64] = [:]
+    }
+
+    /// The programs, for whoever attaches them.
+    public let programs: KernelForwardingPrograms
+    private let state: Mutex<State>
+
+    /// Loads the programs. They take nothing before `attached` has said where they stand.
+    ///
+    /// - Parameters:
+    ///   - underlay: this node's address on the underlay, and the network's port.
+    ///   - packetLimitBytes: inner packets of more are left to the ring.
+    ///   - mtu: the largest inner packet that is taken from peers, bytes.
+    /// - Throws: `KernelProgramError` where the kernel refuses them.
+    public init(
+        underlay: (address: IPv4Address, port: UInt16), packetLimitBytes: Int, mtu: Int
+    ) throws(KernelProgramError) {
+        programs = try KernelForwardingPrograms.load()
+        state = Mutex(
+            State(
+                settings: kernel_settings(
+                    valid_until: 0, underlay_index: 0, tunnel_index: 0,
+                    underlay_address: underlay.address.networkBytes, port: underlay.port.bigEndian,
+                    packet_limit: UInt16(clamping: packetLimitBytes), mtu: UInt32(clamping: mtu), unused: 0)))
+    }
+
+    /// Whether the kernel lets this process have a kernel path at all: loads it, tries it, and leaves nothing.
+    ///
+    /// - Throws: `KernelProgramError` where it does not.
+    public static func probe() throws(KernelProgramError) {
+        try KernelForwardingTrial.run()
+    }
+
+    // MARK: What the control side says
+
+    /// Takes note of where the programs stand.
+    ///
+    /// - Parameters:
+    ///   - underlayIndex: the number of the interface that the inbound program stands at; nil: it stands nowhere.
+    ///   - tunnelIndex: the same of the TUN device and the outbound program.
+    public func attached(underlayIndex: UInt32?, tunnelIndex: UInt32?) {
+        state.withLock { state in
+            state.isAttached = underlayIndex != nil && tunnelIndex != nil
+            state.settings.underlay_index = underlayIndex ?? 0
+            state.settings.tunnel_index = tunnelIndex ?? 0
+            write(&state)
+        }
+    }
+
+    /// Has each peer that is to be allowed looked at first: the outbound program knows no way but by the underlay's
+    /// interface, and a peer may be routed elsewhere.
+    ///
+    /// - Parameter check: whether packets to an underlay address leave by that interface. Called by whoever allows.
+    public func ask(whetherItLeavesByUnderlay check: @escaping @Sendable (IPv4Address) -> Bool) {
+        state.withLock { $0.leavesByUnderlay = check }
+    }
+
+    /// Leaves everything to the ring for as long as there is a reason.
+    ///
+    /// - Parameter reason: in an operator's words; nil: there is none any more.
+    public func suspend(_ reason: String?) {
+        state.withLock { state in
+            guard state.suspension != reason else { return }
+            state.suspension = reason
+            write(&state)
+        }
+    }
+
+    /// Keeps the table good for another `validityNanoseconds`, and forgets peers whose time is over. To be called once a
+    /// second.
+    public func refresh() {
+        let now = monotonicNanoseconds()
+        state.withLock { state in
+            write(&state)
+            for (endpoint, until) in state.able where until <= now {
+                state.able[endpoint] = nil
+                if let key = kernel_endpoint(endpoint) { programs[KERNEL_MAP_ABLE].remove(key) }
+            }
+        }
+    }
+
+    private func write(_ state: inout State) {
+        let isOn = state.isAttached && state.suspension == nil && state.published != nil
+        state.settings.valid_until =
+            isOn ? monotonicNanoseconds() &+ KernelForwarder.validityNanoseconds : 0
+        if !programs[KERNEL_MAP_SETTINGS].set(UInt32(0), to: state.settings) {
+            // An entry of an array of one: refused by no kernel that took the map. Nothing is taken then either way.
+            state.settings.valid_until = 0
+        }
+    }
+
+    // MARK: ForwardingSubscriber
+
+    @discardableResult
+    public func publish(_ routes: ForwardingRoutes) -> Int {
+        state.withLock { state in
+            if state.published != routes {
+                state.published = replaceTable(routes) ? routes : nil
+                state.settings.mtu = UInt32(clamping: routes.mtu)
+                write(&state)
+            }
+        }
+        return max(0, routes.peers.count - ForwardingSnapshot.peerLimit)
+    }
+
+    /// Where the kernel has no memory for a new table, the old one, which is true no longer, goes all the same.
+    private func replaceTable(_ routes: ForwardingRoutes) -> Bool {
+        do throws(KernelProgramError) {
+            let table = try KernelTable.build(routes)
+            defer { table.close() }
+            if programs[KERNEL_MAP_TABLE].set(UInt32(0), to: table.descriptor) { return true }
+        } catch {}
+        programs[KERNEL_MAP_TABLE].remove(UInt32(0))
+        return false
+    }
+
+    // MARK: KernelPathPeers
+
+    public var receives: Bool {
+        let now = monotonicNanoseconds()
+        return state.withLock { $0.settings.valid_until > now }
+    }
+
+    public func allow(_ endpoint: Endpoint, forMilliseconds duration: Int) {
+        guard let key = kernel_endpoint(endpoint), case .v4(let address) = endpoint.address else { return }
+        guard state.withLock({ $0.leavesByUnderlay })(address) else { return disallow(endpoint) }
+        let milliseconds = min(max(duration, 0), KernelForwarder.longestAllowanceMilliseconds)
+        let until = monotonicNanoseconds() &+ UInt64(milliseconds) * 1_000_000  // checked: 0 to 60,000
+        state.withLock { state in
+            guard programs[KERNEL_MAP_ABLE].set(key, to: until) else { return }
+            state.able[endpoint] = until
+        }
+    }
+
+    public func disallow(_ endpoint: Endpoint) {
+        guard let key = kernel_endpoint(endpoint) else { return }
+        state.withLock { state in
+            programs[KERNEL_MAP_ABLE].remove(key)
+            state.able[endpoint] = nil
+        }
+    }
+
+    // MARK: What is seen
+
+    /// How the kernel path stands.
+    public struct Standing: Sendable, Equatable {
+        /// Whether both programs stand in their interfaces' way.
+        public var isAttached: Bool
+        /// Why they take nothing all the same; nil for no reason.
+        public var suspension: String?
+        /// The endpoints that are sent to now.
+        public var able: Set<Endpoint>
+    }
+
+    /// How the kernel path stands now.
+    public var standing: Standing {
+        let now = monotonicNanoseconds()
+        return state.withLock { state in
+            Standing(
+                isAttached: state.isAttached, suspension: state.suspension,
+                able: Set(state.able.filter { $0.value > now }.keys))
+        }
+    }
+
+    /// What the programs have counted, into the block that the caller is the one writer of. Seven system calls.
+    ///
+    /// - Parameter block: gets the packets as sent and delivered, beside those of the workers.
+    public func count(into block: CounterBlock) {
+        let sent = events(KERNEL_EVENT_SENT)
+        let received = events(KERNEL_EVENT_RECEIVED)
+        let receivedBytes = events(KERNEL_EVENT_RECEIVED_BYTES)
+        block.set(.packetsSent, sent)
+        block.set(.bytesSent, events(KERNEL_EVENT_SENT_BYTES))
+        block.set(.datagramsReceived, received)
+        block.set(.bytesReceived, receivedBytes)
+        block.set(.packetsDelivered, received)
+        block.set(.bytesDelivered, receivedBytes)
+        block.set(.kernelPathPacketsSent, sent)
+        block.set(.kernelPathPacketsReceived, received)
+        block.set(.kernelPathKeptInOrder, events(KERNEL_EVENT_KEPT_IN_ORDER))
+        block.set(.kernelPathLeftToRing, events(KERNEL_EVENT_LEFT_TO_RING))
+        block.set(.dropKernelPathMemory, events(KERNEL_EVENT_FAILED))
+    }
+
+    private func events(_ event: kernel_event) -> Int {
+        let sum = programs[KERNEL_MAP_EVENTS].values(of: event.rawValue, startingWith: UInt64(0))
+            .reduce(0, &+)
+        return Int(truncatingIfNeeded: sum)
+    }
+
+    /// What the programs have carried to and from the peer of a slot. A system call.
+    public func counts(ofSlot slot: UInt16) -> PeerCounts {
+        var sum = PeerCounts()
+        for counts in programs[KERNEL_MAP_PEERS].values(
+            of: UInt32(slot), startingWith: kernel_peer_counts())
+        {
+            var part = PeerCounts()
+            part.packetsSent = counts.packets_sent
+            part.bytesSent = counts.bytes_sent
+            part.packetsReceived = counts.packets_received
+            part.bytesReceived = counts.bytes_received
+            part.lastReceivedNanoseconds = counts.last_received
+            sum.add(part)
+        }
+        return sum
+    }
+
+    /// Has the programs take nothing any more, wherever they stand.
+    public func stop() { suspend("the daemon stops") }
+
+    // Not before: whoever counts may still hold it.
+    deinit { programs.close() }
+}
+
+func monotonicNanoseconds() -> UInt64 {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return UInt64(clamping: time.tv_sec) &* 1_000_000_000 &+ UInt64(clamping: time.tv_nsec)
+}

@@ -1,0 +1,93 @@
+import CKernelForwarding
+import Glibc
+import KernelPrograms
+
+/// The two programs and the maps by which they meet this process, as descriptors: one value, which a process can give to
+/// the next one.
+public struct KernelForwardingPrograms: Sendable {
+    /// From the TUN device to the underlay: for what leaves by the TUN device.
+    public let outbound: KernelProgram
+    /// From the underlay to the TUN device: for what comes in by the underlay's interface.
+    public let inbound: KernelProgram
+    /// The maps, by the numbers of `kernel_map`.
+    let maps: [KernelMap]
+
+    /// What `bpftool` and `tc` call the programs.
+    public static let names = (outbound: "twill_outbound", inbound: "twill_inbound")
+
+    /// Makes the maps and loads the programs, which are attached to nothing yet, and lets each of them carry a packet of
+    /// this process: what a kernel has is tried, not inferred from its version.
+    ///
+    /// - Throws: `KernelProgramError` where the kernel refuses one, or does otherwise than it should.
+    static func load() throws(KernelProgramError) -> KernelForwardingPrograms {
+        let maps = try makeMaps()
+        do throws(KernelProgramError) {
+            let outbound = try KernelProgram.load(
+                UnsafeBufferPointer(
+                    start: kernel_forwarding_outbound, count: Int(kernel_forwarding_outbound_count)),
+                mark: UInt32(KERNEL_MAP_MARK), maps: maps, name: names.outbound)
+            do throws(KernelProgramError) {
+                let inbound = try KernelProgram.load(
+                    UnsafeBufferPointer(
+                        start: kernel_forwarding_inbound, count: Int(kernel_forwarding_inbound_count)),
+                    mark: UInt32(KERNEL_MAP_MARK), maps: maps, name: names.inbound)
+                return KernelForwardingPrograms(outbound: outbound, inbound: inbound, maps: maps)
+            } catch {
+                outbound.close()
+                throw error
+            }
+        } catch {
+            for map in maps { map.close() }
+            throw error
+        }
+    }
+
+    private static func makeMaps() throws(KernelProgramError) -> [KernelMap] {
+        let number = MemoryLayout<UInt32>.size
+        let time = MemoryLayout<UInt64>.size
+        var maps: [KernelMap] = []
+        do throws(KernelProgramError) {
+            // In the order of `kernel_map`.
+            maps.append(
+                try .make(
+                    .array, keyBytes: number, valueBytes: MemoryLayout<kernel_settings>.stride,
+                    entryLimit: 1, name: "twill_settings"))
+            let template = try KernelTable.empty(entryLimit: 1)
+            defer { template.close() }
+            maps.append(
+                try .make(
+                    .arrayOfMaps(inner: template), keyBytes: number, valueBytes: number, entryLimit: 1,
+                    name: "twill_table"))
+            maps.append(
+                try .make(
+                    .hash, keyBytes: MemoryLayout<kernel_endpoint>.stride, valueBytes: time,
+                    entryLimit: Int(KERNEL_ABLE_LIMIT), name: "twill_able"))
+            maps.append(
+                try .make(
+                    .array, keyBytes: number, valueBytes: MemoryLayout<kernel_flow>.stride,
+                    entryLimit: Int(KERNEL_FLOWS), name: "twill_flows"))
+            maps.append(
+                try .make(
+                    .arrayOfEachCPU, keyBytes: number,
+                    valueBytes: MemoryLayout<kernel_peer_counts>.stride,
+                    entryLimit: Int(KERNEL_PEER_SLOTS), name: "twill_peers"))
+            maps.append(
+                try .make(
+                    .arrayOfEachCPU, keyBytes: number, valueBytes: time,
+                    entryLimit: Int(KERNEL_EVENTS.rawValue), name: "twill_events"))
+            return maps
+        } catch {
+            for map in maps { map.close() }
+            throw error
+        }
+    }
+
+    subscript(_ map: kernel_map) -> KernelMap { maps[Int(map.rawValue)] }
+
+    /// Closes all descriptors. Programs that stand in an interface's way go on until they are taken away there.
+    func close() {
+        outbound.close()
+        inbound.close()
+        for map in maps { map.close() }
+    }
+}

@@ -1,0 +1,44 @@
+import Host
+import Reconciler
+import Worker
+
+// The kernel path's life: its programs are kept attached beside the device and the routes, and go on only while the daemon
+// looks after them.
+extension Daemon {
+    /// What the reconciler is to keep for the kernel path of a data plane; nothing where it has none.
+    func kernelPathItems(of dataPlane: DataPlane?) async -> [any DesiredItem] {
+        guard let forwarder = dataPlane?.kernelPath else {
+            stage.kernelPath = nil
+            observation.update(nil as AttachedKernelPath?)
+            return []
+        }
+        let place = AttachedKernelPath.Place(
+            underlay: underlay.interfaceName, address: underlay.address,
+            tunnel: options.tunnel.interfaceName)
+        if let current = stage.kernelPath, current.forwarder === forwarder, current.place == place {
+            return current.attachments
+        }
+        let made = AttachedKernelPath(forwarder, at: place)
+        stage.kernelPath = made
+        observation.update(made)
+        await onThread { made.look() }
+        return made.attachments
+    }
+
+    /// Says that the table is still looked after; to be called once a second.
+    func refreshKernelPath() { stage.kernelPath?.forwarder.refresh() }
+
+    /// Looks whether the kernel path may go on as it is.
+    func lookAtKernelPath() async {
+        guard let path = stage.kernelPath else { return }
+        await onThread { path.look() }
+    }
+
+    /// Takes the programs away before their data plane ends.
+    func closeKernelPath() async {
+        guard let path = stage.kernelPath else { return }
+        stage.kernelPath = nil
+        observation.update(nil as AttachedKernelPath?)
+        await onThread { path.detach() }
+    }
+}

@@ -1,0 +1,161 @@
+import Addresses
+import Counters
+import Fuzz
+import Kit
+import NetworkNamespaces
+import Offload
+import Telemetry
+import Testing
+
+/// The same packets through the packet threads alone, and with the kernel path on: what differs is the way, and nothing
+/// else.
+@Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
+struct KernelPathDifferenceTests {
+    /// What became of the packets.
+    private struct Outcome: Equatable {
+        /// What came into the overlay at the receiving node, how often: its length and first bytes.
+        var delivered: [[UInt8]: Int] = [:]
+        /// What each node dropped, by reason.
+        var drops: [[Counter: UInt64]] = []
+        /// Errors that nodes answered with.
+        var answers: [UInt64] = []
+    }
+
+    /// Nodes 1 and 2 with daemons, node 3 a stranger. The nodes' subnets are the same in each world.
+    private struct World {
+        let lab: Lab
+        var daemons: [LabDaemon] = []
+        static let subnets = ["100.96.11.0/24", "100.96.12.0/24"]
+        static func pod(_ node: Int, host: Int = 2) -> IPv4Address {
+            IPv4Address("100.96.1\(node).\(host)")!
+        }
+
+        init(_ flags: String) async throws {
+            lab = try await Lab(nodes: 3)
+            for (number, subnet) in zip(1..., World.subnets) {
+                let first = subnet.replacing(".0/", with: ".1/")
+                try lab.write("node\(number)/subnet.env", "FLANNEL_SUBNET=\(first)\n")
+                // What is merged on the way is not what was sent, packet by packet.
+                daemons.append(
+                    try await lab[number].start(
+                        "--tun-tso4=false --tun-uso=false --path-probe-interval=0 \(flags)"))
+            }
+            for (number, daemon) in zip(1..., daemons) {
+                let status = try await daemon.wait(for: "its peer") { $0.isReady && $0.peers.count == 1 }
+                #expect(status.lease?.subnet == World.subnets[number - 1])
+            }
+        }
+
+        func areAble() async throws {
+            for daemon in daemons {
+                try await daemon.wait(for: "an able peer") { $0.peers.allSatisfy { $0.kernelPath == true } }
+            }
+        }
+    }
+
+    /// What came in by the tunnel device, with each checksum that was left to a device completed.
+    private func arrived(_ capture: PacketCapture) -> [[UInt8]: Int] {
+        #expect(capture.missed() == 0)
+        return capture.packets().filter { !$0.isOutgoing }.reduce(into: [:]) { arrived, packet in
+            var bytes = packet.bytes
+            if packet.length == bytes.count, packet.length >= 20 {
+                bytes.withUnsafeMutableBytes {
+                    _ = UnfinishedChecksum.complete($0.baseAddress!, length: $0.count)
+                }
+            }
+            arrived[[UInt8(packet.length >> 8), UInt8(packet.length & 0xFF)] + bytes, default: 0] += 1
+        }
+    }
+
+    private func outcome(_ world: World, _ capture: PacketCapture, node: Int, sent: Int) async throws
+        -> Outcome
+    {
+        try await world.daemons[node - 1].wait(for: "everything counted") { $0.uncounted == 0 }
+        try await Task.sleep(for: .milliseconds(300))
+        var outcome = Outcome(delivered: arrived(capture))
+        for daemon in world.daemons {
+            let status = try #require(daemon.status)
+            outcome.drops.append(status.drops)
+            outcome.answers.append(
+                status.value(of: .unreachablesSent) + status.value(of: .timeExceededsSent))
+            #expect(status.isReady && status.problems == [])
+        }
+        return outcome
+    }
+
+    private func expectEqual(_ ring: Outcome, _ both: Outcome) {
+        #expect(ring.drops == both.drops)
+        #expect(ring.answers == both.answers)
+        for packet in Set(ring.delivered.keys).union(both.delivered.keys)
+        where ring.delivered[packet] != both.delivered[packet] {
+            Issue.record(
+                "\(packet): \(ring.delivered[packet] ?? 0) by the packet threads, \(both.delivered[packet] ?? 0) with the kernel path"
+            )
+        }
+    }
+
+    /// What comes from the underlay in the kernel path's form, of a peer and of a stranger.
+    @Test(arguments: ["peer", "stranger"])
+    func whatComesInIsJudgedAlike(sender: String) async throws {
+        let (pod, peerPod) = (World.pod(1), World.pod(2))
+        let packets =
+            malformedPackets(from: peerPod, to: pod).map(\.bytes)
+            + fragmentPackets(from: peerPod, to: pod)
+            + fuzzedPackets(700, seed: 5, from: peerPod, to: pod)
+            // Spoofed, to somebody else, to the node itself.
+            + fuzzedPackets(60, seed: 6, from: IPv4Address("100.96.77.2")!, to: pod)
+            + fuzzedPackets(60, seed: 7, from: peerPod, to: IPv4Address("100.96.77.2")!)
+            + fuzzedPackets(60, seed: 8, from: peerPod, to: IPv4Address("172.20.32.101")!)
+            + fuzzedPackets(60, seed: 9, from: pod, to: pod)
+        var outcomes: [Outcome] = []
+        for flags in ["--kernel-path=off", "--kernel-path=auto"] {
+            let world = try await World(flags)
+            let underlay = try #require(IPv4Address(world.lab[1].address))
+            let before = try #require(world.daemons[0].status)
+            if flags.hasSuffix("auto") { try await world.areAble() }
+            let socket = try await LabSocket.sending(
+                to: underlay, port: 8285, from: world.lab[sender == "peer" ? 2 : 3], hasChecksum: false)
+            let capture = try await PacketCapture.start(on: world.lab[1], interface: "flannel0")
+            for packet in packets {
+                socket.send(packet)
+                try await Task.sleep(for: .milliseconds(1))
+            }
+            try await world.daemons[0].wait(for: "all of them") {
+                $0.count(of: .datagramsReceived) - before.count(of: .datagramsReceived) >= packets.count
+            }
+            outcomes.append(try await outcome(world, capture, node: 1, sent: packets.count))
+            let byKernel = world.daemons[0].counter(.kernelPathPacketsReceived)
+            #expect((byKernel > 100) == (sender == "peer" && flags.hasSuffix("auto")), "\(byKernel)")
+        }
+        expectEqual(outcomes[0], outcomes[1])
+        #expect(outcomes[0].delivered.isEmpty == (sender == "stranger"))
+    }
+
+    /// What pods give to the tunnel device, whatever it is.
+    @Test func whatGoesOutIsJudgedAlike() async throws {
+        let (pod, peerPod) = (World.pod(1), World.pod(2))
+        let packets =
+            malformedPackets(from: pod, to: peerPod).map(\.bytes).filter { !$0.isEmpty }
+            + fragmentPackets(from: pod, to: peerPod)
+            + fuzzedPackets(700, seed: 15, from: pod, to: peerPod)
+            + fuzzedPackets(40, seed: 16, from: pod, to: IPv4Address("100.96.77.2")!)
+            + fuzzedPackets(60, seed: 17, from: IPv4Address("8.8.8.8")!, to: peerPod)
+        var outcomes: [Outcome] = []
+        for flags in ["--kernel-path=off", "--kernel-path=auto"] {
+            let world = try await World(flags)
+            if flags.hasSuffix("auto") { try await world.areAble() }
+            let socket = try await LabSocket.injecting(into: "flannel0", of: world.lab[1])
+            let capture = try await PacketCapture.start(on: world.lab[2], interface: "flannel0")
+            for packet in packets {
+                socket.send(packet)
+                try await Task.sleep(for: .milliseconds(1))
+            }
+            outcomes.append(try await outcome(world, capture, node: 2, sent: packets.count))
+            let byKernel = world.daemons[0].counter(.kernelPathPacketsSent)
+            #expect((byKernel > 100) == flags.hasSuffix("auto"), "\(byKernel)")
+            #expect(world.daemons[1].counter(.kernelPathPacketsReceived) == byKernel)
+        }
+        expectEqual(outcomes[0], outcomes[1])
+        #expect(outcomes[0].delivered.count > 300)
+    }
+}

@@ -1,0 +1,123 @@
+import Counters
+import Glibc
+import Kit
+import NetworkNamespaces
+import Telemetry
+import Testing
+
+/// The kernel path of real nodes: what goes by it, what becomes of it, and that nothing is worse where it is not.
+@Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
+struct KernelPathTests {
+    /// Two nodes with a pod each.
+    private struct Nodes {
+        let lab: Lab
+        var daemons: [LabDaemon]
+        let pods: [LabPod]
+
+        init(wrapper: String = "", isAble: Bool = true) async throws {
+            let lab = try await Lab(nodes: 2)
+            self.lab = lab
+            daemons = [try await lab[1].start(wrapper: wrapper), try await lab[2].start()]
+            var pods: [LabPod] = []
+            for (node, daemon) in zip(lab.nodes, daemons) {
+                let status = try await daemon.wait(for: "its peer") { $0.isReady && $0.peers.count == 1 }
+                pods.append(try await node.addPod(in: try #require(status.lease?.subnet)))
+            }
+            self.pods = pods
+            if isAble { for daemon in daemons { try await Self.able(daemon) } }
+            // Neighbours are known then, and the flow of the first packets has gone by the packet threads.
+            try await pods[0].reaches(pods[1].address)
+        }
+
+        static func able(_ daemon: LabDaemon) async throws {
+            try await daemon.wait(for: "an able peer") { status in
+                status.kernelPath?.state == "on" && status.peers.allSatisfy { $0.kernelPath == true }
+            }
+        }
+
+        /// How many of the packets of a ping, each way, went by the kernel path at the first node.
+        func byKernelPath(pings: Int = 10) async throws -> (sent: UInt64, received: UInt64) {
+            let before = daemons[0].status
+            #expect(await pods[0].answers(from: pods[1].address, count: pings) == pings)
+            let after = daemons[0].status
+            func grown(_ counter: Counter) -> UInt64 {
+                (after?.value(of: counter) ?? 0) &- (before?.value(of: counter) ?? 0)
+            }
+            return (grown(.kernelPathPacketsSent), grown(.kernelPathPacketsReceived))
+        }
+    }
+
+    @Test func smallPacketsGoByItWithTheHopsOfThePacketThreads() async throws {
+        let nodes = try await Nodes()
+        // At 20 packets a second none of them waits for the one before.
+        let (sent, received) = try await nodes.byKernelPath()
+        #expect(sent >= 9)
+        #expect(received >= 9)
+        let by = try await nodes.pods[0].run("ping -n -c 1 \(nodes.pods[1].address)")
+        #expect(by.contains("ttl=60"), "\(by)")
+        // One that is large goes by the packet threads, and has as many.
+        let past = try await nodes.pods[0].run("ping -n -c 1 -s 1000 \(nodes.pods[1].address)")
+        #expect(past.contains("ttl=60"), "\(past)")
+        let status = try #require(nodes.daemons[0].status)
+        #expect(status.kernelPath?.attachment == "tcx")
+        #expect(status.kernelPath?.ablePeers == 1)
+        // The peer's traffic has them, too.
+        let peer = try #require(status.peers.first?.traffic)
+        #expect(peer.sent.packets >= sent && peer.received.packets >= received)
+        #expect(nodes.daemons[0].metrics.contains { $0.name == "twill_kernel_path_on" && $0.value == 1 })
+        #expect(status.problems.isEmpty)
+    }
+
+    @Test func aDaemonThatIsKilledLeavesNothingThatHarmsAndItsNextGoesOn() async throws {
+        var nodes = try await Nodes()
+        nodes.daemons[0].signal(SIGKILL)
+        _ = try await nodes.daemons[0].exitStatus()
+        for direction in ["ingress", "egress"] {
+            #expect(try await nodes.lab[1].run("tc filter show dev eth0 \(direction)").isEmpty)
+        }
+        nodes.daemons[0] = try await nodes.lab[1].start()
+        try await Nodes.able(nodes.daemons[0])
+        try await Nodes.able(nodes.daemons[1])
+        try await nodes.pods[0].reaches(nodes.pods[1].address)
+        #expect(try await nodes.byKernelPath().sent >= 9)
+    }
+
+    @Test func whereTheDeviceIsAnotherItIsAttachedAnew() async throws {
+        let nodes = try await Nodes()
+        try await nodes.lab[1].run("ip link delete flannel0")
+        try await nodes.daemons[0].logged("tunnel_device_lost")
+        try await Nodes.able(nodes.daemons[0])
+        try await nodes.pods[0].reaches(nodes.pods[1].address)
+        #expect(try await nodes.byKernelPath().sent >= 9)
+    }
+
+    @Test func withoutTheRightThePacketThreadsCarryEverythingAndThatIsSaidOnce() async throws {
+        let without = "setpriv --bounding-set=-bpf,-sys_admin,-perfmon --inh-caps=-bpf,-sys_admin,-perfmon"
+        let nodes = try await Nodes(wrapper: without, isAble: false)
+        let status = try await nodes.daemons[0].healed()
+        #expect(status.kernelPath?.state == "refused")
+        #expect(status.kernelPath?.detail?.contains("CAP_BPF") == true)
+        #expect(status.peers.first?.kernelPath == nil)
+        #expect(nodes.daemons[0].count(of: "kernel_path_is_not_to_be_had") == 1)
+        let (sent, received) = try await nodes.byKernelPath()
+        #expect(sent == 0 && received == 0)
+        // The other one has one, and nobody to send to by it.
+        let other = try await nodes.daemons[1].healed()
+        #expect(other.kernelPath?.state == "on")
+        #expect(other.kernelPath?.ablePeers == 0)
+    }
+
+    @Test func ipsecPoliciesAreNotPassedBy() async throws {
+        let nodes = try await Nodes()
+        let policy = "src 172.20.32.101 dst 192.0.2.1 dir out"
+        try await nodes.lab[1].run(
+            "ip xfrm policy add \(policy) tmpl src 172.20.32.101 dst 192.0.2.1 proto esp mode transport")
+        try await nodes.daemons[0].wait(for: "a kernel path that waits") {
+            $0.kernelPath?.state == "waiting" && $0.kernelPath?.detail?.contains("IPsec") == true
+        }
+        let (sent, received) = try await nodes.byKernelPath()
+        #expect(sent == 0 && received == 0)
+        try await nodes.lab[1].run("ip xfrm policy delete \(policy)")
+        try await Nodes.able(nodes.daemons[0])
+    }
+}
