@@ -73,7 +73,7 @@ enum Fate: CaseIterable {
             .dropOutboundTimeToLive, .dropOutboundSmallSegments, .outboundIgnored:
             self = .refused
         case .dropOutboundTooLarge, .dropOutboundNoBuffer, .dropOutboundStandingQueue,
-            .dropOutboundUnderlayFull, .dropOutboundUnreachable, .dropOutboundError:
+            .dropOutboundUnderlayFull, .dropOutboundUnreachable, .dropOutboundError, .dropKernelPathMemory:
             self = .unsent
         case .dropInboundTunnelDown, .dropInboundTunnelFull, .dropInboundError: self = .unwritten
         case .dropInboundTruncated: self = .truncated
