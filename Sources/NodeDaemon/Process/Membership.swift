@@ -28,7 +28,7 @@ enum Membership: Sendable {
             case .kubernetes:
                 throw ExitFailure(
                     .unavailable,
-                    "this twilld was built without Kubernetes (TWILL_WITHOUT_GRPC, as tools/demo builds it); "
+                    "this twilld was built without Kubernetes (TWILL_WITHOUT_GRPC); "
                         + "build it without that variable, or use --lease-dir")
         #else
             case .kubernetes(let options):

@@ -102,7 +102,7 @@ struct StoreFlags: FlagGroup {
         func open() throws(LeaseStoreError) -> any LeaseStore {
             throw LeaseStoreError(
                 .denied,
-                "this twilld was built without etcd (TWILL_WITHOUT_GRPC, as tools/demo builds it); "
+                "this twilld was built without etcd (TWILL_WITHOUT_GRPC); "
                     + "build it without that variable, or use --lease-dir")
         }
     }
