@@ -56,7 +56,8 @@ struct FlagArguments {
                 // A letter after one dash is a command's own short option, as it is everywhere.
                 let isShort = name.count == 1 && !word.hasPrefix("--")
                 rest.append(
-                    name == "h" ? "--help" : isShort ? word : "--" + name + (inlineValue.map { "=" + $0 } ?? ""))
+                    name == "h"
+                        ? "--help" : isShort ? word : "--" + name + (inlineValue.map { "=" + $0 } ?? ""))
                 continue
             }
             let value: String
