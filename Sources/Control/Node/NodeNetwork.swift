@@ -280,9 +280,9 @@ public actor NodeNetwork {
     }
 
     private func takeNeighbors(_ change: NetworkChange) {
-        if case .neighbor(let neighbor) = change {
+        if case .neighbor(let index) = change {
             // Most of a machine's changes are of other devices.
-            guard neighborDevices.contains(neighbor.interfaceIndex) else { return }
+            guard neighborDevices.contains(index) else { return }
         }
         neighbors = nil
         look.yield()
