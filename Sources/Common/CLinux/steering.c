@@ -20,16 +20,28 @@
 // Offsets in an IPv4 header without options, and of the UDP header behind it.
 enum { SOURCE_ADDRESS = 12, SOURCE_PORT = 20 };
 
-int twill_steer_datagrams(int socket, uint32_t sockets) {
-  struct sock_filter code[] = {
+enum { WORKERS_AT_MOST = 64 };
+
+int twill_steer_datagrams(int socket, const uint32_t *places, uint32_t workers) {
+  if (workers == 0 || workers > WORKERS_AT_MOST) {
+    errno = EINVAL;
+    return -1;
+  }
+  struct sock_filter code[5 + 2 * WORKERS_AT_MOST] = {
       BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)SKF_NET_OFF + SOURCE_ADDRESS),
       BPF_STMT(BPF_MISC | BPF_TAX, 0),
       BPF_STMT(BPF_LD | BPF_H | BPF_ABS, (uint32_t)SKF_NET_OFF + SOURCE_PORT),
       BPF_STMT(BPF_ALU | BPF_ADD | BPF_X, 0),
-      BPF_STMT(BPF_ALU | BPF_MOD | BPF_K, sockets),
-      BPF_STMT(BPF_RET | BPF_A, 0),
+      BPF_STMT(BPF_ALU | BPF_MOD | BPF_K, workers),
   };
-  struct sock_fprog program = {.len = LENGTH(code), .filter = code};
+  unsigned short length = 5;
+  // The last worker is what is left.
+  for (uint32_t worker = 0; worker + 1 < workers; worker++) {
+    code[length++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, worker, 0, 1);
+    code[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, places[worker]);
+  }
+  code[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, places[workers - 1]);
+  struct sock_fprog program = {.len = length, .filter = code};
   return setsockopt(socket, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof program);
 }
 
@@ -46,7 +58,7 @@ int twill_steer_datagrams(int socket, uint32_t sockets) {
   {.code = BPF_JMP | (comparison) | BPF_K, .dst_reg = BPF_REG_0, .imm = (value), .off = (count)}
 #define RETURN {.code = BPF_JMP | BPF_EXIT}
 
-static int load_packet_steering(void) {
+static int load_packet_steering(uint32_t queues) {
   const struct bpf_insn code[] = {
       COPY(BPF_REG_6, BPF_REG_1),
       SET(BPF_REG_7, 0),
@@ -80,6 +92,7 @@ static int load_packet_steering(void) {
       APPLY(BPF_MUL, BPF_REG_7, 0x9E3779B1),
       APPLY(BPF_RSH, BPF_REG_7, 16),
       COPY(BPF_REG_0, BPF_REG_7),
+      APPLY(BPF_MOD, BPF_REG_0, queues),
       RETURN,
   };
   union bpf_attr attributes;
@@ -91,8 +104,8 @@ static int load_packet_steering(void) {
   return (int)syscall(SYS_bpf, BPF_PROG_LOAD, &attributes, sizeof attributes);
 }
 
-int twill_steer_packets(int tunnel) {
-  int program = load_packet_steering();
+int twill_steer_packets(int tunnel, uint32_t queues) {
+  int program = load_packet_steering(queues);
   if (program < 0) return -1;
   int result = ioctl(tunnel, TUNSETSTEERINGEBPF, &program), error = errno;
   close(program);

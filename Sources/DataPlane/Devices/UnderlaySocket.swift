@@ -26,6 +26,12 @@ public struct UnderlaySocketError: Error, CustomStringConvertible, Equatable {
     /// The kernel's error number.
     public let errorNumber: Int32
 
+    /// Makes an error.
+    public init(action: String, errorNumber: Int32) {
+        self.action = action
+        self.errorNumber = errorNumber
+    }
+
     /// What happened, to what, and what to do about it.
     public var description: String {
         let advice: String =
@@ -68,16 +74,73 @@ public struct UnderlaySocket: Sendable {
         if let first { _ = set(first.descriptor, SOL_SOCKET, SO_REUSEPORT, 1) }
         let descriptor = try bound(
             to: endpoint, sharesPort: first != nil, sendBytes: bufferBytes, receiveBytes: bufferBytes)
-        let coalesces = coalescing && set(descriptor, Int32(IPPROTO_UDP), UDP_GRO, 1)
+        return UnderlaySocket(receivingOn: descriptor, segmentation: segmentation, coalescing: coalescing)
+    }
+
+    private init(receivingOn descriptor: Int32, segmentation: Bool, coalescing: Bool) {
+        let coalesces = coalescing && UnderlaySocket.set(descriptor, Int32(IPPROTO_UDP), UDP_GRO, 1)
         var granted: Int32 = 0
         var size = socklen_t(MemoryLayout<Int32>.size)
         getsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, &granted, &size)
-        let limit = segmentation ? probeSegmentLimit() : 0
-        return UnderlaySocket(
-            descriptor: descriptor,
-            offloads: UnderlayOffloads(
-                segmentation: limit > 0, coalescing: coalesces, segmentLimit: max(limit, 1)),
-            receiveBufferBytes: Int(granted))
+        let limit = segmentation ? UnderlaySocket.probeSegmentLimit() : 0
+        self.descriptor = descriptor
+        offloads = UnderlayOffloads(
+            segmentation: limit > 0, coalescing: coalesces, segmentLimit: max(limit, 1))
+        receiveBufferBytes = Int(granted)
+    }
+
+    /// Takes over a socket that another process, or another part of this one, has bound, and gives it its buffers and
+    /// offloads.
+    ///
+    /// - Parameters:
+    ///   - descriptor: the socket, which becomes this one's to close.
+    ///   - endpoint: what it must be bound to.
+    ///   - bufferBytes: send and receive buffer each.
+    ///   - segmentation: as in `open`.
+    ///   - coalescing: as in `open`.
+    /// - Throws: `UnderlaySocketError` where it is bound to something else; then it is still the caller's.
+    public init(
+        adopting descriptor: Int32, at endpoint: Endpoint, bufferBytes: Int, segmentation: Bool,
+        coalescing: Bool
+    ) throws(UnderlaySocketError) {
+        guard UnderlaySocket.isBound(descriptor, to: endpoint) else {
+            throw UnderlaySocketError(action: "take over the socket of UDP \(endpoint)", errorNumber: EBADF)
+        }
+        if !coalescing { _ = UnderlaySocket.set(descriptor, Int32(IPPROTO_UDP), UDP_GRO, 0) }
+        UnderlaySocket.setBuffers(of: descriptor, sendBytes: bufferBytes, receiveBytes: bufferBytes)
+        self.init(receivingOn: descriptor, segmentation: segmentation, coalescing: coalescing)
+    }
+
+    /// Whether a descriptor is a UDP socket that is bound to this address and, where it is not 0, port.
+    public static func isBound(_ descriptor: Int32, to endpoint: Endpoint) -> Bool {
+        var address = sockaddr_in()
+        var size = socklen_t(MemoryLayout<sockaddr_in>.size)
+        var kind: Int32 = 0
+        var kindSize = socklen_t(MemoryLayout<Int32>.size)
+        let isKnown = withUnsafeMutablePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(descriptor, $0, &size) == 0 }
+        }
+        guard isKnown, address.sin_family == sa_family_t(AF_INET),
+            getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &kind, &kindSize) == 0,
+            kind == Int32(SOCK_DGRAM.rawValue)
+        else { return false }
+        return endpoint.address == .v4(IPv4Address(bits: UInt32(bigEndian: address.sin_addr.s_addr)))
+            && (endpoint.port == 0 || endpoint.port == UInt16(bigEndian: address.sin_port))
+    }
+
+    /// Lets sockets that have the port share it with one that is opened next, or with none any more.
+    public static func setSharing(_ isShared: Bool, of descriptors: [Int32]) {
+        for descriptor in descriptors { _ = set(descriptor, SOL_SOCKET, SO_REUSEPORT, isShared ? 1 : 0) }
+    }
+
+    /// Sets a socket's buffers, in bytes.
+    public static func setBuffers(of descriptor: Int32, sendBytes: Int, receiveBytes: Int) {
+        for (forced, plain, bytes) in [
+            (SO_RCVBUFFORCE, SO_RCVBUF, receiveBytes), (SO_SNDBUFFORCE, SO_SNDBUF, sendBytes),
+        ] {
+            let bytes = Int32(clamping: bytes)
+            if !set(descriptor, SOL_SOCKET, forced, bytes) { _ = set(descriptor, SOL_SOCKET, plain, bytes) }
+        }
     }
 
     /// Opens one more socket that only sends, from the port that `receiver` receives on: its datagrams have no checksum,
@@ -201,9 +264,18 @@ public struct UnderlaySocket: Sendable {
     /// address and port: all that one of a peer's workers sends goes to one socket, and consecutive source ports, as
     /// its workers have them, are spread over all sockets.
     ///
+    /// - Parameters:
+    ///   - sockets: those that take datagrams, in the workers' order.
+    ///   - group: the sockets that share the port, in the kernel's order, `sockets` among them; nil: `sockets` alone.
     /// - Returns: whether it could. If not, the kernel spreads them by a hash of the same.
-    public static func steer(_ sockets: [UnderlaySocket]) -> Bool {
-        twill_steer_datagrams(sockets[0].descriptor, UInt32(truncatingIfNeeded: sockets.count)) == 0
+    public static func steer(_ sockets: [UnderlaySocket], among group: [Int32]? = nil) -> Bool {
+        let group = group ?? sockets.map(\.descriptor)
+        let places = sockets.compactMap { socket in
+            group.firstIndex(of: socket.descriptor).map { UInt32(truncatingIfNeeded: $0) }
+        }
+        guard places.count == sockets.count else { return false }
+        return twill_steer_datagrams(sockets[0].descriptor, places, UInt32(truncatingIfNeeded: places.count))
+            == 0
     }
 
     private static func set(_ descriptor: Int32, _ level: Int32, _ option: Int32, _ value: Int32) -> Bool {
@@ -221,12 +293,7 @@ public struct UnderlaySocket: Sendable {
         if sharesPort { _ = set(descriptor, SOL_SOCKET, SO_REUSEPORT, 1) }
         // DF, and no regard for what an ICMP error said of the path, which anybody may have sent (docs/adr/0034).
         _ = set(descriptor, Int32(IPPROTO_IP), IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
-        for (forced, plain, bytes) in [
-            (SO_RCVBUFFORCE, SO_RCVBUF, receiveBytes), (SO_SNDBUFFORCE, SO_SNDBUF, sendBytes),
-        ] {
-            let bytes = Int32(clamping: bytes)
-            if !set(descriptor, SOL_SOCKET, forced, bytes) { _ = set(descriptor, SOL_SOCKET, plain, bytes) }
-        }
+        setBuffers(of: descriptor, sendBytes: sendBytes, receiveBytes: receiveBytes)
         let result = endpoint.withSocketName { bind(descriptor, $0, $1) }
         guard result == 0 else {
             let code = errno
