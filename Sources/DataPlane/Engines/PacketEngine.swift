@@ -105,7 +105,7 @@ public protocol PacketEngine: ~Copyable {
     /// the completion that names `index`.
     mutating func write(_ index: Int, _ vectors: UnsafeMutablePointer<iovec>, count: Int)
 
-    /// Carries out what was queued and collects completions.
+    /// Carries out what was queued and collects completions; to be called once those of the last call are taken.
     ///
     /// - Parameters:
     ///   - completions: how many must be there before the call returns, what was queued included; 0 waits for

@@ -334,6 +334,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
 
     /// Submits everything with one system call, and waits there where asked to.
     public mutating func enter(waitingFor completions: Int, timeoutMicroseconds: Int) -> Int32 {
+        assert(completionsTaken == completionsReady, "completions of the last call were not taken")
         armReceiveAndWake()
         if twill_cq_overflowed(ring) != 0 { overflows &+= 1 }
         systemCalls &+= 1

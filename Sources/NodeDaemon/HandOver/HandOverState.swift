@@ -29,8 +29,6 @@ struct HandOverState: Codable, Equatable {
     /// What the kernel's counts of drops were: of each worker's socket, and of the device.
     var socketDrops: [UInt32]?
     var queueDrops: UInt64?
-    /// The names of the descriptors that share the port, in the kernel's order.
-    var group: [String]?
     /// Outer MTUs, in bytes, of the paths to peers that are narrower than the tunnel, by subnet.
     var pathMTUs: [String: Int]?
     /// Whose node this is: what another node's daemon on the same host has another one of.
@@ -103,7 +101,6 @@ struct HandOverState: Codable, Equatable {
         histograms = totals.counters.namedHistograms
         socketDrops = totals.kernel.sockets
         queueDrops = totals.kernel.queue
-        group = channels.named.groupNames
         self.pathMTUs = Dictionary(uniqueKeysWithValues: pathMTUs.map { ("\($0.key)", $0.value) })
         self.node = node
     }

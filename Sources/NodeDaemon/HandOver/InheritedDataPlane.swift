@@ -40,7 +40,6 @@ struct InheritedDataPlane: Sendable {
         _ named: NamedDescriptors, _ state: HandOverState, to dataPlane: DataPlane
     ) throws(HandOverFailure) {
         var named = named
-        named.groupNames = state.group ?? []
         do throws(DataPlaneError) {
             let channels = try WorkerChannels(
                 adopting: named, for: dataPlane.configuration,

@@ -26,8 +26,6 @@ public enum ChannelKind: String, Sendable, CaseIterable {
 public struct NamedDescriptors: Sendable, Equatable {
     /// The descriptors, by name.
     public var descriptors: [String: Int32] = [:]
-    /// Names of those that share the network's port, in the kernel's order.
-    public var groupNames: [String] = []
 
     /// None.
     public init() {}
@@ -39,8 +37,6 @@ public struct NamedDescriptors: Sendable, Equatable {
     }
 
     static func name(_ kind: ChannelKind, _ worker: Int) -> String { "\(kind.rawValue)-\(worker)" }
-
-    var group: [Int32] { groupNames.compactMap { descriptors[$0] } }
 
     /// Closes all of them.
     public func close() { for descriptor in descriptors.values { Glibc.close(descriptor) } }
@@ -132,21 +128,15 @@ public struct WorkerChannels: Sendable {
     /// The descriptors by their names. They stay the channels' to close.
     public var named: NamedDescriptors {
         var named = NamedDescriptors()
-        var names: [Int32: String] = [:]
-        func add(_ kind: ChannelKind, _ worker: Int, _ descriptor: Int32) {
-            named[kind, worker] = descriptor
-            names[descriptor] = NamedDescriptors.name(kind, worker)
-        }
         for worker in 0..<workerCount {
-            add(.tunnel, worker, tunnel.queues[worker].descriptor)
+            named[.tunnel, worker] = tunnel.queues[worker].descriptor
             let receiver = sockets.receivers[worker].descriptor
-            add(.receiver, worker, receiver)
-            if sockets.senders[worker] != receiver { add(.sender, worker, sockets.senders[worker]) }
+            named[.receiver, worker] = receiver
+            if sockets.senders[worker] != receiver { named[.sender, worker] = sockets.senders[worker] }
             let former = sockets.formerReceiver(ofWorker: worker)
-            if former >= 0 { add(.formerReceiver, worker, former) }
+            if former >= 0 { named[.formerReceiver, worker] = former }
         }
-        if let helloSender = sockets.helloSender { add(.helloSender, 0, helloSender) }
-        named.groupNames = sockets.group.compactMap { names[$0] }
+        named[.helloSender, 0] = sockets.helloSender
         return named
     }
 
@@ -217,7 +207,7 @@ public struct WorkerChannels: Sendable {
 
     /// Closes what others do not have.
     mutating func closeAll(except others: WorkerChannels) {
-        sockets.close(except: others.sockets)
+        others.sockets.closeRest(of: sockets)
         if tunnel.queues.count > others.tunnel.queues.count {
             tunnel = tunnel.closingQueues(behind: others.tunnel.queues.count)
         }

@@ -5,16 +5,14 @@ import Glibc
 
 /// The sockets of all workers.
 struct WorkerSockets: Sendable {
-    /// What each worker receives on: all of them have the network's port.
+    /// What each worker receives on: all of them have the network's port, and are in this order the group that the kernel
+    /// chooses from. Who is opened comes last there; who is closed leaves its place to the last one
+    /// (`__reuseport_detach_sock`, net/core/sock_reuseport.c), so that they are closed from the last one on.
     private(set) var receivers: [UnderlaySocket]
     /// What each worker sends on: the first from the network's port, the others from ports of their own.
     private(set) var senders: [Int32]
     /// What hellos are sent on, from the network's port; nil where the kernel refused it.
     private(set) var helloSender: Int32?
-    /// All that share the network's port, in the order in which the kernel counts them (`reuseport_add_sock` and
-    /// `__reuseport_detach_sock`, net/core/sock_reuseport.c): who is opened comes last, and who is closed leaves his place
-    /// to the last.
-    private(set) var group: [Int32]
     /// The sockets that were received on before, at another port or address, for as long as peers may send there: at
     /// most one for each worker.
     private(set) var former: [Int32] = []
@@ -43,7 +41,8 @@ struct WorkerSockets: Sendable {
                     sharingPortOf: receivers[0], at: endpoint, bufferBytes: tuning.socketBufferBytes)
                     ?? receivers[0].descriptor)
             helloSender = UnderlaySocket.openSenderWithoutChecksum(
-                sharingPortOf: receivers[0], beside: senders[0], at: endpoint)
+                sharingPortOf: receivers[0],
+                passing: senders[0] == receivers[0].descriptor ? [] : [senders[0]], at: endpoint)
             // While these were opened, a process of the same user could have joined them.
             try UnderlaySocket.refuseIntruders(
                 on: endpoint,
@@ -66,9 +65,6 @@ struct WorkerSockets: Sendable {
         self.receivers = receivers
         self.senders = senders
         self.helloSender = helloSender
-        group = receivers.map(\.descriptor)
-        if let first = senders.first, first != group.first { group.append(first) }
-        if let helloSender { group.append(helloSender) }
     }
 
     /// Takes over sockets that somebody else has opened.
@@ -110,7 +106,6 @@ struct WorkerSockets: Sendable {
             throw missing("the hellos' sender")
         }
         former = (0..<workers).compactMap { named[.formerReceiver, $0] }
-        group = named.group
     }
 
     /// Whether the first worker sends on the socket that it receives on, having got no other.
@@ -122,12 +117,16 @@ struct WorkerSockets: Sendable {
     /// The former socket of a worker; -1 where it has none.
     func formerReceiver(ofWorker worker: Int) -> Int32 { worker < former.count ? former[worker] : -1 }
 
+    /// Those on the network's port that only send.
+    private var connected: [Int32] {
+        (sendsOnItsReceiver ? [] : Array(senders.prefix(1))) + (helloSender.map { [$0] } ?? [])
+    }
+
     /// Lets the kernel spread datagrams over the first workers' sockets by where they come from.
     ///
     /// - Returns: whether it could. One socket needs no spreading.
     func steer(among workers: Int) -> Bool {
-        let isSteered = UnderlaySocket.steer(Array(receivers[..<workers]), among: group)
-        return isSteered || receivers.count == 1
+        UnderlaySocket.steer(Array(receivers[..<workers])) || receivers.count == 1
     }
 
     /// The same sockets and more, for so many workers. Datagrams come to them once they are steered there.
@@ -140,36 +139,32 @@ struct WorkerSockets: Sendable {
         to workers: Int, at endpoint: Endpoint, tuning: Tuning
     ) throws(UnderlaySocketError) -> WorkerSockets {
         var all = self
-        // Not those of the others: nobody but the receivers takes datagrams.
-        let sharing = group.filter { descriptor in !receivers.contains { $0.descriptor == descriptor } }
-        UnderlaySocket.setSharing(true, of: group)
-        defer { UnderlaySocket.setSharing(false, of: sharing) }
         do throws(UnderlaySocketError) {
             for _ in receivers.count..<workers {
-                let receiver = try UnderlaySocket.open(
-                    endpoint, beside: receivers.first, bufferBytes: tuning.socketBufferBytes,
-                    segmentation: tuning.usesSegmentation, coalescing: tuning.usesCoalescing)
-                all.receivers.append(receiver)
-                all.group.append(receiver.descriptor)
+                all.receivers.append(
+                    try UnderlaySocket.open(
+                        endpoint, beside: receivers.first, passing: connected,
+                        bufferBytes: tuning.socketBufferBytes, segmentation: tuning.usesSegmentation,
+                        coalescing: tuning.usesCoalescing))
             }
             if !sendsOnItsReceiver {
                 guard
                     let sender = UnderlaySocket.openSender(
-                        sharingPortOf: receivers[0], at: endpoint, bufferBytes: tuning.socketBufferBytes)
+                        sharingPortOf: receivers[0], passing: connected, at: endpoint,
+                        bufferBytes: tuning.socketBufferBytes)
                 else {
                     throw UnderlaySocketError(action: "open a sender on UDP \(endpoint)", errorNumber: errno)
                 }
                 all.senders[0] = sender
-                all.group.append(sender)
             }
-            try UnderlaySocket.refuseIntruders(on: endpoint, beside: all.group)
+            try UnderlaySocket.refuseIntruders(on: endpoint, beside: all.descriptors + descriptors)
             for place in receivers.count..<workers {
                 all.senders.append(
                     try UnderlaySocket.openSender(
                         beside: endpoint, place: place, bufferBytes: tuning.socketBufferBytes))
             }
         } catch {
-            all.close(except: self)
+            closeRest(of: all)
             throw error
         }
         return all
@@ -209,35 +204,22 @@ struct WorkerSockets: Sendable {
         return all
     }
 
-    /// Every descriptor.
-    var all: Set<Int32> { Set(descriptors + former + group) }
-
-    /// Closes what others do not have.
-    mutating func close(except others: WorkerSockets) {
-        for descriptor in all.subtracting(others.all).sorted() { close(descriptor) }
-    }
-
     /// Closes what others have and these do not.
-    mutating func closeRest(of others: WorkerSockets) {
-        let own = Set(descriptors + former)
-        for descriptor in others.all.union(all).subtracting(own).sorted() { close(descriptor) }
-    }
-
-    /// Closes one, which leaves its place in the group.
-    private mutating func close(_ descriptor: Int32) {
-        if let place = group.firstIndex(of: descriptor) {
-            group.swapAt(place, group.count - 1)
-            group.removeLast()
+    func closeRest(of others: WorkerSockets) {
+        var seen = Set(descriptors + former)
+        for descriptor in others.inClosingOrder where seen.insert(descriptor).inserted {
+            Glibc.close(descriptor)
         }
-        Glibc.close(descriptor)
     }
 
     /// Closes all.
     func close() {
-        for receiver in receivers { receiver.close() }
-        for sender in senders where sender != receivers.first?.descriptor { Glibc.close(sender) }
-        for descriptor in former { Glibc.close(descriptor) }
-        if let helloSender { Glibc.close(helloSender) }
+        var seen: Set<Int32> = []
+        for descriptor in inClosingOrder where seen.insert(descriptor).inserted { Glibc.close(descriptor) }
+    }
+
+    private var inClosingOrder: [Int32] {
+        receivers.reversed().map(\.descriptor) + senders + former + (helloSender.map { [$0] } ?? [])
     }
 }
 

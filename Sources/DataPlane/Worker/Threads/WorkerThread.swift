@@ -156,12 +156,11 @@ extension DataPlane {
             } while orders[index] == order && rounds < DataPlane.emptyingRounds
                 && !(worker.foundTunnelEmpty && twill_readable_bytes(socket) == 0)
         }
-        rounds = 0
         while orders[index] == order, !worker.holdsNothing {
-            if rounds % DataPlane.roundsBetweenCancellations == 0 { worker.cease() }
+            // Anew each time: what was just bringing a packet can't be cancelled in that moment.
+            worker.cease()
             let result = worker.round()
             guard result == 0 else { return result }
-            rounds += 1
         }
         if orders[index] == order {
             states.note(.parked, of: index)
@@ -175,8 +174,6 @@ extension DataPlane {
     /// Rounds in which a worker that empties its queue finds it empty at least once: each takes up to 64 packets, and the
     /// queue holds some thousands.
     private static let emptyingRounds = 4000
-    /// A cancellation that came to nothing is tried again after so many rounds.
-    private static let roundsBetweenCancellations = 64
 }
 
 /// What a worker's thread is given.
