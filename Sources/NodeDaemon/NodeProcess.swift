@@ -30,6 +30,7 @@ package struct NodeProcess: Sendable {
     /// What the process logs with.
     package let logger: Logger
     private let options: NodeOptions
+    private let inheritance: Inheritance
     private let source: OptionsSource?
     private let level: LogLevel
 
@@ -37,14 +38,16 @@ package struct NodeProcess: Sendable {
     ///
     /// - Parameters:
     ///   - options: what it is told.
+    ///   - inheritance: what the process before has left.
     ///   - source: where to read them again when SIGHUP comes; nil: nowhere.
     ///   - writeLine: takes each line of the log, without its end, on whatever thread has it to say.
     package init(
-        _ options: NodeOptions, source: OptionsSource? = nil,
+        _ options: NodeOptions, inheritance: Inheritance = Inheritance(), source: OptionsSource? = nil,
         writeLine: @escaping @Sendable (String) -> Void = LogWriter.standardError.write
     ) {
         let level = LogLevel(options.observation.logLevel)
         self.options = options
+        self.inheritance = inheritance
         self.source = source
         self.level = level
         logger = Logger(label: "twilld") { _ in LineLogHandler(level: level, write: writeLine) }
@@ -60,11 +63,10 @@ package struct NodeProcess: Sendable {
         // A reader of the log, or of an answer, that is gone ends nothing: the write fails instead.
         signal(SIGPIPE, SIG_IGN)
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint, .sigusr1, .sighup)
-        let succession = Succession(options, logger: logger)
+        let succession = Succession(inheritance, options, logger: logger)
         do {
             try DescriptorLimit.raise()
-            // First of all: packets wait.
-            await onThread { succession.inheritFromStore() }
+            await onThread { succession.inherit() }
             let heartbeats = Heartbeats()
             let membership = try await onThread { [options, logger] () throws(ExitFailure) in
                 try Membership(opening: options.origin, logger: logger, heartbeats: heartbeats)

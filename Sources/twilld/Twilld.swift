@@ -30,10 +30,14 @@ struct Twilld: AsyncParsableCommand {
     /// How long a process that a service manager started lasts at least where it fails: the next one is started at once.
     private static let shortestFailure = Duration.seconds(1)
     private static let began = ContinuousClock.now
+    /// What the process before has left with systemd.
+    static let inheritance = Inheritance()
 
     static func main() async {
         _ = began
         StandardStreams.fillClosed()
+        // First of all: packets wait.
+        await onThread { inheritance.takeUp() }
         let words = Array(CommandLine.arguments.dropFirst())
         let line: CommandLineWords
         do throws(ExitFailure) {
@@ -42,6 +46,7 @@ struct Twilld: AsyncParsableCommand {
                     words, environment: ProcessInfo.processInfo.environment, readFile: readConfigurationFile)
             }
         } catch {
+            await onThread { inheritance.putBack() }
             end(error)
         }
         do {
@@ -52,9 +57,9 @@ struct Twilld: AsyncParsableCommand {
                 try command.run()
             }
             LogWriter.standardError.flush(milliseconds: lastLinesMilliseconds)
-        } catch let failure as ExitFailure {
-            end(failure)
         } catch {
+            await onThread { inheritance.putBack() }
+            if let failure = error as? ExitFailure { end(failure) }
             let text = fullMessage(for: error)
             for note in line.notes(onError: text) {
                 StandardError.writeFailure("note: \(note.printableLines)")

@@ -14,7 +14,7 @@ import Worker
 @Suite struct HandOverStateTests {
     /// What release 0.1.0 writes.
     private static let golden = #"""
-        {"acceptsAnySource":false,"build":"0.1.0","counters":{"packets_sent":17},"histograms":{"read_batch":[1,0,0,0,0,0,0,0,0,1]},"mtu":1472,"node":{"identity":"0011223344","stateDirectory":"/var/lib/twill","subnetFile":"/run/flannel/subnet.env"},"otherCounts":[0,0,0,0,0],"pathMTUs":{"10.66.2.0/24":1400},"peers":[{"address":"192.168.0.2","counts":[5,500,6,600,7],"port":8285,"subnet":"10.66.2.0/24","subnetIPv6":"fd00:66:2::/64","takesBursts":false}],"queueDrops":3,"socketDrops":[2],"subnet":"10.66.1.0/24","tunnel":{"address":"10.66.1.0","name":"flannel0","offloads":31,"workers":1},"underlay":{"address":"192.168.0.1","port":8285},"version":1}
+        {"acceptsAnySource":false,"build":"0.1.0","counters":{"packets_sent":17},"engine":"auto","histograms":{"read_batch":[1,0,0,0,0,0,0,0,0,1]},"mtu":1472,"node":{"identity":"0011223344","stateDirectory":"/var/lib/twill","subnetFile":"/run/flannel/subnet.env"},"otherCounts":[0,0,0,0,0],"pathMTUs":{"10.66.2.0/24":1400},"peers":[{"address":"192.168.0.2","counts":[5,500,6,600,7],"port":8285,"subnet":"10.66.2.0/24","subnetIPv6":"fd00:66:2::/64","takesBursts":false}],"queueDrops":3,"socketDrops":[2],"subnet":"10.66.1.0/24","tunnel":{"address":"10.66.1.0","name":"flannel0","offloads":31,"workers":1},"underlay":{"address":"192.168.0.1","port":8285},"version":1}
         """#
 
     @Test func theStateOfTheFirstReleaseIsReadAndWrittenByteForByte() throws {
@@ -98,6 +98,17 @@ import Worker
             return (SealedFile.read(sealed) == [1, 2, 3], SealedFile.read(open) == nil)
         }
         #expect(isRead.0 && isRead.1)
+    }
+
+    /// The old daemon waits no longer for the new one than half of the queue lasts.
+    @Test(arguments: [
+        (UInt64(0), 1000, Int32(200)), (9, 0, 200), (50_000, 1000, 40), (25_000, 500, 40),
+        (1_000_000, 1000, 10),
+    ])
+    func whatComesMeanwhileHasRoom(packets: UInt64, milliseconds: Int, patience: Int32) {
+        #expect(
+            Successor.takingMilliseconds(
+                queueLength: 4000, packets: packets, in: .milliseconds(milliseconds)) == patience)
     }
 
     /// The descriptors go with the packet, and nothing is left open of one that can't be read.

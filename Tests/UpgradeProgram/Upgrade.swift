@@ -23,7 +23,9 @@ enum Upgrade {
         var report = await forth.end()
         let other = await back.end()
         if event.isPlanned, report.lost + other.lost + report.reordered + other.reordered > 0 {
-            complain("\(event.rawValue): out \(report), in \(other); \(stage.drops); \(try await stage.kernelDrops())")
+            complain(
+                "\(event.rawValue): out \(report), in \(other); \(stage.drops); \(try await stage.kernelDrops())"
+            )
         }
         report.sent += other.sent
         report.lost += other.lost
@@ -32,7 +34,7 @@ enum Upgrade {
         report.longestGapMilliseconds = max(report.longestGapMilliseconds, other.longestGapMilliseconds)
         let resets = try await stage.resets()
         if ProcessInfo.processInfo.environment["TWILL_UPGRADE_LOGS"] != nil { stage.tellLogs() }
-        return UpgradeResult(traffic: report, resets: resets + (isOver == 0 ? 0 : 1), retransmits: 0)
+        return UpgradeResult(traffic: report, resets: resets + (isOver == 0 ? 0 : 1))
     }
 }
 
@@ -103,7 +105,7 @@ final class UpgradeStage {
         case .workers:
             try await reload("workers = 2\n", "data_plane_replaced")
             try await reload("workers = 1\n", "data_plane_replaced")
-        case .tuning: try await reload("workers = 1\nbatch = 32\nengine = mmsg\n", "data_plane_replaced")
+        case .tuning: try await reload("workers = 1\nbatch = 48\n", "data_plane_replaced")
         case .restartByStore, .killWithStore:
             let former = victim.status?.processIdentifier ?? 0
             kill(former, event == .killWithStore ? SIGKILL : SIGTERM)
@@ -171,10 +173,14 @@ final class UpgradeStage {
         var found: [String] = []
         for (name, host) in zip(["node 1", "node 2"], lab.nodes) {
             found.append("\(name) UdpNoPorts \(try await host.kernelCounters()["UdpNoPorts"] ?? 0)")
-            found += try await host.kernelDrops().filter { $0.value > 0 }.map { "\(name) \($0.key) \($0.value)" }
+            found += try await host.kernelDrops().filter { $0.value > 0 }.map {
+                "\(name) \($0.key) \($0.value)"
+            }
         }
         for (name, pod) in zip(["pod 1", "pod 2"], pods) {
-            found += try await pod.kernelDrops().filter { $0.value > 0 }.map { "\(name) \($0.key) \($0.value)" }
+            found += try await pod.kernelDrops().filter { $0.value > 0 }.map {
+                "\(name) \($0.key) \($0.value)"
+            }
         }
         return "the kernel dropped: \(found.isEmpty ? "nothing" : found.sorted().joined(separator: ", "))"
     }

@@ -107,8 +107,8 @@ public struct TunnelDevice: Sendable {
             } catch {
                 guard error.errorNumber == EBUSY, waited < patienceMilliseconds else { throw error }
                 if waited == 0 { busy() }
-                usleep(20_000)
-                waited += 20
+                usleep(2_000)
+                waited += 2
             }
         }
     }

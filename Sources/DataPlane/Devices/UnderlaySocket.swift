@@ -84,7 +84,7 @@ public struct UnderlaySocket: Sendable {
         var granted: Int32 = 0
         var size = socklen_t(MemoryLayout<Int32>.size)
         getsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, &granted, &size)
-        let limit = segmentation ? UnderlaySocket.probeSegmentLimit() : 0
+        let limit = segmentation ? UnderlaySocket.segmentLimit : 0
         self.descriptor = descriptor
         offloads = UnderlayOffloads(
             segmentation: limit > 0, coalescing: coalesces, segmentLimit: max(limit, 1))
@@ -301,9 +301,12 @@ public struct UnderlaySocket: Sendable {
         return descriptor
     }
 
+    /// What `probeSegmentLimit` found, which the first to ask waits for.
+    public static let segmentLimit = probeSegmentLimit()
+
     /// How many segments one send takes on this kernel: 128 or 64, found by sending that many one-byte segments
     /// to a socket of our own on loopback; 0 where `UDP_SEGMENT` is missing.
-    public static func probeSegmentLimit() -> Int {
+    private static func probeSegmentLimit() -> Int {
         for limit in [128, 64] where twill_udp_segments_accepted(Int32(truncatingIfNeeded: limit)) == 1 {
             return limit
         }

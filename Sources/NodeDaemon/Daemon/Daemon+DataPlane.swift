@@ -20,7 +20,7 @@ extension Daemon {
     /// within a second. What this process closed itself is free at once. Who has the port for longer is named.
     private static let portPatienceMilliseconds = 1000
     private static let devicePatienceMilliseconds = 2000
-    private static let portPauseMilliseconds = 20
+    private static let portPauseMilliseconds = 2
 
     /// How long datagrams are taken in on the port that the node had before: other nodes hear of the new one within a
     /// second, and those whose store does not answer, when it does again.

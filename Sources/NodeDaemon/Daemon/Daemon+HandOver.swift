@@ -38,13 +38,19 @@ extension Daemon {
             }
             let offer = HandOverState(
                 of: dataPlane, channels, routes: routes, node: handOverNode, pathMTUs: node.pathMTUs.narrow)
+            let (since, readBefore) = (ContinuousClock.now, dataPlane.counters()[.tunnelReads])
             try await onThread { () throws(HandOverFailure) in try successor.offer(offer) }
             guard stage.dataPlane === dataPlane, !isStopping else {
                 await onThread { successor.refuse("it has made its data plane anew meanwhile") }
                 return false
             }
             isHandingOver = true
-            try await give(dataPlane, channels, to: successor)
+            let patience = Successor.takingMilliseconds(
+                queueLength: options.tuning.queueLength,
+                packets: dataPlane.counters()[.tunnelReads] &- readBefore, in: ContinuousClock.now - since)
+            // What it forwards would pass those that wait meanwhile.
+            stage.kernelPath?.forwarder.suspend("this daemon is handing over")
+            try await give(dataPlane, channels, to: successor, withinMilliseconds: patience)
             await closeKernelPath()
             stage.dataPlane = nil
             logger.notice(.handedOver, metadata: ["to": "\(release)"])
@@ -52,6 +58,7 @@ extension Daemon {
         } catch {
             if isHandingOver {
                 isHandingOver = false
+                await lookAtKernelPath()
                 askForPass()
             }
             logger.warning(
@@ -62,7 +69,8 @@ extension Daemon {
 
     /// Brings the workers to rest, gives what they had, and ends them once it is taken; lets them go on where it is not.
     private func give(
-        _ dataPlane: DataPlane, _ channels: WorkerChannels, to successor: Successor
+        _ dataPlane: DataPlane, _ channels: WorkerChannels, to successor: Successor,
+        withinMilliseconds patience: Int32
     ) async throws(HandOverFailure) {
         let (routes, owner, narrow) = (stage.routes ?? ForwardingRoutes(), handOverNode, node.pathMTUs.narrow)
         try await onThread { () throws(HandOverFailure) in
@@ -70,7 +78,7 @@ extension Daemon {
             do throws(HandOverFailure) {
                 let state = HandOverState(
                     of: dataPlane, channels, routes: routes, node: owner, pathMTUs: narrow)
-                try successor.give(state, channels.named)
+                try successor.give(state, channels.named, withinMilliseconds: patience)
             } catch {
                 dataPlane.resume()
                 throw error

@@ -14,6 +14,8 @@ struct HandOverState: Codable, Equatable {
     var build = Version.text
     var tunnel: Tunnel
     var underlay: Place
+    /// The engine that was asked for, as the flag has it.
+    var engine: String?
     /// Whether inner sources outside the peer's subnet are let in.
     var acceptsAnySource = false
     /// This node's own subnets, and the largest inner packet in bytes.
@@ -91,6 +93,7 @@ struct HandOverState: Codable, Equatable {
             addressIPv6: configuration.tunnelAddressIPv6.map { "\($0)" },
             offloads: channels.tunnel.offloads.rawValue, workers: channels.workerCount)
         underlay = Place(configuration.underlay)
+        engine = configuration.tuning.engine.rawValue
         acceptsAnySource = configuration.acceptsAnySource
         subnet = routes.localIPv4.map { "\($0)" }
         subnetIPv6 = routes.localIPv6.map { "\($0)" }

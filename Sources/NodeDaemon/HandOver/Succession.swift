@@ -1,6 +1,5 @@
 import Addresses
 import Backends
-import FoundationEssentials
 import Glibc
 import Health
 import Logging
@@ -16,16 +15,15 @@ final class Succession: Sendable {
         var refusal: String?
     }
 
-    let notification: ServiceNotification
-    let store: DescriptorStore
+    var notification: ServiceNotification { inheritance.notification }
+    var store: DescriptorStore { inheritance.store }
+    private let inheritance: Inheritance
     private let options: NodeOptions
     private let logger: Logger
     private let known = Mutex(Known())
 
-    init(_ options: NodeOptions, logger: Logger) {
-        let environment = ProcessInfo.processInfo.environment
-        notification = ServiceNotification(environment: environment)
-        store = DescriptorStore(notification, environment: environment)
+    init(_ inheritance: Inheritance, _ options: NodeOptions, logger: Logger) {
+        self.inheritance = inheritance
         self.options = options
         self.logger = logger
     }
@@ -63,27 +61,27 @@ final class Succession: Sendable {
             subnetFile: options.lease.subnetFile, stateDirectory: options.lease.stateDirectory)
     }
 
-    /// Forwards on what systemd kept for this process, where it did.
+    /// Goes on with what forwards already, on what systemd kept for this process, unless it is another node's.
     @available(*, noasync, message: "it blocks: use onThread")
-    func inheritFromStore() {
-        guard let (state, named) = store.takeOut(environment: ProcessInfo.processInfo.environment) else {
-            return
-        }
-        do throws(HandOverFailure) {
-            guard state.tunnel.name == options.tunnel.interfaceName else {
-                throw HandOverFailure("the device was \(state.tunnel.name)")
+    func inherit() {
+        let failure: HandOverFailure
+        switch inheritance.take() {
+        case .nothing: return
+        case .forwards(let inherited):
+            let (name, state) = (inherited.state.tunnel.name, inherited.state)
+            guard name != options.tunnel.interfaceName else {
+                known.withLock { $0.inherited = inherited }
+                logger.notice(
+                    .inherited, metadata: ["from": "\(state.build)", "peers": "\(state.peers.count)"])
+                return
             }
-            let dataPlane = try InheritedDataPlane.prepared(for: state, tuning: options.tuning)
-            try InheritedDataPlane.attach(named, state, to: dataPlane)
-            dataPlane.run()
-            known.withLock { $0.inherited = InheritedDataPlane(dataPlane: dataPlane, state: state) }
-            logger.notice(
-                .inherited, metadata: ["from": "\(state.build)", "peers": "\(state.peers.count)"])
-        } catch {
-            named.close()
-            logger.warning(
-                .notInherited, metadata: ["detail": "\(error)", "action": "starting without it"])
+            failure = HandOverFailure("the device was \(name)")
+            inherited.dataPlane.tunnel?.setPersistent(false)
+            inherited.dataPlane.stop()
+        case .unusable(let reason): failure = reason
         }
+        logger.warning(
+            .notInherited, metadata: ["detail": "\(failure)", "action": "starting without it"])
     }
 
     /// Takes over from the daemon that answers on the status socket.
@@ -115,11 +113,11 @@ final class Succession: Sendable {
         }
     }
 
-    /// Ends the data plane that nobody has taken; the device stays as it was asked for.
+    /// Leaves the data plane that nobody has taken to the next process.
     @available(*, noasync, message: "it blocks: use onThread")
     func leave() {
         guard let inherited = takeInherited() else { return }
         inherited.dataPlane.tunnel?.setPersistent(options.succession.stop == .keep)
-        inherited.dataPlane.stop(isOrderly: true)
+        inheritance.putBack(inherited)
     }
 }

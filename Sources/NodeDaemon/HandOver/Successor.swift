@@ -10,8 +10,9 @@ struct Successor: Sendable {
     /// How long it may take to get ready: it makes its threads, memory and rings, perhaps without a CPU to itself. This
     /// daemon forwards meanwhile.
     private static let preparingMilliseconds: Int32 = 30_000
-    /// How long it may take to take the descriptors, in which nobody forwards: after that, this daemon does again.
-    private static let takingMilliseconds: Int32 = 200
+    /// How long it may take to take the descriptors, in which nobody forwards: after that, this daemon does again. It is
+    /// less where the queue would be full before (`takingMilliseconds`).
+    private static let takingMilliseconds: (least: Int32, most: Int32) = (10, 200)
 
     let connection: HandOverConnection
 
@@ -38,14 +39,32 @@ struct Successor: Sendable {
         _ = try receive(.ready, Successor.preparingMilliseconds)
     }
 
+    /// How long it may take to take the descriptors, so that the device's queue holds what comes meanwhile.
+    ///
+    /// - Parameters:
+    ///   - queueLength: packets that the queue holds.
+    ///   - packets: how many came from it of late.
+    ///   - time: in which time.
+    static func takingMilliseconds(queueLength: Int, packets: UInt64, in time: Duration) -> Int32 {
+        let (seconds, attoseconds) = time.components
+        let milliseconds = UInt64(clamping: seconds &* 1000 &+ attoseconds / 1_000_000_000_000_000)
+        let packetsEachMillisecond = max(packets / max(milliseconds, 1), 1)
+        // Half of it: some have come since the worker ceased.
+        let filled = UInt64(clamping: queueLength) / 2 / packetsEachMillisecond
+        return min(max(Int32(clamping: filled), takingMilliseconds.least), takingMilliseconds.most)
+    }
+
     /// Gives it, and waits until the other one has taken it.
     ///
+    /// - Parameter milliseconds: how long it may take (`takingMilliseconds`).
     /// - Throws: where it has not, and can't any more.
     @available(*, noasync, message: "it blocks: use onThread")
-    func give(_ state: HandOverState, _ named: NamedDescriptors) throws(HandOverFailure) {
+    func give(
+        _ state: HandOverState, _ named: NamedDescriptors, withinMilliseconds milliseconds: Int32
+    ) throws(HandOverFailure) {
         try send(.given, state, named)
         do throws(HandOverFailure) {
-            _ = try receive(.mine, Successor.takingMilliseconds)
+            _ = try receive(.mine, milliseconds)
         } catch {
             // It may have said it just now. From here on it can't say it any more, and hears so.
             connection.refuseMore()

@@ -50,7 +50,7 @@ struct Run: FlagTaking {
     private static let stopLimitMilliseconds: UInt32 = 900
 
     func run() async throws {
-        let node = NodeProcess(options, source: Run.source)
+        let node = NodeProcess(options, inheritance: Twilld.inheritance, source: Run.source)
         try await node.run { Run.endSoon($0, node.logger) }
     }
 

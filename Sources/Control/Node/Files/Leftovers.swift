@@ -107,23 +107,15 @@ public struct Leftovers: Sendable {
         return [route.name]
     }
 
-    /// The flags of the TUN device (`IFF_*` of linux/if_tun.h); nil where it is none.
-    private func tunFlags() throws -> UInt32? {
-        let text = try TextFile.read("/sys/class/net/\(interfaceName)/tun_flags")
-        return (text?.dropFirst(2).prefix { $0.isHexDigit }).flatMap { UInt32($0, radix: 16) }
-    }
-
-    /// A device that is not persistent has a process that holds it, and goes with that one.
+    /// A device that is not persistent goes with the process that holds it.
     private func removeDevice() throws -> [String] {
         let socket = try RouteSocket()
         guard let link = try socket.link(named: interfaceName) else { return [] }
-        guard let flags = try tunFlags() else {
-            throw LeftoverError(description: "it is no TUN device; twilld did not make it")
+        switch twill_tun_is_held(interfaceName) {
+        case 0: try socket.deleteLink(index: link.index)
+        case 1: throw LeftoverError(description: "a process holds it; stop that one")
+        default: throw LeftoverError(description: "it is no TUN device; twilld did not make it")
         }
-        guard flags & UInt32(IFF_PERSIST) != 0 else {
-            throw LeftoverError(description: "a process holds it; stop that one")
-        }
-        try socket.deleteLink(index: link.index)
         return ["device \(interfaceName)"]
     }
 

@@ -183,6 +183,8 @@ public final class DataPlane: Sendable {
     public func prepare() throws(DataPlaneError) {
         do throws(DataPlaneError) {
             for index in 0..<workerCount { try startThread(index) }
+            // Found out now, while nobody waits.
+            _ = UnderlaySocket.segmentLimit
             try states.wait { $0 == .prepared }
         } catch {
             stop()

@@ -74,12 +74,16 @@ extension DataPlane {
                 .engine("worker \(index) can't take the sockets", errorNumber: -attached), of: index)
         }
         if index == 0 { countStartFallbacks(channels) }
+        var worker = Worker(
+            engine: engine, memory: memory, limits: limits, settings: settings(channels, index),
+            counters: blocks[index], peerCounters: peerBlocks[index], records: records[index],
+            reader: publication.reader(index), hellos: hellos.inboxes[index])
         states.note(.attached, of: index)
         guard orders.next(after: .attach, of: index) != .end else {
-            engine.close()
+            worker.close()
             return states.note(.ended, of: index)
         }
-        loop(engine, memory, settings(channels, index), sockets.receivers[index].descriptor, index)
+        loop(&worker, sockets.receivers[index].descriptor, index)
     }
 
     private func settings(_ channels: WorkerChannels, _ index: Int) -> WorkerSettings {
@@ -120,13 +124,8 @@ extension DataPlane {
     }
 
     private func loop<Engine: PacketEngine & ~Copyable>(
-        _ engine: consuming Engine, _ memory: PacketMemory, _ settings: WorkerSettings, _ socket: Int32,
-        _ index: Int
+        _ worker: inout Worker<Engine>, _ socket: Int32, _ index: Int
     ) {
-        var worker = Worker(
-            engine: engine, memory: memory, limits: limits, settings: settings, counters: blocks[index],
-            peerCounters: peerBlocks[index], records: records[index], reader: publication.reader(index),
-            hellos: hellos.inboxes[index])
         states.note(.running, of: index)
         var result: Int32 = 0
         while result == 0 {
