@@ -92,7 +92,7 @@ public actor NodeNetwork {
     var pathWatch: PathWatch
     var pathQuestions = PathQuestions()
     var pathProbes: PathProbeSocket?
-    var narrowPaths: [NarrowPathRoute] = []
+    var narrowPaths: [NarrowPathRoute]
     var underlay: Underlay? { watch?.underlay }
 
     /// Asks `run` for a look.
@@ -116,15 +116,22 @@ public actor NodeNetwork {
     ///   - health: is told how the underlay, the routes and the items are.
     ///   - logger: takes what was restored, and what could not be.
     ///   - pathTiming: the times by which paths to peers are probed; nil for not at all.
+    ///   - inherited: narrow paths that the process before had found, whose routes stand: the largest inner packet in
+    ///     bytes, by subnet.
     /// - Throws: `NetlinkError` where the kernel gives no sockets, `SystemError` where it gives no thread.
     public init(
         options: UnderlayOptions, exclusions: UnderlayExclusions = UnderlayExclusions(),
         alias: String? = nil,
         resyncInterval: Duration = .seconds(5), patience: Duration = .seconds(5),
         routePatience: Duration = .seconds(2), health: NodeHealth, logger: Logger,
-        pathTiming: PathTiming? = PathTiming()
+        pathTiming: PathTiming? = PathTiming(), inherited: [IPv4Prefix: Int] = [:]
     ) throws {
-        pathWatch = PathWatch(timing: pathTiming ?? PathTiming(), probes: pathTiming != nil)
+        pathWatch = PathWatch(
+            timing: pathTiming ?? PathTiming(), probes: pathTiming != nil,
+            inherited: inherited)
+        narrowPaths = inherited.map {
+            NarrowPathRoute(interfaceName: exclusions.interfaceName ?? "", subnet: $0.key, mtu: $0.value)
+        }
         (pathKicks, pathKick) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
         self.exclusions = exclusions
         self.patience = patience

@@ -90,6 +90,9 @@ public struct WorkerLimits: Sendable, Equatable {
     static let longYieldNanoseconds = 1_000_000
     /// No short round yields for so long after a long yield: what such programs take is a few percent.
     static let yieldRestNanoseconds = 100_000_000
+    /// How long a worker that hands over waits in the kernel at a time for what it cancelled: that ends within the same
+    /// call, and where it does not, it is cancelled anew.
+    static let ceasingMicroseconds = 100
     /// ICMP errors on their way to the TUN device.
     public static let errorReplies = 8
     /// Ring entries kept for the multishot receive and for the read of the wake-up.

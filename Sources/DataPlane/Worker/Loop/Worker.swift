@@ -106,7 +106,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var roundIsShort = false
     var standingQueue = StandingQueue()
     private var yielding = Yielding()
-    private var burst = ReadBurst()
+    var burst = ReadBurst()
     /// What this round has done; until the next one begins, what the last one did.
     var work = RoundWork()
     private var polling = Polling()
@@ -125,6 +125,10 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var separationsUnderWay = 0
     var refusedShortTails = 0
     var refusedEvenWrites = 0
+    /// Whether nothing more is to be taken in (Ceasing.swift).
+    var isCeasing = false
+    /// Whether rounds do not wait for what comes.
+    var isEmptying = false
     /// Whether somebody captures packets, as of this round.
     var isCapturing = false
     var outboundTimer = WayTimer()
@@ -185,7 +189,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
 
     /// One round. Returns 0, or the negated error number that leaves the engine unable to go on.
     public mutating func round() -> Int32 {
-        queueReads()
+        if !isCeasing { queueReads() }
         counters.set(.ringSubmissions, queueCapacity &- engine.queueSpace)
         let systemCallsBefore = engine.systemCalls
         let result = enter()
@@ -288,6 +292,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         let somethingWaits =
             burst.size > 1 || waitingReads.count > 0 || received.waitingCount > 0 || messages.sealedCount > 0
             || (coalescer.slotCount > 0 && writesPending == 0)
+        if isCeasing { return enterCeasing(somethingWaits: somethingWaits) }
+        if isEmptying { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
         guard !somethingWaits else { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
         if pacedReads.count > 0 {
             let pause = pacedReads.microsecondsUntilDue(atNanoseconds: engine.nowNanoseconds)
