@@ -98,7 +98,7 @@ extension DataPlane {
         var worker = Worker(
             engine: engine, memory: memory, limits: limits, settings: settings, counters: blocks[index],
             peerCounters: peerBlocks[index], records: records[index], reader: publication.reader(index),
-            hellos: hellos.inboxes[index])
+            hellos: hellos.inboxes[index], kernelPathTraffic: kernelPath?.traffic)
         while !stopping.load(ordering: .relaxed) {
             let result = worker.round()
             if result != 0 {
