@@ -57,6 +57,8 @@ public struct WorkerLimits: Sendable, Equatable {
     public static let smallDatagramBytes = 512
     /// Super-packets, or received buffers, that a short round forwards each way: some 60 µs of work.
     static let shortRoundSuperPackets = 1
+    /// The same where who is waited for goes past this worker, by the kernel path: some 240 µs.
+    static let superPacketsBesideKernelPath = 4
     /// Segments of a usual super-packet at most: 64 KiB in segments of 1,024 bytes. What a round forwards is counted
     /// in these, so that a super-packet of ten times as many segments takes the place of ten.
     static let superPacketSegments = 64

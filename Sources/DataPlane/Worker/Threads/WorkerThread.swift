@@ -77,7 +77,8 @@ extension DataPlane {
         var worker = Worker(
             engine: engine, memory: memory, limits: limits, settings: settings(channels, index),
             counters: blocks[index], peerCounters: peerBlocks[index], records: records[index],
-            reader: publication.reader(index), hellos: hellos.inboxes[index])
+            reader: publication.reader(index), hellos: hellos.inboxes[index],
+            kernelPathTraffic: kernelPath?.traffic)
         states.note(.attached, of: index)
         guard orders.next(after: .attach, of: index) != .end else {
             worker.close()
