@@ -41,7 +41,7 @@ package struct NodeProcess: Sendable {
         _ options: NodeOptions, source: OptionsSource? = nil,
         writeLine: @escaping @Sendable (String) -> Void = LogWriter.standardError.write
     ) {
-        let level = LogLevel(options.observation.logLevel)
+        let level = LogLevel(options.observation.logVerbosity)
         self.options = options
         self.source = source
         self.level = level

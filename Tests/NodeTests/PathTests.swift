@@ -70,7 +70,7 @@ struct PathTests {
             IPv4Prefix("10.66.5.0/24")!: IPv4Address("203.0.113.2")!,
             IPv4Prefix("10.66.6.0/24")!: IPv4Address("203.0.113.3")!,
         ]
-        await network.followPaths(to: peers, through: tunnel)
+        await network.followPaths(to: peers.mapValues { Endpoint(address: $0, port: 8285) }, through: tunnel)
         #expect(try await !node.run { try execute(Self.show) }.contains("10.66.5.0"))
 
         // A datagram too large for the router's far side, as the tunnel's are: the router answers with ICMP.
@@ -86,7 +86,7 @@ struct PathTests {
             return routes.contains("10.66.5.0/24") && routes.contains("mtu 1272")
         }
         #expect(try await !node.run { try execute(Self.show) }.contains("10.66.6.0"))
-        #expect(network.pathMTUs.narrow == [IPv4Prefix("10.66.5.0/24")!: 1300])
+        #expect(network.knownPaths.narrow == [IPv4Prefix("10.66.5.0/24")!: 1300])
 
         // Somebody takes it away: it comes back like everything else.
         try await node.run { try execute("ip route del 10.66.5.0/24") }

@@ -16,6 +16,10 @@ import Testing
         var traffic = PathTraffic(sentBytes: 0, receivedPackets: 0)
         /// Whether pods there answer what pods here send.
         var podsAnswer = true
+        /// Whether the host there says that nobody listens on the peer's port.
+        var hostRefuses = false
+        /// How often it was asked.
+        var questions = 0
 
         init(limit: Int, answers: Bool = true, probes: Bool = true) {
             watch = PathWatch(timing: PathTiming(), probes: probes)
@@ -42,6 +46,10 @@ import Testing
                             traffic.receivedPackets += 1
                             watch.takeAnswer(from: subnet.address, sequence: probe.sequence, at: now)
                         }
+                    }
+                    for subnet in watch.takePortQuestions() {
+                        questions += 1
+                        if hostRefuses { watch.takeRefusal(of: subnet, at: now + .milliseconds(1)) }
                     }
                     now += .milliseconds(20)
                 }
@@ -125,6 +133,35 @@ import Testing
         scene.podsAnswer = true
         scene.pass(seconds: 2, bytesPerSecond: 84)
         #expect(scene.problems.isEmpty)
+    }
+
+    @Test func aHostThatRefusesIsToldOnlyWhileThePeerIsSilent() throws {
+        var scene = Scene(limit: 1472, answers: false)
+        scene.podsAnswer = false
+        scene.hostRefuses = true
+        scene.pass(seconds: 300)
+        #expect(scene.questions == 0 && scene.watch.silent.isEmpty)
+        scene.pass(seconds: 20, bytesPerSecond: 84)
+        #expect(scene.watch.silent == [Self.subnet: .refused])
+        #expect(try #require(scene.problems.first).contains("its host says that nobody listens"))
+        let before = scene.questions
+        scene.pass(seconds: 300, bytesPerSecond: 84)
+        #expect((1...12).contains(scene.questions - before))
+        // Its firewall drops now what it refused before.
+        scene.hostRefuses = false
+        scene.pass(seconds: 70, bytesPerSecond: 84)
+        #expect(scene.watch.silent == [Self.subnet: .unanswered])
+        #expect(try #require(scene.problems.first).contains("neither one nor an answer to a probe"))
+        scene.hostRefuses = true
+        scene.pass(seconds: 40, bytesPerSecond: 84)
+        #expect(scene.watch.silent == [Self.subnet: .refused])
+        scene.podsAnswer = true
+        scene.pass(seconds: 2, bytesPerSecond: 84)
+        #expect(scene.watch.silent.isEmpty && scene.problems.isEmpty)
+        // A peer that is heard is asked nothing, whatever its host would say.
+        let asked = scene.questions
+        scene.pass(seconds: 300, bytesPerSecond: 100_000)
+        #expect(scene.questions == asked)
     }
 
     @Test func aPeerThatIsHeardAndAnswersNoProbeIsLeftAlone() {

@@ -1,6 +1,7 @@
 // long: one actor, whose state is private to it: what it chooses, what it keeps and what it judges are one look at the kernel.
 
 import Addresses
+import Diagnosis
 import Health
 import Host
 import Logging
@@ -84,14 +85,18 @@ public actor NodeNetwork {
 
     // The paths to the peers (FollowedPaths.swift).
 
-    /// Which of them are narrow.
-    public nonisolated let pathMTUs = PathMTUs()
+    /// Which of them are narrow, or lead to silent peers.
+    public nonisolated let knownPaths = KnownPaths()
     let pathKicks: AsyncStream<Void>
     let pathKick: AsyncStream<Void>.Continuation
     var pathTunnel: TunnelSettings?
     var pathWatch: PathWatch
     var pathQuestions = PathQuestions()
     var pathProbes: PathProbeSocket?
+    /// Where each peer is sent to, by its subnet.
+    var pathEndpoints: [IPv4Prefix: Endpoint] = [:]
+    /// What asks whether anybody listens on silent peers' ports, and the address that it sends from.
+    var portProbes: (source: IPAddress, socket: ProbeSocket)?
     var narrowPaths: [NarrowPathRoute] = []
     var underlay: Underlay? { watch?.underlay }
 

@@ -140,6 +140,14 @@ extension NodeStatus {
             "Nodes that the tunnel's full size does not reach; twilld status says what does."
         ) { Double($0.peers.count { $0.pathMTU != nil }) },
         Metric(
+            "twill_silent_peers", .gauge,
+            "Nodes that packets go to and nothing comes back from, by what is known of them.",
+            samples: { status in
+                ["unanswered", "refused"].map { kind in
+                    .init(Double(status.peers.count { $0.silence == kind }), labels: [("kind", kind)])
+                }
+            }),
+        Metric(
             "twill_skipped_leases", .gauge,
             "Entries of the store that are no peers; twilld status says why."
         ) { Double($0.skipped.count) },
@@ -332,6 +340,9 @@ extension NodeStatus {
         public var kernelPath: Bool?
         /// What the node is called; nil where nobody told, and from a release that does not tell.
         public var name: String?
+        /// `unanswered`: packets go to it, and nothing comes back; `refused`: its host says besides that nobody listens
+        /// on its UDP port. Nil where it is heard or nothing goes to it, and from a release that does not tell.
+        public var silence: String?
 
         /// Makes a peer.
         public init(

@@ -79,7 +79,7 @@ actor Daemon {
 
     /// What the node's network is asked to follow the paths of.
     struct FollowedPeers: Equatable {
-        var addresses: [IPv4Prefix: IPv4Address]
+        var endpoints: [IPv4Prefix: Endpoint]
         var tunnel: TunnelSettings?
     }
 
@@ -141,7 +141,7 @@ actor Daemon {
         standingListener = listener
         let node = node
         let heartbeats = heartbeats
-        observation.update(node.pathMTUs)
+        observation.update(node.knownPaths)
         observation.update(node.itemStatuses)
         defer { heartbeats.forgetAll() }
 
@@ -248,7 +248,7 @@ actor Daemon {
     var announcement: NodeAnnouncement {
         NodeAnnouncement(
             publicAddress: underlay.publicAddress, publicIPv6Address: options.publicIPv6Address,
-            port: options.tunnel.port, underlayAddress: underlay.address)
+            port: options.tunnel.port, underlayAddress: underlay.address, hostName: HostName.own)
     }
 
     private func previousSubnet() async -> LeaseSubnet? {

@@ -83,7 +83,7 @@ struct Run: FlagTaking {
 
 extension Run {
     /// The flags that a running daemon takes over.
-    private static let liveFlags: Set<String> = ["v", "iptables-resync"]
+    private static let liveFlags: Set<String> = ["v", "vmodule", "iptables-resync"]
 
     /// The command line, the environment and the file of this process, for SIGHUP.
     private static var source: OptionsSource {

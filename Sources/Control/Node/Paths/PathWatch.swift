@@ -55,6 +55,10 @@ struct PathWatch {
         /// Answers no probe although it is heard: its path cannot be probed.
         var isSilent = false
         var isUnreachable = false
+        /// When its port was asked last, and when its host refused that.
+        var asked: ContinuousClock.Instant?
+        var refused: ContinuousClock.Instant?
+        var isRefused: Bool { isUnreachable && refused != nil }
         /// Checks in a row in which nothing came back.
         var unansweredChecks = 0
     }
@@ -73,6 +77,8 @@ struct PathWatch {
     private var active: [IPv4Prefix] = []
     /// Peers that are looked at without traffic: narrow ones, and those that do not answer.
     private var watched: Set<IPv4Prefix> = []
+    /// Whose ports are to be asked.
+    private var portQuestions: [IPv4Prefix] = []
     private var isChanged = false
 
     init(timing: PathTiming, probes: Bool) {
@@ -188,6 +194,7 @@ struct PathWatch {
         if sent > 0 { peer.lastSent = now }
         if news.receivedPackets != before.receivedPackets {
             peer.unheardSince = nil
+            peer.refused = nil
             if peer.isUnreachable {
                 peer.isUnreachable = false
                 peer.uncheckedBytes = max(peer.uncheckedBytes, PathWatch.notableBytes)
@@ -218,11 +225,26 @@ struct PathWatch {
         keep(peer, of: subnet)
     }
 
+    /// Takes it that a peer's host said that nobody listens on the peer's port.
+    mutating func takeRefusal(of subnet: IPv4Prefix, at now: ContinuousClock.Instant) {
+        guard var peer = peers[subnet] else { return }
+        peer.refused = now
+        keep(peer, of: subnet)
+    }
+
+    /// The peers whose ports are to be asked now: those that answered no probe, while packets go to them and none
+    /// comes. Each time it is asked there are other ones.
+    mutating func takePortQuestions() -> [IPv4Prefix] {
+        defer { portQuestions = [] }
+        return portQuestions
+    }
+
     /// Keeps what is known of a peer now, and notes whether that is news.
     private mutating func keep(_ peer: Peer, of subnet: IPv4Prefix) {
         if let before = peers[subnet] {
             isChanged =
                 isChanged || size(of: before) != size(of: peer) || before.isUnreachable != peer.isUnreachable
+                || before.isRefused != peer.isRefused
                 || (before.raise == nil) != (peer.raise == nil)
         }
         peers[subnet] = peer
@@ -251,6 +273,7 @@ struct PathWatch {
         for subnet in active {
             guard var peer = peers[subnet] else { continue }
             let time = advance(&peer, subnet, at: now, send: send)
+            if peer.asked == now { portQuestions.append(subnet) }
             keep(peer, of: subnet)
             if let time { next = min(next ?? time, time) }
         }
@@ -301,7 +324,7 @@ struct PathWatch {
             peer.isUnreachable = false
         } else {
             peer.unanswered = now
-            if peer.unheardSince == nil { peer.isSilent = true }
+            if peer.unheardSince == nil { peer.isSilent = true } else { askPort(of: &peer, at: now) }
         }
         if case .narrow = peer.search.finding {
             peer.raise = now + timing.raiseInterval
@@ -310,7 +333,21 @@ struct PathWatch {
         }
     }
 
+    /// A refusal holds until a later question was not refused.
+    private func askPort(of peer: inout Peer, at now: ContinuousClock.Instant) {
+        if let asked = peer.asked, let refused = peer.refused, refused < asked { peer.refused = nil }
+        peer.asked = now
+    }
+
     // MARK: What is known
+
+    /// The peers that packets go to and nothing comes back from.
+    var silent: [IPv4Prefix: PeerSilence] {
+        peers.compactMapValues { peer in
+            guard peer.isUnreachable else { return nil }
+            return peer.isRefused ? .refused : .unanswered
+        }
+    }
 
     /// The paths that are narrower than the tunnel: the largest inner packet of each.
     var narrow: [IPv4Prefix: Int] {
@@ -363,6 +400,18 @@ struct PathWatch {
         of peer: Peer, _ subnet: IPv4Prefix, underlay: (name: String, mtu: Int)
     ) -> (rank: Int, Problem)? {
         let name = "\(subnet) (\(peer.address))"
+        if peer.isRefused {
+            return (
+                0,
+                Problem(
+                    .degraded,
+                    "peer \(name) does not answer, and its host says that nobody listens on the UDP port of its lease",
+                    remedy:
+                        "start that node's daemon; if it runs: see that its port is the network's (Backend.Port, --port) "
+                        + "and that no firewall there rejects it; if it is gone for good: twilld lease release \(subnet)"
+                )
+            )
+        }
         if peer.isUnreachable {
             return (
                 0,

@@ -126,7 +126,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var refusedShortTails = 0
     var refusedEvenWrites = 0
     /// Whether somebody captures packets, as of this round.
-    var isCapturing = false
+    private var isCaptureWanted = false
+    @inline(__always) var isCapturing: Bool { keepsRecords && isCaptureWanted }
     var outboundTimer = WayTimer()
     var inboundTimer = WayTimer()
     #if TWILL_EXTRA_COPY
@@ -200,7 +201,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         resumeMerging()
         work = RoundWork()
         queuedInline = 0
-        isCapturing = records.copies.isWanted
+        isCaptureWanted = records.copies.isWanted
         if hasNewSnapshot, pacedReads.count > 0 { forwardUnpaced() }
         let completions = takeCompletions()
         forwardWaiting()
