@@ -7,7 +7,7 @@ import Testing
     private static func totals(_ counts: [Counter: UInt64]) -> CounterTotals {
         let block = CounterBlock.allocate()
         defer { block.deallocate() }
-        for (counter, count) in counts { block.add(counter, count) }
+        for (counter, count) in counts { block.add(counter, Int(count)) }
         return CounterTotals([block])
     }
 

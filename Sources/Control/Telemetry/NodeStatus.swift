@@ -55,6 +55,8 @@ public struct NodeStatus: Codable, Sendable, Equatable {
     public var loss: Loss?
     /// The last packets that were dropped for each reason, the newest first; nil from a release that does not tell.
     public var offenders: [Offender]?
+    /// The kernel's release; nil from a release that does not tell.
+    public var kernelRelease: String?
 
     /// Of this release.
     public static let schemaVersion = 1
@@ -115,11 +117,13 @@ extension NodeStatus {
     /// here.
     static let metrics: [Metric] = [
         Metric(
-            "twill_build_info", .gauge, "Always 1; the labels tell the release, its commit and its build.",
+            "twill_build_info", .gauge,
+            "Always 1; the labels tell the release, its commit and build, the engine and the kernel.",
             samples: { status in
                 let labels = [
                     ("version", status.version), ("commit", status.commit ?? ""),
-                    ("build", status.build ?? ""),
+                    ("build", status.build ?? ""), ("engine", status.engine?.name ?? ""),
+                    ("kernel", status.kernelRelease ?? ""),
                 ]
                 return [.init(1, labels: labels)]
             }),

@@ -180,6 +180,7 @@ final class Observation: Observable {
                 reconnects: knowledge.reconnects))
         status.commit = Version.commit
         status.build = Version.build
+        status.kernelRelease = MachineCheck.kernelRelease()
         if let underlay = knowledge.underlay {
             status.underlay = NodeStatus.Underlay(
                 interface: underlay.interfaceName, address: "\(underlay.address)",

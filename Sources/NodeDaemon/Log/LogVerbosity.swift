@@ -1,5 +1,5 @@
 import Glibc
-package import Logging
+import Logging
 
 /// How much is logged: of everything (`-v`), and more of what is logged in some modules or files (`--vmodule`).
 package struct LogVerbosity: Sendable, Equatable {

@@ -277,7 +277,7 @@ struct ObservationFlags: FlagGroup {
     @Option(
         help: ArgumentHelp(
             "More of what is logged in some modules: Leases=1,Reconciler=1; the names are ARCHITECTURE.md's.",
-            valueName: "pattern=level,…"))
+            valueName: "pattern=level"))
     var vmodule = ""
 
     /// The same for the daemon.

@@ -1,6 +1,6 @@
 internal import Addresses
 internal import Backends
-internal import Health
+import Health
 internal import JSON
 internal import Leases
 
