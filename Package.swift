@@ -117,7 +117,7 @@ let controlSide: [Target] = [
     module(
         "Node", in: "Control",
         [
-            "Addresses", "Diagnosis", "Processes", "Health", "Host", "JSON", "Netlink", "Reconciler",
+            "Addresses", "Processes", "Health", "Host", "JSON", "Netlink", "Reconciler",
             "Firewall",
             "TrafficControl", "CLinux",
             .product(name: "Logging", package: "swift-log"),

@@ -60,8 +60,7 @@ import Testing
             "http://127.0.0.1:1: Connection refused"),
         Mistake("TWILLD lease list", .temporary, "Connection refused", "no store was named", "--lease-dir"),
         Mistake(
-            "TWILLD lease list --etcd-endpoints 10.9.0.5:2379", .configuration,
-            #""10.9.0.5:2379" is no URL such as"#),
+            "TWILLD lease list --etcd-endpoints 127.0.0.1:1", .temporary, "127.0.0.1:1: Connection refused"),
         Mistake(
             "TWILLD lease list --etcd-endpoints ftp://10.9.0.5", .configuration,
             #""ftp://10.9.0.5" is no URL such as"#),

@@ -125,6 +125,37 @@ struct PathTests {
         }
     }
 
+    /// A datagram that nobody takes, in one namespace, and what else ICMP says.
+    @Test func aRefusalIsHeardOfTheHostItselfAlone() async throws {
+        let node = try await NetworkNamespace.make()
+        let heard = try await node.run {
+            try execute("ip link set lo up")
+            guard let socket = RefusalSocket() else { return [Endpoint]() }
+            let sender = try DatagramSender()
+            try sender.send(to: "127.0.0.7", port: 8285, byteCount: 100)
+            try execute("ping -c 1 -W 1 127.0.0.8")
+            return socket.refusals()
+        }
+        #expect(heard == [Endpoint(address: IPv4Address("127.0.0.7")!, port: 8285)])
+
+        var message: [UInt8] = [
+            69, 0, 0, 56, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 2, 10, 0, 0, 1, 3, 3, 0, 0, 0, 0, 0, 0,
+        ]
+        message += [
+            69, 0, 0, 40, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0x20, 0x5D, 0x20, 0x5E, 0, 20,
+            0, 0,
+        ]
+        #expect(
+            RefusalSocket.refused(message[...]) == Endpoint(address: IPv4Address("10.0.0.2")!, port: 0x205E))
+        // Not of a router, not of another code, not about TCP, not cut off.
+        for (place, byte) in [(15, UInt8(9)), (21, 1), (20, 11), (37, 6)] {
+            var other = message
+            other[place] = byte
+            #expect(RefusalSocket.refused(other[...]) == nil, "\(place)")
+        }
+        for count in 0..<52 { #expect(RefusalSocket.refused(message.prefix(count)) == nil, "\(count)") }
+    }
+
     @Test func aProbeIsKnownByItsAnswer() async throws {
         let node = try await NetworkNamespace.make()
         let answers = try await node.run {

@@ -3,9 +3,9 @@ import CLinux
 import Glibc
 
 /// A socket that keeps the ICMP errors about what it sent, and never fragments. IPv4. Nothing here waits.
-package final class ProbeSocket {
+final class ProbeSocket {
     /// What is sent.
-    package enum Kind {
+    enum Kind {
         /// ICMP messages, with their header; needs CAP_NET_RAW.
         case echo
         /// UDP payloads.
@@ -13,17 +13,17 @@ package final class ProbeSocket {
     }
 
     /// An ICMP error about something that was sent.
-    package struct Failure {
+    struct Failure {
         /// RFC 792: 3 is "destination unreachable"; 255 where the kernel tells something else.
-        package var type: UInt8
+        var type: UInt8
         /// As RFC 792 has it.
-        package var code: UInt8
+        var code: UInt8
         /// Where the packet went; the port in host byte order, 0 for an ICMP message.
-        package var destination: Endpoint
+        var destination: Endpoint
         /// Who sent the error.
-        package var sender: IPAddress
+        var sender: IPAddress
         /// What it quotes of the payload, 8 bytes at most.
-        package var quoted: [UInt8]
+        var quoted: [UInt8]
     }
 
     /// `SOL_RAW` and `ICMP_FILTER` of linux/icmp.h, which Swift's Glibc lacks.
@@ -31,13 +31,13 @@ package final class ProbeSocket {
     private static let icmpFilter: Int32 = 1
 
     /// The file descriptor, which this object closes.
-    package let descriptor: Int32
+    let descriptor: Int32
 
     /// Opens a socket in the network namespace of the calling thread.
     ///
     /// - Parameter source: the address that it sends from.
     /// - Throws: `ProbeSocketError`, where the kernel refuses.
-    package init(_ kind: Kind, source: IPAddress) throws(ProbeSocketError) {
+    init(_ kind: Kind, source: IPAddress) throws(ProbeSocketError) {
         let type = kind == .echo ? Int32(SOCK_RAW.rawValue) : Int32(SOCK_DGRAM.rawValue)
         descriptor = socket(
             AF_INET, type | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue),
@@ -63,7 +63,7 @@ package final class ProbeSocket {
     deinit { close(descriptor) }
 
     /// Sends bytes; gives the kernel's error number, 0 where it took them.
-    package func send(_ bytes: [UInt8], to destination: Endpoint) -> Int32 {
+    func send(_ bytes: [UInt8], to destination: Endpoint) -> Int32 {
         let count = destination.withSocketName { name, length in
             sendto(descriptor, bytes, bytes.count, Int32(MSG_DONTWAIT), name, length)
         }
@@ -71,7 +71,7 @@ package final class ProbeSocket {
     }
 
     /// Takes the next error; nil where there is none.
-    package func nextFailure() -> Failure? {
+    func nextFailure() -> Failure? {
         var quoted = [UInt8](repeating: 0, count: 8)
         var error = twill_icmp_error()
         let count = twill_next_icmp_error(descriptor, &quoted, quoted.count, &error)
@@ -84,7 +84,7 @@ package final class ProbeSocket {
     }
 
     /// Takes the next echo reply, IPv4's header before it; nil where there is none.
-    package func nextReply() -> [UInt8]? {
+    func nextReply() -> [UInt8]? {
         // IPv4's header with options, and ICMP's: what is behind them is not read.
         var bytes = [UInt8](repeating: 0, count: 68)
         let count = recv(descriptor, &bytes, bytes.count, Int32(MSG_DONTWAIT))

@@ -1,7 +1,6 @@
 // long: one actor, whose state is private to it: what it chooses, what it keeps and what it judges are one look at the kernel.
 
 import Addresses
-import Diagnosis
 import Health
 import Host
 import Logging
@@ -95,8 +94,8 @@ public actor NodeNetwork {
     var pathProbes: PathProbeSocket?
     /// Where each peer is sent to, by its subnet.
     var pathEndpoints: [IPv4Prefix: Endpoint] = [:]
-    /// What asks whether anybody listens on silent peers' ports, and the address that it sends from.
-    var portProbes: (source: IPAddress, socket: ProbeSocket)?
+    /// Tells which hosts say that nobody listens on a port, from when a peer is silent on.
+    var refusals: RefusalSocket?
     var narrowPaths: [NarrowPathRoute] = []
     var underlay: Underlay? { watch?.underlay }
 

@@ -1,5 +1,4 @@
 import Addresses
-import Diagnosis
 import Health
 import Netlink
 import Reconciler
@@ -92,36 +91,22 @@ extension NodeNetwork {
             if pathProbes == nil { pathProbes = PathProbeSocket(address: tunnel.address) }
             return pathProbes?.send(to: address, sequence: sequence, size: size) ?? false
         }
-        askPorts()
         publishPaths()
         if next != nil { return NodeNetwork.pauseBetweenTurns }
         return pathQuestions.due.map { max($0 - ContinuousClock.now, NodeNetwork.pauseBetweenTurns) }
     }
 
-    /// Sends an empty datagram to the ports of the peers that are silent: a host without a daemon refuses it.
-    private func askPorts() {
-        let subnets = pathWatch.takePortQuestions()
-        guard !subnets.isEmpty, let address = underlay?.address else { return }
-        if portProbes?.source != .v4(address) {
-            portProbes = (try? ProbeSocket(.datagrams, source: .v4(address))).map { (.v4(address), $0) }
-        }
-        for subnet in subnets {
-            // What keeps it from being sent is told by others: an answer does not come then.
-            if let endpoint = pathEndpoints[subnet] { _ = portProbes?.socket.send([], to: endpoint) }
-        }
-    }
-
+    /// Takes what hosts say of peers that are silent. Without CAP_NET_RAW they are not heard.
     private func takeRefusals(at now: ContinuousClock.Instant) {
-        guard let socket = portProbes?.socket else { return }
-        // So many at once as there can be under way.
-        for _ in 0..<PathWatch.concurrentSearches {
-            guard let failure = socket.nextFailure() else { break }
-            // "Port unreachable", by the host itself: what a router says is another thing.
-            guard failure.type == 3, failure.code == 3, failure.sender == failure.destination.address
-            else { continue }
-            for (subnet, endpoint) in pathEndpoints where endpoint == failure.destination {
-                pathWatch.takeRefusal(of: subnet, at: now)
-            }
+        guard pathWatch.isAnybodyUnheard else {
+            refusals = nil
+            return
+        }
+        if refusals == nil { refusals = RefusalSocket() }
+        let refused = Set(refusals?.refusals() ?? [])
+        guard !refused.isEmpty else { return }
+        for (subnet, endpoint) in pathEndpoints where refused.contains(endpoint) {
+            pathWatch.takeRefusal(of: subnet, at: now)
         }
     }
 

@@ -55,8 +55,7 @@ struct PathWatch {
         /// Answers no probe although it is heard: its path cannot be probed.
         var isSilent = false
         var isUnreachable = false
-        /// When its port was asked last, and when its host refused that.
-        var asked: ContinuousClock.Instant?
+        /// When its host said last that nobody listens on the peer's port.
         var refused: ContinuousClock.Instant?
         var isRefused: Bool { isUnreachable && refused != nil }
         /// Checks in a row in which nothing came back.
@@ -77,8 +76,8 @@ struct PathWatch {
     private var active: [IPv4Prefix] = []
     /// Peers that are looked at without traffic: narrow ones, and those that do not answer.
     private var watched: Set<IPv4Prefix> = []
-    /// Whose ports are to be asked.
-    private var portQuestions: [IPv4Prefix] = []
+    /// How many peers packets go to and none comes from.
+    private var unheardCount = 0
     private var isChanged = false
 
     init(timing: PathTiming, probes: Bool) {
@@ -118,6 +117,7 @@ struct PathWatch {
             subnetsByAddress[address, default: []].append(subnet)
         }
         peers = kept
+        unheardCount = kept.values.count { $0.unheardSince != nil }
         active.removeAll { kept[$0]?.search.isBusy != true }
         queue.removeAll { kept[$0] == nil }
         queued = Set(queue)
@@ -172,6 +172,9 @@ struct PathWatch {
             if peer.isUnreachable, peer.lastSent.map({ $0 + PathWatch.idleAfter <= now }) ?? true {
                 peer.isUnreachable = false
                 keep(peer, of: subnet)
+            } else if let refused = peer.refused, refused + PathWatch.idleAfter <= now {
+                peer.refused = nil
+                keep(peer, of: subnet)
             }
             if let raise = peer.raise, raise <= now { enqueue(subnet) }
         }
@@ -225,23 +228,20 @@ struct PathWatch {
         keep(peer, of: subnet)
     }
 
-    /// Takes it that a peer's host said that nobody listens on the peer's port.
+    /// Whether packets go to some peer and none comes from it: what its host says is worth hearing then.
+    var isAnybodyUnheard: Bool { unheardCount > 0 }
+
+    /// Takes it that a peer's host said that nobody listens on the peer's port. Of one that is heard nobody believes it.
     mutating func takeRefusal(of subnet: IPv4Prefix, at now: ContinuousClock.Instant) {
-        guard var peer = peers[subnet] else { return }
+        guard var peer = peers[subnet], peer.unheardSince != nil else { return }
         peer.refused = now
         keep(peer, of: subnet)
-    }
-
-    /// The peers whose ports are to be asked now: those that answered no probe, while packets go to them and none
-    /// comes. Each time it is asked there are other ones.
-    mutating func takePortQuestions() -> [IPv4Prefix] {
-        defer { portQuestions = [] }
-        return portQuestions
     }
 
     /// Keeps what is known of a peer now, and notes whether that is news.
     private mutating func keep(_ peer: Peer, of subnet: IPv4Prefix) {
         if let before = peers[subnet] {
+            unheardCount += (peer.unheardSince == nil ? 0 : 1) - (before.unheardSince == nil ? 0 : 1)
             isChanged =
                 isChanged || size(of: before) != size(of: peer) || before.isUnreachable != peer.isUnreachable
                 || before.isRefused != peer.isRefused
@@ -273,7 +273,6 @@ struct PathWatch {
         for subnet in active {
             guard var peer = peers[subnet] else { continue }
             let time = advance(&peer, subnet, at: now, send: send)
-            if peer.asked == now { portQuestions.append(subnet) }
             keep(peer, of: subnet)
             if let time { next = min(next ?? time, time) }
         }
@@ -324,19 +323,13 @@ struct PathWatch {
             peer.isUnreachable = false
         } else {
             peer.unanswered = now
-            if peer.unheardSince == nil { peer.isSilent = true } else { askPort(of: &peer, at: now) }
+            if peer.unheardSince == nil { peer.isSilent = true }
         }
         if case .narrow = peer.search.finding {
             peer.raise = now + timing.raiseInterval
         } else {
             peer.raise = nil
         }
-    }
-
-    /// A refusal holds until a later question was not refused.
-    private func askPort(of peer: inout Peer, at now: ContinuousClock.Instant) {
-        if let asked = peer.asked, let refused = peer.refused, refused < asked { peer.refused = nil }
-        peer.asked = now
     }
 
     // MARK: What is known
