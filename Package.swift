@@ -18,8 +18,13 @@ let settings: [SwiftSetting] =
 
 // TWILL_EXTRA_COPY=1 makes a daemon that copies each packet once more than it must: docs/benchmarks.md shows with it
 // that the benchmark harness sees such a thing.
+// TWILL_WITHOUT_RECORDS=1 makes one that keeps no packets for people and times none: docs/benchmarks.md
+// measures with it what that costs.
 let workerSettings =
-    settings + (Context.environment["TWILL_EXTRA_COPY"] == "1" ? [.define("TWILL_EXTRA_COPY")] : [])
+    settings
+    + ["TWILL_EXTRA_COPY", "TWILL_WITHOUT_RECORDS"].filter { Context.environment[$0] == "1" }.map {
+        .define($0)
+    }
 
 /// A module in a folder of its name, which stands in `room`, a folder of `Sources`.
 func module(
@@ -112,7 +117,8 @@ let controlSide: [Target] = [
     module(
         "Node", in: "Control",
         [
-            "Addresses", "Processes", "Health", "Host", "JSON", "Netlink", "Reconciler", "Firewall",
+            "Addresses", "Processes", "Health", "Host", "JSON", "Netlink", "Reconciler",
+            "Firewall",
             "TrafficControl", "CLinux",
             .product(name: "Logging", package: "swift-log"),
         ]),

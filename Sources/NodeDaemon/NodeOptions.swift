@@ -96,8 +96,8 @@ package struct NodeOptions: Sendable, Equatable {
         package var peerMetricsLimit = 100
         /// The unix socket on which the running node answers `twilld status`.
         package var statusSocket = "/run/twill/twilld.sock"
-        /// The least level that is logged.
-        package var logLevel = Logger.Level.info
+        /// How much is logged.
+        package var logVerbosity = LogVerbosity()
 
         /// The defaults.
         package init() {}

@@ -45,7 +45,7 @@ package struct NodeProcess: Sendable {
         _ options: NodeOptions, inheritance: Inheritance = Inheritance(), source: OptionsSource? = nil,
         writeLine: @escaping @Sendable (String) -> Void = LogWriter.standardError.write
     ) {
-        let level = LogLevel(options.observation.logLevel)
+        let level = LogLevel(options.observation.logVerbosity)
         self.options = options
         self.inheritance = inheritance
         self.source = source

@@ -124,6 +124,27 @@ import Testing
         #expect(count > 20)
     }
 
+    /// So is a suite that any document names, and a test of it: `WorldTests.StartTests`, `VerdictTests.silent`.
+    @Test func everySuiteThatADocumentNamesExists() throws {
+        let tests = try (Self.sources(below: "Tests") + Self.sources(below: "Benchmarks/Tests")).joined()
+        let documents = try execute("cd \(Self.root) && ls *.md docs/*.md docs/adr/*.md").split(
+            separator: "\n")
+        var count = 0
+        for path in documents {
+            for match in try Self.text(String(path)).matches(of: #/`((?:\w+\.)?\w+Tests(?:\.\w+)?)`/#) {
+                for name in match.1.split(separator: ".") {
+                    count += 1
+                    let isThere =
+                        ["struct \(name) ", "struct \(name):", "class \(name) ", "func \(name)("].contains {
+                            tests.contains($0)
+                        } || FileManager.default.fileExists(atPath: "\(Self.root)/Tests/\(name)")
+                    #expect(isThere, "\(path) names \(match.1)")
+                }
+            }
+        }
+        #expect(count > 100)
+    }
+
     @Test func theUnitFileIsOne() throws {
         guard FileManager.default.isExecutableFile(atPath: "/usr/bin/systemd-analyze") else {
             #expect(

@@ -60,6 +60,8 @@ import Testing
             "http://127.0.0.1:1: Connection refused"),
         Mistake("TWILLD lease list", .temporary, "Connection refused", "no store was named", "--lease-dir"),
         Mistake(
+            "TWILLD lease list --etcd-endpoints 127.0.0.1:1", .temporary, "127.0.0.1:1: Connection refused"),
+        Mistake(
             "TWILLD lease list --etcd-endpoints ftp://10.9.0.5", .configuration,
             #""ftp://10.9.0.5" is no URL such as"#),
         Mistake(
@@ -108,6 +110,14 @@ import Testing
             "FAIL  store", "Connection refused", "1 FAIL"),
         Mistake(
             "TWILLD check --iface eth0 --lease-dir DIR/store", nil, "ok    store", "10.66.0.0/16", "0 FAIL"),
+        // What flannel's mk-docker-opts.sh takes.
+        Mistake(
+            #"printf 'FLANNEL_SUBNET=10.66.3.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=true\n' >DIR/s; "#
+                + "TWILLD docker-opts -f DIR/s -d DIR/docker -c -k OPTS; cat DIR/docker",
+            nil, #"OPTS=" --bip=10.66.3.1/24 --ip-masq=false --mtu=1472 ""#),
+        Mistake("TWILLD docker-opts -f DIR/none", .unavailable, "there is no DIR/none"),
+        Mistake("TWILLD docker-opts -k 'a b'", .usage, "is no name of a variable"),
+        Mistake("TWILLD --vmodule Leases", .usage, #"--vmodule is "Leases"; it is NAME=LEVEL"#),
         Mistake("TWILLD completion bash", nil, "complete -o filenames"),
     ]
 

@@ -70,12 +70,12 @@ package final class Simulation {
     package func addNode(
         _ address: String, identity: UInt32? = nil, port: UInt16? = nil, previous: String? = nil,
         lossPolicy: LeaseOptions.LossPolicy = .reacquire, renewalMargin: Duration = .seconds(3_600),
-        underlayAddress: String? = nil, identityProblem: Problem? = nil
+        underlayAddress: String? = nil, identityProblem: Problem? = nil, hostName: String? = nil
     ) -> SimulatedNode {
         let identity = NodeIdentity(number: identity ?? UInt32(nodes.count + 1))
         let announcement = NodeAnnouncement(
             publicAddress: IPv4Address(address)!, port: port,
-            underlayAddress: underlayAddress.flatMap { IPv4Address($0) })
+            underlayAddress: underlayAddress.flatMap { IPv4Address($0) }, hostName: hostName)
         let node = SimulatedNode(
             simulation: self, number: nodes.count, identity: identity,
             previous: previous.flatMap { LeaseSubnet(key: $0) }, announcement: announcement

@@ -141,6 +141,41 @@ struct LeaseMachineTests {
         #expect(simulation.entries.count == 1)
     }
 
+    @Test("nodes know each other by name; a lease of before gets the name, and of flanneld nobody asks one")
+    func hostNames() {
+        let simulation = Simulation(seed: 8)
+        simulation.put("10.66.77.0-24", #"{"PublicIP":"198.18.9.2"}"#)
+        simulation.put("10.66.78.0-24", #"{"PublicIP":"198.18.9.4"}"#)
+        let first = simulation.addNode("198.18.9.2", hostName: "first")
+        let second = simulation.addNode("198.18.9.3", hostName: "second")
+        simulation.run(for: .seconds(5))
+        #expect(
+            simulation.entries["10.66.77.0-24"]?.value
+                == #"{"PublicIP":"198.18.9.2","PublicIPv6":null,"TwillHost":"first"}"#)
+        #expect(second.table.peers.compactMap(\.name) == ["first"])
+        #expect(Set(first.table.peers.map(\.name)) == ["second", nil])
+        // It is written once, and then left alone.
+        let version = simulation.entries["10.66.77.0-24"]?.version
+        simulation.run(for: .seconds(600))
+        #expect(simulation.entries["10.66.77.0-24"]?.version == version)
+    }
+
+    @Test("why a node asks for its subnet is said to who asks: -v 1")
+    func decisions() {
+        let simulation = Simulation(seed: 8)
+        let fresh = simulation.addNode("198.18.9.2")
+        let returning = simulation.addNode("198.18.9.3", previous: "10.66.77.0-24")
+        simulation.put("10.66.78.0-24", #"{"PublicIP":"198.18.9.9"}"#)
+        let displaced = simulation.addNode("198.18.9.4", previous: "10.66.78.0-24")
+        simulation.run(for: .seconds(5))
+        func reasons(_ node: SimulatedNode) -> [String] {
+            node.reports.filter { $0.event == .leaseDecision }.compactMap { $0.fields["reason"] }
+        }
+        #expect(reasons(fresh).first?.hasPrefix("this node had none: one of the first ") == true)
+        #expect(reasons(returning) == ["the subnet of the last run, which is free"])
+        #expect(reasons(displaced).first?.hasPrefix("10.66.78.0/24 is another node's: one of ") == true)
+    }
+
     @Test("a reservation stays one when this node's port changes")
     func reservationRewritten() {
         let simulation = Simulation(seed: 8)

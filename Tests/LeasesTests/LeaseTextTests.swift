@@ -35,6 +35,23 @@ struct LeaseTextTests {
                 == #"{"PublicIP":"198.18.9.2","PublicIPv6":"fd00::2","BackendData":{"Port":9000}}"#)
     }
 
+    @Test("a host's name stands behind what flannel writes, and what is no such name is nowhere")
+    func hostNames() throws {
+        let address = IPv4Address("198.18.9.2")!
+        let json = #"{"PublicIP":"198.18.9.2","PublicIPv6":null,"TwillHost":"node-1.a_b"}"#
+        let named = LeaseValue(publicAddress: address, backend: UDPBackend.self, hostName: "node-1.a_b")
+        #expect(named.json == json)
+        #expect(try LeaseValue(parsing: json) == named)
+        for bad in ["", "a b", "x\u{1B}[2J", "\"", "ü", String(repeating: "a", count: 65)] {
+            let value = LeaseValue(publicAddress: address, backend: UDPBackend.self, hostName: bad)
+            #expect(value.hostName == nil && !value.json.contains("TwillHost"), "\(bad)")
+        }
+        for text in [#""a\u001b[2Jb""#, "7", "null", "{}", #""""#] {
+            let read = try LeaseValue(parsing: #"{"PublicIP":"198.18.9.2","TwillHost":\#(text)}"#)
+            #expect(read.hostName == nil, "\(text)")
+        }
+    }
+
     @Test("values are read in flannel's forms, old and new, with fields that twill does not know")
     func read() throws {
         let address = IPv4Address("198.18.9.2")!

@@ -70,7 +70,7 @@ struct PathTests {
             IPv4Prefix("10.66.5.0/24")!: IPv4Address("203.0.113.2")!,
             IPv4Prefix("10.66.6.0/24")!: IPv4Address("203.0.113.3")!,
         ]
-        await network.followPaths(to: peers, through: tunnel)
+        await network.followPaths(to: peers.mapValues { Endpoint(address: $0, port: 8285) }, through: tunnel)
         #expect(try await !node.run { try execute(Self.show) }.contains("10.66.5.0"))
 
         // A datagram too large for the router's far side, as the tunnel's are: the router answers with ICMP.
@@ -86,7 +86,7 @@ struct PathTests {
             return routes.contains("10.66.5.0/24") && routes.contains("mtu 1272")
         }
         #expect(try await !node.run { try execute(Self.show) }.contains("10.66.6.0"))
-        #expect(network.pathMTUs.narrow == [IPv4Prefix("10.66.5.0/24")!: 1300])
+        #expect(network.knownPaths.narrow == [IPv4Prefix("10.66.5.0/24")!: 1300])
 
         // Somebody takes it away: it comes back like everything else.
         try await node.run { try execute("ip route del 10.66.5.0/24") }
@@ -123,6 +123,37 @@ struct PathTests {
             #expect(try path("198.51.100.2") == nil)
             #expect(throws: NetlinkError.self) { try path("203.0.113.8") }
         }
+    }
+
+    /// A datagram that nobody takes, in one namespace, and what else ICMP says.
+    @Test func aRefusalIsHeardOfTheHostItselfAlone() async throws {
+        let node = try await NetworkNamespace.make()
+        let heard = try await node.run {
+            try execute("ip link set lo up")
+            guard let socket = RefusalSocket() else { return [Endpoint]() }
+            let sender = try DatagramSender()
+            try sender.send(to: "127.0.0.7", port: 8285, byteCount: 100)
+            try execute("ping -c 1 -W 1 127.0.0.8")
+            return socket.refusals()
+        }
+        #expect(heard == [Endpoint(address: IPv4Address("127.0.0.7")!, port: 8285)])
+
+        var message: [UInt8] = [
+            69, 0, 0, 56, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 2, 10, 0, 0, 1, 3, 3, 0, 0, 0, 0, 0, 0,
+        ]
+        message += [
+            69, 0, 0, 40, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0x20, 0x5D, 0x20, 0x5E, 0, 20,
+            0, 0,
+        ]
+        #expect(
+            RefusalSocket.refused(message[...]) == Endpoint(address: IPv4Address("10.0.0.2")!, port: 0x205E))
+        // Not of a router, not of another code, not about TCP, not cut off.
+        for (place, byte) in [(15, UInt8(9)), (21, 1), (20, 11), (37, 6)] {
+            var other = message
+            other[place] = byte
+            #expect(RefusalSocket.refused(other[...]) == nil, "\(place)")
+        }
+        for count in 0..<52 { #expect(RefusalSocket.refused(message.prefix(count)) == nil, "\(count)") }
     }
 
     @Test func aProbeIsKnownByItsAnswer() async throws {

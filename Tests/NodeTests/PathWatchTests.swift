@@ -16,6 +16,8 @@ import Testing
         var traffic = PathTraffic(sentBytes: 0, receivedPackets: 0)
         /// Whether pods there answer what pods here send.
         var podsAnswer = true
+        /// Whether the host there says that nobody listens on the peer's port.
+        var hostRefuses = false
 
         init(limit: Int, answers: Bool = true, probes: Bool = true) {
             watch = PathWatch(timing: PathTiming(), probes: probes)
@@ -43,6 +45,7 @@ import Testing
                             watch.takeAnswer(from: subnet.address, sequence: probe.sequence, at: now)
                         }
                     }
+                    if hostRefuses { watch.takeRefusal(of: subnet, at: now) }
                     now += .milliseconds(20)
                 }
             }
@@ -125,6 +128,31 @@ import Testing
         scene.podsAnswer = true
         scene.pass(seconds: 2, bytesPerSecond: 84)
         #expect(scene.problems.isEmpty)
+    }
+
+    @Test func aHostThatRefusesIsToldOnlyWhileThePeerIsSilent() throws {
+        var scene = Scene(limit: 1472, answers: false)
+        scene.podsAnswer = false
+        scene.hostRefuses = true
+        scene.pass(seconds: 300)
+        #expect(!scene.watch.isAnybodyUnheard && scene.watch.silent.isEmpty)
+        scene.pass(seconds: 8, bytesPerSecond: 84)
+        #expect(scene.watch.isAnybodyUnheard && scene.watch.silent.isEmpty)
+        scene.pass(seconds: 12, bytesPerSecond: 84)
+        #expect(scene.watch.silent == [Self.subnet: .refused])
+        #expect(try #require(scene.problems.first).contains("its host says that nobody listens"))
+        // Its firewall drops now what it refused before.
+        scene.hostRefuses = false
+        scene.pass(seconds: 302, bytesPerSecond: 84)
+        #expect(scene.watch.silent == [Self.subnet: .unanswered])
+        #expect(try #require(scene.problems.first).contains("neither one nor an answer to a probe"))
+        scene.hostRefuses = true
+        scene.pass(seconds: 2, bytesPerSecond: 84)
+        #expect(scene.watch.silent == [Self.subnet: .refused])
+        // It is heard: what its host is said to say, by whomever, is not believed.
+        scene.podsAnswer = true
+        scene.pass(seconds: 300, bytesPerSecond: 100_000)
+        #expect(scene.watch.silent.isEmpty && scene.problems.isEmpty && !scene.watch.isAnybodyUnheard)
     }
 
     @Test func aPeerThatIsHeardAndAnswersNoProbeIsLeftAlone() {

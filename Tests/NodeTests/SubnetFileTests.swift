@@ -214,5 +214,18 @@ import Testing
         var masquerading = file
         masquerading.masquerades = true
         #expect(values(of: masquerading).dockerOptions[1] == "--ip-masq=false")
+        #expect(
+            values(of: masquerading).dockerEnvironment(
+                key: "OPTS", isEachNamed: true, omitsMasquerading: false)
+                    == """
+                    DOCKER_OPT_BIP="--bip=10.66.28.1/24"
+                    DOCKER_OPT_IPMASQ="--ip-masq=false"
+                    DOCKER_OPT_MTU="--mtu=1472"
+                    OPTS=" --bip=10.66.28.1/24 --ip-masq=false --mtu=1472 "
+
+                    """)
+        #expect(
+            values(of: masquerading).dockerEnvironment(key: nil, isEachNamed: true, omitsMasquerading: true)
+                == "DOCKER_OPT_BIP=\"--bip=10.66.28.1/24\"\nDOCKER_OPT_MTU=\"--mtu=1472\"\n")
     }
 }

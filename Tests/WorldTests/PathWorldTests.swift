@@ -1,5 +1,8 @@
+import FoundationEssentials
+import Glibc
 import Kit
 import NetworkNamespaces
+import NodeDaemon
 import Telemetry
 import Testing
 
@@ -204,6 +207,36 @@ struct PathWorldTests {
         #expect(pair.daemons[1].status?.problems == [])
         try await router.setPassing(true)
         try await pair.daemons[0].healed()
+    }
+
+    /// The daemon is gone and its machine is there, which says so.
+    @Test func aPeerWhoseHostRefusesIsNamedAndCounted() async throws {
+        let pair = try await Pair(Lab(), flags: ["--v=1", ""], probesOften: true)
+        let name = try #require(pair.daemons[0].status?.peers.first?.name)
+        #expect(name == HostName.own)
+        pair.daemons[1].signal(SIGKILL)
+        _ = try await pair.daemons[1].exitStatus()
+        try await pair.pods[0].run(
+            "ping -n -i 0.2 -w 40 \(pair.pods[1].address) >/dev/null 2>&1 & sleep 0.1")
+        try await pair.daemons[0].problem(
+            "peer \(pair.subnets[1])", "172.20.32.102", "nobody listens on the UDP port of its lease")
+        let status = try #require(pair.daemons[0].status)
+        #expect(status.peers.map(\.silence) == ["refused"] && status.isReady)
+        let silent = pair.daemons[0].metrics.filter { $0.name == "twill_silent_peers" }
+        #expect(
+            silent.reduce(into: [:]) { $0[$1.labels["kind"] ?? ""] = $1.value } == [
+                "unanswered": 0, "refused": 1,
+            ])
+        // It runs again, and is heard.
+        let again = try await pair.lab[2].start()
+        try await again.ready()
+        try await pair.daemons[0].healed()
+        #expect(pair.daemons[0].status?.peers.map(\.silence) == [nil])
+        // With -v 1 the log says what was decided.
+        for event in ["lease_decision", "item_set", "peer_added"] {
+            #expect(pair.daemons[0].log.contains("debug event=\(event) "), "\(event)")
+            #expect(!pair.daemons[1].log.contains(" event=\(event) "), "\(event)")
+        }
     }
 
     @Test func aPeerThatAnswersNoProbeIsNoProblem() async throws {

@@ -124,6 +124,9 @@ struct PeerDiagnosisTests {
         let daemons = try await lab.start()
         let subnet = try #require(daemons[1].status?.lease?.subnet)
         let pod = subnet.replacing(".0/24", with: ".77")
+        // All nodes of a lab are on one machine, and so of one name.
+        let everybody = try await document("ping \(try #require(HostName.own))", on: lab[1])
+        #expect(everybody.peers.count == 2)
         for name in [subnet, subnet.replacing("/", with: "-"), lab[2].address, pod] {
             let document = try await document("ping \(name)", on: lab[1])
             #expect(document.peers.map(\.subnet) == [subnet], "\(name)")

@@ -102,7 +102,9 @@ struct Run: ParsableCommand {
 
     @Option(
         name: .customLong("variant"),
-        help: ArgumentHelp("One more twill, to compare with; repeatable.", valueName: "name=flags"))
+        help: ArgumentHelp(
+            "One more twill, to compare with: other flags, or another program and flags; repeatable.",
+            valueName: "name=[program] flags"))
     var variants: [String] = []
 
     @Option(

@@ -8,8 +8,11 @@ extension Run {
         let asked = try variants.map { variant in
             let parts = variant.split(separator: "=", maxSplits: 1)
             guard parts.count == 2 else { throw ValidationError("--variant \(variant): NAME=FLAGS") }
-            let more = parts[1].split(separator: " ").map(String.init)
-            return Candidate.twill(name: String(parts[0]), program: twilld, flags: flags + more)
+            var more = parts[1].split(separator: " ").map(String.init)
+            // A flag begins with a hyphen: what does not is another twilld.
+            let other = more.first.flatMap { $0.hasPrefix("-") ? nil : $0 }
+            if other != nil { more.removeFirst() }
+            return Candidate.twill(name: String(parts[0]), program: other ?? twilld, flags: flags + more)
         }
         let forwarders: [Candidate] = [
             .baseline(name: "baseline", batch: 1, mtu: mtu, nodes: nodes),

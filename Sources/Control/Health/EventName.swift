@@ -54,9 +54,12 @@ public enum EventName: String, Sendable, CaseIterable, CustomStringConvertible {
     case peerAdded = "peer_added"
     case peerRemoved = "peer_removed"
     case ownLeaseChanged = "own_lease_changed"
+    case packetDropped = "packet_dropped"
 
     // MARK: The kernel's state
 
+    case itemSet = "item_set"
+    case itemWithdrawn = "item_withdrawn"
     case restored = "restored"
     case cannotRestore = "cannot_restore"
     case cannotWithdraw = "cannot_withdraw"
@@ -77,6 +80,7 @@ public enum EventName: String, Sendable, CaseIterable, CustomStringConvertible {
 
     // MARK: This node's lease
 
+    case leaseDecision = "lease_decision"
     case leaseAcquired = "lease_acquired"
     case leaseRenewed = "lease_renewed"
     case leaseReleased = "lease_released"

@@ -12,16 +12,19 @@ public struct NodeAnnouncement: Sendable, Hashable {
     public var port: UInt16?
     /// The address that the node has on its underlay, where that is not `publicAddress`; nobody is told.
     public var underlayAddress: IPv4Address?
+    /// What the node is called, for people; nil for nothing.
+    public var hostName: String?
 
     /// Makes an announcement.
     public init(
         publicAddress: IPv4Address, publicIPv6Address: IPv6Address? = nil, port: UInt16? = nil,
-        underlayAddress: IPv4Address? = nil
+        underlayAddress: IPv4Address? = nil, hostName: String? = nil
     ) {
         self.publicAddress = publicAddress
         self.publicIPv6Address = publicIPv6Address
         self.port = port
         self.underlayAddress = underlayAddress
+        self.hostName = hostName
     }
 
     /// Where this node is reached, by others and by itself.

@@ -18,7 +18,8 @@ extension LeaseMachine {
         LeaseValue(
             publicAddress: announcement.publicAddress, publicIPv6Address: announcement.publicIPv6Address,
             backend: type(of: backend),
-            data: backend.data(for: subnet.ipv4, ownPort: announcement.port))
+            data: backend.data(for: subnet.ipv4, ownPort: announcement.port),
+            hostName: announcement.hostName)
     }
 
     /// How packets are carried; as flannel's usual configuration has it before there is one.
@@ -194,10 +195,17 @@ extension LeaseMachine {
         if let record = candidates.first(where: { $0.subnet.map(configuration.admits) ?? false }),
             let subnet = record.subnet
         {
+            decide(
+                "\(subnet)",
+                isOwn(record)
+                    ? "the \(record.isReservation ? "reservation" : "lease") that this node has"
+                    : "the subnet of the last run, whose lease announces this node's address with another identity"
+            )
             return takeOver(record, of: subnet, now: now)
         }
         for record in candidates where isOwn(record) {
             if !record.isReservation {
+                decide(record.entry.key, "this node's lease, which does not fit the network: it is deleted")
                 return .delete(key: record.entry.key, version: record.entry.version)
             }
             say(
@@ -207,14 +215,31 @@ extension LeaseMachine {
                     .reservationDoesNotFit,
                     ["key": record.entry.key, "network": "\(configuration.network)"]))
         }
-        if let wanted = memory.wanted, configuration.admits(wanted),
-            !(search?.taken.contains(wanted) ?? false), !memory.yielded.contains(wanted),
-            register.isFree(wanted)
-        {
-            return .create(
-                key: wanted.key, value: ownValue(for: wanted).json, timeToLive: options.timeToLive)
+        guard let wanted = memory.wanted else {
+            return creation(in: configuration, because: "this node had none", now: now)
         }
-        return creation(in: configuration, now: now)
+        if let hindrance = hindrance(to: wanted, in: configuration) {
+            return creation(in: configuration, because: "\(wanted) \(hindrance)", now: now)
+        }
+        decide("\(wanted)", "the subnet of the last run, which is free")
+        return .create(
+            key: wanted.key, value: ownValue(for: wanted).json, timeToLive: options.timeToLive)
+    }
+
+    /// Why this node does not ask for the subnet of its last run again, as the end of a sentence that begins with it;
+    /// nil where it does.
+    private func hindrance(to wanted: LeaseSubnet, in configuration: NetworkConfiguration) -> String? {
+        if !configuration.admits(wanted) { return "does not fit the network" }
+        if memory.yielded.contains(wanted) { return "was left to another node" }
+        if search?.taken.contains(wanted) ?? false { return "was taken a moment ago" }
+        return register.isFree(wanted) ? nil : "is another node's"
+    }
+
+    /// A line for whoever looks for a fault (`-v 1`): which subnet, and why that one.
+    private mutating func decide(_ subnet: String, _ reason: String) {
+        say(
+            "decision", subnet + reason,
+            LeaseReport(.debug, .leaseDecision, ["subnet": subnet, "reason": reason]))
     }
 
     /// Whether this node rather takes over the entry `left` than `right`: one that names it goes before one of a
@@ -264,7 +289,9 @@ extension LeaseMachine {
     }
 
     /// One of the first free subnets, at random.
-    private mutating func creation(in configuration: NetworkConfiguration, now: Instant) -> Write? {
+    private mutating func creation(
+        in configuration: NetworkConfiguration, because reason: String, now: Instant
+    ) -> Write? {
         if let until = search?.pausedUntil, until > now { return nil }
         let taken = search?.taken ?? []
         let free = register.freeSubnets(
@@ -283,6 +310,7 @@ extension LeaseMachine {
                     ]))
             return nil
         }
+        decide("\(subnet)", "\(reason): one of the first \(free.count) free ones, by lot")
         return .create(
             key: subnet.key, value: ownValue(for: subnet).json, timeToLive: options.timeToLive)
     }

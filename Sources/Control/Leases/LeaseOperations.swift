@@ -17,6 +17,8 @@ public struct LeaseOperations: Sendable {
         public var value: String
         /// Where its peers send to, where the entry names it.
         public var endpoint: Endpoint?
+        /// What its node is called; nil where the entry does not tell.
+        public var name: String?
         /// The node that holds it; nil where flanneld or a person wrote it.
         public var holder: NodeIdentity?
         /// Whether it has no time to live.
@@ -51,7 +53,7 @@ public struct LeaseOperations: Sendable {
             if case .expiring(let left) = record.entry.lifetime { remaining = left }
             return Listing(
                 key: record.entry.key, value: record.entry.value,
-                endpoint: record.endpoint(defaultPort: port),
+                endpoint: record.endpoint(defaultPort: port), name: (try? record.value.get())?.hostName,
                 holder: record.entry.holder, isReservation: record.isReservation, remaining: remaining,
                 problem: problem)
         }

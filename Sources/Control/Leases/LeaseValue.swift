@@ -4,7 +4,8 @@ import JSON
 
 /// What a node announces in its lease: the JSON value of the lease's key.
 ///
-/// Read tolerantly (any key case, unknown fields, absent ones), written exactly as flannel writes it.
+/// Read tolerantly (any key case, unknown fields, absent ones), written exactly as flannel writes it, with one key
+/// of twill's own behind that, which flannel passes over: `TwillHost`. ADR 100.
 public struct LeaseValue: Sendable, Hashable {
     /// `PublicIP`: where peers send to.
     public var publicAddress: IPv4Address
@@ -17,6 +18,9 @@ public struct LeaseValue: Sendable, Hashable {
     /// `BackendData`: what the node announces for its backend; nil for nothing.
     package var announced: BackendAnnouncement?
 
+    /// `TwillHost`: what the node is called; nil where it does not tell.
+    public private(set) var hostName: String?
+
     /// The port of this node alone; nil for the network configuration's.
     public var port: UInt16? { announced?.value.port }
 
@@ -25,15 +29,35 @@ public struct LeaseValue: Sendable, Hashable {
     /// - Parameters:
     ///   - backend: the backend that the node carries packets by.
     ///   - data: what the node announces for it; nil for nothing.
+    ///   - hostName: what the node is called; what is no host name is left out.
     package init(
         publicAddress: IPv4Address, publicIPv6Address: IPv6Address? = nil, backend: any Backend.Type,
-        data: (any BackendData)? = nil
+        data: (any BackendData)? = nil, hostName: String? = nil
     ) {
         self.publicAddress = publicAddress
         self.publicIPv6Address = publicIPv6Address
         backendName = backend.typeName
         backendType = backend.announcedType
         announced = data.map { BackendAnnouncement($0) }
+        self.hostName = hostName.flatMap { LeaseValue.isHostName($0) ? $0 : nil }
+    }
+
+    /// Bytes of a host name, at most (`HOST_NAME_MAX` of Linux).
+    private static let hostNameBytes = 64
+
+    /// Whether a text is what hosts are called: letters, digits, `-`, `.` and `_` of ASCII. Nothing else gets from a
+    /// store into a terminal by this way.
+    private static func isHostName(_ text: String) -> Bool {
+        (1...hostNameBytes).contains(text.utf8.count)
+            && text.utf8.allSatisfy { byte in
+                switch byte {
+                case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                    UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"), UInt8(ascii: "."),
+                    UInt8(ascii: "_"):
+                    true
+                default: false
+                }
+            }
     }
 
     /// Parses the value of a node's lease.
@@ -64,16 +88,19 @@ public struct LeaseValue: Sendable, Hashable {
         let data = try LeaseValueError.translating { () throws(BackendError) in
             try backend.data(reading: value["BackendData"])
         }
-        self.init(publicAddress: parsed, publicIPv6Address: ipv6, backend: backend, data: data)
+        self.init(
+            publicAddress: parsed, publicIPv6Address: ipv6, backend: backend, data: data,
+            hostName: value["TwillHost"]?.text)
     }
 
     /// The value as flannel writes it: `{"PublicIP":"198.18.9.2","PublicIPv6":null}`, then `BackendType` where the
-    /// backend writes it, and `BackendData` where there is something to announce.
+    /// backend writes it, and `BackendData` where there is something to announce; then twill's own `TwillHost`.
     public var json: String {
         let ipv6 = publicIPv6Address.map { "\"\($0)\"" } ?? "null"
         let type = backendType.map { ",\"BackendType\":\"\($0)\"" } ?? ""
         let data = announced.map { ",\"BackendData\":\($0.value.json)" } ?? ""
-        return "{\"PublicIP\":\"\(publicAddress)\",\"PublicIPv6\":\(ipv6)\(type)\(data)}"
+        let name = hostName.map { ",\"TwillHost\":\"\($0)\"" } ?? ""
+        return "{\"PublicIP\":\"\(publicAddress)\",\"PublicIPv6\":\(ipv6)\(type)\(data)\(name)}"
     }
 }
 

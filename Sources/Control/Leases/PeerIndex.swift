@@ -209,6 +209,7 @@ extension LeaseRegister.Record {
                 subnet: subnet, endpoint: endpoint,
                 isTwill: entry.holder != nil || value.port != nil || isReservation)
             peer.announced = value.announced
+            peer.name = value.hostName
             return .success(peer)
         }
     }

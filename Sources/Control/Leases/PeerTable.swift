@@ -69,6 +69,8 @@ public struct Peer: Sendable, Hashable {
     /// Whether the node runs twill, as far as its entry tells: flanneld writes neither a holder nor a port. A
     /// reservation, which a person wrote, tells nothing and counts as twill's.
     public var isTwill: Bool
+    /// What the node is called; nil where nothing tells.
+    public var name: String?
     /// What it announced for the network's backend; nil for nothing.
     package var announced: BackendAnnouncement?
 

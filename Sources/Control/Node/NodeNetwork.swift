@@ -84,14 +84,18 @@ public actor NodeNetwork {
 
     // The paths to the peers (FollowedPaths.swift).
 
-    /// Which of them are narrow.
-    public nonisolated let pathMTUs = PathMTUs()
+    /// Which of them are narrow, or lead to silent peers.
+    public nonisolated let knownPaths = KnownPaths()
     let pathKicks: AsyncStream<Void>
     let pathKick: AsyncStream<Void>.Continuation
     var pathTunnel: TunnelSettings?
     var pathWatch: PathWatch
     var pathQuestions = PathQuestions()
     var pathProbes: PathProbeSocket?
+    /// Where each peer is sent to, by its subnet.
+    var pathEndpoints: [IPv4Prefix: Endpoint] = [:]
+    /// Tells which hosts say that nobody listens on a port, from when a peer is silent on.
+    var refusals: RefusalSocket?
     var narrowPaths: [NarrowPathRoute]
     var underlay: Underlay? { watch?.underlay }
 

@@ -129,6 +129,16 @@ extension MetricsText {
                 "Nodes that have no twill_peer_ series here: all, where there are more than --metrics-peers.",
             isShown ? 0 : Double(status.peers.count))
         guard isShown, !counted.isEmpty else { return }
+        add(
+            "twill_peer_info", .gauge,
+            help: "Always 1; the labels tell where a peer is and what it is called.",
+            status.peers.map { peer in
+                Sample(
+                    1,
+                    labels: [
+                        ("subnet", peer.subnet), ("endpoint", peer.endpoint), ("node", peer.name ?? ""),
+                    ])
+            })
         func family(
             _ name: String, _ kind: Kind, _ help: String, _ value: (NodeStatus.Traffic) -> Double?
         ) {

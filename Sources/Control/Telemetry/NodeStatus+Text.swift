@@ -173,6 +173,7 @@ extension NodeStatus {
         }
         for peer in peers.prefix(limit) {
             lines.append(row(peer.subnet, peer.endpoint, peer.name, peer.traffic))
+            if let silence = peer.silence { lines.append("    \(silence)") }
             if let pathMTU = peer.pathMTU { lines.append("    path MTU \(pathMTU)") }
         }
         if peers.count > limit { lines.append("  and \(peers.count - limit) more") }

@@ -55,6 +55,8 @@ public struct NodeStatus: Codable, Sendable, Equatable {
     public var loss: Loss?
     /// The last packets that were dropped for each reason, the newest first; nil from a release that does not tell.
     public var offenders: [Offender]?
+    /// The kernel's release; nil from a release that does not tell.
+    public var kernelRelease: String?
 
     /// Of this release.
     public static let schemaVersion = 1
@@ -115,11 +117,13 @@ extension NodeStatus {
     /// here.
     static let metrics: [Metric] = [
         Metric(
-            "twill_build_info", .gauge, "Always 1; the labels tell the release, its commit and its build.",
+            "twill_build_info", .gauge,
+            "Always 1; the labels tell the release, its commit and build, the engine and the kernel.",
             samples: { status in
                 let labels = [
                     ("version", status.version), ("commit", status.commit ?? ""),
-                    ("build", status.build ?? ""),
+                    ("build", status.build ?? ""), ("engine", status.engine?.name ?? ""),
+                    ("kernel", status.kernelRelease ?? ""),
                 ]
                 return [.init(1, labels: labels)]
             }),
@@ -139,6 +143,14 @@ extension NodeStatus {
             "twill_narrow_paths", .gauge,
             "Nodes that the tunnel's full size does not reach; twilld status says what does."
         ) { Double($0.peers.count { $0.pathMTU != nil }) },
+        Metric(
+            "twill_silent_peers", .gauge,
+            "Nodes that packets go to and nothing comes back from, by what is known of them.",
+            samples: { status in
+                ["unanswered", "refused"].map { kind in
+                    .init(Double(status.peers.count { $0.silence == kind }), labels: [("kind", kind)])
+                }
+            }),
         Metric(
             "twill_skipped_leases", .gauge,
             "Entries of the store that are no peers; twilld status says why."
@@ -332,6 +344,9 @@ extension NodeStatus {
         public var kernelPath: Bool?
         /// What the node is called; nil where nobody told, and from a release that does not tell.
         public var name: String?
+        /// `unanswered`: packets go to it, and nothing comes back; `refused`: its host says besides that nobody listens
+        /// on its UDP port. Nil where it is heard or nothing goes to it, and from a release that does not tell.
+        public var silence: String?
 
         /// Makes a peer.
         public init(

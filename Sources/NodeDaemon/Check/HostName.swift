@@ -1,8 +1,18 @@
 import Addresses
 import Glibc
 
-/// What an address is called, asked of the machine's resolver.
+/// What machines are called: this one, and an address, which the machine's resolver is asked for.
 package enum HostName {
+    /// The name of this machine, without the domain; nil where it has none.
+    package static var own: String? {
+        var name = utsname()
+        guard uname(&name) == 0 else { return nil }
+        let whole = withUnsafeBytes(of: &name.nodename) {
+            String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+        }
+        return whole.split(separator: ".").first.map(String.init)
+    }
+
     /// The name of a host, without the domain; nil where nobody knows one. It may take as long as a name server does.
     ///
     /// - Parameter address: IPv4 or IPv6, in brackets or without.

@@ -84,7 +84,7 @@ package enum MachineCheck {
     @available(*, noasync, message: "it blocks: use onThread")
     static func kernelFindings(isOfKubernetes: Bool) -> [Finding] {
         var findings = [
-            Finding.kernel(release: release()),
+            Finding.kernel(release: kernelRelease()),
             .rights(Rights.problem()),
             Finding.uringAllowed(
                 setting: setting("/proc/sys/kernel/io_uring_disabled"), isRoot: geteuid() == 0),
@@ -187,7 +187,8 @@ package enum MachineCheck {
         }
     }
 
-    private static func release() -> String {
+    /// The kernel's release; empty where it does not tell.
+    static func kernelRelease() -> String {
         var name = utsname()
         guard uname(&name) == 0 else { return "" }
         return withUnsafeBytes(of: &name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }

@@ -111,13 +111,14 @@ package struct PeerDiagnosis: Sendable {
         guard !names.isEmpty else { return all }
         var chosen: [ExaminedPeer] = []
         for name in names {
-            let matching = all.filter { isNamed($0, name) }
+            let called = Set(status.peers.filter { $0.name == name }.map(\.subnet))
+            let matching = all.filter { called.contains($0.subnet) || isNamed($0, name) }
             guard !matching.isEmpty else {
                 let some = all.prefix(5).map { "\($0.subnet) at \($0.endpoint.address)" }
                 throw ExitFailure(
                     .usage,
-                    "no peer is called \(name.printable): name a subnet, a node's underlay address or a pod's "
-                        + "address"
+                    "no peer is called \(name.printable): name a node, its subnet, its underlay address or a "
+                        + "pod's address"
                         + (some.isEmpty
                             ? "; this node has no peers" : ", such as \(some.joined(separator: ", "))")
                 )

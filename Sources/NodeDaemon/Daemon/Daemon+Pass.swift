@@ -229,16 +229,15 @@ extension Daemon {
     ///
     /// - Parameter tunnel: the data plane's device; nil where there is none.
     private func followPaths(_ node: NodeNetwork, through tunnel: TunnelSettings?) async {
-        let addresses =
+        let endpoints =
             tunnel == nil
             ? [:]
             : Dictionary(
-                table.peers.compactMap { peer in peer.endpoint.address.v4.map { (peer.subnet.ipv4, $0) } },
-                uniquingKeysWith: { first, _ in first })
-        let paths = FollowedPeers(addresses: addresses, tunnel: tunnel)
+                table.peers.map { ($0.subnet.ipv4, $0.endpoint) }, uniquingKeysWith: { first, _ in first })
+        let paths = FollowedPeers(endpoints: endpoints, tunnel: tunnel)
         if paths == stage.paths { return }
         stage.paths = paths
-        await node.followPaths(to: addresses, through: paths.tunnel)
+        await node.followPaths(to: endpoints, through: paths.tunnel)
     }
 
     /// Says what a new `subnet.env` means for pods. Before the node was ready once, a file that can never be written ends

@@ -43,6 +43,7 @@ extension Daemon {
         var tooLarge = TooLargeWatch()
         var traffic = PathTrafficChanges()
         var seconds = 0
+        var dropped = DroppedPacketLog()
         while true {
             try await Task.sleep(for: .seconds(1))
             seconds = (seconds + 1) % Daemon.descriptorSeconds
@@ -53,6 +54,7 @@ extension Daemon {
             health.set(
                 Component(.underlay, "MTU"), tooLarge.problem(interface: underlay.interfaceName, at: now))
             if let counters { reportFallbacks(in: counters) }
+            if logger.logLevel <= .debug { log(&dropped, at: now) }
             if let totals = observation.sampleTraffic() {
                 await node.noteTraffic(traffic.news(in: totals))
             }
@@ -89,6 +91,15 @@ extension Daemon {
                 ])
             guard stage.dataPlane === dataPlane else { return }
             await onThread { try? dataPlane.restart(worker: worker) }
+        }
+    }
+
+    /// Debug lines (-v 1) for packets that were dropped.
+    private func log(_ dropped: inout DroppedPacketLog, at now: ContinuousClock.Instant) {
+        guard let dataPlane = stage.dataPlane else { return }
+        let counters = dataPlane.counters()
+        for line in dropped.lines(counters, at: now, last: { dataPlane.lastDropped($0).first }) {
+            logger.debug(.packetDropped, metadata: line.mapValues { .string($0) })
         }
     }
 

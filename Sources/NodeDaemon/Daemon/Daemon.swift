@@ -84,7 +84,7 @@ actor Daemon {
 
     /// What the node's network is asked to follow the paths of.
     struct FollowedPeers: Equatable {
-        var addresses: [IPv4Prefix: IPv4Address]
+        var endpoints: [IPv4Prefix: Endpoint]
         var tunnel: TunnelSettings?
     }
 
@@ -156,7 +156,7 @@ actor Daemon {
         self.claim = claim
         let node = node
         let heartbeats = heartbeats
-        observation.update(node.pathMTUs)
+        observation.update(node.knownPaths)
         observation.update(node.itemStatuses)
         defer { heartbeats.forgetAll() }
 
@@ -287,7 +287,7 @@ actor Daemon {
     var announcement: NodeAnnouncement {
         NodeAnnouncement(
             publicAddress: underlay.publicAddress, publicIPv6Address: options.publicIPv6Address,
-            port: options.tunnel.port, underlayAddress: underlay.address)
+            port: options.tunnel.port, underlayAddress: underlay.address, hostName: HostName.own)
     }
 
     private func previousSubnet() async -> LeaseSubnet? {

@@ -27,7 +27,7 @@ final class Observation: Observable {
         var tunnel: NodeStatus.Tunnel?
         var samples = TrafficSamples()
         var kernelPath: AttachedKernelPath?
-        var paths: PathMTUs?
+        var paths: KnownPaths?
         var kernel: ItemStatuses?
         var losses = LossWatch()
     }
@@ -113,7 +113,7 @@ final class Observation: Observable {
 
     func update(_ kernelPath: AttachedKernelPath?) { knowledge.withLock { $0.kernelPath = kernelPath } }
 
-    func update(_ paths: PathMTUs) { knowledge.withLock { $0.paths = paths } }
+    func update(_ paths: KnownPaths) { knowledge.withLock { $0.paths = paths } }
 
     func update(_ kernel: ItemStatuses) { knowledge.withLock { $0.kernel = kernel } }
 
@@ -181,6 +181,7 @@ final class Observation: Observable {
                 reconnects: knowledge.reconnects))
         status.commit = Version.commit
         status.build = Version.build
+        status.kernelRelease = MachineCheck.kernelRelease()
         if let underlay = knowledge.underlay {
             status.underlay = NodeStatus.Underlay(
                 interface: underlay.interfaceName, address: "\(underlay.address)",
@@ -197,10 +198,14 @@ final class Observation: Observable {
         }
         let narrow = knowledge.paths?.narrow ?? [:]
         let able = knowledge.dataPlane?.kernelPath?.standing.able
-        status.peers = knowledge.table.peers.map {
-            NodeStatus.Peer(
-                subnet: "\($0.subnet)", endpoint: "\($0.endpoint)", pathMTU: narrow[$0.subnet.ipv4],
-                kernelPath: able?.contains($0.endpoint))
+        let silent = knowledge.paths?.silent ?? [:]
+        status.peers = knowledge.table.peers.map { known in
+            var peer = NodeStatus.Peer(
+                subnet: "\(known.subnet)", endpoint: "\(known.endpoint)", pathMTU: narrow[known.subnet.ipv4],
+                kernelPath: able?.contains(known.endpoint))
+            peer.name = known.name
+            peer.silence = silent[known.subnet.ipv4]?.rawValue
+            return peer
         }
         if let dataPlane = knowledge.dataPlane {
             status.kernelPath = NodeStatus.KernelPath(of: dataPlane, knowledge.kernelPath)

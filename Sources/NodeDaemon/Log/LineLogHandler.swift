@@ -3,15 +3,15 @@ import Health
 import Logging
 import Synchronization
 
-/// The least level that is logged; may be changed while loggers are in use.
+/// How much is logged; may be changed while loggers are in use.
 final class LogLevel: Sendable {
-    private let level: Mutex<Logger.Level>
+    private let verbosity: Mutex<LogVerbosity>
 
-    init(_ level: Logger.Level = .info) { self.level = Mutex(level) }
+    init(_ verbosity: LogVerbosity = LogVerbosity()) { self.verbosity = Mutex(verbosity) }
 
-    var current: Logger.Level {
-        get { level.withLock { $0 } }
-        set { level.withLock { $0 = newValue } }
+    var current: LogVerbosity {
+        get { verbosity.withLock { $0 } }
+        set { verbosity.withLock { $0 = newValue } }
     }
 }
 
@@ -26,8 +26,8 @@ final class LogLevel: Sendable {
 struct LineLogHandler: LogHandler {
     /// Shared by all copies of the handler: SIGHUP may change it.
     var logLevel: Logger.Level {
-        get { level.current }
-        set { level.current = newValue }
+        get { level.current.least }
+        set { level.current = LogVerbosity(newValue) }
     }
     var metadata: Logger.Metadata = [:]
     private let level: LogLevel
@@ -53,6 +53,7 @@ struct LineLogHandler: LogHandler {
     }
 
     func log(event: LogEvent) {
+        guard level.current.admits(event.level, loggedIn: event.file) else { return }
         let fields = metadata.merging(event.metadata ?? [:]) { _, new in new }
         var line = head.text(event.level, now: now)
         line += " event=" + LineLogHandler.quoted("\(event.message)")

@@ -64,7 +64,7 @@ final class Reload: Sendable {
         let changed = names.filter { before[$0] != reading.given[$0] }
         let taken = changed.intersection(liveNames).sorted()
         let rest = changed.subtracting(liveNames).sorted()
-        level.current = reading.options.observation.logLevel
+        level.current = reading.options.observation.logVerbosity
         await node.follow(resyncInterval: reading.options.rules.resyncInterval)
         await follow(reading.options)
         given.withLock { for name in taken { $0[name] = reading.given[name] } }

@@ -3,6 +3,21 @@ import Host
 import Telemetry
 
 extension MetricsText {
+    /// When this process began, in seconds since 1970; nil where `/proc` does not tell.
+    private static let processStart: Double? = {
+        // proc(5): the 22nd field of stat, ticks since the machine was started; the second may have spaces in it.
+        guard let stat = try? TextFile.read("/proc/self/stat"),
+            let machine = try? TextFile.read("/proc/stat"),
+            let ticks = stat[(stat.lastIndex(of: ")") ?? stat.startIndex)...].split(separator: " ").dropFirst(
+                20
+            )
+            .first.flatMap({ Double($0) }),
+            let boot = machine.split(separator: "\n").first(where: { $0.hasPrefix("btime ") })?
+                .dropFirst(6), let seconds = Double(boot)
+        else { return nil }
+        return seconds + ticks / Double(sysconf(Int32(_SC_CLK_TCK)))
+    }()
+
     /// Writes what the kernel says of this process, under the names that Prometheus's own client libraries use. What
     /// can't be read is left out.
     @available(*, noasync, message: "it blocks: use onThread")
@@ -23,6 +38,11 @@ extension MetricsText {
             add(
                 "process_resident_memory_bytes", .gauge, help: "Resident memory.",
                 Double(pages * sysconf(Int32(_SC_PAGESIZE))))
+        }
+        if let start = MetricsText.processStart {
+            add(
+                "process_start_time_seconds", .gauge, help: "When the process began, in seconds since 1970.",
+                start)
         }
         let limit = DescriptorLimit.current
         // Where there is none left to count them with, all are open.

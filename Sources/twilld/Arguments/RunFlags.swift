@@ -249,6 +249,7 @@ struct ObservationFlags: FlagGroup {
     static let flags: [GoFlag] =
         StatusSocketFlag.flags + [
             GoFlag("healthz-ip"), GoFlag("healthz-port"), GoFlag("metrics-peers"), GoFlag("v"),
+            GoFlag("vmodule"),
         ]
 
     @Option(
@@ -269,8 +270,15 @@ struct ObservationFlags: FlagGroup {
     @Option(
         name: .customLong("v"),
         help: ArgumentHelp(
-            "How much is logged: 0 events, 1 and 2 debug, 3 and above trace.", valueName: "level"))
+            "How much is logged: 0 events; 1 and above what was decided, about leases, routes, peers and packets.",
+            valueName: "level"))
     var verbosity = 0
+
+    @Option(
+        help: ArgumentHelp(
+            "More of what is logged in some modules: Leases=1,Reconciler=1; the names are ARCHITECTURE.md's.",
+            valueName: "pattern=level"))
+    var vmodule = ""
 
     /// The same for the daemon.
     var options: NodeOptions.Observation {
@@ -279,22 +287,39 @@ struct ObservationFlags: FlagGroup {
         observation.healthPort = UInt16(clamping: healthzPort)
         observation.peerMetricsLimit = metricsPeers
         observation.statusSocket = status.statusSocket
-        observation.logLevel = ObservationFlags.logLevel(verbosity: verbosity)
+        observation.logVerbosity = LogVerbosity(
+            ObservationFlags.logLevel(verbosity: verbosity), places: ObservationFlags.places(vmodule) ?? [])
         return observation
+    }
+
+    /// The places of `--vmodule`; nil where it is written wrongly.
+    static func places(_ text: String) -> [LogVerbosity.Place]? {
+        var places: [LogVerbosity.Place] = []
+        for part in text.split(separator: ",") {
+            let words = part.split(separator: "=", omittingEmptySubsequences: false)
+            guard words.count == 2, let pattern = words.first, !pattern.isEmpty,
+                let level = words.last.flatMap({ Int($0) })
+            else { return nil }
+            places.append(.init(String(pattern), logLevel(verbosity: level)))
+        }
+        return places
     }
 
     /// The level that `-v` asks for; flanneld's 0 shows what an operator needs.
     static func logLevel(verbosity: Int) -> Logger.Level {
         switch verbosity {
         case ...0: .info
-        case 1...2: .debug
-        default: .trace
+        default: .debug
         }
     }
 
     func validate() throws {
         guard (0...65_535).contains(healthzPort) else {
             throw ValidationError("--healthz-port is \(healthzPort); it is 1 to 65535, or 0 for none")
+        }
+        if ObservationFlags.places(vmodule) == nil {
+            throw ValidationError(
+                "--vmodule is \"\(vmodule)\"; it is NAME=LEVEL, with commas between several: Leases=1,Node=1")
         }
         if metricsPeers < 0 { throw ValidationError("--metrics-peers is negative; 0 is none") }
     }
@@ -303,12 +328,9 @@ struct ObservationFlags: FlagGroup {
 /// Flags of flanneld's logging library: taken, so that its unit files work, and without effect.
 struct LoggingFlags: FlagGroup {
     static let flags: [GoFlag] = [
-        GoFlag("vmodule"), GoFlag("log_backtrace_at"), GoFlag("logtostderr", .boolean),
+        GoFlag("log_backtrace_at"), GoFlag("logtostderr", .boolean),
         GoFlag("alsologtostderr", .boolean), GoFlag("stderrthreshold"), GoFlag("log_dir"),
     ]
-
-    @Option(help: ArgumentHelp("Without effect: names files of flanneld's source.", valueName: "patterns"))
-    var vmodule: String?
 
     @Option(
         name: .customLong("log_backtrace_at"),
@@ -340,7 +362,6 @@ struct LoggingFlags: FlagGroup {
     var ineffective: [NodeOptions.Ineffective] {
         let alone = "twilld logs to standard error alone"
         let advice: [(flag: String, isGiven: Bool, advice: String)] = [
-            ("vmodule", vmodule != nil, "use -v"),
             ("log_backtrace_at", backtracePlace != nil, "remove it"),
             ("logtostderr", logsToStandardError != nil, "\(alone): remove it"),
             ("alsologtostderr", alsoLogsToStandardError != nil, "\(alone): remove it"),

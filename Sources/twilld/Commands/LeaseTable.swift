@@ -12,7 +12,7 @@ struct LeaseTable {
                     listing.remaining.map { LeaseTable.hoursAndMinutes($0) } ?? "unknown"
                 }
             return [
-                listing.subnet, listing.endpoint.map { "\($0)" } ?? "-", ends,
+                listing.subnet, listing.name ?? "-", listing.endpoint.map { "\($0)" } ?? "-", ends,
                 listing.problem.map { "not used: \($0.printable)" }
                     ?? (listing.isReservation ? "reservation" : "lease"),
             ]
@@ -21,10 +21,10 @@ struct LeaseTable {
 
     /// Lines, each with its end.
     var text: String {
-        let all = [["SUBNET", "ENDPOINT", "ENDS IN", "STATE"]] + rows
-        let widths = (0..<3).map { column in (all.map { $0[column].count }.max() ?? 0) + 2 }
+        let all = [["SUBNET", "NODE", "ENDPOINT", "ENDS IN", "STATE"]] + rows
+        let widths = (0..<4).map { column in (all.map { $0[column].count }.max() ?? 0) + 2 }
         return all.map { row in
-            zip(row, widths).map { $0 + String(repeating: " ", count: $1 - $0.count) }.joined() + row[3]
+            zip(row, widths).map { $0 + String(repeating: " ", count: $1 - $0.count) }.joined() + row[4]
                 + "\n"
         }.joined()
     }
@@ -47,6 +47,7 @@ struct LeaseDocument: Encodable {
     struct Entry: Encodable {
         let subnet: String
         let key: String
+        let name: String?
         let endpoint: String?
         let holder: String?
         let isReservation: Bool
@@ -60,7 +61,7 @@ struct LeaseDocument: Encodable {
     init(_ listings: [LeaseOperations.Listing]) {
         leases = listings.map {
             Entry(
-                subnet: $0.subnet, key: $0.key, endpoint: $0.endpoint.map { "\($0)" },
+                subnet: $0.subnet, key: $0.key, name: $0.name, endpoint: $0.endpoint.map { "\($0)" },
                 holder: $0.holder.map { "\($0)" }, isReservation: $0.isReservation,
                 remainingSeconds: $0.remaining.map { $0 / .seconds(1) }, problem: $0.problem)
         }

@@ -22,7 +22,7 @@ struct Ping: FlagTaking {
 
     @Argument(
         help: ArgumentHelp(
-            "A peer's subnet, its underlay address, or the address of a pod on it; none for all peers.",
+            "A peer's name, subnet or underlay address, or the address of a pod on it; none for all peers.",
             valueName: "peer"))
     var peers: [String] = []
 

@@ -90,7 +90,7 @@ extension Run {
     /// The flags that a running daemon takes over.
     private static let liveFlags = Set(
         TuningFlags.flags.map(\.name) + RuleFlags.flags.map(\.name)
-            + ["v", "port", "mtu", "accept-any-source", "on-stop"])
+            + ["v", "vmodule", "port", "mtu", "accept-any-source", "on-stop"])
 
     /// The command line, the environment and the file of this process, for SIGHUP.
     private static var source: OptionsSource {

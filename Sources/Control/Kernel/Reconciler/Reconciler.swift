@@ -138,7 +138,11 @@ package final class Reconciler {
             throw ItemProblem(Problem(item.effect, "\(item.name): \(deviation)", remedy: ""))
         }
         try item.update(in: state, using: socket)
-        if !isFirstTime { log.notice(.restored, item: item.name, deviation) }
+        if isFirstTime {
+            log.debug(.itemSet, item: item.name, deviation)
+        } else {
+            log.notice(.restored, item: item.name, deviation)
+        }
         return deviation
     }
 
@@ -192,6 +196,7 @@ package final class Reconciler {
         for item in leaving {
             do {
                 try item.delete(using: socket)
+                log.debug(.itemWithdrawn, item: item.name, "it is no longer wanted")
                 health.forget(item.component)
                 statuses.forget(item.name)
             } catch {

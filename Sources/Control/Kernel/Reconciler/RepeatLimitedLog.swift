@@ -19,6 +19,11 @@ package struct RepeatLimitedLog {
     /// Writes to a logger.
     package init(logger: Logger) { self.logger = logger }
 
+    /// Says what helps to find a fault.
+    package mutating func debug(_ event: EventName, item: String, _ detail: String) {
+        say(.debug, event, item: item, detail)
+    }
+
     /// Says that something was done.
     package mutating func notice(_ event: EventName, item: String, _ detail: String) {
         say(.notice, event, item: item, detail)
@@ -38,6 +43,7 @@ package struct RepeatLimitedLog {
     }
 
     private mutating func say(_ level: Logger.Level, _ event: EventName, item: String, _ detail: String) {
+        guard logger.logLevel <= level else { return }
         let text = "\(event): \(detail)"
         let now = ContinuousClock.now
         if var last = said[item], last.text == text, now - last.time <= RepeatLimitedLog.interval {

@@ -1,5 +1,6 @@
 internal import Addresses
 internal import Backends
+import Health
 internal import JSON
 internal import Leases
 
@@ -192,6 +193,7 @@ struct PeerNodes {
         if case .object?? = value { isTwill = true }
         var peer = Peer(subnet: subnet, endpoint: endpoint, isTwill: isTwill)
         peer.announced = announced
+        peer.name = record.name.printable
         return peer
     }
 

@@ -121,11 +121,26 @@ public struct SubnetFileValues: Sendable, Hashable {
 
     /// Docker's options: `--bip=10.66.28.1/24`, `--ip-masq=true`, `--mtu=1472`, as flannel's mk-docker-opts has them:
     /// one for each value that is there. Docker masquerades where the daemon does not.
-    public var dockerOptions: [String] {
+    public var dockerOptions: [String] { namedDockerOptions.map(\.option) }
+
+    private var namedDockerOptions: [(name: String, option: String)] {
         [
-            subnet.map { "--bip=\($0.bridgeAddress)/\($0.length)" }, masquerades.map { "--ip-masq=\(!$0)" },
-            mtu.map { "--mtu=\($0)" },
-        ].compactMap(\.self)
+            ("BIP", subnet.map { "--bip=\($0.bridgeAddress)/\($0.length)" }),
+            ("IPMASQ", masquerades.map { "--ip-masq=\(!$0)" }), ("MTU", mtu.map { "--mtu=\($0)" }),
+        ].compactMap { name, option in option.map { (name, $0) } }
+    }
+
+    /// The same as a file for systemd's `EnvironmentFile=`, as flannel's mk-docker-opts writes it.
+    ///
+    /// - Parameters:
+    ///   - key: the variable that has all of them; nil for none.
+    ///   - isEachNamed: whether each has a variable of its own, `DOCKER_OPT_BIP`, too.
+    ///   - omitsMasquerading: whether `--ip-masq` is left out.
+    public func dockerEnvironment(key: String?, isEachNamed: Bool, omitsMasquerading: Bool) -> String {
+        let options = namedDockerOptions.filter { !(omitsMasquerading && $0.name == "IPMASQ") }
+        let each = isEachNamed ? options.map { "DOCKER_OPT_\($0.name)=\"\($0.option)\"\n" } : []
+        let all = key.map { ["\($0)=\" " + options.map { "\($0.option) " }.joined() + "\"\n"] } ?? []
+        return (each + all).joined()
     }
 }
 

@@ -4,15 +4,28 @@ import Netlink
 import Reconciler
 import Synchronization
 
-/// The paths to peers that are narrower than the tunnel, for whoever asks, from any thread.
-public final class PathMTUs: Sendable {
-    private let values = Mutex<[IPv4Prefix: Int]>([:])
+/// What is known of the paths to peers that is not as it should be, for whoever asks, from any thread.
+public final class KnownPaths: Sendable {
+    private let values = Mutex<(narrow: [IPv4Prefix: Int], silent: [IPv4Prefix: PeerSilence])>(([:], [:]))
 
     /// The MTU in bytes of the path to the node of each subnet, the tunnel's headers included; those that carry the
     /// tunnel's full size are not in it.
-    public var narrow: [IPv4Prefix: Int] { values.withLock { $0 } }
+    public var narrow: [IPv4Prefix: Int] { values.withLock { $0.narrow } }
 
-    func replace(_ narrow: [IPv4Prefix: Int]) { values.withLock { $0 = narrow } }
+    /// The peers that packets go to and nothing comes back from, by subnet.
+    public var silent: [IPv4Prefix: PeerSilence] { values.withLock { $0.silent } }
+
+    func replace(narrow: [IPv4Prefix: Int], silent: [IPv4Prefix: PeerSilence]) {
+        values.withLock { $0 = (narrow, silent) }
+    }
+}
+
+/// How a peer is silent that packets go to.
+public enum PeerSilence: String, Sendable, Hashable {
+    /// Neither a packet nor an answer to a probe comes back.
+    case unanswered
+    /// Its host says besides that nobody listens on its UDP port (ICMP "port unreachable").
+    case refused
 }
 
 extension NodeNetwork {
@@ -24,12 +37,14 @@ extension NodeNetwork {
     /// what ICMP errors say, and what they do not say, is found out by probes.
     ///
     /// - Parameters:
-    ///   - peers: each one's underlay address by its subnet.
+    ///   - peers: where each one is sent to, by its subnet.
     ///   - tunnel: the device that the peers are reached by; nil for none.
-    public func followPaths(to peers: [IPv4Prefix: IPv4Address], through tunnel: TunnelSettings?) {
+    public func followPaths(to peers: [IPv4Prefix: Endpoint], through tunnel: TunnelSettings?) {
         pathTunnel = peers.isEmpty ? nil : tunnel
+        pathEndpoints = pathTunnel == nil ? [:] : peers
         pathWatch.follow(
-            pathTunnel == nil ? [:] : peers, tunnelMTU: tunnel?.mtu ?? 0, overhead: tunnel?.overhead ?? 0)
+            pathEndpoints.compactMapValues(\.address.v4), tunnelMTU: tunnel?.mtu ?? 0,
+            overhead: tunnel?.overhead ?? 0)
         pathQuestions.follow(pathWatch.addresses)
         if pathProbes?.isBound(to: tunnel?.address ?? .any) != true { pathProbes = nil }
         askKernelAboutPaths(at: .now)
@@ -40,7 +55,9 @@ extension NodeNetwork {
     /// Takes what was carried to and from peers, of those at least where it is not what it was: which paths are
     /// looked at depends on it. To be called every few seconds.
     public func noteTraffic(_ traffic: [IPv4Prefix: PathTraffic]) {
-        pathWatch.take(traffic, at: .now)
+        let now = ContinuousClock.now
+        takeRefusals(at: now)
+        pathWatch.take(traffic, at: now)
         publishPaths()
         pathKick.yield()
     }
@@ -68,6 +85,7 @@ extension NodeNetwork {
         for answer in pathProbes?.answers() ?? [] {
             pathWatch.takeAnswer(from: answer.peer, sequence: answer.sequence, at: now)
         }
+        takeRefusals(at: now)
         let next = pathWatch.turn(at: now) { address, sequence, size in
             guard let tunnel = pathTunnel else { return false }
             if pathProbes == nil { pathProbes = PathProbeSocket(address: tunnel.address) }
@@ -76,6 +94,20 @@ extension NodeNetwork {
         publishPaths()
         if next != nil { return NodeNetwork.pauseBetweenTurns }
         return pathQuestions.due.map { max($0 - ContinuousClock.now, NodeNetwork.pauseBetweenTurns) }
+    }
+
+    /// Takes what hosts say of peers that are silent. Without CAP_NET_RAW they are not heard.
+    private func takeRefusals(at now: ContinuousClock.Instant) {
+        guard pathWatch.isAnybodyUnheard else {
+            refusals = nil
+            return
+        }
+        if refusals == nil { refusals = RefusalSocket() }
+        let refused = Set(refusals?.refusals() ?? [])
+        guard !refused.isEmpty else { return }
+        for (subnet, endpoint) in pathEndpoints where refused.contains(endpoint) {
+            pathWatch.takeRefusal(of: subnet, at: now)
+        }
     }
 
     private func askKernelAboutPaths(at now: ContinuousClock.Instant) {
@@ -111,7 +143,8 @@ extension NodeNetwork {
                 .sorted { $0.subnet < $1.subnet }
         }
         setNarrowPaths(wanted ?? [])
-        pathMTUs.replace(narrow.mapValues { $0 + (pathTunnel?.overhead ?? 0) })
+        knownPaths.replace(
+            narrow: narrow.mapValues { $0 + (pathTunnel?.overhead ?? 0) }, silent: pathWatch.silent)
         health.replace(
             .path, with: pathWatch.problems(underlay: (underlay?.interfaceName ?? "", underlay?.mtu ?? 0)))
     }

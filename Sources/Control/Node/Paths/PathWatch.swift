@@ -55,6 +55,9 @@ struct PathWatch {
         /// Answers no probe although it is heard: its path cannot be probed.
         var isSilent = false
         var isUnreachable = false
+        /// When its host said last that nobody listens on the peer's port.
+        var refused: ContinuousClock.Instant?
+        var isRefused: Bool { isUnreachable && refused != nil }
         /// Checks in a row in which nothing came back.
         var unansweredChecks = 0
     }
@@ -73,6 +76,8 @@ struct PathWatch {
     private var active: [IPv4Prefix] = []
     /// Peers that are looked at without traffic: narrow ones, and those that do not answer.
     private var watched: Set<IPv4Prefix> = []
+    /// How many peers packets go to and none comes from.
+    private var unheardCount = 0
     private var isChanged = false
     /// Narrow paths that the process before had found, inner sizes; each until its peer is followed.
     private var inherited: [IPv4Prefix: Int]
@@ -121,6 +126,7 @@ struct PathWatch {
             subnetsByAddress[address, default: []].append(subnet)
         }
         peers = kept
+        unheardCount = kept.values.count { $0.unheardSince != nil }
         active.removeAll { kept[$0]?.search.isBusy != true }
         queue.removeAll { kept[$0] == nil }
         queued = Set(queue)
@@ -175,6 +181,9 @@ struct PathWatch {
             if peer.isUnreachable, peer.lastSent.map({ $0 + PathWatch.idleAfter <= now }) ?? true {
                 peer.isUnreachable = false
                 keep(peer, of: subnet)
+            } else if let refused = peer.refused, refused + PathWatch.idleAfter <= now {
+                peer.refused = nil
+                keep(peer, of: subnet)
             }
             if let raise = peer.raise, raise <= now { enqueue(subnet) }
         }
@@ -197,6 +206,7 @@ struct PathWatch {
         if sent > 0 { peer.lastSent = now }
         if news.receivedPackets != before.receivedPackets {
             peer.unheardSince = nil
+            peer.refused = nil
             if peer.isUnreachable {
                 peer.isUnreachable = false
                 peer.uncheckedBytes = max(peer.uncheckedBytes, PathWatch.notableBytes)
@@ -227,11 +237,23 @@ struct PathWatch {
         keep(peer, of: subnet)
     }
 
+    /// Whether packets go to some peer and none comes from it: what its host says is worth hearing then.
+    var isAnybodyUnheard: Bool { unheardCount > 0 }
+
+    /// Takes it that a peer's host said that nobody listens on the peer's port. Of one that is heard nobody believes it.
+    mutating func takeRefusal(of subnet: IPv4Prefix, at now: ContinuousClock.Instant) {
+        guard var peer = peers[subnet], peer.unheardSince != nil else { return }
+        peer.refused = now
+        keep(peer, of: subnet)
+    }
+
     /// Keeps what is known of a peer now, and notes whether that is news.
     private mutating func keep(_ peer: Peer, of subnet: IPv4Prefix) {
         if let before = peers[subnet] {
+            unheardCount += (peer.unheardSince == nil ? 0 : 1) - (before.unheardSince == nil ? 0 : 1)
             isChanged =
                 isChanged || size(of: before) != size(of: peer) || before.isUnreachable != peer.isUnreachable
+                || before.isRefused != peer.isRefused
                 || (before.raise == nil) != (peer.raise == nil)
         }
         peers[subnet] = peer
@@ -321,6 +343,14 @@ struct PathWatch {
 
     // MARK: What is known
 
+    /// The peers that packets go to and nothing comes back from.
+    var silent: [IPv4Prefix: PeerSilence] {
+        peers.compactMapValues { peer in
+            guard peer.isUnreachable else { return nil }
+            return peer.isRefused ? .refused : .unanswered
+        }
+    }
+
     /// The paths that are narrower than the tunnel: the largest inner packet of each.
     var narrow: [IPv4Prefix: Int] {
         var narrow: [IPv4Prefix: Int] = [:]
@@ -372,6 +402,18 @@ struct PathWatch {
         of peer: Peer, _ subnet: IPv4Prefix, underlay: (name: String, mtu: Int)
     ) -> (rank: Int, Problem)? {
         let name = "\(subnet) (\(peer.address))"
+        if peer.isRefused {
+            return (
+                0,
+                Problem(
+                    .degraded,
+                    "peer \(name) does not answer, and its host says that nobody listens on the UDP port of its lease",
+                    remedy:
+                        "start that node's daemon; if it runs: see that its port is the network's (Backend.Port, --port) "
+                        + "and that no firewall there rejects it; if it is gone for good: twilld lease release \(subnet)"
+                )
+            )
+        }
         if peer.isUnreachable {
             return (
                 0,

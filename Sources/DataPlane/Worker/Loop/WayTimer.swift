@@ -18,7 +18,7 @@ struct WayTimer {
     /// Takes note of a buffer that was filled in a round that began then.
     @inline(__always)
     mutating func noteFilled(_ buffer: Int, atNanoseconds now: Int) {
-        guard now >= dueNanoseconds else { return }
+        guard keepsRecords, now >= dueNanoseconds else { return }
         waiting = buffer
         underWay = WayTimer.nothing
         beganNanoseconds = now
@@ -27,11 +27,11 @@ struct WayTimer {
 
     /// Whether this is the buffer that is timed and waits.
     @inline(__always)
-    func timesWait(of buffer: Int) -> Bool { waiting == buffer }
+    func timesWait(of buffer: Int) -> Bool { keepsRecords && waiting == buffer }
 
     /// Whether this is what is timed and under way.
     @inline(__always)
-    func timesWay(of number: Int) -> Bool { underWay == number }
+    func timesWay(of number: Int) -> Bool { keepsRecords && underWay == number }
 
     /// Takes note that what waited is being forwarded, and records how long it waited.
     ///

@@ -131,7 +131,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     /// Whether rounds do not wait for what comes.
     var isEmptying = false
     /// Whether somebody captures packets, as of this round.
-    var isCapturing = false
+    private var isCaptureWanted = false
+    @inline(__always) var isCapturing: Bool { keepsRecords && isCaptureWanted }
     var outboundTimer = WayTimer()
     var inboundTimer = WayTimer()
     #if TWILL_EXTRA_COPY
@@ -208,7 +209,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         resumeMerging()
         work = RoundWork()
         queuedInline = 0
-        isCapturing = records.copies.isWanted
+        isCaptureWanted = records.copies.isWanted
         if hasNewSnapshot, pacedReads.count > 0 { forwardUnpaced() }
         let completions = takeCompletions()
         forwardWaiting()

@@ -2,6 +2,17 @@ import Addresses
 import Counters
 import Glibc
 
+/// Whether packets are kept for people, and timed: always, but in a build that shows what that costs
+/// (`TWILL_WITHOUT_RECORDS`, Package.swift).
+@inline(__always)
+var keepsRecords: Bool {
+    #if TWILL_WITHOUT_RECORDS
+        false
+    #else
+        true
+    #endif
+}
+
 /// What one worker keeps of packets for people, beside the counters: the last ones that it dropped, and copies of those
 /// that somebody captures.
 public struct WorkerRecords: Sendable {
@@ -44,7 +55,7 @@ extension Worker where Engine: ~Copyable {
         let number = counters[reason]
         counters.add(reason, count)
         // What is of the link alone is counted, and no loss.
-        guard reason != .outboundIgnored, let base = vectors.pointee.iov_base else { return }
+        guard keepsRecords, reason != .outboundIgnored, let base = vectors.pointee.iov_base else { return }
         let contiguous = vectors.pointee.iov_len &- skipped
         records.drops.keep(
             reason, base + skipped, contiguous: contiguous, length: length, name: name, number: number,
