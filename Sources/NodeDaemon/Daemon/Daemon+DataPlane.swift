@@ -241,7 +241,7 @@ extension Daemon {
         observation.update(nil as DataPlane?)
         observation.update(nil as NodeStatus.Tunnel?)
         let isKept = options.succession.stop == .keep
-        let (store, routes, narrow) = (store, stage.routes, node.pathMTUs.narrow)
+        let (store, routes, narrow) = (store, stage.routes, node.knownPaths.narrow)
         let owner = handOverNode
         stage.dataPlane = nil
         await onThread {

@@ -37,7 +37,7 @@ extension Daemon {
                 return false
             }
             let offer = HandOverState(
-                of: dataPlane, channels, routes: routes, node: handOverNode, pathMTUs: node.pathMTUs.narrow)
+                of: dataPlane, channels, routes: routes, node: handOverNode, pathMTUs: node.knownPaths.narrow)
             let (since, readBefore) = (ContinuousClock.now, dataPlane.counters()[.tunnelReads])
             try await onThread { () throws(HandOverFailure) in try successor.offer(offer) }
             guard stage.dataPlane === dataPlane, !isStopping else {
@@ -72,7 +72,7 @@ extension Daemon {
         _ dataPlane: DataPlane, _ channels: WorkerChannels, to successor: Successor,
         withinMilliseconds patience: Int32
     ) async throws(HandOverFailure) {
-        let (routes, owner, narrow) = (stage.routes ?? ForwardingRoutes(), handOverNode, node.pathMTUs.narrow)
+        let (routes, owner, narrow) = (stage.routes ?? ForwardingRoutes(), handOverNode, node.knownPaths.narrow)
         try await onThread { () throws(HandOverFailure) in
             guard dataPlane.cease() else { throw HandOverFailure("its packet threads do not come to rest") }
             do throws(HandOverFailure) {
@@ -98,7 +98,7 @@ extension Daemon {
         let now = ContinuousClock.now
         if let stored, isSame, stored.routes == routes, now - stored.time < Daemon.storeInterval { return }
         stage.stored = StoredDescriptors(dataPlane: ObjectIdentifier(dataPlane), routes: routes, time: now)
-        let (store, owner, narrow) = (store, handOverNode, node.pathMTUs.narrow)
+        let (store, owner, narrow) = (store, handOverNode, node.knownPaths.narrow)
         await onThread {
             let state = HandOverState(
                 of: dataPlane, channels, routes: routes, node: owner, pathMTUs: narrow)
