@@ -156,7 +156,7 @@ struct DaemonTests {
         }
         #expect(status.lease?.subnet == subnet)
         _ = try await daemon.until("the socket") {
-            daemon.log.contains("event=data_plane_started bound=198.18.78.2:8285") ? true : nil
+            daemon.log.contains("event=data_plane_replaced bound=198.18.78.2:8285") ? true : nil
         }
         daemon.signal(SIGTERM)
         #expect(try await daemon.exitStatus() == 0)
