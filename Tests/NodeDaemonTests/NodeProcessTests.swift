@@ -61,14 +61,17 @@ private let nodeDirectory = getenv("TWILL_TEST_NODE_DIRECTORY").map { String(cSt
         kill(getpid(), SIGTERM)
         try await running.value
         #expect(statuses.withLock { $0 } == [0])
-        #expect(if_nametoindex("plain0") == 0)
+        // The device stays, for the next start.
+        #expect(if_nametoindex("plain0") != 0)
         #expect(logged("event=stopped"))
         #expect(!FileManager.default.fileExists(atPath: options.observation.statusSocket))
         // The lease and subnet.env stay, for the next start.
         #expect(try await onThread { try SubnetFileValues(path: subnetFile) }?.subnet != nil)
 
-        // The same value, once more; whoever runs it cancels it.
-        let again = Task { try await node.run() }
+        // Once more, with nothing to be left; whoever runs it cancels it.
+        options.succession.stop = .remove
+        let leaving = NodeProcess(options) { line in lines.withLock { $0.append(line) } }
+        let again = Task { try await leaving.run() }
         let second = try await until("ready again", { lines.withLock { $0.joined(separator: "\n") } }) {
             await onThread { try? client.status() }.flatMap { $0.isReady ? $0 : nil }
         }

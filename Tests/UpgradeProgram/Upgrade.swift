@@ -16,10 +16,13 @@ enum Upgrade {
         try await forth.flows()
         try await back.flows()
         let streams = try await stage.pods[0].iperf(
-            to: stage.pods[1].address, "-P 8 --bidir -b 2M -t \(options.seconds) --connect-timeout 5000")
+            to: stage.pods[1].address, "-P 8 --bidir -b 2M -t 3600 --connect-timeout 5000")
         try await Task.sleep(for: .seconds(1))
         try await stage.play(event)
-        let isOver = try await streams.exitStatus(seconds: Double(options.seconds) + 60)
+        try await Task.sleep(for: .seconds(max(options.seconds - 1, 1)))
+        // Before the streams end: who closes a connection with data on the way resets it. One that was reset ends iperf3.
+        let resets = try await stage.resets() + (streams.isRunning ? 0 : 1)
+        streams.signal(SIGKILL)
         var report = await forth.end()
         let other = await back.end()
         if event.isPlanned, report.lost + other.lost + report.reordered + other.reordered > 0 {
@@ -32,9 +35,8 @@ enum Upgrade {
         report.duplicated += other.duplicated
         report.reordered += other.reordered
         report.longestGapMilliseconds = max(report.longestGapMilliseconds, other.longestGapMilliseconds)
-        let resets = try await stage.resets()
         if ProcessInfo.processInfo.environment["TWILL_UPGRADE_LOGS"] != nil { stage.tellLogs() }
-        return UpgradeResult(traffic: report, resets: resets + (isOver == 0 ? 0 : 1))
+        return UpgradeResult(traffic: report, resets: resets)
     }
 }
 
