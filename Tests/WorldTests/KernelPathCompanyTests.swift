@@ -276,7 +276,9 @@ struct KernelPathCompanyTests {
         for (node, daemon) in zip(lab.nodes, daemons) {
             pods.append(try await node.addPod(in: try #require(daemon.status?.lease?.subnet)))
         }
-        try await daemons[0].wait(for: "an able peer") { $0.peers.contains { $0.kernelPath == true } }
+        for daemon in daemons {
+            try await daemon.wait(for: "an able peer") { $0.peers.contains { $0.kernelPath == true } }
+        }
         #expect(await pods[0].answers(from: pods[1].address, count: 20) == 20)
         #expect(daemons[0].counter(.kernelPathPacketsReceived) >= 20)
         daemons[0].signal(SIGTERM)
