@@ -170,14 +170,18 @@ let controlSide: [Target] = [
 
     // Nodes, pods and real daemons in namespaces, for tests of the whole.
     .target(
-        name: "Kit", dependencies: ["Addresses", "Counters", "NetworkNamespaces", "Telemetry"],
+        name: "Kit", dependencies: ["Addresses", "CLinux", "Counters", "NetworkNamespaces", "Telemetry"],
         path: "Tests/Kit", swiftSettings: settings),
 
-    // The programs behind tools/soak and tools/test-mixed.
+    // The programs behind tools/soak, tools/test-upgrade and tools/test-mixed.
     .executableTarget(
         name: "twill-soak",
         dependencies: ["Disturbances", "Kit", "NetworkNamespaces", "Seeded", "Telemetry"],
         path: "Tests/SoakProgram", swiftSettings: settings),
+    .executableTarget(
+        name: "twill-upgrade", dependencies: ["Counters", "Kit", "NetworkNamespaces"],
+        path: "Tests/UpgradeProgram",
+        swiftSettings: settings),
     .executableTarget(
         name: "twill-mixed",
         dependencies: ["Addresses", "Counters", "Kit", "NetworkNamespaces", "Telemetry"],
@@ -291,8 +295,8 @@ let testsOfTheWhole: [Target] = [
     tests(
         "NodeDaemon",
         [
-            "Addresses", "CLinux", "Counters", "Health", "Host", "Kit", "LeaseDirectory", "Leases",
-            "NetworkNamespaces",
+            "Addresses", "CLinux", "Counters", "Forwarding", "Health", "Host", "Kit", "LeaseDirectory",
+            "Leases", "NetworkNamespaces",
             "Node", "Telemetry", "Worker",
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),

@@ -26,6 +26,8 @@ package struct NodeOptions: Sendable, Equatable {
     package var containerNetwork: ContainerNetworkOptions?
     /// What is seen of the node from outside.
     package var observation = Observation()
+    /// What is taken over from the process before, and what is left to the next.
+    package var succession = Succession()
     /// What was given and means nothing to twilld: the log says so at the start.
     package var ineffective: [Ineffective] = []
 
@@ -100,6 +102,28 @@ package struct NodeOptions: Sendable, Equatable {
         /// The defaults.
         package init() {}
 
+    }
+
+    /// What is taken over from the process before, and what is left to the next.
+    package struct Succession: Sendable, Equatable {
+        /// Whether a daemon that runs already hands over to this one; else this one does not start.
+        package var takesOver = true
+        /// What one that was told to stop leaves of the tunnel device.
+        package var stop = StopAction.keep
+        /// Whether one that has handed over waits to be told to stop, so that whoever looks after its process does not start
+        /// it again.
+        package var waitsWhenTakenOver = false
+
+        /// The defaults.
+        package init() {}
+    }
+
+    /// What a daemon that was told to stop leaves of the tunnel device.
+    package enum StopAction: String, Sendable, CaseIterable {
+        /// The device with its addresses and routes, which drops what goes there: nothing takes a wrong way.
+        case keep
+        /// Nothing, as flanneld does.
+        case remove
     }
 
     /// An option that was given and means nothing.

@@ -22,12 +22,15 @@ package struct NodeProcess: Sendable {
     private static let otherDaemonPatienceMilliseconds = 2000
     /// Seconds between two tries to listen on a taken health port.
     private static let listenPauseSeconds = 5
+    /// How often a taken health port is tried at once, 50 ms apart, before it is told.
+    private static let listenTriesAtOnce = 20
     /// How long the parts may take to stop one after another.
     static let gracefulStopLimit = Duration.milliseconds(600)
 
     /// What the process logs with.
     package let logger: Logger
     private let options: NodeOptions
+    private let inheritance: Inheritance
     private let source: OptionsSource?
     private let level: LogLevel
 
@@ -35,14 +38,16 @@ package struct NodeProcess: Sendable {
     ///
     /// - Parameters:
     ///   - options: what it is told.
+    ///   - inheritance: what the process before has left.
     ///   - source: where to read them again when SIGHUP comes; nil: nowhere.
     ///   - writeLine: takes each line of the log, without its end, on whatever thread has it to say.
     package init(
-        _ options: NodeOptions, source: OptionsSource? = nil,
+        _ options: NodeOptions, inheritance: Inheritance = Inheritance(), source: OptionsSource? = nil,
         writeLine: @escaping @Sendable (String) -> Void = LogWriter.standardError.write
     ) {
         let level = LogLevel(options.observation.logVerbosity)
         self.options = options
+        self.inheritance = inheritance
         self.source = source
         self.level = level
         logger = Logger(label: "twilld") { _ in LineLogHandler(level: level, write: writeLine) }
@@ -58,8 +63,10 @@ package struct NodeProcess: Sendable {
         // A reader of the log, or of an answer, that is gone ends nothing: the write fails instead.
         signal(SIGPIPE, SIG_IGN)
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint, .sigusr1, .sighup)
+        let succession = Succession(inheritance, options, logger: logger)
         do {
             try DescriptorLimit.raise()
+            await onThread { succession.inherit() }
             let heartbeats = Heartbeats()
             let membership = try await onThread { [options, logger] () throws(ExitFailure) in
                 try Membership(opening: options.origin, logger: logger, heartbeats: heartbeats)
@@ -67,10 +74,18 @@ package struct NodeProcess: Sendable {
             logger.notice(.starting, metadata: ["version": "\(Version.text)", "store": "\(membership.name)"])
             sayWhatHasNoEffect()
             try await onThread { () throws(ExitFailure) in try Rights.check() }
-            try await run(membership, heartbeats, signals, willStop)
+            try await run(membership, heartbeats, signals, succession, willStop)
         } catch {
+            await onThread { succession.leave() }
             throw ExitFailure(error)
         }
+        await onThread { succession.leave() }
+        if succession.isTakenOver, options.succession.waitsWhenTakenOver { await waitForEnd(signals) }
+    }
+
+    /// Does nothing until it is told to stop, so that whoever looks after this process does not start it again.
+    private func waitForEnd(_ signals: UnixSignalsSequence) async {
+        for await signal in signals where signal == .sigterm || signal == .sigint { return }
     }
 
     private func sayWhatHasNoEffect() {
@@ -84,18 +99,24 @@ package struct NodeProcess: Sendable {
 
     private func run(
         _ membership: Membership, _ heartbeats: Heartbeats, _ signals: UnixSignalsSequence,
-        _ willStop: @escaping @Sendable (Int32) -> Void
+        _ succession: Succession, _ willStop: @escaping @Sendable (Int32) -> Void
     ) async throws {
         let health = NodeHealth(logger: logger)
-        let socket = try await statusSocket(health)
+        let socket = try await statusSocket(health, succession)
+        let successors = await onThread { [options] in
+            socket == nil ? nil : HandOverSocket.open(beside: options.observation.statusSocket)
+        }
         let result: Result<Void, any Error>
         do {
-            let parts = try await makeParts(health, heartbeats, membership)
-            result = try await run(parts, membership, signals, health, socket, willStop)
+            let parts = try await makeParts(health, heartbeats, membership, succession)
+            result = try await run(parts, membership, signals, health, socket, successors, willStop)
         } catch {
             result = .failure(error)
         }
-        if let socket { await onThread { socket.removeName() } }
+        await onThread {
+            socket?.removeName()
+            successors?.remove()
+        }
         try result.get()
     }
 
@@ -105,7 +126,8 @@ package struct NodeProcess: Sendable {
     /// - Throws: where the status socket cannot be listened at.
     private func run(
         _ parts: Parts, _ membership: Membership, _ signals: UnixSignalsSequence, _ health: NodeHealth,
-        _ socket: StatusSocket?, _ willStop: @escaping @Sendable (Int32) -> Void
+        _ socket: StatusSocket?, _ successors: HandOverSocket?,
+        _ willStop: @escaping @Sendable (Int32) -> Void
     ) async throws -> Result<Void, any Error> {
         let server = ObservationServer(parts.seen)
         if let socket { try await server.listen(socket) }
@@ -113,19 +135,29 @@ package struct NodeProcess: Sendable {
             heartbeats: parts.heartbeats, health: health, log: .standardError,
             notification: parts.notification)
         watch.start()
+        let waits = options.succession.waitsWhenTakenOver
         let ending = NodeEnding { result in
             watch.end()
             parts.notification.stopping()
-            willStop(NodeProcess.status(of: result))
+            if !parts.succession.isTakenOver || !waits { willStop(NodeProcess.status(of: result)) }
         }
-        let reload = Reload(from: source, level: level, node: parts.node, health: health, logger: logger)
         let running = Running()
+        let reload = Reload(from: source, level: level, node: parts.node, health: health, logger: logger) {
+            await running.daemon?.follow($0)
+        }
         await NodeProcess.run([
             // What the clocks need is the last to go: the others' pauses need it.
             NodePart(description: "clocks", ending: ending, body: DescriptorLimit.keepTimers),
             NodePart(
                 description: "observation", ending: ending, body: { try await listen(server, health) },
                 stop: server.stop),
+            NodePart(
+                description: "hand-over", ending: ending,
+                body: {
+                    if let successors { try await self.handOver(through: successors, parts, running) }
+                    // The first part to end ends the node.
+                    if !parts.succession.isTakenOver { try await NodeProcess.waitForCancellation() }
+                }),
             NodePart(
                 description: "node", ending: ending,
                 body: { try await runDaemon(membership, parts, running) },
@@ -162,12 +194,15 @@ package struct NodeProcess: Sendable {
             }
             let chosen = try await firstUnderlay(parts)
             let identity = try await confirmed(found, at: chosen.publicAddress)
-            let daemon = Daemon(options, underlay: chosen, parts: parts)
+            let daemon = Daemon(
+                options, underlay: chosen, parts: parts, inherited: parts.succession.takeInherited())
             running.daemon = daemon
             try await daemon.run(store: store, identity: identity)
         case .assigned(let cluster):
             try await ClusterNode(cluster, parts, publicAddress: options.underlay.publicAddress).run {
-                let daemon = Daemon(options, underlay: try await firstUnderlay(parts), parts: parts)
+                let chosen = try await firstUnderlay(parts)
+                let daemon = Daemon(
+                    options, underlay: chosen, parts: parts, inherited: parts.succession.takeInherited())
                 running.daemon = daemon
                 return daemon
             }
@@ -175,17 +210,18 @@ package struct NodeProcess: Sendable {
     }
 
     private func makeParts(
-        _ health: NodeHealth, _ heartbeats: Heartbeats, _ membership: Membership
+        _ health: NodeHealth, _ heartbeats: Heartbeats, _ membership: Membership, _ succession: Succession
     ) async throws -> Parts {
         let timing = options.tunnel.pathProbeInterval.map { PathTiming(confirmInterval: $0) }
         let node = try NodeNetwork(
             options: options.underlay, exclusions: await onThread { exclusions() },
             alias: SubnetFile.deviceAlias(ofDaemonKeeping: options.lease.subnetFile),
-            resyncInterval: options.rules.resyncInterval, health: health, logger: logger, pathTiming: timing)
+            resyncInterval: options.rules.resyncInterval, health: health, logger: logger, pathTiming: timing,
+            inherited: succession.inheritedPaths)
         let origin = Observation.Origin(name: membership.name, isCluster: options.origin.isCluster)
         return Parts(
             health: health, node: node, logger: logger,
-            notification: ServiceNotification(environment: ProcessInfo.processInfo.environment),
+            notification: succession.notification, store: succession.store, succession: succession,
             seen: Observation(
                 origin: origin, peerMetricsLimit: options.observation.peerMetricsLimit, health: health),
             heartbeats: heartbeats)
@@ -221,7 +257,10 @@ package struct NodeProcess: Sendable {
         for await signal in signals {
             switch signal {
             case .sigusr1: LogWriter.standardError.write(parts.seen.counterLines + "end=counters")
-            case .sighup: await reload.read()
+            case .sighup:
+                parts.notification.reloading()
+                await reload.read()
+                parts.notification.reloaded()
             default:
                 logger.notice(.stopping, metadata: ["signal": "\(signal)"])
                 return
@@ -243,17 +282,20 @@ extension NodeProcess {
     /// Makes the status socket. What keeps it from being made is said; nobody's packets depend on it.
     ///
     /// - Throws: Where another daemon answers there: with the same options, it has the lease and the port too.
-    private func statusSocket(_ health: NodeHealth) async throws -> StatusSocket? {
+    private func statusSocket(_ health: NodeHealth, _ succession: Succession) async throws -> StatusSocket? {
         let path = options.observation.statusSocket
         var waited = 0
         while true {
             do {
-                let socket = try await onThread { try StatusSocket.open(at: path) }
+                let isTaken = succession.hasTakenOver
+                let socket = try await onThread { try StatusSocket.open(at: path, replacing: isTaken) }
                 health.set(Component(.endpoint, "status socket"), nil)
                 return socket
             } catch let held as StatusSocket.Held {
+                // What refuses now may be ready the next time: it may have just been started.
+                if await onThread({ succession.takeOver() }) { continue }
                 guard waited < NodeProcess.otherDaemonPatienceMilliseconds else {
-                    throw await onThread { NodeProcess.failure(held, path) }
+                    throw await onThread { NodeProcess.failure(held, path, succession.refusal) }
                 }
                 try await Task.sleep(for: .milliseconds(100))
                 waited += 100
@@ -268,11 +310,14 @@ extension NodeProcess {
     }
 
     @available(*, noasync, message: "it blocks: use onThread")
-    private static func failure(_ held: StatusSocket.Held, _ path: String) -> ExitFailure {
+    private static func failure(
+        _ held: StatusSocket.Held, _ path: String, _ refusal: String?
+    ) -> ExitFailure {
         let process = held.processIdentifier.map { ", \(RunningProcess(number: $0))," } ?? ""
         return ExitFailure(
             .temporary,
-            "another twilld\(process) answers at \(path): stop that one; or, for another network on "
+            "another twilld\(process) answers at \(path)\(refusal.map { ", and does not hand over (\($0))" } ?? ""): "
+                + "stop that one; or, for another network on "
                 + "this host, give this one "
                 + "a --status-socket, --tun-name, --subnet-file and --state-dir of its own")
     }
@@ -282,6 +327,7 @@ extension NodeProcess {
     private func listen(_ server: ObservationServer, _ health: NodeHealth) async throws {
         let (host, port) = (options.observation.healthHost, options.observation.healthPort)
         let component = Component(.endpoint, "\(host):\(port)")
+        var triesAtOnce = NodeProcess.listenTriesAtOnce
         while port != 0 {
             do throws(ExitFailure) {
                 try await server.listen(host: host, port: port)
@@ -289,6 +335,12 @@ extension NodeProcess {
                 break
             } catch {
                 guard error.status != .permission else { throw error }
+                // The daemon that handed over is about to let go of it.
+                if triesAtOnce > 0 {
+                    triesAtOnce -= 1
+                    try await Task.sleep(for: .milliseconds(50))
+                    continue
+                }
                 let holder = await onThread {
                     IPv4Address(host).flatMap {
                         RunningProcess.holder(of: Endpoint(address: $0, port: port), .tcp)?.description
@@ -305,7 +357,30 @@ extension NodeProcess {
             }
         }
         // The first part to end ends the daemon: this one waits to be cancelled.
+        try await NodeProcess.waitForCancellation()
+    }
+
+    private static func waitForCancellation() async throws {
         while true { try await Task.sleep(for: .seconds(86_400)) }
+    }
+
+    /// Hands over to the first who takes it.
+    private func handOver(through socket: HandOverSocket, _ parts: Parts, _ running: Running) async throws {
+        let (connections, continuation) = AsyncStream<Int32>.makeStream()
+        try SystemThread.start("hand-over") {
+            while let connection = socket.accept() { continuation.yield(connection) }
+            continuation.finish()
+        }
+        for await descriptor in connections {
+            let successor = Successor(connection: HandOverConnection(descriptor: descriptor))
+            if let daemon = running.daemon {
+                parts.succession.isTakenOver = await daemon.handOver(to: successor)
+            } else {
+                await onThread { successor.refuse("it is not set up") }
+            }
+            close(descriptor)
+            if parts.succession.isTakenOver { return }
+        }
     }
 }
 
@@ -362,6 +437,8 @@ struct Parts: Sendable {
     let node: NodeNetwork
     let logger: Logger
     let notification: ServiceNotification
+    let store: DescriptorStore
+    let succession: Succession
     let seen: Observation
     let heartbeats: Heartbeats
 

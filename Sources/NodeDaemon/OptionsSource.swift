@@ -2,7 +2,7 @@
 package struct OptionsSource: Sendable {
     /// What was given for each option at the start, by the name under which it was given.
     package var given: [String: [String]]
-    /// The names of the options that a running node takes over: log level and resync interval.
+    /// The names of the options that a running node takes over (`Daemon.follow`).
     package var liveNames: Set<String>
     /// Reads all of it again. It blocks, and so runs by `onThread`.
     package var read: @Sendable () throws(ExitFailure) -> Reading

@@ -27,9 +27,17 @@ struct Twilld: AsyncParsableCommand {
 
     /// How long the last lines may take to reach a standard error that takes nothing.
     static let lastLinesMilliseconds = 500
+    /// How long a process that a service manager started lasts at least where it fails: the next one is started at once.
+    private static let shortestFailure = Duration.seconds(1)
+    private static let began = ContinuousClock.now
+    /// What the process before has left with systemd.
+    static let inheritance = Inheritance()
 
     static func main() async {
+        _ = began
         StandardStreams.fillClosed()
+        // First of all: packets wait.
+        await onThread { inheritance.takeUp() }
         let words = Array(CommandLine.arguments.dropFirst())
         let line: CommandLineWords
         do throws(ExitFailure) {
@@ -38,6 +46,7 @@ struct Twilld: AsyncParsableCommand {
                     words, environment: ProcessInfo.processInfo.environment, readFile: readConfigurationFile)
             }
         } catch {
+            await onThread { inheritance.putBack() }
             end(error)
         }
         do {
@@ -48,9 +57,9 @@ struct Twilld: AsyncParsableCommand {
                 try command.run()
             }
             LogWriter.standardError.flush(milliseconds: lastLinesMilliseconds)
-        } catch let failure as ExitFailure {
-            end(failure)
         } catch {
+            await onThread { inheritance.putBack() }
+            if let failure = error as? ExitFailure { end(failure) }
             let text = fullMessage(for: error)
             for note in line.notes(onError: text) {
                 StandardError.writeFailure("note: \(note.printableLines)")
@@ -64,6 +73,10 @@ struct Twilld: AsyncParsableCommand {
     private static func end(_ failure: ExitFailure) -> Never {
         StandardError.writeFailure("twilld: \(failure.message.printableLines)")
         LogWriter.standardError.flush(milliseconds: lastLinesMilliseconds)
+        let rest = shortestFailure - (ContinuousClock.now - began)
+        if ProcessInfo.processInfo.environment["NOTIFY_SOCKET"] != nil, rest > .zero {
+            usleep(UInt32(clamping: rest.components.attoseconds / 1_000_000_000_000))
+        }
         Glibc.exit(failure.status.rawValue)
     }
 

@@ -129,6 +129,9 @@ private func exitStatus(_ words: [String]) -> Int32? {
         expected.tunnel.acceptsAnySource = true
         expected.tunnel.pathProbeInterval = nil
         expected.tuning.batch = 32
+        expected.succession.takesOver = false
+        expected.succession.stop = .remove
+        expected.succession.waitsWhenTakenOver = true
         expected.observation.healthHost = "127.0.0.1"
         expected.observation.healthPort = 8471
         expected.observation.peerMetricsLimit = 7
@@ -144,6 +147,7 @@ private func exitStatus(_ words: [String]) -> Int32? {
             + " -iptables-resync 30 -tun-name tun7 -mtu 1400 -port 8299 -accept-any-source"
             + " -path-probe-interval 0 -batch 32 -healthz-ip 127.0.0.1 -healthz-port=8471 -metrics-peers 7"
             + " -status-socket /x -v 2 -vmodule=network=10,Lease*=0"
+            + " -no-takeover -on-stop remove -when-taken-over=wait"
         #expect(try parseRun(words.split(separator: " ").map(String.init)).options == expected)
     }
 
@@ -193,6 +197,13 @@ private func exitStatus(_ words: [String]) -> Int32? {
         let options = try parseRun(words).options
         let remarks = options.origin.remarks.map { String($0.dropFirst(2).prefix { $0 != " " }) }
         #expect(options.ineffective.compactMap(\.name) + remarks == flags)
+    }
+
+    @Test func takingOverIsTheDefaultAndTwoWordsForbidIt() throws {
+        #expect(try parseRun([]).options.succession.takesOver)
+        #expect(try parseRun(["-takeover"]).options.succession.takesOver)
+        #expect(try !parseRun(["-takeover=false"]).options.succession.takesOver)
+        #expect(try !parseRun(["-no-takeover"]).options.succession.takesOver)
     }
 
     @Test func noResyncIsTheShortest() throws {

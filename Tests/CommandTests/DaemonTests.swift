@@ -242,7 +242,7 @@ struct DaemonTests {
         let machine = try await TestMachine()
         let first = try await machine.start()
         let lease = try await first.ready().lease
-        let second = try await machine.start()
+        let second = try await machine.start("--no-takeover")
         #expect(try await second.exitStatus() == Int(NodeDaemon.ExitStatus.temporary.rawValue))
         #expect(second.log.contains("twilld (process \(first.processIdentifier))"))
         #expect(!second.log.contains("lease"))

@@ -73,6 +73,55 @@ private func send(_ bytes: [UInt8], from source: Endpoint, to destination: Endpo
         }
     }
 
+    /// Receivers that are opened later come to those that are there, and not to the senders, which are connected: nothing comes
+    /// to them before it is steered there, and nothing any more once it is not.
+    @Test func receiversThatComeLaterAreOfTheSameGroup() throws {
+        let endpoint = Endpoint(
+            address: IPv4Address("127.0.0.1")!, port: UInt16.random(in: 20_000...25_000))
+        var receivers = try Self.group(endpoint, of: 1)
+        var senders = [
+            try #require(
+                UnderlaySocket.openSender(sharingPortOf: receivers[0], at: endpoint, bufferBytes: 65_536))
+        ]
+        senders.append(
+            try #require(
+                UnderlaySocket.openSenderWithoutChecksum(
+                    sharingPortOf: receivers[0], passing: senders, at: endpoint)))
+        try #require(UnderlaySocket.steer(receivers))
+        defer {
+            for receiver in receivers { receiver.close() }
+            for sender in senders { close(sender) }
+        }
+        func sendEverywhere(_ expected: (Int) -> Int) throws {
+            for port in 26_000..<26_010 {
+                try send([1], from: Endpoint(address: endpoint.address, port: UInt16(port)), to: endpoint)
+                #expect(Self.readable(receivers) == [expected(Int(endpoint.address.v4!.bits) + port)])
+            }
+        }
+        for _ in 0..<2 {
+            for _ in 1..<4 {
+                receivers.append(
+                    try UnderlaySocket.open(
+                        endpoint, beside: receivers[0], passing: senders, bufferBytes: 65_536,
+                        segmentation: false, coalescing: true))
+            }
+            senders.append(
+                try #require(
+                    UnderlaySocket.openSender(
+                        sharingPortOf: receivers[0], passing: senders, at: endpoint, bufferBytes: 65_536)))
+            try sendEverywhere { _ in 0 }
+            try #require(UnderlaySocket.steer(receivers))
+            try sendEverywhere { $0 % 4 }
+            try #require(UnderlaySocket.steer(Array(receivers[..<1])))
+            try sendEverywhere { _ in 0 }
+            for receiver in receivers[1...].reversed() { receiver.close() }
+            receivers.removeSubrange(1...)
+            try sendEverywhere { _ in 0 }
+        }
+        // Whoever else comes is refused.
+        #expect(throws: UnderlaySocketError.self) { try Self.group(endpoint, of: 1) }
+    }
+
     /// As many workers as the peer has: each takes the datagrams of one of the peer's.
     @Test(arguments: [2, 3, 4, 8])
     func thePortsOfOnePeersWorkersReachAllOfAnothers(workers: Int) throws {

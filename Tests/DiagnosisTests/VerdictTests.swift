@@ -19,6 +19,8 @@ private struct BrokenNetwork: ProbeNetwork {
     var hostAnswers = true
     /// Whether the tunnel carries anything.
     var tunnelCarries = true
+    /// Whether what goes past the daemons passes.
+    var kernelPathCarries = true
     /// The largest packets that it carries there, and back.
     var sizes = (there: 1472, back: 1472)
     /// What comes for the port, after so long.
@@ -44,6 +46,7 @@ private struct BrokenNetwork: ProbeNetwork {
                 add(probe, .answered, .microseconds(200))
             }
         case .port: if let port { add(probe, port, errorDelay) }
+        case .kernelPath: if kernelPathCarries { add(probe, .answered, .microseconds(100)) }
         case .tunnel, .tunnelThere:
             tunnelCount += 1
             if let tunnelRefusal { return add(probe, .notSent(tunnelRefusal), .zero) }
@@ -74,12 +77,29 @@ private struct BrokenNetwork: ProbeNetwork {
 @Suite struct VerdictTests {
     /// What an examination finds, and the simulated seconds that it takes.
     private func examine(
-        strangers: Bool = false, heard: Bool = false, _ change: (inout BrokenNetwork) -> Void
+        strangers: Bool = false, heard: Bool = false, kernelPathBytes: Int = 0,
+        _ change: (inout BrokenNetwork) -> Void
     ) -> (PeerEvidence, PeerFinding) {
         var network = BrokenNetwork()
         change(&network)
+        var (peer, node) = (peer, node)
+        if kernelPathBytes > 0 {
+            peer.hasKernelPath = true
+            node = ExaminingNode(
+                underlayAddress: node.underlayAddress, tunnelAddress: node.tunnelAddress,
+                tunnelMTU: node.tunnelMTU, kernelPathBytes: kernelPathBytes)
+        }
         var examination = PeerExamination(of: [peer], from: node, by: network)
         var evidence = examination.run()[0]
+        // What goes past the daemons says nothing of the daemons' way.
+        #expect(
+            examination.network.probes.allSatisfy { probe in
+                switch probe.way {
+                case .tunnel, .tunnelThere: probe.size > kernelPathBytes
+                case .kernelPath: probe.size <= kernelPathBytes && evidence.tunnel.isAnswered
+                case .host, .port: true
+                }
+            })
         evidence.strangersWereHeard = strangers
         evidence.peerWasHeard = heard
         return (evidence, PeerFinding(evidence))
@@ -157,6 +177,22 @@ private struct BrokenNetwork: ProbeNetwork {
     @Test func aNarrowWayBackIsToldFromANarrowWayThere() {
         let (evidence, finding) = examine { $0.sizes = (1472, 1372) }
         #expect(finding.verdict == .narrowWayBack && evidence.tunnel.largestAnswered == 1372)
+    }
+
+    @Test func aWayPastTheDaemonsIsAskedByItself() {
+        let (well, finding) = examine(kernelPathBytes: 256) { _ in }
+        #expect(finding.verdict == .reachable && well.tunnel.medianRoundTrip == .microseconds(300))
+        #expect(well.kernelPath.medianRoundTrip == .microseconds(100))
+        let eaten = examine(kernelPathBytes: 256) { $0.kernelPathCarries = false }.1
+        #expect(eaten.verdict == .kernelPathSilent && eaten.verdict.isCutOff)
+        #expect(eaten.remedy.contains("--kernel-path=off"))
+    }
+
+    /// For a few seconds small packets still pass a firewall that has just been set up.
+    @Test func aFirewallIsOneThoughSmallPacketsPassIt() {
+        #expect(examine(kernelPathBytes: 256) { $0.tunnelCarries = false }.1.verdict == .tunnelSilent)
+        let (narrow, finding) = examine(kernelPathBytes: 256) { $0.sizes = (600, 600) }
+        #expect(finding.verdict == .narrow && narrow.tunnel.largestAnswered == 600)
     }
 
     @Test func lossIsNoBreak() {

@@ -60,6 +60,10 @@ public enum Disturbance: Sendable, Hashable {
     case daemonKilled(node: Int, pause: Duration)
     /// A node's daemon is ended and started.
     case daemonRestarted(node: Int)
+    /// Another process takes over from a node's daemon, while that runs.
+    case daemonTakenOver(node: Int)
+    /// A node's daemon is told other settings, by which its data plane is made anew.
+    case daemonSettingsChange(node: Int, workers: Int)
     /// A node's daemon stands still for a while.
     case daemonPaused(node: Int, pause: Duration)
     /// All daemons but the first node's are killed and started at once.
@@ -96,6 +100,8 @@ public enum Disturbance: Sendable, Hashable {
         case addressChanges = "address changes"
         case daemonKilled = "daemon killed"
         case daemonRestarted = "daemon restarted"
+        case daemonTakenOver = "daemon taken over"
+        case daemonSettingsChange = "daemon's settings change"
         case daemonPaused = "daemon paused"
         case daemonsKilledTogether = "daemons killed together"
         case outage = "outage"
@@ -136,6 +142,9 @@ extension Disturbance: CustomStringConvertible {
             "node \(node)'s address changes, the \(newIsAddedFirst ? "new one added" : "old one deleted") first"
         case .daemonKilled(let node, let pause): "node \(node)'s daemon killed, back after \(pause)"
         case .daemonRestarted(let node): "node \(node)'s daemon restarted"
+        case .daemonTakenOver(let node): "another daemon takes over on node \(node)"
+        case .daemonSettingsChange(let node, let workers):
+            "node \(node)'s daemon is told to have \(workers) workers"
         case .daemonPaused(let node, let pause): "node \(node)'s daemon stopped for \(pause)"
         case .daemonsKilledTogether: "the daemons of all nodes but the first killed and started together"
         case .outage(let losesData, let meanwhile):

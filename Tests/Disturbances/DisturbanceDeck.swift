@@ -87,6 +87,8 @@ public struct DisturbanceDeck: Sendable {
         case .addressChanges: .addressChanges(node: node(), newIsAddedFirst: random.oneIn(2))
         case .daemonKilled: .daemonKilled(node: mortalNode(), pause: pause())
         case .daemonRestarted: .daemonRestarted(node: mortalNode())
+        case .daemonTakenOver: .daemonTakenOver(node: mortalNode())
+        case .daemonSettingsChange: .daemonSettingsChange(node: node(), workers: 1 + random.below(3))
         case .daemonPaused: .daemonPaused(node: node(), pause: pause())
         case .daemonsKilledTogether: .daemonsKilledTogether
         case .outage: outage()

@@ -27,8 +27,8 @@ import Testing
     @Test func theFirstNodesDaemonIsNeverEnded() {
         for card in cards(2_000, seed: 11, nodes: 4) {
             switch card.disturbance {
-            case .daemonKilled(let node, _), .daemonRestarted(let node), .nodeReplaced(let node),
-                .nodeLeavesAndJoins(let node):
+            case .daemonKilled(let node, _), .daemonRestarted(let node), .daemonTakenOver(let node),
+                .nodeReplaced(let node), .nodeLeavesAndJoins(let node):
                 #expect((2...4).contains(node))
             default: break
             }

@@ -34,6 +34,8 @@ private final class Ends {
         }
     }
 
+    var channels: EngineChannels { EngineChannels(tunnel: tunnel, socket: socket, sender: socket) }
+
     /// Connects the socket to one on loopback that is gone, with an ICMP error waiting that tells so; and before
     /// that, with a datagram from there.
     func meetAnError() {
@@ -207,9 +209,48 @@ private func sendBehindAnError<Engine: PacketEngine & ~Copyable>(_ engine: inout
     #expect(second.kind == .send && second.result == 2)
 }
 
+/// Takes nothing in any more, with a read pending and the receives armed, and then takes in what came meanwhile.
+private func cease<Engine: PacketEngine & ~Copyable>(_ engine: inout Engine, _ ends: Ends) throws {
+    engine.read(into: 0, isPending: true)
+    for buffer in 0..<4 { engine.provide(buffer) }
+    var entered = engine.enter(waitingFor: 0, timeoutMicroseconds: -1)
+    #expect(entered == 0)
+    engine.cease()
+    let cancelled = try next(&engine)
+    #expect(cancelled.kind == .read && cancelled.index == 0 && cancelled.result == -Int(ECANCELED))
+    for _ in 0..<10 {
+        let none = engine.nextCompletion()
+        #expect(none?.kind == nil)
+        if engine.hasCeased { break }
+        entered = engine.enter(waitingFor: 1, timeoutMicroseconds: 1000)
+        #expect(entered == 0)
+    }
+    let hasCeased = engine.hasCeased
+    #expect(hasCeased)
+
+    // What comes now waits, while sends go on: a message to ourselves comes to the socket.
+    write(ends.pods, [7, 7], 2)
+    ends.vector.pointee = iovec(iov_base: ends.memory.tunnelBuffer(4), iov_len: 2)
+    ends.memory.messages[2] = msghdr(
+        msg_name: ends.name, msg_namelen: 16, msg_iov: ends.vector, msg_iovlen: 1, msg_control: nil,
+        msg_controllen: 0, msg_flags: 0)
+    engine.send(2)
+    let sent = try next(&engine)
+    #expect(sent.kind == .send && sent.result == 2)
+    entered = engine.enter(waitingFor: 0, timeoutMicroseconds: -1)
+    let nothing = engine.nextCompletion()
+    #expect(nothing?.kind == nil)
+
+    engine.resume()
+    engine.read(into: 0, isPending: true)
+    var kinds: Set<OperationKind> = []
+    for _ in 0..<2 { kinds.insert(try next(&engine).kind) }
+    #expect(kinds == [.read, .receive])
+}
+
 /// A scene of a test: an engine, and what it is tried on.
 private enum Scene {
-    case exercise, receiveBehindAnError, sendBehindAnError
+    case exercise, receiveBehindAnError, sendBehindAnError, cease
 }
 
 @Suite struct EnginesTests {
@@ -219,15 +260,17 @@ private enum Scene {
         if scene == .receiveBehindAnError || scene == .sendBehindAnError { ends.meetAnError() }
         if usesUring {
             var engine = try UringEngine(
-                memory: ends.memory, tunnel: ends.tunnel, socket: ends.socket, sender: ends.socket,
-                wake: ends.wake, entries: 64)
+                memory: ends.memory, wake: ends.wake, entries: 64)
             defer { engine.close() }
+            let attached = engine.attach(ends.channels)
+            #expect(attached == 0)
             try EnginesTests.act(scene, &engine, ends)
         } else {
             var engine = try MmsgEngine(
-                memory: ends.memory, tunnel: ends.tunnel, socket: ends.socket, sender: ends.socket,
-                wake: ends.wake, entries: 64)
+                memory: ends.memory, wake: ends.wake, entries: 64)
             defer { engine.close() }
+            let attached = engine.attach(ends.channels)
+            #expect(attached == 0)
             try EnginesTests.act(scene, &engine, ends)
         }
     }
@@ -240,15 +283,17 @@ private enum Scene {
             defer { ends.close() }
             if usesUring {
                 var engine = try UringEngine(
-                    memory: ends.memory, tunnel: ends.tunnel, socket: ends.socket, sender: ends.socket,
-                    wake: ends.wake, entries: 64)
+                    memory: ends.memory, wake: ends.wake, entries: 64)
                 defer { engine.close() }
+                let attached = engine.attach(ends.channels)
+                #expect(attached == 0)
                 try beginAndWake(&engine, ends)
             } else {
                 var engine = try MmsgEngine(
-                    memory: ends.memory, tunnel: ends.tunnel, socket: ends.socket, sender: ends.socket,
-                    wake: ends.wake, entries: 64)
+                    memory: ends.memory, wake: ends.wake, entries: 64)
                 defer { engine.close() }
+                let attached = engine.attach(ends.channels)
+                #expect(attached == 0)
                 try beginAndWake(&engine, ends)
             }
             let isFree = ends.bindsItsPortAgain()
@@ -264,11 +309,17 @@ private enum Scene {
         case .exercise: try exercise(&engine, ends)
         case .receiveBehindAnError: try receiveBehindAnError(&engine, ends)
         case .sendBehindAnError: try sendBehindAnError(&engine, ends)
+        case .cease: try cease(&engine, ends)
         }
     }
 
     @Test(arguments: [true, false])
     func everyOperationDoesWhatItSays(usesUring: Bool) throws { try play(.exercise, usesUring: usesUring) }
+
+    @Test(arguments: [true, false])
+    func whatComesAfterTheEndOfTakingInWaits(usesUring: Bool) throws {
+        try play(.cease, usesUring: usesUring)
+    }
 
     @Test(arguments: [true, false])
     func onceClosedItHoldsNeitherThePortNorTheDevice(usesUring: Bool) throws {

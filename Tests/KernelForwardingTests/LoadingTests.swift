@@ -2,6 +2,7 @@ import CKernelForwarding
 import Glibc
 import KernelPrograms
 import NetworkNamespaces
+import Synchronization
 import Testing
 
 @testable import KernelForwarding
@@ -16,6 +17,41 @@ import Testing
 
     @Test(.enabled(if: namespacesAreExpected)) func theKernelTakesThemAndDoesWhatItShould() {
         #expect(throws: Never.self) { try KernelForwarder.probe() }
+    }
+
+    /// A kernel that is to check a program while a signal waits for the thread says so, and is to be asked again.
+    @Test(.enabled(if: namespacesAreExpected)) func signalsKeepNoProgramOut() {
+        var action = sigaction()
+        action.__sigaction_handler.sa_handler = { _ in }
+        action.sa_flags = SA_RESTART
+        var before = sigaction()
+        sigaction(SIGWINCH, &action, &before)
+        defer { sigaction(SIGWINCH, &before, nil) }
+        let isOver = Atomic<Bool>(false)
+        withUnsafePointer(to: isOver) { isOver in
+            var disturbed = Disturbed(thread: pthread_self(), isOver: isOver)
+            var thread = pthread_t()
+            let result = pthread_create(
+                &thread, nil,
+                { argument in
+                    // checked: what is passed below
+                    let disturbed = argument!.assumingMemoryBound(to: Disturbed.self).pointee
+                    while !disturbed.isOver.pointee.load(ordering: .relaxed) {
+                        pthread_kill(disturbed.thread, SIGWINCH)
+                        usleep(300)
+                    }
+                    return nil
+                }, &disturbed)
+            #expect(result == 0)
+            for _ in 0..<20 { #expect(throws: Never.self) { try KernelForwarder.probe() } }
+            isOver.pointee.store(true, ordering: .relaxed)
+            pthread_join(thread, nil)
+        }
+    }
+
+    private struct Disturbed {
+        let thread: pthread_t
+        let isOver: UnsafePointer<Atomic<Bool>>
     }
 
     @Test(.enabled(if: namespacesAreExpected)) func aProgramThatIsRefusedSaysWhy() {

@@ -106,6 +106,24 @@ import Testing
         #expect(try !ProgramNode(peers: [peer]).send(Self.packet()))
     }
 
+    /// The workers see when somebody waits for a packet that goes past them. Bulk's acknowledgements are none.
+    @Test func theWorkersSeeWhenSomebodyWaits() throws {
+        let node = try ProgramNode()
+        let traffic = try #require(node.forwarder.traffic)
+        #expect(try node.send(Self.segment(flags: Self.acknowledgement)))
+        var frame = OuterFrame()
+        frame.inner = InnerPacket.segment(flags: Self.acknowledgement)
+        #expect(try node.receive(frame).verdict == ProgramNode.redirected)
+        #expect(traffic.lastAwaitedNanoseconds == 0)
+        let before = monotonicNanoseconds()
+        #expect(try node.send(Self.packet()))
+        let sent = traffic.lastAwaitedNanoseconds
+        #expect(sent >= Int(before) && sent <= Int(monotonicNanoseconds()))
+        usleep(2_000)
+        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.redirected)
+        #expect(traffic.lastAwaitedNanoseconds > sent)
+    }
+
     // MARK: Order
 
     /// Sends until the kernel path takes the packet again, as long as that takes.

@@ -167,14 +167,15 @@ public final class LabNode: LabHost {
     ///     shell.
     ///   - standardError: a file, perhaps a FIFO, that takes its log; nil for one that `LabDaemon.log` reads.
     public func start(
-        _ flags: String = "", environment: String = "", wrapper: String = "", standardError: String? = nil
+        _ flags: String = "", environment: String = "", wrapper: String = "", standardError: String? = nil,
+        binary other: String? = nil
     ) async throws -> LabDaemon {
         let others = ["etcd-endpoints", "lease-dir", "kube-subnet-mgr"]
         let store = others.contains { flags.contains($0) } ? "" : "--lease-dir \(labDirectory)/store"
         let files = "\(directory)/daemon-\(daemonCount)"
         daemonCount += 1
         let command =
-            "\(wrapper.hasSuffix(";") ? wrapper + " exec" : "exec \(wrapper)") env \(environment) \(binary) \(store)"
+            "\(wrapper.hasSuffix(";") ? wrapper + " exec" : "exec \(wrapper)") env \(environment) \(other ?? binary) \(store)"
             + " --subnet-file \(directory)/subnet.env --state-dir \(directory)/state"
             + " --status-socket \(directory)/twilld.sock \(flags) >\(standardError ?? "\(files).out") 2>&1"
         return LabDaemon(

@@ -55,6 +55,8 @@ extension LabHost {
 public struct LabInterface: Decodable, Sendable {
     /// Its name.
     public let name: String
+    /// Its number, which no other interface of the namespace ever has.
+    public let index: Int
     /// Bytes.
     public let mtu: Int
     /// Its addresses, of both families.
@@ -103,6 +105,7 @@ public struct LabInterface: Decodable, Sendable {
     private enum CodingKeys: String, CodingKey {
         case mtu
         case name = "ifname"
+        case index = "ifindex"
         case addresses = "addr_info"
         case statistics = "stats64"
     }

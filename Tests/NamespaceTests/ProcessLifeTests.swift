@@ -13,7 +13,6 @@ struct ProcessLifeTests {
         let nodes = try await NodesOnEtcd()
         nodes.daemons[0].signal(signal)
         #expect(try await nodes.daemons[0].exitStatus() == (signal == SIGTERM ? 0 : 128 + Int(signal)))
-        try await nodes.lab[1].loses("flannel0")
         #expect(try await nodes.etcd.lease(nodes.key(1)) != nil, "the lease is gone from the store")
         try FileManager.default.removeItem(atPath: nodes.lab[1].directory + "/subnet.env")
         let next = try await nodes.start(on: nodes.lab[1])
@@ -24,7 +23,7 @@ struct ProcessLifeTests {
 
     @Test(arguments: [SIGTERM, SIGINT])
     func itsEndLeavesNothingInTheKernel(signal: Int32) async throws {
-        let nodes = try await NodesOnEtcd()
+        let nodes = try await NodesOnEtcd(flags: "--on-stop=remove")
         try await nodes.daemons[0].stop(signal)
         try await nodes.lab[1].loses("flannel0")
         #expect(try await nodes.lab[1].routes().contains { $0.destination == "100.96.0.0/16" } == false)
@@ -42,8 +41,6 @@ struct ProcessLifeTests {
         #expect(await lab[1].succeeds(cleanup) == false, "it cleaned up under a running daemon")
         daemon.signal(SIGKILL)
         #expect(try await daemon.exitStatus() == 128 + Int(SIGKILL))
-        try await lab[1].loses("flannel0")
-        try await lab[1].run("ip tuntap add dev flannel0 mode tun")
         func blackholes() async throws -> [String] {
             try await lab[1].routes().filter { $0.type == "blackhole" }.map(\.destination)
         }

@@ -160,6 +160,22 @@ struct KernelBackendTests {
         }
         try await expectAll()
 
+        // What somebody takes away or changes is back at once: the resync comes in an hour.
+        let running = Task { await network.run() }
+        defer { running.cancel() }
+        for command in [
+            "ip neigh del 10.66.3.0 dev flannel.1",
+            "ip neigh replace 10.66.3.0 lladdr 02:58:00:00:00:99 dev flannel.1 nud permanent",
+            "ip neigh flush dev flannel.1 nud permanent",
+            "bridge fdb del \(macs[0]) dev flannel.1 self",
+            "bridge fdb replace \(macs[1]) dst 203.0.113.9 dev flannel.1 self permanent",
+            "ip route del 10.66.3.0/24", "ip link set flannel.1 down", "ip addr flush dev flannel.1",
+            "ip link del flannel.1",
+        ] {
+            try await namespace.run { try execute(command) }
+            try await expectAll()
+        }
+
         // A peer that is gone, and one whose device is another.
         let changed = [try peer(4, at: "203.0.113.4", macs[2])]
         try await network.setDesired(backend.desiredItems(in: place, peers: changed))

@@ -25,7 +25,8 @@ extension Soak {
             return try await playOnStore(disturbance, &dice)
         case .underlayFlaps, .cablePulled, .tunnelFlaps, .tunnelDeleted, .kernelStateDeleted, .addressChanges:
             return try await playOnLinks(disturbance)
-        case .daemonKilled, .daemonRestarted, .daemonPaused, .daemonsKilledTogether:
+        case .daemonKilled, .daemonRestarted, .daemonTakenOver, .daemonSettingsChange, .daemonPaused,
+            .daemonsKilledTogether:
             try await playOnDaemons(disturbance)
             return nil
         }
@@ -286,6 +287,8 @@ extension Soak {
         case .daemonRestarted(let number):
             try await node(number).end(SIGTERM)
             try await node(number).start(etcd)
+        case .daemonTakenOver(let number): try await node(number).takeOver(etcd)
+        case .daemonSettingsChange(let number, let workers): try node(number).set(workers: workers)
         case .daemonPaused(let number, let pause):
             node(number).daemon.signal(SIGSTOP)
             try await Task.sleep(for: pause)

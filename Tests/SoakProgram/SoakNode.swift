@@ -37,6 +37,7 @@ final class SoakNode {
 
     init(_ host: LabNode, _ etcd: LabEtcd) async throws {
         self.host = host
+        try Data("workers = 1\n".utf8).write(to: URL(filePath: host.directory + "/twilld.conf"))
         daemon = try await Self.start(host, etcd)
         starts = 1
     }
@@ -45,7 +46,8 @@ final class SoakNode {
         // A renewal each minute: times to live are flannel's, 24 hours, and 1,439 minutes is the widest margin there
         // is.
         try await host.start(
-            "--etcd-endpoints=\(etcd.endpoint) --iface=eth0 --ip-masq --subnet-lease-renew-margin=1439")
+            "--etcd-endpoints=\(etcd.endpoint) --iface=eth0 --ip-masq --subnet-lease-renew-margin=1439"
+                + " --config \(host.directory)/twilld.conf")
     }
 
     // MARK: The daemon
@@ -55,6 +57,27 @@ final class SoakNode {
         starts += 1
         startedAt = .now
         life = nil
+    }
+
+    /// Starts another daemon beside the one that runs. It takes over at once, or, where that one is not set up (the store is
+    /// away), ends and is not missed.
+    func takeOver(_ etcd: LabEtcd) async throws {
+        let former = daemon
+        let next = try await Self.start(host, etcd)
+        let isOver: Bool = try await until("the end of one of two daemons", seconds: 30) {
+            former.isRunning && next.isRunning ? nil : next.isRunning
+        }
+        guard isOver else { return }
+        daemon = next
+        starts += 1
+        startedAt = .now
+        life = nil
+    }
+
+    /// Tells the daemon another number of workers.
+    func set(workers: Int) throws {
+        try Data("workers = \(workers)\n".utf8).write(to: URL(filePath: host.directory + "/twilld.conf"))
+        daemon.signal(SIGHUP)
     }
 
     func end(_ signal: Int32) async throws {

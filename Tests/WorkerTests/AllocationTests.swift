@@ -99,6 +99,11 @@ struct EndlessEngine: PacketEngine, ~Copyable {
 
     mutating func yieldProcessor() { nowNanoseconds += 10_000 }
 
+    mutating func attach(_ channels: EngineChannels) -> Int32 { 0 }
+    mutating func cease() {}
+    var hasCeased: Bool { false }
+    mutating func resume() {}
+
     mutating func close() {}
 }
 

@@ -37,7 +37,8 @@ struct Bench: ~Copyable {
     init(
         seed: UInt64 = 1, segmentLimit: Int = 64, acceptsAnySource: Bool = false,
         coalesces: Bool = true,
-        busyPollMicroseconds: Int = 0, minimumWaitMicroseconds: Int = 0, tuning: Tuning = Tuning()
+        busyPollMicroseconds: Int = 0, minimumWaitMicroseconds: Int = 0, tuning: Tuning = Tuning(),
+        kernelPathTraffic: KernelPathTraffic? = nil
     ) {
         let limits = try! WorkerLimits(tuning)
         kernel = SimulatedKernel(seed: seed)
@@ -52,7 +53,8 @@ struct Bench: ~Copyable {
                 segmentLimit: segmentLimit, coalesces: coalesces ? .all : [],
                 busyPollMicroseconds: busyPollMicroseconds,
                 minimumWaitMicroseconds: minimumWaitMicroseconds),
-            counters: counters, peerCounters: peerCounters, records: records, reader: publication.reader(0))
+            counters: counters, peerCounters: peerCounters, records: records, reader: publication.reader(0),
+            kernelPathTraffic: kernelPathTraffic)
     }
 
     deinit {

@@ -1,6 +1,7 @@
 import Addresses
 import CLinux
 import Counters
+import Forwarding
 import Offload
 import Testing
 
@@ -88,6 +89,32 @@ import Testing
         #expect(places(of: pod(1, 5), in: bench).count == 8 * 44)
         // As many of the one's as of the other's, and what was sent before the other's were read, one a round.
         #expect(last < (8 + 2 * 8 + 2) * 44)
+    }
+
+    /// Who waits for a packet of the kernel path gets the processor from a worker of bulk, after four super-packets; and
+    /// nobody does once that was a while ago, or where there is no such packet.
+    @Test(arguments: [(0, true), (WorkerLimits.sparseAfterNanoseconds, false), (Int.max / 2, false)])
+    func whoWaitsBesideAWorkerIsGivenTheProcessor(age: Int, isYielded: Bool) {
+        let time = UnsafeMutablePointer<UInt64>.allocate(capacity: 1)
+        defer { time.deallocate() }
+        time.initialize(to: 0)
+        var bench = Bench(kernelPathTraffic: KernelPathTraffic(time))
+        warmUp(&bench)
+        for port in 0..<64 {
+            let bulk = superPacket(from: pod(1, 4), port: UInt16(port), segments: 44, segmentBytes: 1400)
+            bench.fromPod(bulk.packet, header: bulk.header)
+        }
+        let before = bench.counters[.yields]
+        var most = 0
+        for _ in 0..<40 where !bench.kernel.tunnelQueue.isEmpty {
+            time.pointee = UInt64(clamping: bench.kernel.nowNanoseconds - age)
+            bench.run(rounds: 1)
+            most = max(most, bench.worker.work.superPackets)
+        }
+        #expect((bench.counters[.yields] > before) == isYielded)
+        #expect(most == (isYielded ? WorkerLimits.superPacketsBesideKernelPath : Tuning().superPacketBatch))
+        bench.drain()
+        #expect(places(of: pod(1, 4), in: bench).count == 64 * 44)
     }
 
     private func read(_ buffer: Int, segments: Int) -> WaitingRead {

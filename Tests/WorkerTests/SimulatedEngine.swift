@@ -71,6 +71,7 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
     }
 
     mutating func read(into buffer: Int, isPending: Bool) {
+        precondition(!isCeasing, "a read is queued after the end of all reading")
         precondition(bufferOwners[buffer] == .worker, "tunnel buffer \(buffer) has two owners")
         precondition(bufferReaders[buffer] == 0, "tunnel buffer \(buffer) is read into while it is sent from")
         precondition(
@@ -130,6 +131,24 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
         }
     }
 
+    // MARK: Nothing more is taken in
+
+    private var isCeasing = false
+
+    mutating func attach(_ channels: EngineChannels) -> Int32 { 0 }
+
+    mutating func cease() { isCeasing = true }
+
+    var hasCeased: Bool { isCeasing && !(pending + queued).contains { $0.kind == .read } }
+
+    mutating func resume() { isCeasing = false }
+
+    /// Ends a read that is cancelled, unless it is late.
+    private mutating func endCancelled(_ operation: Operation) -> Bool {
+        guard isCeasing, operation.isPending, !kernel.generator.chance(kernel.lateness) else { return false }
+        return endRead(operation, result: -Int(ECANCELED))
+    }
+
     // MARK: The kernel's turn
 
     mutating func enter(waitingFor wanted: Int, timeoutMicroseconds: Int) -> Int32 {
@@ -171,7 +190,7 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
             switch operation.kind {
             case .send: endSend(operation.index)
             case .write: endWrite(operation)
-            case .read: if !endRead(operation) { waiting.append(operation) }
+            case .read: if !endCancelled(operation), !endRead(operation) { waiting.append(operation) }
             case .receive, .wake: break
             }
         }
@@ -307,7 +326,7 @@ struct SimulatedEngine: PacketEngine, ~Copyable {
     }
 
     private mutating func receive() {
-        while !kernel.socketQueue.isEmpty, !provided.isEmpty {
+        while !isCeasing, !kernel.socketQueue.isEmpty, !provided.isEmpty {
             let index = provided.removeFirst()
             precondition(datagramOwners[index] == .engine, "datagram buffer \(index) was not provided")
             datagramOwners[index] = .worker

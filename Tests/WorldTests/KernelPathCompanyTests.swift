@@ -78,7 +78,7 @@ struct KernelPathCompanyTests {
 
     /// Two nodes with a kernel path, one whose kernel path is off, and a forwarder as flannel's is.
     @Test func olderNodesAreSentNothingThatTheyCannotTake() async throws {
-        let world = try await World([Self.isOn, Self.isOn, ""])
+        let world = try await World([Self.isOn, Self.isOn, "--kernel-path=off"])
         try await world.hasAblePeers(1, 1)
         try await world.hasAblePeers(2, 1)
         try await world.hasAblePeers(3, 0)
@@ -134,6 +134,30 @@ struct KernelPathCompanyTests {
         #expect(
             daemons.allSatisfy { $0.counter(.kernelPathPacketsSent) == 0 && $0.counter(.hellosSent) > 0 })
         #expect(daemons.allSatisfy { $0.status?.problems == [] })
+    }
+
+    /// The hello passes the hosts' rules, which what goes past the daemons does not: so a rule that drops it ends the kernel
+    /// path, and holds for everything then.
+    @Test(arguments: [
+        (1, "OUTPUT", "source"), (2, "INPUT", "destination"), (2, "OUTPUT", "source"), (1, "INPUT", ""),
+    ])
+    func aRuleOfAHostHolds(node: Int, chain: String, port: String) async throws {
+        let world = try await World([Self.isOn, Self.isOn])
+        for node in 1...2 { try await world.hasAblePeers(node, 1) }
+        try await world.pods[0].reaches(world.pods[1].address)
+        let peer = world.lab[3 - node].address
+        // One rule is for the port, one for the peer alone.
+        let matches = port.isEmpty ? "-s \(peer)" : "-p udp --\(port)-port 8285"
+        try await world.lab[node].run("iptables -w -A \(chain) \(matches) -j DROP")
+        for node in 1...2 { try await world.hasAblePeers(node, 0) }
+        let sent = world.daemons.map { $0.counter(.kernelPathPacketsSent) }
+        #expect(await world.pods[0].answers(from: world.pods[1].address, count: 10) == 0)
+        #expect(await world.pods[1].answers(from: world.pods[0].address, count: 10) == 0)
+        #expect(world.daemons.map { $0.counter(.kernelPathPacketsSent) } == sent)
+        // And it comes back with the rule's end.
+        try await world.lab[node].run("iptables -w -D \(chain) \(matches) -j DROP")
+        for node in 1...2 { try await world.hasAblePeers(node, 1) }
+        try await world.pods[0].reaches(world.pods[1].address)
     }
 
     /// What an able peer still sends after this node's kernel path came to rest goes through the packet threads, which

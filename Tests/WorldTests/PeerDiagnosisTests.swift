@@ -22,18 +22,36 @@ struct PeerDiagnosisTests {
         }
     }
 
+    /// Hellos have had the kernel look for the host's address, which it believes in for half a minute or so. As after that.
+    private func forget(_ host: LabNode, at node: LabNode) async throws {
+        try await node.run("ip neigh delete \(host.address) dev eth0")
+    }
+
     @Test func eachBrokenPeerGetsItsOwnVerdict() async throws {
-        let lab = try await Lab(nodes: 7)
+        let lab = try await Lab(nodes: 8)
         let router = try await lab.addRouter(before: 6)
         try await router.filterICMP()
         let daemons = try await lab.start()
+        // What goes by the kernel path passes the fourth's rule for a few seconds still: that is no narrow path.
+        try await daemons[0].wait(for: "all peers able") { $0.kernelPath?.ablePeers == 7 }
         // The third's daemon is gone, the fourth's port is filtered, the fifth is off the network, the sixth is behind a
         // narrow path, and what the seventh sends comes from another address than its lease has.
         daemons[2].signal(SIGKILL)
         _ = try await daemons[2].exitStatus()
         try await lab[4].run("iptables -w -A INPUT -p udp --dport 8285 -j DROP")
         try await lab[5].run("ip link set eth0 down")
+        try await forget(lab[5], at: lab[1])
         try await router.setMTU(1400)
+        // Datagrams without a checksum do not come to the eighth where they are longer than a hello. As tcpdump has it:
+        // `udp dst port 8285 and udp[6:2] = 0 and ip[2:2] > 60`.
+        let program =
+            "12,40 0 0 12,21 0 8 2048,48 0 0 23,21 0 6 17,40 0 0 36,21 0 4 8285,40 0 0 40,21 0 2 0,40 0 0 16,37 1 0 60,"
+            + "6 0 0 4294967295,6 0 0 2"
+        try await lab.wire.run {
+            try execute(
+                "tc qdisc add dev node8 clsact && tc filter add dev node8 egress bpf da bytecode '\(program)'"
+            )
+        }
         // As a NAT would have it that knows nothing of the datagrams that come in.
         try await lab[7].run(
             "nft 'table ip nat { chain out { type filter hook postrouting priority 0; "
@@ -44,6 +62,7 @@ struct PeerDiagnosisTests {
             verdicts(document) == [
                 lab[2].address: "reachable", lab[3].address: "port-closed", lab[4].address: "tunnel-silent",
                 lab[5].address: "host-down", lab[6].address: "narrow", lab[7].address: "address-translated",
+                lab[8].address: "kernel-path-silent",
             ])
         let narrow = document.peers.first { $0.verdict == "narrow" }
         #expect(narrow?.largestBytes == 1372 && narrow?.fullBytes == 1472)
@@ -63,6 +82,7 @@ struct PeerDiagnosisTests {
         _ = try await daemons[1].exitStatus()
         try await lab[3].run("iptables -w -A INPUT -p udp --dport 8285 -j DROP")
         try await lab[4].run("ip link set eth0 down")
+        try await forget(lab[4], at: lab[1])
         try await router.setMTU(1400)
         let clock = ContinuousClock()
         let begin = clock.now

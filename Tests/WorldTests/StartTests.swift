@@ -133,7 +133,7 @@ struct StartTests {
         let first = try await lab[1].start()
         try await first.ready()
         let lease = try await lab[1].run("ls -l --time-style=full-iso \(lab.directory)/store/subnets")
-        let second = try await lab[1].start()
+        let second = try await lab[1].start("--no-takeover")
         #expect(try await second.exitStatus() == 75)
         #expect(second.log.contains("another twilld, twilld (process \(first.processIdentifier)), answers"))
         #expect(try await lab[1].run("ls -l --time-style=full-iso \(lab.directory)/store/subnets") == lease)

@@ -56,8 +56,11 @@ private final class RingLoop {
         let engine = UnsafeMutablePointer<UringEngine>.allocate(capacity: 1)
         do throws(UringError) {
             // Nothing is read from the tunnel here: any descriptor does.
-            let ring = try UringEngine(
-                memory: memory, tunnel: wake, socket: socket, sender: socket, wake: wake, entries: 64)
+            var ring = try UringEngine(memory: memory, wake: wake, entries: 64)
+            guard ring.attach(EngineChannels(tunnel: wake, socket: socket, sender: socket)) == 0 else {
+                ring.close()
+                return nil
+            }
             engine.initialize(to: ring)
         } catch {
             return nil

@@ -63,7 +63,7 @@ struct ScaleForwarder: ParsableCommand {
 
     func run() throws {
         Signals.install()
-        let dataPlane = try DataPlane(
+        let dataPlane = try DataPlane.started(
             DataPlaneConfiguration(
                 tunnelName: tun, underlay: bind, mtu: mtu, tunnelAddress: local.address,
                 tunnelAddressIPv6: localIPv6?.address))
@@ -75,7 +75,6 @@ struct ScaleForwarder: ParsableCommand {
                     ipv4: IPv4Prefix(IPv4Address(bits: first.address.bits + step), length: first.length),
                     ipv6: index == 0 ? firstIPv6 : nil, endpoint: endpoint, takesBursts: !paced)
             })
-        try dataPlane.start()
         dataPlane.publish(routes)
         var published = 0
         let start = secondsNow()

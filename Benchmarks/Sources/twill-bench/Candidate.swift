@@ -4,6 +4,7 @@ import Foundation
 /// and `{underlay}` for its address on the underlay, `{mtu}` for the underlay's MTU in bytes, `{device}` for the
 /// device's name, `{dir}` for an empty folder that all nodes share. `{peer}` and `{peer-underlay}` are node 2's for
 /// node 1 and the other way round: a program that needs to be told of its peer runs on these two nodes alone.
+/// `{others}` stands for the number of the other nodes.
 /// `{processors}` stands for the node's share of the machine's processors.
 ///
 /// A JSON file of the same shape adds any other program: see `docs/benchmarks.md`.
@@ -22,6 +23,9 @@ struct Candidate: Codable {
     var device: String?
     /// Commands on each node once the device is there.
     var configure: [[String]]?
+    /// A command on each node that succeeds once the daemon is as it is to be measured; none: it is once a packet got
+    /// across and back.
+    var ready: [String]?
     /// Commands on each node once the daemon has been stopped.
     var finish: [[String]]?
     /// Where the node is reached; none: the device's own address.
@@ -58,7 +62,21 @@ extension Candidate {
                 "--subnet-file", "{dir}/subnet-{node}.env", "--state-dir", "{dir}/state-{node}",
                 "--status-socket", "{dir}/status-{node}.socket",
             ] + flags,
-            device: "flannel0", printsCounters: true)
+            device: "flannel0", ready: kernelPathIsSettled(program: program), printsCounters: true)
+    }
+
+    /// Where the daemon has a kernel path, what small packets go by is another thing once all peers have said that they
+    /// take it in. A daemon that knows none says nothing of it.
+    private static func kernelPathIsSettled(program: String) -> [String] {
+        let decide = #"""
+            status=$("$0" status --json --status-socket {dir}/status-{node}.socket | tr -d ' \n') || exit 1
+            case $status in
+            "") exit 1 ;;
+            *'"kernelPath":{"ablePeers":{others},'*'"state":"on"'*) exit 0 ;;
+            *'"state":"on"'* | *'"state":"waiting"'*) exit 1 ;;
+            esac
+            """#
+        return ["sh", "-c", decide, program]
     }
 
     /// - Parameter mtu: the underlay's, bytes.
@@ -126,9 +144,9 @@ extension Candidate {
         }
     }
 
-    /// twilld with its kernel path: small packets of sparse flows go past the packet threads.
-    static func withKernelPath(program: String, flags: [String]) -> Candidate {
-        twill(name: "twill-kernel-path", program: program, flags: flags + ["--kernel-path=auto"])
+    /// twilld without its kernel path: everything goes by the packet threads.
+    static func withoutKernelPath(program: String, flags: [String]) -> Candidate {
+        twill(name: "twill-no-kernel-path", program: program, flags: flags + ["--kernel-path=off"])
     }
 
     /// twilld with each offload off, and all of them; and polling, which is off by default.
@@ -285,6 +303,9 @@ struct RunningCandidate {
                     return (try? Lab.run(on: 1, ["ping", "-c1", "-W1", address])) != nil
                 }
             }
+            if let ready = candidate.ready {
+                for node in nodes { try waitUntilReady(words.fill(ready, node), on: node) }
+            }
         } catch {
             stop()
             throw error
@@ -316,6 +337,13 @@ struct RunningCandidate {
         }
         for (node, commands) in zip(1..., finish) {
             for command in commands { _ = try? Lab.run(on: node, command) }
+        }
+    }
+
+    private func waitUntilReady(_ command: [String], on node: Int) throws {
+        try wait(seconds: 15, for: "\(candidate.name): node \(node) as it is to be measured") {
+            try checkAlive()
+            return (try? Lab.run(on: node, command)) != nil
         }
     }
 
@@ -361,6 +389,7 @@ private struct NodeWords {
                 .replacing("{peer-underlay}", with: Lab.underlayAddress(peer))
                 .replacing(Candidate.processorsPlaceholder, with: Lab.processors(ofNode: node))
                 .replacing("{mtu}", with: "\(Lab.layout.mtu)")
+                .replacing("{others}", with: "\(Lab.layout.nodes - 1)")
                 .replacing("{device}", with: devices.isEmpty ? "" : devices[node - 1])
                 .replacing("{dir}", with: folder)
         }

@@ -20,8 +20,8 @@ struct Run: ParsableCommand {
     @Option(
         help: ArgumentHelp(
             """
-            Only these candidates or groups of them. Candidates: veth, vxlan, twill, twill-kernel-path, baseline, \
-            mmsg-baseline, floor, floor-short, floor-cut, vxlan-mtu-9000, twill-mtu-9000, vxlan-in-twill, wireguard-go, \
+            Only these candidates or groups of them. Candidates: veth, vxlan, twill, twill-no-kernel-path, \
+            baseline, mmsg-baseline, floor, floor-short, floor-cut, vxlan-mtu-9000, twill-mtu-9000, vxlan-in-twill, wireguard-go, \
             fastd, nebula, and what --variant and --candidate name. \
             Groups: all, engines, offloads, workers, scale, mtu-9000.
             """, valueName: "name,…"),

@@ -19,7 +19,7 @@ extension Run {
             .baseline(name: "mmsg-baseline", batch: 64, mtu: mtu, nodes: nodes),
         ]
         let jumbo = Candidate.jumbo(program: twilld, flags: flags, mtu: mtu)
-        let ring = Candidate.withKernelPath(program: twilld, flags: flags)
+        let ring = Candidate.withoutKernelPath(program: twilld, flags: flags)
         let carried = jumbo + [Candidate.nested(program: twilld, flags: flags)]
         let files = try candidateFiles.map { try Candidate(path: $0) }
         let shipped = try Candidate.shipped()

@@ -29,7 +29,7 @@ struct TunedFlag: Codable, Equatable {
             ("socket-buffer", ["1048576", "16777216", "33554432"]),
             ("queue-length", ["250", "1000", "4000", "16384"]),
             ("huge-pages", either),
-            ("kernel-path", ["auto"]),
+            ("kernel-path", ["off"]),
             ("kernel-path-bytes", ["128", "512", "1024"]),
         ]
     }

@@ -5,6 +5,7 @@
 #include <linux/bpf.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -22,11 +23,12 @@ static void set_name(char target[BPF_OBJ_NAME_LEN], const char *name) {
 int twill_map_make(enum twill_map_kind kind, uint32_t key_bytes, uint32_t value_bytes, uint32_t entries, int inner,
                    const char *name) {
   union bpf_attr attributes = {0};
-  attributes.map_type = kind;
+  attributes.map_type = kind & 0xFF;
   attributes.key_size = key_bytes;
   attributes.value_size = value_bytes;
   attributes.max_entries = entries;
   if (kind == TWILL_MAP_HASH || kind == TWILL_MAP_PREFIXES) attributes.map_flags = BPF_F_NO_PREALLOC;
+  if (kind == TWILL_MAP_ARRAY_IN_MEMORY) attributes.map_flags = BPF_F_MMAPABLE;
   if (inner >= 0) attributes.inner_map_fd = (uint32_t)inner;
   set_name(attributes.map_name, name);
   return call(BPF_MAP_CREATE, &attributes);
@@ -48,6 +50,11 @@ int twill_map_get(int map, const void *key, void *value) { return on_entry(BPF_M
 
 int twill_map_remove(int map, const void *key) { return on_entry(BPF_MAP_DELETE_ELEM, map, key, NULL); }
 
+const void *twill_map_memory(int map, size_t bytes) {
+  void *memory = mmap(NULL, bytes, PROT_READ, MAP_SHARED, map, 0);
+  return memory == MAP_FAILED ? NULL : memory;
+}
+
 uint32_t twill_possible_cpus(void) {
   // One range, "0-3", or several: the last number counts.
   char text[256];
@@ -65,6 +72,17 @@ uint32_t twill_possible_cpus(void) {
   return last + 1;
 }
 
+// While a signal or a ring's work waits for the thread the verifier gives up (EAGAIN). That is done before the next call.
+static int load(union bpf_attr *attributes) {
+  enum { ATTEMPTS = 32 };
+  int program = -1;
+  for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+    program = call(BPF_PROG_LOAD, attributes);
+    if (program >= 0 || errno != EAGAIN) break;
+  }
+  return program;
+}
+
 int twill_program_load(const uint64_t *instructions, uint32_t count, const char *name, char *words, uint32_t size) {
   union bpf_attr attributes = {0};
   words[0] = 0;
@@ -74,14 +92,14 @@ int twill_program_load(const uint64_t *instructions, uint32_t count, const char 
   // No helper that the programs use asks for another licence than twill's own.
   attributes.license = (uintptr_t) "Apache-2.0";
   set_name(attributes.prog_name, name);
-  int program = call(BPF_PROG_LOAD, &attributes);
+  int program = load(&attributes);
   if (program >= 0) return program;
   // Once more for the kernel's words, which cost a good load time.
   int error = errno;
   attributes.log_buf = (uintptr_t)words;
   attributes.log_size = size;
   attributes.log_level = 1;
-  program = call(BPF_PROG_LOAD, &attributes);
+  program = load(&attributes);
   if (program < 0) errno = error;
   return program;
 }

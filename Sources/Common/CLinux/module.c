@@ -10,11 +10,79 @@
 _Static_assert(CMSG_SPACE(sizeof(uint16_t)) == TWILL_SEGMENT_CONTROL_BYTES, "room for UDP_SEGMENT");
 _Static_assert(CMSG_SPACE(sizeof(int)) == TWILL_COALESCE_CONTROL_BYTES, "room for UDP_GRO");
 
-int twill_tun_attach(int descriptor, const char *name, int multi_queue) {
+static int attach(int descriptor, const char *name, int flags) {
   struct ifreq request = {0};
   strncpy(request.ifr_name, name, IFNAMSIZ - 1);
-  request.ifr_flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | (multi_queue ? IFF_MULTI_QUEUE : 0);
+  request.ifr_flags = (short)(IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | flags);
   return ioctl(descriptor, TUNSETIFF, &request);
+}
+
+int twill_tun_create(int descriptor, const char *name) {
+  return attach(descriptor, name, IFF_MULTI_QUEUE | IFF_TUN_EXCL);
+}
+
+int twill_tun_attach(int descriptor, const char *name, int multi_queue) {
+  return attach(descriptor, name, multi_queue ? IFF_MULTI_QUEUE : 0);
+}
+
+// Calls `look` with each attribute between two places.
+static void look_at_attributes(const char *place, const char *end, void (*look)(struct rtattr, const char *, void *),
+                               void *context) {
+  while (end - place >= (ssize_t)sizeof(struct rtattr)) {
+    struct rtattr attribute;
+    memcpy(&attribute, place, sizeof attribute);
+    if (attribute.rta_len < sizeof attribute || attribute.rta_len > end - place) return;
+    look(attribute, place + sizeof attribute, context);
+    if (RTA_ALIGN(attribute.rta_len) > end - place) return;
+    place += RTA_ALIGN(attribute.rta_len);
+  }
+}
+
+struct link_knowledge {
+  int is_tun, has_carrier;
+};
+
+static void look_at_kind(struct rtattr attribute, const char *value, void *context) {
+  struct link_knowledge *known = context;
+  if (attribute.rta_type == IFLA_INFO_KIND && attribute.rta_len == RTA_LENGTH(sizeof "tun"))
+    known->is_tun = memcmp(value, "tun", sizeof "tun") == 0;
+}
+
+static void look_at_link(struct rtattr attribute, const char *value, void *context) {
+  struct link_knowledge *known = context;
+  if (attribute.rta_type == IFLA_CARRIER && attribute.rta_len > sizeof attribute) known->has_carrier = *value != 0;
+  if ((attribute.rta_type & ~NLA_F_NESTED) == IFLA_LINKINFO)
+    look_at_attributes(value, value + attribute.rta_len - sizeof attribute, look_at_kind, context);
+}
+
+int twill_tun_is_held(const char *name) {
+  struct {
+    struct nlmsghdr header;
+    struct ifinfomsg body;
+    struct rtattr attribute;
+    char name[IFNAMSIZ];
+  } request = {
+      .header = {.nlmsg_len = sizeof request, .nlmsg_type = RTM_GETLINK, .nlmsg_flags = NLM_F_REQUEST},
+      .body = {.ifi_family = AF_UNSPEC},
+      .attribute = {.rta_len = RTA_LENGTH(IFNAMSIZ), .rta_type = IFLA_IFNAME},
+  };
+  strncpy(request.name, name, IFNAMSIZ - 1);
+  union {
+    struct nlmsghdr header;
+    char bytes[16384];
+  } answer;
+  int descriptor = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+  if (descriptor < 0) return -1;
+  struct timeval patience = {.tv_sec = 1};
+  setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  ssize_t length = send(descriptor, &request, sizeof request, 0);
+  if (length >= 0) length = recv(descriptor, &answer, sizeof answer, 0);
+  close(descriptor);
+  if (length < (ssize_t)NLMSG_LENGTH(sizeof(struct ifinfomsg)) || answer.header.nlmsg_type != RTM_NEWLINK) return -1;
+  struct link_knowledge known = {0, 0};
+  look_at_attributes((const char *)NLMSG_DATA(&answer.header) + NLMSG_ALIGN(sizeof(struct ifinfomsg)),
+                     answer.bytes + length, look_at_link, &known);
+  return known.is_tun ? known.has_carrier : -1;
 }
 
 int twill_tun_set_vnet_header(int descriptor, int *length) { return ioctl(descriptor, TUNSETVNETHDRSZ, length); }
@@ -29,6 +97,48 @@ int twill_tun_name(int descriptor, char *name) {
   memcpy(name, request.ifr_name, IFNAMSIZ);
   name[IFNAMSIZ - 1] = 0;
   return 0;
+}
+
+int twill_tun_flags(int descriptor, unsigned short *flags) {
+  struct ifreq request = {0};
+  if (ioctl(descriptor, TUNGETIFF, &request) != 0) return -1;
+  *flags = request.ifr_flags;
+  return 0;
+}
+
+int twill_tun_set_persistent(int descriptor, int persistent) {
+  return ioctl(descriptor, TUNSETPERSIST, (unsigned long)persistent);
+}
+
+int twill_link_without_queue(unsigned int index) {
+  struct {
+    struct nlmsghdr header;
+    struct tcmsg body;
+    struct rtattr attribute;
+    char kind[8];
+  } request = {
+      .header = {.nlmsg_len = sizeof request, .nlmsg_type = RTM_NEWQDISC,
+                 .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE},
+      .body = {.tcm_family = AF_UNSPEC, .tcm_ifindex = (int)index, .tcm_parent = TC_H_ROOT},
+      .attribute = {.rta_len = RTA_LENGTH(8), .rta_type = TCA_KIND},
+      .kind = "noqueue",
+  };
+  struct {
+    struct nlmsghdr header;
+    struct nlmsgerr error;
+    char rest[256];
+  } answer;
+  int descriptor = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+  if (descriptor < 0) return errno;
+  struct timeval patience = {.tv_sec = 1};
+  setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  ssize_t length = send(descriptor, &request, sizeof request, 0);
+  if (length >= 0) length = recv(descriptor, &answer, sizeof answer, 0);
+  int error = length < 0 ? errno : EPROTO;
+  close(descriptor);
+  if (length >= (ssize_t)NLMSG_LENGTH(sizeof(struct nlmsgerr)) && answer.header.nlmsg_type == NLMSG_ERROR)
+    return -answer.error.error;
+  return error;
 }
 
 int twill_link_dropped(unsigned int index, uint64_t *dropped) {
@@ -107,6 +217,94 @@ int twill_send_batch(int descriptor, struct twill_batch_message *messages, unsig
 
 int twill_receive_batch(int descriptor, struct twill_batch_message *messages, unsigned int count) {
   return recvmmsg(descriptor, (struct mmsghdr *)messages, count, MSG_DONTWAIT, NULL);
+}
+
+int twill_sealed_memory(const char *name, const void *bytes, size_t length) {
+  int descriptor = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (descriptor < 0) return -1;
+  const char *place = bytes;
+  while (length > 0) {
+    ssize_t written = write(descriptor, place, length);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) break;
+    place += written;
+    length -= written;
+  }
+  if (length == 0 && fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) == 0)
+    return descriptor;
+  int error = errno;
+  close(descriptor);
+  errno = error;
+  return -1;
+}
+
+int twill_is_sealed(int descriptor) {
+  int seals = fcntl(descriptor, F_GET_SEALS);
+  return seals >= 0 && (seals & F_SEAL_WRITE) && (seals & F_SEAL_SHRINK) && (seals & F_SEAL_GROW);
+}
+
+_Static_assert(TWILL_DESCRIPTORS_AT_ONCE <= 253, "SCM_MAX_FD of include/net/scm.h");
+
+ssize_t twill_send_descriptors(int socket, const struct sockaddr *address, unsigned int address_length, const void *bytes,
+                               size_t length, const int *descriptors, unsigned int count) {
+  union {
+    struct cmsghdr header;
+    char room[CMSG_SPACE(sizeof(int) * TWILL_DESCRIPTORS_AT_ONCE)];
+  } control;
+  if (count > TWILL_DESCRIPTORS_AT_ONCE) {
+    errno = EINVAL;
+    return -1;
+  }
+  memset(&control, 0, sizeof control);
+  struct iovec vector = {.iov_base = (void *)bytes, .iov_len = length};
+  struct msghdr message = {
+      .msg_name = (void *)address, .msg_namelen = address_length, .msg_iov = &vector, .msg_iovlen = 1};
+  if (count > 0) {
+    message.msg_control = &control;
+    message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+    control.header.cmsg_level = SOL_SOCKET;
+    control.header.cmsg_type = SCM_RIGHTS;
+    control.header.cmsg_len = CMSG_LEN(sizeof(int) * count);
+    memcpy(CMSG_DATA(&control.header), descriptors, sizeof(int) * count);
+  }
+  ssize_t sent;
+  do sent = sendmsg(socket, &message, MSG_NOSIGNAL);
+  while (sent < 0 && errno == EINTR);
+  return sent;
+}
+
+ssize_t twill_receive_descriptors(int socket, void *bytes, size_t room, int *descriptors, unsigned int *count) {
+  union {
+    struct cmsghdr header;
+    char room[CMSG_SPACE(sizeof(int) * TWILL_DESCRIPTORS_AT_ONCE)];
+  } control;
+  struct iovec vector = {.iov_base = bytes, .iov_len = room};
+  struct msghdr message = {
+      .msg_iov = &vector, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+  *count = 0;
+  ssize_t length;
+  do length = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  while (length < 0 && errno == EINTR);
+  if (length < 0) return -1;
+  for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    unsigned int had = *count, more = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    if (more > TWILL_DESCRIPTORS_AT_ONCE - had) more = TWILL_DESCRIPTORS_AT_ONCE - had;
+    memcpy(descriptors + had, CMSG_DATA(header), sizeof(int) * more);
+    *count = had + more;
+  }
+  if (message.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) {
+    for (unsigned int index = 0; index < *count; index++) close(descriptors[index]);
+    *count = 0;
+    errno = EMSGSIZE;
+    return -1;
+  }
+  return length;
+}
+
+int twill_readable_bytes(int socket) {
+  int bytes = 0;
+  return ioctl(socket, FIONREAD, &bytes) == 0 ? bytes : 0;
 }
 
 int twill_pin_thread(int cpu) {

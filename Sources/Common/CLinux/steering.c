@@ -46,7 +46,7 @@ int twill_steer_datagrams(int socket, uint32_t sockets) {
   {.code = BPF_JMP | (comparison) | BPF_K, .dst_reg = BPF_REG_0, .imm = (value), .off = (count)}
 #define RETURN {.code = BPF_JMP | BPF_EXIT}
 
-static int load_packet_steering(void) {
+static int load_packet_steering(uint32_t queues) {
   const struct bpf_insn code[] = {
       COPY(BPF_REG_6, BPF_REG_1),
       SET(BPF_REG_7, 0),
@@ -80,6 +80,7 @@ static int load_packet_steering(void) {
       APPLY(BPF_MUL, BPF_REG_7, 0x9E3779B1),
       APPLY(BPF_RSH, BPF_REG_7, 16),
       COPY(BPF_REG_0, BPF_REG_7),
+      APPLY(BPF_MOD, BPF_REG_0, queues),
       RETURN,
   };
   union bpf_attr attributes;
@@ -91,8 +92,8 @@ static int load_packet_steering(void) {
   return (int)syscall(SYS_bpf, BPF_PROG_LOAD, &attributes, sizeof attributes);
 }
 
-int twill_steer_packets(int tunnel) {
-  int program = load_packet_steering();
+int twill_steer_packets(int tunnel, uint32_t queues) {
+  int program = load_packet_steering(queues);
   if (program < 0) return -1;
   int result = ioctl(tunnel, TUNSETSTEERINGEBPF, &program), error = errno;
   close(program);

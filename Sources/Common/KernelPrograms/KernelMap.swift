@@ -12,6 +12,8 @@ public struct KernelMap: Sendable {
         case hash
         /// Entries by their number.
         case array
+        /// Entries by their number, which `memory` shows to this process as well.
+        case arrayInMemory
         /// Entries by their number, with a value for each CPU.
         case arrayOfEachCPU
         /// Entries by a prefix: a 32-bit length, and an address in network byte order. The longest that fits is found.
@@ -23,6 +25,7 @@ public struct KernelMap: Sendable {
             switch self {
             case .hash: TWILL_MAP_HASH
             case .array: TWILL_MAP_ARRAY
+            case .arrayInMemory: TWILL_MAP_ARRAY_IN_MEMORY
             case .arrayOfEachCPU: TWILL_MAP_ARRAY_OF_EACH_CPU
             case .prefixes: TWILL_MAP_PREFIXES
             case .arrayOfMaps: TWILL_MAP_ARRAY_OF_MAPS
@@ -89,6 +92,12 @@ public struct KernelMap: Sendable {
         }
         return isThere ? values : []
     }
+
+    /// The values of an `arrayInMemory`, one behind the other, to be read while programs write them; nil where the kernel
+    /// refuses. The caller gives the memory back by `munmap`.
+    ///
+    /// - Parameter bytes: of all values.
+    public func memory(bytes: Int) -> UnsafeRawPointer? { twill_map_memory(descriptor, bytes) }
 
     /// Takes an entry away; one that is not there is none the worse.
     public func remove<Key: BitwiseCopyable>(_ key: Key) {

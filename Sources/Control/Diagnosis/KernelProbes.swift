@@ -37,7 +37,7 @@ public final class KernelProbes: ProbeNetwork {
     private func socket(_ way: Probe.Way) -> ProbeSocket {
         switch way {
         case .host: hostEchoes
-        case .tunnel: tunnelEchoes
+        case .tunnel, .kernelPath: tunnelEchoes
         case .port: hostDatagrams
         case .tunnelThere: tunnelDatagrams
         }
@@ -49,7 +49,7 @@ public final class KernelProbes: ProbeNetwork {
         var destination = probe.destination
         let bytes: [UInt8]
         switch probe.way {
-        case .host, .tunnel:
+        case .host, .tunnel, .kernelPath:
             destination.port = 0
             bytes = EchoMessage.request(
                 identifier: identifier, sequence: probe.number, packetBytes: probe.size)

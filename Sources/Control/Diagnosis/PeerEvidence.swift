@@ -8,9 +8,14 @@ public struct ExaminedPeer: Sendable, Hashable {
     public var endpoint: Endpoint
     /// Its address in the tunnel: the first of its subnet.
     public var tunnelAddress: IPAddress
+    /// Whether small packets go there past the daemons.
+    public var hasKernelPath: Bool
 
     /// Names a peer.
-    public init(subnet: String, endpoint: Endpoint, tunnelAddress: IPAddress) {
+    public init(
+        subnet: String, endpoint: Endpoint, tunnelAddress: IPAddress, hasKernelPath: Bool = false
+    ) {
+        self.hasKernelPath = hasKernelPath
         self.subnet = subnet
         self.endpoint = endpoint
         self.tunnelAddress = tunnelAddress
@@ -72,6 +77,8 @@ public struct PeerEvidence: Sendable, Hashable {
     public var tunnel = WayEvidence()
     /// Through the tunnel, the way there alone, where the way there and back did not carry the full size.
     public var tunnelThere = WayEvidence()
+    /// Through the tunnel and back past the daemons, where the daemons' way carried something.
+    public var kernelPath = WayEvidence()
     /// The size in bytes of a full packet in the tunnel.
     public var fullSize: Int
     /// Whether datagrams of no known peer reached this node while it was examined: answers that came from another
@@ -98,6 +105,7 @@ public struct PeerEvidence: Sendable, Hashable {
             case .port: port
             case .tunnel: tunnel
             case .tunnelThere: tunnelThere
+            case .kernelPath: kernelPath
             }
         }
         set {
@@ -106,6 +114,7 @@ public struct PeerEvidence: Sendable, Hashable {
             case .port: port = newValue
             case .tunnel: tunnel = newValue
             case .tunnelThere: tunnelThere = newValue
+            case .kernelPath: kernelPath = newValue
             }
         }
     }

@@ -18,6 +18,7 @@ public struct PeerExamination<Network: ProbeNetwork> {
     private struct Sent {
         var peer: Int
         var probe: Probe
+        var isSmall: Bool
         var instant: ContinuousClock.Instant
     }
 
@@ -43,6 +44,7 @@ public struct PeerExamination<Network: ProbeNetwork> {
         askSmall()
         askFull()
         searchSizes()
+        askPastTheDaemons()
         return evidence
     }
 
@@ -52,7 +54,7 @@ public struct PeerExamination<Network: ProbeNetwork> {
         for round in 0..<timing.rounds {
             for index in evidence.indices {
                 send(.host, to: index, size: ExaminationTiming.smallSize)
-                send(.tunnel, to: index, size: ExaminationTiming.smallSize)
+                send(.tunnel, to: index, size: place.smallestByDaemon)
                 // Where pods' packets are sent as they are, there is no port.
                 if round == 0, evidence[index].peer.endpoint.port != 0 {
                     send(.port, to: index, size: ExaminationTiming.emptyDatagramSize)
@@ -109,6 +111,21 @@ public struct PeerExamination<Network: ProbeNetwork> {
         }
     }
 
+    /// Asks those that small packets go to past the daemons with such ones. Not before: where a firewall has come between,
+    /// these pass for a few seconds still, and would be taken for a sign of life.
+    private mutating func askPastTheDaemons() {
+        let peers = evidence.indices.filter {
+            evidence[$0].peer.hasKernelPath && evidence[$0].tunnel.isAnswered
+        }
+        guard !peers.isEmpty else { return }
+        for _ in 0..<timing.rounds {
+            for index in peers where !evidence[index].kernelPath.isAnswered {
+                send(.kernelPath, to: index, size: ExaminationTiming.smallSize)
+            }
+            collect(for: timing.sizePatience, of: Set(peers)) { found, _ in found.kernelPath.isAnswered }
+        }
+    }
+
     private mutating func askSize(_ size: Int, _ way: Probe.Way, of peers: [Int]) {
         guard !peers.isEmpty else { return }
         for _ in 0..<ExaminationTiming.sizeTries {
@@ -127,10 +144,10 @@ public struct PeerExamination<Network: ProbeNetwork> {
         let destination =
             switch way {
             case .host, .port: peer.endpoint
-            case .tunnel, .tunnelThere: Endpoint(address: peer.tunnelAddress, port: 0)
+            case .tunnel, .tunnelThere, .kernelPath: Endpoint(address: peer.tunnelAddress, port: 0)
             }
         let probe = Probe(number: lastNumber, way: way, destination: destination, size: size)
-        sent[lastNumber] = Sent(peer: index, probe: probe, instant: network.now)
+        sent[lastNumber] = Sent(peer: index, probe: probe, isSmall: countsAsSmall, instant: network.now)
         if countsAsSmall { evidence[index][way].sent += 1 }
         network.send(probe)
     }
@@ -157,7 +174,7 @@ public struct PeerExamination<Network: ProbeNetwork> {
         case .answered:
             // A second answer to one probe is a duplicate.
             self.sent[event.number] = nil
-            if sent.probe.size <= ExaminationTiming.smallSize {
+            if sent.isSmall {
                 found.roundTrips.append(event.instant - sent.instant)
             }
             found.largestAnswered = max(found.largestAnswered ?? 0, sent.probe.size)
@@ -166,7 +183,7 @@ public struct PeerExamination<Network: ProbeNetwork> {
                 code: code, sender: sender, isFromThisMachine: sender == place.underlayAddress)
         case .tooLarge: break
         case .notSent(let reason):
-            if sent.probe.size <= ExaminationTiming.smallSize { found.notSent = reason }
+            if sent.isSmall { found.notSent = reason }
         }
         evidence[sent.peer][sent.probe.way] = found
     }
@@ -180,9 +197,16 @@ public struct ExaminingNode: Sendable, Hashable {
     public var tunnelAddress: IPAddress
     /// Bytes of a full packet in the tunnel.
     public var tunnelMTU: Int
+    /// Bytes of the smallest probe through the tunnel that the daemons carry, and no program in the kernel.
+    public var smallestByDaemon: Int
 
     /// Names a node.
-    public init(underlayAddress: IPAddress, tunnelAddress: IPAddress, tunnelMTU: Int) {
+    ///
+    /// - Parameter kernelPathBytes: the largest packet that goes past its daemon, where there is such a way; else 0.
+    public init(
+        underlayAddress: IPAddress, tunnelAddress: IPAddress, tunnelMTU: Int, kernelPathBytes: Int = 0
+    ) {
+        smallestByDaemon = min(max(ExaminationTiming.smallSize, kernelPathBytes &+ 1), tunnelMTU)
         self.underlayAddress = underlayAddress
         self.tunnelAddress = tunnelAddress
         self.tunnelMTU = tunnelMTU

@@ -10,6 +10,8 @@ public enum PeerVerdict: String, Sendable, Codable, CaseIterable {
     case narrow
     /// Full packets go there; full ones do not come back.
     case narrowWayBack = "narrow-way-back"
+    /// Packets go by the daemons; small ones, which go past them, do not.
+    case kernelPathSilent = "kernel-path-silent"
     /// This machine does not send to it.
     case notSent = "not-sent"
     /// Nobody on the local network has the host's address.
@@ -50,7 +52,9 @@ public enum PeerVerdict: String, Sendable, Codable, CaseIterable {
     }
 
     private init(answered evidence: PeerEvidence) {
-        if (evidence.tunnel.largestAnswered ?? 0) < evidence.fullSize {
+        if evidence.kernelPath.sent > 0 && !evidence.kernelPath.isAnswered {
+            self = .kernelPathSilent
+        } else if (evidence.tunnel.largestAnswered ?? 0) < evidence.fullSize {
             let reachesThere = (evidence.tunnelThere.largestAnswered ?? 0) >= evidence.fullSize
             self = reachesThere ? .narrowWayBack : .narrow
         } else {
@@ -105,6 +109,12 @@ public struct PeerFinding: Sendable, Hashable {
         switch verdict {
         case .reachable: return ("", "")
         case .lossy, .narrow, .narrowWayBack: return words(passing: verdict, evidence)
+        case .kernelPathSilent:
+            return (
+                "large packets come back from it, small ones do not: something on the way eats or spoils UDP "
+                    + "datagrams without a checksum, which small packets are sent in past the daemons",
+                "give the daemon of this node or of that one --kernel-path=off, and find the device"
+            )
         case .notSent:
             return (
                 "this machine does not send to it: \(evidence.tunnel.notSent ?? evidence.port.notSent ?? "")",

@@ -14,6 +14,8 @@ public struct Probe: Sendable, Hashable {
         /// A datagram through the tunnel to a port that nobody listens on. The answer is an ICMP error, which is small,
         /// so that this one asks for the size of the way there alone.
         case tunnelThere
+        /// An echo request through the tunnel, of a size that goes past the daemons.
+        case kernelPath
     }
 
     /// Tells it from the others of an examination.

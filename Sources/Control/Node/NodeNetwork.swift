@@ -96,7 +96,7 @@ public actor NodeNetwork {
     var pathEndpoints: [IPv4Prefix: Endpoint] = [:]
     /// Tells which hosts say that nobody listens on a port, from when a peer is silent on.
     var refusals: RefusalSocket?
-    var narrowPaths: [NarrowPathRoute] = []
+    var narrowPaths: [NarrowPathRoute]
     var underlay: Underlay? { watch?.underlay }
 
     /// Asks `run` for a look.
@@ -120,15 +120,22 @@ public actor NodeNetwork {
     ///   - health: is told how the underlay, the routes and the items are.
     ///   - logger: takes what was restored, and what could not be.
     ///   - pathTiming: the times by which paths to peers are probed; nil for not at all.
+    ///   - inherited: narrow paths that the process before had found, whose routes stand: the largest inner packet in
+    ///     bytes, by subnet.
     /// - Throws: `NetlinkError` where the kernel gives no sockets, `SystemError` where it gives no thread.
     public init(
         options: UnderlayOptions, exclusions: UnderlayExclusions = UnderlayExclusions(),
         alias: String? = nil,
         resyncInterval: Duration = .seconds(5), patience: Duration = .seconds(5),
         routePatience: Duration = .seconds(2), health: NodeHealth, logger: Logger,
-        pathTiming: PathTiming? = PathTiming()
+        pathTiming: PathTiming? = PathTiming(), inherited: [IPv4Prefix: Int] = [:]
     ) throws {
-        pathWatch = PathWatch(timing: pathTiming ?? PathTiming(), probes: pathTiming != nil)
+        pathWatch = PathWatch(
+            timing: pathTiming ?? PathTiming(), probes: pathTiming != nil,
+            inherited: inherited)
+        narrowPaths = inherited.map {
+            NarrowPathRoute(interfaceName: exclusions.interfaceName ?? "", subnet: $0.key, mtu: $0.value)
+        }
         (pathKicks, pathKick) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
         self.exclusions = exclusions
         self.patience = patience
@@ -284,9 +291,9 @@ public actor NodeNetwork {
     }
 
     private func takeNeighbors(_ change: NetworkChange) {
-        if case .neighbor(let neighbor) = change {
+        if case .neighbor(let index) = change {
             // Most of a machine's changes are of other devices.
-            guard neighborDevices.contains(neighbor.interfaceIndex) else { return }
+            guard neighborDevices.contains(index) else { return }
         }
         neighbors = nil
         look.yield()

@@ -52,7 +52,8 @@ extension NodeStatus {
 
     private func line(of path: KernelPath) -> String {
         let attachment = path.attachment.map { " (\($0))" } ?? ""
-        let rest = path.detail.map { ": \($0)" } ?? ", to \(path.ablePeers) of \(peers.count) peers"
+        let unseen = tunnel.map { "; tcpdump on \($0.interface) does not see what leaves by it" } ?? ""
+        let rest = path.detail.map { ": \($0)" } ?? ", to \(path.ablePeers) of \(peers.count) peers" + unseen
         return "fast path \(path.state)\(attachment)\(rest)"
     }
 

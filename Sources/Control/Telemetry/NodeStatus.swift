@@ -371,9 +371,15 @@ extension NodeStatus {
         public var attachment: String?
         /// How many peers are sent to by it now.
         public var ablePeers: Int
+        /// Bytes of the largest packet that it takes; nil where there is none, and from a release that did not say so.
+        public var packetBytes: Int?
 
         /// Makes a state.
-        public init(state: String, detail: String? = nil, attachment: String? = nil, ablePeers: Int = 0) {
+        public init(
+            state: String, detail: String? = nil, attachment: String? = nil, ablePeers: Int = 0,
+            packetBytes: Int? = nil
+        ) {
+            self.packetBytes = packetBytes
             self.state = state
             self.detail = detail
             self.attachment = attachment

@@ -101,14 +101,56 @@ public struct CounterTotals: Sendable {
     private var histograms = CounterHistogram.allCases.map { HistogramTotals($0) }
     private var gauges = [UInt64](repeating: 0, count: CounterGauge.allCases.count)
 
-    /// Sums the blocks of all workers.
-    public init(_ blocks: [CounterBlock]) {
+    /// Sums the blocks of all workers, and what was counted before them.
+    public init(_ blocks: [CounterBlock], beside before: CounterTotals? = nil) {
+        if let before {
+            values = before.values
+            histograms = before.histograms
+        }
         for block in blocks {
             for counter in Counter.allCases { values[counter.rawValue] &+= block[counter] }
             for histogram in CounterHistogram.allCases {
                 histograms[histogram.rawValue].add(block[histogram])
             }
             for gauge in CounterGauge.allCases { gauges[gauge.rawValue] &+= block[gauge] }
+        }
+    }
+
+    /// What whoever goes on with the counting adds to its own: fallbacks, and what only stands at a level, it finds out
+    /// for itself.
+    public var carried: CounterTotals {
+        var totals = CounterTotals([])
+        for counter in Counter.allCases where !counter.isFallback {
+            totals.values[counter.rawValue] = self[counter]
+        }
+        totals.histograms = histograms
+        return totals
+    }
+
+    /// The counters that are not 0, by their names, for another process.
+    public var named: [String: UInt64] {
+        var named: [String: UInt64] = [:]
+        for counter in Counter.allCases where self[counter] > 0 { named[counter.name] = self[counter] }
+        return named
+    }
+
+    /// The histograms, by their names: the observations in each bucket, and then the sum of all.
+    public var namedHistograms: [String: [UInt64]] {
+        Dictionary(
+            uniqueKeysWithValues: CounterHistogram.allCases.map {
+                ($0.name, self[$0].counts + [self[$0].sum])
+            })
+    }
+
+    /// Goes on with what another process counted. What it counted by other names, or in other buckets, is left out.
+    public init(named: [String: UInt64], histograms namedHistograms: [String: [UInt64]]) {
+        for counter in Counter.allCases { values[counter.rawValue] = named[counter.name] ?? 0 }
+        for histogram in CounterHistogram.allCases {
+            guard let numbers = namedHistograms[histogram.name],
+                numbers.count == histograms[histogram.rawValue].counts.count + 1
+            else { continue }
+            histograms[histogram.rawValue].counts = Array(numbers.dropLast())
+            histograms[histogram.rawValue].sum = numbers[numbers.count - 1]
         }
     }
 

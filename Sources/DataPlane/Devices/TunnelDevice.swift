@@ -3,6 +3,10 @@
 // (IFF_VNET_HDR), which is how super-packets and unfinished checksums cross. The descriptor stays in blocking
 // mode: io_uring answers EAGAIN instead of waiting where a descriptor is non-blocking, so "do not wait" is said
 // with each operation.
+//
+// Every device is made multi-queue, however many queues it has at first, so that it can get more without being made
+// anew, and without a queueing discipline, of which the kernel would keep one for each of 256 possible queues, 25 MB in
+// all, and which holds nothing: the driver takes every packet at once, into the queue's own ring, or drops it (ADR 92).
 
 import CLinux
 import Glibc
@@ -58,14 +62,14 @@ public struct TunnelError: Error, CustomStringConvertible, Equatable {
     }
 }
 
-/// A TUN device of one or several queues, gone once all its queues are closed.
+/// A TUN device of one or several queues, gone once all its queues are closed, unless it is persistent.
 public struct TunnelDevice: Sendable {
     /// The device's name, at most 15 bytes.
     public let name: String
     /// The kernel's interface index.
     public let index: UInt32
     /// One queue for each worker.
-    public let queues: [TunnelQueue]
+    public private(set) var queues: [TunnelQueue]
     /// The offloads that the kernel accepted.
     public let offloads: TunnelOffloads
 
@@ -80,7 +84,7 @@ public struct TunnelDevice: Sendable {
     /// opening is tried again until `patienceMilliseconds` are over.
     ///
     /// - Parameters:
-    ///   - name: at most 15 bytes; the device must not exist.
+    ///   - name: at most 15 bytes. A persistent TUN device of that name that nobody has open is taken as it is.
     ///   - queueCount: how many queues it gets, one for each worker.
     ///   - wanted: the offloads to ask for. What the kernel refuses is left out of the device's `offloads`.
     ///   - patienceMilliseconds: how long a name that is held is waited for.
@@ -103,8 +107,8 @@ public struct TunnelDevice: Sendable {
             } catch {
                 guard error.errorNumber == EBUSY, waited < patienceMilliseconds else { throw error }
                 if waited == 0 { busy() }
-                usleep(20_000)
-                waited += 20
+                usleep(2_000)
+                waited += 2
             }
         }
     }
@@ -120,26 +124,132 @@ public struct TunnelDevice: Sendable {
             for queue in queues { Glibc.close(queue.descriptor) }
             return error
         }
-        var offloads = TunnelOffloads()
-        for _ in 0..<queueCount {
+        var isMultiQueue = true
+        for number in 0..<queueCount {
             let descriptor = Glibc.open("/dev/net/tun", O_RDWR | O_CLOEXEC)
             guard descriptor >= 0 else { throw fail("open /dev/net/tun") }
             queues.append(TunnelQueue(descriptor: descriptor))
-            let multiQueue = queueCount > 1
-            guard twill_tun_attach(descriptor, name, multiQueue ? 1 : 0) == 0 else {
-                throw fail("make the TUN device \(name)")
-            }
+            let isAttached =
+                number == 0
+                ? attachFirst(descriptor, name, queueCount, &isMultiQueue)
+                : twill_tun_attach(descriptor, name, 1) == 0
+            guard isAttached else { throw fail("make the TUN device \(name)") }
             var headerLength = Int32(truncatingIfNeeded: virtioHeaderLength)
             guard twill_tun_set_vnet_header(descriptor, &headerLength) == 0 else {
                 throw fail("set the virtio header of \(name)")
             }
-            offloads = accepted(wanted, descriptor)
         }
+        let offloads = accepted(wanted, queues[0].descriptor)
         // Somebody may have renamed it meanwhile, and given its name to another device.
         guard let index = TunnelDevice.index(of: queues[0], named: name) else {
             throw fail("find the new TUN device \(name)")
         }
+        // Where it is refused, the kernel queues as it does for other devices.
+        if isMultiQueue { _ = twill_link_without_queue(index) }
         return TunnelDevice(name: name, index: index, queues: queues, offloads: offloads)
+    }
+
+    /// Makes a device, or takes a persistent one of its name that nobody has open. One that somebody has open would give
+    /// us a queue all the same, and with it a part of that one's packets.
+    ///
+    /// - Parameter isMultiQueue: false where it has room for one queue alone, as persistent ones that others made may.
+    /// - Returns: whether it did; else `errno` says why not.
+    private static func attachFirst(
+        _ descriptor: Int32, _ name: String, _ queueCount: Int, _ isMultiQueue: inout Bool
+    ) -> Bool {
+        if twill_tun_create(descriptor, name) == 0 { return true }
+        guard errno == EBUSY else { return false }
+        if twill_tun_is_held(name) == 1 {
+            errno = EBUSY
+            return false
+        }
+        if twill_tun_attach(descriptor, name, 1) == 0 { return true }
+        guard errno == EINVAL, queueCount == 1 else { return false }
+        isMultiQueue = false
+        return twill_tun_attach(descriptor, name, 0) == 0
+    }
+
+    /// Takes over the queues of a device that another process, or another part of this one, has opened.
+    ///
+    /// - Parameters:
+    ///   - name: what the device must be called.
+    ///   - descriptors: its queues, in their order, which become the device's to close.
+    ///   - offloads: what it was opened with.
+    /// - Throws: `TunnelError` where they are no such queues; then they are still the caller's.
+    public init(
+        named name: String, adopting descriptors: [Int32], offloads: TunnelOffloads
+    ) throws(TunnelError) {
+        let queues = descriptors.map { TunnelQueue(descriptor: $0) }
+        errno = EBADF
+        guard let first = queues.first, let index = TunnelDevice.index(of: first, named: name) else {
+            throw TunnelError(action: "take over the TUN device \(name)", errorNumber: errno)
+        }
+        for queue in queues {
+            var flags: UInt16 = 0
+            let isOpen = twill_tun_flags(queue.descriptor, &flags) == 0
+            guard isOpen, flags & UInt16(IFF_VNET_HDR) != 0,
+                TunnelDevice.index(of: queue, named: name) == index
+            else {
+                throw TunnelError(
+                    action: "take over a queue of \(name)", errorNumber: isOpen ? EINVAL : errno)
+            }
+        }
+        self.init(name: name, index: index, queues: queues, offloads: offloads)
+    }
+
+    private init(name: String, index: UInt32, queues: [TunnelQueue], offloads: TunnelOffloads) {
+        self.name = name
+        self.index = index
+        self.queues = queues
+        self.offloads = offloads
+    }
+
+    /// The same device with other offloads, as far as the kernel takes them.
+    public func with(offloads wanted: TunnelOffloads) -> TunnelDevice {
+        TunnelDevice(
+            name: name, index: index, queues: queues,
+            offloads: TunnelDevice.accepted(wanted, queues[0].descriptor))
+    }
+
+    /// The same device with so many queues more. Packets come to them once they are steered there (`steerFlows`), which
+    /// they must have been among the queues before: the kernel would spread them by itself.
+    ///
+    /// - Throws: `TunnelError` with the call that failed; then there are as many as before.
+    public func adding(queueCount: Int) throws(TunnelError) -> TunnelDevice {
+        var device = self
+        for _ in 0..<queueCount {
+            let descriptor = Glibc.open("/dev/net/tun", O_RDWR | O_CLOEXEC)
+            if descriptor >= 0, twill_tun_attach(descriptor, name, 1) == 0 {
+                device.queues.append(TunnelQueue(descriptor: descriptor))
+                continue
+            }
+            let error = TunnelError(action: "add a queue to \(name)", errorNumber: errno)
+            if descriptor >= 0 { Glibc.close(descriptor) }
+            for queue in device.queues[queues.count...] { Glibc.close(queue.descriptor) }
+            throw error
+        }
+        return device
+    }
+
+    /// The same device with its first queues alone; the others are open still.
+    public func narrowed(to count: Int) -> TunnelDevice {
+        var device = self
+        device.queues.removeSubrange(count...)
+        return device
+    }
+
+    /// The same device with its first queues alone; the others are closed, and what waits in them is lost.
+    public func closingQueues(behind count: Int) -> TunnelDevice {
+        var device = self
+        for queue in queues[count...] { Glibc.close(queue.descriptor) }
+        device.queues.removeSubrange(count...)
+        return device
+    }
+
+    /// Says whether the device stays when its last queue is closed, with its addresses and routes: what goes there is
+    /// dropped then, until somebody opens it again.
+    public func setPersistent(_ isPersistent: Bool) {
+        _ = twill_tun_set_persistent(queues[0].descriptor, isPersistent ? 1 : 0)
     }
 
     /// The index of the device that a queue belongs to, if it has that name before and after it was looked up.
@@ -181,10 +291,13 @@ public struct TunnelDevice: Sendable {
     /// Left alone, the kernel takes the queue that the flow's last packet was written to, which another peer's
     /// choice can move in mid-flow.
     ///
+    /// - Parameter count: among how many of the queues, the first ones; nil: all of them.
     /// - Returns: whether it could; that takes CAP_BPF or CAP_SYS_ADMIN.
-    public func steerFlows() -> Bool { twill_steer_packets(queues[0].descriptor) == 0 }
+    public func steerFlows(among count: Int? = nil) -> Bool {
+        twill_steer_packets(queues[0].descriptor, UInt32(truncatingIfNeeded: count ?? queues.count)) == 0
+    }
 
-    /// Closes all queues; the device goes with the last one.
+    /// Closes all queues; the device goes with the last one, unless it is persistent.
     public func close() {
         for queue in queues { Glibc.close(queue.descriptor) }
     }

@@ -26,6 +26,12 @@ public struct UnderlaySocketError: Error, CustomStringConvertible, Equatable {
     /// The kernel's error number.
     public let errorNumber: Int32
 
+    /// Makes an error.
+    public init(action: String, errorNumber: Int32) {
+        self.action = action
+        self.errorNumber = errorNumber
+    }
+
     /// What happened, to what, and what to do about it.
     public var description: String {
         let advice: String =
@@ -57,27 +63,81 @@ public struct UnderlaySocket: Sendable {
     /// - Parameters:
     ///   - endpoint: the address and port to bind.
     ///   - first: a socket of this process that has the port already, to share it; else nobody may have it.
+    ///   - senders: those that `openSender` has opened on the port.
     ///   - bufferBytes: send and receive buffer each.
     ///   - segmentation: whether to use UDP_SEGMENT where the kernel has it.
     ///   - coalescing: whether to use UDP_GRO where the kernel has it.
     /// - Throws: `UnderlaySocketError` with the call that failed and the kernel's error number.
     public static func open(
-        _ endpoint: Endpoint, beside first: UnderlaySocket? = nil, bufferBytes: Int, segmentation: Bool,
-        coalescing: Bool
+        _ endpoint: Endpoint, beside first: UnderlaySocket? = nil, passing senders: [Int32] = [],
+        bufferBytes: Int, segmentation: Bool, coalescing: Bool
     ) throws(UnderlaySocketError) -> UnderlaySocket {
         if let first { _ = set(first.descriptor, SOL_SOCKET, SO_REUSEPORT, 1) }
         let descriptor = try bound(
-            to: endpoint, sharesPort: first != nil, sendBytes: bufferBytes, receiveBytes: bufferBytes)
-        let coalesces = coalescing && set(descriptor, Int32(IPPROTO_UDP), UDP_GRO, 1)
+            to: endpoint, sharesPort: first != nil, passing: senders, sendBytes: bufferBytes,
+            receiveBytes: bufferBytes)
+        return UnderlaySocket(receivingOn: descriptor, segmentation: segmentation, coalescing: coalescing)
+    }
+
+    private init(receivingOn descriptor: Int32, segmentation: Bool, coalescing: Bool) {
+        let coalesces = coalescing && UnderlaySocket.set(descriptor, Int32(IPPROTO_UDP), UDP_GRO, 1)
         var granted: Int32 = 0
         var size = socklen_t(MemoryLayout<Int32>.size)
         getsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, &granted, &size)
-        let limit = segmentation ? probeSegmentLimit() : 0
-        return UnderlaySocket(
-            descriptor: descriptor,
-            offloads: UnderlayOffloads(
-                segmentation: limit > 0, coalescing: coalesces, segmentLimit: max(limit, 1)),
-            receiveBufferBytes: Int(granted))
+        let limit = segmentation ? UnderlaySocket.segmentLimit : 0
+        self.descriptor = descriptor
+        offloads = UnderlayOffloads(
+            segmentation: limit > 0, coalescing: coalesces, segmentLimit: max(limit, 1))
+        receiveBufferBytes = Int(granted)
+    }
+
+    /// Takes over a socket that another process, or another part of this one, has bound, and gives it its buffers and
+    /// offloads.
+    ///
+    /// - Parameters:
+    ///   - descriptor: the socket, which becomes this one's to close.
+    ///   - endpoint: what it must be bound to.
+    ///   - bufferBytes: send and receive buffer each.
+    ///   - segmentation: as in `open`.
+    ///   - coalescing: as in `open`.
+    /// - Throws: `UnderlaySocketError` where it is bound to something else; then it is still the caller's.
+    public init(
+        adopting descriptor: Int32, at endpoint: Endpoint, bufferBytes: Int, segmentation: Bool,
+        coalescing: Bool
+    ) throws(UnderlaySocketError) {
+        guard UnderlaySocket.isBound(descriptor, to: endpoint) else {
+            throw UnderlaySocketError(action: "take over the socket of UDP \(endpoint)", errorNumber: EBADF)
+        }
+        if !coalescing { _ = UnderlaySocket.set(descriptor, Int32(IPPROTO_UDP), UDP_GRO, 0) }
+        UnderlaySocket.setBuffers(of: descriptor, sendBytes: bufferBytes, receiveBytes: bufferBytes)
+        self.init(receivingOn: descriptor, segmentation: segmentation, coalescing: coalescing)
+    }
+
+    /// Whether a descriptor is a UDP socket that is bound to this address and, where it is not 0, port.
+    public static func isBound(_ descriptor: Int32, to endpoint: Endpoint) -> Bool {
+        var address = sockaddr_in()
+        var size = socklen_t(MemoryLayout<sockaddr_in>.size)
+        var kind: Int32 = 0
+        var kindSize = socklen_t(MemoryLayout<Int32>.size)
+        let isKnown = withUnsafeMutablePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(descriptor, $0, &size) == 0 }
+        }
+        guard isKnown, address.sin_family == sa_family_t(AF_INET),
+            getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &kind, &kindSize) == 0,
+            kind == Int32(SOCK_DGRAM.rawValue)
+        else { return false }
+        return endpoint.address == .v4(IPv4Address(bits: UInt32(bigEndian: address.sin_addr.s_addr)))
+            && (endpoint.port == 0 || endpoint.port == UInt16(bigEndian: address.sin_port))
+    }
+
+    /// Sets a socket's buffers, in bytes.
+    public static func setBuffers(of descriptor: Int32, sendBytes: Int, receiveBytes: Int) {
+        for (forced, plain, bytes) in [
+            (SO_RCVBUFFORCE, SO_RCVBUF, receiveBytes), (SO_SNDBUFFORCE, SO_SNDBUF, sendBytes),
+        ] {
+            let bytes = Int32(clamping: bytes)
+            if !set(descriptor, SOL_SOCKET, forced, bytes) { _ = set(descriptor, SOL_SOCKET, plain, bytes) }
+        }
     }
 
     /// Opens one more socket that only sends, from the port that `receiver` receives on: its datagrams have no checksum,
@@ -85,14 +145,15 @@ public struct UnderlaySocket: Sendable {
     ///
     /// - Parameters:
     ///   - receiver: the first of the sockets that `open` made; all others of the port are open.
+    ///   - senders: those that `openSender` has opened on the port.
     ///   - endpoint: the address and port that it has.
     /// - Returns: the socket's descriptor, the caller's to close; nil where the kernel refuses it.
     public static func openSenderWithoutChecksum(
-        sharingPortOf receiver: UnderlaySocket, beside sender: Int32, at endpoint: Endpoint
+        sharingPortOf receiver: UnderlaySocket, passing senders: [Int32], at endpoint: Endpoint
     ) -> Int32? {
         guard
             let descriptor = openSender(
-                sharingPortOf: receiver, beside: sender, at: endpoint, bufferBytes: 0)
+                sharingPortOf: receiver, passing: senders, at: endpoint, bufferBytes: 0)
         else { return nil }
         guard set(descriptor, SOL_SOCKET, SO_NO_CHECK, 1) else {
             Glibc.close(descriptor)
@@ -115,36 +176,35 @@ public struct UnderlaySocket: Sendable {
     /// program could have joined, and got all datagrams. As soon as this socket, the newest on the port, has it, it
     /// gives the option up: whoever comes later, root too, is refused.
     ///
+    /// Nor is it one of the group that the kernel chooses a receiver from: it leaves that once it is connected. Since
+    /// Linux 6.13 the kernel lets it go by itself (`udp_lib_hash4`); before, it does when the socket is bound to a device,
+    /// or to none anew (`udp_lib_rehash`).
+    ///
     /// - Parameters:
     ///   - receiver: the first of the sockets that `open` made; all others of the port are open.
-    ///   - sender: one that this has opened before, which has given up the option, and has it again meanwhile: the kernel
-    ///     asks all sockets of the port for it. Nil for none.
+    ///   - senders: those that this has opened before.
     ///   - endpoint: the address and port that it has.
     ///   - bufferBytes: the send buffer.
     /// - Returns: the socket's descriptor, the caller's to close; nil where the kernel refuses it.
     public static func openSender(
-        sharingPortOf receiver: UnderlaySocket, beside sender: Int32? = nil, at endpoint: Endpoint,
+        sharingPortOf receiver: UnderlaySocket, passing senders: [Int32] = [], at endpoint: Endpoint,
         bufferBytes: Int
     ) -> Int32? {
-        if let sender, sender != receiver.descriptor {
-            guard set(sender, SOL_SOCKET, SO_REUSEPORT, 1) else { return nil }
-        }
-        defer {
-            if let sender, sender != receiver.descriptor { _ = set(sender, SOL_SOCKET, SO_REUSEPORT, 0) }
-        }
         let wasShared = sharesPort(receiver.descriptor)
         guard set(receiver.descriptor, SOL_SOCKET, SO_REUSEPORT, 1) else { return nil }
         // The receivers need it further on only where there are several, for the kernel to choose among them.
         defer { if !wasShared { _ = set(receiver.descriptor, SOL_SOCKET, SO_REUSEPORT, 0) } }
         guard
             let descriptor = try? bound(
-                to: endpoint, sharesPort: true, sendBytes: bufferBytes, receiveBytes: 0)
+                to: endpoint, sharesPort: true, passing: senders, sendBytes: bufferBytes, receiveBytes: 0)
         else { return nil }
         let nobody = Endpoint(
             address: IPv4Address(bits: 127 << 24 | UInt32.random(in: 2...0xFF_FFFE)),
             port: UInt16.random(in: 1...UInt16.max))
         let connected = nobody.withSocketName { connect(descriptor, $0, $1) }
-        guard connected == 0, set(descriptor, SOL_SOCKET, SO_REUSEPORT, 0) else {
+        guard connected == 0, set(descriptor, SOL_SOCKET, SO_REUSEPORT, 0),
+            set(descriptor, SOL_SOCKET, SO_BINDTOIFINDEX, 0)
+        else {
             Glibc.close(descriptor)
             return nil
         }
@@ -201,6 +261,7 @@ public struct UnderlaySocket: Sendable {
     /// address and port: all that one of a peer's workers sends goes to one socket, and consecutive source ports, as
     /// its workers have them, are spread over all sockets.
     ///
+    /// - Parameter sockets: those that take datagrams: the first ones of the port, in the order in which they were bound.
     /// - Returns: whether it could. If not, the kernel spreads them by a hash of the same.
     public static func steer(_ sockets: [UnderlaySocket]) -> Bool {
         twill_steer_datagrams(sockets[0].descriptor, UInt32(truncatingIfNeeded: sockets.count)) == 0
@@ -211,8 +272,13 @@ public struct UnderlaySocket: Sendable {
         return setsockopt(descriptor, level, option, &value, socklen_t(MemoryLayout<Int32>.size)) == 0
     }
 
+    /// - Parameter senders: connected sockets on the port. They share it with nobody, so that the kernel would refuse it
+    ///   because of them; did they share it, the new socket would come into a group with them, and not with the receivers
+    ///   (`udp_reuseport_add_sock`). It passes over them while they and the new socket have SO_REUSEADDR. The receivers have
+    ///   not, so that nobody else's gets in meanwhile.
     private static func bound(
-        to endpoint: Endpoint, sharesPort: Bool, sendBytes: Int, receiveBytes: Int
+        to endpoint: Endpoint, sharesPort: Bool, passing senders: [Int32] = [], sendBytes: Int,
+        receiveBytes: Int
     ) throws(UnderlaySocketError) -> Int32 {
         let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else {
@@ -221,15 +287,13 @@ public struct UnderlaySocket: Sendable {
         if sharesPort { _ = set(descriptor, SOL_SOCKET, SO_REUSEPORT, 1) }
         // DF, and no regard for what an ICMP error said of the path, which anybody may have sent (docs/adr/0034).
         _ = set(descriptor, Int32(IPPROTO_IP), IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
-        for (forced, plain, bytes) in [
-            (SO_RCVBUFFORCE, SO_RCVBUF, receiveBytes), (SO_SNDBUFFORCE, SO_SNDBUF, sendBytes),
-        ] {
-            let bytes = Int32(clamping: bytes)
-            if !set(descriptor, SOL_SOCKET, forced, bytes) { _ = set(descriptor, SOL_SOCKET, plain, bytes) }
-        }
+        setBuffers(of: descriptor, sendBytes: sendBytes, receiveBytes: receiveBytes)
+        let passing = senders.isEmpty ? [] : senders + [descriptor]
+        for socket in passing { _ = set(socket, SOL_SOCKET, SO_REUSEADDR, 1) }
         let result = endpoint.withSocketName { bind(descriptor, $0, $1) }
+        let code = errno
+        for socket in passing { _ = set(socket, SOL_SOCKET, SO_REUSEADDR, 0) }
         guard result == 0 else {
-            let code = errno
             let error = UnderlaySocketError(action: "bind UDP \(endpoint)", errorNumber: code)
             Glibc.close(descriptor)
             throw error
@@ -237,9 +301,12 @@ public struct UnderlaySocket: Sendable {
         return descriptor
     }
 
+    /// What `probeSegmentLimit` found, which the first to ask waits for.
+    public static let segmentLimit = probeSegmentLimit()
+
     /// How many segments one send takes on this kernel: 128 or 64, found by sending that many one-byte segments
     /// to a socket of our own on loopback; 0 where `UDP_SEGMENT` is missing.
-    public static func probeSegmentLimit() -> Int {
+    private static func probeSegmentLimit() -> Int {
         for limit in [128, 64] where twill_udp_segments_accepted(Int32(truncatingIfNeeded: limit)) == 1 {
             return limit
         }

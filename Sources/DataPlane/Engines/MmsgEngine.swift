@@ -24,6 +24,7 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
     private static let tunnelMark: UInt64 = 0
     private static let socketMark: UInt64 = 1
     private static let wakeMark: UInt64 = 2
+    private static let formerSocketMark: UInt64 = 3
 
     private struct Write {
         var index: Int
@@ -32,9 +33,10 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
     }
 
     private let memory: PacketMemory
-    private let tunnel: Int32
-    private let socket: Int32
-    private let sender: Int32
+    private var tunnel: Int32 = -1
+    private var socket: Int32 = -1
+    private var sender: Int32 = -1
+    private var formerSocket: Int32 = -1
     private let wake: Int32
     private let poll: Int32
     private let capacity: Int
@@ -55,6 +57,8 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
     private var completionsTaken = 0
     private var tunnelMayBeReadable = true
     private var socketMayBeReadable = true
+    private var formerSocketMayBeReadable = true
+    private var isCeasing = false
     private var tunnelIsWatched = false
     private var isOpen = true
 
@@ -73,38 +77,26 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
     @inlinable @inline(__always)
     public mutating func yieldProcessor() { MachineClock.yieldProcessor() }
 
-    /// Makes the engine. The descriptors are set non-blocking; the caller closes them after `close`.
+    /// Makes the engine, without anything to move bytes between (`attach`).
     ///
     /// - Parameters:
     ///   - memory: the buffers, which the engine does not own.
-    ///   - tunnel: one queue of the TUN device.
-    ///   - socket: the UDP socket to receive from.
-    ///   - sender: the UDP socket to send on, which may be the same.
     ///   - wake: an eventfd that ends a wait.
     ///   - entries: the operations of one round at most.
     /// - Throws: `MmsgError` with the call that failed and the kernel's error number.
     public init(
-        memory: PacketMemory, tunnel: Int32, socket: Int32, sender: Int32, wake: Int32, entries: Int
+        memory: PacketMemory, wake: Int32, entries: Int
     ) throws(MmsgError) {
         let poll = epoll_create1(Int32(EPOLL_CLOEXEC))
         guard poll >= 0 else { throw MmsgError(action: "make an epoll descriptor", errorNumber: errno) }
-        for (descriptor, mark, events) in [
-            (tunnel, MmsgEngine.tunnelMark, 0), (socket, MmsgEngine.socketMark, EPOLLIN.rawValue),
-            (wake, MmsgEngine.wakeMark, EPOLLIN.rawValue),
-        ] {
-            var event = epoll_event(events: events, data: epoll_data_t(u64: mark))
-            let isNonBlocking =
-                fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK) == 0
-            guard isNonBlocking, epoll_ctl(poll, EPOLL_CTL_ADD, descriptor, &event) == 0 else {
-                let error = MmsgError(action: "watch a descriptor", errorNumber: errno)
-                Glibc.close(poll)
-                throw error
-            }
+        var event = epoll_event(events: EPOLLIN.rawValue, data: epoll_data_t(u64: MmsgEngine.wakeMark))
+        let isNonBlocking = fcntl(wake, F_SETFL, fcntl(wake, F_GETFL) | O_NONBLOCK) == 0
+        guard isNonBlocking, epoll_ctl(poll, EPOLL_CTL_ADD, wake, &event) == 0 else {
+            let error = MmsgError(action: "watch a descriptor", errorNumber: errno)
+            Glibc.close(poll)
+            throw error
         }
         self.memory = memory
-        self.tunnel = tunnel
-        self.socket = socket
-        self.sender = sender
         self.wake = wake
         self.poll = poll
         capacity = entries
@@ -124,6 +116,48 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
         receiveVectors.initialize(repeating: iovec(), count: buffers)
         // All that was queued, a pending read, all receives, a wake-up.
         completions = .allocate(capacity: entries + 1 + buffers + 1)
+    }
+
+    /// Watches the descriptors, and sets them non-blocking.
+    public mutating func attach(_ channels: EngineChannels) -> Int32 {
+        let watched: [(Int32, UInt64, UInt32)] = [
+            (channels.tunnel, MmsgEngine.tunnelMark, 0),
+            (channels.socket, MmsgEngine.socketMark, EPOLLIN.rawValue),
+            (channels.formerSocket, MmsgEngine.formerSocketMark, EPOLLIN.rawValue),
+        ]
+        for (descriptor, mark, events) in watched where descriptor >= 0 {
+            var event = epoll_event(events: events, data: epoll_data_t(u64: mark))
+            guard epoll_ctl(poll, EPOLL_CTL_ADD, descriptor, &event) == 0 else {
+                let code = errno
+                for (descriptor, _, _) in watched where descriptor >= 0 {
+                    epoll_ctl(poll, EPOLL_CTL_DEL, descriptor, nil)
+                }
+                return -code
+            }
+        }
+        (tunnel, socket, sender) = (channels.tunnel, channels.socket, channels.sender)
+        formerSocket = channels.formerSocket
+        setNonBlocking()
+        return 0
+    }
+
+    private func setNonBlocking() {
+        for descriptor in [tunnel, socket, sender, formerSocket] where descriptor >= 0 {
+            _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)
+        }
+    }
+
+    /// Reads and receives nothing from here on.
+    public mutating func cease() { isCeasing = true }
+
+    /// Whether the pending read has been given back.
+    public var hasCeased: Bool { isCeasing && pendingBuffer < 0 }
+
+    /// Reads and receives again. An engine that had the descriptors meanwhile may have made them blocking.
+    public mutating func resume() {
+        isCeasing = false
+        setNonBlocking()
+        (tunnelMayBeReadable, socketMayBeReadable, formerSocketMayBeReadable) = (true, true, true)
     }
 
     deinit {
@@ -189,7 +223,12 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
         carryOutSends()
         carryOutWrites()
         carryOutReads()
-        if !socketMayBeReadable || !tunnelMayBeReadable {
+        if isCeasing {
+            if pendingBuffer >= 0 { complete(.read, pendingBuffer, -Int(ECANCELED)) }
+            pendingBuffer = -1
+            return 0
+        }
+        if !socketMayBeReadable || !tunnelMayBeReadable || (formerSocket >= 0 && !formerSocketMayBeReadable) {
             // What was dry is looked at again without waiting, so that one busy side does not hide the other.
             let error = wait(timeoutMilliseconds: 0)
             if error != 0 { return error }
@@ -275,7 +314,16 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
     }
 
     private mutating func receive() {
-        guard providedCount > 0, socketMayBeReadable else { return }
+        // The former socket first: what a peer sent there it sent before.
+        if formerSocket >= 0, formerSocketMayBeReadable {
+            formerSocketMayBeReadable = receive(from: formerSocket)
+        }
+        if socketMayBeReadable { socketMayBeReadable = receive(from: socket) }
+    }
+
+    /// Fills the provided buffers. Returns whether the socket may have more.
+    private mutating func receive(from socket: Int32) -> Bool {
+        guard providedCount > 0 else { return true }
         var index = 0
         while index < providedCount {
             let buffer = memory.datagramBuffer(Int(provided[index]))
@@ -300,11 +348,8 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
             count = Int(
                 twill_receive_batch(socket, receiveHeaders, UInt32(truncatingIfNeeded: providedCount)))
         }
-        guard count > 0 else {
-            socketMayBeReadable = false
-            return
-        }
-        socketMayBeReadable = count == providedCount
+        guard count > 0 else { return false }
+        let mayHaveMore = count == providedCount
         index = 0
         while index < count {
             let buffer = memory.datagramBuffer(Int(provided[index]))
@@ -325,6 +370,7 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
             provided[index] = provided[index &+ count]
             index &+= 1
         }
+        return mayHaveMore
     }
 
     /// Waits for readiness and notes it. Returns 0 or a negated error number.
@@ -338,15 +384,16 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
             epoll_ctl(poll, EPOLL_CTL_MOD, tunnel, &event)
             tunnelIsWatched = wantsTunnel
         }
-        var events = (epoll_event(), epoll_event(), epoll_event())
+        var events = (epoll_event(), epoll_event(), epoll_event(), epoll_event())
         systemCalls &+= 1
         let count = withUnsafeMutableBytes(of: &events) {
-            epoll_wait(poll, $0.assumingMemoryBound(to: epoll_event.self).baseAddress, 3, timeoutMilliseconds)
+            epoll_wait(poll, $0.assumingMemoryBound(to: epoll_event.self).baseAddress, 4, timeoutMilliseconds)
         }
         if count < 0 { return -errno }
         note(events.0, if: count > 0)
         note(events.1, if: count > 1)
         note(events.2, if: count > 2)
+        note(events.3, if: count > 3)
         return 0
     }
 
@@ -356,6 +403,7 @@ public struct MmsgEngine: PacketEngine, ~Copyable {
         switch event.data.u64 {
         case MmsgEngine.tunnelMark: tunnelMayBeReadable = true
         case MmsgEngine.socketMark: socketMayBeReadable = true
+        case MmsgEngine.formerSocketMark: formerSocketMayBeReadable = true
         default:
             var value: UInt64 = 0
             systemCalls &+= 1

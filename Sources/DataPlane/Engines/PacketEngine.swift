@@ -39,6 +39,29 @@ public struct Completion: Sendable {
     }
 }
 
+/// What an engine moves bytes between. All of it is its caller's to close, after the engine's `close`.
+public struct EngineChannels: Sendable {
+    /// One queue of the TUN device.
+    public var tunnel: Int32
+    /// The UDP socket to receive from.
+    public var socket: Int32
+    /// The UDP socket to send on, which may be the same.
+    public var sender: Int32
+    /// The socket that was received from before, on a port that peers may still send to; -1 where there is none.
+    public var formerSocket: Int32
+
+    /// Names them.
+    public init(tunnel: Int32, socket: Int32, sender: Int32, formerSocket: Int32 = -1) {
+        self.tunnel = tunnel
+        self.socket = socket
+        self.sender = sender
+        self.formerSocket = formerSocket
+    }
+
+    /// Those that are there.
+    var descriptors: [Int32] { [tunnel, socket, sender, formerSocket].filter { $0 >= 0 } }
+}
+
 /// The system calls of the data plane, in batches: io_uring, plain calls, or a simulated kernel in tests.
 ///
 /// Operations take effect in the order in which they were queued, sends and writes without waiting: where the
@@ -46,6 +69,23 @@ public struct Completion: Sendable {
 public protocol PacketEngine: ~Copyable {
     /// How many operations can still be queued before `enter` must be called.
     var queueSpace: Int { get }
+
+    /// Takes the descriptors that an engine lacked, which was made before they were there; to be called once, and
+    /// before anything is queued.
+    ///
+    /// - Returns: 0, or a negated error number; then the engine has none of them.
+    mutating func attach(_ channels: EngineChannels) -> Int32
+
+    /// Takes nothing in from here on, so that what comes waits in the kernel, for whoever reads there next: no read may
+    /// be queued any more, a pending one ends with a packet or `-ECANCELED`, and receiving ends behind the datagrams
+    /// that it has taken already. All of that within a few calls of `enter`. Sends and writes go on as ever.
+    mutating func cease()
+
+    /// Whether that has come about: no packet and no datagram can come any more.
+    var hasCeased: Bool { get }
+
+    /// Takes in again, as before `cease`.
+    mutating func resume()
 
     /// Queues a read from the TUN device.
     ///
@@ -65,7 +105,7 @@ public protocol PacketEngine: ~Copyable {
     /// the completion that names `index`.
     mutating func write(_ index: Int, _ vectors: UnsafeMutablePointer<iovec>, count: Int)
 
-    /// Carries out what was queued and collects completions.
+    /// Carries out what was queued and collects completions; to be called once those of the last call are taken.
     ///
     /// - Parameters:
     ///   - completions: how many must be there before the call returns, what was queued included; 0 waits for

@@ -10,6 +10,9 @@
 // - Sends and writes do not wait (MSG_DONTWAIT, RWF_NOWAIT): they run to their end inside the submission, in the
 //   order in which they were queued, and cannot pass each other.
 //
+// Ceasing: the pending read and the receives are cancelled by their names, and what they had taken by then completes as
+// ever; what comes later stays in the kernel's queues.
+//
 // Closing: cancel everything, reap until the kernel has ended every operation, unregister the files, then let the
 // ring go. What an operation still uses (a TUN queue that it waits on, a socket) the kernel would keep open until it
 // takes the ring down, some milliseconds after the process closed it.
@@ -47,6 +50,9 @@ public struct UringEngine: PacketEngine, ~Copyable {
     private static let socketFile: Int32 = 1
     private static let wakeFile: Int32 = 2
     private static let senderFile: Int32 = 3
+    private static let formerSocketFile: Int32 = 4
+    /// The places of two receives among completions: from the socket, and from the former one.
+    private static let (currentReceive, formerReceive) = (0, 1)
     private static let receiveGroup: UInt16 = 0
     /// How long the kernel's thread looks for submissions before it sleeps.
     private static let submissionPollingIdleMilliseconds: UInt32 = 10
@@ -59,7 +65,12 @@ public struct UringEngine: PacketEngine, ~Copyable {
     private let tunnelBuffersAreRegistered: Bool
     private var providedBuffers = 0
     private var receiveIsArmed = false
+    private var hasFormerSocket = false
+    private var formerReceiveIsArmed = false
     private var wakeIsArmed = false
+    /// The buffer of the pending read, or -1.
+    private var pendingBuffer = -1
+    private var isCeasing = false
     /// Operations that were queued and have not ended, the multishot receive and the wake-up among them.
     private var pendingCount = 0
     private var completionsReady: UInt32 = 0
@@ -84,19 +95,17 @@ public struct UringEngine: PacketEngine, ~Copyable {
     /// Whether reads go into registered buffers; false where locked memory was refused, which costs a few percent.
     public var usesRegisteredBuffers: Bool { tunnelBuffersAreRegistered }
 
-    /// Makes the ring, which the calling thread alone may use from here on.
+    /// Makes the ring, which the calling thread alone may use from here on, without anything to move bytes between
+    /// (`attach`).
     ///
     /// - Parameters:
     ///   - memory: stays allocated until after `close`.
-    ///   - tunnel: one queue of the TUN device. The caller closes this and the other descriptors after `close`.
-    ///   - socket: the UDP socket to receive from.
-    ///   - sender: the UDP socket to send on, which may be the same.
     ///   - wake: an eventfd that ends a wait.
     ///   - entries: submission ring entries, a power of two; the completion ring has four times as many.
     ///   - usesSubmissionPolling: whether a kernel thread takes submissions, without a system call (SQPOLL).
     /// - Throws: `UringError` where the kernel has no such ring, or not the memory for it.
     public init(
-        memory: PacketMemory, tunnel: Int32, socket: Int32, sender: Int32, wake: Int32, entries: Int,
+        memory: PacketMemory, wake: Int32, entries: Int,
         usesSubmissionPolling: Bool = false
     ) throws(UringError) {
         let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
@@ -111,7 +120,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
             throw UringError(action: "make a ring of \(entries) entries", errorNumber: -made)
         }
         var failure: UringError?
-        let files = [tunnel, socket, wake, sender]
+        let files = [-1, -1, wake, -1, -1]
         let registered = io_uring_register_files(ring, files, UInt32(truncatingIfNeeded: files.count))
         if registered != 0 { failure = UringError(action: "register files", errorNumber: -registered) }
         let buffers = twill_make_buffer_ring(
@@ -145,6 +154,53 @@ public struct UringEngine: PacketEngine, ~Copyable {
         // Saves a file look-up in each enter; nothing is lost without it.
         _ = io_uring_register_ring_fd(ring)
     }
+
+    /// Registers the descriptors. Where a descriptor was another engine's, which had set it non-blocking, it blocks again:
+    /// the pending read waits for a packet only where it does.
+    public mutating func attach(_ channels: EngineChannels) -> Int32 {
+        for descriptor in channels.descriptors {
+            _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_NONBLOCK)
+        }
+        let places = [
+            (UringEngine.tunnelFile, channels.tunnel), (UringEngine.socketFile, channels.socket),
+            (UringEngine.senderFile, channels.sender), (UringEngine.formerSocketFile, channels.formerSocket),
+        ]
+        for (place, descriptor) in places {
+            var descriptor = descriptor
+            let updated = io_uring_register_files_update(ring, UInt32(bitPattern: place), &descriptor, 1)
+            guard updated < 0 else { continue }
+            var nothing: Int32 = -1
+            for (place, _) in places {
+                _ = io_uring_register_files_update(ring, UInt32(bitPattern: place), &nothing, 1)
+            }
+            return updated
+        }
+        hasFormerSocket = channels.formerSocket >= 0
+        return 0
+    }
+
+    /// Cancels the pending read and the receives.
+    public mutating func cease() {
+        isCeasing = true
+        if pendingBuffer >= 0 { cancel(UringEngine.token(.read, pendingBuffer)) }
+        if receiveIsArmed { cancel(UringEngine.token(.receive, UringEngine.currentReceive)) }
+        if formerReceiveIsArmed { cancel(UringEngine.token(.receive, UringEngine.formerReceive)) }
+    }
+
+    private mutating func cancel(_ token: UInt64) {
+        if twill_sq_space(ring) == 0 { _ = twill_enter(ring, 0, nil) }
+        guard let entry = twill_next_sqe(ring) else { return }
+        io_uring_prep_cancel64(entry, token, 0)
+        io_uring_sqe_set_data64(entry, UringEngine.cancelToken)
+    }
+
+    /// Whether the kernel has ended the pending read and the receives.
+    public var hasCeased: Bool {
+        isCeasing && pendingBuffer < 0 && !receiveIsArmed && !formerReceiveIsArmed
+    }
+
+    /// Arms the receives again, with the next `enter`.
+    public mutating func resume() { isCeasing = false }
 
     deinit {
         precondition(!isOpen, "an engine is closed before it ends")
@@ -208,7 +264,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
                 entry, UringEngine.tunnelFile, target,
                 UInt32(truncatingIfNeeded: PacketMemory.tunnelReadLength), 0)
         }
-        if !isPending { twill_set_no_wait(entry) }
+        if isPending { pendingBuffer = buffer } else { twill_set_no_wait(entry) }
         entry.pointee.flags = UInt8(TWILL_SQE_FIXED_FILE)
         io_uring_sqe_set_data64(entry, UringEngine.token(.read, buffer))
     }
@@ -246,15 +302,26 @@ public struct UringEngine: PacketEngine, ~Copyable {
         return twill_next_sqe(ring).unsafelyUnwrapped
     }
 
+    private mutating func armReceive(_ place: Int, from file: Int32) {
+        let entry = nextEntry()
+        io_uring_prep_recvmsg_multishot(entry, file, receiveTemplate, 0)
+        entry.pointee.flags = UInt8(TWILL_SQE_FIXED_FILE | TWILL_SQE_BUFFER_SELECT)
+        twill_set_buffer_group(entry, UringEngine.receiveGroup)
+        io_uring_sqe_set_data64(entry, UringEngine.token(.receive, place))
+        receiveRearms &+= 1
+    }
+
     private mutating func armReceiveAndWake() {
-        if !receiveIsArmed, providedBuffers > 0 {
-            let entry = nextEntry()
-            io_uring_prep_recvmsg_multishot(entry, UringEngine.socketFile, receiveTemplate, 0)
-            entry.pointee.flags = UInt8(TWILL_SQE_FIXED_FILE | TWILL_SQE_BUFFER_SELECT)
-            twill_set_buffer_group(entry, UringEngine.receiveGroup)
-            io_uring_sqe_set_data64(entry, UringEngine.token(.receive, 0))
-            receiveIsArmed = true
-            receiveRearms &+= 1
+        if providedBuffers > 0, !isCeasing {
+            // The former socket first: what a peer sent there it sent before.
+            if hasFormerSocket, !formerReceiveIsArmed, twill_sq_space(ring) > 2 {
+                armReceive(UringEngine.formerReceive, from: UringEngine.formerSocketFile)
+                formerReceiveIsArmed = true
+            }
+            if !receiveIsArmed {
+                armReceive(UringEngine.currentReceive, from: UringEngine.socketFile)
+                receiveIsArmed = true
+            }
         }
         if !wakeIsArmed {
             let entry = nextEntry()
@@ -267,6 +334,7 @@ public struct UringEngine: PacketEngine, ~Copyable {
 
     /// Submits everything with one system call, and waits there where asked to.
     public mutating func enter(waitingFor completions: Int, timeoutMicroseconds: Int) -> Int32 {
+        assert(completionsTaken == completionsReady, "completions of the last call were not taken")
         armReceiveAndWake()
         if twill_cq_overflowed(ring) != 0 { overflows &+= 1 }
         systemCalls &+= 1
@@ -306,7 +374,13 @@ public struct UringEngine: PacketEngine, ~Copyable {
             if flags & UInt32(TWILL_CQE_MORE) == 0, token != UringEngine.cancelToken { pendingCount &-= 1 }
             switch OperationKind(rawValue: UInt8(truncatingIfNeeded: token >> 32)) {
             case .receive:
-                if flags & UInt32(TWILL_CQE_MORE) == 0 { receiveIsArmed = false }
+                if flags & UInt32(TWILL_CQE_MORE) == 0 {
+                    if index == UringEngine.formerReceive {
+                        formerReceiveIsArmed = false
+                    } else {
+                        receiveIsArmed = false
+                    }
+                }
                 guard flags & UInt32(TWILL_CQE_BUFFER) != 0 else { continue }
                 providedBuffers &-= 1
                 return Completion(
@@ -314,7 +388,9 @@ public struct UringEngine: PacketEngine, ~Copyable {
             case .wake:
                 wakeIsArmed = false
                 return Completion(kind: .wake, index: 0, result: result)
-            case .read: return Completion(kind: .read, index: index, result: result)
+            case .read:
+                if index == pendingBuffer { pendingBuffer = -1 }
+                return Completion(kind: .read, index: index, result: result)
             case .send: return Completion(kind: .send, index: index, result: result)
             case .write: return Completion(kind: .write, index: index, result: result)
             case nil: continue

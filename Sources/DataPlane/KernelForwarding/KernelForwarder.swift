@@ -34,6 +34,8 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
 
     /// The programs, for whoever attaches them.
     public let programs: KernelForwardingPrograms
+    /// The time of `KERNEL_MAP_AWAITED`; nil where the kernel does not show it.
+    private nonisolated(unsafe) let awaited: UnsafeRawPointer?
     private let state: Mutex<State>
 
     /// Loads the programs. They take nothing before `attached` has said where they stand.
@@ -47,6 +49,7 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
         underlay: (address: IPv4Address, port: UInt16), packetLimitBytes: Int, mtu: Int
     ) throws(KernelProgramError) {
         programs = try KernelForwardingPrograms.load()
+        awaited = programs[KERNEL_MAP_AWAITED].memory(bytes: MemoryLayout<UInt64>.size)
         state = Mutex(
             State(
                 settings: kernel_settings(
@@ -186,6 +189,9 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
 
     // MARK: What is seen
 
+    /// What the workers see of what passes them, for as long as this object is there; nil where the kernel does not show it.
+    public var traffic: KernelPathTraffic? { awaited.map(KernelPathTraffic.init) }
+
     /// How the kernel path stands.
     public struct Standing: Sendable, Equatable {
         /// Whether both programs stand in their interfaces' way.
@@ -194,6 +200,8 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
         public var suspension: String?
         /// The endpoints that are sent to now.
         public var able: Set<Endpoint>
+        /// Bytes of the largest inner packet that is taken.
+        public var packetBytes: Int
     }
 
     /// How the kernel path stands now.
@@ -202,7 +210,8 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
         return state.withLock { state in
             Standing(
                 isAttached: state.isAttached, suspension: state.suspension,
-                able: Set(state.able.filter { $0.value > now }.keys))
+                able: Set(state.able.filter { $0.value > now }.keys),
+                packetBytes: Int(state.settings.packet_limit))
         }
     }
 
@@ -253,7 +262,10 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     public func stop() { suspend("the daemon stops") }
 
     // Not before: whoever counts may still hold it.
-    deinit { programs.close() }
+    deinit {
+        if let awaited { munmap(UnsafeMutableRawPointer(mutating: awaited), MemoryLayout<UInt64>.size) }
+        programs.close()
+    }
 }
 
 func monotonicNanoseconds() -> UInt64 {

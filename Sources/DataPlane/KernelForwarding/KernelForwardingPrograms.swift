@@ -75,6 +75,9 @@ public struct KernelForwardingPrograms: Sendable {
                 try .make(
                     .arrayOfEachCPU, keyBytes: number, valueBytes: time,
                     entryLimit: Int(KERNEL_EVENTS.rawValue), name: "twill_events"))
+            maps.append(
+                try .make(
+                    .arrayInMemory, keyBytes: number, valueBytes: time, entryLimit: 1, name: "twill_awaited"))
             return maps
         } catch {
             for map in maps { map.close() }

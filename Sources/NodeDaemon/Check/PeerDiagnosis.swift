@@ -91,7 +91,8 @@ package struct PeerDiagnosis: Sendable {
         }
         return ExaminingNode(
             underlayAddress: .v4(address),
-            tunnelAddress: .v4(status.hasNoTunnel ? address : subnet.address), tunnelMTU: tunnel.mtu)
+            tunnelAddress: .v4(status.hasNoTunnel ? address : subnet.address), tunnelMTU: tunnel.mtu,
+            kernelPathBytes: status.kernelPath?.packetBytes ?? 0)
     }
 
     /// Where packets to a peer are sent.
@@ -136,7 +137,8 @@ package struct PeerDiagnosis: Sendable {
         else { return nil }
         return ExaminedPeer(
             subnet: peer.subnet, endpoint: Endpoint(address: address, port: port),
-            tunnelAddress: .v4(hasNoTunnel ? address : subnet.address))
+            tunnelAddress: .v4(hasNoTunnel ? address : subnet.address),
+            hasKernelPath: peer.kernelPath == true)
     }
 
     private static func isNamed(_ peer: ExaminedPeer, _ name: String) -> Bool {

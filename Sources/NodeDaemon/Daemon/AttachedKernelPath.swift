@@ -124,6 +124,6 @@ extension NodeStatus.KernelPath {
         self.init(
             state: problem == nil ? "on" : "waiting", detail: problem,
             attachment: path?.attachments.compactMap { $0.attachment }.first?.rawValue,
-            ablePeers: standing.able.count)
+            ablePeers: standing.able.count, packetBytes: standing.packetBytes)
     }
 }

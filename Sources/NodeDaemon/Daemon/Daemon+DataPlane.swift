@@ -2,7 +2,9 @@ import Addresses
 import Backends
 import Processes
 import Devices
+import Forwarding
 import Glibc
+import Health
 import Host
 import Leases
 import Logging
@@ -18,16 +20,21 @@ extension Daemon {
     /// within a second. What this process closed itself is free at once. Who has the port for longer is named.
     private static let portPatienceMilliseconds = 1000
     private static let devicePatienceMilliseconds = 2000
-    private static let portPauseMilliseconds = 20
+    private static let portPauseMilliseconds = 2
 
-    /// The data plane that carries the packets; nil where the network's backend leaves that to the kernel.
+    /// How long datagrams are taken in on the port that the node had before: other nodes hear of the new one within a
+    /// second, and those whose store does not answer, when it does again.
+    private static let formerPortSeconds = 60
+
+    /// The data plane that carries the packets; nil where the network's backend leaves that to the kernel. Where another
+    /// one is needed, it follows the one that there is without a break.
     func dataPlane(
-        _ configuration: NetworkConfiguration, _ lease: OwnLease, _ place: BackendPlace
+        _ configuration: NetworkConfiguration, _ lease: OwnLease, _ place: BackendPlace,
+        _ routes: ForwardingRoutes
     ) async throws -> DataPlane? {
-        let mtu = place.mtu
         let backend = configuration.backend
         var tunnel = NodeStatus.Tunnel(
-            interface: options.tunnel.interfaceName, network: "\(configuration.network)", mtu: mtu)
+            interface: options.tunnel.interfaceName, network: "\(configuration.network)", mtu: routes.mtu)
         tunnel.backend = type(of: backend).typeName
         guard type(of: backend).hasDataPlane else {
             await closeDataPlane()
@@ -37,33 +44,34 @@ extension Daemon {
             observation.update(tunnel)
             return nil
         }
-        let key = DataPlaneKey(
+        let settings = DataPlaneConfiguration(
+            tunnelName: options.tunnel.interfaceName,
             underlay: Endpoint(
                 address: underlay.address, port: options.tunnel.port ?? backend.port),
-            tunnelAddress: lease.subnet.ipv4.address)
-        if let current = stage.dataPlane, stage.dataPlaneKey == key, !deviceIsLost, current.carries(mtu: mtu)
+            mtu: routes.mtu, tunnelAddress: lease.subnet.ipv4.address,
+            tunnelAddressIPv6: lease.subnet.ipv6?.address,
+            acceptsAnySource: options.tunnel.acceptsAnySource, tuning: options.tuning)
+        if let current = stage.dataPlane, !deviceIsLost,
+            current.configuration.tunnelName == settings.tunnelName
         {
-            observation.update(tunnel)
-            return current
+            if current.isMade(for: settings), current.carries(mtu: routes.mtu) {
+                observation.update(tunnel)
+                return current
+            }
+            if let following = try await replacement(of: current, by: settings, routes) {
+                observation.update(tunnel)
+                return following
+            }
         }
         await closeDataPlane()
         deviceIsLost = false
-        let settings = DataPlaneConfiguration(
-            tunnelName: options.tunnel.interfaceName, underlay: key.underlay, mtu: mtu,
-            tunnelAddress: key.tunnelAddress, tunnelAddressIPv6: lease.subnet.ipv6?.address,
-            acceptsAnySource: options.tunnel.acceptsAnySource, tuning: options.tuning)
         let made = try await openDataPlane(settings)
         // While the device was waited for, the daemon may have been told to stop.
         guard !isStopping else {
             await onThread { made.stop() }
             throw CancellationError()
         }
-        hasHadDataPlane = true
-        stage.dataPlane = made
-        stage.dataPlaneKey = key
-        if let port = stage.heldPort { health.forget(port) }
-        stage.heldPort = nil
-        stage.fallbacks = FallbackWatch()
+        take(made)
         observation.update(made)
         observation.update(tunnel)
         if let refusal = made.uringRefusal {
@@ -73,15 +81,98 @@ extension Daemon {
         if let refusal = made.kernelPathRefusal {
             logger.notice(.kernelPathRefused, metadata: ["detail": "\(refusal)"])
         }
-        logger.notice(
-            .dataPlaneStarted,
-            metadata: [
-                "engine": "\(made.engine.rawValue)",
-                "interface": "\(settings.tunnelName)", "bound": "\(key.underlay)", "mtu": "\(mtu)",
-                "workers": "\(made.workerCount)",
-                "udp_segments": "\(made.underlayOffloads.segmentLimit)",
-            ])
+        logger.notice(.dataPlaneStarted, metadata: words(for: made, mtu: routes.mtu))
         return made
+    }
+
+    private func take(_ made: DataPlane) {
+        hasHadDataPlane = true
+        stage.dataPlane = made
+        if let port = stage.heldPort { health.forget(port) }
+        stage.heldPort = nil
+        stage.fallbacks = FallbackWatch()
+        // Whatever ends this process, the kernel keeps the device: packets to pods are dropped then, and take no other way.
+        made.tunnel?.setPersistent(true)
+    }
+
+    private func words(for made: DataPlane, mtu: Int) -> Logger.Metadata {
+        [
+            "engine": "\(made.engine.rawValue)", "interface": "\(made.configuration.tunnelName)",
+            "bound": "\(made.underlay)", "mtu": "\(mtu)", "workers": "\(made.workerCount)",
+            "udp_segments": "\(made.underlayOffloads.segmentLimit)",
+        ]
+    }
+
+    /// Lets a data plane for other settings follow the one that there is.
+    ///
+    /// - Returns: the new one; the one that there is, where the new one can't be had now, which is told and tried again;
+    ///   nil where it can be had only when the other one has ended.
+    /// - Throws: `PortTaken` where another process has the port.
+    private func replacement(
+        of current: DataPlane, by settings: DataPlaneConfiguration, _ routes: ForwardingRoutes
+    ) async throws -> DataPlane? {
+        let component = Component(.dataPlane, "new settings")
+        do throws(DataPlaneError) {
+            let following = try await onThread { () throws(DataPlaneError) in
+                try current.replaced(by: settings) { $0.publish(routes) }
+            }
+            guard stage.dataPlane === current, !isStopping else {
+                await onThread { following.stop() }
+                throw .resource("replace the data plane", errorNumber: ECANCELED)
+            }
+            take(following)
+            health.forget(component)
+            observation.update(following, continuing: true)
+            stage.stored = nil
+            // The kernel path's programs are the new one's.
+            stage.desired = nil
+            logger.notice(.dataPlaneReplaced, metadata: words(for: following, mtu: routes.mtu))
+            if following.channels?.hasFormerSockets == true { forgetFormerPort(of: following) }
+            return following
+        } catch .unsteerable {
+            return nil
+        } catch {
+            if case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE {
+                throw await portTaken(settings.underlay)
+            }
+            let pause = retryPause
+            retryPause = min(retryPause * 2, Daemon.retryPauseSeconds.limit)
+            logger.error(
+                .dataPlaneNotReplaced,
+                metadata: ["detail": "\(error.description)", "retry_seconds": "\(pause)"])
+            health.set(
+                component,
+                Problem(
+                    .degraded, "packets are carried by the old settings: \(error.description)",
+                    remedy: "it is tried again every \(pause) s or sooner"))
+            askForPass(afterSeconds: pause)
+            return current
+        }
+    }
+
+    /// Takes nothing in any more, after a while, on the port that the node had before.
+    private func forgetFormerPort(of dataPlane: DataPlane) {
+        Task {
+            try? await Task.sleep(for: .seconds(Daemon.formerPortSeconds))
+            guard stage.dataPlane === dataPlane, !isStopping, !isHandingOver, let routes = stage.routes else {
+                return
+            }
+            let following = await onThread {
+                try? dataPlane.replaced(by: dataPlane.configuration, keepsFormerSockets: false) {
+                    $0.publish(routes)
+                }
+            }
+            guard let following, stage.dataPlane === dataPlane else {
+                if let following { await onThread { following.stop() } }
+                return
+            }
+            take(following)
+            observation.update(following, continuing: true)
+            stage.stored = nil
+            stage.desired = nil
+            logger.notice(.formerPortClosed, metadata: ["bound": "\(following.underlay)"])
+            askForPass()
+        }
     }
 
     /// Opens the device and the sockets. At the start both can be held for a while by a process that was killed: the
@@ -96,7 +187,7 @@ extension Daemon {
             do throws(DataPlaneError) {
                 return try await onThread { () throws(DataPlaneError) -> DataPlane in
                     let patience = isFirst ? Daemon.devicePatienceMilliseconds : 0
-                    let dataPlane = try DataPlane(settings, patienceMilliseconds: patience) {
+                    return try DataPlane.started(settings, patienceMilliseconds: patience) {
                         logger.notice(
                             .waitingForTunnelDevice,
                             metadata: [
@@ -105,8 +196,6 @@ extension Daemon {
                                     "its name is held by another process, or by one that has just ended",
                             ])
                     }
-                    try dataPlane.start()
-                    return dataPlane
                 }
             } catch {
                 if case .tunnel(let tunnelError) = error, tunnelError.errorNumber == EBUSY {
@@ -134,10 +223,36 @@ extension Daemon {
         guard let dataPlane = stage.dataPlane else { return }
         await closeKernelPath()
         stage.dataPlane = nil
-        stage.dataPlaneKey = nil
+        stage.stored = nil
         observation.update(nil as DataPlane?)
         observation.update(nil as NodeStatus.Tunnel?)
-        await onThread { dataPlane.stop() }
+        let store = store
+        await onThread {
+            store.clear()
+            dataPlane.tunnel?.setPersistent(false)
+            dataPlane.stop()
+        }
+    }
+
+    /// Ends the data plane at the daemon's end, and leaves of it what the next start needs.
+    func leaveDataPlane() async {
+        guard let dataPlane = stage.dataPlane, !isHandingOver else { return }
+        await closeKernelPath()
+        observation.update(nil as DataPlane?)
+        observation.update(nil as NodeStatus.Tunnel?)
+        let isKept = options.succession.stop == .keep
+        let (store, routes, narrow) = (store, stage.routes, node.knownPaths.narrow)
+        let owner = handOverNode
+        stage.dataPlane = nil
+        await onThread {
+            _ = dataPlane.cease()
+            if store.isUsed, let routes, let channels = dataPlane.channels {
+                store.store(
+                    HandOverState(of: dataPlane, channels, routes: routes, node: owner, pathMTUs: narrow))
+            }
+            dataPlane.tunnel?.setPersistent(isKept)
+            dataPlane.stop()
+        }
     }
 
     private func portTaken(_ endpoint: Endpoint) async -> PortTaken {

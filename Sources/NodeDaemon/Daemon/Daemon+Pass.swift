@@ -16,7 +16,7 @@ extension Daemon {
     /// One turn of the loop that makes the passes.
     func turn(_ node: NodeNetwork) async throws {
         heartbeats.stamp(.passes)
-        guard isPassWanted else { return }
+        guard isPassWanted, !isHandingOver else { return }
         isPassWanted = false
         try await pass(node)
         heartbeats.stamp(.passes)
@@ -32,6 +32,7 @@ extension Daemon {
             let wait = "waiting for \(table.configuration == nil ? "the network config" : missing)"
             report(state: table.problems.first.map { "\(wait): \($0)" } ?? wait)
             await withdrawSubnetFile()
+            await announceWhatIsDue()
             return
         }
         guard await node.setOverlay(configuration.network) else {
@@ -43,8 +44,11 @@ extension Daemon {
                 underlayMTU: underlay.mtu, overhead: configuration.backend.overhead(over: .ipv4),
                 configured: options.tunnel.mtu ?? configuration.backend.mtu(over: .ipv4))
             let place = place(configuration, lease, mtu: mtu)
-            let dataPlane = try await dataPlane(configuration, lease, place)
-            dataPlane?.publish(routes(lease, mtu: mtu))
+            let routes = routes(lease, mtu: mtu)
+            let dataPlane = try await dataPlane(configuration, lease, place, routes)
+            stage.routes = routes
+            dataPlane?.publish(routes)
+            await announceWhatIsDue()
             try await keepNetwork(node, configuration, lease, place, dataPlane)
             await followPaths(
                 node,
@@ -175,7 +179,7 @@ extension Daemon {
                 mtu: place.mtu,
                 masquerades: options.rules.masquerades),
             blackhole: options.rules.hasBlackholeRoute ? BlackholeRoute(subnet: subnet) : nil,
-            tunnelIndex: dataPlane?.tunnel.index ?? 0)
+            tunnelIndex: dataPlane?.tunnel?.index ?? 0)
         if desired == stage.desired { return }
         let file = KeptSubnetFile(
             desired.file, at: options.lease.subnetFile, wasInPlace: stage.subnetFile != nil)

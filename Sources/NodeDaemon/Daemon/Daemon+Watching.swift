@@ -60,6 +60,7 @@ extension Daemon {
             }
             await observation.lookForLosses { await onThread { ProcessorTimes.now() } }
             await lookAtDataPlane()
+            await storeDescriptors()
             await tellWhetherItStands()
             health.set(
                 Component(.lease, "expiry"),
@@ -77,17 +78,20 @@ extension Daemon {
 
     /// Looks whether the packet threads still run and whether the port is theirs alone.
     private func lookAtDataPlane() async {
-        guard let dataPlane = stage.dataPlane else { return }
+        guard let dataPlane = stage.dataPlane, !isHandingOver else { return }
         var watch = dataPlaneWatch
-        let isToBeMadeAgain = await watch.look(at: dataPlane)
+        let ended = await watch.look(at: dataPlane)
         dataPlaneWatch = watch
-        guard isToBeMadeAgain, stage.dataPlane === dataPlane else { return }
-        logger.critical(
-            .dataPlaneEnded,
-            metadata: [
-                "detail": "\(systemWords(dataPlane.failureErrorNumber))", "action": "starting it again",
-            ])
-        startDataPlaneAnew()
+        for (worker, errorNumber) in dataPlane.failures where ended.contains(worker) {
+            logger.critical(
+                .dataPlaneEnded,
+                metadata: [
+                    "thread": "\(worker)", "detail": "\(systemWords(errorNumber))",
+                    "action": "starting it again",
+                ])
+            guard stage.dataPlane === dataPlane else { return }
+            await onThread { try? dataPlane.restart(worker: worker) }
+        }
     }
 
     /// Debug lines (-v 1) for packets that were dropped.

@@ -12,6 +12,7 @@ import Host
 import Leases
 import Logging
 import Firewall
+import Forwarding
 import Node
 import Reconciler
 import Worker
@@ -23,9 +24,10 @@ actor Daemon {
     /// Seconds between two tries of what another process holds: the node heals when that one ends.
     static let heldPauseSeconds = 2
 
-    let options: NodeOptions
+    var options: NodeOptions
     let logger: Logger
     let notification: ServiceNotification
+    let store: DescriptorStore
     let observation: Observation
     let health: NodeHealth
     let heartbeats: Heartbeats
@@ -43,18 +45,27 @@ actor Daemon {
     var stage = Stage()
     var retryPause = Daemon.retryPauseSeconds.first
     var isStopping = false
+    private var claim: (any SubnetClaim)?
+    private var isAnnouncementDue = false
     /// Who is told whether the network of this node stands, and what that one was told last.
     private(set) var standingListener: (@Sendable (Bool) async -> Void)?
     var toldStands: Bool?
     var dataPlaneWatch: DataPlaneWatch
     var wakesSeen: [UInt64] = []
+    /// The data plane is being handed over: nothing else touches it meanwhile.
+    var isHandingOver = false
+    /// This node's identity; nil where its cluster has it.
+    private(set) var identity: NodeIdentity?
     /// Whether this process has had a data plane: then nobody who ended before it can hold port or device.
     var hasHadDataPlane = false
 
     /// What stands, as far as the passes have come.
     struct Stage {
         var dataPlane: DataPlane?
-        var dataPlaneKey: DataPlaneKey?
+        /// What was published to it last.
+        var routes: ForwardingRoutes?
+        /// What is stored for the next process.
+        var stored: StoredDescriptors?
         var fallbacks = FallbackWatch()
         var kernelPath: AttachedKernelPath?
         /// The port that another process holds or held, until it was had.
@@ -69,12 +80,6 @@ actor Daemon {
         /// The program that keeps the rules in the place of the one that was asked for, as it was told.
         var toldFilter: PacketFilter?
         var isReady = false
-    }
-
-    /// What a data plane is made for: where it changes, another one is made.
-    struct DataPlaneKey: Equatable {
-        var underlay: Endpoint
-        var tunnelAddress: IPv4Address
     }
 
     /// What the node's network is asked to follow the paths of.
@@ -98,14 +103,22 @@ actor Daemon {
         var tunnelIndex: UInt32
     }
 
-    init(_ options: NodeOptions, underlay: Underlay, parts: Parts) {
+    /// - Parameter inherited: a data plane that forwards already.
+    init(_ options: NodeOptions, underlay: Underlay, parts: Parts, inherited: InheritedDataPlane? = nil) {
         health = parts.health
         heartbeats = parts.heartbeats
         node = parts.node
         logger = parts.logger
         notification = parts.notification
         observation = parts.seen
+        store = parts.store
         dataPlaneWatch = DataPlaneWatch(health: parts.health)
+        if let inherited {
+            stage.dataPlane = inherited.dataPlane
+            stage.routes = inherited.state.routes
+            hasHadDataPlane = true
+            observation.update(inherited.dataPlane, continuing: true)
+        }
         self.options = options
         self.underlay = underlay
         (passes, passContinuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
@@ -117,6 +130,7 @@ actor Daemon {
     /// - Throws: What keeps the node from starting, or `LeaseLost`.
     func run(store: any LeaseStore, identity: IdentityFile.Kept) async throws {
         let heartbeats = heartbeats
+        self.identity = identity.identity
         let keeper = LeaseKeeper(
             store: store, announcement: announcement, options: await leaseOptions(of: identity),
             logger: logger,
@@ -139,6 +153,7 @@ actor Daemon {
         by work: @escaping @Sendable () async throws -> Void
     ) async throws {
         standingListener = listener
+        self.claim = claim
         let node = node
         let heartbeats = heartbeats
         observation.update(node.knownPaths)
@@ -177,6 +192,7 @@ actor Daemon {
     }
 
     private func keepIdentity(_ identity: NodeIdentity) async {
+        self.identity = identity
         let directory = options.lease.stateDirectory
         do throws(ExitFailure) {
             try await onThread { () throws(ExitFailure) in
@@ -187,13 +203,36 @@ actor Daemon {
         }
     }
 
-    /// Ends the packet threads and takes the device away. The lease, the rules and `subnet.env` stay, for the next
-    /// start.
+    /// Ends the packet threads, once they have sent and written out what they hold. The lease, the rules and `subnet.env`
+    /// stay for the next start, and the device where that is asked for; the descriptors do where systemd keeps them.
     func stop() async {
         isStopping = true
         heartbeats.forgetAll()
         passContinuation.finish()
-        await closeDataPlane()
+        await leaveDataPlane()
+    }
+
+    /// Takes over those of other options that need no restart. What the data plane is made of changes without a break: a
+    /// new one follows it.
+    func follow(_ new: NodeOptions) async {
+        let before = (options, announcement)
+        options.rules = new.rules
+        options.tunnel.port = new.tunnel.port
+        options.tunnel.mtu = new.tunnel.mtu
+        options.tunnel.acceptsAnySource = new.tunnel.acceptsAnySource
+        options.tuning = new.tuning
+        options.succession.stop = new.succession.stop
+        guard options != before.0 else { return }
+        // Others are told of another port once it is open.
+        if announcement != before.1 { isAnnouncementDue = true }
+        askForPass()
+    }
+
+    /// Tells others of what has changed of this node, where that waits until it can be reached so.
+    func announceWhatIsDue() async {
+        guard isAnnouncementDue else { return }
+        isAnnouncementDue = false
+        await claim?.announce(announcement)
     }
 
     // MARK: What is said

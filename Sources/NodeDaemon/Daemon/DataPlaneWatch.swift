@@ -1,7 +1,8 @@
 // How it works. The packet threads can tell nobody what they meet, and the kernel tells nobody who else has the port.
 // So the daemon looks: once a second whether the threads still run, and every three seconds whether the port is
-// theirs alone. Threads that ended by themselves are started again at once the first time, and then after longer and
-// longer pauses.
+// theirs alone. A thread that ended by itself is started again at once the first time, and then after longer and longer
+// pauses; the others go on meanwhile. What can end so is a round that the kernel refuses for good. A trap of the program
+// ends the process, and what is kept then is told in docs/operations.md.
 
 import Health
 import Host
@@ -13,7 +14,7 @@ struct DataPlaneWatch {
     private static let looksForEachOfPort = 3
 
     private let health: NodeHealth
-    private var restarts = RestartPause()
+    private var restarts: [Int: RestartPause] = [:]
     private var watched: ObjectIdentifier?
     private var looks = 0
     private var settledAt: UInt64 = 0
@@ -22,11 +23,13 @@ struct DataPlaneWatch {
 
     /// Looks at a data plane; to be called once a second.
     ///
-    /// - Returns: whether it is to be made again now.
-    mutating func look(at dataPlane: DataPlane) async -> Bool {
+    /// - Returns: the workers whose threads are to be started again now.
+    mutating func look(at dataPlane: DataPlane) async -> [Int] {
         if watched != ObjectIdentifier(dataPlane) {
             watched = ObjectIdentifier(dataPlane)
-            restarts.begin(at: .now)
+            for index in 0..<max(restarts.count, dataPlane.workerCount) {
+                restarts[index, default: RestartPause()].begin(at: .now)
+            }
             looks = 0
         }
         if looks % DataPlaneWatch.looksForEachOfPort == 0 {
@@ -54,30 +57,41 @@ struct DataPlaneWatch {
         settledAt = moved
     }
 
-    private mutating func lookAtThreads(of dataPlane: DataPlane) -> Bool {
-        let component = Component(.dataPlane, "threads")
-        switch restarts.look(errorNumber: dataPlane.failureErrorNumber, at: .now) {
+    private mutating func lookAtThreads(of dataPlane: DataPlane) -> [Int] {
+        let failures = Dictionary(
+            uniqueKeysWithValues: dataPlane.failures.map { ($0.worker, $0.errorNumber) })
+        return (0..<dataPlane.workerCount).filter { index in
+            look(at: index, errorNumber: failures[index] ?? 0)
+        }
+    }
+
+    /// Looks at one thread. Returns whether it is to be started again now.
+    private mutating func look(at index: Int, errorNumber: Int32) -> Bool {
+        let component = Component(.dataPlane, "thread \(index)")
+        switch restarts[index, default: RestartPause()].look(errorNumber: errorNumber, at: .now) {
         case .runs: return false
         case .hasRun:
-            health.set(component, nil)
+            health.forget(component)
             return false
         case .runsAgain(let times, let errorNumber):
             health.set(
                 component,
                 Problem(
                     .degraded,
-                    "the packet threads ended by themselves, \(times) times of late: \(systemWords(errorNumber))",
+                    "packet thread \(index) ended by itself, \(times) times of late: \(systemWords(errorNumber))",
                     remedy: "report it with the log"))
             return false
         case .ended(let errorNumber, let pause):
             health.set(
                 component,
                 Problem(
-                    .cutOff, "the packet threads ended: \(systemWords(errorNumber))",
-                    remedy: "they are started again in \(pause.components.seconds) s; report it with the log")
+                    .cutOff, "packet thread \(index) ended: \(systemWords(errorNumber))",
+                    remedy: "it is started again in \(pause.components.seconds) s; report it with the log")
             )
             return false
-        case .restart: return true
+        case .restart:
+            restarts[index]?.begin(at: .now)
+            return true
         }
     }
 }

@@ -102,11 +102,12 @@ final class Observation: Observable {
         }
     }
 
-    func update(_ dataPlane: DataPlane?) {
+    /// - Parameter continuing: whether it goes on with the counts of the one before.
+    func update(_ dataPlane: DataPlane?, continuing: Bool = false) {
         knowledge.withLock {
             $0.losses.beginAnew()
             $0.dataPlane = dataPlane
-            $0.samples = TrafficSamples()
+            if !continuing { $0.samples = TrafficSamples() }
         }
     }
 
@@ -313,7 +314,7 @@ extension NodeStatus.Engine {
     /// What a data plane works with, by the names of the flags that ask for it.
     fileprivate init(_ dataPlane: DataPlane) {
         let wanted = dataPlane.tuning
-        let tunnel = dataPlane.tunnel.offloads
+        let tunnel = dataPlane.tunnel?.offloads ?? []
         let underlay = dataPlane.underlayOffloads
         let offloads: [(name: String, isWanted: Bool, isThere: Bool)] = [
             ("tun-tso4", wanted.tunnelOffloads.contains(.tcp4), tunnel.contains(.tcp4)),

@@ -39,7 +39,9 @@ extension ExitFailure {
             case .tunnel(let error): error.errorNumber
             case .socket(let error): error.errorNumber
             case .tuning: EINVAL
-            case .engine(_, let errorNumber), .resource(_, let errorNumber): errorNumber
+            case .engine(_, let errorNumber), .resource(_, let errorNumber),
+                .unsteerable(let errorNumber):
+                errorNumber
             }
         let status: ExitStatus =
             switch number {

@@ -12,12 +12,18 @@ final class Reload: Sendable {
     private let node: NodeNetwork
     private let health: NodeHealth
     private let logger: Logger
+    private let follow: @Sendable (NodeOptions) async -> Void
     /// What is in effect of what was given.
     private let given: Mutex<[String: [String]]>
 
-    /// - Parameter source: nil where the options were not read from anywhere.
-    init(from source: OptionsSource?, level: LogLevel, node: NodeNetwork, health: NodeHealth, logger: Logger)
-    {
+    /// - Parameters:
+    ///   - source: nil where the options were not read from anywhere.
+    ///   - follow: brings the daemon to options; it takes those that need no restart.
+    init(
+        from source: OptionsSource?, level: LogLevel, node: NodeNetwork, health: NodeHealth, logger: Logger,
+        follow: @escaping @Sendable (NodeOptions) async -> Void
+    ) {
+        self.follow = follow
         self.source = source
         self.level = level
         self.node = node
@@ -60,6 +66,7 @@ final class Reload: Sendable {
         let rest = changed.subtracting(liveNames).sorted()
         level.current = reading.options.observation.logVerbosity
         await node.follow(resyncInterval: reading.options.rules.resyncInterval)
+        await follow(reading.options)
         given.withLock { for name in taken { $0[name] = reading.given[name] } }
         logger.notice(
             .configurationReloaded,

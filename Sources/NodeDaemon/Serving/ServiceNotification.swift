@@ -33,6 +33,24 @@ struct ServiceNotification: Sendable {
     /// The service is alive.
     func watchdog() { send("WATCHDOG=1") }
 
+    /// The service reads its configuration again; `ready` says that it has.
+    func reloading() { send("RELOADING=1\nMONOTONIC_USEC=\(monotonicNanoseconds() / 1000)") }
+
+    /// It has.
+    func reloaded() { send("READY=1") }
+
+    /// Whether anybody hears what is told.
+    var isHeard: Bool { socketPath != nil }
+
+    /// Gives systemd a copy of a descriptor, for the service's next process; not to be watched for its end, which systemd
+    /// would take it away at.
+    func store(_ descriptor: Int32, as name: String) {
+        send("FDSTORE=1\nFDNAME=\(name)\nFDPOLL=0", [descriptor])
+    }
+
+    /// Lets systemd close what it has by that name.
+    func remove(_ name: String) { send("FDSTOREREMOVE=1\nFDNAME=\(name)") }
+
     /// What systemd takes for the value of one variable. A text from outside (the network's configuration, a store's
     /// error) may have line ends, behind which it would be another variable.
     private static func line(_ text: String) -> String { String(text.printable.prefix(lineLimit)) }
@@ -40,7 +58,7 @@ struct ServiceNotification: Sendable {
     /// Characters of a status: `systemctl status` shows one line.
     private static let lineLimit = 1000
 
-    private func send(_ text: String) {
+    private func send(_ text: String, _ descriptors: [Int32] = []) {
         guard let socketPath else { return }
         let descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { return }
@@ -55,7 +73,14 @@ struct ServiceNotification: Sendable {
         let message = Array(text.utf8)
         withUnsafePointer(to: &address) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                _ = sendto(descriptor, message, message.count, Int32(MSG_DONTWAIT | MSG_NOSIGNAL), $0, length)
+                if descriptors.isEmpty {
+                    _ = sendto(
+                        descriptor, message, message.count, Int32(MSG_DONTWAIT | MSG_NOSIGNAL), $0, length)
+                } else {
+                    _ = twill_send_descriptors(
+                        descriptor, $0, length, message, message.count, descriptors,
+                        UInt32(clamping: descriptors.count))
+                }
             }
         }
     }

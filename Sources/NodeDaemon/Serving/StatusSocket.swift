@@ -28,8 +28,10 @@ struct StatusSocket: Sendable {
 
     /// Makes the socket; blocks for milliseconds. One that a daemon left behind when it was killed is replaced; one
     /// that takes connections is another daemon's, however long that one needs to answer.
+    ///
+    /// - Parameter isReplacing: whether another daemon's is replaced all the same, which has handed over to this one.
     @available(*, noasync, message: "it blocks: use onThread")
-    static func open(at path: String) throws -> StatusSocket {
+    static func open(at path: String, replacing isReplacing: Bool = false) throws -> StatusSocket {
         guard path.utf8.count <= pathLimitBytes else {
             throw ExitFailure(
                 .usage,
@@ -45,7 +47,7 @@ struct StatusSocket: Sendable {
         }
         let lock = locked(directory)
         defer { if lock >= 0 { close(lock) } }
-        try refuseWhatIsInUse(path)
+        if !isReplacing { try refuseWhatIsInUse(path) }
         return try make(path, in: directory)
     }
 

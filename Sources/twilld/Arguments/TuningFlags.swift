@@ -160,7 +160,8 @@ struct TuningFlags: FlagGroup {
     @Option(
         help: ArgumentHelp(
             """
-            Whether small packets of sparse flows go past the daemon, by programs in the kernel, to nodes that do so             too: auto, where the kernel lets them, or off.
+            Whether small packets of sparse flows go past the daemon, by programs in the kernel, to nodes that do so \
+            too: auto, where the kernel lets them, or off.
             """, valueName: "choice"))
     var kernelPath = Tuning().kernelPath
 

@@ -13,9 +13,9 @@ struct Cleanup: FlagTaking {
         commandName: "cleanup",
         abstract: "Remove what twilld or flanneld left behind on this node.",
         discussion: """
-            Packet filter rules, the blackhole route and subnet.env stay when the daemon stops, so that pods are not \
-            cut off while it is started again. The tunnel device and its routes go with the daemon; one that was made \
-            persistent is removed here. While a twilld or flanneld runs that uses these things, nothing is removed. The \
+            Packet filter rules, the tunnel device with its routes, the blackhole route and subnet.env stay when the daemon \
+            stops, so that pods are not cut off while it is started again, and nothing takes another way. They are removed \
+            here. While a twilld or flanneld runs that uses these things, nothing is removed. The \
             rules are those of the device that --tun-name names. The lease stays until it ends (twilld lease release), and this node's identity \
             (--state-dir) stays for good.
 

@@ -10,7 +10,8 @@ import NodeDaemon
 struct Run: FlagTaking {
     static let flags =
         StoreFlags.flags + UnderlayFlags.flags + LeaseFlags.flags + RuleFlags.flags + TunnelFlags.flags
-        + TuningFlags.flags + ObservationFlags.flags + KubernetesFlags.flags + LoggingFlags.flags
+        + TuningFlags.flags + SuccessionFlags.flags + ObservationFlags.flags + KubernetesFlags.flags
+        + LoggingFlags.flags
 
     static let configuration = CommandConfiguration(
         commandName: "run",
@@ -21,7 +22,9 @@ struct Run: FlagTaking {
             --etcd-endpoints, and so on for each flag), then from the file that --config names, which holds \
             flags as name = value, one a line.
 
-            SIGTERM and SIGINT stop the daemon; the lease stays. SIGHUP reads the file that --config names again. \
+            A twilld that runs already hands over to this one, and no packet is lost. \
+            SIGTERM and SIGINT stop the daemon; the lease stays, and so does the device (--on-stop). SIGHUP reads the \
+            file that --config names again, and takes over ports, tuning and rules without a break. \
             SIGUSR1 prints all counters to standard error.
 
             \(ExitStatus.helpText)
@@ -33,6 +36,7 @@ struct Run: FlagTaking {
     @OptionGroup(title: "Rules") var rules: RuleFlags
     @OptionGroup(title: "Tunnel") var tunnel: TunnelFlags
     @OptionGroup(title: "Tuning") var tuning: TuningFlags
+    @OptionGroup(title: "Start and stop") var succession: SuccessionFlags
     @OptionGroup(title: "Seen from outside") var observation: ObservationFlags
     @OptionGroup(title: "Kubernetes") var kubernetes: KubernetesFlags
     @OptionGroup(title: "Logging of flanneld") var logging: LoggingFlags
@@ -46,7 +50,7 @@ struct Run: FlagTaking {
     private static let stopLimitMilliseconds: UInt32 = 900
 
     func run() async throws {
-        let node = NodeProcess(options, source: Run.source)
+        let node = NodeProcess(options, inheritance: Twilld.inheritance, source: Run.source)
         try await node.run { Run.endSoon($0, node.logger) }
     }
 
@@ -61,6 +65,7 @@ struct Run: FlagTaking {
         options.rules = rules.options
         options.tunnel = tunnel.options
         options.tuning = tuning.tuning
+        options.succession = succession.options
         options.observation = observation.options
         options.containerNetwork = kubernetes.containerNetwork
         options.ineffective =
@@ -83,7 +88,9 @@ struct Run: FlagTaking {
 
 extension Run {
     /// The flags that a running daemon takes over.
-    private static let liveFlags: Set<String> = ["v", "vmodule", "iptables-resync"]
+    private static let liveFlags = Set(
+        TuningFlags.flags.map(\.name) + RuleFlags.flags.map(\.name)
+            + ["v", "vmodule", "port", "mtu", "accept-any-source", "on-stop"])
 
     /// The command line, the environment and the file of this process, for SIGHUP.
     private static var source: OptionsSource {

@@ -12,6 +12,7 @@
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
+#include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
 #include <linux/udp.h>
 #include <linux/virtio_net.h>
@@ -30,9 +31,22 @@
 #include <unistd.h>
 
 // TUN: the ioctls of drivers/net/tun.c. Each returns 0, or -1 with errno set.
+// Makes a device of several queues, or fails with EBUSY where there is a device of that name.
+int twill_tun_create(int descriptor, const char *name);
 int twill_tun_attach(int descriptor, const char *name, int multi_queue);
+// Whether somebody has a queue of a TUN device open: the device has a carrier then. -1 where there is no TUN device of that
+// name, or the kernel does not tell.
+int twill_tun_is_held(const char *name);
 int twill_tun_set_vnet_header(int descriptor, int *length);
 int twill_tun_set_offload(int descriptor, unsigned int flags);
+
+int twill_tun_set_persistent(int descriptor, int persistent);
+// The `IFF_*` flags of the device that a queue belongs to (linux/if_tun.h).
+int twill_tun_flags(int descriptor, unsigned short *flags);
+
+// Takes the queueing discipline from an interface that is not up yet: what is sent there goes straight to the driver.
+// Returns 0, or an error number.
+int twill_link_without_queue(unsigned int index);
 
 // The name of the device that a TUN queue belongs to, into `name` of IFNAMSIZ bytes. Returns 0, or -1 with errno set.
 int twill_tun_name(int descriptor, char *name);
@@ -55,6 +69,23 @@ struct twill_batch_message {
 };
 int twill_send_batch(int descriptor, struct twill_batch_message *messages, unsigned int count);
 int twill_receive_batch(int descriptor, struct twill_batch_message *messages, unsigned int count);
+
+// A file in memory with these bytes, which nobody can change any more (memfd_create(2), F_ADD_SEALS): the descriptor, or -1
+// with errno set.
+int twill_sealed_memory(const char *name, const void *bytes, size_t length);
+// Whether a file in memory is such a one.
+int twill_is_sealed(int descriptor);
+
+// Descriptors that go with one message.
+#define TWILL_DESCRIPTORS_AT_ONCE 250
+// Sends bytes with copies of descriptors (SCM_RIGHTS of unix(7)); `address` may be null. Returns what sendmsg(2) does.
+ssize_t twill_send_descriptors(int socket, const struct sockaddr *address, unsigned int address_length, const void *bytes,
+                               size_t length, const int *descriptors, unsigned int count);
+// Receives such: `descriptors` has room for TWILL_DESCRIPTORS_AT_ONCE, and they are the caller's to close. A message that
+// does not fit is an error, and nothing of it is kept. Returns what recvmsg(2) does.
+ssize_t twill_receive_descriptors(int socket, void *bytes, size_t room, int *descriptors, unsigned int *count);
+// Bytes of the datagram that waits first on a socket (FIONREAD); 0 where none does, or it is empty.
+int twill_readable_bytes(int socket);
 
 // Pins the calling thread to one CPU. Returns 0 or an error number.
 int twill_pin_thread(int cpu);
@@ -96,9 +127,9 @@ static inline int twill_read_coalesce_control(const void *control, size_t length
 #include "socket_error.h"
 
 // Steering to workers (steering.c). Each returns 0, or -1 with errno set.
-// Datagrams to the sockets of a SO_REUSEPORT group, `sockets` in number: the one at place (source address + source
+// Datagrams to the sockets of a SO_REUSEPORT group, the first `sockets` in number: the one at place (source address + source
 // port) mod `sockets`, counted in the order of binding.
 int twill_steer_datagrams(int socket, uint32_t sockets);
-// Packets to the queues of a TUN device: by the flow's addresses and, where it is TCP or UDP, ports; both directions of a
-// flow alike.
-int twill_steer_packets(int tunnel);
+// Packets to the first `queues` queues of a TUN device: by the flow's addresses and, where it is TCP or UDP, ports; both
+// directions of a flow alike.
+int twill_steer_packets(int tunnel, uint32_t queues);

@@ -8,6 +8,8 @@
 enum twill_map_kind {
   TWILL_MAP_HASH = 1,
   TWILL_MAP_ARRAY = 2,
+  // An array that a process can have in its memory, from Linux 5.5: not a kind of the kernel's own.
+  TWILL_MAP_ARRAY_IN_MEMORY = 0x102,
   TWILL_MAP_ARRAY_OF_EACH_CPU = 6,
   TWILL_MAP_PREFIXES = 11,
   TWILL_MAP_ARRAY_OF_MAPS = 12,
@@ -24,6 +26,9 @@ int twill_map_make(enum twill_map_kind kind, uint32_t key_bytes, uint32_t value_
 int twill_map_set(int map, const void *key, const void *value);
 int twill_map_get(int map, const void *key, void *value);
 int twill_map_remove(int map, const void *key);
+// The values of such an array, `bytes` of them, to be read until the caller gives the memory back (munmap). NULL where the
+// kernel refuses.
+const void *twill_map_memory(int map, size_t bytes);
 // How many CPUs a value of such a map has one for: all that this machine may ever have (`possible` of
 // /sys/devices/system/cpu). 0 where that cannot be read.
 uint32_t twill_possible_cpus(void);

@@ -21,8 +21,9 @@ public enum NetworkChange: Sendable, Hashable {
     case rule(RoutingRule)
     /// A next-hop object or group is new, changed or gone: routes that use it may lead elsewhere.
     case nextHop
-    /// An entry of a neighbour or forwarding table is new, changed or gone.
-    case neighbor(Neighbor)
+    /// An entry of a neighbour or forwarding table of the interface is new, changed or gone. Which one is not said: of a
+    /// neighbour that somebody deletes, the kernel tells no hardware address (`neigh_fill_info`).
+    case neighbor(ofInterface: Int32)
     /// Changes were lost, the kernel's or the reader's queue being full: read everything again.
     case unknown
 
@@ -38,7 +39,8 @@ public enum NetworkChange: Sendable, Hashable {
         case .deleteRoute: change = Route(message).map { .routeRemoved($0) }
         case .newRule, .deleteRule: change = RoutingRule(message).map { .rule($0) }
         case .newNextHop, .deleteNextHop: change = .nextHop
-        case .newNeighbor, .deleteNeighbor: change = Neighbor(message).map { .neighbor($0) }
+        case .newNeighbor, .deleteNeighbor:
+            change = message.payload.number(at: 4, as: Int32.self).map { .neighbor(ofInterface: $0) }
         default: change = nil
         }
         guard let change else { return nil }

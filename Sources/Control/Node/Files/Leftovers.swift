@@ -8,8 +8,7 @@ import Processes
 import Reconciler
 import TrafficControl
 
-/// What outlives the daemon on a node: rules, the blackhole route, programs before Linux 6.6, a device that somebody made
-/// persistent, files.
+/// What outlives the daemon on a node: rules, the blackhole route, programs before Linux 6.6, the device, files.
 public struct Leftovers: Sendable {
     /// The tunnel device's name.
     public var interfaceName: String
@@ -45,10 +44,7 @@ public struct Leftovers: Sendable {
             if let holder = RunningProcess.holder(ofTunnel: interfaceName) {
                 return "\(holder) holds the device \(interfaceName)"
             }
-            // A TUN device that is not persistent goes with the last process that holds it.
-            if let flags = try tunFlags(), flags & UInt32(IFF_PERSIST) == 0 {
-                return "a process holds the device \(interfaceName)"
-            }
+            if twill_tun_is_held(interfaceName) == 1 { return "a process holds the device \(interfaceName)" }
         }
         // flanneld of another backend has no such device, and the same file and rules; and one that waits for its
         // store has none yet.
@@ -111,23 +107,15 @@ public struct Leftovers: Sendable {
         return [route.name]
     }
 
-    /// The flags of the TUN device (`IFF_*` of linux/if_tun.h); nil where it is none.
-    private func tunFlags() throws -> UInt32? {
-        let text = try TextFile.read("/sys/class/net/\(interfaceName)/tun_flags")
-        return (text?.dropFirst(2).prefix { $0.isHexDigit }).flatMap { UInt32($0, radix: 16) }
-    }
-
-    /// A device goes with its daemon, unless `ip tuntap add` made it: such a one is persistent.
+    /// A device that is not persistent goes with the process that holds it.
     private func removeDevice() throws -> [String] {
         let socket = try RouteSocket()
         guard let link = try socket.link(named: interfaceName) else { return [] }
-        guard let flags = try tunFlags() else {
-            throw LeftoverError(description: "it is no TUN device; twilld did not make it")
+        switch twill_tun_is_held(interfaceName) {
+        case 0: try socket.deleteLink(index: link.index)
+        case 1: throw LeftoverError(description: "a process holds it; stop that one")
+        default: throw LeftoverError(description: "it is no TUN device; twilld did not make it")
         }
-        guard flags & UInt32(IFF_PERSIST) != 0 else {
-            throw LeftoverError(description: "a process holds it; stop that one")
-        }
-        try socket.deleteLink(index: link.index)
         return ["device \(interfaceName)"]
     }
 

@@ -110,7 +110,9 @@ struct PathSearch: Sendable {
     /// - Parameters:
     ///   - fullSize: the largest inner packet that is used, in bytes.
     ///   - overhead: the bytes that the outer headers of a packet take.
-    init(fullSize: Int, overhead: Int, timing: PathTiming) {
+    /// - Parameter found: the size that somebody else has found, and that is less than the full one; nil for none.
+    init(fullSize: Int, overhead: Int, timing: PathTiming, found: Int? = nil) {
+        if let found, found < fullSize { finding = .narrow(found) }
         self.overhead = overhead
         self.fullSize = fullSize
         self.timing = timing

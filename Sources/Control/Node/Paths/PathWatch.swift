@@ -79,10 +79,15 @@ struct PathWatch {
     /// How many peers packets go to and none comes from.
     private var unheardCount = 0
     private var isChanged = false
+    /// Narrow paths that the process before had found, inner sizes; each until its peer is followed.
+    private var inherited: [IPv4Prefix: Int]
 
-    init(timing: PathTiming, probes: Bool) {
+    /// - Parameter inherited: narrow paths that the process before had found: inner sizes by subnet. They are looked at
+    ///   again at once.
+    init(timing: PathTiming, probes: Bool, inherited: [IPv4Prefix: Int] = [:]) {
         self.timing = timing
         self.probes = probes
+        self.inherited = inherited
     }
 
     /// The distinct addresses of the peers.
@@ -106,11 +111,15 @@ struct PathWatch {
         subnets = [:]
         subnetsByAddress = [:]
         for (subnet, address) in addresses {
+            let found = inherited.removeValue(forKey: subnet)
             var peer =
                 peers[subnet].flatMap { $0.address == address ? $0 : nil }
                 ?? Peer(
                     address: address,
-                    search: PathSearch(fullSize: tunnelMTU, overhead: overhead, timing: timing))
+                    search: PathSearch(
+                        fullSize: tunnelMTU, overhead: overhead, timing: timing, found: found),
+                    raise: found == nil ? nil : .now)
+            if found != nil { watched.insert(subnet) }
             peer.search.change(fullSize: fullSize(peer.route))
             kept[subnet] = peer
             subnets[subnet.address] = subnet

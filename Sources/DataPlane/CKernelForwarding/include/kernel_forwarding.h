@@ -20,6 +20,9 @@ enum kernel_map {
   KERNEL_MAP_PEERS,
   // array for each CPU of KERNEL_EVENTS counts.
   KERNEL_MAP_EVENTS,
+  // array of 1 time, in the daemon's memory as well: when the last packet went by that somebody waits for (any but a bare
+  // acknowledgement). It is up to KERNEL_AWAITED_STEP late.
+  KERNEL_MAP_AWAITED,
   KERNEL_MAPS,
 };
 
@@ -32,6 +35,9 @@ enum kernel_map {
 #define KERNEL_PEER_SLOTS 4097
 // Peers that are able at the same time at most: as many as a snapshot holds.
 #define KERNEL_ABLE_LIMIT 65536
+
+// Nanoseconds: the packets of one step write the time once.
+#define KERNEL_AWAITED_STEP 1000000ull
 
 struct kernel_settings {
   // The programs take nothing any more from this time on: whoever looks after the table is gone.

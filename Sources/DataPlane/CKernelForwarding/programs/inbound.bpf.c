@@ -48,8 +48,9 @@ INLINE struct kernel_holder *sender_of(const struct datagram *datagram) {
   return sender->endpoint.address == datagram->outer.source ? sender : 0;
 }
 
-// Notes that the other side of a flow has sent something: whoever waits for answers is no flood.
-INLINE void note_answer(struct __sk_buff *packet, const struct ipv4_header *inner, uint32_t bytes) {
+// Notes that the other side of a flow has sent something: whoever waits for answers is no flood. And somebody waits for
+// this one.
+INLINE void note_answer(struct __sk_buff *packet, const struct ipv4_header *inner, uint32_t bytes, uint64_t now) {
   struct transport_head head = {0};
   struct flow_name flow = {
       .source = inner->source, .destination = inner->destination, .transport = inner->transport};
@@ -61,6 +62,7 @@ INLINE void note_answer(struct __sk_buff *packet, const struct ipv4_header *inne
   } else if (flow.transport == UDP) {
     if (load_bytes(packet, offset, &head, 4)) return;
   }
+  note_awaited(now);
   flow.source_port = head.source_port;
   flow.destination_port = head.destination_port;
   struct kernel_flow *place = flow_place(&flow);
@@ -88,7 +90,7 @@ PROGRAM int inbound(struct __sk_buff *packet) {
     return PASS;
   }
   uint32_t slot = sender->counter_slot;
-  note_answer(packet, &inner, bytes);
+  note_answer(packet, &inner, bytes, now);
   // Refused where there is no memory, and then nothing was changed.
   if (adjust_room(packet, -OUTER_BYTES, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO)) return PASS;
   decrement_time_to_live(&inner);

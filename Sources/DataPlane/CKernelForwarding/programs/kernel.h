@@ -100,6 +100,13 @@ INLINE struct kernel_settings *current_settings(uint64_t now) {
   return settings && now < settings->valid_until ? settings : 0;
 }
 
+// Notes that somebody waits for the packet at hand.
+INLINE void note_awaited(uint64_t now) {
+  uint32_t first = 0;
+  uint64_t *last = map_lookup(MAP(KERNEL_MAP_AWAITED), &first);
+  if (last && now - *last > KERNEL_AWAITED_STEP) *last = now;
+}
+
 INLINE void *current_table(void) {
   uint32_t first = 0;
   return map_lookup(MAP(KERNEL_MAP_TABLE), &first);

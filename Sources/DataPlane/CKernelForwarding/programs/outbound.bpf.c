@@ -131,6 +131,7 @@ PROGRAM int outbound(struct __sk_buff *packet) {
   fill(&headers, settings, &holder->endpoint);
   int verdict = send(packet, &headers, settings);
   if (verdict == LOSE) return verdict;
+  if (!may_pass) note_awaited(now);
   count_event(KERNEL_EVENT_SENT, 1);
   count_event(KERNEL_EVENT_SENT_BYTES, bytes);
   struct kernel_peer_counts *counts = map_lookup(MAP(KERNEL_MAP_PEERS), &slot);

@@ -77,6 +77,9 @@ struct ErrorReplies: ~Copyable {
         freeCount += 1
     }
 
+    /// Whether none is being written.
+    var isUnused: Bool { freeCount == WorkerLimits.errorReplies }
+
     /// Traps in debug builds where the count is not that of the free slots.
     @inline(__always)
     func checkCounts() { owners.expectCount(freeCount, of: .worker) }

@@ -57,6 +57,8 @@ public struct WorkerLimits: Sendable, Equatable {
     public static let smallDatagramBytes = 512
     /// Super-packets, or received buffers, that a short round forwards each way: some 60 µs of work.
     static let shortRoundSuperPackets = 1
+    /// The same where who is waited for goes past this worker, by the kernel path: some 240 µs.
+    static let superPacketsBesideKernelPath = 4
     /// Segments of a usual super-packet at most: 64 KiB in segments of 1,024 bytes. What a round forwards is counted
     /// in these, so that a super-packet of ten times as many segments takes the place of ten.
     static let superPacketSegments = 64
@@ -90,6 +92,9 @@ public struct WorkerLimits: Sendable, Equatable {
     static let longYieldNanoseconds = 1_000_000
     /// No short round yields for so long after a long yield: what such programs take is a few percent.
     static let yieldRestNanoseconds = 100_000_000
+    /// How long a worker that hands over waits in the kernel at a time for what it cancelled: that ends within the same
+    /// call, and where it does not, it is cancelled anew.
+    static let ceasingMicroseconds = 100
     /// ICMP errors on their way to the TUN device.
     public static let errorReplies = 8
     /// Ring entries kept for the multishot receive and for the read of the wake-up.

@@ -12,8 +12,8 @@
 // in, so that a packet that comes alone costs one system call. Dense: bursts of reads that do not wait, doubling
 // while they all bring packets, up to 64 (16 while super-packets come, as each takes fifty times as long; both can be
 // tuned). After a packet was prioritized, rounds are short for a while: each takes in all that has come, and forwards
-// one super-packet each way; then the thread yields the processor to whoever else wants it (Yielding.swift). When a
-// dense time ends, it yields once before it sleeps (ADR 8).
+// one super-packet each way (four, after one that went by the kernel path); then the thread yields the processor to
+// whoever else wants it (Yielding.swift). When a dense time ends, it yields once before it sleeps (ADR 8).
 //
 // Order: packets are read in order, appended to messages in order, and a message is sealed before a later one to the
 // same peer is opened; sealed messages are sent in order. So packets of one flow, which have one peer, keep theirs.
@@ -79,6 +79,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     let records: WorkerRecords
     let reader: ForwardingReader
     let hellos: HelloInbox?
+    private let kernelPathTraffic: KernelPathTraffic?
 
     var snapshot: ForwardingSnapshot
     /// Of the snapshot of the last round, which may be freed by now.
@@ -106,7 +107,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var roundIsShort = false
     var standingQueue = StandingQueue()
     private var yielding = Yielding()
-    private var burst = ReadBurst()
+    var burst = ReadBurst()
     /// What this round has done; until the next one begins, what the last one did.
     var work = RoundWork()
     private var polling = Polling()
@@ -125,6 +126,10 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var separationsUnderWay = 0
     var refusedShortTails = 0
     var refusedEvenWrites = 0
+    /// Whether nothing more is to be taken in (Ceasing.swift).
+    var isCeasing = false
+    /// Whether rounds do not wait for what comes.
+    var isEmptying = false
     /// Whether somebody captures packets, as of this round.
     private var isCaptureWanted = false
     @inline(__always) var isCapturing: Bool { keepsRecords && isCaptureWanted }
@@ -147,10 +152,11 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     ///   - records: the worker is their one writer.
     ///   - reader: of the publication that the control side replaces snapshots in.
     ///   - hellos: takes the hellos that come; nil where nobody answers any.
+    ///   - kernelPathTraffic: of the kernel path beside it; nil where there is none.
     public init(
         engine: consuming Engine, memory: PacketMemory, limits: WorkerLimits, settings: WorkerSettings,
         counters: CounterBlock, peerCounters: PeerCounterBlock, records: WorkerRecords,
-        reader: ForwardingReader, hellos: HelloInbox? = nil
+        reader: ForwardingReader, hellos: HelloInbox? = nil, kernelPathTraffic: KernelPathTraffic? = nil
     ) {
         self.engine = engine
         self.memory = memory
@@ -161,6 +167,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         self.peerCounters = peerCounters
         self.reader = reader
         self.hellos = hellos
+        self.kernelPathTraffic = kernelPathTraffic
+        superPacketBatch = limits.superPacketBatch
         snapshot = reader.load()
         snapshotGeneration = snapshot.generation
         messages = OutboundMessages(memory)
@@ -186,7 +194,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
 
     /// One round. Returns 0, or the negated error number that leaves the engine unable to go on.
     public mutating func round() -> Int32 {
-        queueReads()
+        if !isCeasing { queueReads() }
         counters.set(.ringSubmissions, queueCapacity &- engine.queueSpace)
         let systemCallsBefore = engine.systemCalls
         let result = enter()
@@ -195,7 +203,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         if roundIsShort { yieldWhereDue() }
 
         if workBeganNanoseconds == 0 { workBeganNanoseconds = engine.nowNanoseconds }
-        roundIsShort = workBeganNanoseconds < shortRoundsUntilNanoseconds
+        chooseRoundLength()
         let hasNewSnapshot = takeSnapshot()
         resumeSegmentation()
         resumeMerging()
@@ -250,8 +258,25 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     }
 
     /// Super-packets, or received buffers, that this round forwards each way.
-    var superPacketBatch: Int {
-        roundIsShort ? WorkerLimits.shortRoundSuperPackets : limits.superPacketBatch
+    private(set) var superPacketBatch: Int
+
+    /// Rounds are short while somebody waits for a packet: one that passes others in here, or one that goes past this
+    /// worker, by the kernel path. That one needs nothing but the processor, so it need not be offered as often.
+    @inline(__always)
+    private mutating func chooseRoundLength() {
+        if workBeganNanoseconds < shortRoundsUntilNanoseconds {
+            roundIsShort = true
+            superPacketBatch = WorkerLimits.shortRoundSuperPackets
+        } else if let kernelPathTraffic,
+            workBeganNanoseconds &- kernelPathTraffic.lastAwaitedNanoseconds
+                < WorkerLimits.sparseAfterNanoseconds
+        {
+            roundIsShort = true
+            superPacketBatch = min(WorkerLimits.superPacketsBesideKernelPath, limits.superPacketBatch)
+        } else {
+            roundIsShort = false
+            superPacketBatch = limits.superPacketBatch
+        }
     }
 
     /// Notes that a packet was sent before others that wait. Unless it is a mere acknowledgement, somebody may wait
@@ -289,6 +314,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         let somethingWaits =
             burst.size > 1 || waitingReads.count > 0 || received.waitingCount > 0 || messages.sealedCount > 0
             || (coalescer.slotCount > 0 && writesPending == 0)
+        if isCeasing { return enterCeasing(somethingWaits: somethingWaits) }
+        if isEmptying { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
         guard !somethingWaits else { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
         if pacedReads.count > 0 {
             let pause = pacedReads.microsecondsUntilDue(atNanoseconds: engine.nowNanoseconds)

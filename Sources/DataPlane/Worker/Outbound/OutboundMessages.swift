@@ -400,6 +400,9 @@ struct OutboundMessages: ~Copyable {
         freeCount &+= 1
     }
 
+    /// Whether all messages and tunnel buffers are free.
+    var isUnused: Bool { freeCount == memory.messageCount && freeBufferCount == memory.tunnelBufferCount }
+
     /// Traps in debug builds where the counts are not those of the buffers and messages.
     ///
     /// - Parameter waiting: packets that were read and wait; nothing else is the worker's between two rounds.

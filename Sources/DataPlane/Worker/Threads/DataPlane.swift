@@ -1,6 +1,9 @@
-// How it works. The data plane opens the TUN device and the sockets, then starts one thread for each worker, pinned
-// to a CPU where that was asked for (WorkerThread.swift). Each thread allocates its own memory (so that it lies on
-// its own NUMA node), makes its ring and reports whether that worked; one that it worked for forwards from then on.
+// How it works. A data plane comes to be in two steps. First it prepares all that can be made twice: one thread for each
+// worker, pinned to a CPU where that was asked for (WorkerThread.swift), which allocates its own memory (so that it lies
+// on its own NUMA node) and makes its ring. Then it begins on channels, the TUN queues and sockets, which are opened for
+// it or come from another data plane (WorkerChannels.swift); from then on it forwards. One that is followed by another
+// ceases: its workers take nothing in any more, send and write out all they hold, and rest, until they are told to go on
+// (the other one could not begin) or to end (it did). Replacement.swift has how one follows another in one process.
 // The two sides share three things: the forwarding publication, the counters, and an eventfd for each worker that
 // asks it for a round.
 
@@ -16,112 +19,76 @@ import Synchronization
 
 /// The part of the daemon that moves packets.
 public final class DataPlane: Sendable {
-    /// The TUN device.
-    public let tunnel: TunnelDevice
-    /// What the underlay sockets can do.
-    public let underlayOffloads: UnderlayOffloads
-    /// The sockets' receive buffer in bytes, as granted.
-    public let receiveBufferBytes: Int
-
     /// The engine in use: `uring` or `mmsg`.
     public let engine: EngineChoice
     /// Why io_uring is not used although nobody said so; nil where it is.
     public let uringRefusal: UringError?
-
-    /// Whether datagrams go to workers by where they come from; false where the kernel spreads them by a
-    /// hash.
-    public let steersDatagrams: Bool
-    /// Whether packets go to workers by their flow; false where the kernel takes the queue that the flow last
-    /// used.
-    public let steersPackets: Bool
     /// What forwards small packets of sparse flows past the workers; nil where it is off or refused. It forwards nothing
     /// before the control side has attached its programs.
     public let kernelPath: KernelForwarder?
     /// Why there is none; nil where there is one, or nobody wants it.
     public let kernelPathRefusal: KernelProgramError?
-    /// The underlay address and port that datagrams come to.
-    public var underlay: Endpoint { configuration.underlay }
     /// How it was asked to work.
     public var tuning: Tuning { configuration.tuning }
     /// The number of workers.
-    public var workerCount: Int { sockets.receivers.count }
+    public let workerCount: Int
+    /// What it is made for.
+    public let configuration: DataPlaneConfiguration
 
-    let configuration: DataPlaneConfiguration
     let limits: WorkerLimits
     let publication: ForwardingPublication
     /// Who forwards by the routes that are published: the workers, by their snapshot.
     private let subscribers: [any ForwardingSubscriber]
-    let sockets: WorkerSockets
     let wakes: WakeDescriptors
+    let orders: WorkerOrders
+    let states: WorkerStates
     let blocks: [CounterBlock]
     let peerBlocks: [PeerCounterBlock]
     let hellos: HelloThread
     let records: [WorkerRecords]
     private let peerSlots = Mutex(PeerSlots())
-    let stopping = Atomic<Bool>(false)
-    private let threads = Mutex<[pthread_t]>([])
-    /// Whether the descriptors are closed; locked for as long as `stop` takes, and while a worker is woken.
-    private let closed = Mutex(false)
-    let failure = Atomic<Int32>(0)
+    private let threads = Mutex<[Int: pthread_t]>([:])
+    /// What is open, from `begin` to the end; locked while a worker is woken.
+    private let open = Mutex(Open())
+    /// Locked for as long as the end takes.
+    private let ending = Mutex(())
     /// What the kernel counts for the sockets and the device, as of the last look; the block's one writer holds the
     /// lock.
-    private let kernelDrops: Mutex<KernelDrops>
+    private let kernelDrops = Mutex<KernelDrops?>(nil)
     private let kernelBlock: CounterBlock
+    /// What those before it have counted.
+    private let carried = Mutex(DataPlaneTotals())
     /// What the kernel path has counted; the block's one writer holds the lock.
     private let kernelPathBlock: Mutex<CounterBlock>
 
-    /// Opens the TUN device and the sockets.
+    /// What is open.
+    private struct Open {
+        var channels: WorkerChannels?
+        var steersPackets = true
+        var steersDatagrams = true
+        /// The descriptors of the wakes are closed.
+        var isOver = false
+    }
+
+    /// Works out what follows from the configuration; nothing runs yet.
     ///
-    /// - Parameters:
-    ///   - configuration: the device's name, the address to bind, the routes' rules and the tuning.
-    ///   - patienceMilliseconds: how long to wait for the TUN name where another process holds it: the kernel takes
-    ///     down the ring of one that was killed some time after its end.
-    ///   - busy: called once where it has to wait.
-    public init(
-        _ configuration: DataPlaneConfiguration, patienceMilliseconds: Int = 0, busy: () -> Void = {}
-    ) throws(DataPlaneError) {
+    /// - Parameter configuration: the device's name, the address to bind, the routes' rules and the tuning.
+    /// - Throws: `DataPlaneError` where the tuning does not go together.
+    public init(_ configuration: DataPlaneConfiguration) throws(DataPlaneError) {
         let tuning = configuration.tuning
         let workers = tuning.workerCount
         limits = try DataPlane.limits(configuration)
         uringRefusal = tuning.engine == .automatic ? UringProbe.refusal() : nil
         engine = tuning.engine == .mmsg || uringRefusal != nil ? .mmsg : .uring
-        do throws(UnderlaySocketError) {
-            sockets = try WorkerSockets.open(at: configuration.underlay, workers: workers, tuning: tuning)
-        } catch {
-            throw .socket(error)
+        guard let orders = WorkerOrders(count: workers), let states = WorkerStates(count: workers) else {
+            throw .resource("make an eventfd", errorNumber: errno)
         }
-        do throws(DataPlaneError) {
-            wakes = try WakeDescriptors.open(count: workers)
-        } catch {
-            sockets.close()
-            throw error
-        }
-        do throws(DataPlaneError) {
-            hellos = try HelloThread(workers: workers, socket: sockets.helloSender)
-        } catch {
-            sockets.close()
-            wakes.close()
-            throw error
-        }
-        do throws(TunnelError) {
-            tunnel = try TunnelDevice.open(
-                name: configuration.tunnelName, queueCount: workers, offloads: tuning.tunnelOffloads,
-                patienceMilliseconds: patienceMilliseconds, busy: busy)
-        } catch {
-            sockets.close()
-            wakes.close()
-            throw .tunnel(error)
-        }
+        wakes = try WakeDescriptors.open(count: workers)
+        hellos = try HelloThread(workers: workers)
         self.configuration = configuration
-        if workers > 1 {
-            steersDatagrams = UnderlaySocket.steer(sockets.receivers)
-            steersPackets = tunnel.steerFlows()
-        } else {
-            steersDatagrams = true
-            steersPackets = true
-        }
-        underlayOffloads = sockets.receivers[0].offloads
-        receiveBufferBytes = sockets.receivers[0].receiveBufferBytes
+        self.orders = orders
+        self.states = states
+        workerCount = workers
         publication = ForwardingPublication(workers: workers)
         (kernelPath, kernelPathRefusal) = DataPlane.kernelPath(configuration)
         subscribers = [publication, hellos] + [kernelPath].compactMap { $0 }
@@ -130,8 +97,37 @@ public final class DataPlane: Sendable {
         records = (0..<workers).map { _ in WorkerRecords.allocate() }
         kernelBlock = CounterBlock.allocate()
         kernelPathBlock = Mutex(CounterBlock.allocate())
-        kernelDrops = Mutex(
-            KernelDrops(sockets: sockets.receivers.count, queueDropped: tunnel.droppedPackets()))
+    }
+
+    /// Opens a device and sockets, and forwards from then on.
+    ///
+    /// - Parameters:
+    ///   - configuration: the device's name, the address to bind, the routes' rules and the tuning.
+    ///   - patienceMilliseconds: how long to wait for the TUN name where another process holds it.
+    ///   - busy: called once where it has to wait.
+    /// - Throws: `DataPlaneError`; then nothing is open.
+    public static func started(
+        _ configuration: DataPlaneConfiguration, patienceMilliseconds: Int = 0, busy: () -> Void = {}
+    ) throws(DataPlaneError) -> DataPlane {
+        let dataPlane = try DataPlane(configuration)
+        // First what may be refused for reasons that somebody else has to mend.
+        let channels: WorkerChannels
+        do throws(DataPlaneError) {
+            channels = try WorkerChannels.open(
+                configuration, patienceMilliseconds: patienceMilliseconds, busy: busy)
+        } catch {
+            dataPlane.stop()
+            throw error
+        }
+        do throws(DataPlaneError) {
+            try dataPlane.prepare()
+            try dataPlane.begin(on: channels)
+        } catch {
+            dataPlane.stop()
+            channels.close()
+            throw error
+        }
+        return dataPlane
     }
 
     /// What follows from how it is tuned, and from the MTU.
@@ -178,43 +174,203 @@ public final class DataPlane: Sendable {
         for record in records { record.deallocate() }
     }
 
-    /// Starts the workers' threads; returns once all of them are ready to forward.
+    // MARK: A life
+
+    /// Starts the workers' threads; returns once all of them have their memory and their ring.
     ///
     /// - Throws: `DataPlaneError` where the kernel gives no thread, or a worker cannot make its engine; then none
     ///   runs.
-    public func start() throws(DataPlaneError) {
-        guard let start = WorkerStart(count: workerCount) else {
-            let code = errno
-            stop()
-            throw .resource("make an eventfd", errorNumber: code)
-        }
-        for index in 0..<workerCount {
-            let context = Unmanaged.passRetained(WorkerThread(dataPlane: self, index: index, start: start))
-            var thread = pthread_t()
-            let result = pthread_create(
-                &thread, nil,
-                { argument in
-                    let worker = Unmanaged<WorkerThread>.fromOpaque(argument!).takeRetainedValue()
-                    worker.dataPlane.run(worker.index, worker.start)
-                    return nil
-                }, context.toOpaque())
-            guard result == 0 else {
-                context.release()
-                stop()
-                throw .resource("start a worker thread", errorNumber: result)
-            }
-            threads.withLock { $0.append(thread) }
-        }
-        if let error = start.wait() {
-            stop()
-            throw error
-        }
+    public func prepare() throws(DataPlaneError) {
         do throws(DataPlaneError) {
-            if let kernelPath { try hellos.start(telling: kernelPath) }
+            for index in 0..<workerCount { try startThread(index) }
+            // Found out now, while nobody waits.
+            _ = UnderlaySocket.segmentLimit
+            try states.wait { $0 == .prepared }
         } catch {
             stop()
             throw error
         }
+    }
+
+    private func startThread(_ index: Int) throws(DataPlaneError) {
+        let context = Unmanaged.passRetained(WorkerThread(dataPlane: self, index: index))
+        var thread = pthread_t()
+        states.note(.preparing, of: index)
+        let result = pthread_create(
+            &thread, nil,
+            { argument in
+                let worker = Unmanaged<WorkerThread>.fromOpaque(argument!).takeRetainedValue()
+                worker.dataPlane.run(worker.index)
+                return nil
+            }, context.toOpaque())
+        guard result == 0 else {
+            context.release()
+            states.note(.ended, of: index)
+            throw .resource("start a worker thread", errorNumber: result)
+        }
+        threads.withLock { $0[index] = thread }
+    }
+
+    /// Forwards from here on, by what was published last: `attach` and `run`.
+    ///
+    /// - Throws: as `attach` does.
+    public func begin(
+        on channels: WorkerChannels, continuing totals: DataPlaneTotals = DataPlaneTotals()
+    ) throws(DataPlaneError) {
+        try attach(channels, continuing: totals)
+        run()
+    }
+
+    /// Takes channels, on which it forwards from `run` on.
+    ///
+    /// - Parameters:
+    ///   - channels: what it reads from, sends and writes on, its own to close from here on.
+    ///   - totals: what those before it have counted.
+    /// - Throws: `DataPlaneError` where a worker cannot take them; then the threads have ended, and the channels are
+    ///   still the caller's.
+    public func attach(
+        _ channels: WorkerChannels, continuing totals: DataPlaneTotals = DataPlaneTotals()
+    ) throws(DataPlaneError) {
+        precondition(channels.workerCount == workerCount)
+        let steered = channels.steer(among: workerCount)
+        let drops = KernelDrops(channels, seen: totals.kernel)
+        open.withLock {
+            $0.channels = channels
+            $0.steersPackets = steered.packets
+            $0.steersDatagrams = steered.datagrams
+        }
+        carried.withLock { $0 = totals }
+        kernelDrops.withLock { $0 = drops }
+        orders.give(.attach, to: 0..<workerCount)
+        do throws(DataPlaneError) {
+            try states.wait { $0 == .attached }
+        } catch {
+            open.withLock { $0.channels = nil }
+            stop()
+            throw error
+        }
+    }
+
+    /// Forwards from here on.
+    public func run() {
+        orders.give(.run, to: 0..<workerCount)
+        // Without that thread this node asks nobody, and answers nobody.
+        if let kernelPath { try? hellos.start(telling: kernelPath, on: channels?.sockets.helloSender) }
+    }
+
+    /// Takes nothing in from here on, and returns once the workers have sent and written out all they held: what comes
+    /// waits in the channels.
+    ///
+    /// - Parameters:
+    ///   - workers: which of them; nil: all.
+    ///   - isEmptying: whether they first go on until they found their queue and socket empty once, or have gone round
+    ///     very often.
+    /// - Returns: whether they have. Where one has not in time, all go on as before.
+    public func cease(_ workers: Range<Int>? = nil, emptying isEmptying: Bool = false) -> Bool {
+        let workers = workers ?? 0..<workerCount
+        orders.give(isEmptying ? .empty : .cease, to: workers)
+        wakeWorkers()
+        if states.wait(
+            forMilliseconds: DataPlane.ceasingMilliseconds, of: workers, { $0 == .parked || $0 == .ended })
+        {
+            return true
+        }
+        resume()
+        return false
+    }
+
+    /// How long a worker may take until it holds nothing: it takes some rounds, but the thread may wait for its CPU.
+    private static let ceasingMilliseconds = 1000
+
+    /// Goes on after `cease`.
+    public func resume() {
+        orders.give(.run, to: 0..<workerCount)
+        wakeWorkers()
+    }
+
+    /// Ends after `cease`, and leaves the channels open: they belong to whoever has begun on them.
+    public func end() {
+        open.withLock { $0.channels = nil }
+        stop()
+    }
+
+    /// Ends the workers and closes the sockets and the TUN device, which is gone when this returns unless it is
+    /// persistent. Takes some milliseconds; may be called again.
+    ///
+    /// - Parameter isOrderly: whether what the workers hold is sent and written before.
+    public func stop(isOrderly: Bool = false) {
+        if isOrderly { _ = cease() }
+        ending.withLock { _ in
+            guard !open.withLock({ $0.isOver }) else { return }
+            kernelPath?.stop()
+            orders.give(.end, to: 0..<workerCount)
+            wakes.signal()
+            hellos.stop()
+            let running = threads.withLock { threads in
+                defer { threads = [:] }
+                return threads
+            }
+            for thread in running.values { pthread_join(thread, nil) }
+            let channels = open.withLock { open in
+                defer { open.channels = nil }
+                open.isOver = true
+                return open.channels
+            }
+            channels?.close()
+            wakes.close()
+        }
+    }
+
+    /// Takes over what the channels have become since it began: nobody else's are among them any more.
+    func note(_ channels: WorkerChannels) { open.withLock { $0.channels = channels } }
+
+    /// Starts the thread of a worker again that ended by itself; the others go on.
+    ///
+    /// - Throws: `DataPlaneError` where the kernel gives no thread.
+    public func restart(worker index: Int) throws(DataPlaneError) {
+        guard states.isEnded(index), let former = threads.withLock({ $0.removeValue(forKey: index) }) else {
+            return
+        }
+        pthread_join(former, nil)
+        try startThread(index)
+    }
+
+    /// What ended by itself: the worker, and the error number.
+    public var failures: [(worker: Int, errorNumber: Int32)] { states.failures }
+
+    // MARK: What it is like
+
+    /// What is open; nil before `begin` and after the end. The descriptors are the data plane's to close.
+    public var channels: WorkerChannels? { open.withLock { $0.channels } }
+    /// The TUN device; nil as `channels` is.
+    public var tunnel: TunnelDevice? { channels?.tunnel }
+    /// What the underlay sockets can do.
+    public var underlayOffloads: UnderlayOffloads {
+        channels?.sockets.receivers[0].offloads
+            ?? UnderlayOffloads(segmentation: false, coalescing: false, segmentLimit: 1)
+    }
+    /// The sockets' receive buffer in bytes, as granted.
+    public var receiveBufferBytes: Int { channels?.sockets.receivers[0].receiveBufferBytes ?? 0 }
+    /// Whether datagrams go to workers by where they come from; false where the kernel spreads them by a
+    /// hash.
+    public var steersDatagrams: Bool { open.withLock { $0.steersDatagrams } }
+    /// Whether packets go to workers by their flow; false where the kernel takes the queue that the flow last
+    /// used.
+    public var steersPackets: Bool { open.withLock { $0.steersPackets } }
+    /// The underlay address and port that datagrams come to.
+    public var underlay: Endpoint { configuration.underlay }
+
+    /// Whether it is what one for this configuration would be. The MTU may be another one: it is published.
+    public func isMade(for configuration: DataPlaneConfiguration) -> Bool {
+        func comparable(_ configuration: DataPlaneConfiguration) -> DataPlaneConfiguration {
+            var configuration = configuration
+            configuration.mtu = 0
+            configuration.tuning.workers = .fixed(configuration.tuning.workerCount)
+            // The control side's alone.
+            configuration.tuning.queueLength = 1
+            return configuration
+        }
+        return comparable(self.configuration) == comparable(configuration)
     }
 
     /// Whether routes with this MTU, bytes, may be published: a receive buffer holds a packet of that size.
@@ -234,41 +390,36 @@ public final class DataPlane: Sendable {
         return leftOut
     }
 
-    /// Ends the workers and closes the sockets and the TUN device, which is gone when this returns. Takes some
-    /// milliseconds; may be called again.
-    public func stop() {
-        stopping.store(true, ordering: .sequentiallyConsistent)
-        closed.withLock { isClosed in
-            guard !isClosed else { return }
-            isClosed = true
-            kernelPath?.stop()
-            wakes.signal()
-            hellos.stop()
-            let running = threads.withLock { threads in
-                defer { threads = [] }
-                return threads
-            }
-            for thread in running { pthread_join(thread, nil) }
-            sockets.close()
-            tunnel.close()
-            wakes.close()
+    // MARK: What is counted
+
+    /// What the workers have counted, and those of the data planes before this one, and what the kernel has dropped before
+    /// it came to them. Some system calls.
+    public func counters() -> CounterTotals {
+        lookAtKernelDrops()
+        let before = carried.withLock { $0.counters }
+        return kernelPathBlock.withLock { block in
+            kernelPath?.count(into: block)
+            return CounterTotals(blocks + [kernelBlock, block, hellos.counters], beside: before)
         }
     }
 
-    /// What the workers have counted, and what the kernel has dropped before it came to them. Some system calls.
-    public func counters() -> CounterTotals {
-        closed.withLock { isClosed in
-            guard !isClosed else { return }
+    private func lookAtKernelDrops() {
+        open.withLock { open in
+            guard let channels = open.channels else { return }
             kernelDrops.withLock {
-                $0.look(at: sockets.receivers, tunnel)
-                kernelBlock.set(.dropInboundSocketFull, Int(truncatingIfNeeded: $0.socketsDropped))
-                kernelBlock.set(.dropOutboundQueueFull, Int(truncatingIfNeeded: $0.queueDropped))
+                $0?.look(at: channels.sockets.receivers, channels.tunnel)
+                guard let drops = $0 else { return }
+                kernelBlock.set(.dropInboundSocketFull, Int(truncatingIfNeeded: drops.socketsDropped))
+                kernelBlock.set(.dropOutboundQueueFull, Int(truncatingIfNeeded: drops.queueDropped))
             }
         }
-        return kernelPathBlock.withLock { block in
-            kernelPath?.count(into: block)
-            return CounterTotals(blocks + [kernelBlock, block, hellos.counters])
-        }
+    }
+
+    /// All that was counted, for whoever follows.
+    public func totals() -> DataPlaneTotals {
+        DataPlaneTotals(
+            counters: counters().carried, peers: countersOfPeers(),
+            kernel: kernelDrops.withLock { $0?.seen ?? KernelDrops.Seen() })
     }
 
     /// The last packets that were dropped for a reason, of all workers, the newest first; `DropRecords.recordsOfReason`
@@ -294,8 +445,10 @@ public final class DataPlane: Sendable {
 
     /// Others' sockets on the port, which take datagrams that are for this node. Reads files of /proc.
     public func intruders() -> [PortIntruder] {
-        closed.withLock { isClosed in
-            isClosed ? [] : UnderlaySocket.intruders(on: configuration.underlay, beside: sockets.descriptors)
+        open.withLock { open in
+            guard let sockets = open.channels?.sockets else { return [] }
+            return UnderlaySocket.intruders(
+                on: configuration.underlay, beside: sockets.descriptors + sockets.former)
         }
     }
 
@@ -304,7 +457,8 @@ public final class DataPlane: Sendable {
 
     /// What was carried to and from each peer.
     public func countersOfPeers() -> PeerTotals {
-        peerSlots.withLock { $0.totals(counts: counts(ofSlot:)) }
+        let before = carried.withLock { $0.peers }
+        return peerSlots.withLock { $0.totals(counts: counts(ofSlot:)) }.continuing(before)
     }
 
     private func counts(ofSlot slot: UInt16) -> PeerCounts {
@@ -314,19 +468,16 @@ public final class DataPlane: Sendable {
         return sum
     }
 
-    /// What each worker has counted, in the workers' order.
+    /// What each worker has counted, in the workers' order, since this data plane was made.
     public func countersOfWorkers() -> [CounterTotals] { blocks.map { CounterTotals([$0]) } }
-
-    /// The error number that made a worker end by itself; 0 while all is well.
-    public var failureErrorNumber: Int32 { failure.load(ordering: .acquiring) }
 
     /// Wakes each worker once, which it counts (`Counter.wakes`): whether it still goes round. Returns at
     /// once.
     public func wake() { wakeWorkers() }
 
     private func wakeWorkers() {
-        closed.withLock { isClosed in
-            guard !isClosed else { return }
+        open.withLock { open in
+            guard !open.isOver else { return }
             wakes.signal()
         }
     }

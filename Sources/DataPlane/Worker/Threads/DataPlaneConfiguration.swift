@@ -3,7 +3,7 @@ import Devices
 import Glibc
 
 /// What the data plane needs to know at its start.
-public struct DataPlaneConfiguration: Sendable {
+public struct DataPlaneConfiguration: Sendable, Equatable {
     /// The TUN device's name, at most 15 bytes.
     public var tunnelName: String
     /// The underlay address and UDP port to bind.
@@ -44,6 +44,8 @@ public enum DataPlaneError: Error, CustomStringConvertible {
     case engine(String, errorNumber: Int32)
     /// How it is tuned.
     case tuning(TuningError)
+    /// The kernel refuses to steer flows, without which the number of workers can't change while packets flow.
+    case unsteerable(errorNumber: Int32)
     /// Memory, a thread, an eventfd: what was tried, and the kernel's error number.
     case resource(String, errorNumber: Int32)
 
@@ -54,6 +56,8 @@ public enum DataPlaneError: Error, CustomStringConvertible {
         case .socket(let error): error.description
         case .engine(let text, _): text
         case .tuning(let error): error.description
+        case .unsteerable(let errorNumber):
+            "cannot steer flows to more workers: \(String(cString: strerror(errorNumber))); grant CAP_BPF"
         case .resource(let action, let errorNumber):
             "cannot \(action): \(String(cString: strerror(errorNumber)))"
         }

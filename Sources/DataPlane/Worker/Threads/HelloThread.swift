@@ -17,7 +17,7 @@ final class HelloThread: ForwardingSubscriber, Sendable {
     private let wake: Int32
     /// What it counts; the thread is the one writer.
     let counters = CounterBlock.allocate()
-    private let socket: Int32?
+    private let socket = Mutex<Int32?>(nil)
     private let kernelPath = Mutex<(any KernelPathPeers)?>(nil)
     private let peers = Mutex<[ForwardingPeer]?>(nil)
     private let stopping = Atomic<Bool>(false)
@@ -26,16 +26,12 @@ final class HelloThread: ForwardingSubscriber, Sendable {
     /// At most so long it sleeps: then it looks whether what the kernel path says has changed.
     private static let longestSleepMilliseconds = 1_000
 
-    /// - Parameters:
-    ///   - workers: how many there are.
-    ///   - socket: from the network's port, without checksums; the caller's to close, after `stop`. Nil where there is
-    ///     none: then nothing is asked and nobody answered.
-    init(workers: Int, socket: Int32?) throws(DataPlaneError) {
+    /// - Parameter workers: how many there are.
+    init(workers: Int) throws(DataPlaneError) {
         let wake = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
         guard wake >= 0 else { throw .resource("make an eventfd", errorNumber: errno) }
         self.wake = wake
         inboxes = (0..<workers).map { _ in HelloInbox.allocate(wake: wake) }
-        self.socket = socket
     }
 
     deinit {
@@ -56,9 +52,13 @@ final class HelloThread: ForwardingSubscriber, Sendable {
 
     /// Starts the thread. Where it is not started, this node asks nobody and answers nobody.
     ///
-    /// - Parameter kernelPath: whom to tell.
-    func start(telling kernelPath: any KernelPathPeers) throws(DataPlaneError) {
-        guard socket != nil else { return }
+    /// - Parameters:
+    ///   - kernelPath: whom to tell.
+    ///   - socket: from the network's port, without checksums; the caller's to close, after `stop`. Nil where there is
+    ///     none: then nothing is asked and nobody answered.
+    func start(telling kernelPath: any KernelPathPeers, on socket: Int32?) throws(DataPlaneError) {
+        guard let socket else { return }
+        self.socket.withLock { $0 = socket }
         self.kernelPath.withLock { $0 = kernelPath }
         var thread = pthread_t()
         let context = Unmanaged.passRetained(self)
@@ -90,7 +90,7 @@ final class HelloThread: ForwardingSubscriber, Sendable {
     }
 
     private func run() {
-        guard let socket, let path = kernelPath.withLock({ $0 }) else { return }
+        guard let socket = socket.withLock({ $0 }), let path = kernelPath.withLock({ $0 }) else { return }
         var hellos = PeerHellos()
         var followAt = 0
         while !stopping.load(ordering: .relaxed) {

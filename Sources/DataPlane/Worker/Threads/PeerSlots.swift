@@ -4,9 +4,9 @@ import Forwarding
 /// What was carried to and from each peer since it was first published.
 public struct PeerTotals: Sendable {
     /// Of each peer that is counted by itself.
-    public internal(set) var peers: [PeerSubnets: PeerCounts] = [:]
+    public var peers: [PeerSubnets: PeerCounts] = [:]
     /// Of all others together.
-    public internal(set) var others = PeerCounts()
+    public var others = PeerCounts()
 
     /// Nothing carried.
     public init() {}

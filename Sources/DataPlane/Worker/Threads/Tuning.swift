@@ -115,7 +115,7 @@ public struct Tuning: Sendable, Equatable {
     /// Microseconds to poll before sleeping; 0: never.
     public var busyPollMicroseconds = 0
     /// Whether small packets of sparse flows go past the workers.
-    public var kernelPath = KernelPathChoice.off
+    public var kernelPath = KernelPathChoice.automatic
     /// The largest inner packet, bytes, that does: requests, answers, acknowledgements. What is larger gains from the
     /// workers' merging.
     public var kernelPathBytes = 256

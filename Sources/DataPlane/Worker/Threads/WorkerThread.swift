@@ -1,6 +1,6 @@
-// How it works. What stands between a thread's start and its worker's loop: its name, its CPU, its memory, its
-// engine. Each thread reports once, through an eventfd that counts the reports, and the starter waits for all of
-// them.
+// How it works. What stands between a thread's start and its worker's loop: its name, its CPU, its memory, its engine, and
+// then the channels, once it is told that they are there. From then on it looks at its order once a round; where that says
+// so, it takes nothing in any more (Loop/Ceasing.swift), and rests until the next order.
 
 import CLinux
 import Counters
@@ -8,83 +8,115 @@ import Devices
 import Engines
 import Glibc
 import Offload
-import Synchronization
 
 extension DataPlane {
     /// What a worker's thread does, from its start to its end.
-    func run(_ index: Int, _ start: WorkerStart) {
+    func run(_ index: Int) {
         let tuning = configuration.tuning
         // What `top -H` and perf show; it would inherit the name of the thread that starts it.
         twill_name_thread("worker \(index)")
         if let cpu = tuning.cpu(ofWorker: index) {
             let result = twill_pin_thread(Int32(clamping: cpu))
             guard result == 0 else {
-                return start.ready(
+                return states.noteRefusal(
                     .resource(
                         "pin worker \(index) to CPU \(cpu) (--cpus; this process may use \(usableCPUs()))",
-                        errorNumber: result))
+                        errorNumber: result), of: index)
             }
         }
         guard let memory = PacketMemory(limits, hugePages: tuning.usesHugePages) else {
-            return start.ready(.resource("allocate packet buffers", errorNumber: ENOMEM))
+            return states.noteRefusal(
+                .resource("allocate packet buffers", errorNumber: ENOMEM), of: index)
         }
-        if index == 0 { countStartFallbacks() }
-        let offloads = sockets.receivers[index].offloads
-        let settings = WorkerSettings(
-            tunnelAddress: configuration.tunnelAddress,
-            tunnelAddressIPv6: configuration.tunnelAddressIPv6,
-            acceptsAnySource: configuration.acceptsAnySource,
-            segmentLimit: offloads.segmentation ? offloads.segmentLimit : 1,
-            coalesces: mergedKinds, busyPollMicroseconds: tuning.busyPollMicroseconds,
-            minimumWaitMicroseconds: tuning.minimumWaitMicroseconds)
-        let (tunnel, socket, sender, wake) = (
-            tunnel.queues[index].descriptor, sockets.receivers[index].descriptor, sockets.senders[index],
-            wakes[index]
-        )
+        defer { memory.deallocate() }
         switch engine {
         case .mmsg:
             do throws(MmsgError) {
                 let engine = try MmsgEngine(
-                    memory: memory, tunnel: tunnel, socket: socket, sender: sender, wake: wake,
-                    entries: limits.ringEntries)
-                start.ready(nil)
-                loop(engine, memory, settings, index)
-            } catch { start.ready(.engine(error.description, errorNumber: error.errorNumber)) }
+                    memory: memory, wake: wakes[index], entries: limits.ringEntries)
+                serve(engine, memory, index)
+            } catch {
+                states.noteRefusal(.engine(error.description, errorNumber: error.errorNumber), of: index)
+            }
         case .uring, .automatic:
             do throws(UringError) {
                 let engine = try UringEngine(
-                    memory: memory, tunnel: tunnel, socket: socket, sender: sender, wake: wake,
-                    entries: limits.ringEntries, usesSubmissionPolling: tuning.usesSubmissionPolling)
+                    memory: memory, wake: wakes[index], entries: limits.ringEntries,
+                    usesSubmissionPolling: tuning.usesSubmissionPolling)
                 if !engine.usesRegisteredBuffers { blocks[index].add(.lockedMemoryFallbacks) }
-                start.ready(nil)
-                loop(engine, memory, settings, index)
+                serve(engine, memory, index)
             } catch {
                 let advice = "; or give --engine=auto, which goes on with plain system calls"
-                start.ready(.engine(error.description + advice, errorNumber: error.errorNumber))
+                states.noteRefusal(
+                    .engine(error.description + advice, errorNumber: error.errorNumber), of: index)
             }
         }
-        memory.deallocate()
+    }
+
+    /// Waits for the channels, takes them, and forwards on them.
+    private func serve<Engine: PacketEngine & ~Copyable>(
+        _ engine: consuming Engine, _ memory: PacketMemory, _ index: Int
+    ) {
+        var engine = engine
+        states.note(.prepared, of: index)
+        guard orders.next(after: .prepare, of: index) != .end, let channels = channels else {
+            engine.close()
+            return states.note(.ended, of: index)
+        }
+        let sockets = channels.sockets
+        let attached = engine.attach(
+            EngineChannels(
+                tunnel: channels.tunnel.queues[index].descriptor, socket: sockets.receivers[index].descriptor,
+                sender: sockets.senders[index], formerSocket: sockets.formerReceiver(ofWorker: index)))
+        guard attached == 0 else {
+            engine.close()
+            return states.noteRefusal(
+                .engine("worker \(index) can't take the sockets", errorNumber: -attached), of: index)
+        }
+        if index == 0 { countStartFallbacks(channels) }
+        var worker = Worker(
+            engine: engine, memory: memory, limits: limits, settings: settings(channels, index),
+            counters: blocks[index], peerCounters: peerBlocks[index], records: records[index],
+            reader: publication.reader(index), hellos: hellos.inboxes[index],
+            kernelPathTraffic: kernelPath?.traffic)
+        states.note(.attached, of: index)
+        guard orders.next(after: .attach, of: index) != .end else {
+            worker.close()
+            return states.note(.ended, of: index)
+        }
+        loop(&worker, sockets.receivers[index].descriptor, index)
+    }
+
+    private func settings(_ channels: WorkerChannels, _ index: Int) -> WorkerSettings {
+        let offloads = channels.sockets.receivers[index].offloads
+        return WorkerSettings(
+            tunnelAddress: configuration.tunnelAddress,
+            tunnelAddressIPv6: configuration.tunnelAddressIPv6,
+            acceptsAnySource: configuration.acceptsAnySource,
+            segmentLimit: offloads.segmentation ? offloads.segmentLimit : 1,
+            coalesces: DataPlane.mergedKinds(channels.tunnel),
+            busyPollMicroseconds: configuration.tuning.busyPollMicroseconds,
+            minimumWaitMicroseconds: configuration.tuning.minimumWaitMicroseconds)
     }
 
     /// Counts what was asked for and refused; on the first worker's thread, whose counters tell.
-    private func countStartFallbacks() {
-        let refused = configuration.tuning.tunnelOffloads.subtracting(tunnel.offloads)
+    private func countStartFallbacks(_ channels: WorkerChannels) {
+        let tuning = configuration.tuning
+        let refused = tuning.tunnelOffloads.subtracting(channels.tunnel.offloads)
+        let offloads = channels.sockets.receivers[0].offloads
         let fallbacks: [(Counter, Bool)] = [
-            (
-                .receiveCoalescingFallbacks,
-                configuration.tuning.usesCoalescing && !underlayOffloads.coalescing
-            ),
-            (.segmentationFallbacks, configuration.tuning.usesSegmentation && !underlayOffloads.segmentation),
+            (.receiveCoalescingFallbacks, tuning.usesCoalescing && !offloads.coalescing),
+            (.segmentationFallbacks, tuning.usesSegmentation && !offloads.segmentation),
             (.tunnelStreamFallbacks, !refused.isDisjoint(with: [.tcp4, .tcp6, .tcpECN])),
             (.tunnelDatagramFallbacks, !refused.isDisjoint(with: .udp)),
             (.datagramSteeringFallbacks, !steersDatagrams), (.packetSteeringFallbacks, !steersPackets),
-            (.sendingSocketFallbacks, sockets.sendsOnItsReceiver),
+            (.sendingSocketFallbacks, channels.sockets.sendsOnItsReceiver),
         ]
         for (counter, isTaken) in fallbacks where isTaken { blocks[0].add(counter) }
     }
 
     /// What the TUN device may be given merged: what it would also give.
-    private var mergedKinds: MergedKinds {
+    private static func mergedKinds(_ tunnel: TunnelDevice) -> MergedKinds {
         var kinds: MergedKinds = []
         if tunnel.offloads.contains(.tcp4) { kinds.insert(.tcpOverIPv4) }
         if tunnel.offloads.contains(.tcp6) { kinds.insert(.tcpOverIPv6) }
@@ -93,63 +125,65 @@ extension DataPlane {
     }
 
     private func loop<Engine: PacketEngine & ~Copyable>(
-        _ engine: consuming Engine, _ memory: PacketMemory, _ settings: WorkerSettings, _ index: Int
+        _ worker: inout Worker<Engine>, _ socket: Int32, _ index: Int
     ) {
-        var worker = Worker(
-            engine: engine, memory: memory, limits: limits, settings: settings, counters: blocks[index],
-            peerCounters: peerBlocks[index], records: records[index], reader: publication.reader(index),
-            hellos: hellos.inboxes[index])
-        while !stopping.load(ordering: .relaxed) {
-            let result = worker.round()
-            if result != 0 {
-                failure.store(-result, ordering: .releasing)
-                break
-            }
+        states.note(.running, of: index)
+        var result: Int32 = 0
+        while result == 0 {
+            let order = orders[index]
+            if order == .end { break }
+            result =
+                order == .cease || order == .empty
+                ? rest(&worker, order, socket, index) : worker.round()
         }
         worker.close()
+        if result != 0 { states.noteFailure(-result, of: index) } else { states.note(.ended, of: index) }
     }
+
+    /// Takes nothing in any more, works off what the worker holds, and waits for the next order.
+    ///
+    /// - Returns: 0, or what a round returned.
+    private func rest<Engine: PacketEngine & ~Copyable>(
+        _ worker: inout Worker<Engine>, _ order: WorkerOrder, _ socket: Int32, _ index: Int
+    ) -> Int32 {
+        var rounds = 0
+        if order == .empty {
+            worker.beginEmptying()
+            repeat {
+                let result = worker.round()
+                guard result == 0 else { return result }
+                rounds += 1
+            } while orders[index] == order && rounds < DataPlane.emptyingRounds
+                && !(worker.foundTunnelEmpty && twill_readable_bytes(socket) == 0)
+        }
+        while orders[index] == order, !worker.holdsNothing {
+            // Anew each time: what was just bringing a packet can't be cancelled in that moment.
+            worker.cease()
+            let result = worker.round()
+            guard result == 0 else { return result }
+        }
+        if orders[index] == order {
+            states.note(.parked, of: index)
+            guard orders.next(after: order, of: index) != .end else { return 0 }
+        }
+        worker.resume()
+        states.note(.running, of: index)
+        return 0
+    }
+
+    /// Rounds in which a worker that empties its queue finds it empty at least once: each takes up to 64 packets, and the
+    /// queue holds some thousands.
+    private static let emptyingRounds = 4000
 }
 
 /// What a worker's thread is given.
 final class WorkerThread: Sendable {
     let dataPlane: DataPlane
     let index: Int
-    let start: WorkerStart
 
-    init(dataPlane: DataPlane, index: Int, start: WorkerStart) {
+    init(dataPlane: DataPlane, index: Int) {
         self.dataPlane = dataPlane
         self.index = index
-        self.start = start
-    }
-}
-
-/// Where the threads tell that they are ready, and the starter waits for all of them: an eventfd counts them.
-final class WorkerStart: Sendable {
-    private let count: Int
-    private let answers: Int32
-    private let error = Mutex<DataPlaneError?>(nil)
-
-    /// Nil where the kernel has no more descriptors; `errno` says which limit.
-    init?(count: Int) {
-        self.count = count
-        answers = eventfd(0, Int32(EFD_CLOEXEC | EFD_SEMAPHORE))
-        if answers < 0 { return nil }
-    }
-
-    deinit { if answers >= 0 { Glibc.close(answers) } }
-
-    func ready(_ failure: DataPlaneError?) {
-        error.withLock { if $0 == nil { $0 = failure } }
-        eventfd_write(answers, 1)
-    }
-
-    func wait() -> DataPlaneError? {
-        var answered = 0
-        while answered < count {
-            var value: eventfd_t = 0
-            if eventfd_read(answers, &value) == 0 { answered += 1 }
-        }
-        return error.withLock { $0 }
     }
 }
 

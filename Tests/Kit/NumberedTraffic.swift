@@ -1,0 +1,253 @@
+import CLinux
+import Glibc
+import NetworkNamespaces
+import Synchronization
+
+/// Numbered datagrams from one pod to another at an even rate, and what became of them: lost, twice, out of order in
+/// their flow, and the longest time in which none came.
+///
+/// Two threads, one of which sends and one receives. Both look at the clock at least once a millisecond; a machine that has
+/// no processor for them shows as a gap.
+public final class NumberedTraffic: Sendable {
+    /// Flows, each with a source port of its own, that take turns.
+    public static let flows = 16
+    private static let port: UInt16 = 9999
+    private static let batch = 16
+
+    /// What became of the datagrams.
+    public struct Report: Sendable {
+        /// Datagrams sent.
+        public var sent = 0
+        /// Of those, how many never came.
+        public var lost = 0
+        /// How many came more often than once.
+        public var duplicated = 0
+        /// How many came after a later one of their flow.
+        public var reordered = 0
+        /// The longest time between two that came one after the other, milliseconds.
+        public var longestGapMilliseconds = 0.0
+    }
+
+    private let senders: [Int32]
+    private let receiver: Int32
+    private let rate: Int
+    private let isOver = Atomic<Bool>(false)
+    private let isSent = Atomic<Bool>(false)
+    private let threads = Mutex<[pthread_t]>([])
+    private let seen: Mutex<Seen>
+    private let sentCounts = Mutex([UInt64](repeating: 0, count: NumberedTraffic.flows))
+    private let longestGap = Atomic<Int>(0)
+    private let lastArrival = Atomic<Int>(0)
+
+    fileprivate struct Seen {
+        /// Which numbers of each flow came, a bit each.
+        var words = [[UInt64]](repeating: [], count: NumberedTraffic.flows)
+        var highest = [Int](repeating: -1, count: NumberedTraffic.flows)
+        var duplicated = 0
+        var reordered = 0
+    }
+
+    /// Starts to send.
+    ///
+    /// - Parameter rate: datagrams a second, of all flows.
+    public static func start(from source: some LabHost, to target: LabPod, rate: Int) async throws
+        -> NumberedTraffic
+    {
+        let receiver = try await target.namespace.run { try socket(bound: port, connected: nil) }
+        let address = target.address
+        let senders = try await source.namespace.run {
+            try (0..<flows).map { _ in try socket(bound: 0, connected: address) }
+        }
+        let traffic = NumberedTraffic(senders: senders, receiver: receiver, rate: rate)
+        traffic.begin { $0.receive() }
+        traffic.begin { $0.send() }
+        return traffic
+    }
+
+    private init(senders: [Int32], receiver: Int32, rate: Int) {
+        self.senders = senders
+        self.receiver = receiver
+        self.rate = rate
+        seen = Mutex(Seen())
+    }
+
+    deinit { for descriptor in senders + [receiver] { close(descriptor) } }
+
+    private static func socket(bound port: UInt16, connected address: String?) throws -> Int32 {
+        let descriptor = Glibc.socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        var bytes: Int32 = 64 << 20
+        setsockopt(descriptor, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, 4)
+        setsockopt(descriptor, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, 4)
+        var name = sockaddr_in()
+        name.sin_family = sa_family_t(AF_INET)
+        name.sin_port = (address == nil ? port : NumberedTraffic.port).bigEndian
+        if let address { inet_pton(AF_INET, address, &name.sin_addr) }
+        let result = withUnsafePointer(to: &name) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                address == nil ? bind(descriptor, $0, 16) : connect(descriptor, $0, 16)
+            }
+        }
+        guard result == 0 else { throw NoSocket(description: "cannot reach \(address ?? "port \(port)")") }
+        return descriptor
+    }
+
+    private final class Job: Sendable {
+        let traffic: NumberedTraffic
+        let work: @Sendable (NumberedTraffic) -> Void
+        init(_ traffic: NumberedTraffic, _ work: @escaping @Sendable (NumberedTraffic) -> Void) {
+            self.traffic = traffic
+            self.work = work
+        }
+    }
+
+    private func begin(_ work: @escaping @Sendable (NumberedTraffic) -> Void) {
+        let job = Unmanaged.passRetained(Job(self, work))
+        var thread = pthread_t()
+        pthread_create(
+            &thread, nil,
+            { argument in
+                if let argument {
+                    let job = Unmanaged<Job>.fromOpaque(argument).takeRetainedValue()
+                    job.work(job.traffic)
+                }
+                return nil
+            }, job.toOpaque())
+        threads.withLock { $0.append(thread) }
+    }
+
+    private static var now: Int {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return time.tv_sec * 1_000_000_000 + time.tv_nsec
+    }
+
+    /// Sends what is due, a few milliseconds' worth at most at once: a sender that had no processor for longer does not make
+    /// up for it by a burst that no queue on the way is made for.
+    private func send() {
+        var counts = [UInt64](repeating: 0, count: Self.flows)
+        var flow = 0
+        var due = 0.0
+        var last = Self.now
+        while !isOver.load(ordering: .relaxed) {
+            let now = Self.now
+            due = min(due + Double(now - last) * Double(rate) / 1e9, Double(rate) / 500)
+            last = now
+            while due >= 1 {
+                var payload = (UInt64(flow), counts[flow])
+                if withUnsafeBytes(of: &payload, { Glibc.send(senders[flow], $0.baseAddress, 16, 0) }) == 16 {
+                    counts[flow] += 1
+                } else {
+                    // No room in this machine's own queue, or no route: the number is used again, and nothing was lost on the
+                    // way.
+                    break
+                }
+                flow = (flow + 1) % Self.flows
+                due -= 1
+            }
+            usleep(50)
+        }
+        sentCounts.withLock { $0 = counts }
+        isSent.store(true, ordering: .releasing)
+    }
+
+    private func receive() {
+        var seen = Seen()
+        let buffers = UnsafeMutableRawPointer.allocate(byteCount: Self.batch * 64, alignment: 16)
+        let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: Self.batch)
+        let messages = UnsafeMutablePointer<twill_batch_message>.allocate(capacity: Self.batch)
+        defer {
+            buffers.deallocate()
+            vectors.deallocate()
+            messages.deallocate()
+        }
+        for index in 0..<Self.batch {
+            vectors[index] = iovec(iov_base: buffers + index * 64, iov_len: 64)
+            (messages + index).initialize(to: twill_batch_message())
+            messages[index].header.msg_iov = vectors + index
+            messages[index].header.msg_iovlen = 1
+        }
+        var last = 0
+        var longest = 0
+        while true {
+            let count = Int(twill_receive_batch(receiver, messages, UInt32(Self.batch)))
+            let now = Self.now
+            guard count > 0 else {
+                if isSent.load(ordering: .acquiring), now - last > 1_000_000_000 { break }
+                var entry = pollfd(fd: receiver, events: Int16(POLLIN), revents: 0)
+                poll(&entry, 1, 100)
+                continue
+            }
+            if last > 0 { longest = max(longest, now - last) }
+            last = now
+            longestGap.store(longest, ordering: .relaxed)
+            lastArrival.store(now, ordering: .relaxed)
+            for index in 0..<count where messages[index].length == 16 {
+                let flow = Int((buffers + index * 64).load(as: UInt64.self)) % Self.flows
+                seen.take(Int((buffers + index * 64).load(fromByteOffset: 8, as: UInt64.self)), of: flow)
+            }
+        }
+        self.seen.withLock { $0 = seen }
+    }
+
+    /// Waits until datagrams come.
+    public func flows() async throws {
+        _ = try await until("numbered datagrams") { lastArrival.load(ordering: .relaxed) > 0 ? true : nil }
+    }
+
+    /// Ends the sending, waits for what is on its way, and gives what became of all.
+    public func end() async -> Report {
+        isOver.store(true, ordering: .relaxed)
+        let running = threads.withLock { $0 }
+        await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
+            let joiner = Thread(running) { continuation.resume() }
+            joiner.begin()
+        }
+        var report = Report()
+        let sent = sentCounts.withLock { $0 }
+        seen.withLock { seen in
+            report.sent = Int(sent.reduce(0, +))
+            let came = seen.words.joined().reduce(0) { $0 + $1.nonzeroBitCount }
+            report.lost = report.sent - came
+            report.duplicated = seen.duplicated
+            report.reordered = seen.reordered
+        }
+        report.longestGapMilliseconds = Double(longestGap.load(ordering: .relaxed)) / 1e6
+        return report
+    }
+
+    private final class Thread: Sendable {
+        let threads: [pthread_t]
+        let done: @Sendable () -> Void
+        init(_ threads: [pthread_t], _ done: @escaping @Sendable () -> Void) {
+            self.threads = threads
+            self.done = done
+        }
+        func begin() {
+            let own = Unmanaged.passRetained(self)
+            var thread = pthread_t()
+            pthread_create(
+                &thread, nil,
+                { argument in
+                    guard let argument else { return nil }
+                    let own = Unmanaged<Thread>.fromOpaque(argument).takeRetainedValue()
+                    for thread in own.threads { pthread_join(thread, nil) }
+                    own.done()
+                    return nil
+                }, own.toOpaque())
+            pthread_detach(thread)
+        }
+    }
+}
+
+extension NumberedTraffic.Seen {
+    fileprivate mutating func take(_ number: Int, of flow: Int) {
+        let (word, bit) = (number / 64, UInt64(1) << UInt64(number % 64))
+        while words[flow].count <= word { words[flow].append(0) }
+        if words[flow][word] & bit != 0 {
+            duplicated += 1
+        } else {
+            words[flow][word] |= bit
+        }
+        if number < highest[flow] { reordered += 1 } else { highest[flow] = number }
+    }
+}

@@ -1,0 +1,189 @@
+import Counters
+import FoundationEssentials
+import Glibc
+import Kit
+import NetworkNamespaces
+
+/// One playing of an event: two nodes with a pod each; the first node's daemon suffers.
+enum Upgrade {
+    static func play(_ event: UpgradeEvent, _ options: UpgradeOptions) async throws -> UpgradeResult {
+        let stage = try await UpgradeStage(options, event)
+        // Both ways at once, half of the rate each, and TCP both ways beside them.
+        let forth = try await NumberedTraffic.start(
+            from: stage.pods[0], to: stage.pods[1], rate: options.rate / 2)
+        let back = try await NumberedTraffic.start(
+            from: stage.pods[1], to: stage.pods[0], rate: options.rate / 2)
+        try await forth.flows()
+        try await back.flows()
+        let streams = try await stage.pods[0].iperf(
+            to: stage.pods[1].address, "-P 8 --bidir -b 2M -t \(options.seconds) --connect-timeout 5000")
+        try await Task.sleep(for: .seconds(1))
+        try await stage.play(event)
+        let isOver = try await streams.exitStatus(seconds: Double(options.seconds) + 60)
+        var report = await forth.end()
+        let other = await back.end()
+        if event.isPlanned, report.lost + other.lost + report.reordered + other.reordered > 0 {
+            complain(
+                "\(event.rawValue): out \(report), in \(other); \(stage.drops); \(try await stage.kernelDrops())"
+            )
+        }
+        report.sent += other.sent
+        report.lost += other.lost
+        report.duplicated += other.duplicated
+        report.reordered += other.reordered
+        report.longestGapMilliseconds = max(report.longestGapMilliseconds, other.longestGapMilliseconds)
+        let resets = try await stage.resets()
+        if ProcessInfo.processInfo.environment["TWILL_UPGRADE_LOGS"] != nil { stage.tellLogs() }
+        return UpgradeResult(traffic: report, resets: resets + (isOver == 0 ? 0 : 1))
+    }
+}
+
+/// Two nodes, their pods, and the daemon that something happens to.
+final class UpgradeStage {
+    private let lab: Lab
+    private let options: UpgradeOptions
+    private var victim: LabDaemon
+    private let peer: LabDaemon
+    let pods: [LabPod]
+    private var victims: [LabDaemon] = []
+    private let configuration: String
+
+    init(_ options: UpgradeOptions, _ event: UpgradeEvent) async throws {
+        self.options = options
+        lab = try await Lab(daemon: options.daemon, isAlone: true)
+        configuration = "\(lab.directory)/victim.conf"
+        try lab.write("victim.conf", "workers = 1\n")
+        let isKept = event == .killWithStore || event == .restartByStore
+        let keeper = isKept ? "\(CommandLine.arguments[0]) --keep \(lab[1].directory)/notify" : ""
+        victim = try await lab[1].start(Self.flags(options, configuration), wrapper: keeper)
+        peer = try await lab[2].start(options.daemonFlags.joined(separator: " "))
+        victims = [victim]
+        var subnets: [String] = []
+        for daemon in [victim, peer] {
+            subnets.append(try await Self.ready(daemon))
+        }
+        var pods: [LabPod] = []
+        for (node, subnet) in zip(lab.nodes, subnets) { pods.append(try await node.addPod(in: subnet)) }
+        self.pods = pods
+        // A veth without GRO queues a packet on the CPU that sent it: a sender that moves to another CPU overtakes itself.
+        for (node, pod) in zip(lab.nodes, pods) {
+            try await node.run("ethtool -K pod2 gro on")
+            try await pod.run("ethtool -K eth0 gro on")
+        }
+        try await pods[0].reaches(pods[1].address)
+        try await pods[1].serveIperf()
+        // The store has the descriptors a second after the daemon is ready.
+        if isKept { try await Task.sleep(for: .seconds(2)) }
+    }
+
+    private static func flags(_ options: UpgradeOptions, _ configuration: String) -> String {
+        (["--config", configuration] + options.daemonFlags).joined(separator: " ")
+    }
+
+    /// Waits until whoever answers is ready and knows its peer; gives its subnet.
+    private static func ready(_ daemon: LabDaemon, not former: Int32? = nil) async throws -> String {
+        try await until("a lease and a peer", seconds: 60, { daemon.log.suffix(4000).description }) {
+            guard let status = daemon.status, status.isReady, status.peers.count == 1,
+                status.processIdentifier != former
+            else { return nil }
+            return status.lease?.subnet
+        }
+    }
+
+    func play(_ event: UpgradeEvent) async throws {
+        switch event {
+        case .quiet: try await Task.sleep(for: .seconds(1))
+        case .restart: try await takeOver(by: options.daemon)
+        case .upgrade:
+            try await takeOver(by: try await anotherBuild())
+            try await takeOver(by: options.daemon)
+        case .failedHandOver:
+            for step in HandOverClient.Step.allCases {
+                try await HandOverClient.stop(at: step, "\(lab[1].directory)/twilld.sock.handover", lab[1])
+            }
+        case .port: try await reload("workers = 1\nport = 9285\n", "data_plane_replaced")
+        case .workers:
+            try await reload("workers = 2\n", "data_plane_replaced")
+            try await reload("workers = 1\n", "data_plane_replaced")
+        case .tuning: try await reload("workers = 1\nbatch = 48\n", "data_plane_replaced")
+        case .restartByStore, .killWithStore:
+            let former = victim.status?.processIdentifier ?? 0
+            kill(former, event == .killWithStore ? SIGKILL : SIGTERM)
+            _ = try await Self.ready(victim, not: former)
+        case .killWithout, .stopAndStart:
+            victim.signal(event == .killWithout ? SIGKILL : SIGTERM)
+            _ = try await victim.exitStatus()
+            try await start(options.daemon)
+        }
+    }
+
+    private func start(_ binary: String) async throws {
+        victim = try await lab[1].start(Self.flags(options, configuration), binary: binary)
+        victims.append(victim)
+        try await victim.ready()
+    }
+
+    private func takeOver(by binary: String) async throws {
+        let former = victim
+        try await start(binary)
+        let status = try await former.exitStatus()
+        guard status == 0 else {
+            throw UpgradeFailure(description: "it ended with \(status): \(former.log.suffix(2000))")
+        }
+    }
+
+    /// The same program with another commit written into it, which is another build of it to all who look.
+    private func anotherBuild() async throws -> String {
+        let path = "\(lab.directory)/another-twilld"
+        try lab.write("commit", "another" + String(repeating: "\0", count: 57))
+        let (from, file) = (options.daemon, "\(lab.directory)/commit")
+        try await lab[1].run("objcopy --update-section .twill.commit=\(file) \(from) \(path)")
+        return path
+    }
+
+    private func reload(_ text: String, _ event: String) async throws {
+        let before = victim.count(of: "event=\(event)")
+        try lab.write("victim.conf", text)
+        victim.signal(SIGHUP)
+        _ = try await until("event=\(event)", { self.victim.log.suffix(4000).description }) {
+            victim.count(of: "event=\(event)") > before ? true : nil
+        }
+        try await Task.sleep(for: .milliseconds(300))
+    }
+
+    /// Connections of the pods that somebody reset.
+    func resets() async throws -> Int {
+        var resets = 0
+        for pod in pods {
+            resets += try await pod.kernelCounters()["TcpEstabResets"] ?? 0
+        }
+        return resets
+    }
+
+    /// What the daemons themselves dropped.
+    var drops: String {
+        [("it", victim), ("its peer", peer)].map { name, daemon in
+            let drops = (daemon.status?.drops ?? [:]).map { "\($0.key.name) \($0.value)" }.sorted()
+            return "\(name) dropped: \(drops.isEmpty ? "nothing" : drops.joined(separator: ", "))"
+        }.joined(separator: "; ")
+    }
+
+    /// What the kernel dropped on the nodes and in the pods.
+    func kernelDrops() async throws -> String {
+        var found: [String] = []
+        for (name, host) in zip(["node 1", "node 2"], lab.nodes) {
+            found.append("\(name) UdpNoPorts \(try await host.kernelCounters()["UdpNoPorts"] ?? 0)")
+            found += try await host.kernelDrops().filter { $0.value > 0 }.map {
+                "\(name) \($0.key) \($0.value)"
+            }
+        }
+        for (name, pod) in zip(["pod 1", "pod 2"], pods) {
+            found += try await pod.kernelDrops().filter { $0.value > 0 }.map {
+                "\(name) \($0.key) \($0.value)"
+            }
+        }
+        return "the kernel dropped: \(found.isEmpty ? "nothing" : found.sorted().joined(separator: ", "))"
+    }
+
+    func tellLogs() { for victim in victims { complain(victim.log) } }
+}

@@ -1,0 +1,159 @@
+import FoundationEssentials
+import Glibc
+import Kit
+
+/// `tools/test-upgrade`: numbered datagrams and TCP flows between the pods of two nodes while a node's daemon is
+/// restarted, upgraded, killed and changed: what was lost, what came twice or out of order, and for how long nothing came.
+@main
+enum UpgradeProgram {
+    private static let usage = """
+        usage: tools/test-upgrade [--times N] [--seconds N] [--rate N] [--event NAME]… [--twilld PATH] [--twilld-flag FLAG]…
+
+          --times N        how often each event is played (default 5)
+          --seconds N      how long traffic flows around each (default 4)
+          --rate N         numbered datagrams a second (default 100000)
+          --event NAME     one of those below; repeatable (default: all)
+          --twilld PATH    the daemon (default $TWILL_TEST_BINARY, or .build/release/twilld)
+          --twilld-flag F  one more flag for each daemon; repeatable
+
+        Events: \(UpgradeEvent.allCases.map(\.rawValue).joined(separator: ", ")).
+        None may double or reorder datagrams or reset a TCP flow, and planned ones may lose none; where they do, the exit status
+        is 1. What the others lose, and for how long nothing comes, is printed.
+        """
+
+    static func main() async {
+        // The stand-in for systemd is this program, too.
+        if CommandLine.arguments.dropFirst().first == "--keep" {
+            exit(
+                ServiceKeeper.run(socket: CommandLine.arguments[2], Array(CommandLine.arguments.dropFirst(3)))
+            )
+        }
+        var arguments = ProgramArguments(usage: usage)
+        var options = UpgradeOptions()
+        options.times = arguments.number("--times", in: 1...10_000) ?? options.times
+        options.seconds = arguments.number("--seconds", in: 1...600) ?? options.seconds
+        options.rate = arguments.number("--rate", in: 100...1_000_000) ?? options.rate
+        options.daemon = arguments.take("--twilld") ?? options.daemon
+        options.daemonFlags = arguments.takeAll("--twilld-flag")
+        let names = arguments.takeAll("--event")
+        for name in names where UpgradeEvent(rawValue: name) == nil {
+            arguments.end("--event \(name): there is none")
+        }
+        if !names.isEmpty { options.events = names.compactMap(UpgradeEvent.init(rawValue:)) }
+        arguments.expectNoMore()
+        arguments.expectRights(daemon: options.daemon)
+        let chosen = options
+        exit(await Interruption.run { await run(chosen) })
+    }
+
+    private static func run(_ options: UpgradeOptions) async -> Int32 {
+        var hasFailed = false
+        say(UpgradeResult.heading)
+        for event in options.events {
+            var results: [UpgradeResult] = []
+            for _ in 0..<options.times {
+                do {
+                    results.append(try await Upgrade.play(event, options))
+                } catch {
+                    if Interruption.signal == 0 { complain("✗ \(event.rawValue): \(error)") }
+                    return 1
+                }
+            }
+            say(UpgradeResult.line(of: results, for: event))
+            if results.contains(where: { event.isPlanned ? !$0.isClean : $0.isWrong }) { hasFailed = true }
+        }
+        if hasFailed {
+            complain(
+                "✗ datagrams came twice or out of order, a flow was reset, or a planned event lost datagrams")
+        }
+        return hasFailed ? 1 : 0
+    }
+}
+
+/// What the program is told.
+struct UpgradeOptions: Sendable {
+    var times = 5
+    var seconds = 4
+    var rate = 100_000
+    var events = UpgradeEvent.allCases
+    var daemon = getenv("TWILL_TEST_BINARY").map { String(cString: $0) } ?? ".build/release/twilld"
+    var daemonFlags: [String] = []
+}
+
+/// What happens while packets flow.
+enum UpgradeEvent: String, CaseIterable, Sendable {
+    /// Nothing.
+    case quiet
+    /// Another process of the same program takes over.
+    case restart
+    /// One of another build does, and one of the first build again.
+    case upgrade
+    /// A new one ends at some step of the hand-over.
+    case failedHandOver = "failed-hand-over"
+    /// The port is another one, by SIGHUP.
+    case port
+    /// The number of workers is, from one to two and back.
+    case workers
+    /// The tuning is.
+    case tuning
+    /// SIGTERM and a new start at once, with a service manager that keeps descriptors.
+    case restartByStore = "restart-by-store"
+    /// SIGKILL with one.
+    case killWithStore = "kill-with-store"
+    /// SIGKILL without, and a new start at once.
+    case killWithout = "kill-without"
+    /// SIGTERM, the end, and then a new start, as flanneld is restarted.
+    case stopAndStart = "stop-and-start"
+
+    /// Whether nothing may be lost.
+    var isPlanned: Bool {
+        switch self {
+        case .quiet, .restart, .upgrade, .failedHandOver, .port, .workers, .tuning: true
+        case .restartByStore, .killWithStore, .killWithout, .stopAndStart: false
+        }
+    }
+}
+
+/// What one playing came to.
+struct UpgradeResult {
+    var traffic: NumberedTraffic.Report
+    var resets: Int
+
+    /// Something that nothing may do.
+    var isWrong: Bool { traffic.duplicated > 0 || traffic.reordered > 0 || resets > 0 }
+
+    var isClean: Bool { traffic.lost == 0 && !isWrong }
+
+    static let heading =
+        "\("event".padded(18)) \("times".padded(5))     sent     lost (median, most)    twice  reordered  resets"
+        + "   longest gap, ms (median, most)"
+
+    static func line(of results: [UpgradeResult], for event: UpgradeEvent) -> String {
+        func spread(_ values: [Double], _ digits: Int) -> String {
+            let sorted = values.sorted()
+            let format = { (value: Double) in
+                digits == 0 ? "\(Int(value))" : "\((value * 10).rounded() / 10)"
+            }
+            return "\(format(sorted[sorted.count / 2])), \(format(sorted[sorted.count - 1]))"
+        }
+        func sum(_ value: (UpgradeResult) -> Int) -> String { "\(results.reduce(0) { $0 + value($1) })" }
+        return [
+            event.rawValue.padded(18), "\(results.count)".padded(5), sum { $0.traffic.sent }.padded(9),
+            spread(results.map { Double($0.traffic.lost) }, 0).padded(22),
+            sum { $0.traffic.duplicated }.padded(6),
+            sum { $0.traffic.reordered }.padded(10), sum(\.resets).padded(8),
+            spread(results.map(\.traffic.longestGapMilliseconds), 1),
+        ].joined(separator: " ")
+    }
+}
+
+extension String {
+    fileprivate func padded(_ width: Int) -> String {
+        self + String(repeating: " ", count: max(0, width - count))
+    }
+}
+
+/// Something is not as it ought to be.
+struct UpgradeFailure: Error, CustomStringConvertible {
+    let description: String
+}
