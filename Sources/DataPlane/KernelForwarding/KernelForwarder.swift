@@ -27,6 +27,8 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
         var leavesByUnderlay: @Sendable (IPv4Address) -> Bool = { _ in true }
         /// Nothing is taken, whatever stands where: why.
         var suspension: String?
+        /// What was last said; `published` is that, unless the kernel had no memory for it.
+        var wanted: ForwardingRoutes?
         var published: ForwardingRoutes?
         /// Until when which peer may be sent to, nanoseconds of the monotonic clock.
         var able: [Endpoint: UInt64] = [:]
@@ -105,6 +107,7 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     public func refresh() {
         let now = monotonicNanoseconds()
         state.withLock { state in
+            if state.published == nil, let wanted = state.wanted { replaceTable(wanted, in: &state) }
             write(&state)
             for (endpoint, until) in state.able where until <= now {
                 state.able[endpoint] = nil
@@ -132,24 +135,29 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     @discardableResult
     public func publish(_ routes: ForwardingRoutes) -> Int {
         state.withLock { state in
+            state.wanted = routes
             if state.published != routes {
-                state.published = replaceTable(routes) ? routes : nil
-                state.settings.mtu = UInt32(clamping: routes.mtu)
+                replaceTable(routes, in: &state)
                 write(&state)
             }
         }
         return max(0, routes.peers.count - ForwardingSnapshot.peerLimit)
     }
 
-    /// Where the kernel has no memory for a new table, the old one, which is true no longer, goes all the same.
-    private func replaceTable(_ routes: ForwardingRoutes) -> Bool {
+    /// Where the kernel has no memory for a new table, the old one, which is true no longer, goes all the same; the next
+    /// `refresh` tries again.
+    private func replaceTable(_ routes: ForwardingRoutes, in state: inout State) {
+        state.settings.mtu = UInt32(clamping: routes.mtu)
+        state.published = nil
         do throws(KernelProgramError) {
             let table = try KernelTable.build(routes)
             defer { table.close() }
-            if programs[KERNEL_MAP_TABLE].set(UInt32(0), to: table.descriptor) { return true }
+            if programs[KERNEL_MAP_TABLE].set(UInt32(0), to: table.descriptor) {
+                state.published = routes
+                return
+            }
         } catch {}
         programs[KERNEL_MAP_TABLE].remove(UInt32(0))
-        return false
     }
 
     // MARK: KernelPathPeers
@@ -209,7 +217,10 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
         let now = monotonicNanoseconds()
         return state.withLock { state in
             Standing(
-                isAttached: state.isAttached, suspension: state.suspension,
+                isAttached: state.isAttached,
+                suspension: state.suspension
+                    ?? (state.wanted != nil && state.published == nil
+                        ? "the kernel has no memory for its table" : nil),
                 able: Set(state.able.filter { $0.value > now }.keys),
                 packetBytes: Int(state.settings.packet_limit))
         }
