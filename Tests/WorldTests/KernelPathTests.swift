@@ -105,8 +105,7 @@ struct KernelPathTests {
         let (sent, received) = try await nodes.byKernelPath()
         #expect(sent == 0 && received == 0)
         // The other one has one, and nobody to send to by it.
-        let other = try await nodes.daemons[1].healed()
-        #expect(other.kernelPath?.state == "on")
+        let other = try await nodes.daemons[1].wait(for: "its kernel path") { $0.kernelPath?.state == "on" }
         #expect(other.kernelPath?.ablePeers == 0)
     }
 

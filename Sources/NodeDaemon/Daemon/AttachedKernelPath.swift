@@ -27,11 +27,17 @@ final class AttachedKernelPath: Sendable {
     let forwarder: KernelForwarder
     /// What the reconciler keeps attached.
     let attachments: [AttachedProgram]
+    /// Until when everything is left to the packet threads; nil where somebody has looked since.
+    private let restEnd: Mutex<ContinuousClock.Instant?>
+    /// As long as packet threads may need for what waited while none ran: a full queue takes milliseconds, and a thread may
+    /// wait as long for its processor.
+    private static let rest = Duration.seconds(1)
 
-    /// Nothing is taken before the first `look`.
+    /// Nothing is taken before the first `look` after the rest with which it begins.
     init(_ forwarder: KernelForwarder, at place: Place) {
         self.place = place
         self.forwarder = forwarder
+        restEnd = Mutex(.now + AttachedKernelPath.rest)
         forwarder.suspend("it is just being set up")
         let interfaces = AttachedInterfaces(forwarder)
         attachments = [
@@ -46,10 +52,27 @@ final class AttachedKernelPath: Sendable {
         forwarder.ask { peer in interfaces.leavesByUnderlay(peer, from: address) }
     }
 
+    /// Has it begin again later: the packet threads have stood still, and what it took now would pass what waits for them.
+    func beginAgain() {
+        restEnd.withLock { $0 = .now + AttachedKernelPath.rest }
+        forwarder.suspend("what has waited for the packet threads goes first")
+    }
+
+    /// Whether the rest is over, and nothing is taken because nobody has looked since.
+    var isToBeLookedAt: Bool { restEnd.withLock { $0.map { $0 <= .now } ?? false } }
+
     /// Looks whether the programs' way is the one that the packet threads' datagrams go, and has them take nothing where it
     /// is not.
     @available(*, noasync, message: "it blocks: use onThread")
-    func look() { forwarder.suspend(objection()) }
+    func look() {
+        let isOver = restEnd.withLock { end in
+            if let time = end, time > .now { return false }
+            end = nil
+            return true
+        }
+        guard isOver else { return }
+        forwarder.suspend(objection())
+    }
 
     private func objection() -> String? {
         do throws(NetlinkError) {

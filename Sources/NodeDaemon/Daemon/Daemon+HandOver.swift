@@ -58,7 +58,7 @@ extension Daemon {
         } catch {
             if isHandingOver {
                 isHandingOver = false
-                await lookAtKernelPath()
+                stage.kernelPath?.beginAgain()
                 askForPass()
             }
             logger.warning(
@@ -72,7 +72,9 @@ extension Daemon {
         _ dataPlane: DataPlane, _ channels: WorkerChannels, to successor: Successor,
         withinMilliseconds patience: Int32
     ) async throws(HandOverFailure) {
-        let (routes, owner, narrow) = (stage.routes ?? ForwardingRoutes(), handOverNode, node.knownPaths.narrow)
+        let (routes, owner, narrow) = (
+            stage.routes ?? ForwardingRoutes(), handOverNode, node.knownPaths.narrow
+        )
         try await onThread { () throws(HandOverFailure) in
             guard dataPlane.cease() else { throw HandOverFailure("its packet threads do not come to rest") }
             do throws(HandOverFailure) {

@@ -21,16 +21,19 @@ extension Daemon {
         let made = AttachedKernelPath(forwarder, at: place)
         stage.kernelPath = made
         observation.update(made)
-        await onThread { made.look() }
         return made.attachments
     }
 
-    /// Says that the table is still looked after; to be called once a second.
-    func refreshKernelPath() { stage.kernelPath?.forwarder.refresh() }
+    /// Says that the table is still looked after, and looks whether it may begin where it rests; to be called once a second.
+    func refreshKernelPath() async {
+        guard let path = stage.kernelPath else { return }
+        path.forwarder.refresh()
+        if path.isToBeLookedAt { await lookAtKernelPath() }
+    }
 
     /// Looks whether the kernel path may go on as it is.
     func lookAtKernelPath() async {
-        guard let path = stage.kernelPath else { return }
+        guard let path = stage.kernelPath, !isHandingOver else { return }
         await onThread { path.look() }
     }
 

@@ -47,7 +47,7 @@ extension Daemon {
         while true {
             try await Task.sleep(for: .seconds(1))
             seconds = (seconds + 1) % Daemon.descriptorSeconds
-            refreshKernelPath()
+            await refreshKernelPath()
             let counters = stage.dataPlane?.counters()
             let now = ContinuousClock.now
             if tooLarge.grew(to: counters?[.dropOutboundTooLarge] ?? 0, at: now) { await node.checkPaths() }
