@@ -129,8 +129,8 @@ struct StalledLogTests {
         try await daemon.logged("event=configuration_reloaded")
         let line = daemon.log.split(separator: "\n").first { $0.contains("configuration_reloaded") } ?? ""
         #expect(
-            line.contains("taken_over=iptables-resync,mtu,v") && line.contains("needs_a_restart=metrics-peers"),
-            "\(line)")
+            line.contains("taken_over=iptables-resync,mtu,v")
+                && line.contains("needs_a_restart=metrics-peers"), "\(line)")
         try lab.write("store/subnets/100.96.250.0-24", #"{"PublicIP":"172.20.32.250"}"#)
         try await daemon.logged("debug event=peer_added")
         try lab.write("twilld.conf", "mut = 1300\n")
