@@ -140,6 +140,11 @@ public struct UnderlaySocket: Sendable {
         }
     }
 
+    /// What hellos wait in that nobody resolves: the kernel keeps them up to 3 s for a peer or a gateway that does not answer
+    /// ARP (`neigh_resolve_output`), and those to everybody else must not wait behind them. 550 a second (50 questions and
+    /// 500 answers) for 3 s, of 768 bytes each as the kernel counts them, are 1.3 MB.
+    private static let helloBufferBytes = 2 << 20
+
     /// Opens one more socket that only sends, from the port that `receiver` receives on: its datagrams have no checksum,
     /// as those of the kernel path (`SO_NO_CHECK`, udp(7)).
     ///
@@ -153,7 +158,7 @@ public struct UnderlaySocket: Sendable {
     ) -> Int32? {
         guard
             let descriptor = openSender(
-                sharingPortOf: receiver, passing: senders, at: endpoint, bufferBytes: 0)
+                sharingPortOf: receiver, passing: senders, at: endpoint, bufferBytes: helloBufferBytes)
         else { return nil }
         guard set(descriptor, SOL_SOCKET, SO_NO_CHECK, 1) else {
             Glibc.close(descriptor)

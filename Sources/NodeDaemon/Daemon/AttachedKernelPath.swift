@@ -27,14 +27,20 @@ final class AttachedKernelPath: Sendable {
     let forwarder: KernelForwarder
     /// What the reconciler keeps attached.
     let attachments: [AttachedProgram]
-    /// Until when everything is left to the packet threads; nil where somebody has looked since.
+    private let hasCaughtUp: @Sendable () -> Bool
+    /// Until when everything is left to the packet threads at least; nil where somebody has looked since.
     private let restEnd: Mutex<ContinuousClock.Instant?>
-    /// As long as packet threads may need for what waited while none ran: a full queue takes milliseconds, and a thread may
-    /// wait as long for its processor.
+    /// The shortest: from when packet threads have taken in what waited for them until it is sent and written.
     private static let rest = Duration.seconds(1)
 
     /// Nothing is taken before the first `look` after the rest with which it begins.
-    init(_ forwarder: KernelForwarder, at place: Place) {
+    ///
+    /// - Parameter hasCaughtUp: whether the packet threads have taken in what waited while none of them ran.
+    init(
+        _ forwarder: KernelForwarder, at place: Place,
+        packetThreads hasCaughtUp: @escaping @Sendable () -> Bool
+    ) {
+        self.hasCaughtUp = hasCaughtUp
         self.place = place
         self.forwarder = forwarder
         restEnd = Mutex(.now + AttachedKernelPath.rest)
@@ -59,14 +65,14 @@ final class AttachedKernelPath: Sendable {
     }
 
     /// Whether the rest is over, and nothing is taken because nobody has looked since.
-    var isToBeLookedAt: Bool { restEnd.withLock { $0.map { $0 <= .now } ?? false } }
+    var isToBeLookedAt: Bool { restEnd.withLock { $0.map { $0 <= .now } ?? false } && hasCaughtUp() }
 
     /// Looks whether the programs' way is the one that the packet threads' datagrams go, and has them take nothing where it
     /// is not.
     @available(*, noasync, message: "it blocks: use onThread")
     func look() {
         let isOver = restEnd.withLock { end in
-            if let time = end, time > .now { return false }
+            if let time = end, time > .now || !hasCaughtUp() { return false }
             end = nil
             return true
         }

@@ -7,7 +7,7 @@ import Worker
 extension Daemon {
     /// What the reconciler is to keep for the kernel path of a data plane; nothing where it has none.
     func kernelPathItems(of dataPlane: DataPlane?) async -> [any DesiredItem] {
-        guard let forwarder = dataPlane?.kernelPath else {
+        guard let dataPlane, let forwarder = dataPlane.kernelPath else {
             stage.kernelPath = nil
             observation.update(nil as AttachedKernelPath?)
             return []
@@ -18,7 +18,9 @@ extension Daemon {
         if let current = stage.kernelPath, current.forwarder === forwarder, current.place == place {
             return current.attachments
         }
-        let made = AttachedKernelPath(forwarder, at: place)
+        let made = AttachedKernelPath(forwarder, at: place) { [weak dataPlane] in
+            dataPlane?.hasCaughtUp ?? false
+        }
         stage.kernelPath = made
         observation.update(made)
         return made.attachments

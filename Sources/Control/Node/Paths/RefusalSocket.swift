@@ -1,4 +1,5 @@
 import Addresses
+import CLinux
 import Glibc
 
 /// Hears what hosts say of datagrams that nobody took there: ICMP "port unreachable" (RFC 792), which the kernel gives to

@@ -288,6 +288,10 @@ public final class DataPlane: Sendable {
         wakeWorkers()
     }
 
+    /// Whether all that waited for the workers when they began, or went on, has been taken in: each has found its queue and its
+    /// socket empty since.
+    public var hasCaughtUp: Bool { (0..<workerCount).allSatisfy { !orders.isBehind($0) } }
+
     /// Ends after `cease`, and leaves the channels open: they belong to whoever has begun on them.
     public func end() {
         open.withLock { $0.channels = nil }

@@ -22,6 +22,8 @@ enum WorkerOrder: UInt8, AtomicRepresentable {
 final class WorkerOrders: Sendable {
     private struct Place: @unchecked Sendable {
         let order: UnsafeMutablePointer<Atomic<WorkerOrder>>
+        /// Whether something may still wait for the worker from a time when it did not run.
+        let isBehind: UnsafeMutablePointer<Atomic<Bool>>
         /// An eventfd that a resting worker waits on.
         let gate: Int32
     }
@@ -37,7 +39,9 @@ final class WorkerOrders: Sendable {
             isComplete = isComplete && gate >= 0
             let order = UnsafeMutablePointer<Atomic<WorkerOrder>>.allocate(capacity: 1)
             order.initialize(to: Atomic(.prepare))
-            places.append(Place(order: order, gate: gate))
+            let isBehind = UnsafeMutablePointer<Atomic<Bool>>.allocate(capacity: 1)
+            isBehind.initialize(to: Atomic(true))
+            places.append(Place(order: order, isBehind: isBehind, gate: gate))
         }
         self.places = places
         if !isComplete { return nil }
@@ -47,6 +51,8 @@ final class WorkerOrders: Sendable {
         for place in places {
             place.order.deinitialize(count: 1)
             place.order.deallocate()
+            place.isBehind.deinitialize(count: 1)
+            place.isBehind.deallocate()
             if place.gate >= 0 { close(place.gate) }
         }
     }
@@ -57,9 +63,18 @@ final class WorkerOrders: Sendable {
     /// Gives some workers an order, and wakes those that rest. One in its round hears of it when that has ended.
     func give(_ order: WorkerOrder, to workers: Range<Int>) {
         for place in places[workers] {
+            if order == .cease || order == .empty { place.isBehind.pointee.store(true, ordering: .relaxed) }
             place.order.pointee.store(order, ordering: .sequentiallyConsistent)
             eventfd_write(place.gate, 1)
         }
+    }
+
+    /// Whether a worker has yet to find its queue and its socket empty since it last rested. Any thread may ask.
+    func isBehind(_ worker: Int) -> Bool { places[worker].isBehind.pointee.load(ordering: .relaxed) }
+
+    /// Notes that of a worker, on its own thread.
+    func note(isBehind: Bool, of worker: Int) {
+        places[worker].isBehind.pointee.store(isBehind, ordering: .relaxed)
     }
 
     /// Waits until the order is another one.

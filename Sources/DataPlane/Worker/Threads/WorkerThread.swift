@@ -129,12 +129,21 @@ extension DataPlane {
     ) {
         states.note(.running, of: index)
         var result: Int32 = 0
+        var (tunnelWasEmpty, socketWasEmpty) = (false, false)
         while result == 0 {
             let order = orders[index]
             if order == .end { break }
-            result =
-                order == .cease || order == .empty
-                ? rest(&worker, order, socket, index) : worker.round()
+            if order == .cease || order == .empty {
+                result = rest(&worker, order, socket, index)
+                orders.note(isBehind: true, of: index)
+                (tunnelWasEmpty, socketWasEmpty) = (false, false)
+                continue
+            }
+            result = worker.round()
+            guard orders.isBehind(index) else { continue }
+            tunnelWasEmpty = tunnelWasEmpty || worker.foundTunnelEmpty
+            socketWasEmpty = socketWasEmpty || twill_readable_bytes(socket) == 0
+            if tunnelWasEmpty && socketWasEmpty { orders.note(isBehind: false, of: index) }
         }
         worker.close()
         if result != 0 { states.noteFailure(-result, of: index) } else { states.note(.ended, of: index) }
