@@ -61,7 +61,7 @@ private func send(_ bytes: [UInt8], from source: Endpoint, to destination: Endpo
         let endpoint = Endpoint(address: loopback, port: UInt16.random(in: 20_000...25_000))
         let sockets = try Self.group(endpoint, of: workers)
         defer { for socket in sockets { socket.close() } }
-        try #require(UnderlaySocket.steer(sockets))
+        try #require(UnderlaySocket.steer(sockets, of: .ipv4))
 
         for host in 1...3 {
             for port in 26_000..<26_010 {
@@ -80,7 +80,7 @@ private func send(_ bytes: [UInt8], from source: Endpoint, to destination: Endpo
         let receiving = Endpoint(address: IPv4Address("127.0.0.1")!, port: sending.port)
         let receivers = try Self.group(receiving, of: workers)
         defer { for socket in receivers { socket.close() } }
-        try #require(UnderlaySocket.steer(receivers))
+        try #require(UnderlaySocket.steer(receivers, of: .ipv4))
         // Somebody has the port of the second worker: it takes another, and still meets a receiver of its own.
         let squatter = try UnderlaySocket.open(
             Endpoint(address: sending.address, port: sending.port + 1),

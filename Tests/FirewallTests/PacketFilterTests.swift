@@ -16,7 +16,7 @@ private func rules(
 }
 
 private let settings = PacketFilterSettings(
-    network: IPv4Prefix("10.66.0.0/16")!, subnet: IPv4Prefix("10.66.28.0/24")!, masquerades: true)
+    network: .v4(IPv4Prefix("10.66.0.0/16")!), subnet: .v4(IPv4Prefix("10.66.28.0/24")!), masquerades: true)
 
 @Suite struct PacketFilterTextTests {
     @Test func theTransactionReplacesTheTable() {

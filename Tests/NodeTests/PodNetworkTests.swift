@@ -12,7 +12,7 @@ import Testing
 /// How pods of this node get their network: the CNI list and the bridge.
 @Suite struct ContainerNetworkListTests {
     private let file = SubnetFile(
-        network: IPv4Prefix("10.244.0.0/16")!, subnet: IPv4Prefix("10.244.3.0/24")!, mtu: 1472,
+        ipv4: .init(network: IPv4Prefix("10.244.0.0/16")!, subnet: IPv4Prefix("10.244.3.0/24")!), mtu: 1472,
         masquerades: false)
 
     /// A directory of its own for each test.

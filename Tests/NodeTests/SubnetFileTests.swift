@@ -10,7 +10,7 @@ import Testing
 
 @Suite struct SubnetFileTests {
     private let file = SubnetFile(
-        network: IPv4Prefix("10.66.0.0/16")!, subnet: IPv4Prefix("10.66.28.0/24")!, mtu: 1472,
+        ipv4: .init(network: IPv4Prefix("10.66.0.0/16")!, subnet: IPv4Prefix("10.66.28.0/24")!), mtu: 1472,
         masquerades: false)
 
     /// Calls `body` with a path in a directory that does not exist yet, and removes all of it afterwards.

@@ -90,7 +90,8 @@ public struct UnderlaySocket: Sendable {
     public static func openSenderWithoutChecksum(
         sharingPortOf receiver: UnderlaySocket, beside sender: Int32, at endpoint: Endpoint
     ) -> Int32? {
-        guard
+        // IPv6 has no datagrams without a checksum (RFC 8200, section 8.1), and no kernel path.
+        guard endpoint.address.v4 != nil,
             let descriptor = openSender(
                 sharingPortOf: receiver, beside: sender, at: endpoint, bufferBytes: 0)
         else { return nil }
@@ -108,7 +109,8 @@ public struct UnderlaySocket: Sendable {
     /// receive always waits. On this one nobody does. It is connected, and what is connected receives from its peer
     /// alone, so that no datagram of another node comes here. What it is connected to is drawn by lot, of the
     /// addresses of this machine alone (127.0.0.0/8), so that nobody elsewhere can name it in a forged ICMP message,
-    /// whose error it would get (`__udp4_lib_err`, net/ipv4/udp.c).
+    /// whose error it would get (`__udp4_lib_err`, net/ipv4/udp.c). IPv6 has one such address, so that the port alone is
+    /// drawn: who guesses that costs the socket one message.
     ///
     /// The port is bound by the first socket alone, and shared by SO_REUSEPORT, which lets sockets of the same user
     /// in that ask for it too (`udp_lib_lport_inuse`). With SO_REUSEADDR, which lets in everybody's, another user's
@@ -140,9 +142,12 @@ public struct UnderlaySocket: Sendable {
             let descriptor = try? bound(
                 to: endpoint, sharesPort: true, sendBytes: bufferBytes, receiveBytes: 0)
         else { return nil }
-        let nobody = Endpoint(
-            address: IPv4Address(bits: 127 << 24 | UInt32.random(in: 2...0xFF_FFFE)),
-            port: UInt16.random(in: 1...UInt16.max))
+        let loopback: IPAddress =
+            switch endpoint.address {
+            case .v4: .v4(IPv4Address(bits: 127 << 24 | UInt32.random(in: 2...0xFF_FFFE)))
+            case .v6: .v6(IPv6Address(high: 0, low: 1))
+            }
+        let nobody = Endpoint(address: loopback, port: UInt16.random(in: 1...UInt16.max))
         let connected = nobody.withSocketName { connect(descriptor, $0, $1) }
         guard connected == 0, set(descriptor, SOL_SOCKET, SO_REUSEPORT, 0) else {
             Glibc.close(descriptor)
@@ -202,8 +207,9 @@ public struct UnderlaySocket: Sendable {
     /// its workers have them, are spread over all sockets.
     ///
     /// - Returns: whether it could. If not, the kernel spreads them by a hash of the same.
-    public static func steer(_ sockets: [UnderlaySocket]) -> Bool {
-        twill_steer_datagrams(sockets[0].descriptor, UInt32(truncatingIfNeeded: sockets.count)) == 0
+    public static func steer(_ sockets: [UnderlaySocket], of family: AddressFamily) -> Bool {
+        twill_steer_datagrams(
+            sockets[0].descriptor, UInt32(truncatingIfNeeded: sockets.count), family == .ipv6 ? 1 : 0) == 0
     }
 
     private static func set(_ descriptor: Int32, _ level: Int32, _ option: Int32, _ value: Int32) -> Bool {
@@ -214,13 +220,24 @@ public struct UnderlaySocket: Sendable {
     private static func bound(
         to endpoint: Endpoint, sharesPort: Bool, sendBytes: Int, receiveBytes: Int
     ) throws(UnderlaySocketError) -> Int32 {
-        let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        let family = endpoint.address.addressFamily
+        let descriptor = socket(
+            family == .ipv4 ? AF_INET : AF_INET6,
+            Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else {
             throw UnderlaySocketError(action: "open a UDP socket", errorNumber: errno)
         }
         if sharesPort { _ = set(descriptor, SOL_SOCKET, SO_REUSEPORT, 1) }
         // DF, and no regard for what an ICMP error said of the path, which anybody may have sent (docs/adr/0034).
-        _ = set(descriptor, Int32(IPPROTO_IP), IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+        switch family {
+        case .ipv4:
+            _ = set(descriptor, Int32(IPPROTO_IP), IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+        case .ipv6:
+            _ = set(descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 1)
+            _ = set(descriptor, Int32(IPPROTO_IPV6), IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE)
+            // Else the sender itself would make fragments.
+            _ = set(descriptor, Int32(IPPROTO_IPV6), IPV6_DONTFRAG, 1)
+        }
         for (forced, plain, bytes) in [
             (SO_RCVBUFFORCE, SO_RCVBUF, receiveBytes), (SO_SNDBUFFORCE, SO_SNDBUF, sendBytes),
         ] {

@@ -27,7 +27,7 @@ extension Daemon {
         let mtu = place.mtu
         let backend = configuration.backend
         var tunnel = NodeStatus.Tunnel(
-            interface: options.tunnel.interfaceName, network: "\(configuration.network)", mtu: mtu)
+            interface: options.tunnel.interfaceName, network: configuration.networkText, mtu: mtu)
         tunnel.backend = type(of: backend).typeName
         guard type(of: backend).hasDataPlane else {
             await closeDataPlane()
@@ -39,8 +39,8 @@ extension Daemon {
         }
         let key = DataPlaneKey(
             underlay: Endpoint(
-                address: underlay.address, port: options.tunnel.port ?? backend.port),
-            tunnelAddress: lease.subnet.ipv4.address)
+                address: place.underlayAddress, port: options.tunnel.port ?? backend.port),
+            subnet: lease.subnet)
         if let current = stage.dataPlane, stage.dataPlaneKey == key, !deviceIsLost, current.carries(mtu: mtu)
         {
             observation.update(tunnel)
@@ -50,7 +50,7 @@ extension Daemon {
         deviceIsLost = false
         let settings = DataPlaneConfiguration(
             tunnelName: options.tunnel.interfaceName, underlay: key.underlay, mtu: mtu,
-            tunnelAddress: key.tunnelAddress, tunnelAddressIPv6: lease.subnet.ipv6?.address,
+            tunnelAddress: lease.subnet.ipv4?.address, tunnelAddressIPv6: lease.subnet.ipv6?.address,
             acceptsAnySource: options.tunnel.acceptsAnySource, tuning: options.tuning)
         let made = try await openDataPlane(settings)
         // While the device was waited for, the daemon may have been told to stop.

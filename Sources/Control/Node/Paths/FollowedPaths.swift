@@ -31,7 +31,7 @@ extension NodeNetwork {
         pathWatch.follow(
             pathTunnel == nil ? [:] : peers, tunnelMTU: tunnel?.mtu ?? 0, overhead: tunnel?.overhead ?? 0)
         pathQuestions.follow(pathWatch.addresses)
-        if pathProbes?.isBound(to: tunnel?.address ?? .any) != true { pathProbes = nil }
+        if pathProbes?.isBound(to: tunnel?.address.v4 ?? .any) != true { pathProbes = nil }
         askKernelAboutPaths(at: .now)
         publishPaths()
         pathKick.yield()
@@ -69,8 +69,8 @@ extension NodeNetwork {
             pathWatch.takeAnswer(from: answer.peer, sequence: answer.sequence, at: now)
         }
         let next = pathWatch.turn(at: now) { address, sequence, size in
-            guard let tunnel = pathTunnel else { return false }
-            if pathProbes == nil { pathProbes = PathProbeSocket(address: tunnel.address) }
+            guard let source = pathTunnel?.address.v4 else { return false }
+            if pathProbes == nil { pathProbes = PathProbeSocket(address: source) }
             return pathProbes?.send(to: address, sequence: sequence, size: size) ?? false
         }
         publishPaths()

@@ -104,7 +104,7 @@ extension PodBridge {
     /// - Throws: `NetlinkError`, where the kernel refuses.
     public static func remove(_ name: String, unlessOf subnet: IPv4Prefix?) throws(NetlinkError) -> Removal {
         let socket = try RouteSocket()
-        let state = NetworkState(links: try socket.links(), addresses: try socket.addressesIPv4())
+        let state = NetworkState(links: try socket.links(), addresses: try socket.addresses())
         guard let link = state.link(named: name) else { return .missing }
         let standing = Standing(name, in: state)
         if let standing, let subnet, standing.isOf(subnet) {

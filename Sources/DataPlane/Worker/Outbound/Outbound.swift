@@ -448,13 +448,13 @@ extension Worker where Engine: ~Copyable {
     /// Writes an ICMP error about a packet from this node's pods back into the TUN device, where the rules and
     /// the rate limit allow it.
     mutating func answer(_ packet: IPPacket, _ error: ICMPError) {
-        guard ICMPError.mayAnswer(packet), packet.isIPv4 || settings.tunnelAddressIPv6 != nil,
+        guard ICMPError.mayAnswer(packet), hasErrorSource(for: packet),
             engine.queueSpace > 0,
             replies.admit(atNanoseconds: workBeganNanoseconds), let slot = replies.take()
         else { return counters.add(.errorsSuppressed) }
         let length: Int
         if packet.isIPv4 {
-            length = error.write(about: packet, from: settings.tunnelAddress, to: replies.message(slot))
+            length = error.write(about: packet, from: settings.tunnelAddress.unsafelyUnwrapped, to: replies.message(slot))
         } else {
             length = error.write(
                 about: packet, from: settings.tunnelAddressIPv6.unsafelyUnwrapped, to: replies.message(slot))
@@ -473,13 +473,13 @@ extension Worker where Engine: ~Copyable {
         let holder =
             packet.isIPv4
             ? snapshot.peer(holding: packet.sourceIPv4) : snapshot.peer(holding: packet.sourceIPv6)
-        guard ICMPError.mayAnswer(packet), packet.isIPv4 || settings.tunnelAddressIPv6 != nil,
+        guard ICMPError.mayAnswer(packet), hasErrorSource(for: packet),
             replies.admit(atNanoseconds: workBeganNanoseconds),
             let message = messages.take(to: holder ?? sender, of: snapshot)
         else { return counters.add(.errorsSuppressed) }
         let length: Int
         if packet.isIPv4 {
-            length = error.write(about: packet, from: settings.tunnelAddress, to: messages.arena(message))
+            length = error.write(about: packet, from: settings.tunnelAddress.unsafelyUnwrapped, to: messages.arena(message))
         } else {
             length = error.write(
                 about: packet, from: settings.tunnelAddressIPv6.unsafelyUnwrapped, to: messages.arena(message)
@@ -488,6 +488,11 @@ extension Worker where Engine: ~Copyable {
         messages.fillFromArena(message, length: length)
         messages.sealFilled(message)
         count(error)
+    }
+
+    /// Whether this node has an address that errors about the packet can come from.
+    private func hasErrorSource(for packet: IPPacket) -> Bool {
+        packet.isIPv4 ? settings.tunnelAddress != nil : settings.tunnelAddressIPv6 != nil
     }
 
     private func count(_ error: ICMPError) {

@@ -114,7 +114,8 @@ public final class DataPlane: Sendable {
         }
         self.configuration = configuration
         if workers > 1 {
-            steersDatagrams = UnderlaySocket.steer(sockets.receivers)
+            steersDatagrams = UnderlaySocket.steer(
+                sockets.receivers, of: configuration.underlay.address.addressFamily)
             steersPackets = tunnel.steerFlows()
         } else {
             steersDatagrams = true
