@@ -41,6 +41,7 @@ private func normalize(
         (["-public-ip", ""], []),
         // What is no flag of run goes on to ArgumentParser.
         (["-h"], ["--help"]),
+        (["-w", "-"], ["-w", "-"]),
         (["-help"], ["--help"]),
         (["-version"], ["--version"]),
         (["-nonsense=1"], ["--nonsense=1"]),

@@ -97,28 +97,77 @@ public struct CommandFailure: Error, CustomStringConvertible {
     public let description: String
 }
 
+/// The longest that a command may take: far more than any needs on a machine with much else to do. One that waits for what
+/// never comes fails its test then, and not the whole run.
+private let commandLimitSeconds = 300
+
 /// Runs a shell command on this thread, and so in its network namespace, and gives what it printed, errors included.
+///
+/// - Throws: where its status is not 0, and where it, or what it left with its output, has not ended after five minutes: then
+///   they are killed.
 @discardableResult
 public func execute(_ command: String) throws -> String {
-    // The threads of a test block signals, and what they start would inherit that: SIGTERM would end nothing.
-    var none = sigset_t()
-    sigemptyset(&none)
-    var before = sigset_t()
-    pthread_sigmask(SIG_SETMASK, &none, &before)
-    let pipe = popen("exec 2>&1; \(command)", "r")
-    pthread_sigmask(SIG_SETMASK, &before, nil)
-    guard let stream = pipe else { throw CallFailure(call: "popen") }
-    var output: [UInt8] = []
-    var chunk = [UInt8](repeating: 0, count: 4096)
-    while true {
-        let count = fread(&chunk, 1, chunk.count, stream)
-        if count == 0 { break }
-        output += chunk.prefix(count)
+    var ends: [Int32] = [-1, -1]
+    guard twill_pipe(&ends) == 0 else { throw CallFailure(call: "pipe2") }
+    let reader = ends[0]
+    defer { close(reader) }
+    let process: pid_t
+    do {
+        defer { close(ends[1]) }
+        process = try spawnShell("exec 2>&1; \(command)", output: ends[1])
     }
-    let status = pclose(stream)
+    let output = read(reader, until: .now + .seconds(commandLimitSeconds))
+    if output == nil { kill(-process, SIGKILL) }
+    var status: Int32 = 0
+    while waitpid(process, &status, 0) < 0 && errno == EINTR {}
+    guard let output else {
+        throw CommandFailure(description: "\(command): it had not ended after \(commandLimitSeconds) s")
+    }
     let text = String(decoding: output, as: UTF8.self)
     guard status == 0 else { throw CommandFailure(description: "\(command): status \(status): \(text)") }
     return text
+}
+
+/// Starts a shell as the first of a group of processes of its own.
+private func spawnShell(_ command: String, output: Int32) throws -> pid_t {
+    var actions = posix_spawn_file_actions_t()
+    posix_spawn_file_actions_init(&actions)
+    defer { posix_spawn_file_actions_destroy(&actions) }
+    posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO)
+    var attributes = posix_spawnattr_t()
+    posix_spawnattr_init(&attributes)
+    defer { posix_spawnattr_destroy(&attributes) }
+    // The threads of a test block signals, and what they start would inherit that: SIGTERM would end nothing.
+    var none = sigset_t()
+    sigemptyset(&none)
+    posix_spawnattr_setsigmask(&attributes, &none)
+    posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP))
+    let words = ["sh", "-c", command].map { (word: String) in strdup(word) }
+    defer { for word in words { free(word) } }
+    var process: pid_t = 0
+    let code = posix_spawn(&process, "/bin/sh", &actions, &attributes, words + [nil], environ)
+    guard code == 0 else {
+        errno = code
+        throw CallFailure(call: "posix_spawn")
+    }
+    return process
+}
+
+/// Reads to the end; nil where that has not come in time.
+private func read(_ descriptor: Int32, until deadline: ContinuousClock.Instant) -> [UInt8]? {
+    var output: [UInt8] = []
+    var chunk = [UInt8](repeating: 0, count: 4096)
+    while true {
+        let (seconds, _) = (deadline - .now).components
+        var polled = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        let ready = poll(&polled, 1, Int32(max(0, seconds)) * 1000)
+        if ready < 0 && errno == EINTR { continue }
+        guard ready > 0 else { return nil }
+        let count = Glibc.read(descriptor, &chunk, chunk.count)
+        if count < 0 && errno == EINTR { continue }
+        if count <= 0 { return output }
+        output += chunk.prefix(count)
+    }
 }
 
 /// Whether tests may make network namespaces here. Where they must (`TWILL_CI=1`), always: a missing right then fails

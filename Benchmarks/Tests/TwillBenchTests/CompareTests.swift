@@ -137,7 +137,7 @@ struct JudgementTests {
         }
         let told = Judgement(from: old, to: new, reference: "vxlan").rows.filter { $0.verdict != .level }
         #expect(Set(told.map(\.metric.name)) == ["copies.user"])
-        #expect(told.count == 2)
+        #expect(told.count == Underlay.allCases.count)
         #expect(told.allSatisfy { $0.verdict == .worse && !$0.change.isShare && $0.candidate == "twill" })
     }
 

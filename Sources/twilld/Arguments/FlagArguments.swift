@@ -53,7 +53,11 @@ struct FlagArguments {
                 continue
             }
             guard let flag = known[name] else {
-                rest.append(name == "h" ? "--help" : "--" + name + (inlineValue.map { "=" + $0 } ?? ""))
+                // A letter after one dash is a command's own short option, as it is everywhere.
+                let isShort = name.count == 1 && !word.hasPrefix("--")
+                rest.append(
+                    name == "h"
+                        ? "--help" : isShort ? word : "--" + name + (inlineValue.map { "=" + $0 } ?? ""))
                 continue
             }
             let value: String
