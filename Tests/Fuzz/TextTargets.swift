@@ -180,8 +180,12 @@ final class SubnetFileTarget: FuzzTarget {
         let network = IPv4Prefix(IPv4Address(bits: 0x0A42_0000), length: 16)
         let subnet = IPv4Prefix(IPv4Address(bits: 0x0A42_1C00), length: 24)
         return [
-            Array(SubnetFile(ipv4: .init(network: network, subnet: subnet), mtu: 1472, masquerades: true).text.utf8),
-            Array(SubnetFile(ipv4: .init(network: network, subnet: subnet), mtu: -1, masquerades: false).text.utf8),
+            Array(
+                SubnetFile(ipv4: .init(network: network, subnet: subnet), mtu: 1472, masquerades: true).text
+                    .utf8),
+            Array(
+                SubnetFile(ipv4: .init(network: network, subnet: subnet), mtu: -1, masquerades: false).text
+                    .utf8),
         ] + bytes("FLANNEL_SUBNET=\"10.66.28.1/24\"\n")
     }
 
@@ -191,7 +195,8 @@ final class SubnetFileTarget: FuzzTarget {
         guard let network = values.network, let subnet = values.subnet, let mtu = values.mtu,
             let masquerades = values.masquerades
         else { return }
-        let file = SubnetFile(ipv4: .init(network: network, subnet: subnet), mtu: mtu, masquerades: masquerades)
+        let file = SubnetFile(
+            ipv4: .init(network: network, subnet: subnet), mtu: mtu, masquerades: masquerades)
         let again = SubnetFileValues(text: file.text)
         try hold(
             again.network == network && again.mtu == mtu && again.masquerades == masquerades,

@@ -181,7 +181,8 @@ public final class LabNode: LabHost {
         }
         if families.hasIPv6 {
             commands += [
-                "ip address add fd20:32::10\(number)/64 dev eth0 nodad", "ip route add default via fd20:32::254",
+                "ip address add fd20:32::10\(number)/64 dev eth0 nodad",
+                "ip route add default via fd20:32::254",
                 "sysctl -qw net.ipv6.conf.all.forwarding=1",
             ]
         }
@@ -273,7 +274,8 @@ private struct LabPrefix {
     func host(_ number: Int) -> String {
         let first = text.prefix { $0 != "/" }
         return isIPv6
-            ? "\(first)\(number)" : first.split(separator: ".").prefix(3).joined(separator: ".") + ".\(number)"
+            ? "\(first)\(number)"
+            : first.split(separator: ".").prefix(3).joined(separator: ".") + ".\(number)"
     }
 }
 

@@ -309,7 +309,8 @@ struct EtcdStoreTests {
             ("10.66.28.0-24", "198.18.9.3"), ("10.66.29.0-24", "198.18.9.2"), ("10.67.0.0-24", "198.18.9.4"),
         ] {
             await #expect(throws: LeaseOperationError.self) {
-                try await operations.reserve(LeaseSubnet(key: key)!, publicAddress: .v4(IPv4Address(address)!))
+                try await operations.reserve(
+                    LeaseSubnet(key: key)!, publicAddress: .v4(IPv4Address(address)!))
             }
         }
         try server.putLease("10.66.30.0-24", "nonsense")

@@ -14,12 +14,16 @@ struct IPv6LeaseTests {
             "{\(first),\"EnableIPv6\":true,\"IPv6Network\":\"fd00:12::/48\",\"Backend\":{\"Type\":\"\(type)\"}}"
     }
 
-    private func entry(of node: SimulatedNode, in simulation: Simulation) throws -> (key: String, value: String) {
+    private func entry(of node: SimulatedNode, in simulation: Simulation) throws -> (
+        key: String, value: String
+    ) {
         let key = try #require(node.subnet)
         return (key, try #require(simulation.entries[key]?.value))
     }
 
-    @Test("IPv6 alone: the key begins as flannel's does, and PublicIP is 0.0.0.0", arguments: ["udp", "host-gw"])
+    @Test(
+        "IPv6 alone: the key begins as flannel's does, and PublicIP is 0.0.0.0",
+        arguments: ["udp", "host-gw"])
     func ipv6Alone(type: String) throws {
         let simulation = Simulation(seed: 501, network: Self.network(type, ipv4: false))
         let first = simulation.addNode("fd20::1")
@@ -51,7 +55,8 @@ struct IPv6LeaseTests {
         try #require(macs.count == 2 && macs[0] != macs[1])
         #expect(
             value == #"{"PublicIP":"198.18.9.2","PublicIPv6":"fd20::2","BackendType":"vxlan","#
-                + #""BackendData":{"VNI":1,"VtepMAC":"\#(macs[0])"},"BackendV6Data":{"VNI":1,"VtepMAC":"\#(macs[1])"}}"#)
+                + #""BackendData":{"VNI":1,"VtepMAC":"\#(macs[0])"},"BackendV6Data":{"VNI":1,"VtepMAC":"\#(macs[1])"}}"#
+        )
         let peer = try #require(first.table.peers.first)
         let (ipv4, ipv6) = (BackendPeer(peer, .ipv4), BackendPeer(peer, .ipv6))
         #expect(ipv4?.address == IPAddress("198.18.9.2") && ipv6?.address == IPAddress("fd20::2"))

@@ -71,7 +71,8 @@ struct IPv6BackendTests {
     @Test func hostGatewayHasARouteToEachPeer() async throws {
         let (namespace, network, place) = try await node(
             // A route of flanneld's to a peer, and one of an earlier run's to a node that is gone.
-            "ip route add fd00:66:0:3::/64 via fd20::77 && ip route add fd00:66:0:9::/64 via fd20::9 proto 116")
+            "ip route add fd00:66:0:3::/64 via fd20::77 && ip route add fd00:66:0:9::/64 via fd20::9 proto 116"
+        )
         let backend = HostGatewayBackend()
         let peers = [try peer(3, at: "fd20::3"), try peer(4, at: "fd20::4"), try peer(5, at: "fd21::5")]
         try await network.setDesired(backend.desiredItems(in: place, peers: peers))
@@ -91,7 +92,8 @@ struct IPv6BackendTests {
             try await namespace.run { try execute(command) }
             for number in [3, 4] {
                 try await wait(
-                    for: "fd00:66:0:\(number)::/64 via fd20::\(number) dev node-u0", in: namespace, "ip -6 route")
+                    for: "fd00:66:0:\(number)::/64 via fd20::\(number) dev node-u0", in: namespace,
+                    "ip -6 route")
             }
         }
         try await network.setDesired([])
@@ -121,7 +123,8 @@ struct IPv6BackendTests {
             }
             for word in [
                 "vxlan id 1 local fd20::2 dev node-u0", "dstport 8472 nolearning", "mtu 1430", ",UP",
-                "link/ether \(backend.hardwareAddress(of: place.subnet))", "inet6 fd00:66:0:1c::/128 scope global",
+                "link/ether \(backend.hardwareAddress(of: place.subnet))",
+                "inet6 fd00:66:0:1c::/128 scope global",
             ] { try await wait(for: word, in: namespace, "ip -d address show flannel-v6.1") }
         }
         try await expectAll()

@@ -12,7 +12,8 @@ import Testing
     .enabled(if: namespacesAreExpected, "network namespaces need root and iproute2"), .timeLimit(.minutes(1)))
 struct PruningTests {
     private static let settings = TunnelSettings(
-        interfaceName: "flannel0", address: .v4(IPv4Address("10.66.28.0")!), network: .v4(IPv4Prefix("10.66.0.0/16")!),
+        interfaceName: "flannel0", address: .v4(IPv4Address("10.66.28.0")!),
+        network: .v4(IPv4Prefix("10.66.0.0/16")!),
         mtu: 1472, overhead: 28, transmitQueueLength: 1000)
 
     /// An underlay, this node's tunnel device, and that of another twilld with what it made.

@@ -450,7 +450,7 @@ import Testing
     }
 
     @Test mutating func itIsExcludedOnceTheOverlayIsKnown() {
-        exclusions.networks = [IPv4Prefix("192.0.2.0/24")!]
+        exclusions.networks = [.v4(IPv4Prefix("192.0.2.0/24")!)]
         look(after: 0)
         #expect(watch.problem?.effect == .cutOff)
         #expect(
@@ -462,7 +462,7 @@ import Testing
     }
 
     @Test mutating func aPublicAddressInsideTheOverlayIsSaid() {
-        exclusions.networks = [IPv4Prefix("100.96.0.0/16")!]
+        exclusions.networks = [.v4(IPv4Prefix("100.96.0.0/16")!)]
         options.publicAddress = IPv4Address("100.96.1.0")!
         look(after: 0)
         #expect(

@@ -139,7 +139,8 @@ package struct BackendPlace: Sendable, Hashable {
     /// - Parameter overhead: the bytes of the outer headers.
     package func tunnel(overhead: Int) -> TunnelSettings {
         TunnelSettings(
-            interfaceName: tunnelName, address: subnet.address, network: network, mtu: mtu, overhead: overhead,
+            interfaceName: tunnelName, address: subnet.address, network: network, mtu: mtu,
+            overhead: overhead,
             transmitQueueLength: queueLength)
     }
 }

@@ -295,9 +295,21 @@ extension LeaseMachine {
                     .error, .noSubnetIsFree,
                     [
                         "network": configuration.networkText,
-                        "first": configuration.limits { "\($0.subnetMinimum)" } _: { "\($0.subnetMinimum)" },
-                        "last": configuration.limits { "\($0.subnetMaximum)" } _: { "\($0.subnetMaximum)" },
-                        "subnet_len": configuration.limits { "\($0.subnetLength)" } _: { "\($0.subnetLength)" },
+                        "first": configuration.limits {
+                            "\($0.subnetMinimum)"
+                        } _: {
+                            "\($0.subnetMinimum)"
+                        },
+                        "last": configuration.limits {
+                            "\($0.subnetMaximum)"
+                        } _: {
+                            "\($0.subnetMaximum)"
+                        },
+                        "subnet_len": configuration.limits {
+                            "\($0.subnetLength)"
+                        } _: {
+                            "\($0.subnetLength)"
+                        },
                     ]))
             return nil
         }

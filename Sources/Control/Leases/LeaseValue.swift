@@ -80,7 +80,10 @@ public struct LeaseValue: Sendable, Hashable {
             throw LeaseValueError("PublicIP is \(ipv4), which no other node can send to")
         }
         let data = try LeaseValueError.translating { () throws(BackendError) in
-            (try backend.data(reading: value["BackendData"]), try backend.data(reading: value["BackendV6Data"]))
+            (
+                try backend.data(reading: value["BackendData"]),
+                try backend.data(reading: value["BackendV6Data"])
+            )
         }
         self.init(
             publicAddress: ipv4, publicIPv6Address: ipv6, backend: backend, data: data.0, ipv6Data: data.1)

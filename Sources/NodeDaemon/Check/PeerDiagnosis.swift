@@ -90,7 +90,8 @@ package struct PeerDiagnosis: Sendable {
             if status.lease.map({ ipv4Prefix(in: $0.subnet) == nil }) == true {
                 throw ExitFailure(
                     .unavailable,
-                    "the network is of IPv6 alone, and peers are examined by IPv4: ping6 a pod of the other node")
+                    "the network is of IPv6 alone, and peers are examined by IPv4: ping6 a pod of the other node"
+                )
             }
             throw ExitFailure(.unavailable, "this node's tunnel does not stand yet: \(status.state)")
         }

@@ -182,8 +182,11 @@ final class Observation: Observable {
         status.build = Version.build
         if let underlay = knowledge.underlay {
             status.underlay = NodeStatus.Underlay(
-                interface: underlay.interfaceName, address: "\(knowledge.table.ownLease.flatMap { underlay.address($0.endpoint.address.addressFamily) } ?? underlay.mainAddress)",
-                endpoint: knowledge.table.ownLease.map { "\($0.endpoint)" } ?? "\(underlay.mainPublicAddress)",
+                interface: underlay.interfaceName,
+                address:
+                    "\(knowledge.table.ownLease.flatMap { underlay.address($0.endpoint.address.addressFamily) } ?? underlay.mainAddress)",
+                endpoint: knowledge.table.ownLease.map { "\($0.endpoint)" }
+                    ?? "\(underlay.mainPublicAddress)",
                 mtu: underlay.mtu)
         }
         status.tunnel = knowledge.tunnel
@@ -198,7 +201,8 @@ final class Observation: Observable {
         let able = knowledge.dataPlane?.kernelPath?.standing.able
         status.peers = knowledge.table.peers.map {
             NodeStatus.Peer(
-                subnet: "\($0.subnet)", endpoint: "\($0.endpoint)", pathMTU: $0.subnet.ipv4.flatMap { narrow[$0] },
+                subnet: "\($0.subnet)", endpoint: "\($0.endpoint)",
+                pathMTU: $0.subnet.ipv4.flatMap { narrow[$0] },
                 kernelPath: able?.contains($0.endpoint))
         }
         if let dataPlane = knowledge.dataPlane {

@@ -128,19 +128,20 @@ package struct VXLANBackend: Backend {
                 hasGroupPolicy: hasGroupPolicy),
             hardwareAddress: hardwareAddress(of: place.subnet), mtu: place.mtu, alias: place.alias)
         let items: [any DesiredItem] = [device]
-        return items + ForwardingDevice(interfaceName: name, family: place.network.addressFamily).desiredItems + [
-            TunnelAddress(interfaceName: name, address: place.subnet.address),
-            VXLANPeers(interfaceName: name, peers: peers),
-            PeerRoutes(
-                network: place.network, interfaceName: name, isOnLink: true,
-                directInterfaceName: routesDirectly ? place.underlayName : nil,
-                gateways: Dictionary(
-                    peers.map { ($0.subnet, $0.subnet.address) }, uniquingKeysWith: { first, _ in first }),
-                addresses: Dictionary(
-                    peers.map { ($0.subnet, $0.address) }, uniquingKeysWith: { first, _ in first }),
-                remedy: "see ip -d link show \(name); it is tried again every few seconds"),
-            NoFormerRoutes(interfaceName: name, wanted: Set(peers.map(\.subnet))),
-        ]
+        return items + ForwardingDevice(interfaceName: name, family: place.network.addressFamily).desiredItems
+            + [
+                TunnelAddress(interfaceName: name, address: place.subnet.address),
+                VXLANPeers(interfaceName: name, peers: peers),
+                PeerRoutes(
+                    network: place.network, interfaceName: name, isOnLink: true,
+                    directInterfaceName: routesDirectly ? place.underlayName : nil,
+                    gateways: Dictionary(
+                        peers.map { ($0.subnet, $0.subnet.address) }, uniquingKeysWith: { first, _ in first }),
+                    addresses: Dictionary(
+                        peers.map { ($0.subnet, $0.address) }, uniquingKeysWith: { first, _ in first }),
+                    remedy: "see ip -d link show \(name); it is tried again every few seconds"),
+                NoFormerRoutes(interfaceName: name, wanted: Set(peers.map(\.subnet))),
+            ]
     }
 
     package func hops(to peer: BackendPeer, in place: BackendPlace) -> [BackendHop]? {

@@ -25,7 +25,8 @@ public enum PacketFilter: String, Sendable, Hashable {
         let names = PacketFilterNames(interfaceName: interfaceName)
         var removed: [String] = []
         if let nftables = Nftables(), try nftables.works() {
-            for table in [family == .ipv4 ? names.table : names.tableIPv6] where try nftables.list(table: table) != nil {
+            for table in [family == .ipv4 ? names.table : names.tableIPv6]
+            where try nftables.list(table: table) != nil {
                 try nftables.delete(table: table)
                 removed.append("nftables table \(table)")
             }

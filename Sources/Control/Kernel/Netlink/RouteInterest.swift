@@ -38,7 +38,9 @@ public struct RouteInterest: Sendable, Hashable {
         else { return false }
         let length = Int(payload[1])
         let flags = payload.loadUnaligned(fromByteOffset: 8, as: UInt32.self)
-        guard length <= (payload[0] == Family.v4 ? 32 : 128), flags & Route.clonedFlag == 0 else { return false }
+        guard length <= (payload[0] == Family.v4 ? 32 : 128), flags & Route.clonedFlag == 0 else {
+            return false
+        }
         return length == 0 || payload[5] == origin || includes(attributes: payload, length: length)
     }
 

@@ -214,7 +214,8 @@ extension SystemSettingError {
             remedy: "run: sysctl -w \(name)=1"
                 + (family == .ipv4
                     ? ""
-                    : " (an interface that gets its address by router advertisements then needs accept_ra=2)"))
+                    : " (an interface that gets its address by router advertisements then needs accept_ra=2)")
+        )
     }
 }
 

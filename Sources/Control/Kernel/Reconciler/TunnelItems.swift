@@ -215,8 +215,7 @@ struct OverlayRoute: RouteItem, OwnedItem {
 
     func delete(using socket: RouteSocket) throws {
         guard let link = try socket.link(named: interfaceName) else { return }
-        for route in try socket.routes(of: RouteInterest(touching: network)) where isWanted(route, on: link)
-        {
+        for route in try socket.routes(of: RouteInterest(touching: network)) where isWanted(route, on: link) {
             try socket.deleteRoute(route)
         }
     }

@@ -31,9 +31,11 @@ extension ClusterMachine {
                 network.refused = parsed.networks
                 return
             }
-            if let holding, let outside = holding.subnet.prefixes.first(where: { prefix in
-                !parsed.networks.contains { $0.contains(prefix) }
-            }) {
+            if let holding,
+                let outside = holding.subnet.prefixes.first(where: { prefix in
+                    !parsed.networks.contains { $0.contains(prefix) }
+                })
+            {
                 network.problem = (
                     "Network of \(settings.networkConfigurationPath) became \(parsed.networkText), outside of which this"
                         + " node's podCIDR lies, \(outside)",

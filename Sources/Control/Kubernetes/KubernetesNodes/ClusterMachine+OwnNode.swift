@@ -212,7 +212,9 @@ extension ClusterMachine {
     }
 
     /// What an earlier run had, where the file that says so could be read.
-    private var earlierSubnet: LeaseSubnet? { kept.state?.own.flatMap { own in network.configuration.flatMap { own.subnet(in: $0) } } }
+    private var earlierSubnet: LeaseSubnet? {
+        kept.state?.own.flatMap { own in network.configuration.flatMap { own.subnet(in: $0) } }
+    }
 
     static let staleSubnetRemedy =
         "restart the pods of this node, which have addresses of the old subnet; cni0 may have one too:"
@@ -262,7 +264,9 @@ extension ClusterMachine {
         }
         let backend = configuration.backend
         func data(_ family: AddressFamily) -> String? {
-            holding.subnet.prefix(family).map { backend.data(for: $0, ownPort: announcement?.port)?.json ?? "{}" }
+            holding.subnet.prefix(family).map {
+                backend.data(for: $0, ownPort: announcement?.port)?.json ?? "{}"
+            }
         }
         var wanted = NodeAnnotations()
         wanted.isManaged = "true"

@@ -37,7 +37,9 @@ public enum TunnelMTU {
             let remedy =
                 configured == nil ? "the underlay's MTU from \(underlayMTU) to \(minimum + overhead)" : "it"
             throw TunnelMTUError(
-                description: "an MTU of \(mtu) bytes is too small: \(carriesIPv6 ? "IPv6" : "IPv4") asks for \(minimum); raise \(remedy)")
+                description:
+                    "an MTU of \(mtu) bytes is too small: \(carriesIPv6 ? "IPv6" : "IPv4") asks for \(minimum); raise \(remedy)"
+            )
         }
         return mtu
     }

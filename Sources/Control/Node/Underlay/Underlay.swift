@@ -330,7 +330,8 @@ struct UnderlayChoice {
                 isTransient: true)
         }
         let uplinks = links(of: route)
-        if let source = route.preferredSource, source.addressFamily == family, exclusions.network(with: source) == nil,
+        if let source = route.preferredSource, source.addressFamily == family,
+            exclusions.network(with: source) == nil,
             let link = holder(of: source)
         {
             return (link, source, uplinks)
@@ -367,7 +368,9 @@ struct UnderlayChoice {
     }
 
     private func addresses(of link: Link, _ family: AddressFamily? = nil) -> [IPAddress] {
-        state.usableAddresses(ofLink: link.index, family ?? self.family).filter { exclusions.network(with: $0) == nil }
+        state.usableAddresses(ofLink: link.index, family ?? self.family).filter {
+            exclusions.network(with: $0) == nil
+        }
     }
 
     private func firstAddress(of link: Link) -> Result<Candidate, UnderlayError> {

@@ -454,7 +454,8 @@ extension Worker where Engine: ~Copyable {
         else { return counters.add(.errorsSuppressed) }
         let length: Int
         if packet.isIPv4 {
-            length = error.write(about: packet, from: settings.tunnelAddress.unsafelyUnwrapped, to: replies.message(slot))
+            length = error.write(
+                about: packet, from: settings.tunnelAddress.unsafelyUnwrapped, to: replies.message(slot))
         } else {
             length = error.write(
                 about: packet, from: settings.tunnelAddressIPv6.unsafelyUnwrapped, to: replies.message(slot))
@@ -479,7 +480,8 @@ extension Worker where Engine: ~Copyable {
         else { return counters.add(.errorsSuppressed) }
         let length: Int
         if packet.isIPv4 {
-            length = error.write(about: packet, from: settings.tunnelAddress.unsafelyUnwrapped, to: messages.arena(message))
+            length = error.write(
+                about: packet, from: settings.tunnelAddress.unsafelyUnwrapped, to: messages.arena(message))
         } else {
             length = error.write(
                 about: packet, from: settings.tunnelAddressIPv6.unsafelyUnwrapped, to: messages.arena(message)
