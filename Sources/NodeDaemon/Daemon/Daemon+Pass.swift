@@ -335,7 +335,7 @@ extension Daemon {
             throw ExitFailure(.configuration, failure.description)
         }
         guard let file = stage.desired?.file, file != stage.subnetFile else { return }
-        if let old = stage.subnetFile, old != file {
+        if let old = stage.subnetFile, old.subnetText != file.subnetText || old.mtu != file.mtu {
             logger.warning(
                 .subnetFileChanged,
                 metadata: [
