@@ -110,9 +110,10 @@ final class LeaseValueTarget: FuzzTarget {
 
     func run(_ bytes: [UInt8]) throws(FuzzFailure) {
         guard let value = try? LeaseValue(parsing: text(bytes)) else { return }
-        try hold(
-            value.publicAddress.isUnicast && !value.publicAddress.isLoopback,
-            "\(value.publicAddress) was taken")
+        let addresses = [
+            value.publicAddress.map { IPAddress.v4($0) }, value.publicIPv6Address.map { .v6($0) },
+        ].compactMap(\.self)
+        try hold(!addresses.isEmpty && addresses.allSatisfy(\.isReachable), "\(addresses) were taken")
         try hold(value.port != 0, "port 0 was taken")
         try hold((try? LeaseValue(parsing: value.json)) == value, "\(value.json) reads as another")
     }
