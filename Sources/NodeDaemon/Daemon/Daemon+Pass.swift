@@ -138,7 +138,7 @@ extension Daemon {
             else { continue }
             let mtu = try TunnelMTU.choose(
                 underlayMTU: underlay.mtu, overhead: backend.overhead(over: family),
-                configured: options.tunnel.mtu ?? backend.mtu(over: family),
+                configured: options.tunnel.mtu ?? configuration.backend.mtu(over: family),
                 carriesIPv6: hasOwnEndpoint ? family == .ipv6 : configuration.ipv6 != nil)
             places.append(
                 BackendPlace(
