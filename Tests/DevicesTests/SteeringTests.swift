@@ -238,6 +238,17 @@ struct IPv6SocketTests {
             endpoint, beside: first, bufferBytes: 65_536, segmentation: true, coalescing: true)
     }
 
+    /// Gives the loopback addresses, and waits until the kernel takes packets for them in, which it does a moment later.
+    private static func addAddresses(_ addresses: String) throws {
+        try execute(
+            """
+            for address in \(addresses); do
+                ip -6 address add $address/128 dev lo nodad
+                until ip -6 route show table local | grep -q "^local $address "; do sleep 0.01; done
+            done
+            """)
+    }
+
     /// Sends so many bytes.
     ///
     /// - Returns: 0, or the kernel's error number.
@@ -256,7 +267,7 @@ struct IPv6SocketTests {
     @Test(arguments: 2...5) func datagramsGoWhereTheirSourceSays(workers: Int) async throws {
         let namespace = try await NetworkNamespace.make()
         try await namespace.run {
-            try execute("for n in 1 2 3 9; do ip -6 address add fd00::$n/128 dev lo nodad; done")
+            try Self.addAddresses("fd00::1 fd00::2 fd00::3 fd00::9")
             let endpoint = try Self.endpoint("fd00::9")
             var sockets: [UnderlaySocket] = []
             defer { for socket in sockets { socket.close() } }
@@ -279,7 +290,8 @@ struct IPv6SocketTests {
         try await namespace.run {
             try execute(
                 """
-                ip link add wire mtu 1500 type dummy && ip link set wire up && \
+                ip link add wire mtu 1500 type veth peer name other && ip link set wire up && \
+                ip link set other up && \
                 ip -6 address add fd01::1/64 dev wire nodad && \
                 ip -6 neigh add fd01::2 lladdr 02:00:00:00:00:02 dev wire nud permanent
                 """)
@@ -294,8 +306,7 @@ struct IPv6SocketTests {
     @Test func theSendingSocketTakesNothingInAndNoneSendsWithoutChecksum() async throws {
         let namespace = try await NetworkNamespace.make()
         try await namespace.run {
-            try execute(
-                "ip -6 address add fd00::1/128 dev lo nodad && ip -6 address add fd00::2/128 dev lo nodad")
+            try Self.addAddresses("fd00::1 fd00::2")
             let endpoint = try Self.endpoint("fd00::1")
             let receiver = try Self.open(endpoint)
             defer { receiver.close() }

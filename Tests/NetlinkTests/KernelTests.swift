@@ -200,17 +200,17 @@ struct KernelTests {
             )
         }
         var changes = monitor.changes.makeAsyncIterator()
-        for (family, address) in [("inet", "10.1.2.9"), ("inet6", "fd00::9")] {
-            for command in [
-                "bridge fdb replace 02:58:0a:42:03:00 dst \(address) dev flannel.7 self permanent",
-                "bridge fdb del 02:58:0a:42:03:00 dev flannel.7 self",
-                "ip -f \(family) neigh replace \(address) lladdr 02:58:0a:42:03:00 dev flannel.7 nud permanent",
-                // Told without a hardware address, which a neighbour that is about to go no longer has.
-                "ip -f \(family) neigh del \(address) dev flannel.7",
-            ] {
-                try await namespace.run { try execute(command) }
-                while await changes.next() != .neighbor(ofInterface: index) {}
-            }
+        for command in [
+            "bridge fdb replace 02:58:0a:42:03:00 dst 10.1.2.9 dev flannel.7 self permanent",
+            "bridge fdb del 02:58:0a:42:03:00 dev flannel.7 self",
+            "ip neigh replace 10.1.2.9 lladdr 02:58:0a:42:03:00 dev flannel.7 nud permanent",
+            // Told without a hardware address, which a neighbour that is about to go no longer has.
+            "ip neigh del 10.1.2.9 dev flannel.7",
+            "ip neigh replace fd00::9 lladdr 02:58:0a:42:03:00 dev flannel.7 nud permanent",
+            "ip neigh del fd00::9 dev flannel.7",
+        ] {
+            try await namespace.run { try execute(command) }
+            while await changes.next() != .neighbor(ofInterface: index) {}
         }
     }
 

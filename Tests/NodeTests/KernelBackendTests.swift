@@ -56,7 +56,8 @@ struct KernelBackendTests {
 
     private func wait(for text: String, in namespace: NetworkNamespace.Lease, _ command: String) async throws
     {
-        while try await !namespace.run({ try execute(command) }).contains(text) {
+        // While a device is made anew, commands that name it fail.
+        while try await !namespace.run({ try execute("\(command) || true") }).contains(text) {
             try await Task.sleep(for: .milliseconds(20))
         }
     }

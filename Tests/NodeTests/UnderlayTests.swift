@@ -200,7 +200,8 @@ import Testing
     private func choose(
         _ options: UnderlayOptions, in state: NetworkState, route: Route? = nil
     ) throws -> Underlay {
-        try Underlay(choosing: options, excluding: exclusions, in: state, routeToReachable: route)
+        try Underlay(
+            choosing: options, excluding: exclusions, in: state, routeToReachable: route, by: [.ipv4])
     }
 
     @Test(arguments: [
