@@ -129,7 +129,9 @@ struct IPv6BackendTests {
             ] { try await wait(for: word, in: namespace, "ip -d address show flannel-v6.1") }
         }
         try await expectAll()
-        #expect(try await !said(namespace, "ip -d address show flannel-v6.1").contains("tentative"))
+        #expect(
+            try await !said(namespace, "ip -o address show dev flannel-v6.1 scope global").contains(
+                "tentative"))
 
         let running = Task { await network.run() }
         defer { running.cancel() }

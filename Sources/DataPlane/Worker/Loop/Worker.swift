@@ -51,6 +51,9 @@ public struct WorkerSettings: Sendable {
     /// Microseconds to wait for more under load; 0: never.
     public var minimumWaitMicroseconds: Int
 
+    /// Whether the device has an address of a family, for ICMP errors to come from.
+    func hasAddress(isIPv4: Bool) -> Bool { isIPv4 ? tunnelAddress != nil : tunnelAddressIPv6 != nil }
+
     /// Makes settings.
     public init(
         tunnelAddress: IPv4Address?, tunnelAddressIPv6: IPv6Address? = nil,

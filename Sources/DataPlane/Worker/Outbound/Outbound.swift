@@ -448,7 +448,7 @@ extension Worker where Engine: ~Copyable {
     /// Writes an ICMP error about a packet from this node's pods back into the TUN device, where the rules and
     /// the rate limit allow it.
     mutating func answer(_ packet: IPPacket, _ error: ICMPError) {
-        guard ICMPError.mayAnswer(packet), hasErrorSource(for: packet),
+        guard ICMPError.mayAnswer(packet), settings.hasAddress(isIPv4: packet.isIPv4),
             engine.queueSpace > 0,
             replies.admit(atNanoseconds: workBeganNanoseconds), let slot = replies.take()
         else { return counters.add(.errorsSuppressed) }
@@ -474,7 +474,7 @@ extension Worker where Engine: ~Copyable {
         let holder =
             packet.isIPv4
             ? snapshot.peer(holding: packet.sourceIPv4) : snapshot.peer(holding: packet.sourceIPv6)
-        guard ICMPError.mayAnswer(packet), hasErrorSource(for: packet),
+        guard ICMPError.mayAnswer(packet), settings.hasAddress(isIPv4: packet.isIPv4),
             replies.admit(atNanoseconds: workBeganNanoseconds),
             let message = messages.take(to: holder ?? sender, of: snapshot)
         else { return counters.add(.errorsSuppressed) }
@@ -490,11 +490,6 @@ extension Worker where Engine: ~Copyable {
         messages.fillFromArena(message, length: length)
         messages.sealFilled(message)
         count(error)
-    }
-
-    /// Whether this node has an address that errors about the packet can come from.
-    private func hasErrorSource(for packet: IPPacket) -> Bool {
-        packet.isIPv4 ? settings.tunnelAddress != nil : settings.tunnelAddressIPv6 != nil
     }
 
     private func count(_ error: ICMPError) {
