@@ -448,8 +448,7 @@ extension Worker where Engine: ~Copyable {
     /// Writes an ICMP error about a packet from this node's pods back into the TUN device, where the rules and
     /// the rate limit allow it.
     mutating func answer(_ packet: IPPacket, _ error: ICMPError) {
-        guard ICMPError.mayAnswer(packet), settings.hasAddress(isIPv4: packet.isIPv4),
-            engine.queueSpace > 0,
+        guard ICMPError.mayAnswer(packet), settings.hasAddress(isIPv4: packet.isIPv4), engine.queueSpace > 0,
             replies.admit(atNanoseconds: workBeganNanoseconds), let slot = replies.take()
         else { return counters.add(.errorsSuppressed) }
         let length: Int
