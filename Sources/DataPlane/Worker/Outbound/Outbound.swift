@@ -445,8 +445,7 @@ extension Worker where Engine: ~Copyable {
 
     // MARK: Errors
 
-    /// Writes an ICMP error about a packet from this node's pods back into the TUN device, where the rules and
-    /// the rate limit allow it.
+    /// Writes an ICMP error about a packet of this node's pods into the TUN device, where rules and rate limit allow it.
     mutating func answer(_ packet: IPPacket, _ error: ICMPError) {
         guard ICMPError.mayAnswer(packet), settings.hasAddress(isIPv4: packet.isIPv4), engine.queueSpace > 0,
             replies.admit(atNanoseconds: workBeganNanoseconds), let slot = replies.take()
