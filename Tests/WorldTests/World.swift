@@ -37,9 +37,7 @@ final class World {
         victim = try await lab[1].start(
             "--etcd-endpoints=\(etcd.endpoint) --subnet-file \(directory)/disk/subnet.env"
                 + " --state-dir \(directory)/disk/state --healthz-ip 127.0.0.1 --healthz-port 8401"
-                // libfaketime is not made for threads that ask for the time at once, as the one of hellos would, too: a time that
-                // never was stops the timers.
-                + " --ip-masq --iptables-resync 1 --kernel-path=off",
+                + " --ip-masq --iptables-resync 1",
             environment:
                 "LD_PRELOAD=\(World.fakeTime) FAKETIME_TIMESTAMP_FILE=\(directory)/clock FAKETIME_NO_CACHE=1"
                 // libfaketime changes the environment, where Swift looks for the arguments: `nice` takes the brunt.

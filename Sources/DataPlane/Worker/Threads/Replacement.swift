@@ -26,6 +26,10 @@ extension DataPlane {
         publish: (DataPlane) -> Void
     ) throws(DataPlaneError) -> DataPlane {
         var current = self
+        // The port of before may be the one that is wanted again.
+        if underlay != configuration.underlay, channels?.hasFormerSockets == true {
+            current = try replacedDirectly(by: self.configuration, false, publish)
+        }
         for step in steps(to: configuration) {
             do throws(DataPlaneError) {
                 current = try current.replacedDirectly(by: step, keepsFormerSockets, publish)
