@@ -48,7 +48,7 @@ public struct LeaseValue: Sendable, Hashable {
     /// Whether a text is what hosts are called: letters, digits, `-`, `.` and `_` of ASCII. Nothing else gets from a
     /// store into a terminal by this way.
     private static func isHostName(_ text: String) -> Bool {
-        (1...hostNameBytes).contains(text.utf8.count)
+        !text.isEmpty && text.utf8.count <= hostNameBytes
             && text.utf8.allSatisfy { byte in
                 switch byte {
                 case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),

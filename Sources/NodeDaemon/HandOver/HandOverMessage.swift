@@ -135,6 +135,7 @@ enum SealedFile {
         var done = 0
         while done < bytes.count {
             let count = bytes.withUnsafeMutableBytes {
+                // checked: it has one byte or more
                 pread(descriptor, $0.baseAddress! + done, $0.count - done, off_t(done))
             }
             guard count > 0 else { return nil }
