@@ -25,6 +25,20 @@ int twill_tun_attach(int descriptor, const char *name, int multi_queue) {
   return attach(descriptor, name, multi_queue ? IFF_MULTI_QUEUE : 0);
 }
 
+// Asks route netlink, and waits a second for the one answer at most. Returns its length in bytes, or -1 with errno set.
+static ssize_t ask_route_netlink(const void *request, size_t size, void *answer, size_t room) {
+  int descriptor = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+  if (descriptor < 0) return -1;
+  struct timeval patience = {.tv_sec = 1};
+  setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  ssize_t length = send(descriptor, request, size, 0);
+  if (length >= 0) length = recv(descriptor, answer, room, 0);
+  int error = errno;
+  close(descriptor);
+  errno = error;
+  return length;
+}
+
 // Calls `look` with each attribute between two places.
 static void look_at_attributes(const char *place, const char *end, void (*look)(struct rtattr, const char *, void *),
                                void *context) {
@@ -71,13 +85,7 @@ int twill_tun_is_held(const char *name) {
     struct nlmsghdr header;
     char bytes[16384];
   } answer;
-  int descriptor = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-  if (descriptor < 0) return -1;
-  struct timeval patience = {.tv_sec = 1};
-  setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-  ssize_t length = send(descriptor, &request, sizeof request, 0);
-  if (length >= 0) length = recv(descriptor, &answer, sizeof answer, 0);
-  close(descriptor);
+  ssize_t length = ask_route_netlink(&request, sizeof request, &answer, sizeof answer);
   if (length < (ssize_t)NLMSG_LENGTH(sizeof(struct ifinfomsg)) || answer.header.nlmsg_type != RTM_NEWLINK) return -1;
   struct link_knowledge known = {0, 0};
   look_at_attributes((const char *)NLMSG_DATA(&answer.header) + NLMSG_ALIGN(sizeof(struct ifinfomsg)),
@@ -128,14 +136,8 @@ int twill_link_without_queue(unsigned int index) {
     struct nlmsgerr error;
     char rest[256];
   } answer;
-  int descriptor = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-  if (descriptor < 0) return errno;
-  struct timeval patience = {.tv_sec = 1};
-  setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-  ssize_t length = send(descriptor, &request, sizeof request, 0);
-  if (length >= 0) length = recv(descriptor, &answer, sizeof answer, 0);
+  ssize_t length = ask_route_netlink(&request, sizeof request, &answer, sizeof answer);
   int error = length < 0 ? errno : EPROTO;
-  close(descriptor);
   if (length >= (ssize_t)NLMSG_LENGTH(sizeof(struct nlmsgerr)) && answer.header.nlmsg_type == NLMSG_ERROR)
     return -answer.error.error;
   return error;
@@ -153,14 +155,8 @@ int twill_link_dropped(unsigned int index, uint64_t *dropped) {
     struct nlmsghdr header;
     char bytes[1024];
   } answer;
-  int descriptor = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-  if (descriptor < 0) return errno;
-  struct timeval patience = {.tv_sec = 1};
-  setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-  ssize_t length = send(descriptor, &request, sizeof request, 0);
-  if (length >= 0) length = recv(descriptor, &answer, sizeof answer, 0);
+  ssize_t length = ask_route_netlink(&request, sizeof request, &answer, sizeof answer);
   int error = length < 0 ? errno : ENODATA;
-  close(descriptor);
   if (length < (ssize_t)NLMSG_LENGTH(sizeof(struct if_stats_msg)) || answer.header.nlmsg_type != RTM_NEWSTATS)
     return error;
   const char *end = answer.bytes + length;

@@ -30,8 +30,8 @@ final class AttachedKernelPath: Sendable {
     private let hasCaughtUp: @Sendable () -> Bool
     /// Until when everything is left to the packet threads at least; nil where somebody has looked since.
     private let restEnd: Mutex<ContinuousClock.Instant?>
-    /// The shortest: from when packet threads have taken in what waited for them until it is sent and written.
-    private static let rest = Duration.seconds(1)
+    /// From when packet threads have taken in what waited for them until it is sent and written.
+    private static let shortestRest = Duration.seconds(1)
 
     /// Nothing is taken before the first `look` after the rest with which it begins.
     ///
@@ -43,7 +43,7 @@ final class AttachedKernelPath: Sendable {
         self.hasCaughtUp = hasCaughtUp
         self.place = place
         self.forwarder = forwarder
-        restEnd = Mutex(.now + AttachedKernelPath.rest)
+        restEnd = Mutex(.now + AttachedKernelPath.shortestRest)
         forwarder.suspend("it is just being set up")
         let interfaces = AttachedInterfaces(forwarder)
         attachments = [
@@ -58,9 +58,9 @@ final class AttachedKernelPath: Sendable {
         forwarder.ask { peer in interfaces.leavesByUnderlay(peer, from: address) }
     }
 
-    /// Has it begin again later: the packet threads have stood still, and what it took now would pass what waits for them.
-    func beginAgain() {
-        restEnd.withLock { $0 = .now + AttachedKernelPath.rest }
+    /// Takes nothing for a while: the packet threads have stood still, and what it took now would pass what waits for them.
+    func rest() {
+        restEnd.withLock { $0 = .now + AttachedKernelPath.shortestRest }
         forwarder.suspend("what has waited for the packet threads goes first")
     }
 

@@ -58,7 +58,7 @@ extension Daemon {
         } catch {
             if isHandingOver {
                 isHandingOver = false
-                stage.kernelPath?.beginAgain()
+                stage.kernelPath?.rest()
                 askForPass()
             }
             logger.warning(

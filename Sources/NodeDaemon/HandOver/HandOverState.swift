@@ -147,7 +147,7 @@ struct HandOverState: Codable, Equatable {
 extension HandOverState.Place {
     init(_ endpoint: Endpoint) { self.init(address: "\(endpoint.address)", port: endpoint.port) }
 
-    var endpoint: Endpoint? { IPAddress(text: address).map { Endpoint(address: $0, port: port) } }
+    var endpoint: Endpoint? { IPAddress(address).map { Endpoint(address: $0, port: port) } }
 }
 
 extension HandOverState.Peer {
@@ -159,22 +159,10 @@ extension HandOverState.Peer {
     }
 
     var forwarding: ForwardingPeer? {
-        guard let address = IPAddress(text: address) else { return nil }
+        guard let address = IPAddress(address) else { return nil }
         return ForwardingPeer(
             ipv4: subnet.flatMap { IPv4Prefix($0) }, ipv6: subnetIPv6.flatMap { IPv6Prefix($0) },
             endpoint: Endpoint(address: address, port: port), takesBursts: takesBursts)
-    }
-}
-
-extension IPAddress {
-    fileprivate init?(text: String) {
-        if let address = IPv4Address(text) {
-            self = .v4(address)
-        } else if let address = IPv6Address(text) {
-            self = .v6(address)
-        } else {
-            return nil
-        }
     }
 }
 
