@@ -254,18 +254,23 @@ package struct NodeProcess: Sendable {
 
     /// Waits for a signal that stops the daemon; answers the others.
     private func stopSignal(_ signals: UnixSignalsSequence, _ reload: Reload, _ parts: Parts) async {
+        // What was read may be older than a signal of before.
+        if EarlySignals.hadHangUp { await read(reload, parts) }
         for await signal in signals {
             switch signal {
             case .sigusr1: LogWriter.standardError.write(parts.seen.counterLines + "end=counters")
-            case .sighup:
-                parts.notification.reloading()
-                await reload.read()
-                parts.notification.reloaded()
+            case .sighup: await read(reload, parts)
             default:
                 logger.notice(.stopping, metadata: ["signal": "\(signal)"])
                 return
             }
         }
+    }
+
+    private func read(_ reload: Reload, _ parts: Parts) async {
+        parts.notification.reloading()
+        await reload.read()
+        parts.notification.reloaded()
     }
 
     private static func status(of result: Result<Void, any Error>) -> Int32 {

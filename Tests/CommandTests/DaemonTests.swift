@@ -63,6 +63,28 @@ struct DaemonTests {
         #expect(try await daemon.exitStatus() == 0)
     }
 
+    /// The file is a pipe, so that the daemon reads it only once the test writes: twice at the start, once for SIGHUP.
+    @Test func aSIGHUPWhileItStartsIsAnsweredOnceItHasStarted() async throws {
+        let machine = try await TestMachine()
+        let file = machine.directory + "/twilld.conf"
+        try await machine.run("mkfifo \(file)")
+        let daemon = try await machine.start("--config \(file)")
+        let isHeld = #"while read -r name mask; do [[ $name == SigCgt: ]] && echo $((0x$mask & 1)); done"#
+        _ = try await daemon.until("a handler of SIGHUP") {
+            (try? execute("bash -c '\(isHeld) </proc/\(daemon.processIdentifier)/status'"))?.hasPrefix("1")
+                == true
+                ? true : nil
+        }
+        daemon.signal(SIGHUP)
+        for verbosity in [0, 0, 2] { try await machine.run("echo v = \(verbosity) >\(file) && sleep 0.5") }
+        _ = try await daemon.until("the file to be read again") {
+            daemon.log.contains("event=configuration_reloaded") ? true : nil
+        }
+        #expect(daemon.log.contains("taken_over=v"), "\(daemon.log)")
+        daemon.signal(SIGTERM)
+        #expect(try await daemon.exitStatus() == 0)
+    }
+
     @Test func waitsForTheNetworkConfigAndSaysSo() async throws {
         let machine = try await TestMachine(config: nil)
         let daemon = try await machine.start("-healthz-ip=127.0.0.1 -healthz-port=8471")
