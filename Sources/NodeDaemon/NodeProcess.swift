@@ -19,7 +19,7 @@ import UnixSignals
 /// One node in this process, from its options to its end: what `twilld run` runs, and tests without a command line.
 package struct NodeProcess: Sendable {
     /// How long another daemon at the status socket is waited for: one that was told to stop is gone by then.
-    private static let otherDaemonPatienceMilliseconds = 2000
+    private static let otherDaemonPatience = Duration.seconds(2)
     /// Seconds between two tries to listen on a taken health port.
     private static let listenPauseSeconds = 5
     /// How often a taken health port is tried at once, 50 ms apart, before it is told.
@@ -289,7 +289,7 @@ extension NodeProcess {
     /// - Throws: Where another daemon answers there: with the same options, it has the lease and the port too.
     private func statusSocket(_ health: NodeHealth, _ succession: Succession) async throws -> StatusSocket? {
         let path = options.observation.statusSocket
-        var waited = 0
+        let limit = ContinuousClock.now + NodeProcess.otherDaemonPatience
         while true {
             do {
                 let isTaken = succession.hasTakenOver
@@ -299,11 +299,10 @@ extension NodeProcess {
             } catch let held as StatusSocket.Held {
                 // What refuses now may be ready the next time: it may have just been started.
                 if await onThread({ succession.takeOver() }) { continue }
-                guard waited < NodeProcess.otherDaemonPatienceMilliseconds else {
+                guard ContinuousClock.now < limit else {
                     throw await onThread { NodeProcess.failure(held, path, succession.refusal) }
                 }
                 try await Task.sleep(for: .milliseconds(100))
-                waited += 100
             } catch let failure as ExitFailure where failure.status != .usage {
                 logger.warning(.noStatusSocket, metadata: ["detail": "\(failure.message)"])
                 health.set(
