@@ -193,13 +193,13 @@ package struct NodeProcess: Sendable {
                 try IdentityFile.identity(in: options.lease.stateDirectory)
             }
             let chosen = try await firstUnderlay(parts)
-            let identity = try await confirmed(found, at: chosen.publicAddress)
+            let identity = try await confirmed(found, at: chosen.mainPublicAddress)
             let daemon = Daemon(
                 options, underlay: chosen, parts: parts, inherited: parts.succession.takeInherited())
             running.daemon = daemon
             try await daemon.run(store: store, identity: identity)
         case .assigned(let cluster):
-            try await ClusterNode(cluster, parts, publicAddress: options.underlay.publicAddress).run {
+            try await ClusterNode(cluster, parts, options.underlay).run {
                 let chosen = try await firstUnderlay(parts)
                 let daemon = Daemon(
                     options, underlay: chosen, parts: parts, inherited: parts.succession.takeInherited())
@@ -231,14 +231,14 @@ package struct NodeProcess: Sendable {
     /// that `subnet.env` names. The network of now is not known before the store answered.
     @available(*, noasync, message: "it blocks: use onThread")
     private func exclusions() -> UnderlayExclusions {
-        let former = (try? SubnetFileValues(path: options.lease.subnetFile))?.network
+        let former = (try? SubnetFileValues(path: options.lease.subnetFile))?.networks
         return UnderlayExclusions(
-            interfaceName: options.tunnel.interfaceName, networks: former.map { [$0] } ?? [])
+            interfaceName: options.tunnel.interfaceName, networks: former ?? [])
     }
 
     /// The identity to use on this machine, which its address is a part of.
     private func confirmed(
-        _ found: IdentityFile.Kept, at address: IPv4Address
+        _ found: IdentityFile.Kept, at address: IPAddress
     ) async throws(ExitFailure) -> IdentityFile.Kept {
         let identity = try await onThread { () throws(ExitFailure) in
             try IdentityFile.confirmed(
@@ -401,8 +401,8 @@ extension NodeProcess {
                 logger.notice(
                     .underlayChosen,
                     metadata: [
-                        "interface": "\(chosen.interfaceName)", "address": "\(chosen.address)",
-                        "public": "\(chosen.publicAddress)", "mtu": "\(chosen.mtu)",
+                        "interface": "\(chosen.interfaceName)", "address": "\(chosen.addressText)",
+                        "public": "\(chosen.publicAddressText)", "mtu": "\(chosen.mtu)",
                     ])
                 return chosen
             } catch let error as UnderlayError where !error.isTransient {

@@ -51,7 +51,7 @@ import Testing
         #expect(port.detail == problem.cause && port.remedy == problem.remedy && port.outcome == .degraded)
         #expect(Finding.port(endpoint, holder: nil).outcome == .good)
         let forwarding = Finding.forwarding(setting: "0")
-        #expect(forwarding.detail == SystemSettingError.forwardingIsOff.cause)
+        #expect(forwarding.detail == SystemSettingError.forwardingIsOff(.ipv4).cause)
         let rights = Finding.rights(("no right", "get it"))
         #expect(rights.outcome == .bad && rights.detail == "no right" && rights.remedy == "get it")
         #expect(Finding.rights(nil).outcome == .good)

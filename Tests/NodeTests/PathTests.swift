@@ -61,8 +61,8 @@ struct PathTests {
         }
         _ = try await network.chooseUnderlay()
         let tunnel = TunnelSettings(
-            interfaceName: "flannel0", address: IPv4Address("10.66.28.0")!,
-            network: IPv4Prefix("10.66.0.0/16")!, mtu: 1472, overhead: 28, transmitQueueLength: 1000)
+            interfaceName: "flannel0", address: .v4(IPv4Address("10.66.28.0")!),
+            network: .v4(IPv4Prefix("10.66.0.0/16")!), mtu: 1472, overhead: 28, transmitQueueLength: 1000)
         try await network.setDesired(tunnel.desiredItems)
         let run = Task { await network.run() }
         defer { run.cancel() }

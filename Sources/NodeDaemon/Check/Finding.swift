@@ -84,7 +84,7 @@ extension Finding {
 
     /// Judges `/proc/sys/net/ipv4/ip_forward`.
     static func forwarding(setting: String?) -> Finding {
-        let problem = SystemSettingError.forwardingIsOff
+        let problem = SystemSettingError.forwardingIsOff(.ipv4)
         return switch setting {
         case "1": Finding("ip_forward", .good, "1")
         case "0": Finding("ip_forward", .bad, problem.cause, remedy: problem.remedy)
@@ -143,7 +143,7 @@ extension Finding {
         }
         do throws(NetworkConfigurationError) {
             let network = try NetworkConfiguration(parsing: configuration)
-            return Finding("store", .good, "\(name) answers; the network is \(network.network)")
+            return Finding("store", .good, "\(name) answers; the network is \(network.networkText)")
         } catch {
             return Finding("store", .bad, "\(name): \(error.description)", remedy: "twilld network set FILE")
         }

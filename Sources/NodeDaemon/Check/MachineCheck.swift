@@ -45,8 +45,10 @@ package enum MachineCheck {
                 logger: Logger(label: "check") { _ in SwiftLogNoOpLogHandler() })
             let chosen = try await node.chooseUnderlay()
             let tunnelMTU = try TunnelMTU.choose(
-                underlayMTU: chosen.mtu, overhead: UDPBackend().overhead(over: .ipv4), configured: mtu)
-            let endpoint = Endpoint(address: chosen.address, port: usualPort)
+                underlayMTU: chosen.mtu,
+                overhead: UDPBackend().overhead(over: chosen.mainAddress.addressFamily), configured: mtu,
+                carriesIPv6: chosen.address == nil)
+            let endpoint = Endpoint(address: chosen.mainAddress, port: usualPort)
             let (portHolder, deviceHolder) = await onThread {
                 (
                     RunningProcess.holder(of: endpoint, .udp)?.description,
@@ -56,7 +58,7 @@ package enum MachineCheck {
             return [
                 Finding(
                     "underlay", .good,
-                    "\(chosen.interfaceName) \(chosen.address), MTU \(chosen.mtu), which gives the "
+                    "\(chosen.interfaceName) \(chosen.addressText), MTU \(chosen.mtu), which gives the "
                         + "tunnel \(tunnelMTU)"
                 ), .port(endpoint, holder: portHolder),
                 .device(device, holder: deviceHolder),

@@ -85,8 +85,14 @@ package struct PeerDiagnosis: Sendable {
     private static func node(_ status: NodeStatus) throws(ExitFailure) -> ExaminingNode {
         guard let tunnel = status.tunnel, let underlay = status.underlay,
             let address = IPv4Address(underlay.address),
-            let subnet = status.lease.flatMap({ IPv4Prefix($0.subnet) })
+            let subnet = status.lease.flatMap({ ipv4Prefix(in: $0.subnet) })
         else {
+            if status.lease.map({ ipv4Prefix(in: $0.subnet) == nil }) == true {
+                throw ExitFailure(
+                    .unavailable,
+                    "the network is of IPv6 alone, and peers are examined by IPv4: ping6 a pod of the other node"
+                )
+            }
             throw ExitFailure(.unavailable, "this node's tunnel does not stand yet: \(status.state)")
         }
         return ExaminingNode(
@@ -133,7 +139,7 @@ package struct PeerDiagnosis: Sendable {
     private static func examined(_ peer: NodeStatus.Peer, hasNoTunnel: Bool) -> ExaminedPeer? {
         let parts = peer.endpoint.split(separator: ":")
         guard (1...2).contains(parts.count), let address = IPv4Address(parts[0]),
-            let port = parts.count == 2 ? UInt16(parts[1]) : 0, let subnet = IPv4Prefix(peer.subnet)
+            let port = parts.count == 2 ? UInt16(parts[1]) : 0, let subnet = ipv4Prefix(in: peer.subnet)
         else { return nil }
         return ExaminedPeer(
             subnet: peer.subnet, endpoint: Endpoint(address: address, port: port),
@@ -141,11 +147,16 @@ package struct PeerDiagnosis: Sendable {
             hasKernelPath: peer.kernelPath == true)
     }
 
+    /// The IPv4 prefix of a subnet as the status has it, which of both families has a comma between them.
+    private static func ipv4Prefix(in subnet: String) -> IPv4Prefix? {
+        subnet.split(separator: ",").lazy.compactMap { IPv4Prefix($0) }.first
+    }
+
     private static func isNamed(_ peer: ExaminedPeer, _ name: String) -> Bool {
         if name == peer.subnet || name == "\(peer.endpoint)" || name == "\(peer.endpoint.address)" {
             return true
         }
-        guard let subnet = IPv4Prefix(peer.subnet) else { return false }
+        guard let subnet = ipv4Prefix(in: peer.subnet) else { return false }
         if IPv4Prefix(name, separator: "-") == subnet { return true }
         return IPv4Address(name).map(subnet.contains) ?? false
     }

@@ -142,7 +142,12 @@ extension NodeStatus.KernelPath {
     init(of dataPlane: DataPlane, _ path: AttachedKernelPath?) {
         guard let forwarder = dataPlane.kernelPath else {
             guard let refusal = dataPlane.kernelPathRefusal else {
-                self.init(state: "off", detail: "by --kernel-path=off, or by --accept-any-source")
+                let hasIPv4 = dataPlane.configuration.underlay.address.v4 != nil
+                self.init(
+                    state: "off",
+                    detail: hasIPv4
+                        ? "by --kernel-path=off, or by --accept-any-source"
+                        : "it carries IPv4 over IPv4, and the other nodes are reached by IPv6")
                 return
             }
             self.init(state: "refused", detail: refusal.description)

@@ -34,7 +34,7 @@ extension Daemon {
     ) async throws -> DataPlane? {
         let backend = configuration.backend
         var tunnel = NodeStatus.Tunnel(
-            interface: options.tunnel.interfaceName, network: "\(configuration.network)", mtu: routes.mtu)
+            interface: options.tunnel.interfaceName, network: configuration.networkText, mtu: routes.mtu)
         tunnel.backend = type(of: backend).typeName
         guard type(of: backend).hasDataPlane else {
             await closeDataPlane()
@@ -47,8 +47,8 @@ extension Daemon {
         let settings = DataPlaneConfiguration(
             tunnelName: options.tunnel.interfaceName,
             underlay: Endpoint(
-                address: underlay.address, port: options.tunnel.port ?? backend.port),
-            mtu: routes.mtu, tunnelAddress: lease.subnet.ipv4.address,
+                address: place.underlayAddress, port: options.tunnel.port ?? backend.port),
+            mtu: routes.mtu, tunnelAddress: lease.subnet.ipv4?.address,
             tunnelAddressIPv6: lease.subnet.ipv6?.address,
             acceptsAnySource: options.tunnel.acceptsAnySource, tuning: options.tuning)
         if let current = stage.dataPlane, !deviceIsLost,

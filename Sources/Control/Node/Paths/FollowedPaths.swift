@@ -46,7 +46,7 @@ extension NodeNetwork {
             pathEndpoints.compactMapValues(\.address.v4), tunnelMTU: tunnel?.mtu ?? 0,
             overhead: tunnel?.overhead ?? 0)
         pathQuestions.follow(pathWatch.addresses)
-        if pathProbes?.isBound(to: tunnel?.address ?? .any) != true { pathProbes = nil }
+        if pathProbes?.isBound(to: tunnel?.address.v4 ?? .any) != true { pathProbes = nil }
         askKernelAboutPaths(at: .now)
         publishPaths()
         pathKick.yield()
@@ -87,8 +87,8 @@ extension NodeNetwork {
         }
         takeRefusals(at: now)
         let next = pathWatch.turn(at: now) { address, sequence, size in
-            guard let tunnel = pathTunnel else { return false }
-            if pathProbes == nil { pathProbes = PathProbeSocket(address: tunnel.address) }
+            guard let source = pathTunnel?.address.v4 else { return false }
+            if pathProbes == nil { pathProbes = PathProbeSocket(address: source) }
             return pathProbes?.send(to: address, sequence: sequence, size: size) ?? false
         }
         publishPaths()
