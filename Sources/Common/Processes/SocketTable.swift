@@ -81,10 +81,11 @@ public struct SocketTableRow: Sendable, Hashable {
         guard words.count == 4 else {
             return Endpoint(address: IPv4Address(networkBytes: words.first ?? 0), port: port)
         }
-        let halves = [words.prefix(2), words.suffix(2)].map { half in
-            half.reduce(UInt64(0)) { $0 << 32 | UInt64(UInt32(bigEndian: $1)) }
+        func half(_ words: ArraySlice<UInt32>) -> UInt64 {
+            words.reduce(0) { $0 << 32 | UInt64(UInt32(bigEndian: $1)) }
         }
-        return Endpoint(address: .v6(IPv6Address(high: halves[0], low: halves[1])), port: port)
+        let address = IPv6Address(high: half(words.prefix(2)), low: half(words.suffix(2)))
+        return Endpoint(address: .v6(address), port: port)
     }
 
     /// Whether it keeps `wanted` from being bound. A socket of IPv6 that is bound to no address takes IPv4 too; a wanted
