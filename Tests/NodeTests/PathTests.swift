@@ -1,9 +1,11 @@
 import Addresses
 import Glibc
 import Health
+import Host
 import Netlink
 import NetworkNamespaces
 import Reconciler
+import Synchronization
 import Testing
 
 @testable import Node
@@ -196,7 +198,11 @@ struct PathTests {
         #expect(ipv4.contains("10.66.3.0/24") && ipv4.contains("mtu 1172"), "\(ipv4)")
         // No link of IPv6 is narrower than that.
         #expect(ipv6.contains("fd66:0:0:3::/64") && ipv6.contains("mtu 1280"), "\(ipv6)")
-        #expect(health.problems.isEmpty)
+        // What it carries less, is told.
+        #expect(
+            health.problems.map(\.cause) == [
+                "the path to peer 10.66.3.0/24 (203.0.113.3) carries packets of 1200 bytes only: the tunnel needs 1308"
+            ])
     }
 
     @Test func theKernelsRouteAndLinkAreAsked() async throws {
@@ -301,5 +307,34 @@ struct PathTests {
         }
         #expect(answers.map(\.0) == Array(repeating: addresses[1], count: 3))
         #expect(answers.map(\.1) == [0, 7, 63])
+    }
+
+    /// Its number may be another's by the time that it is let go.
+    @Test func aSocketThatCouldNotBeMadeIsClosedOnce() async throws {
+        let node = try await NetworkNamespace.make()
+        let isOver = Flag()
+        async let stolen = onThread {
+            var stolen = 0
+            while !isOver.value {
+                let own = dup(STDERR_FILENO)
+                for _ in 0..<10 where fcntl(own, F_GETFD) < 0 { stolen += 1 }
+                close(own)
+            }
+            return stolen
+        }
+        try await node.run {
+            let absent = try #require(IPAddress("10.66.9.0"))
+            for _ in 0..<20_000 { #expect(PathProbeSocket(address: absent) == nil) }
+        }
+        isOver.value = true
+        #expect(await stolen == 0)
+    }
+}
+
+private final class Flag: Sendable {
+    private let state = Atomic<Bool>(false)
+    var value: Bool {
+        get { state.load(ordering: .relaxed) }
+        set { state.store(newValue, ordering: .relaxed) }
     }
 }

@@ -229,7 +229,7 @@ import Testing
     @Test func aPathTooNarrowForIPv6IsSaidInItsOwnNumbers() throws {
         var watch = PathWatch(timing: PathTiming(), probes: true)
         let (subnet, address) = (try #require(IPPrefix("fd66::/64")), try #require(IPAddress("fd20::2")))
-        watch.follow([subnet: address], tunnelMTU: 1452, overhead: 48)
+        watch.follow([subnet: address], tunnelMTU: 1452, minimum: 1280, overhead: 48)
         var (now, sizes) = (ContinuousClock.now, Set<Int>())
         // A second of traffic that nothing answers, so that each size of the first search is tried.
         watch.take([subnet: PathTraffic(sentBytes: 5_000, receivedPackets: 1)], at: now)

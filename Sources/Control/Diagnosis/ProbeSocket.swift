@@ -58,14 +58,14 @@ final class ProbeSocket {
         set(SOL_SOCKET, SO_RCVBUF, 1 << 20)
         if kind == .echo { hideAllButReplies() }
         let isBound = Endpoint(address: source, port: 0).withSocketName { bind(descriptor, $0, $1) } == 0
-        guard isBound else { throw ProbeSocketError("send from \(source)", closing: descriptor) }
+        guard isBound else { throw ProbeSocketError("send from \(source)") }
         let keepsSize =
             isIPv4
             ? set(Int32(IPPROTO_IP), IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
             : set(Int32(IPPROTO_IPV6), IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE)
                 && set(Int32(IPPROTO_IPV6), IPV6_DONTFRAG, 1)
         guard keepsSize, twill_keep_icmp_errors(descriptor, isIPv4 ? 0 : 1) == 0 else {
-            throw ProbeSocketError("ask for ICMP errors", closing: descriptor)
+            throw ProbeSocketError("ask for ICMP errors")
         }
     }
 
@@ -87,7 +87,8 @@ final class ProbeSocket {
         return setsockopt(descriptor, level, option, &value, socklen_t(MemoryLayout<Int32>.size)) == 0
     }
 
-    deinit { close(descriptor) }
+    // It runs for one that could not be made, too.
+    deinit { if descriptor >= 0 { close(descriptor) } }
 
     /// Sends bytes; gives the kernel's error number, 0 where it took them.
     func send(_ bytes: [UInt8], to destination: Endpoint) -> Int32 {
@@ -146,10 +147,9 @@ public struct ProbeSocketError: Error, Sendable, Equatable, CustomStringConverti
     /// Whether a right is lacking.
     public let isPermission: Bool
 
-    /// Reads `errno`, and closes a descriptor that is of no use any more.
-    init(_ action: String, closing descriptor: Int32? = nil) {
+    /// Reads `errno`.
+    init(_ action: String) {
         let number = errno
-        if let descriptor { close(descriptor) }
         description = "cannot \(action): \(String(cString: strerror(number)))"
         isPermission = number == EPERM || number == EACCES
     }

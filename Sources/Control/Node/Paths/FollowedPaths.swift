@@ -61,6 +61,8 @@ extension NodeNetwork {
         }
         pathWatch.follow(
             pathPeers.mapValues(\.endpoint.address), tunnelMTU: tunnel?.mtu ?? 0,
+            minimum: TunnelMTU.least(
+                for: peers.contains { $0.prefixes.contains { $0.addressFamily == .ipv6 } } ? .ipv6 : .ipv4),
             overhead: tunnel?.overhead ?? 0)
         pathQuestions.follow(pathWatch.addresses)
         if pathProbes?.address != tunnel?.address { pathProbes = nil }

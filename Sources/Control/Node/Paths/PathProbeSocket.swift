@@ -47,12 +47,10 @@ final class PathProbeSocket {
         }
         guard isSet, twill_keep_icmp_errors(descriptor, isIPv6 ? 1 : 0) == 0,
             Endpoint(address: address, port: 0).withSocketName({ bind(descriptor, $0, $1) }) == 0
-        else {
-            close(descriptor)
-            return nil
-        }
+        else { return nil }
     }
 
+    // It runs for one that could not be made, too.
     deinit { if descriptor >= 0 { close(descriptor) } }
 
     /// Sends an inner packet of `size` bytes, and gives whether the kernel took it.

@@ -69,6 +69,8 @@ struct PathWatch {
     private var subnets: [IPAddress: IPPrefix] = [:]
     private var subnetsByAddress: [IPAddress: [IPPrefix]] = [:]
     private var tunnelMTU = 0
+    /// The least that inner packets ask for.
+    private var minimum = TunnelMTU.minimum
     /// The bytes that the outer headers of a packet take.
     private var overhead = 0
     private var queue: [IPPrefix] = []
@@ -102,7 +104,15 @@ struct PathWatch {
     // MARK: What is told
 
     /// Follows these peers, given as each one's underlay address by its subnet.
-    mutating func follow(_ addresses: [IPPrefix: IPAddress], tunnelMTU: Int, overhead: Int) {
+    ///
+    /// - Parameters:
+    ///   - tunnelMTU: the largest inner packet in bytes.
+    ///   - minimum: the least that inner packets ask for.
+    ///   - overhead: the bytes that the outer headers of a packet take.
+    mutating func follow(
+        _ addresses: [IPPrefix: IPAddress], tunnelMTU: Int, minimum: Int = TunnelMTU.minimum, overhead: Int
+    ) {
+        self.minimum = minimum
         self.overhead = overhead
         self.tunnelMTU = tunnelMTU
         isChanged = true
@@ -429,7 +439,6 @@ struct PathWatch {
         }
         let size = size(of: peer)
         let path = size + overhead
-        let minimum = TunnelMTU.least(for: subnet.addressFamily)
         if size < minimum {
             return (
                 1,

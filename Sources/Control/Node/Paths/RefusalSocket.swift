@@ -38,12 +38,10 @@ final class RefusalSocket {
                 descriptor, family == .ipv4 ? RefusalSocket.rawLevel : Int32(IPPROTO_ICMPV6),
                 family == .ipv4 ? RefusalSocket.icmpFilter : RefusalSocket.icmpv6Filter, &hidden,
                 socklen_t(hidden.count * MemoryLayout<UInt32>.size)) == 0
-        guard isSet else {
-            close(descriptor)
-            return nil
-        }
+        guard isSet else { return nil }
     }
 
+    // It runs for one that could not be made, too.
     deinit { if descriptor >= 0 { close(descriptor) } }
 
     /// Takes what has come: where the datagrams went that hosts refused by themselves.
