@@ -61,6 +61,13 @@ public final class Lab {
     /// The network configuration that labs have unless told otherwise.
     public static let configuration = #"{"Network": "100.96.0.0/16", "Backend": {"Type": "udp"}}"#
 
+    /// The same for nodes with these addresses.
+    public static func configuration(of families: Families) -> String {
+        let ipv4 = families.hasIPv4 ? #""Network": "100.96.0.0/16""# : #""EnableIPv4": false"#
+        let ipv6 = families.hasIPv6 ? #", "EnableIPv6": true, "IPv6Network": "fd00:96::/48""# : ""
+        return "{\(ipv4)\(ipv6), \"Backend\": {\"Type\": \"udp\"}}"
+    }
+
     /// Makes a lab without a running daemon.
     ///
     /// - Parameters:

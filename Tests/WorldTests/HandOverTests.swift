@@ -27,11 +27,7 @@ struct HandOverTests {
             wrapper: String = ""
         ) async throws {
             self.flags = flags
-            let network =
-                families.hasIPv4
-                ? Lab.configuration
-                : #"{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd00:96::/48", "Backend": {"Type": "udp"}}"#
-            lab = try await Lab(config: network, families: families)
+            lab = try await Lab(config: Lab.configuration(of: families), families: families)
             try lab.write("twilld.conf", configuration)
             daemon = try await lab[1].start(
                 "--config \(lab.directory)/twilld.conf \(flags)", wrapper: wrapper)

@@ -95,6 +95,14 @@ extension AddressFamily: CustomStringConvertible {
 }
 
 extension AddressFamily {
+    /// The bytes of a header of the family: IPv4's without options (RFC 791), IPv6's without extensions (RFC 8200).
+    package var headerBytes: Int {
+        switch self {
+        case .ipv4: 20
+        case .ipv6: 40
+        }
+    }
+
     /// What the names of things have at their end that there may be two of, one for each family: nothing for IPv4.
     package var suffix: String { self == .ipv4 ? "" : " (IPv6)" }
 }
@@ -112,6 +120,17 @@ public enum IPPrefix: Sendable, Hashable {
         switch address {
         case .v4(let address): self = .v4(IPv4Prefix(address, length: length))
         case .v6(let address): self = .v6(IPv6Prefix(address, length: length))
+        }
+    }
+
+    /// Parses `10.0.0.0/8` or `fd00::/48`.
+    public init?(_ text: some StringProtocol) {
+        if let prefix = IPv4Prefix(text) {
+            self = .v4(prefix)
+        } else if let prefix = IPv6Prefix(text) {
+            self = .v6(prefix)
+        } else {
+            return nil
         }
     }
 

@@ -80,6 +80,14 @@ extension Endpoint {
     }
 
     /// Reads a socket's name; nil where it is of neither family.
+    public init?(_ name: sockaddr_storage) {
+        // checked: a structure of 128 bytes has a base address.
+        let read = withUnsafeBytes(of: name) { Endpoint(socketName: $0.baseAddress.unsafelyUnwrapped) }
+        guard let read else { return nil }
+        self = read
+    }
+
+    /// Reads a socket's name; nil where it is of neither family.
     ///
     /// - Parameter name: `SocketName.room` bytes, aligned to 4, as the kernel left them.
     @inlinable

@@ -185,16 +185,6 @@ package struct BackendPeer: Sendable, Hashable {
     }
 }
 
-extension AddressFamily {
-    /// The bytes of a header of the family: IPv4's without options (RFC 791), IPv6's without extensions (RFC 8200).
-    var headerBytes: Int {
-        switch self {
-        case .ipv4: 20
-        case .ipv6: 40
-        }
-    }
-}
-
 /// Why a backend cannot use what it read.
 package struct BackendError: Error, Sendable, Hashable, CustomStringConvertible {
     /// What is wrong, for an operator.

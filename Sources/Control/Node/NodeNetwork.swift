@@ -92,8 +92,8 @@ public actor NodeNetwork {
     var pathWatch: PathWatch
     var pathQuestions = PathQuestions()
     var pathProbes: PathProbeSocket?
-    /// Where each peer is sent to, by its subnet.
-    var pathEndpoints: [IPv4Prefix: Endpoint] = [:]
+    /// The peers whose paths are followed, by the first prefix of each.
+    var pathPeers: [IPPrefix: FollowedPeer] = [:]
     /// Tells which hosts say that nobody listens on a port, from when a peer is silent on.
     var refusals: RefusalSocket?
     var narrowPaths: [NarrowPathRoute]
@@ -128,7 +128,7 @@ public actor NodeNetwork {
         alias: String? = nil,
         resyncInterval: Duration = .seconds(5), patience: Duration = .seconds(5),
         routePatience: Duration = .seconds(2), health: NodeHealth, logger: Logger,
-        pathTiming: PathTiming? = PathTiming(), inherited: [IPv4Prefix: Int] = [:]
+        pathTiming: PathTiming? = PathTiming(), inherited: [IPPrefix: Int] = [:]
     ) throws {
         pathWatch = PathWatch(
             timing: pathTiming ?? PathTiming(), probes: pathTiming != nil,
@@ -253,10 +253,10 @@ public actor NodeNetwork {
         return all
     }
 
-    /// Judges from here on where packets into the overlay really go.
-    public func judgeRoutes(_ targets: OverlayTargets) {
+    /// Judges from here on where packets into the overlay really go; nil for not at all.
+    public func judgeRoutes(_ targets: OverlayTargets?) {
         guard targets != judge.targets else { return }
-        judge.set(targets)
+        if let targets { judge.set(targets) } else { judge = RouteJudge() }
         do { judgeRoutes(in: try readState(), isResync: false) } catch { tellUnreadable(error) }
     }
 

@@ -61,11 +61,17 @@ package enum MachineCheck {
                     "\(chosen.interfaceName) \(chosen.addressText), MTU \(chosen.mtu), which gives the "
                         + "tunnel \(tunnelMTU)"
                 ), .port(endpoint, holder: portHolder),
-                .device(device, holder: deviceHolder),
+                .device(device, holder: deviceHolder), await forwarding(chosen.mainAddress.addressFamily),
             ]
         } catch {
-            return [Finding("underlay", .bad, plainWords(error))]
+            return [Finding("underlay", .bad, plainWords(error)), await forwarding(.ipv4)]
         }
+    }
+
+    /// Whether the machine forwards packets of the family that a network on its underlay has at least.
+    private static func forwarding(_ family: AddressFamily) async -> Finding {
+        let path = family == .ipv4 ? "ipv4/ip_forward" : "ipv6/conf/all/forwarding"
+        return .forwarding(family, setting: await onThread { setting("/proc/sys/net/\(path)") })
     }
 
     /// Whether the store of leases answers, and what it says; nothing is written to it.
@@ -97,7 +103,6 @@ package enum MachineCheck {
         findings.append(
             .rulePrograms(hasNft: ChildProcess("nft") != nil, hasIptables: ChildProcess("iptables") != nil))
         findings.append(kernelPath())
-        findings.append(.forwarding(setting: setting("/proc/sys/net/ipv4/ip_forward")))
         if isOfKubernetes {
             findings.append(
                 .bridgeNetfilter(setting: setting("/proc/sys/net/bridge/bridge-nf-call-iptables")))

@@ -131,7 +131,7 @@ private final class AttachedInterfaces: Sendable {
 
     func leavesByUnderlay(_ peer: IPv4Address, from address: IPv4Address) -> Bool {
         guard let underlay = numbers.withLock({ $0.underlay }), let socket,
-            let path = try? socket.path(to: peer, from: address)
+            let path = try? socket.path(to: .v4(peer), from: .v4(address))
         else { return false }
         return path.interfaceIndex == underlay
     }

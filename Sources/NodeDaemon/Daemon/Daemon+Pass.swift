@@ -58,7 +58,7 @@ extension Daemon {
                     place.tunnel(
                         overhead: configuration.backend.overhead(over: configuration.underlayFamily))
                 })
-            if let targets = targets(configuration.backend, place) { await node.judgeRoutes(targets) }
+            await node.judgeRoutes(targets(configuration.backend, place))
             try tellSubnetFile()
             health.set(Component(.dataPlane), nil)
             retryPause = Daemon.retryPauseSeconds.first
@@ -316,16 +316,13 @@ extension Daemon {
     ///
     /// - Parameter tunnel: the data plane's device; nil where there is none.
     private func followPaths(_ node: NodeNetwork, through tunnel: TunnelSettings?) async {
-        let endpoints =
+        let peers =
             tunnel == nil
-            ? [:]
-            : Dictionary(
-                table.peers.compactMap { peer in peer.subnet.ipv4.map { ($0, peer.endpoint) } },
-                uniquingKeysWith: { first, _ in first })
-        let paths = FollowedPeers(endpoints: endpoints, tunnel: tunnel)
+            ? [] : table.peers.map { FollowedPeer(prefixes: $0.subnet.prefixes, endpoint: $0.endpoint) }
+        let paths = FollowedPeers(peers: peers, tunnel: tunnel)
         if paths == stage.paths { return }
         stage.paths = paths
-        await node.followPaths(to: endpoints, through: paths.tunnel)
+        await node.followPaths(to: peers, through: tunnel)
     }
 
     /// Says what a new `subnet.env` means for pods. Before the node was ready once, a file that can never be written ends

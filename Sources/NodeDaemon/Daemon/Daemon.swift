@@ -84,7 +84,7 @@ actor Daemon {
 
     /// What the node's network is asked to follow the paths of.
     struct FollowedPeers: Equatable {
-        var endpoints: [IPv4Prefix: Endpoint]
+        var peers: [FollowedPeer]
         var tunnel: TunnelSettings?
     }
 

@@ -203,7 +203,7 @@ final class Observation: Observable {
         let able = knowledge.dataPlane?.kernelPath?.standing.able
         let silent = knowledge.paths?.silent ?? [:]
         status.peers = knowledge.table.peers.map { known in
-            let subnet = known.subnet.ipv4
+            let subnet = known.subnet.prefixes.first
             var peer = NodeStatus.Peer(
                 subnet: "\(known.subnet)", endpoint: "\(known.endpoint)",
                 pathMTU: subnet.flatMap { narrow[$0] }, kernelPath: able?.contains(known.endpoint))

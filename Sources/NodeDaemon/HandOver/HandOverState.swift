@@ -85,7 +85,7 @@ struct HandOverState: Codable, Equatable {
     /// What is to be handed over of a data plane.
     init(
         of dataPlane: DataPlane, _ channels: WorkerChannels, routes: ForwardingRoutes, node: Node,
-        pathMTUs: [IPv4Prefix: Int]
+        pathMTUs: [IPPrefix: Int]
     ) {
         let configuration = dataPlane.configuration
         let totals = dataPlane.totals()

@@ -157,14 +157,16 @@ struct Request {
 
     /// The way of a packet with that source: what the kernel would do with it, what it learnt of the path included;
     /// or, as an entry, the entry of the table that decides so.
-    static func path(to address: IPv4Address, from source: IPv4Address?, asEntry: Bool) -> Request {
+    static func path(to address: IPAddress, from source: IPAddress?, asEntry: Bool) -> Request {
         Request("look up the way to \(address)", .getRoute, .acknowledge) {
             $0.appendRoute(
-                family: Family.v4, destinationLength: 32, table: 0, origin: 0, scope: .global,
-                kind: Route.Kind(rawValue: 0), sourceLength: source == nil ? 0 : 32,
+                family: address.family, destinationLength: address.bitWidth, table: 0, origin: 0,
+                scope: .global,
+                kind: Route.Kind(rawValue: 0),
+                sourceLength: source.map { UInt8(truncatingIfNeeded: $0.bitWidth) } ?? 0,
                 flags: asEntry ? Route.matchFlag : 0)
-            $0.attribute(RouteAttribute.destination, IPAddress.v4(address).wireBytes)
-            if let source { $0.attribute(RouteAttribute.source, IPAddress.v4(source).wireBytes) }
+            $0.attribute(RouteAttribute.destination, address.wireBytes)
+            if let source { $0.attribute(RouteAttribute.source, source.wireBytes) }
         }
     }
 

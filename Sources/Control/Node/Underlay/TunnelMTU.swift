@@ -1,3 +1,5 @@
+import Addresses
+
 /// The tunnel's MTU: what the underlay's leaves for an inner packet.
 public enum TunnelMTU {
     /// The least that is accepted, in bytes: the datagram that every IPv4 host must take (RFC 791, section 3.1).
@@ -8,6 +10,9 @@ public enum TunnelMTU {
     /// The least that IPv6 accepts of a link, in bytes (RFC 8200, section 5): the kernel takes IPv6 away from a device
     /// with less.
     public static let minimumIPv6 = 1280
+
+    /// The least that inner packets of a family ask for.
+    static func least(for family: AddressFamily) -> Int { family == .ipv4 ? minimum : minimumIPv6 }
 
     /// The largest outer packet, in bytes: what the 16 bits of IPv4's length hold (RFC 791, section 3.1).
     private static let largestOuter = 65_535
@@ -32,7 +37,7 @@ public enum TunnelMTU {
                     """)
         }
         let mtu = configured ?? fitting
-        let minimum = carriesIPv6 ? minimumIPv6 : minimum
+        let minimum = least(for: carriesIPv6 ? .ipv6 : .ipv4)
         guard mtu >= minimum else {
             let remedy =
                 configured == nil ? "the underlay's MTU from \(underlayMTU) to \(minimum + overhead)" : "it"
