@@ -35,7 +35,7 @@ extension Daemon {
 
     /// Looks whether the kernel path may go on as it is.
     func lookAtKernelPath() async {
-        guard let path = stage.kernelPath, !isHandingOver else { return }
+        guard let path = stage.kernelPath, !isHandingOver, !isReplacing else { return }
         await onThread { path.look() }
     }
 
