@@ -38,8 +38,7 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
 
     /// The programs, for whoever attaches them.
     public let programs: KernelForwardingPrograms
-    /// The time of `KERNEL_MAP_AWAITED`; nil where the kernel does not show it.
-    private nonisolated(unsafe) let awaited: UnsafeRawPointer?
+    private let awaited: KernelAwaited
     private let state: Mutex<State>
 
     /// Loads the programs. They take nothing before `attached` has said where they stand.
@@ -48,14 +47,19 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     ///   - underlay: this node's address on the underlay, and the network's port.
     ///   - packetLimitBytes: inner packets of more are left to the ring.
     ///   - mtu: the largest inner packet that is taken from peers, bytes.
+    ///   - awaited: where they note what somebody waits for; nil: memory of their own.
     ///   - notingNanoseconds: for how long they take nothing whenever they begin, and note which flows go by the ring.
     /// - Throws: `KernelProgramError` where the kernel refuses them.
     public init(
         underlay: (address: IPv4Address, port: UInt16), packetLimitBytes: Int, mtu: Int,
-        notingNanoseconds: UInt64 = UInt64(KERNEL_RING_NANOSECONDS)
+        awaited: KernelAwaited? = nil, notingNanoseconds: UInt64 = UInt64(KERNEL_RING_NANOSECONDS)
     ) throws(KernelProgramError) {
-        programs = try KernelForwardingPrograms.load()
-        awaited = programs[KERNEL_MAP_AWAITED].memory(bytes: MemoryLayout<UInt64>.size)
+        if let awaited {
+            self.awaited = awaited
+        } else {
+            self.awaited = try KernelAwaited()
+        }
+        programs = try KernelForwardingPrograms.load(self.awaited)
         state = Mutex(
             State(
                 settings: kernel_settings(
@@ -204,7 +208,7 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     // MARK: What is seen
 
     /// What the workers see of what passes them, for as long as this object is there; nil where the kernel does not show it.
-    public var traffic: KernelPathTraffic? { awaited.map(KernelPathTraffic.init) }
+    public var traffic: KernelPathTraffic? { awaited.traffic }
 
     /// How the kernel path stands.
     public struct Standing: Sendable, Equatable {
@@ -279,10 +283,7 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     public func stop() { suspend("the daemon stops") }
 
     // Not before: whoever counts may still hold it.
-    deinit {
-        if let awaited { munmap(UnsafeMutableRawPointer(mutating: awaited), MemoryLayout<UInt64>.size) }
-        programs.close()
-    }
+    deinit { programs.close() }
 }
 
 func monotonicNanoseconds() -> UInt64 {

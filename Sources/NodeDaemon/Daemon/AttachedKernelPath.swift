@@ -146,6 +146,10 @@ extension NodeStatus.KernelPath {
     /// How the kernel path of a data plane stands.
     init(of dataPlane: DataPlane, _ path: AttachedKernelPath?) {
         guard let forwarder = dataPlane.kernelPath else {
+            guard !dataPlane.awaitsKernelPath else {
+                self.init(state: "waiting", detail: "it is just being set up")
+                return
+            }
             guard let refusal = dataPlane.kernelPathRefusal else {
                 self.init(state: "off", detail: "by --kernel-path=off, or by --accept-any-source")
                 return

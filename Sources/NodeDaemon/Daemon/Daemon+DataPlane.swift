@@ -76,9 +76,6 @@ extension Daemon {
             logger.warning(
                 .uringForbidden, metadata: ["detail": "\(refusal)"])
         }
-        if let refusal = made.kernelPathRefusal {
-            logger.notice(.kernelPathRefused, metadata: ["detail": "\(refusal)"])
-        }
         logger.notice(.dataPlaneStarted, metadata: words(for: made, mtu: routes.mtu))
         return made
     }

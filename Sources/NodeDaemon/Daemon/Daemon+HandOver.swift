@@ -47,7 +47,9 @@ extension Daemon {
             isHandingOver = true
             let patience = Successor.takingMilliseconds(
                 queueLength: options.tuning.queueLength,
-                packets: dataPlane.counters()[.tunnelReads] &- readBefore, in: ContinuousClock.now - since)
+                packets: dataPlane.counters()[.tunnelReads] &- readBefore, in: ContinuousClock.now - since,
+                comesAgain: failedHandOver.map { ContinuousClock.now - $0 < Successor.comesAgainWithin }
+                    ?? false)
             stage.kernelPath?.rest()
             try await give(dataPlane, channels, to: successor, withinMilliseconds: patience)
             await closeKernelPath()
@@ -57,6 +59,7 @@ extension Daemon {
         } catch {
             if isHandingOver {
                 isHandingOver = false
+                failedHandOver = .now
                 stage.kernelPath?.rest()
                 askForPass()
             }

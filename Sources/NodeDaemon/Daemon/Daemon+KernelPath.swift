@@ -7,6 +7,11 @@ import Worker
 extension Daemon {
     /// What the reconciler is to keep for the kernel path of a data plane; nothing where it has none.
     func kernelPathItems(of dataPlane: DataPlane?) async -> [any DesiredItem] {
+        if let dataPlane { await onThread { dataPlane.loadKernelPath() } }
+        if let refusal = dataPlane?.kernelPathRefusal, !hasToldKernelPathRefusal {
+            hasToldKernelPathRefusal = true
+            logger.notice(.kernelPathRefused, metadata: ["detail": "\(refusal)"])
+        }
         guard let dataPlane, let forwarder = dataPlane.kernelPath else {
             stage.kernelPath = nil
             observation.update(nil as AttachedKernelPath?)
