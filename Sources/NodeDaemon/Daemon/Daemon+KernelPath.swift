@@ -12,13 +12,13 @@ extension Daemon {
             hasToldKernelPathRefusal = true
             logger.notice(.kernelPathRefused, metadata: ["detail": "\(refusal)"])
         }
-        guard let dataPlane, let forwarder = dataPlane.kernelPath else {
+        guard let dataPlane, let forwarder = dataPlane.kernelPath, let address = underlay.address else {
             stage.kernelPath = nil
             observation.update(nil as AttachedKernelPath?)
             return []
         }
         let place = AttachedKernelPath.Place(
-            underlay: underlay.interfaceName, address: underlay.address,
+            underlay: underlay.interfaceName, address: address,
             tunnel: options.tunnel.interfaceName)
         if let current = stage.kernelPath, current.forwarder === forwarder, current.place == place {
             return current.attachments

@@ -36,7 +36,7 @@ extension HandOverState {
 extension HandOverState.Tunnel {
     fileprivate init(_ members: Members) throws {
         name = try members.required("name")
-        address = try members.required("address")
+        address = try members.optional("address")
         addressIPv6 = try members.optional("addressIPv6")
         offloads = try members.required("offloads")
         workers = try members.required("workers")
