@@ -32,6 +32,10 @@ final class Mixed {
         stranger = try await lab.addStranger(at: ["172.20.32.250"])
     }
 
+    /// How many datagrams of a slice may come to a pod late. A flow that has had nothing large for a second is the kernel
+    /// path's, and the first large datagram right behind small ones may pass them (ADR 88): a burst has 32 at most.
+    var lateLimit: Int { options.kernelPath == "auto" ? 32 : 0 }
+
     /// Tells of something that must not be, and goes on.
     func fault(_ text: String) {
         faults += 1
@@ -85,6 +89,7 @@ final class Mixed {
         // fault.
         let daemon = try await lab[number].start(
             "--iface=eth0 --engine=\(engine) --queue-length=16384 --socket-buffer=\(64 << 20) "
+                + "--kernel-path=\(options.kernelPath ?? "off") "
                 + options.daemonFlags.joined(separator: " "))
         pastLogs.append((number, { daemon.log }))
         return daemon

@@ -9,13 +9,15 @@ import Kit
 enum MixedProgram {
     private static let usage = """
         usage: tools/test-mixed [--seconds N] [--slice N] [--seed N] [--engine uring|mmsg|both] [--rate N]
-                                [--twilld PATH] [--traffic PATH] [--twilld-flag FLAG]… [--pause-file FILE]
+                                [--kernel-path auto|off] [--twilld PATH] [--traffic PATH] [--twilld-flag FLAG]…
+                                [--pause-file FILE]
 
           --seconds N      how long traffic runs for each engine (default 600)
           --slice N        seconds of a slice (default 20)
           --seed N         of content, sizes and order (default: drawn, and printed); slice k has seed N + k
           --engine NAME    default both, one after the other
           --rate N         malformed datagrams a second in all (default 10000)
+          --kernel-path W  default off with each engine, and auto once more with the first
           --twilld PATH    the daemon (default $TWILL_TEST_BINARY, or .build/release/twilld)
           --traffic PATH   the generator (default Benchmarks/.build/release/traffic, else that of the debug build)
           --twilld-flag F  one more flag for each daemon, as --udp-gro=false; repeatable
@@ -40,6 +42,7 @@ enum MixedProgram {
         case "mmsg": options.engines = ["mmsg"]
         default: arguments.end("--engine needs uring, mmsg or both")
         }
+        options.kernelPath = arguments.take("--kernel-path")
         options.daemon = arguments.take("--twilld") ?? options.daemon
         options.traffic = arguments.take("--traffic") ?? ""
         options.daemonFlags = arguments.takeAll("--twilld-flag")
@@ -58,13 +61,16 @@ enum MixedProgram {
 
     private static func run(_ options: MixedOptions) async -> Int32 {
         var faults = 0
-        for engine in options.engines {
-            let flags = options.daemonFlags.map { ", " + $0 }.joined()
+        for run in options.runs {
+            let engine = run.engine
+            var options = options
+            options.kernelPath = run.kernelPath
+            let flags = (["--kernel-path=\(run.kernelPath)"] + options.daemonFlags).map { ", " + $0 }.joined()
             say(
                 "mixed traffic, engine \(engine)\(flags), \(options.seconds) s from seed \(options.seed), \(options.rate) malformed datagrams a second"
             )
             do {
-                faults += try await run(options, engine)
+                faults += try await self.run(options, engine)
             } catch {
                 if Interruption.signal != 0 { return 1 }
                 complain("✗ \(error)")
@@ -95,6 +101,7 @@ enum MixedProgram {
         complain(
             "repeat it: tools/test-mixed --seed \(options.seed) --engine \(engine) --seconds \(options.seconds)"
                 + " --slice \(options.sliceSeconds) --rate \(options.rate)"
+                + (options.kernelPath.map { " --kernel-path \($0)" } ?? "")
                 + options.daemonFlags.map { " --twilld-flag \($0)" }.joined())
     }
 }
@@ -106,6 +113,12 @@ struct MixedOptions: Sendable {
     var seed = Int.random(in: 0..<32_768)
     var rate = 10_000
     var engines = ["uring", "mmsg"]
+    /// What every run is with; nil: each engine without the kernel path, where the order of packets is the workers' alone,
+    /// and the first engine with it.
+    var kernelPath: String?
+    var runs: [(engine: String, kernelPath: String)] {
+        engines.map { ($0, kernelPath ?? "off") } + (kernelPath == nil ? [(engines[0], "auto")] : [])
+    }
     var daemon = getenv("TWILL_TEST_BINARY").map { String(cString: $0) } ?? ".build/release/twilld"
     var traffic = ""
     var daemonFlags: [String] = []

@@ -52,7 +52,7 @@ extension MixedSlice {
     private func judgeContent(_ node: Int) {
         let from = 3 - node
         let receipt = received[node - 1]
-        if receipt.corrupt + receipt.behind > 0 {
+        if receipt.corrupt > 0 || receipt.behind > mixed.lateLimit {
             mixed.fault(
                 "pod \(node) received \(receipt.corrupt) corrupt and \(receipt.behind) late or double ones")
         }

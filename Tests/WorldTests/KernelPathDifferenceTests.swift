@@ -142,7 +142,7 @@ struct KernelPathDifferenceTests {
             + fuzzedPackets(700, seed: 15, from: pod, to: peerPod)
             + fuzzedPackets(40, seed: 16, from: pod, to: IPv4Address("100.96.77.2")!)
             + fuzzedPackets(60, seed: 17, from: IPv4Address("8.8.8.8")!, to: peerPod)
-        // One that does not tell its ports keeps all flows between its addresses with the packet threads for 0.1 s: were those
+        // One that does not tell its ports keeps all flows between its addresses with the packet threads for 1 s: were those
         // among the others, the kernel path would take hardly any.
         func tellsItsPorts(_ packet: [UInt8]) -> Bool {
             packet.count >= 24 && packet[0] == 0x45 && packet[6] & 0x3F == 0 && packet[7] == 0

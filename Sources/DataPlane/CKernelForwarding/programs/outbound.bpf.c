@@ -7,9 +7,10 @@
 // its flow stays there. (Only IPv4 is known here. For IPv6 a second table and a second `flow_name` belong beside these.)
 #include "kernel.h"
 
-// A flow with anything large stays in the ring for as long as the ring takes it for bulk
-// (`WorkerLimits.sparseAfterNanoseconds`).
-#define BULK_NANOSECONDS 100000000ull
+// A flow with anything large stays in the ring for so long: who mixes sizes has small and large packets side by side, and a
+// small one that this node's and the peer's programs carry still waits for its turn (in the queue of packets that come in, of
+// one CPU) when the ring of the peer, on another CPU, is done with the large one behind it.
+#define BULK_NANOSECONDS 1000000000ull
 // So many small packets without an answer in one window are bulk of its kind: 25,600 a second. The ring merges them,
 // and carries three times as many. Who asks and waits for the answer never has more than a few.
 #define UNANSWERED_LIMIT 256
