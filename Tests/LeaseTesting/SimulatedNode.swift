@@ -1,4 +1,5 @@
 import Addresses
+package import Backends
 package import Health
 package import Leases
 
@@ -90,8 +91,11 @@ package final class SimulatedNode {
     /// Lets the watch tell nothing any more, without an end.
     package func loseWatch() { watchNumber = nil }
 
-    package func announce(_ address: String, port: UInt16? = nil) {
+    package func announce(
+        _ address: String, port: UInt16? = nil, preparation: BackendPreparation? = nil
+    ) {
         announcement = NodeAnnouncement(publicAddress: IPv4Address(address)!, port: port)
+        announcement.preparation = preparation
         feed(.announce(announcement))
     }
 

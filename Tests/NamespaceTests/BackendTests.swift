@@ -16,6 +16,8 @@ struct BackendTests {
         var interface: String
         /// Bytes that a packet grows by on an underlay of 1,500.
         var overhead: Int
+        /// Keys of the backend, each after a comma.
+        var members = ""
 
         var testDescription: String { "\(type), \(store)" }
 
@@ -24,10 +26,16 @@ struct BackendTests {
                 Case(type: "udp", store: store, interface: "flannel0", overhead: 28),
                 Case(type: "vxlan", store: store, interface: "flannel.1", overhead: 50),
                 Case(type: "host-gw", store: store, interface: "eth0", overhead: 0),
+                Case(
+                    type: "extension", store: store, interface: "eth0", overhead: 0, members: extensionMembers
+                ),
             ]
         }
 
-        var configuration: String { BackendTests.configuration(type) }
+        /// host-gw, as flannel's manual has it for an example of an extension; without a shell.
+        static let extensionMembers =
+            #","PreStartupCommand":"echo begun","SubnetAddCommand":"ip route replace $SUBNET via $PUBLIC_IP""#
+            + #","SubnetRemoveCommand":"ip route del $SUBNET via $PUBLIC_IP""#
     }
 
     private static func configuration(_ type: String, _ members: String = "") -> String {
@@ -42,8 +50,8 @@ struct BackendTests {
         private(set) var pods: [LabPod] = []
         private(set) var subnets: [String] = []
 
-        init(_ type: String, store: String, nodes: Int = 2) async throws {
-            let configuration = BackendTests.configuration(type)
+        init(_ type: String, _ members: String = "", store: String, nodes: Int = 2) async throws {
+            let configuration = BackendTests.configuration(type, members)
             lab = try await Lab(nodes: nodes, config: store == "etcd" ? nil : configuration)
             etcd = store == "etcd" ? try await lab.startEtcd(config: configuration) : nil
             for node in lab.nodes.prefix(2) { daemons.append(try await start(node)) }
@@ -139,7 +147,7 @@ struct BackendTests {
 
     @Test(arguments: Case.all)
     func podsHaveWhatTheyNeed(backend: Case) async throws {
-        let network = try await Network(backend.type, store: backend.store)
+        let network = try await Network(backend.type, backend.members, store: backend.store)
         let mtu = 1500 - backend.overhead
         for (node, daemon) in zip(network.lab.nodes, network.daemons) {
             let status = try #require(daemon.status)
@@ -190,6 +198,59 @@ struct BackendTests {
             }
             try await network.pods[0].reaches(network.pods[1].address)
         }
+    }
+
+    /// A subnet, its file and the rules; and of the kernel nothing else.
+    @Test func allocIsALeaseAndNothingElse() async throws {
+        let network = try await Network("alloc", store: "directory")
+        for (node, daemon) in zip(network.lab.nodes, network.daemons) {
+            let status = try #require(daemon.status)
+            #expect(status.tunnel?.backend == "alloc" && status.tunnel?.mtu == 1500 && status.problems == [])
+            #expect(try await node.interfaces().map(\.name).filter { $0.hasPrefix("flannel") } == [])
+            #expect(try await node.run("ip route show proto 116") == "")
+            #expect(
+                network.lab.read("node\(node.number)/subnet.env")?.contains("\nFLANNEL_MTU=1500\n") == true)
+        }
+        // Whoever sees to the packets finds all that he needs in the store.
+        for (from, to) in [(1, 2), (2, 1)] {
+            try await network.lab[from].run(
+                "ip route add \(network.subnets[to - 1]) via \(network.lab[to].address)")
+        }
+        try await network.expectWhatPodsNeed(mtu: 1500)
+    }
+
+    /// What an extension's commands say goes through the lease to the other nodes' commands; a node that goes is one too;
+    /// other commands wait for the daemon's next start.
+    @Test func anExtensionsCommandsAreThoseOfTheStart() async throws {
+        let network = try await Network("extension", Case.extensionMembers, store: "directory")
+        let key = network.subnets[1].replacing("/", with: "-")
+        #expect(
+            network.lab.read("store/subnets/\(key)")?.contains(
+                #""BackendType":"extension","BackendData":"begun""#)
+                == true)
+        let hand = "store/subnets/100.96.253.0-24"
+        try network.lab.write(
+            hand, #"{"PublicIP":"\#(network.lab[2].address)1","PublicIPv6":null,"BackendType":"extension"}"#)
+        _ = try await until("the route of a node that came") {
+            try await network.lab[1].run("ip route").contains("100.96.253.0/24 via") ? true : nil
+        }
+        try FileManager.default.removeItem(atPath: "\(network.lab.directory)/\(hand)")
+        _ = try await until("no route of a node that went") {
+            try await network.lab[1].run("ip route").contains("100.96.253.0/24") ? nil : true
+        }
+        // Who can write to a store does not run programs on the nodes by it.
+        try await network.set(
+            Self.configuration("extension", #","SubnetAddCommand":"touch \#(network.lab.directory)/run""#))
+        try await network.daemons[0].wait(for: "other commands, by name") { status in
+            status.problems.contains { $0.contains("restart twilld") }
+        }
+        try await network.pods[0].reaches(network.pods[1].address)
+        #expect(network.lab.read("run") == nil)
+        try await network.set(Self.configuration("host-gw"))
+        for daemon in network.daemons {
+            try await daemon.wait(for: "host-gw") { $0.isReady && $0.problems.isEmpty && $0.peers.count == 1 }
+        }
+        try await network.expectWhatPodsNeed(mtu: 1500)
     }
 
     /// flannel's part played by ip(8) and bridge(8) alone: a device, an entry in each table, a route, a lease.

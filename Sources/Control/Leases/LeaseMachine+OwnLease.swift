@@ -18,12 +18,16 @@ extension LeaseMachine {
         LeaseValue(
             publicAddress: announcement.publicAddress, publicIPv6Address: announcement.publicIPv6Address,
             backend: type(of: backend),
-            data: backend.data(for: subnet.ipv4, ownPort: announcement.port),
+            data: backend.data(
+                for: .v4(subnet.ipv4), ownPort: announcement.port, preparation: announcement.preparation),
             hostName: announcement.hostName)
     }
 
     /// How packets are carried; as flannel's usual configuration has it before there is one.
     private var backend: any Backend { configuration?.backend ?? backends.usual.init() }
+
+    /// Whether this node knows what to announce for the network's backend.
+    private var isPrepared: Bool { backend.isReady(announcement.preparation) }
 
     /// Whether an entry is this node's own: by the identity beside it or, where it has none (flanneld or a
     /// person wrote it), by what it announces, as flannel has it.
@@ -158,11 +162,13 @@ extension LeaseMachine {
     mutating func nextWrite(now: Instant) -> Write? {
         guard let configuration else { return nil }
         if let own { return upkeep(of: own, now: now) ?? release(now: now) }
+        guard isPrepared else { return release(now: now) }
         return acquisition(in: configuration, now: now) ?? release(now: now)
     }
 
     mutating func upkeep(of own: OwnSubnet.Holding, now: Instant) -> Write? {
         guard let record = register[own.key] else {
+            guard isPrepared else { return nil }
             say(
                 "own key", own.key,
                 LeaseReport(
@@ -176,13 +182,15 @@ extension LeaseMachine {
             own.isReservation || (record.isReservation && record.entry.holder == nil && isOwn(record))
         let ownValue = ownValue(for: own.subnet)
         let isOurs = (try? record.value.get()) == ownValue
-        let isRewriteDue = own.isRewriteWanted && (!isOurs || !isOwn(record))
+        // Without what the backend needs first, what the lease says is left; it is renewed all the same.
+        let isKept = isOurs || !isPrepared
+        let isRewriteDue = own.isRewriteWanted && (!isKept || !isOwn(record))
         guard isRewriteDue || own.renewAt.map({ $0 <= now }) ?? false else {
             self.own?.isRewriteWanted = false
             return nil
         }
         return .renew(
-            key: own.key, value: isOurs ? record.entry.value : ownValue.json,
+            key: own.key, value: isKept ? record.entry.value : ownValue.json,
             timeToLive: isReservation ? nil : options.timeToLive, version: record.entry.version)
     }
 

@@ -196,18 +196,19 @@ extension LeaseRegister.Record {
                         "PublicIP is \(endpoint.address), which lies inside Network, \(configuration.network):"
                             + " packets to it would go round in the tunnel"))
             }
-            let backendName = type(of: configuration.backend).typeName
-            guard value.backendName == backendName else {
+            // Two backends write no type, udp and alloc: what a lease says is all that they are told apart by.
+            guard value.backendType == type(of: configuration.backend).announcedType else {
                 return .failure(
                     LeaseValueError(
-                        "its backend is \(value.backendName), and this network's is \(backendName)"))
+                        "its backend is \(value.backendName), and this network's is "
+                            + "\(type(of: configuration.backend).typeName)"))
             }
             if let refusal = configuration.backend.refusal(of: value.announced) {
                 return .failure(LeaseValueError(refusal))
             }
             var peer = Peer(
                 subnet: subnet, endpoint: endpoint,
-                isTwill: entry.holder != nil || value.port != nil || isReservation)
+                isTwill: entry.holder != nil || value.announced?.value is UDPData || isReservation)
             peer.announced = value.announced
             peer.name = value.hostName
             return .success(peer)

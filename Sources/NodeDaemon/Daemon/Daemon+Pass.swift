@@ -3,6 +3,7 @@ import Backends
 import Forwarding
 import Glibc
 import Health
+import Host
 import Leases
 import Logging
 import Firewall
@@ -25,6 +26,7 @@ extension Daemon {
     /// Brings the node to what was said last. What fails is said and tried again; before the node was ready once,
     /// what no waiting mends (options that can't be followed, a right that is lacking) ends the daemon.
     private func pass(_ node: NodeNetwork) async throws {
+        do { try await prepareBackend() } catch { return try setUpFailed(error) }
         guard let configuration = table.configuration, let lease = table.ownLease else {
             // An address that an earlier start left on a bridge may have been taken for the underlay's.
             if let network = table.refusedNetwork { _ = await node.setOverlay(network) }
@@ -66,6 +68,28 @@ extension Daemon {
         }
     }
 
+    /// Does what the network's backend needs before this node announces itself, once for each configuration.
+    private func prepareBackend() async throws {
+        guard let backend = table.configuration?.backend else { return }
+        let first = firstBackend ?? ConfiguredBackend(backend)
+        firstBackend = first
+        guard !backend.isReady(preparation) else { return }
+        guard !type(of: backend).runsCommands || first == ConfiguredBackend(backend) else {
+            throw ItemProblem(
+                Problem(
+                    .cutOff,
+                    "the network's configuration asks for other commands than at the start of this daemon: what it had "
+                        + "stays, and these are not run",
+                    remedy: "restart twilld where they are yours"))
+        }
+        if !stage.isReady { report(state: "preparing the backend \(backend)") }
+        let machine = options.machine
+        let announced = try await onThread { () throws in try backend.prepare(on: machine) }
+        preparation = BackendPreparation(backend, announced)
+        health.set(Component(.dataPlane), nil)
+        await claim?.announce(announcement)
+    }
+
     private func setUpFailed(_ error: any Error) throws {
         guard !isStopping, !(error is CancellationError) else { throw error }
         if let taken = error as? PortTaken {
@@ -94,6 +118,8 @@ extension Daemon {
     /// configuration, which is followed, is none of that.
     private func isHopeless(_ failure: ExitFailure, _ error: any Error) -> Bool {
         if error is TunnelMTUError, options.tunnel.mtu == nil { return false }
+        // What the kernel lacks.
+        if let problem = error as? ItemProblem, problem.needsAnotherKernel { return true }
         // --engine=uring on a kernel that has none.
         if case .engine(_, errorNumber: ENOSYS)? = error as? DataPlaneError { return true }
         return [.usage, .unavailable, .permission, .configuration].contains(failure.status)
@@ -130,7 +156,8 @@ extension Daemon {
             alias: SubnetFile.deviceAlias(ofDaemonKeeping: options.lease.subnetFile),
             underlayName: underlay.interfaceName, underlayIndex: underlay.interfaceIndex,
             underlayAddress: .v4(underlay.address), publicAddress: .v4(underlay.publicAddress), mtu: mtu,
-            queueLength: options.tuning.queueLength)
+            queueLength: options.tuning.queueLength, machine: options.machine,
+            prepared: preparation?.announced)
     }
 
     /// Where packets for the other nodes' pods are to go.
@@ -141,14 +168,17 @@ extension Daemon {
             interfaceName: backend.interfaceName(in: place), network: network, subnet: lease.subnet.ipv4,
             peers: Set(table.peers.map(\.subnet.ipv4)))
         guard !type(of: backend).hasDataPlane else { return targets }
-        targets.hops = Dictionary(
-            table.peers.map { peer in
-                let hops = backend.hops(to: BackendPeer(peer), in: place) ?? []
-                return (
-                    peer.subnet.ipv4,
-                    hops.map { OverlayTargets.Hop(interfaceName: $0.interfaceName, gateway: $0.gateway) }
-                )
-            }, uniquingKeysWith: { first, _ in first })
+        var hops: [IPv4Prefix: [OverlayTargets.Hop]] = [:]
+        for peer in table.peers {
+            // The whole network is routed to the device.
+            guard let ways = backend.hops(to: BackendPeer(peer), in: place) else { return targets }
+            hops[peer.subnet.ipv4] = ways.map {
+                OverlayTargets.Hop(interfaceName: $0.interfaceName, gateway: $0.gateway)
+            }
+        }
+        // Where packets to a peer go by is not always for twill to say (alloc, extension).
+        targets.peers = targets.peers.filter { hops[$0]?.isEmpty == false }
+        targets.hops = hops
         return targets
     }
 

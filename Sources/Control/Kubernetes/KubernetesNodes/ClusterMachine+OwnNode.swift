@@ -241,13 +241,16 @@ extension ClusterMachine {
             return nil
         }
         let backend = configuration.backend
+        guard backend.isReady(announcement?.preparation) else { return nil }
         var wanted = NodeAnnotations()
         wanted.isManaged = "true"
         wanted.backendType = type(of: backend).announcedType ?? ""
         // flannel's udp and host-gw write null here, and nobody of its nodes reads it. An object tells other twilld nodes that
         // this is one, and goes when flanneld takes the node over: it writes null again.
-        wanted.backendData =
-            backend.data(for: holding.subnet.ipv4, ownPort: announcement?.port)?.json ?? "{}"
+        let data = backend.data(
+            for: .v4(holding.subnet.ipv4), ownPort: announcement?.port, preparation: announcement?.preparation
+        )
+        wanted.backendData = data?.json ?? type(of: backend).nothingAnnounced
         wanted.publicIP = "\(endpoint.address)"
         return wanted
     }
