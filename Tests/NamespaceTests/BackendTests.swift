@@ -22,7 +22,11 @@ struct BackendTests {
         var testDescription: String { "\(type), \(store)" }
 
         static let all: [Case] = ["directory", "etcd"].flatMap { store in
-            [
+            let kernels = [
+                Case(type: "ipip", store: store, interface: "flannel.ipip", overhead: 20),
+                Case(type: "wireguard", store: store, interface: "flannel-wg", overhead: 80),
+            ]
+            return kernels.filter { kernelHasDevices($0.type) } + [
                 Case(type: "udp", store: store, interface: "flannel0", overhead: 28),
                 Case(type: "vxlan", store: store, interface: "flannel.1", overhead: 50),
                 Case(type: "host-gw", store: store, interface: "eth0", overhead: 0),
@@ -65,7 +69,9 @@ struct BackendTests {
         }
 
         func start(_ node: LabNode) async throws -> LabDaemon {
-            try await node.start("--ip-masq" + (etcd.map { " --etcd-endpoints=\($0.endpoint)" } ?? ""))
+            try await node.start(
+                "--ip-masq" + (etcd.map { " --etcd-endpoints=\($0.endpoint)" } ?? ""),
+                environment: "WIREGUARD_KEY_FILE=\(node.directory)/wgkey")
         }
 
         func restart(_ number: Int) async throws {
@@ -230,7 +236,7 @@ struct BackendTests {
                 == true)
         let hand = "store/subnets/100.96.253.0-24"
         try network.lab.write(
-            hand, #"{"PublicIP":"\#(network.lab[2].address)1","PublicIPv6":null,"BackendType":"extension"}"#)
+            hand, #"{"PublicIP":"172.20.32.77","PublicIPv6":null,"BackendType":"extension"}"#)
         _ = try await until("the route of a node that came") {
             try await network.lab[1].run("ip route").contains("100.96.253.0/24 via") ? true : nil
         }
@@ -251,6 +257,29 @@ struct BackendTests {
             try await daemon.wait(for: "host-gw") { $0.isReady && $0.problems.isEmpty && $0.peers.count == 1 }
         }
         try await network.expectWhatPodsNeed(mtu: 1500)
+    }
+
+    /// A daemon that begins where the kernel lacks what the network asks for ends, and says what and what to do; one that runs
+    /// goes on and says it.
+    @Test(
+        .enabled(if: !kernelHasDevices("ipip") && !kernelHasDevices("wireguard")),
+        arguments: [("ipip", "IPIP"), ("wireguard", "WireGuard")])
+    func whatTheKernelLacksIsNamed(type: String, name: String) async throws {
+        let lab = try await Lab(nodes: 1, config: Self.configuration(type))
+        let daemon = try await lab[1].start(environment: "WIREGUARD_KEY_FILE=\(lab[1].directory)/wgkey")
+        #expect(try await daemon.exitStatus() == 71)
+        #expect(daemon.log.contains("this machine's kernel has no \(name)"))
+        #expect(daemon.log.contains("modprobe \(type)") && daemon.log.contains("Backend.Type"))
+
+        try lab.write("store/config", Self.configuration("host-gw"))
+        let running = try await lab[1].start(environment: "WIREGUARD_KEY_FILE=\(lab[1].directory)/wgkey")
+        try await running.wait(for: "ready") { $0.isReady }
+        try lab.write("store/config", Self.configuration(type))
+        try await running.wait(for: "the problem") { status in
+            status.problems.contains { $0.contains("no \(name)") }
+        }
+        try lab.write("store/config", Self.configuration("host-gw"))
+        try await running.wait(for: "no problem") { $0.isReady && $0.problems.isEmpty }
     }
 
     /// flannel's part played by ip(8) and bridge(8) alone: a device, an entry in each table, a route, a lease.

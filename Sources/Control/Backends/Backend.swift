@@ -232,8 +232,15 @@ package struct BackendMachine: Sendable, Hashable {
     /// The variables of the environment that commands get (extension), beside those that say which node it is about.
     package var environment: [String: String]
 
-    /// Takes over the process's environment, without flanneld's flags in it: passwords are among them.
+    /// The file that has this node's private key (wireguard).
+    package var keyFile: String
+    /// What devices are called, beside their names, that this daemon has the kernel make.
+    package var alias = ""
+
+    /// Takes over the process's environment, without flanneld's flags in it: passwords are among them. The key's file is
+    /// flanneld's, which `WIREGUARD_KEY_FILE` may name otherwise.
     package init(environment: [String: String] = [:]) {
+        keyFile = environment["WIREGUARD_KEY_FILE"] ?? "/run/flannel/wgkey"
         self.environment = environment.filter { !$0.key.hasPrefix("FLANNELD_") }
     }
 }

@@ -6,7 +6,8 @@ package struct BackendRegistry: Sendable {
     package static let all = BackendRegistry(
         usual: UDPBackend.self,
         others: [
-            VXLANBackend.self, HostGatewayBackend.self, AllocationBackend.self, ExtensionBackend.self,
+            VXLANBackend.self, HostGatewayBackend.self, IPIPBackend.self, WireGuardBackend.self,
+            AllocationBackend.self, ExtensionBackend.self,
         ])
 
     /// What a configuration means that names no type, and a lease that announces none: flannel's udp.

@@ -83,8 +83,11 @@ extension Daemon {
                     remedy: "restart twilld where they are yours"))
         }
         if !stage.isReady { report(state: "preparing the backend \(backend)") }
-        let machine = options.machine
-        let announced = try await onThread { () throws in try backend.prepare(on: machine) }
+        var machine = options.machine
+        machine.alias = alias
+        let announced = try await onThread { [machine] () throws in
+            try backend.prepare(on: machine)
+        }
         preparation = BackendPreparation(backend, announced)
         health.set(Component(.dataPlane), nil)
         await claim?.announce(announcement)
@@ -148,12 +151,15 @@ extension Daemon {
             })
     }
 
+    /// What devices are called that this daemon has the kernel make.
+    private var alias: String { SubnetFile.deviceAlias(ofDaemonKeeping: options.lease.subnetFile) }
+
     /// Where on this machine the backend works.
     private func place(_ configuration: NetworkConfiguration, _ lease: OwnLease, mtu: Int) -> BackendPlace {
         BackendPlace(
             network: .v4(configuration.network), subnet: .v4(lease.subnet.ipv4),
             tunnelName: options.tunnel.interfaceName,
-            alias: SubnetFile.deviceAlias(ofDaemonKeeping: options.lease.subnetFile),
+            alias: alias,
             underlayName: underlay.interfaceName, underlayIndex: underlay.interfaceIndex,
             underlayAddress: .v4(underlay.address), publicAddress: .v4(underlay.publicAddress), mtu: mtu,
             queueLength: options.tuning.queueLength, machine: options.machine,
@@ -224,6 +230,8 @@ extension Daemon {
         items += podItems(subnet: subnet, after: file)
         items += await kernelPathItems(of: dataPlane)
         stage.keptFile = file
+        // Where it fails, what stands is neither what was wanted before nor this.
+        stage.desired = nil
         try await node.setDesired(items)
         // Where no program for rules works, that is told, and the node goes on without.
         stage.standingItems =

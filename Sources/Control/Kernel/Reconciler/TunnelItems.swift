@@ -143,19 +143,26 @@ package struct TunnelAddress: KeptItem {
 }
 
 /// The overlay is routed to the device, and nothing else is that is not wanted: routes of a former network, say.
-struct OverlayRoute: RouteItem, OwnedItem {
+package struct OverlayRoute: RouteItem, OwnedItem {
     let interfaceName: String
     let network: IPv4Prefix
 
-    var name: String { "route \(network) dev \(interfaceName)" }
-    var component: Component { Component(.route, "\(network)") }
-    var destinations: [IPPrefix] { [.v4(network)] }
+    /// The route of one family's part of the overlay; none for IPv6, which none has.
+    package static func items(to network: IPPrefix, by interfaceName: String) -> [any DesiredItem] {
+        guard case .v4(let network) = network else { return [] }
+        return [OverlayRoute(interfaceName: interfaceName, network: network)]
+    }
+
+    package var name: String { "route \(network) dev \(interfaceName)" }
+    package var component: Component { Component(.route, "\(network)") }
+    package var destinations: [IPPrefix] { [.v4(network)] }
 
     private func wanted(on link: Link) -> Route {
         Route(to: .v4(network), interfaceIndex: link.index, scope: .link, origin: Route.twillOrigin)
     }
 
-    func isWanted(_ route: Route, in state: NetworkState) -> Bool {
+    /// Whether a route is this one.
+    package func isWanted(_ route: Route, in state: NetworkState) -> Bool {
         state.link(named: interfaceName).map { isWanted(route, on: $0) } ?? false
     }
 
@@ -172,13 +179,19 @@ struct OverlayRoute: RouteItem, OwnedItem {
             && route.typeOfService == 0
     }
 
-    func deviation(in state: NetworkState) throws -> String? {
+    /// Says whether it is missing, or another one is in its place.
+    ///
+    /// - Throws: `DeviceMissingError` where there is no such device.
+    package func deviation(in state: NetworkState) throws -> String? {
         let link = try state.device(interfaceName)
         guard let found = state.routes.first(where: isInPlace) else { return "missing" }
         return isWanted(found, on: link) ? nil : "another route is in its place: \(state.text(of: found))"
     }
 
-    func update(in state: NetworkState, using socket: RouteSocket) throws {
+    /// Sets it.
+    ///
+    /// - Throws: `NetlinkError` where the kernel refuses.
+    package func update(in state: NetworkState, using socket: RouteSocket) throws {
         let link = try state.device(interfaceName)
         // Where another one stands before it, replacing that is refused (EEXIST): there would be two alike.
         if state.routes.contains(where: { isWanted($0, on: link) }) {
@@ -190,7 +203,10 @@ struct OverlayRoute: RouteItem, OwnedItem {
         }
     }
 
-    func delete(using socket: RouteSocket) throws {
+    /// Deletes it.
+    ///
+    /// - Throws: `NetlinkError` where the kernel refuses.
+    package func delete(using socket: RouteSocket) throws {
         guard let link = try socket.link(named: interfaceName) else { return }
         for route in try socket.routes(of: RouteInterest(prefixes: [network])) where isWanted(route, on: link)
         {
