@@ -125,7 +125,8 @@ import Testing
         }
         #expect(missing?.description.contains("\"no-such-program-here\"") == true)
         let hung = #expect(throws: ExtensionCommandError.self) {
-            try command("sleep 600").run(environment: Self.machine.environment, timeoutMilliseconds: 1000)
+            try command("tail -f /dev/null").run(
+                environment: Self.machine.environment, timeoutMilliseconds: 1000)
         }
         #expect(hung?.description.contains("did not end within 1 s") == true)
         let failed = #expect(throws: ExtensionCommandError.self) {
