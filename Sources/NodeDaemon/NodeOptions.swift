@@ -11,10 +11,8 @@ import Worker
 package struct NodeOptions: Sendable, Equatable {
     /// Where the network's configuration, its nodes and this node's subnet come from.
     package var origin: NetworkOrigin
-    /// Which interface carries the tunnel, and the IPv4 address that other nodes are told.
+    /// Which interface carries the tunnel, and the addresses that other nodes are told.
     package var underlay = UnderlayOptions()
-    /// The IPv6 address that other nodes are told; nil for none.
-    package var publicIPv6Address: IPv6Address?
     /// What the node does with its lease.
     package var lease = Lease()
     /// Packet filter rules, and the routes beside the overlay's.

@@ -19,7 +19,7 @@ import UnixSignals
 /// One node in this process, from its options to its end: what `twilld run` runs, and tests without a command line.
 package struct NodeProcess: Sendable {
     /// How long another daemon at the status socket is waited for: one that was told to stop is gone by then.
-    private static let otherDaemonPatienceMilliseconds = 2000
+    private static let otherDaemonPatience = Duration.seconds(2)
     /// Seconds between two tries to listen on a taken health port.
     private static let listenPauseSeconds = 5
     /// How often a taken health port is tried at once, 50 ms apart, before it is told.
@@ -193,13 +193,13 @@ package struct NodeProcess: Sendable {
                 try IdentityFile.identity(in: options.lease.stateDirectory)
             }
             let chosen = try await firstUnderlay(parts)
-            let identity = try await confirmed(found, at: chosen.publicAddress)
+            let identity = try await confirmed(found, at: chosen.mainPublicAddress)
             let daemon = Daemon(
                 options, underlay: chosen, parts: parts, inherited: parts.succession.takeInherited())
             running.daemon = daemon
             try await daemon.run(store: store, identity: identity)
         case .assigned(let cluster):
-            try await ClusterNode(cluster, parts, publicAddress: options.underlay.publicAddress).run {
+            try await ClusterNode(cluster, parts, options.underlay).run {
                 let chosen = try await firstUnderlay(parts)
                 let daemon = Daemon(
                     options, underlay: chosen, parts: parts, inherited: parts.succession.takeInherited())
@@ -231,14 +231,14 @@ package struct NodeProcess: Sendable {
     /// that `subnet.env` names. The network of now is not known before the store answered.
     @available(*, noasync, message: "it blocks: use onThread")
     private func exclusions() -> UnderlayExclusions {
-        let former = (try? SubnetFileValues(path: options.lease.subnetFile))?.network
+        let former = (try? SubnetFileValues(path: options.lease.subnetFile))?.networks
         return UnderlayExclusions(
-            interfaceName: options.tunnel.interfaceName, networks: former.map { [$0] } ?? [])
+            interfaceName: options.tunnel.interfaceName, networks: former ?? [])
     }
 
     /// The identity to use on this machine, which its address is a part of.
     private func confirmed(
-        _ found: IdentityFile.Kept, at address: IPv4Address
+        _ found: IdentityFile.Kept, at address: IPAddress
     ) async throws(ExitFailure) -> IdentityFile.Kept {
         let identity = try await onThread { () throws(ExitFailure) in
             try IdentityFile.confirmed(
@@ -254,18 +254,23 @@ package struct NodeProcess: Sendable {
 
     /// Waits for a signal that stops the daemon; answers the others.
     private func stopSignal(_ signals: UnixSignalsSequence, _ reload: Reload, _ parts: Parts) async {
+        // What was read may be older than a signal of before.
+        if EarlySignals.hadHangUp { await read(reload, parts) }
         for await signal in signals {
             switch signal {
             case .sigusr1: LogWriter.standardError.write(parts.seen.counterLines + "end=counters")
-            case .sighup:
-                parts.notification.reloading()
-                await reload.read()
-                parts.notification.reloaded()
+            case .sighup: await read(reload, parts)
             default:
                 logger.notice(.stopping, metadata: ["signal": "\(signal)"])
                 return
             }
         }
+    }
+
+    private func read(_ reload: Reload, _ parts: Parts) async {
+        parts.notification.reloading()
+        await reload.read()
+        parts.notification.reloaded()
     }
 
     private static func status(of result: Result<Void, any Error>) -> Int32 {
@@ -284,7 +289,7 @@ extension NodeProcess {
     /// - Throws: Where another daemon answers there: with the same options, it has the lease and the port too.
     private func statusSocket(_ health: NodeHealth, _ succession: Succession) async throws -> StatusSocket? {
         let path = options.observation.statusSocket
-        var waited = 0
+        let limit = ContinuousClock.now + NodeProcess.otherDaemonPatience
         while true {
             do {
                 let isTaken = succession.hasTakenOver
@@ -294,11 +299,10 @@ extension NodeProcess {
             } catch let held as StatusSocket.Held {
                 // What refuses now may be ready the next time: it may have just been started.
                 if await onThread({ succession.takeOver() }) { continue }
-                guard waited < NodeProcess.otherDaemonPatienceMilliseconds else {
+                guard ContinuousClock.now < limit else {
                     throw await onThread { NodeProcess.failure(held, path, succession.refusal) }
                 }
                 try await Task.sleep(for: .milliseconds(100))
-                waited += 100
             } catch let failure as ExitFailure where failure.status != .usage {
                 logger.warning(.noStatusSocket, metadata: ["detail": "\(failure.message)"])
                 health.set(
@@ -397,8 +401,8 @@ extension NodeProcess {
                 logger.notice(
                     .underlayChosen,
                     metadata: [
-                        "interface": "\(chosen.interfaceName)", "address": "\(chosen.address)",
-                        "public": "\(chosen.publicAddress)", "mtu": "\(chosen.mtu)",
+                        "interface": "\(chosen.interfaceName)", "address": "\(chosen.addressText)",
+                        "public": "\(chosen.publicAddressText)", "mtu": "\(chosen.mtu)",
                     ])
                 return chosen
             } catch let error as UnderlayError where !error.isTransient {

@@ -35,6 +35,7 @@ struct Twilld: AsyncParsableCommand {
 
     static func main() async {
         _ = began
+        EarlySignals.hold()
         StandardStreams.fillClosed()
         // First of all: packets wait.
         await onThread { inheritance.takeUp() }
@@ -51,6 +52,7 @@ struct Twilld: AsyncParsableCommand {
         }
         do {
             var command = try parseAsRoot(line.words)
+            if !(command is Run) { EarlySignals.release() }
             if var command = command as? any AsyncParsableCommand {
                 try await command.run()
             } else {

@@ -43,4 +43,19 @@ import Testing
         #expect(IPAddress.v4(IPv4Address(1, 2, 3, 4)) < .v4(IPv4Address(1, 2, 3, 5)))
         #expect(!(IPAddress.v6(address) < .v6(.any)))
     }
+
+    @Test func anEndpointIsReadAsItIsWritten() throws {
+        let ipv6 = try #require(IPv6Address("fd20:32::102"))
+        for endpoint in [
+            Endpoint(address: IPv4Address(198, 18, 9, 2), port: 8285),
+            Endpoint(address: IPv4Address(198, 18, 9, 2), port: 0), Endpoint(address: .v6(ipv6), port: 8285),
+            Endpoint(address: .v6(ipv6), port: 0),
+        ] { #expect(Endpoint("\(endpoint)") == endpoint) }
+        for text in [
+            "", ":", ":1", "198.18.9.2:", "198.18.9.2:65536", "[198.18.9.2]:1", "[fd20::1]", "[fd20::1]:",
+            "x:1",
+        ] {
+            #expect(Endpoint(text) == nil, "\(text)")
+        }
+    }
 }

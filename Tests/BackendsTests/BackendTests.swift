@@ -34,7 +34,7 @@ struct BackendTests {
             address: .v4(IPv4Address(198, 18, 9, 3)),
             announced: nil)
         let items = udp.desiredItems(in: Self.place, peers: [peer])
-        #expect(items.map(\.name) == Self.place.tunnel(overhead: 28)?.desiredItems.map(\.name))
+        #expect(items.map(\.name) == Self.place.tunnel(overhead: 28).desiredItems.map(\.name))
         #expect("\(udp)" == "udp, port 8285, MTU of the underlay less 28 bytes")
     }
 
@@ -81,7 +81,8 @@ struct BackendTests {
         let peer = try #require(first.table.peers.first)
         #expect((peer.announced?.value as? DirectRoutes.Announced)?.rack == 3)
         let backend = try #require(first.table.configuration).backend
-        let items = backend.desiredItems(in: Self.place, peers: first.table.peers.map { BackendPeer($0) })
+        let items = backend.desiredItems(
+            in: Self.place, peers: first.table.peers.compactMap { BackendPeer($0, .ipv4) })
         #expect(items.map(\.name) == ["route \(peer.subnet) via 198.18.9.2"])
 
         simulation.put("10.66.200.0-24", #"{"PublicIP":"198.18.9.200"}"#)

@@ -12,8 +12,7 @@ struct DirectRoutes: Backend {
     static let typeName = "direct-routes"
     static let announcedType: String? = "direct-routes"
     static let keys: Set<String> = ["rack"]
-    static let needsIPv4 = false
-    static let carriesIPv6 = false
+    static let hasEndpointOfEachFamily = false
     static let hasDataPlane = false
 
     var rack = 1
@@ -30,9 +29,9 @@ struct DirectRoutes: Backend {
         return Announced(rack: number)
     }
 
-    func mtu(over _: UnderlayFamily) -> Int? { nil }
+    func mtu(over _: AddressFamily) -> Int? { nil }
     func data(for _: IPPrefix, ownPort _: UInt16?) -> (any BackendData)? { Announced(rack: rack) }
-    func overhead(over _: UnderlayFamily) -> Int { 0 }
+    func overhead(over _: AddressFamily) -> Int { 0 }
     func interfaceName(in place: BackendPlace) -> String { place.underlayName }
 
     func desiredItems(in _: BackendPlace, peers: [BackendPeer]) -> [any DesiredItem] {

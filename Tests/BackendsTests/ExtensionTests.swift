@@ -146,7 +146,7 @@ import Testing
             let script = """
                 #!/bin/sh
                 read -r input
-                echo "$1 $SUBNET $PUBLIC_IP $NETWORK $input" >> \(directory)/notes
+                echo "$1 $SUBNET $PUBLIC_IP $NETWORK $input${IPV6SUBNET:+ $IPV6SUBNET $PUBLIC_IPV6}" >> \(directory)/notes
                 test ! -e \(directory)/fail-$1
                 """
             let file = try #require(fopen("\(directory)/note", "w"))
@@ -247,6 +247,54 @@ import Testing
         try item.delete(using: socket)
         expected += ["remove 10.66.3.0/24 198.18.9.3  mac-three", "remove 10.66.5.0/24 198.18.9.5  "]
         try await wait("the end") { notes.lines == expected }
+    }
+
+    @Test("in a network of both families a command is run once for a node, with what it has of each")
+    func commandsOfBothFamilies() async throws {
+        func side(_ subnet: String, _ address: String) throws -> BackendSide {
+            BackendSide(subnet: try #require(IPPrefix(subnet)), address: try #require(IPAddress(address)))
+        }
+        let notes = try Notes()
+        let backend = try notes.backend()
+        let socket = try RouteSocket()
+        var place = try place(notes.directory)
+        place.ipv6 = try side("fd00:66:0:1c::/64", "fd20::2")
+        var both = try peer(3, "198.18.9.3")
+        both.ipv6 = try side("fd00:66:0:3::/64", "fd20::3")
+        func follow(_ place: BackendPlace, _ peers: [BackendPeer]) throws -> any OwnedItem {
+            let item = try #require(
+                backend.desiredItems(in: place, peers: peers).first as? any OwnedItem)
+            try item.update(in: NetworkState(), using: socket)
+            return item
+        }
+        var item = try follow(place, [both, try peer(4, "198.18.9.4")])
+        var expected = [
+            "after 10.66.28.0/24 198.18.9.2 10.66.0.0/16  fd00:66:0:1c::/64 fd20::2",
+            "add 10.66.3.0/24 198.18.9.3   fd00:66:0:3::/64 fd20::3", "add 10.66.4.0/24 198.18.9.4  ",
+        ]
+        try await wait("both families") { notes.lines == expected }
+        // Of IPv6 the daemon wants the same thing, which it wants once.
+        var second = place
+        second.network = try #require(IPPrefix("fd00:66::/48"))
+        (second.subnet, second.publicAddress, second.ipv6) = (
+            try #require(place.ipv6).subnet, try #require(IPAddress("fd20::2")), nil
+        )
+        #expect(backend.desiredItems(in: second, peers: []).map(\.name) == [item.name])
+        // The node has no IPv6 any more.
+        place.ipv6 = nil
+        item = try follow(place, [both])
+        expected += [
+            "remove 10.66.3.0/24 198.18.9.3   fd00:66:0:3::/64 fd20::3", "remove 10.66.4.0/24 198.18.9.4  ",
+            "after 10.66.28.0/24 198.18.9.2 10.66.0.0/16 ", "add 10.66.3.0/24 198.18.9.3  ",
+        ]
+        try await wait("IPv4 alone") { notes.lines == expected }
+        try item.delete(using: socket)
+        expected += ["remove 10.66.3.0/24 198.18.9.3  "]
+        try await wait("the end") { notes.lines == expected }
+        // A network of IPv6 alone.
+        item = try follow(second, [])
+        expected += ["after   fd00:66::/48  fd00:66:0:1c::/64 fd20::2"]
+        try await wait("IPv6 alone") { notes.lines == expected }
     }
 
     @Test("what PreStartupCommand prints is announced; where it fails, that is told and nothing is announced")

@@ -71,7 +71,7 @@ struct KernelBackendTests {
         simulation.run(for: .seconds(20))
         let key = try #require(second.subnet)
         let subnet = try #require(LeaseSubnet(key: key))
-        let address = VXLANBackend().hardwareAddress(of: .v4(subnet.ipv4))
+        let address = VXLANBackend().hardwareAddress(of: .v4(try #require(subnet.ipv4)))
         #expect(
             simulation.entries[key]?.value
                 == #"{"PublicIP":"198.18.9.2","PublicIPv6":null,"BackendType":"vxlan","#

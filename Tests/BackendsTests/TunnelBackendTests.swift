@@ -96,15 +96,16 @@ import Testing
     func keysOfConfigurations() throws {
         let secret = Self.keys[0].base64
         let pairs = [
-            "listenport": ("51820", "51000"), "listenportv6": ("51821", "51001"), "mtu": ("1400", "1401"),
+            "listenport": ("51820", "51000"), "mtu": ("1400", "1401"),
             "psk": ("\"\(secret)\"", "\"\(Self.keys[1].base64)\""),
             "persistentkeepaliveinterval": ("0", "25"),
         ]
-        #expect(WireGuardBackend.keys == Set(pairs.keys).union(["mode"]))
+        #expect(WireGuardBackend.keys == Set(pairs.keys).union(["mode", "listenportv6"]))
         for (key, (one, other)) in pairs {
             let first = try configuration("wireguard", ",\"\(key)\":\(one)")
             #expect(first != (try configuration("wireguard", ",\"\(key)\":\(other)")), "\(key)")
         }
+        #expect(try configuration("wireguard", #","ListenPortV6":51001"#) == configuration("wireguard"))
         for mode in ["separate", "auto", "ipv4"] {
             #expect(try configuration("wireguard", ",\"Mode\":\"\(mode)\"") == configuration("wireguard"))
         }
@@ -114,7 +115,8 @@ import Testing
             (#","Mode":"Auto""#, "separate, auto, ipv4 or ipv6"), (#","Mode":"ipv6""#, "IPv6 addresses"),
             (#","PSK":"swordfish""#, "wg genpsk"), (#","PSK":7"#, "no text"),
             (#","MTU":600"#, "656 to 65535"),
-            (#","ListenPort":70000"#, "ListenPort"), (#","PersistentKeepaliveInterval":-1"#, "seconds"),
+            (#","ListenPort":70000"#, "ListenPort"), (#","ListenPortV6":70000"#, "ListenPortV6"),
+            (#","PersistentKeepaliveInterval":-1"#, "seconds"),
         ] {
             let error = #expect(throws: NetworkConfigurationError.self) {
                 try configuration("wireguard", members)

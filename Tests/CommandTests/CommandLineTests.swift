@@ -112,8 +112,8 @@ private func exitStatus(_ words: [String]) -> Int32? {
         var expected = NodeOptions(origin: .store(.etcd(etcd)))
         expected.underlay = UnderlayOptions(
             interfaces: ["eth0", "eth1"], interfacePatterns: ["^e"],
-            reachableAddress: IPv4Address(192, 0, 2, 9), publicAddress: IPv4Address(192, 0, 2, 1))
-        expected.publicIPv6Address = IPv6Address("2001:db8::1")
+            reachableAddress: .v4(IPv4Address(192, 0, 2, 9)), publicAddress: IPv4Address(192, 0, 2, 1))
+        expected.underlay.publicIPv6Address = IPv6Address("2001:db8::1")
         expected.lease.subnetFile = "/s"
         expected.lease.stateDirectory = "/t"
         expected.lease.renewalMargin = .seconds(7200)

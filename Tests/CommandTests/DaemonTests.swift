@@ -63,6 +63,23 @@ struct DaemonTests {
         #expect(try await daemon.exitStatus() == 0)
     }
 
+    /// The file is so long that the daemon is still at it when the signal comes.
+    @Test func aSIGHUPWhileItStartsIsAnsweredOnceItHasStarted() async throws {
+        let machine = try await TestMachine()
+        let file = machine.directory + "/twilld.conf"
+        try await machine.run("yes '# a remark' | head -c 10000000 >\(file) && echo v = 0 >>\(file)")
+        let daemon = try await machine.start("--config \(file)")
+        let process = "/proc/\(daemon.processIdentifier)"
+        try await machine.run(
+            "until grep -q 'rchar: [0-9]\\{8\\}' \(process)/io; do :; done; kill -HUP \(daemon.processIdentifier)"
+        )
+        _ = try await daemon.until("the file to be read again") {
+            daemon.log.contains("event=configuration_reloaded") ? true : nil
+        }
+        daemon.signal(SIGTERM)
+        #expect(try await daemon.exitStatus() == 0)
+    }
+
     @Test func waitsForTheNetworkConfigAndSaysSo() async throws {
         let machine = try await TestMachine(config: nil)
         let daemon = try await machine.start("-healthz-ip=127.0.0.1 -healthz-port=8471")

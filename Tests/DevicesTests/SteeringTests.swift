@@ -61,7 +61,7 @@ private func send(_ bytes: [UInt8], from source: Endpoint, to destination: Endpo
         let endpoint = Endpoint(address: loopback, port: UInt16.random(in: 20_000...25_000))
         let sockets = try Self.group(endpoint, of: workers)
         defer { for socket in sockets { socket.close() } }
-        try #require(UnderlaySocket.steer(sockets))
+        try #require(UnderlaySocket.steer(sockets, of: .ipv4))
 
         for host in 1...3 {
             for port in 26_000..<26_010 {
@@ -87,7 +87,7 @@ private func send(_ bytes: [UInt8], from source: Endpoint, to destination: Endpo
             try #require(
                 UnderlaySocket.openSenderWithoutChecksum(
                     sharingPortOf: receivers[0], passing: senders, at: endpoint)))
-        try #require(UnderlaySocket.steer(receivers))
+        try #require(UnderlaySocket.steer(receivers, of: .ipv4))
         defer {
             for receiver in receivers { receiver.close() }
             for sender in senders { close(sender) }
@@ -110,9 +110,9 @@ private func send(_ bytes: [UInt8], from source: Endpoint, to destination: Endpo
                     UnderlaySocket.openSender(
                         sharingPortOf: receivers[0], passing: senders, at: endpoint, bufferBytes: 65_536)))
             try sendEverywhere { _ in 0 }
-            try #require(UnderlaySocket.steer(receivers))
+            try #require(UnderlaySocket.steer(receivers, of: .ipv4))
             try sendEverywhere { $0 % 4 }
-            try #require(UnderlaySocket.steer(Array(receivers[..<1])))
+            try #require(UnderlaySocket.steer(Array(receivers[..<1]), of: .ipv4))
             try sendEverywhere { _ in 0 }
             for receiver in receivers[1...].reversed() { receiver.close() }
             receivers.removeSubrange(1...)
@@ -129,7 +129,7 @@ private func send(_ bytes: [UInt8], from source: Endpoint, to destination: Endpo
         let receiving = Endpoint(address: IPv4Address("127.0.0.1")!, port: sending.port)
         let receivers = try Self.group(receiving, of: workers)
         defer { for socket in receivers { socket.close() } }
-        try #require(UnderlaySocket.steer(receivers))
+        try #require(UnderlaySocket.steer(receivers, of: .ipv4))
         // Somebody has the port of the second worker: it takes another, and still meets a receiver of its own.
         let squatter = try UnderlaySocket.open(
             Endpoint(address: sending.address, port: sending.port + 1),
@@ -269,5 +269,166 @@ private struct Queues {
         guard getaddrinfo(destination, "\(port)", &hints, &found) == 0, let found else { return -1 }
         defer { freeaddrinfo(found) }
         return sendto(descriptor, [1, 2, 3, 4], 4, 0, found.pointee.ai_addr, found.pointee.ai_addrlen)
+    }
+}
+
+/// The underlay's sockets over IPv6.
+@Suite(
+    .enabled(if: namespacesAreExpected, "network namespaces need root and iproute2"), .timeLimit(.minutes(1)))
+struct IPv6SocketTests {
+    private static func endpoint(_ text: String, _ port: UInt16 = 8285) throws -> Endpoint {
+        Endpoint(address: .v6(try #require(IPv6Address(text))), port: port)
+    }
+
+    private static func open(
+        _ endpoint: Endpoint, beside first: UnderlaySocket? = nil
+    ) throws -> UnderlaySocket {
+        try UnderlaySocket.open(
+            endpoint, beside: first, bufferBytes: 65_536, segmentation: true, coalescing: true)
+    }
+
+    /// Gives the loopback addresses, and waits until the kernel takes packets for them in, which it does a moment later.
+    private static func addAddresses(_ addresses: String) throws {
+        try execute(
+            """
+            for address in \(addresses); do
+                ip -6 address add $address/128 dev lo nodad
+                until ip -6 route show table local | grep -q "^local $address "; do sleep 0.01; done
+            done
+            """)
+    }
+
+    /// Sends so many bytes.
+    ///
+    /// - Returns: 0, or the kernel's error number.
+    private static func send(_ count: Int, on descriptor: Int32, to endpoint: Endpoint) -> Int32 {
+        let bytes = [UInt8](repeating: 0x60, count: count)
+        let sent = endpoint.withSocketName { sendto(descriptor, bytes, count, 0, $0, $1) }
+        return sent == count ? 0 : errno
+    }
+
+    private static func received(_ descriptor: Int32) -> Int {
+        var (byte, count) = (UInt8(0), 0)
+        while recv(descriptor, &byte, 1, Int32(MSG_DONTWAIT)) >= 0 { count += 1 }
+        return count
+    }
+
+    @Test(arguments: 2...5) func datagramsGoWhereTheirSourceSays(workers: Int) async throws {
+        let namespace = try await NetworkNamespace.make()
+        try await namespace.run {
+            try Self.addAddresses("fd00::1 fd00::2 fd00::3 fd00::9")
+            let endpoint = try Self.endpoint("fd00::9")
+            var sockets: [UnderlaySocket] = []
+            defer { for socket in sockets { socket.close() } }
+            for _ in 0..<workers { sockets.append(try Self.open(endpoint, beside: sockets.first)) }
+            try #require(UnderlaySocket.steer(sockets, of: .ipv6))
+            for host in 1...3 {
+                for port in 26_000..<26_010 {
+                    let sender = try Self.open(Self.endpoint("fd00::\(host)", UInt16(port)))
+                    defer { sender.close() }
+                    #expect(Self.send(1, on: sender.descriptor, to: endpoint) == 0)
+                    let places = sockets.indices.filter { Self.received(sockets[$0].descriptor) > 0 }
+                    #expect(places == [(host + port) % workers])
+                }
+            }
+        }
+    }
+
+    /// As over IPv4: what is opened later is of the receivers' group, and not of the senders'.
+    @Test func receiversThatComeLaterAreOfTheSameGroup() async throws {
+        let namespace = try await NetworkNamespace.make()
+        try await namespace.run {
+            try Self.addAddresses("fd00::1 fd00::9")
+            let endpoint = try Self.endpoint("fd00::9")
+            var receivers = [try Self.open(endpoint)]
+            var senders: [Int32] = []
+            defer {
+                for receiver in receivers { receiver.close() }
+                for sender in senders { close(sender) }
+            }
+            func openSender() throws {
+                senders.append(
+                    try #require(
+                        UnderlaySocket.openSender(
+                            sharingPortOf: receivers[0], passing: senders, at: endpoint, bufferBytes: 65_536))
+                )
+            }
+            func sendEverywhere(_ expected: (Int) -> Int) throws {
+                for port in 26_000..<26_010 {
+                    let other = try Self.open(Self.endpoint("fd00::1", UInt16(port)))
+                    defer { other.close() }
+                    #expect(Self.send(1, on: other.descriptor, to: endpoint) == 0)
+                    let places = receivers.indices.filter { Self.received(receivers[$0].descriptor) > 0 }
+                    #expect(places == [expected(1 + port)])
+                }
+            }
+            try openSender()
+            for _ in 1..<4 {
+                receivers.append(
+                    try UnderlaySocket.open(
+                        endpoint, beside: receivers[0], passing: senders, bufferBytes: 65_536,
+                        segmentation: false, coalescing: true))
+            }
+            try openSender()
+            try #require(UnderlaySocket.steer(Array(receivers[..<1]), of: .ipv6))
+            try sendEverywhere { _ in 0 }
+            try #require(UnderlaySocket.steer(receivers, of: .ipv6))
+            try sendEverywhere { $0 % 4 }
+            for receiver in receivers[1...].reversed() { receiver.close() }
+            receivers.removeSubrange(1...)
+            try sendEverywhere { _ in 0 }
+            // Whoever else comes is refused, and who is in by another way is seen.
+            #expect(throws: UnderlaySocketError.self) { try Self.open(endpoint) }
+            let own = receivers.map(\.descriptor) + senders
+            #expect(UnderlaySocket.intruders(on: endpoint, beside: own).isEmpty)
+            #expect(UnderlaySocket.intruders(on: endpoint, beside: senders).count == 1)
+            // What another process gives is known by its address and port.
+            #expect(UnderlaySocket.isBound(receivers[0].descriptor, to: endpoint))
+            #expect(UnderlaySocket.isBound(senders[0], to: try Self.endpoint("fd00::9", 0)))
+            #expect(!UnderlaySocket.isBound(receivers[0].descriptor, to: try Self.endpoint("fd00::1")))
+            #expect(!UnderlaySocket.isBound(receivers[0].descriptor, to: try Self.endpoint("fd00::9", 1)))
+        }
+    }
+
+    @Test func noFragmentsAreMade() async throws {
+        let namespace = try await NetworkNamespace.make()
+        try await namespace.run {
+            try execute(
+                """
+                ip link add wire mtu 1500 type veth peer name other && ip link set wire up && \
+                ip link set other up && \
+                ip -6 address add fd01::1/64 dev wire nodad && \
+                ip -6 neigh add fd01::2 lladdr 02:00:00:00:00:02 dev wire nud permanent
+                """)
+            let socket = try Self.open(Self.endpoint("fd01::1"))
+            defer { socket.close() }
+            let peer = try Self.endpoint("fd01::2")
+            #expect(Self.send(1452, on: socket.descriptor, to: peer) == 0)
+            #expect(Self.send(1453, on: socket.descriptor, to: peer) == EMSGSIZE)
+        }
+    }
+
+    @Test func theSendingSocketTakesNothingInAndNoneSendsWithoutChecksum() async throws {
+        let namespace = try await NetworkNamespace.make()
+        try await namespace.run {
+            try Self.addAddresses("fd00::1 fd00::2")
+            let endpoint = try Self.endpoint("fd00::1")
+            let receiver = try Self.open(endpoint)
+            defer { receiver.close() }
+            let sender = try #require(
+                UnderlaySocket.openSender(sharingPortOf: receiver, at: endpoint, bufferBytes: 65_536))
+            defer { close(sender) }
+            let other = try Self.open(Self.endpoint("fd00::2"))
+            defer { other.close() }
+            for _ in 0..<10 {
+                #expect(Self.send(1, on: other.descriptor, to: endpoint) == 0)
+                #expect(Self.send(1, on: sender, to: try Self.endpoint("fd00::2")) == 0)
+            }
+            #expect(Self.received(receiver.descriptor) == 10 && Self.received(sender) == 0)
+            #expect(Self.received(other.descriptor) == 10)
+            #expect(
+                UnderlaySocket.openSenderWithoutChecksum(
+                    sharingPortOf: receiver, passing: [sender], at: endpoint) == nil)
+        }
     }
 }

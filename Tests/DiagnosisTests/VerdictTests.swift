@@ -222,3 +222,19 @@ private struct BrokenNetwork: ProbeNetwork {
         }
     }
 }
+
+/// What ICMP says of what did not arrive, in the codes of RFC 792.
+@Suite struct FailureKindTests {
+    typealias Kind = ProbeSocket.Failure.Kind
+
+    @Test func errorsOfBothFamiliesSayTheSame() {
+        for code in UInt8.min...UInt8.max {
+            #expect(Kind(.ipv4, type: 3, code: code) == (code == 4 ? .tooLarge : .unreachable(code)))
+            #expect(Kind(.ipv4, type: 11, code: code) == nil && Kind(.ipv4, type: 255, code: code) == nil)
+            #expect(Kind(.ipv6, type: 3, code: code) == nil && Kind(.ipv6, type: 255, code: code) == nil)
+        }
+        #expect(Kind(.ipv6, type: 2, code: 0) == .tooLarge)
+        let codes = [0, 1, 3, 4, 5, 6, 99].map { Kind(.ipv6, type: 1, code: $0) }
+        #expect(codes == [0, 13, 1, 3, 13, 13, 0].map { Kind.unreachable($0) })
+    }
+}

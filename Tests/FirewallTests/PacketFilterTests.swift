@@ -16,7 +16,7 @@ private func rules(
 }
 
 private let settings = PacketFilterSettings(
-    network: IPv4Prefix("10.66.0.0/16")!, subnet: IPv4Prefix("10.66.28.0/24")!, masquerades: true)
+    network: .v4(IPv4Prefix("10.66.0.0/16")!), subnet: .v4(IPv4Prefix("10.66.28.0/24")!), masquerades: true)
 
 @Suite struct PacketFilterTextTests {
     @Test func theTransactionReplacesTheTable() {
@@ -111,7 +111,7 @@ struct PacketFilterTests {
 
             // A later daemon with another subnet takes its place.
             var moved = settings
-            moved.subnet = IPv4Prefix("10.66.5.0/24")!
+            moved.subnet = .v4(IPv4Prefix("10.66.5.0/24")!)
             let later = rules(filter, moved)
             #expect(try deviation(later) != nil)
             try later.update(in: NetworkState(), using: socket)
@@ -198,8 +198,8 @@ struct PacketFilterTests {
         try await NetworkNamespace.make().run {
             let socket = try RouteSocket()
             var second = settings
-            second.network = IPv4Prefix("10.77.0.0/16")!
-            second.subnet = IPv4Prefix("10.77.3.0/24")!
+            second.network = .v4(IPv4Prefix("10.77.0.0/16")!)
+            second.subnet = .v4(IPv4Prefix("10.77.3.0/24")!)
             let items = [rules(filter, settings), rules(filter, second, "a-device-of-15b")]
             for item in items { try item.update(in: NetworkState(), using: socket) }
             for item in items { #expect(try deviation(item) == nil) }

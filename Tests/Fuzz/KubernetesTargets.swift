@@ -126,7 +126,9 @@ private final class FuzzedCluster {
             }
             for peer in network.peers {
                 try hold(
-                    network.configuration?.network.contains(peer.subnet.ipv4) ?? false, "\(peer) lies outside"
+                    peer.subnet.prefixes.allSatisfy { prefix in
+                        network.configuration?.networks.contains { $0.contains(prefix) } ?? false
+                    }, "\(peer) lies outside"
                 )
             }
         }

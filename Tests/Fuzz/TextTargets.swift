@@ -110,9 +110,10 @@ final class LeaseValueTarget: FuzzTarget {
 
     func run(_ bytes: [UInt8]) throws(FuzzFailure) {
         guard let value = try? LeaseValue(parsing: text(bytes)) else { return }
-        try hold(
-            value.publicAddress.isUnicast && !value.publicAddress.isLoopback,
-            "\(value.publicAddress) was taken")
+        let addresses = [
+            value.publicAddress.map { IPAddress.v4($0) }, value.publicIPv6Address.map { .v6($0) },
+        ].compactMap(\.self)
+        try hold(!addresses.isEmpty && addresses.allSatisfy(\.isReachable), "\(addresses) were taken")
         try hold(value.port != 0, "port 0 was taken")
         try hold((try? LeaseValue(parsing: value.json)) == value, "\(value.json) reads as another")
     }
@@ -132,21 +133,33 @@ final class ConfigurationTarget: FuzzTarget {
     let seeds = bytes(
         #"{"Network":"10.66.0.0/16"}"#,
         #"{"Network":"10.66.0.0/16","SubnetLen":24,"SubnetMin":"10.66.1.0","SubnetMax":"10.66.250.0","Backend":{"Type":"udp","Port":8285,"MTU":1472}}"#,
+        #"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:12::/48","Backend":{"Type":"vxlan"}}"#,
         #"{"Network":"10.66.0.0/16","EnableIPv4":true,"EnableIPv6":true,"IPv6Network":"fd00:12::/48","IPv6SubnetLen":64,"EnableNFTables":true}"#,
         #"{"Network":"10.0.0.0/28","SubnetLen":30}"#)
 
     func run(_ bytes: [UInt8]) throws(FuzzFailure) {
         guard let network = try? NetworkConfiguration(parsing: text(bytes)) else { return }
-        try hold((1...28).contains(network.network.length), "\(network.network) was taken")
-        try hold(
-            network.subnetLength >= network.network.length + 2 && network.subnetLength <= 30,
-            "subnets of \(network.subnetLength) bits in \(network.network)")
-        try hold(network.subnetMinimum <= network.subnetMaximum, "SubnetMin is above SubnetMax")
-        for address in [network.subnetMinimum, network.subnetMaximum] {
-            try hold(network.network.contains(address), "\(address) is not in \(network.network)")
-            guard network.ipv6 == nil else { continue }
-            let subnet = LeaseSubnet(ipv4: IPv4Prefix(address, length: network.subnetLength))
-            try hold(network.admits(subnet), "\(subnet) is not admitted")
+        try hold(!network.networks.isEmpty, "a network of no family was taken")
+        if let ipv4 = network.ipv4 {
+            try hold((1...28).contains(ipv4.network.length), "\(ipv4.network) was taken")
+            try hold(
+                ipv4.subnetLength >= ipv4.network.length + 2 && ipv4.subnetLength <= 30,
+                "subnets of \(ipv4.subnetLength) bits in \(ipv4.network)")
+            try hold(ipv4.subnetMinimum <= ipv4.subnetMaximum, "SubnetMin is above SubnetMax")
+            for address in [ipv4.subnetMinimum, ipv4.subnetMaximum] {
+                try hold(ipv4.network.contains(address), "\(address) is not in \(ipv4.network)")
+                guard network.ipv6 == nil else { continue }
+                let subnet = LeaseSubnet(ipv4: IPv4Prefix(address, length: ipv4.subnetLength))
+                try hold(network.admits(subnet), "\(subnet) is not admitted")
+            }
+        }
+        if let ipv6 = network.ipv6 {
+            for address in [ipv6.subnetMinimum, ipv6.subnetMaximum] {
+                try hold(ipv6.network.contains(address), "\(address) is not in \(ipv6.network)")
+                guard network.ipv4 == nil else { continue }
+                let subnet = LeaseSubnet(ipv6: IPv6Prefix(address, length: ipv6.subnetLength))
+                try hold(network.admits(subnet), "\(subnet) is not admitted")
+            }
         }
         try hold(network.backend.port != 0, "port 0 was taken")
         if let mtu = network.backend.mtu(over: .ipv4) {
@@ -168,8 +181,12 @@ final class SubnetFileTarget: FuzzTarget {
         let network = IPv4Prefix(IPv4Address(bits: 0x0A42_0000), length: 16)
         let subnet = IPv4Prefix(IPv4Address(bits: 0x0A42_1C00), length: 24)
         return [
-            Array(SubnetFile(network: network, subnet: subnet, mtu: 1472, masquerades: true).text.utf8),
-            Array(SubnetFile(network: network, subnet: subnet, mtu: -1, masquerades: false).text.utf8),
+            Array(
+                SubnetFile(ipv4: .init(network: network, subnet: subnet), mtu: 1472, masquerades: true).text
+                    .utf8),
+            Array(
+                SubnetFile(ipv4: .init(network: network, subnet: subnet), mtu: -1, masquerades: false).text
+                    .utf8),
         ] + bytes("FLANNEL_SUBNET=\"10.66.28.1/24\"\n")
     }
 
@@ -179,7 +196,8 @@ final class SubnetFileTarget: FuzzTarget {
         guard let network = values.network, let subnet = values.subnet, let mtu = values.mtu,
             let masquerades = values.masquerades
         else { return }
-        let file = SubnetFile(network: network, subnet: subnet, mtu: mtu, masquerades: masquerades)
+        let file = SubnetFile(
+            ipv4: .init(network: network, subnet: subnet), mtu: mtu, masquerades: masquerades)
         let again = SubnetFileValues(text: file.text)
         try hold(
             again.network == network && again.mtu == mtu && again.masquerades == masquerades,

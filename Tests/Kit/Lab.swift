@@ -4,12 +4,27 @@ import NetworkNamespaces
 import Telemetry
 
 /// Nodes of one network on one machine, each in a network namespace of its own, joined by a bridge: real daemons,
-/// real kernel. Node `n` has `eth0` at 172.20.32.10n/24. All of it goes with this object, also after a test that
-/// failed.
+/// real kernel. Node `n` has `eth0` at 172.20.32.10n/24, fd20:32::10n/64, or both. All of it goes with this object, also
+/// after a test that failed.
 ///
 /// A lab is cheap (some tens of milliseconds a node) and shares nothing with another one: each test makes its own,
 /// and tests run beside each other, as many as `LabPlace` lets in.
 public final class Lab {
+    /// Which addresses each `eth0` has.
+    public enum Families: String, Sendable, CaseIterable {
+        /// IPv4 alone.
+        case ipv4
+        /// IPv6 alone.
+        case ipv6
+        /// Both.
+        case dual
+
+        /// Whether IPv4 is among them.
+        public var hasIPv4: Bool { self != .ipv6 }
+        /// Whether IPv6 is among them.
+        public var hasIPv6: Bool { self != .ipv4 }
+    }
+
     /// What the wire and each `eth0` do.
     public enum Underlay: Sendable {
         /// As a veth comes: a super-packet crosses it unsegmented.
@@ -46,6 +61,13 @@ public final class Lab {
     /// The network configuration that labs have unless told otherwise.
     public static let configuration = #"{"Network": "100.96.0.0/16", "Backend": {"Type": "udp"}}"#
 
+    /// The same for nodes with these addresses.
+    public static func configuration(of families: Families) -> String {
+        let ipv4 = families.hasIPv4 ? #""Network": "100.96.0.0/16""# : #""EnableIPv4": false"#
+        let ipv6 = families.hasIPv6 ? #", "EnableIPv6": true, "IPv6Network": "fd00:96::/48""# : ""
+        return "{\(ipv4)\(ipv6), \"Backend\": {\"Type\": \"udp\"}}"
+    }
+
     /// Makes a lab without a running daemon.
     ///
     /// - Parameters:
@@ -53,12 +75,14 @@ public final class Lab {
     ///   - config: the network's configuration in the lease directory that they share; nil for none.
     ///   - mtu: of each `eth0`, in bytes.
     ///   - underlay: what the wire and each `eth0` do.
+    ///   - families: which addresses each `eth0` has.
     ///   - daemon: the program that its nodes run, of which a copy is used, so that builds do not disturb; nil for
     ///     the one that was built beside the tests.
     ///   - isAlone: whether no other lab runs meanwhile, for a test that needs the whole machine.
     public init(
         nodes count: Int = 2, config: String? = Lab.configuration, mtu: Int = 1500,
-        underlay: Underlay = .offloading, daemon: String? = nil, isAlone: Bool = false
+        underlay: Underlay = .offloading, families: Families = .ipv4, daemon: String? = nil,
+        isAlone: Bool = false
     ) async throws {
         place = await LabPlace.take(isAlone ? LabPlace.count : 1)
         files = try LabDirectory()
@@ -71,7 +95,8 @@ public final class Lab {
         if let daemon { try FileManager.default.copyItem(atPath: daemon, toPath: binary) }
         try await wire.run { try execute("ip link add wire type bridge && ip link set wire up") }
         for number in 1...count {
-            nodes.append(try await LabNode(number, in: self, mtu: mtu, underlay: underlay))
+            nodes.append(
+                try await LabNode(number, in: self, mtu: mtu, underlay: underlay, families: families))
         }
     }
 
@@ -121,7 +146,7 @@ public final class Lab {
 public final class LabNode: LabHost {
     /// Counted from 1.
     public let number: Int
-    /// The address of `eth0`.
+    /// The address of `eth0`: of IPv4, and of IPv6 where it has that alone.
     public let address: String
     /// The namespace, for what `run` does not do.
     public let namespace: NetworkNamespace.Lease
@@ -136,9 +161,11 @@ public final class LabNode: LabHost {
     /// number of a namespace that is gone to the next one, which is another lab's, and what runs there is not to be ended.
     fileprivate var namespaces: [UInt64: NetworkNamespace.Lease]
 
-    fileprivate init(_ number: Int, in lab: Lab, mtu: Int, underlay: Lab.Underlay) async throws {
+    fileprivate init(
+        _ number: Int, in lab: Lab, mtu: Int, underlay: Lab.Underlay, families: Lab.Families
+    ) async throws {
         self.number = number
-        address = "172.20.32.10\(number)"
+        address = families.hasIPv4 ? "172.20.32.10\(number)" : "fd20:32::10\(number)"
         labDirectory = lab.directory
         binary = lab.binary
         directory = "\(lab.directory)/node\(number)"
@@ -152,9 +179,22 @@ public final class LabNode: LabHost {
                     + " && ip link set node\(number) master wire up && \(underlay.firstCommand("node\(number)"))"
             )
         }
-        try await run(
-            "ip address add \(address)/24 dev eth0 && ip link set eth0 up && ip route add default via 172.20.32.254"
-                + " && sysctl -qw net.ipv4.ip_forward=1 && \(underlay.firstCommand("eth0"))")
+        var commands = ["ip link set eth0 up"]
+        if families.hasIPv4 {
+            commands += [
+                "ip address add \(address)/24 dev eth0", "ip route add default via 172.20.32.254",
+                "sysctl -qw net.ipv4.ip_forward=1",
+            ]
+        }
+        if families.hasIPv6 {
+            commands += [
+                "ip address add fd20:32::10\(number)/64 dev eth0 nodad",
+                "ip route add default via fd20:32::254",
+                "sysctl -qw net.ipv6.conf.all.forwarding=1",
+            ]
+        }
+        commands.append(underlay.firstCommand("eth0"))
+        try await run(commands.joined(separator: " && "))
     }
 
     /// Starts a daemon in the node's namespace, on the lease directory that the lab's nodes share unless `flags` name
@@ -183,33 +223,40 @@ public final class LabNode: LabHost {
             socketPath: "\(directory)/twilld.sock")
     }
 
-    /// Makes a pod: a namespace with `eth0` at the subnet's second address, joined to this node's bridge `docker0`,
-    /// which has the first.
+    /// Makes a pod: a namespace with `eth0` at the subnet's second address of each family, joined to this node's bridge
+    /// `docker0`, which has the first.
     ///
-    /// - Parameter subnet: the node's subnet, as its lease has it: `100.96.28.0/24`.
+    /// - Parameter subnet: the node's subnet, as its lease has it: `100.96.28.0/24`, `100.96.28.0/24,fd00:96:0:1c::/64`.
     public func addPod(in subnet: String, name: String = "pod", host: Int = 2) async throws -> LabPod {
-        let prefix = subnet.prefix { $0 != "/" }.split(separator: ".").prefix(3).joined(separator: ".")
-        let length = subnet.split(separator: "/").last ?? "24"
+        let prefixes = subnet.split(separator: ",").map { LabPrefix(String($0)) }
         let pod = try await NetworkNamespace.make()
         namespaces[try await pod.number] = pod
         let path = try await pod.path
+        let bridgeAddresses = prefixes.map {
+            "ip address add \($0.host(1))/\($0.length) dev docker0 \($0.flags)"
+        }
         try await run(
             """
             ip link show docker0 >/dev/null 2>&1 || {
-                ip link add docker0 type bridge && ip address add \(prefix).1/\(length) dev docker0 && ip link set docker0 up
+                ip link add docker0 type bridge && \(bridgeAddresses.joined(separator: " && ")) && \
+                ip link set docker0 up
             }
             mtu=$(sed -n s/FLANNEL_MTU=//p \(directory)/subnet.env)
             ip link add \(name)\(host) mtu $mtu type veth peer name eth0 mtu $mtu netns \(path) &&
                 ip link set \(name)\(host) master docker0 up
             """)
-        try await pod.run {
-            try execute(
-                "ip address add \(prefix).\(host)/\(length) dev eth0 && ip link set eth0 up"
-                    + " && ip route add default via \(prefix).1")
-        }
+        let podCommands =
+            ["ip link set eth0 up"]
+            + prefixes.flatMap {
+                [
+                    "ip address add \($0.host(host))/\($0.length) dev eth0 \($0.flags)",
+                    "ip route add default via \($0.host(1))",
+                ]
+            }
+        try await pod.run { try execute(podCommands.joined(separator: " && ")) }
         return LabPod(
             namespace: pod, number: try await pod.number, device: "\(name)\(host)",
-            address: "\(prefix).\(host)", directory: directory)
+            addresses: prefixes.map { $0.host(host) }, directory: directory)
     }
 
     /// Ends what runs in a pod, and takes its device and the bridge away. Its namespace goes with the pod's object.
@@ -220,12 +267,34 @@ public final class LabNode: LabHost {
     }
 }
 
+/// One of a node's prefixes, as far as hosts in it are named.
+private struct LabPrefix {
+    private let text: String
+
+    init(_ text: String) { self.text = text }
+
+    private var isIPv6: Bool { text.contains(":") }
+    var length: Substring { text.split(separator: "/").last ?? "24" }
+    /// What an address in it needs to be usable at once.
+    var flags: String { isIPv6 ? "nodad" : "" }
+
+    /// The address of a host: the subnet's first address with another end.
+    func host(_ number: Int) -> String {
+        let first = text.prefix { $0 != "/" }
+        return isIPv6
+            ? "\(first)\(number)"
+            : first.split(separator: ".").prefix(3).joined(separator: ".") + ".\(number)"
+    }
+}
+
 /// A pod on a node.
 public final class LabPod: LabHost, Sendable {
     /// Where it runs.
     public let namespace: NetworkNamespace.Lease
-    /// Its address.
-    public let address: String
+    /// Its address: of IPv4, and of IPv6 where it has that alone.
+    public var address: String { addresses.first ?? "" }
+    /// Its addresses, one of each family, IPv4 first.
+    public let addresses: [String]
     /// The directory of its node.
     public let directory: String
     /// The node's end of its link.
@@ -233,12 +302,13 @@ public final class LabPod: LabHost, Sendable {
     fileprivate let number: UInt64
 
     fileprivate init(
-        namespace: NetworkNamespace.Lease, number: UInt64, device: String, address: String, directory: String
+        namespace: NetworkNamespace.Lease, number: UInt64, device: String, addresses: [String],
+        directory: String
     ) {
         self.namespace = namespace
         self.number = number
         self.device = device
-        self.address = address
+        self.addresses = addresses
         self.directory = directory
     }
 }

@@ -3,21 +3,29 @@ import Glibc
 import NetworkNamespaces
 
 extension Lab {
-    /// Makes an etcd on the lab's wire, at 172.20.32.1, that is not started yet.
-    public func makeEtcd() async throws -> LabEtcd {
+    /// Makes an etcd on the lab's wire, at 172.20.32.1 or fd20:32::1, that is not started yet.
+    public func makeEtcd(_ families: Lab.Families = .ipv4) async throws -> LabEtcd {
+        let address = families.hasIPv4 ? LabEtcd.address : LabEtcd.ipv6Address
+        let length = families.hasIPv4 ? "24" : "64 nodad"
         try await wire.run {
             try execute(
-                "ip address show dev wire | grep -q \(LabEtcd.address)/24 || ip address add \(LabEtcd.address)/24 dev wire"
+                "ip address show dev wire | grep -q \(address)/ || ip address add \(address)/\(length) dev wire"
             )
         }
-        return LabEtcd(directory: directory, wire: wire)
+        return LabEtcd(
+            directory: directory, wire: wire,
+            endpoint: "http://\(families.hasIPv4 ? address : "[\(address)]"):2379")
     }
 
-    /// Starts an etcd on the lab's wire, at 172.20.32.1, and writes the network's configuration into it.
+    /// Starts an etcd on the lab's wire, and writes the network's configuration into it.
     ///
-    /// - Parameter config: the network's configuration; nil for none.
-    public func startEtcd(config: String? = Lab.configuration) async throws -> LabEtcd {
-        let etcd = try await makeEtcd()
+    /// - Parameters:
+    ///   - config: the network's configuration; nil for none.
+    ///   - families: by which addresses the nodes reach it.
+    public func startEtcd(
+        config: String? = Lab.configuration, _ families: Lab.Families = .ipv4
+    ) async throws -> LabEtcd {
+        let etcd = try await makeEtcd(families)
         try await etcd.start()
         if let config { try await etcd.setNetwork(config) }
         return etcd
@@ -27,9 +35,11 @@ extension Lab {
 /// A real etcd of one member in a lab; it ends with this object.
 public final class LabEtcd {
     /// For a daemon's `--etcd-endpoints`.
-    public let endpoint = "http://\(LabEtcd.address):2379"
+    public let endpoint: String
     /// Its address on the lab's wire.
     public static let address = "172.20.32.1"
+    /// The same where nodes have IPv6 alone.
+    public static let ipv6Address = "fd20:32::1"
     fileprivate let directory: String
     private let wire: NetworkNamespace.Lease
     private var processIdentifier: pid_t = 0
@@ -37,7 +47,8 @@ public final class LabEtcd {
     private static let member =
         "--name one --initial-advertise-peer-urls http://127.0.0.1:2380 --initial-cluster one=http://127.0.0.1:2380"
 
-    fileprivate init(directory: String, wire: NetworkNamespace.Lease) {
+    fileprivate init(directory: String, wire: NetworkNamespace.Lease, endpoint: String) {
+        self.endpoint = endpoint
         self.directory = directory
         self.wire = wire
     }

@@ -34,10 +34,11 @@ extension LabHost {
     /// How many of `count` echo requests to `address` were answered.
     ///
     /// - Parameters:
-    ///   - bytes: the size of each IPv4 packet, headers included; not fragmented.
+    ///   - bytes: the size of each packet, headers included; not fragmented.
     public func answers(from address: String, count: Int = 3, bytes: Int = 84) async -> Int {
         let output = try? await run(
-            "ping -n -M do -i 0.05 -W 1 -c \(count) -s \(bytes - 28) \(address) || true")
+            "ping -n -M do -i 0.05 -W 1 -c \(count) -s \(bytes - (address.contains(":") ? 48 : 28)) \(address) || true"
+        )
         let words = output?.split(separator: "\n").first { $0.contains("packets transmitted") }?.split(
             separator: " ")
         return words.flatMap { words in words.count > 3 ? Int(words[3]) : nil } ?? 0

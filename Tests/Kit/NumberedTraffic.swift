@@ -1,3 +1,4 @@
+import Addresses
 import CLinux
 import Glibc
 import NetworkNamespaces
@@ -53,10 +54,13 @@ public final class NumberedTraffic: Sendable {
     public static func start(from source: some LabHost, to target: LabPod, rate: Int) async throws
         -> NumberedTraffic
     {
-        let receiver = try await target.namespace.run { try socket(bound: port, connected: nil) }
-        let address = target.address
+        guard let address = IPAddress(target.address) else {
+            throw NoSocket(description: "\(target.address) is no address")
+        }
+        let there = Endpoint(address: address, port: port)
+        let receiver = try await target.namespace.run { try socket(there, bind) }
         let senders = try await source.namespace.run {
-            try (0..<flows).map { _ in try socket(bound: 0, connected: address) }
+            try (0..<flows).map { _ in try socket(there, connect) }
         }
         let traffic = NumberedTraffic(senders: senders, receiver: receiver, rate: rate)
         traffic.begin { $0.receive() }
@@ -73,21 +77,18 @@ public final class NumberedTraffic: Sendable {
 
     deinit { for descriptor in senders + [receiver] { close(descriptor) } }
 
-    private static func socket(bound port: UInt16, connected address: String?) throws -> Int32 {
-        let descriptor = Glibc.socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+    private static func socket(
+        _ endpoint: Endpoint, _ name: (Int32, UnsafePointer<sockaddr>, socklen_t) -> Int32
+    ) throws -> Int32 {
+        let descriptor = Glibc.socket(
+            endpoint.address.addressFamily == .ipv4 ? AF_INET : AF_INET6,
+            Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         var bytes: Int32 = 64 << 20
         setsockopt(descriptor, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, 4)
         setsockopt(descriptor, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, 4)
-        var name = sockaddr_in()
-        name.sin_family = sa_family_t(AF_INET)
-        name.sin_port = (address == nil ? port : NumberedTraffic.port).bigEndian
-        if let address { inet_pton(AF_INET, address, &name.sin_addr) }
-        let result = withUnsafePointer(to: &name) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                address == nil ? bind(descriptor, $0, 16) : connect(descriptor, $0, 16)
-            }
+        guard endpoint.withSocketName({ name(descriptor, $0, $1) }) == 0 else {
+            throw NoSocket(description: "cannot bind or reach \(endpoint)")
         }
-        guard result == 0 else { throw NoSocket(description: "cannot reach \(address ?? "port \(port)")") }
         return descriptor
     }
 

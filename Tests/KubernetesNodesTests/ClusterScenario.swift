@@ -185,7 +185,10 @@ final class ClusterScenario {
         if !node.network.isStoreConnected {
             faults.append("\(node.name) is not connected: \(node.network.conditions)")
         }
-        let peers = Dictionary(uniqueKeysWithValues: node.network.peers.map { ($0.subnet.ipv4, $0.endpoint) })
+        let peers = Dictionary(
+            uniqueKeysWithValues: node.network.peers.compactMap { peer in
+                peer.subnet.ipv4.map { ($0, peer.endpoint) }
+            })
         for other in api.nodes.values where other.name != node.name {
             guard let prefix = other.ipv4 else { continue }
             let annotations = other.annotations

@@ -396,9 +396,9 @@ struct DirectoryWorldTests {
         let subnet = try await node.subnet()
         let operations = LeaseOperations(store: directory.store())
         await #expect(throws: LeaseOperationError.self) {
-            try await operations.reserve(subnet, publicAddress: .init("198.18.9.9")!)
+            try await operations.reserve(subnet, publicAddress: .v4(.init("198.18.9.9")!))
         }
-        try await operations.reserve(subnet, publicAddress: .init("198.18.9.1")!)
+        try await operations.reserve(subnet, publicAddress: .v4(.init("198.18.9.1")!))
         try await node.wait(for: "the reservation") { $0.ownLease?.isReservation == true }
         #expect(node.table.ownLease?.subnet == subnet)
         #expect(try directory.names("holders") == [])

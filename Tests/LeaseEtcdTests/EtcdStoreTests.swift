@@ -299,17 +299,18 @@ struct EtcdStoreTests {
         await #expect(throws: LeaseOperationError.self) { try await operations.network() }
         await #expect(throws: NetworkConfigurationError.self) { try await operations.setNetwork("nonsense") }
         #expect(try await operations.setNetwork(#"{"Network":"10.66.0.0/16"}"#) == [])
-        #expect(try await operations.network().configuration.subnetLength == 24)
+        #expect(try await operations.network().configuration.ipv4?.subnetLength == 24)
 
         let subnet = LeaseSubnet(key: "10.66.28.0-24")!
-        try await operations.reserve(subnet, publicAddress: IPv4Address("198.18.9.2")!)
+        try await operations.reserve(subnet, publicAddress: .v4(IPv4Address("198.18.9.2")!))
         #expect(try server.leases() == [subnet.key: value])
         #expect(try server.etcdLease(of: subnet.key) == 0)
         for (key, address) in [
             ("10.66.28.0-24", "198.18.9.3"), ("10.66.29.0-24", "198.18.9.2"), ("10.67.0.0-24", "198.18.9.4"),
         ] {
             await #expect(throws: LeaseOperationError.self) {
-                try await operations.reserve(LeaseSubnet(key: key)!, publicAddress: IPv4Address(address)!)
+                try await operations.reserve(
+                    LeaseSubnet(key: key)!, publicAddress: .v4(IPv4Address(address)!))
             }
         }
         try server.putLease("10.66.30.0-24", "nonsense")

@@ -267,7 +267,7 @@ struct EtcdWorldTests {
         let node = TestNode("198.18.9.2", store: try server.store()) { $0.timeToLive = .seconds(4) }
         let subnet = try await node.subnet()
         try await LeaseOperations(store: try server.store()).reserve(
-            subnet, publicAddress: IPv4Address("198.18.9.2")!)
+            subnet, publicAddress: .v4(IPv4Address("198.18.9.2")!))
         try await node.wait(for: "the reservation") { $0.ownLease?.isReservation == true }
         await node.keeper.announce(NodeAnnouncement(publicAddress: IPv4Address("198.18.9.2")!, port: 9000))
         try await eventually("the port") { try server.leases()[subnet.key]?.contains("9000") == true }

@@ -92,9 +92,12 @@ package final class SimulatedNode {
     package func loseWatch() { watchNumber = nil }
 
     package func announce(
-        _ address: String, port: UInt16? = nil, preparation: BackendPreparation? = nil
+        _ address: String, ipv6Address: String? = nil, port: UInt16? = nil,
+        preparation: BackendPreparation? = nil
     ) {
-        announcement = NodeAnnouncement(publicAddress: IPv4Address(address)!, port: port)
+        announcement = NodeAnnouncement(
+            publicAddress: IPv4Address(address)!, publicIPv6Address: ipv6Address.map { IPv6Address($0)! },
+            port: port)
         announcement.preparation = preparation
         feed(.announce(announcement))
     }

@@ -65,16 +65,18 @@ package final class Simulation {
         configuration = network
     }
 
-    /// Adds a node, which begins at once.
+    /// Adds a node, which begins at once; one that has only an IPv6 address where `address` is one.
     @discardableResult
     package func addNode(
         _ address: String, identity: UInt32? = nil, port: UInt16? = nil, previous: String? = nil,
         lossPolicy: LeaseOptions.LossPolicy = .reacquire, renewalMargin: Duration = .seconds(3_600),
-        underlayAddress: String? = nil, identityProblem: Problem? = nil, hostName: String? = nil
+        underlayAddress: String? = nil, ipv6Address: String? = nil, identityProblem: Problem? = nil,
+        hostName: String? = nil
     ) -> SimulatedNode {
         let identity = NodeIdentity(number: identity ?? UInt32(nodes.count + 1))
         let announcement = NodeAnnouncement(
-            publicAddress: IPv4Address(address)!, port: port,
+            publicAddress: IPAddress(address)!.v4,
+            publicIPv6Address: IPAddress(address)!.v6 ?? ipv6Address.flatMap { IPv6Address($0) }, port: port,
             underlayAddress: underlayAddress.flatMap { IPv4Address($0) }, hostName: hostName)
         let node = SimulatedNode(
             simulation: self, number: nodes.count, identity: identity,

@@ -409,7 +409,7 @@ struct LeaseMachineTests {
         for json in ["nonsense", #"{"Network":"10.77.0.0/16"}"#] {
             simulation.setConfiguration(json)
             simulation.run(for: .seconds(2))
-            #expect(node.table.configuration?.network.description == "10.66.0.0/16")
+            #expect(node.table.configuration?.networkText == "10.66.0.0/16")
             #expect(node.table.peers.count == 1)
             #expect(node.table.problems.count == 1)
         }

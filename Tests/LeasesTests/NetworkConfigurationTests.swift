@@ -7,10 +7,10 @@ struct NetworkConfigurationTests {
     @Test("flannel's defaults")
     func defaults() throws {
         let configuration = try NetworkConfiguration(parsing: #"{"Network":"10.66.0.0/16"}"#)
-        #expect(configuration.network == IPv4Prefix("10.66.0.0/16"))
-        #expect(configuration.subnetLength == 24)
-        #expect(configuration.subnetMinimum == IPv4Address("10.66.1.0"))
-        #expect(configuration.subnetMaximum == IPv4Address("10.66.255.0"))
+        #expect(configuration.ipv4?.network == IPv4Prefix("10.66.0.0/16"))
+        #expect(configuration.ipv4?.subnetLength == 24)
+        #expect(configuration.ipv4?.subnetMinimum == IPv4Address("10.66.1.0"))
+        #expect(configuration.ipv4?.subnetMaximum == IPv4Address("10.66.255.0"))
         #expect(configuration.backend.port == 8285)
         #expect(configuration.backend.mtu(over: .ipv4) == nil)
         #expect(configuration.ipv6 == nil)
@@ -24,10 +24,10 @@ struct NetworkConfigurationTests {
                 {"network":"10.66.7.9/16","SUBNETLEN":26,"subnetMin":"10.66.1.0","Extra":{"a":[1]},
                  "SubnetMax":null,"backend":{"type":"UDP","PORT":9000,"mtu":1400}}
                 """)
-        #expect(configuration.network == IPv4Prefix("10.66.0.0/16"))
-        #expect(configuration.subnetLength == 26)
-        #expect(configuration.subnetMinimum == IPv4Address("10.66.1.0"))
-        #expect(configuration.subnetMaximum == IPv4Address("10.66.255.192"))
+        #expect(configuration.ipv4?.network == IPv4Prefix("10.66.0.0/16"))
+        #expect(configuration.ipv4?.subnetLength == 26)
+        #expect(configuration.ipv4?.subnetMinimum == IPv4Address("10.66.1.0"))
+        #expect(configuration.ipv4?.subnetMaximum == IPv4Address("10.66.255.192"))
         #expect(configuration.backend.port == 9000)
         #expect(configuration.backend.mtu(over: .ipv4) == 1400)
     }
@@ -37,7 +37,7 @@ struct NetworkConfigurationTests {
         arguments: [("10.0.0.0/8", 24), ("10.0.0.0/22", 24), ("10.0.0.0/23", 25), ("10.0.0.0/28", 30)])
     func subnetLength(network: String, length: Int) throws {
         let configuration = try NetworkConfiguration(parsing: "{\"Network\":\"\(network)\"}")
-        #expect(configuration.subnetLength == length)
+        #expect(configuration.ipv4?.subnetLength == length)
     }
 
     @Test("both families")

@@ -263,7 +263,7 @@ struct StoreDoubtTests {
         #expect(node.subnet != nil && node.table.problems == [])
         simulation.setConfiguration(#"{"Network":"198.0.0.0/8"}"#)
         simulation.run(for: .seconds(5))
-        #expect(node.table.configuration?.network.description == "10.66.0.0/16")
+        #expect(node.table.configuration?.networkText == "10.66.0.0/16")
         #expect(node.table.problems.count == 1)
         // Behind NAT it is the address of the interface that counts.
         let hidden = Simulation(seed: 115)

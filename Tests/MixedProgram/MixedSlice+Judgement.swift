@@ -98,9 +98,13 @@ extension MixedSlice {
         func expect(_ isSo: Bool, _ text: @autoclosure () -> String) {
             if !isSo { mixed.fault("node \(node): \(text())") }
         }
-        // Time-exceeded errors go to peers here: no pod sends a packet whose time to live is one.
+        // Time-exceeded errors go to peers here: no pod sends a packet whose time to live is one. What the kernel
+        // path takes is never read.
         let fromPods =
-            counted.sum([.tunnelReads, .segmentsSent, .timeExceededsSent])
+            counted.sum([
+                .tunnelReads, .segmentsSent, .timeExceededsSent, .kernelPathPacketsSent,
+                .dropKernelPathMemory,
+            ])
             - counted.sum([.superPacketsRead] + Fate.refused.counters)
         let sentOut = counted.sum([.packetsSent] + Fate.unsent.counters)
         expect(fromPods == sentOut, "\(fromPods) packets came from pods, \(sentOut) were sent or dropped")

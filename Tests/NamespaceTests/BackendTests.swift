@@ -9,41 +9,66 @@ import Testing
 /// Each backend, on each store: the same pods, the same questions.
 @Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
 struct BackendTests {
-    /// Which store, and what the backends' names and sizes are there.
+    /// Which store, which families, and what the backends' names and sizes are there.
     struct Case: Sendable, CustomTestStringConvertible {
         var type: String
         var store: String
-        var interface: String
-        /// Bytes that a packet grows by on an underlay of 1,500.
-        var overhead: Int
-        /// Keys of the backend, each after a comma.
-        var members = ""
+        var families: Lab.Families
 
-        var testDescription: String { "\(type), \(store)" }
+        var testDescription: String { "\(type), \(families), \(store)" }
 
         static let all: [Case] = ["directory", "etcd"].flatMap { store in
-            let kernels = [
-                Case(type: "ipip", store: store, interface: "flannel.ipip", overhead: 20),
-                Case(type: "wireguard", store: store, interface: "flannel-wg", overhead: 80),
-            ]
-            return kernels.filter { kernelHasDevices($0.type) } + [
-                Case(type: "udp", store: store, interface: "flannel0", overhead: 28),
-                Case(type: "vxlan", store: store, interface: "flannel.1", overhead: 50),
-                Case(type: "host-gw", store: store, interface: "eth0", overhead: 0),
-                Case(
-                    type: "extension", store: store, interface: "eth0", overhead: 0, members: extensionMembers
-                ),
-            ]
+            let carried = Lab.Families.allCases.flatMap { families in
+                ["udp", "vxlan", "host-gw"].map { Case(type: $0, store: store, families: families) }
+            }
+            // ipip and wireguard are of IPv4 alone.
+            let tunnels = ["ipip", "wireguard"].filter { kernelHasDevices($0) }
+            return carried
+                + (tunnels + ["extension"]).map { Case(type: $0, store: store, families: .ipv4) }
+                + [Case(type: "extension", store: store, families: .ipv6)]
         }
 
-        /// host-gw, as flannel's manual has it for an example of an extension; without a shell.
-        static let extensionMembers =
-            #","PreStartupCommand":"echo begun","SubnetAddCommand":"ip route replace $SUBNET via $PUBLIC_IP""#
-            + #","SubnetRemoveCommand":"ip route del $SUBNET via $PUBLIC_IP""#
+        /// Keys of the backend, each after a comma: of an extension host-gw, as flannel's manual has it for an example; without a
+        /// shell.
+        var members: String {
+            guard type == "extension" else { return "" }
+            let (ip, way) =
+                families.hasIPv4
+                ? ("ip", "$SUBNET via $PUBLIC_IP") : ("ip -6", "$IPV6SUBNET via $PUBLIC_IPV6")
+            return #","PreStartupCommand":"echo begun","SubnetAddCommand":"\#(ip) route replace \#(way)""#
+                + #","SubnetRemoveCommand":"\#(ip) route del \#(way)""#
+        }
+
+        /// The device that packets for the first family leave by.
+        var interface: String {
+            switch type {
+            case "udp": "flannel0"
+            case "vxlan": families.hasIPv4 ? "flannel.1" : "flannel-v6.1"
+            case "ipip": "flannel.ipip"
+            case "wireguard": "flannel-wg"
+            default: "eth0"
+            }
+        }
+
+        /// What pods' packets may have on an underlay of 1,500 bytes. udp carries both families over one address; with
+        /// vxlan each has its own, and pods, which have one interface, what the narrower takes.
+        var podMTU: Int {
+            switch type {
+            case "udp": families.hasIPv4 ? 1472 : 1452
+            case "vxlan": families.hasIPv6 ? 1430 : 1450
+            case "ipip": 1480
+            case "wireguard": 1420
+            default: 1500
+            }
+        }
     }
 
-    private static func configuration(_ type: String, _ members: String = "") -> String {
-        #"{"Network":"100.96.0.0/16","Backend":{"Type":"\#(type)"\#(members)}}"#
+    private static func configuration(
+        _ type: String, _ members: String = "", families: Lab.Families = .ipv4
+    ) -> String {
+        let ipv6 = families.hasIPv6 ? #""EnableIPv6":true,"IPv6Network":"fd00:96::/48","# : ""
+        let ipv4 = families.hasIPv4 ? #""Network":"100.96.0.0/16","# : #""EnableIPv4":false,"#
+        return "{\(ipv4)\(ipv6)\"Backend\":{\"Type\":\"\(type)\"\(members)}}"
     }
 
     /// Two nodes with a pod each on a store, and the means to change its configuration.
@@ -54,10 +79,14 @@ struct BackendTests {
         private(set) var pods: [LabPod] = []
         private(set) var subnets: [String] = []
 
-        init(_ type: String, _ members: String = "", store: String, nodes: Int = 2) async throws {
-            let configuration = BackendTests.configuration(type, members)
-            lab = try await Lab(nodes: nodes, config: store == "etcd" ? nil : configuration)
-            etcd = store == "etcd" ? try await lab.startEtcd(config: configuration) : nil
+        init(
+            _ type: String, _ members: String = "", store: String, families: Lab.Families = .ipv4,
+            nodes: Int = 2
+        ) async throws {
+            let configuration = BackendTests.configuration(type, members, families: families)
+            lab = try await Lab(
+                nodes: nodes, config: store == "etcd" ? nil : configuration, families: families)
+            etcd = store == "etcd" ? try await lab.startEtcd(config: configuration, families) : nil
             for node in lab.nodes.prefix(2) { daemons.append(try await start(node)) }
             for (node, daemon) in zip(lab.nodes, daemons) {
                 let status = try await daemon.wait(for: "ready with its peer", seconds: 60) {
@@ -88,28 +117,61 @@ struct BackendTests {
             }
         }
 
-        /// Pings at full size and not one byte more; TCP and UDP both ways; and each side sees the other's own address.
+        /// The values of the leases in the store.
+        func leases() async throws -> [String: String] {
+            if let etcd {
+                let prefix = "\(LabEtcd.prefix)/subnets/"
+                return Dictionary(
+                    uniqueKeysWithValues: try await etcd.leases().map {
+                        (String($0.key.dropFirst(prefix.count)), $0.value)
+                    })
+            }
+            let directory = "\(lab.directory)/store/subnets"
+            let keys = try FileManager.default.contentsOfDirectory(atPath: directory).filter {
+                $0.first?.isNumber == true
+            }
+            return Dictionary(
+                uniqueKeysWithValues: keys.compactMap { key in
+                    lab.read("store/subnets/\(key)").map { (key, $0) }
+                })
+        }
+
+        /// That pods reach each other by each address that they have.
+        func expectReached() async throws {
+            for address in pods[1].addresses { try await pods[0].reaches(address) }
+        }
+
+        /// Pings at full size and not one byte more; TCP and UDP both ways; and each side sees the other's own address:
+        /// all of it by each family.
         func expectWhatPodsNeed(mtu: Int) async throws {
-            try await pods[0].reaches(pods[1].address)
+            try await expectReached()
             for (from, to) in [(pods[0], pods[1]), (pods[1], pods[0])] {
-                #expect(
-                    await from.succeeds("ping -c 1 -W 2 -M do -s \(mtu - 28) \(to.address)"), "\(mtu) bytes")
-                #expect(
-                    await !from.succeeds("ping -c 1 -W 1 -M do -s \(mtu - 27) \(to.address)"),
-                    "\(mtu + 1) bytes")
-                // Who the server sees is the pod itself: nothing is translated between pods.
-                for kind in [SOCK_STREAM, SOCK_DGRAM] {
-                    #expect(try await BackendTests.seen(kind, from: from, to: to) == IPAddress(from.address))
+                for (source, destination) in zip(from.addresses, to.addresses) {
+                    let headers = destination.contains(":") ? 48 : 28
+                    #expect(
+                        await from.succeeds("ping -c 1 -W 2 -M do -s \(mtu - headers) \(destination)"),
+                        "\(mtu) bytes to \(destination)")
+                    #expect(
+                        await !from.succeeds("ping -c 1 -W 1 -M do -s \(mtu - headers + 1) \(destination)"),
+                        "\(mtu + 1) bytes to \(destination)")
+                    // Who the server sees is the pod itself: nothing is translated between pods.
+                    for kind in [SOCK_STREAM, SOCK_DGRAM] {
+                        let seen = try await BackendTests.seen(kind, from: from, to: to, at: destination)
+                        #expect(seen == IPAddress(source))
+                    }
                 }
             }
         }
     }
 
     /// Sends from one pod to another and back; gives whom the second one saw, nil where one of the two got nothing.
-    private static func seen(_ kind: __socket_type, from: LabPod, to: LabPod) async throws -> IPAddress? {
-        let there = Endpoint(address: try #require(IPv4Address(to.address)), port: 7777)
-        let server = try await PodSocket(kind, in: to)
-        let client = try await PodSocket(kind, in: from)
+    private static func seen(
+        _ kind: __socket_type, from: LabPod, to: LabPod, at address: String
+    ) async throws -> IPAddress? {
+        let there = Endpoint(address: try #require(IPAddress(address)), port: 7777)
+        let family = there.address.v4 == nil ? AF_INET6 : AF_INET
+        let server = try await PodSocket(family, kind, in: to)
+        let client = try await PodSocket(family, kind, in: from)
         let isBound = there.withSocketName { bind(server.descriptor, $0, $1) } == 0
         try #require(isBound && (kind != SOCK_STREAM || listen(server.descriptor, 1) == 0))
         return try await from.namespace.run {
@@ -140,8 +202,8 @@ struct BackendTests {
     private final class PodSocket: Sendable {
         let descriptor: Int32
 
-        init(_ kind: __socket_type, in pod: LabPod) async throws {
-            descriptor = try await pod.namespace.run { socket(AF_INET, Int32(kind.rawValue), 0) }
+        init(_ family: Int32, _ kind: __socket_type, in pod: LabPod) async throws {
+            descriptor = try await pod.namespace.run { socket(family, Int32(kind.rawValue), 0) }
             var limit = timeval(tv_sec: 5, tv_usec: 0)
             for option in [SO_RCVTIMEO, SO_SNDTIMEO] {
                 setsockopt(descriptor, SOL_SOCKET, option, &limit, socklen_t(MemoryLayout<timeval>.size))
@@ -153,29 +215,85 @@ struct BackendTests {
 
     @Test(arguments: Case.all)
     func podsHaveWhatTheyNeed(backend: Case) async throws {
-        let network = try await Network(backend.type, backend.members, store: backend.store)
-        let mtu = 1500 - backend.overhead
+        let network = try await Network(
+            backend.type, backend.members, store: backend.store, families: backend.families)
         for (node, daemon) in zip(network.lab.nodes, network.daemons) {
             let status = try #require(daemon.status)
-            #expect(status.tunnel?.interface == backend.interface && status.tunnel?.mtu == mtu)
+            #expect(status.tunnel?.interface == backend.interface)
             #expect(status.tunnel?.backend == backend.type)
-            let file = network.lab.read("node\(node.number)/subnet.env")
-            #expect(file?.contains("\nFLANNEL_MTU=\(mtu)\n") == true)
+            let file = network.lab.read("node\(node.number)/subnet.env") ?? ""
+            #expect(file.contains("FLANNEL_MTU=\(backend.podMTU)\n"))
+            #expect(file.contains("FLANNEL_SUBNET=") == backend.families.hasIPv4)
+            #expect(file.contains("FLANNEL_IPV6_SUBNET=") == backend.families.hasIPv6)
         }
-        try await network.expectWhatPodsNeed(mtu: mtu)
+        try await expectLeases(of: network, backend)
+        try await network.expectWhatPodsNeed(mtu: backend.podMTU)
         for daemon in network.daemons { #expect(daemon.status?.problems == []) }
         let report = try await network.lab[1].run(
             "\(network.lab.binary) ping --status-socket \(network.lab[1].directory)/twilld.sock")
-        #expect(report.hasPrefix("ok ") && report.contains("\(mtu) of \(mtu) bytes"), "\(report)")
+        #expect(report.hasPrefix("ok "), "\(report)")
 
         // A restart: the same subnet, the same hardware address; with the kernel's backends packets flow meanwhile.
-        let mac = try? await network.lab[2].run("cat /sys/class/net/flannel.1/address")
+        let mac = try? await network.lab[2].run("cat /sys/class/net/flannel*/address")
         try await network.restart(2)
         try await network.daemons[1].wait(for: "the same subnet") {
             $0.isReady && $0.lease?.subnet == network.subnets[1] && $0.peers.count == 1
         }
-        #expect((try? await network.lab[2].run("cat /sys/class/net/flannel.1/address")) == mac)
-        try await network.pods[0].reaches(network.pods[1].address)
+        if backend.type == "vxlan" {
+            #expect((try? await network.lab[2].run("cat /sys/class/net/flannel*/address")) == mac)
+        }
+        try await network.expectReached()
+
+        // Another network is followed by what runs, as far as it admits the subnets.
+        try await network.set(
+            Self.configuration(
+                backend.type, backend.members + #","Anything":1"#, families: backend.families))
+        try await network.expectReached()
+    }
+
+    /// Keys and values are flannel's.
+    private func expectLeases(of network: Network, _ backend: Case) async throws {
+        let leases = try await network.leases()
+        #expect(leases.count == 2)
+        for (key, value) in leases {
+            #expect(key.contains("&") == backend.families.hasIPv6)
+            #expect(key.hasPrefix("0.0.0.0-0&") == !backend.families.hasIPv4)
+            let hasIPv4 = backend.families.hasIPv4
+            let hasIPv6 = backend.families.hasIPv6 && (backend.type != "udp" || !hasIPv4)
+            #expect(value.contains(#"{"PublicIP":"\#(hasIPv4 ? "172.20.32.10" : "0.0.0.0")"#), "\(value)")
+            #expect(value.contains(#""PublicIPv6":"fd20:32::10"#) == hasIPv6, "\(value)")
+            #expect(value.contains(#","BackendData":{"VNI""#) == (backend.type == "vxlan" && hasIPv4))
+            #expect(value.contains(#","BackendV6Data":{"VNI""#) == (backend.type == "vxlan" && hasIPv6))
+        }
+    }
+
+    /// A node without IPv6 in a network of both families: it is a peer by IPv4, and somebody is told.
+    @Test(arguments: ["udp", "vxlan", "host-gw"])
+    func aNodeOfOneFamilyAmongNodesOfBoth(type: String) async throws {
+        let configuration = Self.configuration(type, families: .dual)
+        let lab = try await Lab(nodes: 2, config: configuration, families: .dual)
+        try await lab[2].run("ip address del fd20:32::102/64 dev eth0")
+        let daemons = try await lab.start("--ip-masq")
+        let subnets = try daemons.map { try #require($0.status?.lease?.subnet) }
+        var pods: [LabPod] = []
+        for (node, subnet) in zip(lab.nodes, subnets) { pods.append(try await node.addPod(in: subnet)) }
+        try await pods[0].reaches(pods[1].address)
+        let isOneEndpoint = type == "udp"
+        let skipped = daemons[0].status?.skipped ?? []
+        #expect(
+            skipped.contains { $0.reason.contains("reached by IPv4 alone") } == !isOneEndpoint, "\(skipped)")
+        let problems = daemons[1].status?.problems ?? []
+        #expect(problems.contains { $0.contains("has no IPv6 address") } == !isOneEndpoint, "\(problems)")
+        if isOneEndpoint {
+            // Both families go to one address.
+            try await pods[0].reaches(pods[1].addresses[1])
+        } else {
+            try await lab[2].run("ip address add fd20:32::102/64 dev eth0 nodad")
+            try await pods[0].reaches(pods[1].addresses[1])
+            _ = try await until("nothing is said any more") {
+                daemons.allSatisfy { $0.status?.problems == [] && $0.status?.skipped == [] } ? true : nil
+            }
+        }
     }
 
     /// One network through all backends, and what each left is gone.
@@ -228,7 +346,8 @@ struct BackendTests {
     /// What an extension's commands say goes through the lease to the other nodes' commands; a node that goes is one too;
     /// other commands wait for the daemon's next start.
     @Test func anExtensionsCommandsAreThoseOfTheStart() async throws {
-        let network = try await Network("extension", Case.extensionMembers, store: "directory")
+        let members = Case(type: "extension", store: "directory", families: .ipv4).members
+        let network = try await Network("extension", members, store: "directory")
         let key = network.subnets[1].replacing("/", with: "-")
         #expect(
             network.lab.read("store/subnets/\(key)")?.contains(
@@ -257,6 +376,24 @@ struct BackendTests {
             try await daemon.wait(for: "host-gw") { $0.isReady && $0.problems.isEmpty && $0.peers.count == 1 }
         }
         try await network.expectWhatPodsNeed(mtu: 1500)
+    }
+
+    /// What is IPv4's alone is not taken for a network with IPv6, and somebody is told.
+    @Test(arguments: ["ipip", "wireguard"])
+    func aBackendOfIPv4AloneIsRefusedWithIPv6(type: String) async throws {
+        let lab = try await Lab(
+            nodes: 1, config: Self.configuration(type, families: .dual), families: .dual)
+        let daemon = try await lab[1].start(environment: "WIREGUARD_KEY_FILE=\(lab[1].directory)/wgkey")
+        try await daemon.wait(for: "the refusal") { status in
+            !status.isReady && status.problems.contains { $0.contains("twill's \(type) carries IPv4 alone") }
+        }
+        try lab.write("store/config", Self.configuration("vxlan", families: .dual))
+        try await daemon.wait(for: "ready") { $0.isReady && $0.problems.isEmpty }
+        try lab.write("store/config", Self.configuration(type, families: .dual))
+        try await daemon.wait(for: "the refusal, and what was") { status in
+            status.isReady && status.tunnel?.backend == "vxlan"
+                && status.problems.contains { $0.contains("twill's \(type) carries IPv4 alone") }
+        }
     }
 
     /// A daemon that begins where the kernel lacks what the network asks for ends, and says what and what to do; one that runs

@@ -27,9 +27,11 @@ import Testing
     }
 
     @Test func theRest() {
-        #expect(Finding.forwarding(setting: "1").outcome == .good)
-        #expect(Finding.forwarding(setting: "0").outcome == .bad)
-        #expect(Finding.forwarding(setting: nil).outcome == .bad)
+        #expect(Finding.forwarding(.ipv4, setting: "1").outcome == .good)
+        #expect(Finding.forwarding(.ipv4, setting: "0").outcome == .bad)
+        #expect(Finding.forwarding(.ipv4, setting: nil).outcome == .bad)
+        let ipv6 = Finding.forwarding(.ipv6, setting: "0")
+        #expect(ipv6.outcome == .bad && ipv6.remedy?.contains("net.ipv6.conf.all.forwarding=1") == true)
         #expect(Finding.lockedMemory(limitBytes: 65_536, isRegistered: false).outcome == .degraded)
         #expect(Finding.lockedMemory(limitBytes: nil, isRegistered: true).detail == "no limit")
     }
@@ -50,8 +52,8 @@ import Testing
         let port = Finding.port(endpoint, holder: "flanneld (process 7)")
         #expect(port.detail == problem.cause && port.remedy == problem.remedy && port.outcome == .degraded)
         #expect(Finding.port(endpoint, holder: nil).outcome == .good)
-        let forwarding = Finding.forwarding(setting: "0")
-        #expect(forwarding.detail == SystemSettingError.forwardingIsOff.cause)
+        let forwarding = Finding.forwarding(.ipv4, setting: "0")
+        #expect(forwarding.detail == SystemSettingError.forwardingIsOff(.ipv4).cause)
         let rights = Finding.rights(("no right", "get it"))
         #expect(rights.outcome == .bad && rights.detail == "no right" && rights.remedy == "get it")
         #expect(Finding.rights(nil).outcome == .good)

@@ -37,6 +37,36 @@ import Worker
         #expect(totals.kernel.sockets == [2] && totals.kernel.queue == 3)
     }
 
+    /// A network of IPv6 alone: device, sockets and peers have no address of IPv4.
+    @Test func theStateOfIPv6AloneIsReadAndWrittenByteForByte() throws {
+        let text = #"""
+            {"acceptsAnySource":false,"build":"0.1.0","mtu":1452,"node":{"stateDirectory":"/var/lib/twill","subnetFile":"/run/flannel/subnet.env"},"peers":[{"address":"fd20:32::102","counts":[5,500,6,600,7],"port":8285,"subnetIPv6":"fd00:66:0:2::/64","takesBursts":true}],"subnetIPv6":"fd00:66:0:1::/64","tunnel":{"addressIPv6":"fd00:66:0:1::","name":"flannel0","offloads":31,"workers":2},"underlay":{"address":"fd20:32::101","port":8285},"version":1}
+            """#
+        let state = try HandOverState(reading: Array(text.utf8))
+        #expect(String(decoding: state.bytes, as: UTF8.self) == text)
+        let configuration = try #require(state.configuration(tuning: Tuning()))
+        let own = Endpoint(address: try #require(IPAddress("fd20:32::101")), port: 8285)
+        #expect(configuration.underlay == own)
+        #expect(configuration.tunnelAddress == nil)
+        #expect(configuration.tunnelAddressIPv6 == IPv6Address("fd00:66:0:1::"))
+        #expect(state.routes.localIPv4 == nil && state.routes.localIPv6 == IPv6Prefix("fd00:66:0:1::/64"))
+        let peer = try #require(state.routes.peers.first)
+        #expect(peer.ipv4 == nil && peer.ipv6 == IPv6Prefix("fd00:66:0:2::/64"))
+        #expect(peer.endpoint == Endpoint(address: try #require(IPAddress("fd20:32::102")), port: 8285))
+        #expect(state.totals.peers.peers[peer.subnets]?.bytesReceived == 600)
+    }
+
+    /// A device without an address that can be read is nobody's to go on with.
+    @Test(arguments: [#""address":"x","addressIPv6":"fd00::""#, #""addressIPv6":"x""#, #""x":1"#])
+    func aDeviceWithoutAnAddressIsNotTakenOver(addresses: String) throws {
+        let text = #"""
+            {"version":1,"build":"9","acceptsAnySource":false,"mtu":1400,"peers":[],"node":{"subnetFile":"/s","stateDirectory":"/d"},
+             "tunnel":{\#(addresses),"name":"t0","offloads":0,"workers":1},"underlay":{"address":"192.168.0.1","port":1}}
+            """#
+        let state = try HandOverState(reading: Array(text.utf8))
+        #expect(state.configuration(tuning: Tuning()) == nil)
+    }
+
     /// Another release leaves out what it does not know of, and says more than this one knows.
     @Test func membersThatAreUnknownOrMissingDoNoHarm() throws {
         let text = #"""

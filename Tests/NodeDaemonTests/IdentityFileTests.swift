@@ -97,12 +97,12 @@ import Testing
 
     @Test func aCopyOnAnotherMachineGetsAnotherIdentity() throws {
         defer { remove() }
-        let original = IdentityFile.Machine(numbers: ["aa", "1-2"], address: IPv4Address("172.20.0.1")!)
+        let original = IdentityFile.Machine(numbers: ["aa", "1-2"], address: .v4(IPv4Address("172.20.0.1")!))
         let first = try IdentityFile.identity(in: state)
         func confirmed(_ numbers: [String], _ address: String) throws -> IdentityFile.Kept {
             try IdentityFile.confirmed(
                 try IdentityFile.identity(in: state), in: state,
-                machine: .init(numbers: numbers, address: IPv4Address(address)!))
+                machine: .init(numbers: numbers, address: .v4(IPv4Address(address)!)))
         }
         #expect(try confirmed(original.numbers, "172.20.0.1").identity == first.identity)
         // Another address alone, another number alone, numbers that cannot be read: the same node.

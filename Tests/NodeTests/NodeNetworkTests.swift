@@ -14,7 +14,8 @@ import Testing
     .enabled(if: namespacesAreExpected, "network namespaces need root and iproute2"), .timeLimit(.minutes(1)))
 struct NodeNetworkTests {
     private static let settings = TunnelSettings(
-        interfaceName: "flannel0", address: IPv4Address("10.66.28.0")!, network: IPv4Prefix("10.66.0.0/16")!,
+        interfaceName: "flannel0", address: .v4(IPv4Address("10.66.28.0")!),
+        network: .v4(IPv4Prefix("10.66.0.0/16")!),
         mtu: 1472, overhead: 28, transmitQueueLength: 1000)
 
     /// A namespace with an underlay `node-u0` (198.51.100.2/24, default route) and an idle TUN `flannel0`.
@@ -124,7 +125,7 @@ struct NodeNetworkTests {
         }
         let rules = PacketFilterRules(
             PacketFilterSettings(
-                network: Self.settings.network, subnet: IPv4Prefix("10.66.28.0/24")!, masquerades: true),
+                network: Self.settings.network, subnet: .v4(IPv4Prefix("10.66.28.0/24")!), masquerades: true),
             preferring: .nftables, interfaceName: "flannel0", beside: PacketFilterEffects())
         try await network.setDesired([rules])
         let running = Task { await network.run() }
@@ -141,7 +142,7 @@ struct NodeNetworkTests {
         let network = try await namespace.run {
             try NodeNetwork(options: UnderlayOptions(), health: NodeHealth(), logger: quietLogger)
         }
-        let old = BlackholeRoute(subnet: IPv4Prefix("10.66.28.0/24")!)
+        let old = BlackholeRoute(subnet: .v4(IPv4Prefix("10.66.28.0/24")!))
         try await network.setDesired(NodeNetworkTests.settings.desiredItems + [old])
         try await namespace.run {
             #expect(try execute("ip route show type blackhole").hasPrefix("blackhole 10.66.28.0/24"))
@@ -151,9 +152,9 @@ struct NodeNetworkTests {
             #expect(try execute("ip route get 10.66.28.7").contains("dev node-b0"))
         }
         var settings = NodeNetworkTests.settings
-        settings.address = IPv4Address("10.66.5.0")!
+        settings.address = .v4(IPv4Address("10.66.5.0")!)
         try await network.setDesired(
-            settings.desiredItems + [BlackholeRoute(subnet: IPv4Prefix("10.66.5.0/24")!)])
+            settings.desiredItems + [BlackholeRoute(subnet: .v4(IPv4Prefix("10.66.5.0/24")!))])
         try await namespace.run {
             let routes = try execute("ip route show type blackhole")
             #expect(routes.contains("10.66.5.0/24") && !routes.contains("10.66.28.0/24"))
@@ -176,11 +177,11 @@ struct NodeNetworkTests {
         let show = "ip route show dev flannel0"
         #expect(try await !namespace.run { try execute(show) }.contains("10.5.0.0"))
         var settings = NodeNetworkTests.settings
-        settings.network = IPv4Prefix("10.66.0.0/17")!
+        settings.network = .v4(IPv4Prefix("10.66.0.0/17")!)
         try await network.setDesired(settings.desiredItems)
         let narrower = try await namespace.run { try execute(show) }
         #expect(narrower.contains("10.66.0.0/17") && !narrower.contains("10.66.0.0/16"))
-        settings.network = IPv4Prefix("10.64.0.0/10")!
+        settings.network = .v4(IPv4Prefix("10.64.0.0/10")!)
         try await network.setDesired(settings.desiredItems)
         let wider = try await namespace.run { try execute(show) }
         #expect(wider.contains("10.64.0.0/10") && !wider.contains("10.66.0.0/17"))
@@ -285,7 +286,7 @@ struct NodeNetworkTests {
         let namespace = try await namespace()
         let underlay = try await namespace.run {
             try NodeNetwork(
-                options: UnderlayOptions(reachableAddress: IPv4Address("198.51.100.77")!),
+                options: UnderlayOptions(reachableAddress: IPAddress("198.51.100.77")!),
                 health: NodeHealth(), logger: quietLogger
             )
         }.chooseUnderlay()
@@ -302,7 +303,7 @@ struct NodeNetworkTests {
         try await network.setDesired(NodeNetworkTests.settings.desiredItems)
         let (forwards, error) = try await namespace.run {
             let error = #expect(throws: SystemSettingError.self) {
-                _ = try ForwardingEnabled().deviation(in: NetworkState())
+                _ = try ForwardingEnabled(family: .ipv4).deviation(in: NetworkState())
             }
             return (try execute("cat /proc/sys/net/ipv4/ip_forward"), error)
         }

@@ -73,7 +73,7 @@ struct SimulatedPath {
     }
 
     @Test func aWidePathCostsOneProbe() {
-        var search = PathSearch(fullSize: 1472, overhead: 28, timing: PathTiming())
+        var search = PathSearch(fullSize: 1472, overhead: 28, smallest: 36, timing: PathTiming())
         var path = SimulatedPath(limit: 1472)
         let isAnswered = run(&search, on: &path).isAnswered
         #expect(isAnswered)
@@ -84,7 +84,7 @@ struct SimulatedPath {
         1464, 1452, 1444, 1422, 1392, 1391, 1372, 1371, 1301, 1252, 1172, 972, 600, 524, 480, 100, 40,
     ])
     func aNarrowPathIsMeasured(limit: Int) {
-        var search = PathSearch(fullSize: 1472, overhead: 28, timing: PathTiming())
+        var search = PathSearch(fullSize: 1472, overhead: 28, smallest: 36, timing: PathTiming())
         var path = SimulatedPath(limit: limit)
         let (isAnswered, time) = run(&search, on: &path)
         #expect(isAnswered)
@@ -98,7 +98,7 @@ struct SimulatedPath {
     }
 
     @Test(arguments: [1472, 2276, 4444, 8944, 8968]) func aJumboPathIsMeasured(limit: Int) {
-        var search = PathSearch(fullSize: 8972, overhead: 28, timing: PathTiming())
+        var search = PathSearch(fullSize: 8972, overhead: 28, smallest: 36, timing: PathTiming())
         var path = SimulatedPath(limit: limit)
         let isAnswered = run(&search, on: &path).isAnswered
         #expect(isAnswered)
@@ -110,7 +110,7 @@ struct SimulatedPath {
     }
 
     @Test func aTrueHintShortensTheSearch() {
-        var search = PathSearch(fullSize: 1472, overhead: 28, timing: PathTiming())
+        var search = PathSearch(fullSize: 1472, overhead: 28, smallest: 36, timing: PathTiming())
         var path = SimulatedPath(limit: 1333)
         let (_, time) = run(&search, on: &path, hint: 1333)
         #expect(search.finding == .narrow(1333))
@@ -118,7 +118,7 @@ struct SimulatedPath {
     }
 
     @Test(arguments: [524, 40, -28, 1400, 1471, 5000]) func aForgedHintChangesNothing(hint: Int) {
-        var search = PathSearch(fullSize: 1472, overhead: 28, timing: PathTiming())
+        var search = PathSearch(fullSize: 1472, overhead: 28, smallest: 36, timing: PathTiming())
         var path = SimulatedPath(limit: 1472)
         _ = run(&search, on: &path, hint: hint)
         #expect(search.finding == .full)
@@ -128,12 +128,12 @@ struct SimulatedPath {
     }
 
     @Test func aPeerThatAnswersNothingIsNoEvidence() {
-        var search = PathSearch(fullSize: 1472, overhead: 28, timing: PathTiming())
+        var search = PathSearch(fullSize: 1472, overhead: 28, smallest: 36, timing: PathTiming())
         var path = SimulatedPath(limit: 1472, answers: false)
         var isAnswered = run(&search, on: &path).isAnswered
         #expect(!isAnswered)
         #expect(search.finding == .unknown && path.sizes.count == 5)
-        search = PathSearch(fullSize: 1472, overhead: 28, timing: PathTiming())
+        search = PathSearch(fullSize: 1472, overhead: 28, smallest: 36, timing: PathTiming())
         path = SimulatedPath(limit: 1372)
         _ = run(&search, on: &path)
         path.answers = false
@@ -144,7 +144,7 @@ struct SimulatedPath {
 
     @Test func lossIsNotTakenForNarrowness() {
         for losesEvery in 2...5 {
-            var search = PathSearch(fullSize: 1472, overhead: 28, timing: PathTiming())
+            var search = PathSearch(fullSize: 1472, overhead: 28, smallest: 36, timing: PathTiming())
             var path = SimulatedPath(limit: 1472)
             path.losesEvery = losesEvery
             for _ in 0..<20 { _ = run(&search, on: &path) }
@@ -154,7 +154,7 @@ struct SimulatedPath {
 
     @Test func threeLossesInARowAreNotBelievedAtOnce() {
         // The three probes of the full size are lost, and nothing after them.
-        var search = PathSearch(fullSize: 1472, overhead: 28, timing: PathTiming())
+        var search = PathSearch(fullSize: 1472, overhead: 28, smallest: 36, timing: PathTiming())
         var path = SimulatedPath(limit: 1472)
         path.losesFirst = 3
         _ = run(&search, on: &path)
@@ -163,7 +163,7 @@ struct SimulatedPath {
 
     @Test func slowPathsAreWaitedFor() {
         for milliseconds in [300, 600, 900] {
-            var search = PathSearch(fullSize: 1472, overhead: 28, timing: PathTiming())
+            var search = PathSearch(fullSize: 1472, overhead: 28, smallest: 36, timing: PathTiming())
             var path = SimulatedPath(limit: 1372)
             path.roundTripTime = .milliseconds(milliseconds)
             let isAnswered = run(&search, on: &path).isAnswered
@@ -177,7 +177,7 @@ struct SimulatedPath {
     }
 
     @Test func aPathThatBecomesWideIsFound() {
-        var search = PathSearch(fullSize: 1472, overhead: 28, timing: PathTiming())
+        var search = PathSearch(fullSize: 1472, overhead: 28, smallest: 36, timing: PathTiming())
         var path = SimulatedPath(limit: 1372)
         _ = run(&search, on: &path)
         // Without the raise timer it is only confirmed, with one probe.
@@ -202,7 +202,7 @@ struct SimulatedPath {
     }
 
     @Test func anotherTunnelMTUBeginsAnew() {
-        var search = PathSearch(fullSize: 1472, overhead: 28, timing: PathTiming())
+        var search = PathSearch(fullSize: 1472, overhead: 28, smallest: 36, timing: PathTiming())
         var path = SimulatedPath(limit: 1372)
         _ = run(&search, on: &path)
         search.change(fullSize: 1452)
@@ -212,7 +212,7 @@ struct SimulatedPath {
     }
 
     @Test func whatIsNoAnswerIsPassedOver() {
-        var search = PathSearch(fullSize: 1472, overhead: 28, timing: PathTiming())
+        var search = PathSearch(fullSize: 1472, overhead: 28, smallest: 36, timing: PathTiming())
         for sequence in [-1, 0, 5, 63, 64, .max, .min] { search.answered(sequence: sequence, at: start) }
         let step = search.next(at: start)
         #expect(search.finding == .unknown && step == .idle)

@@ -5,8 +5,8 @@ import Testing
 @testable import Node
 
 @Suite struct PathWatchTests {
-    private static let subnet = IPv4Prefix("10.66.2.0/24")!
-    private static let address = IPv4Address("192.0.2.2")!
+    private static let subnet = IPPrefix("10.66.2.0/24")!
+    private static let address = IPAddress("192.0.2.2")!
 
     /// A network of one peer, in a time of its own.
     private struct Scene {
@@ -225,11 +225,33 @@ import Testing
         #expect(scene.problems.count == 1)
     }
 
+    /// IPv6's smallest packets are larger, and so is what it asks for.
+    @Test func aPathTooNarrowForIPv6IsSaidInItsOwnNumbers() throws {
+        var watch = PathWatch(timing: PathTiming(), probes: true)
+        let (subnet, address) = (try #require(IPPrefix("fd66::/64")), try #require(IPAddress("fd20::2")))
+        watch.follow([subnet: address], tunnelMTU: 1452, minimum: 1280, overhead: 48)
+        var (now, sizes) = (ContinuousClock.now, Set<Int>())
+        // A second of traffic that nothing answers, so that each size of the first search is tried.
+        watch.take([subnet: PathTraffic(sentBytes: 5_000, receivedPackets: 1)], at: now)
+        for _ in 0..<500 {
+            _ = watch.turn(at: now) { target, _, size in
+                #expect(target == subnet.address)
+                sizes.insert(size)
+                return true
+            }
+            now += .milliseconds(20)
+        }
+        #expect(sizes == [1452, 56])
+        watch.take(PathLimit(interfaceIndex: 2, mtu: 1300), learnt: nil, of: address, at: now)
+        let problem = try #require(watch.problems(underlay: ("eth0", 1500)).values.first)
+        #expect(problem.cause.contains("carries packets of 1300 bytes only: the tunnel needs 1328"))
+    }
+
     @Test func manyNarrowPathsAreOneSentenceBeyondALimit() {
         var watch = PathWatch(timing: PathTiming(), probes: true)
-        var peers: [IPv4Prefix: IPv4Address] = [:]
+        var peers: [IPPrefix: IPAddress] = [:]
         for number in 1...100 {
-            peers[IPv4Prefix("10.66.\(number).0/24")!] = IPv4Address("192.0.2.\(number)")!
+            peers[IPPrefix("10.66.\(number).0/24")!] = IPAddress("192.0.2.\(number)")!
         }
         watch.follow(peers, tunnelMTU: 1472, overhead: 28)
         for address in peers.values {
@@ -245,11 +267,11 @@ import Testing
 
 @Suite struct PathQuestionsTests {
     @Test func aPassAsksNoMoreThanItMay() {
-        let addresses = (0..<1000).map { IPv4Address(bits: 0x0A00_0000 + $0) }
+        let addresses = (0..<1000).map { IPAddress.v4(IPv4Address(bits: 0x0A00_0000 + $0)) }
         var questions = PathQuestions()
         questions.follow(addresses)
         var now = ContinuousClock.now
-        var asked: [IPv4Address] = []
+        var asked: [IPAddress] = []
         var passes = 0
         while questions.due != nil {
             let batch = questions.take(at: now)
@@ -263,7 +285,7 @@ import Testing
         #expect(more.isEmpty)
 
         // A resync asks some, and each in its turn.
-        var seen: Set<IPv4Address> = []
+        var seen: Set<IPAddress> = []
         for _ in 0..<8 {
             now += .seconds(5)
             questions.noteResync()
@@ -285,7 +307,7 @@ import Testing
 
     @Test func fewAddressesAreAskedOncePerSecondAtMost() {
         var questions = PathQuestions()
-        let addresses = [IPv4Address("192.0.2.1")!, IPv4Address("192.0.2.2")!]
+        let addresses = [IPAddress("192.0.2.1")!, IPAddress("192.0.2.2")!]
         questions.follow(addresses)
         var now = ContinuousClock.now
         let first = Array(questions.take(at: now))
@@ -301,7 +323,7 @@ import Testing
         questions = PathQuestions()
         questions.follow(addresses)
         _ = questions.take(at: now)
-        let newcomer = IPv4Address("192.0.2.3")!
+        let newcomer = IPAddress("192.0.2.3")!
         questions.follow(addresses + [newcomer])
         let second = Array(questions.take(at: now + .seconds(1)))
         #expect(second == [newcomer])

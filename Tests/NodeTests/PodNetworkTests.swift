@@ -12,7 +12,7 @@ import Testing
 /// How pods of this node get their network: the CNI list and the bridge.
 @Suite struct ContainerNetworkListTests {
     private let file = SubnetFile(
-        network: IPv4Prefix("10.244.0.0/16")!, subnet: IPv4Prefix("10.244.3.0/24")!, mtu: 1472,
+        ipv4: .init(network: IPv4Prefix("10.244.0.0/16")!, subnet: IPv4Prefix("10.244.3.0/24")!), mtu: 1472,
         masquerades: false)
 
     /// A directory of its own for each test.
@@ -219,6 +219,13 @@ import Testing
                 try PodBridge.remove("cni0", unlessOf: IPv4Prefix("10.244.9.0/24"))
                     == .removed(addresses: "10.244.2.1/24", podCount: 1))
             #expect(try PodBridge.remove("cni0", unlessOf: nil) == .missing)
+            try execute("ip link add cni0 type bridge && ip addr add fd00:12:0:1::1/64 dev cni0 nodad")
+            #expect(
+                try PodBridge.remove("cni0", unlessOf: nil, IPv6Prefix("fd00:12:0:1::/64"))
+                    == .inUse(addresses: "fd00:12:0:1::1"))
+            #expect(
+                try PodBridge.remove("cni0", unlessOf: nil, IPv6Prefix("fd00:12:0:2::/64"))
+                    == .removed(addresses: "no address", podCount: 0))
         }
     }
 

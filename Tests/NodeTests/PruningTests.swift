@@ -12,7 +12,8 @@ import Testing
     .enabled(if: namespacesAreExpected, "network namespaces need root and iproute2"), .timeLimit(.minutes(1)))
 struct PruningTests {
     private static let settings = TunnelSettings(
-        interfaceName: "flannel0", address: IPv4Address("10.66.28.0")!, network: IPv4Prefix("10.66.0.0/16")!,
+        interfaceName: "flannel0", address: .v4(IPv4Address("10.66.28.0")!),
+        network: .v4(IPv4Prefix("10.66.0.0/16")!),
         mtu: 1472, overhead: 28, transmitQueueLength: 1000)
 
     /// An underlay, this node's tunnel device, and that of another twilld with what it made.
@@ -61,7 +62,7 @@ struct PruningTests {
         #expect(try execute("ip route show 10.79.0.0/16").contains("proto 117"))
         let rules = try execute("ip rule show")
         #expect(!rules.contains("proto 116") && rules.contains("lookup 53 proto 117"))
-        let addresses = try RouteSocket().addressesIPv4().filter { $0.origin == Route.twillOrigin }
+        let addresses = try RouteSocket().addresses().filter { $0.origin == Route.twillOrigin }
         #expect(addresses.map { "\($0.address)" }.sorted() == ["10.5.3.0", "10.66.28.0"])
     }
 
@@ -103,7 +104,7 @@ struct PruningTests {
             try await namespace.run {
                 try execute("ip route show table all proto 116").split(separator: "\n").count == 3
                     && !execute("ip rule show").contains("proto 116")
-                    && RouteSocket().addressesIPv4().filter { $0.origin == Route.twillOrigin }.count == 2
+                    && RouteSocket().addresses().filter { $0.origin == Route.twillOrigin }.count == 2
             }
         }
         for command in Self.leftovers.split(separator: "&& \\\n") {
@@ -127,7 +128,7 @@ struct PruningTests {
                     + "ip route add blackhole 10.66.28.0/24 metric 4294967295")
             return try NodeNetwork(options: UnderlayOptions(), health: NodeHealth(), logger: quietLogger)
         }
-        let blackhole = BlackholeRoute(subnet: IPv4Prefix("10.66.28.0/24")!)
+        let blackhole = BlackholeRoute(subnet: .v4(IPv4Prefix("10.66.28.0/24")!))
         try await network.setDesired(Self.settings.desiredItems + [blackhole])
         let (overlay, hole) = try await namespace.run {
             (try execute("ip route show 10.66.0.0/16"), try execute("ip route show 10.66.28.0/24"))

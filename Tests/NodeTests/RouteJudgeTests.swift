@@ -32,8 +32,8 @@ struct RouteJudgeTests {
         }
         try await network.setDesired(
             TunnelSettings(
-                interfaceName: "flannel0", address: IPv4Address("10.66.28.0")!,
-                network: IPv4Prefix("10.66.0.0/16")!, mtu: 1472, overhead: 28, transmitQueueLength: 1000
+                interfaceName: "flannel0", address: .v4(IPv4Address("10.66.28.0")!),
+                network: .v4(IPv4Prefix("10.66.0.0/16")!), mtu: 1472, overhead: 28, transmitQueueLength: 1000
             ).desiredItems)
         await network.judgeRoutes(targets)
         return (namespace, network)
@@ -176,7 +176,7 @@ struct RouteJudgeTests {
         try await namespace.run {
             let socket = try RouteSocket()
             let state = NetworkState(
-                links: try socket.links(), addresses: try socket.addressesIPv4(),
+                links: try socket.links(), addresses: try socket.addresses(),
                 routes: try socket.routes(of: RouteInterest(prefixes: [targets.network])))
             var judge = RouteJudge()
             var many = targets

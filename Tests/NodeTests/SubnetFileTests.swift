@@ -10,7 +10,7 @@ import Testing
 
 @Suite struct SubnetFileTests {
     private let file = SubnetFile(
-        network: IPv4Prefix("10.66.0.0/16")!, subnet: IPv4Prefix("10.66.28.0/24")!, mtu: 1472,
+        ipv4: .init(network: IPv4Prefix("10.66.0.0/16")!, subnet: IPv4Prefix("10.66.28.0/24")!), mtu: 1472,
         masquerades: false)
 
     /// Calls `body` with a path in a directory that does not exist yet, and removes all of it afterwards.
@@ -55,7 +55,8 @@ import Testing
 
     @Test func whatIsWrittenIsRead() {
         let values = values(of: file)
-        #expect(values.network == file.network && values.subnet == file.subnet && values.mtu == 1472)
+        #expect(
+            values.network == file.ipv4?.network && values.subnet == file.ipv4?.subnet && values.mtu == 1472)
         #expect(values.masquerades == false)
     }
 
@@ -127,7 +128,7 @@ import Testing
             unlink(path)
             #expect(mkdir(path, 0o755) == 0)
             try file.write(to: path)
-            #expect(try SubnetFileValues(path: path)?.subnet == file.subnet)
+            #expect(try SubnetFileValues(path: path)?.subnet == file.ipv4?.subnet)
             unlink(path)
             #expect(mkdir(path, 0o755) == 0 && mkdir(path + "/x", 0o755) == 0)
             let error = #expect(throws: SubnetFileError.self) { try file.write(to: path) }

@@ -37,7 +37,7 @@ import Testing
     }
 
     private func choose(_ options: UnderlayOptions, route: Route? = nil) throws -> Underlay {
-        try Underlay(choosing: options, in: state, routeToReachable: route)
+        try Underlay(choosing: options, in: state, routeToReachable: route, by: [.ipv4])
     }
 
     private func failure(_ options: UnderlayOptions) -> String? {
@@ -109,7 +109,7 @@ import Testing
             to: .v4(IPv4Prefix("198.51.100.1/32")!), interfaceIndex: 3,
             preferredSource: IPAddress("10.1.0.9")!)
         var options = UnderlayOptions(
-            interfaces: ["eth1"], interfacePatterns: ["eth0"], reachableAddress: IPv4Address("198.51.100.1")!)
+            interfaces: ["eth1"], interfacePatterns: ["eth0"], reachableAddress: IPAddress("198.51.100.1")!)
         #expect(try choose(options, route: route).address == IPv4Address("10.1.0.7")!)
         options.interfaces = ["wlan0"]
         #expect(try choose(options, route: route).interfaceName == "eth0")
@@ -129,7 +129,7 @@ import Testing
     }
 
     @Test func theReachableAddressGivesInterfaceAndSource() throws {
-        let options = UnderlayOptions(reachableAddress: IPv4Address("198.51.100.1")!)
+        let options = UnderlayOptions(reachableAddress: IPAddress("198.51.100.1")!)
         let route = Route(
             to: .v4(IPv4Prefix("198.51.100.1/32")!), interfaceIndex: 3,
             preferredSource: IPAddress("10.1.0.9")!)
@@ -180,7 +180,7 @@ import Testing
     // MARK: What may not be chosen
 
     private let exclusions = UnderlayExclusions(
-        interfaceName: "flannel0", networks: [IPv4Prefix("100.96.0.0/16")!])
+        interfaceName: "flannel0", networks: [.v4(IPv4Prefix("100.96.0.0/16")!)])
 
     /// The machine with the tunnel device, a bridge for pods and a leftover one.
     private var withOverlay: NetworkState {
@@ -200,7 +200,8 @@ import Testing
     private func choose(
         _ options: UnderlayOptions, in state: NetworkState, route: Route? = nil
     ) throws -> Underlay {
-        try Underlay(choosing: options, excluding: exclusions, in: state, routeToReachable: route)
+        try Underlay(
+            choosing: options, excluding: exclusions, in: state, routeToReachable: route, by: [.ipv4])
     }
 
     @Test(arguments: [
@@ -213,7 +214,7 @@ import Testing
         (UnderlayOptions(interfacePatterns: ["^100[.]96"]), "matches no address"),
         (UnderlayOptions(interfacePatterns: ["flannel"]), "matches no address"),
         (
-            UnderlayOptions(reachableAddress: IPv4Address("100.96.0.1")!),
+            UnderlayOptions(reachableAddress: IPAddress("100.96.0.1")!),
             "the route to it leads into the tunnel"
         ),
     ])
@@ -235,7 +236,7 @@ import Testing
         (UnderlayOptions(interfaces: ["eth7"]), true), (UnderlayOptions(interfaces: ["eth2"]), true),
         (UnderlayOptions(interfaces: ["10.9.9.9"]), true),
         (UnderlayOptions(interfacePatterns: ["wlan"]), true),
-        (UnderlayOptions(reachableAddress: IPv4Address("198.51.100.1")!), true),
+        (UnderlayOptions(reachableAddress: IPAddress("198.51.100.1")!), true),
         (UnderlayOptions(interfacePatterns: ["("]), false),
         (UnderlayOptions(interfaces: ["flannel0"]), false),
         (UnderlayOptions(interfaces: ["224.0.0.5"]), false),
@@ -450,7 +451,7 @@ import Testing
     }
 
     @Test mutating func itIsExcludedOnceTheOverlayIsKnown() {
-        exclusions.networks = [IPv4Prefix("192.0.2.0/24")!]
+        exclusions.networks = [.v4(IPv4Prefix("192.0.2.0/24")!)]
         look(after: 0)
         #expect(watch.problem?.effect == .cutOff)
         #expect(
@@ -462,7 +463,7 @@ import Testing
     }
 
     @Test mutating func aPublicAddressInsideTheOverlayIsSaid() {
-        exclusions.networks = [IPv4Prefix("100.96.0.0/16")!]
+        exclusions.networks = [.v4(IPv4Prefix("100.96.0.0/16")!)]
         options.publicAddress = IPv4Address("100.96.1.0")!
         look(after: 0)
         #expect(

@@ -51,4 +51,24 @@ import Testing
         #expect(row?.endpoint == Endpoint(address: address, port: 8285))
         #expect(row?.user == 1000 && row?.inode == 4711 && row?.state == 7)
     }
+
+    /// As /proc/net/udp6 has fd20:32::102 on a machine of this byte order.
+    @Test func aLineOfIPv6IsRead() throws {
+        let address = try #require(IPv6Address("fd20:32::102"))
+        let words = [address.high >> 32, address.high, address.low >> 32, address.low].map { word in
+            let digits = String(UInt32(truncatingIfNeeded: word).bigEndian, radix: 16, uppercase: true)
+            return String(repeating: "0", count: 8 - digits.count) + digits
+        }
+        let row = try #require(
+            SocketTableRow("  7: \(words.joined()):205D 0:0 07 0:0 00:0 00000000     0        0 4711 2 0 0"))
+        let endpoint = Endpoint(address: .v6(address), port: 8285)
+        #expect(row.endpoint == endpoint && row.keeps(endpoint, of: .udp))
+        #expect(row.keeps(Endpoint(address: .v6(.any), port: 8285), of: .udp))
+        #expect(!row.keeps(Endpoint(address: .v6(IPv6Address(high: 0, low: 1)), port: 8285), of: .udp))
+        #expect(!row.keeps(Endpoint(address: IPv4Address(192, 0, 2, 1), port: 8285), of: .udp))
+        // One of IPv4 alone keeps nobody of IPv6 out.
+        let ipv4 = try #require(
+            SocketTableRow("  8: 00000000:205D 0:0 07 0:0 00:0 00000000     0        0 4712 2 0 0"))
+        #expect(!ipv4.keeps(endpoint, of: .udp))
+    }
 }

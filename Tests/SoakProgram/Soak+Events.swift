@@ -288,7 +288,7 @@ extension Soak {
             try await node(number).end(SIGTERM)
             try await node(number).start(etcd)
         case .daemonTakenOver(let number): try await node(number).takeOver(etcd)
-        case .daemonSettingsChange(let number, let workers): try node(number).set(workers: workers)
+        case .daemonSettingsChange(let number, let workers): try await node(number).set(workers: workers)
         case .daemonPaused(let number, let pause):
             node(number).daemon.signal(SIGSTOP)
             try await Task.sleep(for: pause)

@@ -122,10 +122,11 @@ extension Soak {
 
     private func actualStatus(_ daemon: LabDaemon) -> [String] {
         guard let status = daemon.status else { return ["no answer on the status socket"] }
-        // Foreign nodes have no daemon, and nobody takes what comes to them.
-        let foreign =
-            #/^no packet is sent by the lease|^peer 100\.96\.[0-9]+\.0/24 \(172\.20\.32\.2[0-9]+\) does not answer/#
-        let problems = status.problems.filter { $0.firstMatch(of: foreign) == nil }
+        // Foreign nodes have no daemon, and nobody takes what comes to them. What a disturbance has lost stays told for a
+        // minute after the last packet.
+        let rightly =
+            #/^no packet is sent by the lease|^peer 100\.96\.[0-9]+\.0/24 \(172\.20\.32\.2[0-9]+\) does not answer|^packets are lost/#
+        let problems = status.problems.filter { $0.firstMatch(of: rightly) == nil }
         var lines = [
             "ready \(status.isReady)", "store \(status.store.isConnected)",
             "lease \(status.lease?.subnet ?? "none")", "announces \(status.underlay?.endpoint ?? "nothing")",

@@ -74,9 +74,14 @@ final class SoakNode {
         life = nil
     }
 
-    /// Tells the daemon another number of workers.
-    func set(workers: Int) throws {
+    /// Tells the daemon another number of workers. A daemon that has just been started hears of it as soon as the kernel has
+    /// given it its first instructions.
+    func set(workers: Int) async throws {
         try Data("workers = \(workers)\n".utf8).write(to: URL(filePath: host.directory + "/twilld.conf"))
+        let daemon = daemon
+        _ = try await until("a daemon that takes SIGHUP", seconds: 10) {
+            !daemon.isRunning || daemon.takes(SIGHUP) ? true : nil
+        }
         daemon.signal(SIGHUP)
     }
 

@@ -23,10 +23,11 @@ struct HandOverTests {
         ///   go by the workers, whose order is what a hand-over could change: past them it is that of the interfaces, and a veth
         ///   on a machine with much else to do has a queue for each CPU.
         init(
-            _ configuration: String = "workers = 1\n", flags: String = "", wrapper: String = ""
+            _ configuration: String = "workers = 1\n", families: Lab.Families = .ipv4, flags: String = "",
+            wrapper: String = ""
         ) async throws {
             self.flags = flags
-            lab = try await Lab()
+            lab = try await Lab(config: Lab.configuration(of: families), families: families)
             try lab.write("twilld.conf", configuration)
             daemon = try await lab[1].start(
                 "--config \(lab.directory)/twilld.conf \(flags)", wrapper: wrapper)
@@ -85,8 +86,9 @@ struct HandOverTests {
         }
     }
 
-    @Test func anotherDaemonTakesOverAndNothingIsLost() async throws {
-        let stage = try await Stage()
+    @Test(arguments: [Lab.Families.ipv4, .ipv6])
+    func anotherDaemonTakesOverAndNothingIsLost(families: Lab.Families) async throws {
+        let stage = try await Stage(families: families)
         let before = try #require(stage.daemon.status)
         let index = try await stage.tunnelIndex
         let former = stage.daemon
@@ -120,8 +122,9 @@ struct HandOverTests {
         #expect(stage.daemon.log.contains("event=hand_over_failed"))
     }
 
-    @Test func portWorkersAndTuningChangeBySIGHUPWithoutALoss() async throws {
-        let stage = try await Stage(flags: "--kernel-path=off")
+    @Test(arguments: [Lab.Families.ipv4, .ipv6])
+    func portWorkersAndTuningChangeBySIGHUPWithoutALoss(families: Lab.Families) async throws {
+        let stage = try await Stage(families: families, flags: "--kernel-path=off")
         try await stage.reload("workers = 2\n")
         try await stage.reload("workers = 3\nbatch = 32\n")
         try await stage.reload("workers = 1\nengine = mmsg\n")

@@ -48,23 +48,37 @@ struct PathWorldTests {
             }
         }
 
+        /// The routes of the other node's prefixes by themselves.
         func route(on node: Int = 1) async throws -> String {
-            try await lab[node].run("ip route show \(subnets[2 - node]) dev flannel0")
+            var routes = ""
+            for prefix in subnets[2 - node].split(separator: ",") {
+                routes += try await lab[node].run("ip route show \(prefix) dev flannel0")
+            }
+            return routes
         }
     }
 
-    @Test func aRouteWithAnMTUIsFollowed() async throws {
-        let pair = try await Pair(Lab())
-        #expect(await pair.pods[0].answers(from: pair.pods[1].address, bytes: 1472) == 3)
-        try await pair.lab[1].run("ip route add 172.20.32.102/32 dev eth0 mtu 1400")
+    @Test(arguments: Lab.Families.allCases) func aRouteWithAnMTUIsFollowed(families: Lab.Families)
+        async throws
+    {
+        let lab = try await Lab(config: Lab.configuration(of: families), families: families)
+        let pair = try await Pair(lab)
+        let overhead = families.hasIPv4 ? 28 : 48
+        for address in pair.pods[1].addresses {
+            #expect(await pair.pods[0].answers(from: address, bytes: 1500 - overhead) == 3)
+        }
+        let peer = "\(lab[2].address)/\(families.hasIPv4 ? 32 : 128)"
+        try await lab[1].run("ip route add \(peer) dev eth0 mtu 1400")
         try await pair.largePacketsPass()
         let status = try await pair.daemons[0].wait(for: "a narrow path") { $0.peers[0].pathMTU == 1400 }
         #expect(status.problems.isEmpty)
-        #expect(try await pair.route().contains("mtu 1372"))
-        #expect(try await pair.lab[1].run("ip route get \(pair.pods[1].address)").contains("mtu 1372"))
-        try await pair.lab[1].run("ip route replace 172.20.32.102/32 dev eth0 mtu lock 1300")
-        try await pair.daemons[0].wait(for: "a narrower path") { $0.peers[0].pathMTU == 1300 }
-        try await pair.lab[1].run("ip route del 172.20.32.102/32 dev eth0")
+        #expect(try await pair.route().contains("mtu \(1400 - overhead)"))
+        for address in pair.pods[1].addresses {
+            #expect(try await lab[1].run("ip route get \(address)").contains("mtu \(1400 - overhead)"))
+        }
+        try await lab[1].run("ip route replace \(peer) dev eth0 mtu lock 1350")
+        try await pair.daemons[0].wait(for: "a narrower path") { $0.peers[0].pathMTU == 1350 }
+        try await lab[1].run("ip route del \(peer) dev eth0")
         try await pair.daemons[0].wait(for: "a wide path") { $0.peers[0].pathMTU == nil }
         #expect(try await pair.route() == "")
     }
@@ -210,8 +224,10 @@ struct PathWorldTests {
     }
 
     /// The daemon is gone and its machine is there, which says so.
-    @Test func aPeerWhoseHostRefusesIsNamedAndCounted() async throws {
-        let pair = try await Pair(Lab(), flags: ["--v=1", ""], probesOften: true)
+    @Test(arguments: [Lab.Families.ipv4, .ipv6])
+    func aPeerWhoseHostRefusesIsNamedAndCounted(families: Lab.Families) async throws {
+        let lab = try await Lab(config: Lab.configuration(of: families), families: families)
+        let pair = try await Pair(lab, flags: ["--v=1", ""], probesOften: true)
         let name = try #require(pair.daemons[0].status?.peers.first?.name)
         #expect(name == HostName.own)
         pair.daemons[1].signal(SIGKILL)
@@ -219,7 +235,7 @@ struct PathWorldTests {
         try await pair.pods[0].run(
             "ping -n -i 0.2 -w 40 \(pair.pods[1].address) >/dev/null 2>&1 & sleep 0.1")
         try await pair.daemons[0].problem(
-            "peer \(pair.subnets[1])", "172.20.32.102", "nobody listens on the UDP port of its lease")
+            "peer \(pair.subnets[1])", lab[2].address, "nobody listens on the UDP port of its lease")
         let status = try #require(pair.daemons[0].status)
         #expect(status.peers.map(\.silence) == ["refused"] && status.isReady)
         let silent = pair.daemons[0].metrics.filter { $0.name == "twill_silent_peers" }
@@ -277,9 +293,10 @@ extension LabPod {
     func canSend(_ bytes: Int, to receiver: LabPod) async -> Bool {
         // One that failed may still listen on its port.
         let port = Int.random(in: 20_000...30_000)
+        let family = receiver.address.contains(":") ? "AF_INET6" : "AF_INET"
         let listener = """
             import socket
-            l = socket.create_server((\"\(receiver.address)\", \(port)))
+            l = socket.create_server((\"\(receiver.address)\", \(port)), family=socket.\(family))
             l.settimeout(12)
             c, _ = l.accept()
             c.settimeout(12)

@@ -17,6 +17,22 @@ public enum IPAddress: Sendable, Hashable, Comparable {
         }
     }
 
+    /// Its family.
+    public var addressFamily: AddressFamily {
+        switch self {
+        case .v4: .ipv4
+        case .v6: .ipv6
+        }
+    }
+
+    /// Whether it can name one host elsewhere: no loopback, group, or unspecified address.
+    public var isReachable: Bool {
+        switch self {
+        case .v4(let address): address.isUnicast && !address.isLoopback
+        case .v6(let address): address != .any && !address.isLoopback && !address.isMulticast
+        }
+    }
+
     /// The length in bits of an address of this family: 32 or 128.
     public var bitWidth: Int {
         switch self {
@@ -60,6 +76,37 @@ extension IPAddress: CustomStringConvertible {
     }
 }
 
+/// IPv4 or IPv6.
+public enum AddressFamily: Sendable, Hashable, CaseIterable {
+    /// IPv4 (RFC 791).
+    case ipv4
+    /// IPv6 (RFC 8200).
+    case ipv6
+}
+
+extension AddressFamily: CustomStringConvertible {
+    /// `IPv4` or `IPv6`.
+    public var description: String {
+        switch self {
+        case .ipv4: "IPv4"
+        case .ipv6: "IPv6"
+        }
+    }
+}
+
+extension AddressFamily {
+    /// The bytes of a header of the family: IPv4's without options (RFC 791), IPv6's without extensions (RFC 8200).
+    package var headerBytes: Int {
+        switch self {
+        case .ipv4: 20
+        case .ipv6: 40
+        }
+    }
+
+    /// What the names of things have at their end that there may be two of, one for each family: nothing for IPv4.
+    package var suffix: String { self == .ipv4 ? "" : " (IPv6)" }
+}
+
 /// A prefix of either family.
 public enum IPPrefix: Sendable, Hashable {
     /// An IPv4 prefix.
@@ -73,6 +120,17 @@ public enum IPPrefix: Sendable, Hashable {
         switch address {
         case .v4(let address): self = .v4(IPv4Prefix(address, length: length))
         case .v6(let address): self = .v6(IPv6Prefix(address, length: length))
+        }
+    }
+
+    /// Parses `10.0.0.0/8` or `fd00::/48`.
+    public init?(_ text: some StringProtocol) {
+        if let prefix = IPv4Prefix(text) {
+            self = .v4(prefix)
+        } else if let prefix = IPv6Prefix(text) {
+            self = .v6(prefix)
+        } else {
+            return nil
         }
     }
 
@@ -97,6 +155,18 @@ public enum IPPrefix: Sendable, Hashable {
     public func contains(_ other: IPPrefix) -> Bool {
         other.length >= length && contains(other.address)
     }
+
+    /// Whether any address is in both; prefixes of two families never have one.
+    public func overlaps(_ other: IPPrefix) -> Bool { contains(other) || other.contains(self) }
+
+    /// Its family.
+    public var addressFamily: AddressFamily { address.addressFamily }
+
+    /// The IPv4 prefix; nil for IPv6.
+    public var v4: IPv4Prefix? { if case .v4(let prefix) = self { prefix } else { nil } }
+
+    /// The IPv6 prefix; nil for IPv4.
+    public var v6: IPv6Prefix? { if case .v6(let prefix) = self { prefix } else { nil } }
 
     /// 0 to 32 or 128 bits.
     public var length: Int {

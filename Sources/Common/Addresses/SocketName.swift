@@ -63,6 +63,30 @@ extension Endpoint {
 }
 
 extension Endpoint {
+    /// What a socket is bound to; nil where it is of neither family, or the descriptor is no socket.
+    public init?(boundBy descriptor: Int32) {
+        var storage = (UInt64(0), UInt64(0), UInt64(0), UInt64(0))
+        var length = socklen_t(truncatingIfNeeded: SocketName.room)
+        let bound = withUnsafeMutableBytes(of: &storage) { bytes -> Endpoint? in
+            // checked: a tuple of 32 bytes has a base address.
+            let start = bytes.baseAddress.unsafelyUnwrapped
+            guard getsockname(descriptor, start.assumingMemoryBound(to: sockaddr.self), &length) == 0 else {
+                return nil
+            }
+            return Endpoint(socketName: start)
+        }
+        guard let bound else { return nil }
+        self = bound
+    }
+
+    /// Reads a socket's name; nil where it is of neither family.
+    public init?(_ name: sockaddr_storage) {
+        // checked: a structure of 128 bytes has a base address.
+        let read = withUnsafeBytes(of: name) { Endpoint(socketName: $0.baseAddress.unsafelyUnwrapped) }
+        guard let read else { return nil }
+        self = read
+    }
+
     /// Reads a socket's name; nil where it is of neither family.
     ///
     /// - Parameter name: `SocketName.room` bytes, aligned to 4, as the kernel left them.

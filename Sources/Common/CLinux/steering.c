@@ -17,14 +17,17 @@
 
 #define LENGTH(array) (sizeof(array) / sizeof *(array))
 
-// Offsets in an IPv4 header without options, and of the UDP header behind it.
-enum { SOURCE_ADDRESS = 12, SOURCE_PORT = 20 };
+// Offsets in an IP header without options or extensions, and of the UDP header behind it. Of an IPv6 address its end, in
+// which machines of one network differ.
+enum { SOURCE_ADDRESS = 12, SOURCE_PORT = 20, SOURCE_ADDRESS_IPV6 = 20, SOURCE_PORT_IPV6 = 40 };
 
-int twill_steer_datagrams(int socket, uint32_t sockets) {
+int twill_steer_datagrams(int socket, uint32_t sockets, int is_ipv6) {
+  const uint32_t source_address = is_ipv6 ? SOURCE_ADDRESS_IPV6 : SOURCE_ADDRESS;
+  const uint32_t source_port = is_ipv6 ? SOURCE_PORT_IPV6 : SOURCE_PORT;
   struct sock_filter code[] = {
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)SKF_NET_OFF + SOURCE_ADDRESS),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)SKF_NET_OFF + source_address),
       BPF_STMT(BPF_MISC | BPF_TAX, 0),
-      BPF_STMT(BPF_LD | BPF_H | BPF_ABS, (uint32_t)SKF_NET_OFF + SOURCE_PORT),
+      BPF_STMT(BPF_LD | BPF_H | BPF_ABS, (uint32_t)SKF_NET_OFF + source_port),
       BPF_STMT(BPF_ALU | BPF_ADD | BPF_X, 0),
       BPF_STMT(BPF_ALU | BPF_MOD | BPF_K, sockets),
       BPF_STMT(BPF_RET | BPF_A, 0),

@@ -76,19 +76,30 @@ public struct SocketTableRow: Sendable, Hashable {
         return words
     }
 
-    /// Where it is bound; nil for a socket of IPv6.
-    public var endpoint: Endpoint? {
-        guard words.count == 1, let word = words.first else { return nil }
-        return Endpoint(address: IPv4Address(networkBytes: word), port: port)
+    /// Where it is bound.
+    public var endpoint: Endpoint {
+        guard words.count == 4 else {
+            return Endpoint(address: IPv4Address(networkBytes: words.first ?? 0), port: port)
+        }
+        func half(_ words: ArraySlice<UInt32>) -> UInt64 {
+            words.reduce(0) { $0 << 32 | UInt64(UInt32(bigEndian: $1)) }
+        }
+        let address = IPv6Address(high: half(words.prefix(2)), low: half(words.suffix(2)))
+        return Endpoint(address: .v6(address), port: port)
     }
 
-    /// Whether it keeps `wanted` from being bound. A socket of IPv6 that is bound to no address takes IPv4 too.
+    /// Whether it keeps `wanted` from being bound. A socket of IPv6 that is bound to no address takes IPv4 too; a wanted
+    /// one of IPv6 is of that alone.
     func keeps(_ wanted: Endpoint, of transport: SocketTable.Transport) -> Bool {
         guard port == wanted.port, transport == .udp || state == SocketTableRow.listening else {
             return false
         }
         let isEverywhere = words.allSatisfy { $0 == 0 }
-        let anywhere = Endpoint(address: IPv4Address.any, port: port)
-        return isEverywhere || wanted == anywhere || endpoint == wanted
+        switch wanted.address {
+        case .v4(let address):
+            return isEverywhere || address == .any || endpoint == wanted
+        case .v6(let address):
+            return words.count == 4 && (isEverywhere || address == .any || endpoint == wanted)
+        }
     }
 }

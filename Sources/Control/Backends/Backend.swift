@@ -20,10 +20,11 @@ package protocol Backend: Sendable, Hashable, CustomStringConvertible {
     /// The keys of the configuration's `Backend` that it reads beside `Type`, in lower case.
     static var keys: Set<String> { get }
 
-    /// Whether it carries no network without IPv4.
-    static var needsIPv4: Bool { get }
+    /// Whether, in a network of both families, packets of each go to the other nodes' addresses of the same family
+    /// (vxlan, host-gw). Else both go to one address (udp): IPv4, and IPv6 where the network has no IPv4.
+    static var hasEndpointOfEachFamily: Bool { get }
 
-    /// Whether it reaches other nodes by their IPv6 addresses where the network has IPv6: flannel's udp does not.
+    /// Whether it is also for networks with IPv6; a network with IPv6 and a backend that is not is refused by name.
     static var carriesIPv6: Bool { get }
 
     /// Whether its packets pass through this process (udp), and not through the kernel alone (vxlan, host-gw).
@@ -61,7 +62,7 @@ package protocol Backend: Sendable, Hashable, CustomStringConvertible {
     var port: UInt16 { get }
 
     /// The overlay's MTU in bytes that the configuration asks for over a family; nil where it follows the underlay's.
-    func mtu(over family: UnderlayFamily) -> Int?
+    func mtu(over family: AddressFamily) -> Int?
 
     /// What this node announces for the backend in its lease.
     ///
@@ -96,7 +97,7 @@ package protocol Backend: Sendable, Hashable, CustomStringConvertible {
     func refusal(of announced: BackendAnnouncement?) -> String?
 
     /// The bytes that the outer headers of one packet take.
-    func overhead(over family: UnderlayFamily) -> Int
+    func overhead(over family: AddressFamily) -> Int
 
     /// The name of the interface that packets for the peers leave by.
     ///
@@ -119,6 +120,9 @@ package protocol Backend: Sendable, Hashable, CustomStringConvertible {
 extension Backend {
     /// Every announcement will do.
     package func refusal(of _: BackendAnnouncement?) -> String? { nil }
+
+    /// It is for both families.
+    package static var carriesIPv6: Bool { true }
 
     /// There is nothing to do first.
     package static var needsPreparation: Bool { false }
@@ -182,10 +186,12 @@ package struct BackendPlace: Sendable, Hashable {
     package var underlayName: String
     /// Its number.
     package var underlayIndex: Int32
-    /// This node's address there, of this family.
+    /// This node's address there; of the overlay's family where the backend has an endpoint of each.
     package var underlayAddress: IPAddress
     /// Where the others send to: another address than that one behind a NAT.
     package var publicAddress: IPAddress
+    /// The same node's IPv6, where this is its IPv4 and the network has both; for what is done once for both (extension).
+    package var ipv6: BackendSide?
     /// The largest inner packet in bytes.
     package var mtu: Int
     /// A device's transmit queue length in packets.
@@ -216,14 +222,28 @@ package struct BackendPlace: Sendable, Hashable {
         self.queueLength = queueLength
     }
 
-    /// The tunnel device that a data plane of this process makes; nil for IPv6, which none has.
+    /// The tunnel device that a data plane of this process makes, as far as this family of the overlay goes.
     ///
     /// - Parameter overhead: the bytes of the outer headers.
-    package func tunnel(overhead: Int) -> TunnelSettings? {
-        guard case .v4(let network) = network, case .v4(let address) = subnet.address else { return nil }
-        return TunnelSettings(
-            interfaceName: tunnelName, address: address, network: network, mtu: mtu, overhead: overhead,
+    package func tunnel(overhead: Int) -> TunnelSettings {
+        TunnelSettings(
+            interfaceName: tunnelName, address: subnet.address, network: network, mtu: mtu,
+            overhead: overhead,
             transmitQueueLength: queueLength)
+    }
+}
+
+/// One family of a node, as far as a backend goes by it that does one thing for both.
+package struct BackendSide: Sendable, Hashable {
+    /// The node's subnet.
+    package var subnet: IPPrefix
+    /// Where the others send to.
+    package var address: IPAddress
+
+    /// Names a side.
+    package init(subnet: IPPrefix, address: IPAddress) {
+        self.subnet = subnet
+        self.address = address
     }
 }
 
@@ -286,40 +306,18 @@ package protocol BackendData: Sendable, Hashable {
 package struct BackendPeer: Sendable, Hashable {
     /// What to send to it, of one family.
     package var subnet: IPPrefix
-    /// Its address on the underlay, of the same family.
+    /// Its address on the underlay; of the same family where the backend has an endpoint of each.
     package var address: IPAddress
     /// What it announced for the backend; nil for nothing.
     package var announced: BackendAnnouncement?
+    /// The same node's IPv6, where this is its IPv4 and it has both; for what is done once for both (extension).
+    package var ipv6: BackendSide?
 
     /// Makes a peer.
     package init(subnet: IPPrefix, address: IPAddress, announced: BackendAnnouncement?) {
         self.subnet = subnet
         self.address = address
         self.announced = announced
-    }
-}
-
-/// Which addresses the outer headers have.
-package enum UnderlayFamily: Sendable, Hashable {
-    /// IPv4, with a header of 20 bytes without options (RFC 791).
-    case ipv4
-    /// IPv6, with a header of 40 bytes without extensions (RFC 8200).
-    case ipv6
-
-    /// The family of an address.
-    package init(_ address: IPAddress) {
-        switch address {
-        case .v4: self = .ipv4
-        case .v6: self = .ipv6
-        }
-    }
-
-    /// The bytes of the address family's own header.
-    package var headerBytes: Int {
-        switch self {
-        case .ipv4: 20
-        case .ipv6: 40
-        }
     }
 }
 

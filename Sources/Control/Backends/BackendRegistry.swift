@@ -41,15 +41,6 @@ package struct BackendRegistry: Sendable {
         (type(named: value?["Type"]) ?? usual).keys.union(["type"])
     }
 
-    /// Whether the backend of a configuration carries no network without IPv4.
-    ///
-    /// - Parameter value: what stands under `Backend`.
-    /// - Returns: the backend's name where it is so, else nil.
-    package func nameIfIPv4IsNeeded(by value: JSONValue?) -> String? {
-        let type = type(named: value?["Type"]) ?? usual
-        return type.needsIPv4 ? type.typeName : nil
-    }
-
     /// Reads the backend of a network's configuration.
     ///
     /// - Parameter value: what stands under `Backend`; nil for nothing.

@@ -28,8 +28,8 @@ struct PeerRoutes: RouteItem, OwnedItem {
     /// What to do about a peer that is not on the link.
     let remedy: String
 
-    var name: String { "routes of peers by \(interfaceName)\(network.family)" }
-    var component: Component { Component(.route, "peers\(network.family)") }
+    var name: String { "routes of peers by \(interfaceName)\(network.addressFamily.suffix)" }
+    var component: Component { Component(.route, "peers\(network.addressFamily.suffix)") }
     var isEssential: Bool { false }
     var destinations: [IPPrefix] { [network] }
 
@@ -154,9 +154,4 @@ extension NetlinkError {
     fileprivate var isUnreachableGateway: Bool {
         [ENETUNREACH, EHOSTUNREACH, EINVAL].contains(code)
     }
-}
-
-extension IPPrefix {
-    /// A word for names of items, nothing for IPv4.
-    var family: String { if case .v6 = self { " (IPv6)" } else { "" } }
 }

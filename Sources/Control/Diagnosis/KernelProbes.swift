@@ -52,13 +52,14 @@ public final class KernelProbes: ProbeNetwork {
         case .host, .tunnel, .kernelPath:
             destination.port = 0
             bytes = EchoMessage.request(
-                identifier: identifier, sequence: probe.number, packetBytes: probe.size)
+                socket.family, identifier: identifier, sequence: probe.number, packetBytes: probe.size)
         case .port, .tunnelThere:
             if probe.way == .tunnelThere {
                 destination.port = Self.firstClosedPort + probe.number % Self.closedPortCount
             }
             datagrams[destination] = probe.number
-            bytes = [UInt8](repeating: 0, count: max(0, probe.size - 28))
+            let headers = ExaminationTiming.emptyDatagramSize(socket.family)
+            bytes = [UInt8](repeating: 0, count: max(0, probe.size - headers))
         }
         // An error about an earlier probe may be what a send tells; it is taken first, and by the next try.
         for isLastTry in [false, false, true] {
@@ -102,23 +103,25 @@ public final class KernelProbes: ProbeNetwork {
 
     private func takeReplies(of socket: ProbeSocket) {
         while let bytes = socket.nextReply() {
-            guard let reply = EchoMessage(packet: bytes), reply.identifier == identifier else { continue }
+            guard let reply = EchoMessage(reply: bytes, socket.family), reply.identifier == identifier else {
+                continue
+            }
             note(reply.sequence, .answered)
         }
     }
 
     private func takeFailures(of socket: ProbeSocket) {
         while let failure = socket.nextFailure() {
-            guard failure.type == 3, let number = number(of: failure) else { continue }
-            if failure.code == 4 {
+            guard let number = number(of: failure) else { continue }
+            switch failure.kind {
+            case .tooLarge:
                 note(number, .tooLarge)
-            } else if socket === tunnelDatagrams, failure.code == 3,
-                failure.sender == failure.destination.address
-            {
+            case .unreachable(3)
+            where socket === tunnelDatagrams && failure.sender == failure.destination.address:
                 // It has arrived where nobody listens.
                 note(number, .answered)
-            } else {
-                note(number, .unreachable(code: failure.code, from: failure.sender))
+            case .unreachable(let code):
+                note(number, .unreachable(code: code, from: failure.sender))
             }
         }
         // What a program on one of the ports may answer is not read; it must not fill the buffer.
@@ -133,25 +136,25 @@ public final class KernelProbes: ProbeNetwork {
     }
 }
 
-/// An ICMP echo message (RFC 792).
+/// An ICMP echo message (RFC 792, RFC 4443).
 struct EchoMessage {
-    /// RFC 792's types.
-    static let replyType: UInt8 = 0
-    static let requestType: UInt8 = 8
+    /// The type of a reply.
+    static func replyType(_ family: AddressFamily) -> UInt8 { family == .ipv4 ? 0 : 129 }
+    private static func requestType(_ family: AddressFamily) -> UInt8 { family == .ipv4 ? 8 : 128 }
 
     var identifier: UInt16
     var sequence: UInt16
 
     /// The header's bytes.
     private static let headerBytes = 8
-    /// IPv4's header without options.
-    private static let packetHeaderBytes = 20
 
-    /// Reads the message of a whole IPv4 packet; nil where it is no echo reply.
-    init?(packet bytes: [UInt8]) {
+    /// Reads what a raw socket gets: of IPv4 a whole packet, of IPv6 what is behind its header. Nil where it is no echo
+    /// reply.
+    init?(reply bytes: [UInt8], _ family: AddressFamily) {
         guard let first = bytes.first else { return nil }
-        self.init(message: bytes.dropFirst(Int(first & 15) * 4))
-        guard bytes.dropFirst(Int(first & 15) * 4).first == Self.replyType else { return nil }
+        let message = bytes.dropFirst(family == .ipv4 ? Int(first & 15) * 4 : 0)
+        self.init(message: message)
+        guard message.first == Self.replyType(family) else { return nil }
     }
 
     /// Reads identifier and sequence; nil where there are fewer bytes than the header has.
@@ -162,12 +165,14 @@ struct EchoMessage {
         sequence = UInt16(fields[6]) << 8 | UInt16(fields[7])
     }
 
-    /// Writes a request.
+    /// Writes a request. The checksum of IPv6's, which counts the addresses too, is the kernel's to write.
     ///
-    /// - Parameter packetBytes: of the IPv4 packet that it makes; 28 at least.
-    static func request(identifier: UInt16, sequence: UInt16, packetBytes: Int) -> [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: max(packetBytes - packetHeaderBytes, headerBytes))
-        bytes[0] = requestType
+    /// - Parameter packetBytes: of the packet that it makes; 28 at least, of IPv6 48.
+    static func request(
+        _ family: AddressFamily, identifier: UInt16, sequence: UInt16, packetBytes: Int
+    ) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: max(packetBytes - family.headerBytes, headerBytes))
+        bytes[0] = requestType(family)
         for (place, field) in [(4, identifier), (6, sequence)] {
             bytes[place] = UInt8(truncatingIfNeeded: field >> 8)
             bytes[place + 1] = UInt8(truncatingIfNeeded: field)

@@ -53,11 +53,11 @@ public struct PeerExamination<Network: ProbeNetwork> {
     private mutating func askSmall() {
         for round in 0..<timing.rounds {
             for index in evidence.indices {
-                send(.host, to: index, size: ExaminationTiming.smallSize)
+                send(.host, to: index, size: ExaminationTiming.smallSize(place.family))
                 send(.tunnel, to: index, size: place.smallestByDaemon)
                 // Where pods' packets are sent as they are, there is no port.
                 if round == 0, evidence[index].peer.endpoint.port != 0 {
-                    send(.port, to: index, size: ExaminationTiming.emptyDatagramSize)
+                    send(.port, to: index, size: ExaminationTiming.emptyDatagramSize(place.family))
                 }
             }
             collect(for: timing.interval) { _ in false }
@@ -120,7 +120,7 @@ public struct PeerExamination<Network: ProbeNetwork> {
         guard !peers.isEmpty else { return }
         for _ in 0..<timing.rounds {
             for index in peers where !evidence[index].kernelPath.isAnswered {
-                send(.kernelPath, to: index, size: ExaminationTiming.smallSize)
+                send(.kernelPath, to: index, size: ExaminationTiming.smallSize(place.family))
             }
             collect(for: timing.sizePatience, of: Set(peers)) { found, _ in found.kernelPath.isAnswered }
         }
@@ -195,6 +195,8 @@ public struct ExaminingNode: Sendable, Hashable {
     public var underlayAddress: IPAddress
     /// This node's address in the tunnel: the first of its subnet.
     public var tunnelAddress: IPAddress
+    /// By which peers are examined.
+    var family: AddressFamily { underlayAddress.addressFamily }
     /// Bytes of a full packet in the tunnel.
     public var tunnelMTU: Int
     /// Bytes of the smallest probe through the tunnel that the daemons carry, and no program in the kernel.
@@ -206,7 +208,8 @@ public struct ExaminingNode: Sendable, Hashable {
     public init(
         underlayAddress: IPAddress, tunnelAddress: IPAddress, tunnelMTU: Int, kernelPathBytes: Int = 0
     ) {
-        smallestByDaemon = min(max(ExaminationTiming.smallSize, kernelPathBytes &+ 1), tunnelMTU)
+        let smallest = ExaminationTiming.smallSize(underlayAddress.addressFamily)
+        smallestByDaemon = min(max(smallest, kernelPathBytes &+ 1), tunnelMTU)
         self.underlayAddress = underlayAddress
         self.tunnelAddress = tunnelAddress
         self.tunnelMTU = tunnelMTU
@@ -215,10 +218,10 @@ public struct ExaminingNode: Sendable, Hashable {
 
 /// How long an examination waits for what.
 public struct ExaminationTiming: Sendable, Hashable {
-    /// Bytes of a small echo request: IPv4's header, ICMP's, and what `ping` sends by default.
-    static let smallSize = 84
-    /// Bytes of a datagram without payload: IPv4's header and UDP's.
-    static let emptyDatagramSize = 28
+    /// Bytes of a small echo request: IP's header, ICMP's, and what `ping` sends by default.
+    static func smallSize(_ family: AddressFamily) -> Int { family.headerBytes + 8 + 56 }
+    /// Bytes of a datagram without payload: IP's header and UDP's.
+    static func emptyDatagramSize(_ family: AddressFamily) -> Int { family.headerBytes + 8 }
     /// How often a size is asked for before it is held not to pass.
     static let sizeTries = 2
 

@@ -5,14 +5,17 @@ public import Logging
 
 /// What a node tells the others in its lease.
 public struct NodeAnnouncement: Sendable, Hashable {
-    /// Where peers send to: `PublicIP`.
-    public var publicAddress: IPv4Address
-    /// `PublicIPv6`: announced, used by no backend over IPv4.
+    /// Where peers send to: `PublicIP`; nil for a node without IPv4.
+    public var publicAddress: IPv4Address?
+    /// `PublicIPv6`: where peers send to in a network of IPv6 alone, and with vxlan and host-gw what is IPv6; nil for a
+    /// node without IPv6.
     public var publicIPv6Address: IPv6Address?
     /// A port of this node's own (`BackendData.Port`); nil for the network configuration's.
     public var port: UInt16?
     /// The address that the node has on its underlay, where that is not `publicAddress`; nobody is told.
     public var underlayAddress: IPv4Address?
+    /// The same for IPv6.
+    public var underlayIPv6Address: IPv6Address?
     /// What the node is called, for people; nil for nothing.
     public var hostName: String?
     /// What was done on the machine for the network's backend, of which others are told; nil before it is.
@@ -20,19 +23,31 @@ public struct NodeAnnouncement: Sendable, Hashable {
 
     /// Makes an announcement.
     public init(
-        publicAddress: IPv4Address, publicIPv6Address: IPv6Address? = nil, port: UInt16? = nil,
-        underlayAddress: IPv4Address? = nil, hostName: String? = nil
+        publicAddress: IPv4Address?, publicIPv6Address: IPv6Address? = nil, port: UInt16? = nil,
+        underlayAddress: IPv4Address? = nil, underlayIPv6Address: IPv6Address? = nil,
+        hostName: String? = nil
     ) {
         self.publicAddress = publicAddress
         self.publicIPv6Address = publicIPv6Address
         self.port = port
         self.underlayAddress = underlayAddress
+        self.underlayIPv6Address = underlayIPv6Address
         self.hostName = hostName
     }
 
     /// Where this node is reached, by others and by itself.
-    package var addresses: [IPv4Address] {
-        [publicAddress] + (underlayAddress.map { $0 == publicAddress ? [] : [$0] } ?? [])
+    package var addresses: [IPAddress] {
+        let ipv4 = [publicAddress, underlayAddress].compactMap { $0.map(IPAddress.v4) }
+        let ipv6 = [publicIPv6Address, underlayIPv6Address].compactMap { $0.map(IPAddress.v6) }
+        return ipv4 + ipv6
+    }
+
+    /// The address of a family that others are told.
+    package func address(_ family: AddressFamily) -> IPAddress? {
+        switch family {
+        case .ipv4: publicAddress.map { .v4($0) }
+        case .ipv6: publicIPv6Address.map { .v6($0) }
+        }
     }
 }
 

@@ -156,7 +156,8 @@ extension LeaseMachine {
         let count = register.doubtedCount
         let keys = count <= Self.namedPeers ? register.held.filter(\.value.isDoubted).keys.sorted() : []
         let names = keys.compactMap { register.known($0) }.map { record in
-            let address = (try? record.value.get()).map { " (\($0.publicAddress))" } ?? ""
+            let endpoint = configuration.flatMap { record.endpoint($0.underlayFamily, defaultPort: 0) }
+            let address = endpoint.map { " (\($0.address))" } ?? ""
             return (record.subnet.map { "\($0)" } ?? record.entry.key) + address
         }
         let which = names.isEmpty ? "" : ": " + names.joined(separator: ", ")

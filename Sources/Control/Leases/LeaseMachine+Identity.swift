@@ -37,7 +37,7 @@ extension LeaseMachine {
     mutating func settleSecondSelf(_ own: OwnSubnet.Holding, at other: Endpoint, now: Instant) {
         // It is about to be written anyway: the store was restored to before this node's address changed, say.
         if own.isRewriteWanted { return }
-        if let before = own.adoption?.address, other.address == .v4(before) {
+        if let before = own.adoption?.address, other.address == before {
             return yieldIdentity(own, to: other, now: now)
         }
         tellOfCopy(at: other, now: now)
@@ -137,7 +137,8 @@ extension LeaseMachine {
     mutating func settleIdentity(now: Instant) {
         selfhood.secondSelfKeys.formIntersection(register.ownKeys)
         if let own, let key = selfhood.secondSelfKeys.sorted().first(where: { $0 != own.key }),
-            let other = register[key]?.endpoint(defaultPort: own.endpoint.port)
+            let other = register[key]?.endpoint(
+                own.endpoint.address.addressFamily, defaultPort: own.endpoint.port)
         {
             if ownEndpoint.address > other.address {
                 // The entry stays this node's: it is written anew under the new identity.
@@ -156,10 +157,10 @@ extension LeaseMachine {
 
     /// Takes notice of an entry with this node's identity that the watch told of.
     mutating func noteOwnEntry(_ entry: StoreEntry) {
-        guard entry.holder == identity, let own, entry.key != own.key, let record = register[entry.key],
-            let value = try? record.value.get()
+        guard entry.holder == identity, let own, entry.key != own.key,
+            let other = register[entry.key]?.endpoint(own.endpoint.address.addressFamily, defaultPort: 0)
         else { return }
-        if !ownAddresses.contains(value.publicAddress) || selfhood.leftoversDeleted.contains(entry.key) {
+        if !ownAddresses.contains(other.address) || selfhood.leftoversDeleted.contains(entry.key) {
             selfhood.secondSelfKeys.insert(entry.key)
         }
     }

@@ -64,12 +64,13 @@ extension LeaseMachine {
 
     private mutating func take(_ announcement: NodeAnnouncement) {
         self.announcement = announcement
-        ownAddresses.removeAll { $0 == announcement.publicAddress }
-        ownAddresses = ownAddresses.suffix(Self.ownAddressLimit &- 1) + [announcement.publicAddress]
+        let addresses = AddressFamily.allCases.compactMap { announcement.address($0) }
+        ownAddresses.removeAll(where: addresses.contains)
+        ownAddresses = (ownAddresses + addresses).suffix(Self.ownAddressLimit)
         own?.isRewriteWanted = true
         if let configuration {
             checkUnderlay(configuration)
-        } else if network.refused != nil {
+        } else if !network.refused.isEmpty {
             takeConfigurationAnew()
         }
     }
@@ -185,10 +186,10 @@ extension LeaseMachine {
         }
         do throws(NetworkConfigurationError) {
             let parsed = try NetworkConfiguration(parsing: text, backends: backends)
-            network.refused = nil
-            if let refusal = parsed.refusal(underlay: announcement.addresses) {
+            network.refused = []
+            if let refusal = parsed.refusal(of: announcement) {
                 refuse(refusal)
-                network.refused = parsed.network
+                network.refused = parsed.networks
                 return
             }
             if let own, !parsed.admits(own.subnet) {
@@ -199,7 +200,7 @@ extension LeaseMachine {
                 report(
                     .error,
                     .networkConfigurationDoesNotAdmitSubnet,
-                    ["subnet": "\(own.subnet)", "network": "\(parsed.network)"])
+                    ["subnet": "\(own.subnet)", "network": parsed.networkText])
                 return
             }
             network.configuration = parsed
@@ -209,8 +210,10 @@ extension LeaseMachine {
             // A lease that names no port means the configuration's.
             let port = ownEndpoint.port
             own?.endpoint.port = port
+            let lengths = [parsed.ipv4?.subnetLength, parsed.ipv6?.subnetLength].compactMap(\.self)
             var fields = [
-                "network": "\(parsed.network)", "subnet_len": "\(parsed.subnetLength)",
+                "network": parsed.networkText,
+                "subnet_len": lengths.map(String.init).joined(separator: ","),
                 "backend": "\(parsed.backend)",
             ]
             if let remarks = try? NetworkConfiguration.remarks(on: text), !remarks.isEmpty {
@@ -234,7 +237,7 @@ extension LeaseMachine {
 
     /// Judges the configuration in effect, and the text that the store has, by where this node is now.
     mutating func checkUnderlay(_ configuration: NetworkConfiguration) {
-        if let refusal = configuration.refusal(underlay: announcement.addresses) {
+        if let refusal = configuration.refusal(of: announcement) {
             if network.problem == nil { refuse(refusal) }
         } else if network.problem != nil {
             // It may have been this node's former address that was in the way.

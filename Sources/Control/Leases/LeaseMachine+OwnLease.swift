@@ -6,22 +6,35 @@ import Logging
 // MARK: - This node's lease
 
 extension LeaseMachine {
+    /// Where others are told to send to. A network whose family this node has no address of is not in effect.
     var ownEndpoint: Endpoint {
         Endpoint(
-            address: announcement.publicAddress,
+            address: announcement.address(underlayFamily) ?? ownAddresses.last ?? .v4(.any),
             // The kernel's own backends have one port for all nodes.
             port: (type(of: backend).hasDataPlane ? announcement.port : nil) ?? backend.port)
     }
 
     /// What this node announces in its lease of `subnet`.
     func ownValue(for subnet: LeaseSubnet) -> LeaseValue {
-        LeaseValue(
-            publicAddress: announcement.publicAddress, publicIPv6Address: announcement.publicIPv6Address,
-            backend: type(of: backend),
-            data: backend.data(
-                for: .v4(subnet.ipv4), ownPort: announcement.port, preparation: announcement.preparation),
-            hostName: announcement.hostName)
+        func data(_ family: AddressFamily) -> (any BackendData)? {
+            subnet.prefix(family).flatMap {
+                backend.data(
+                    for: $0, ownPort: announcement.port, preparation: announcement.preparation)
+            }
+        }
+        let hasIPv6 =
+            subnet.ipv6 != nil && announcement.publicIPv6Address != nil
+            && (type(of: backend).hasEndpointOfEachFamily || subnet.ipv4 == nil)
+        let isOfOneEndpoint = !type(of: backend).hasEndpointOfEachFamily
+        return LeaseValue(
+            publicAddress: subnet.ipv4 == nil ? nil : announcement.publicAddress,
+            publicIPv6Address: hasIPv6 ? announcement.publicIPv6Address : nil, backend: type(of: backend),
+            data: data(isOfOneEndpoint && subnet.ipv4 == nil ? .ipv6 : .ipv4),
+            ipv6Data: hasIPv6 && !isOfOneEndpoint ? data(.ipv6) : nil, hostName: announcement.hostName)
     }
+
+    /// Of which family the address is that names this node.
+    private var underlayFamily: AddressFamily { configuration?.underlayFamily ?? .ipv4 }
 
     /// How packets are carried; as flannel's usual configuration has it before there is one.
     private var backend: any Backend { configuration?.backend ?? backends.usual.init() }
@@ -37,7 +50,9 @@ extension LeaseMachine {
     }
 
     func announcesOwnEndpoint(_ record: LeaseRegister.Record) -> Bool {
-        configuration.map { record.endpoint(defaultPort: $0.backend.port) == ownEndpoint } ?? false
+        configuration.map {
+            record.endpoint($0.underlayFamily, defaultPort: $0.backend.port) == ownEndpoint
+        } ?? false
     }
 
     /// Whether an entry with another identity is this node's all the same: it is the subnet that this node had in its
@@ -50,7 +65,7 @@ extension LeaseMachine {
         else {
             return false
         }
-        return subnet.ipv4 == evidence.ipv4 && announcesOwnEndpoint(record)
+        return subnet.prefixes.first == evidence.prefixes.first && announcesOwnEndpoint(record)
     }
 
     /// The key of a lease that announces this node's address and is another node's.
@@ -96,13 +111,16 @@ extension LeaseMachine {
     /// Notices that another node has taken the lease, or that it became a reservation.
     mutating func settleOwnLease(now: Instant) {
         guard let own, let record = register[own.key] else { return }
-        guard let taker = record.endpoint(defaultPort: own.endpoint.port) else {
+        guard
+            let taker = record.endpoint(
+                own.endpoint.address.addressFamily, defaultPort: own.endpoint.port)
+        else {
             // It names nobody: damage, not a taker.
             self.own?.isRewriteWanted = true
             return
         }
         if record.entry.holder == identity {
-            if taker.address.v4.map(ownAddresses.contains) != true {
+            if !ownAddresses.contains(taker.address) {
                 settleSecondSelf(own, at: taker, now: now)
             }
             return
@@ -221,7 +239,7 @@ extension LeaseMachine {
                 LeaseReport(
                     .warning,
                     .reservationDoesNotFit,
-                    ["key": record.entry.key, "network": "\(configuration.network)"]))
+                    ["key": record.entry.key, "network": configuration.networkText]))
         }
         guard let wanted = memory.wanted else {
             return creation(in: configuration, because: "this node had none", now: now)
@@ -308,13 +326,26 @@ extension LeaseMachine {
             search?.pausedUntil = now + Self.noneLeftPause
             session.isSnapshotWanted = !taken.isEmpty
             say(
-                "none left", "\(configuration.network)",
+                "none left", configuration.networkText,
                 LeaseReport(
                     .error, .noSubnetIsFree,
                     [
-                        "network": "\(configuration.network)", "first": "\(configuration.subnetMinimum)",
-                        "last": "\(configuration.subnetMaximum)",
-                        "subnet_len": "\(configuration.subnetLength)",
+                        "network": configuration.networkText,
+                        "first": configuration.limits {
+                            "\($0.subnetMinimum)"
+                        } _: {
+                            "\($0.subnetMinimum)"
+                        },
+                        "last": configuration.limits {
+                            "\($0.subnetMaximum)"
+                        } _: {
+                            "\($0.subnetMaximum)"
+                        },
+                        "subnet_len": configuration.limits {
+                            "\($0.subnetLength)"
+                        } _: {
+                            "\($0.subnetLength)"
+                        },
                     ]))
             return nil
         }
@@ -325,7 +356,7 @@ extension LeaseMachine {
 
     /// Remembers what an entry was that is about to be taken over.
     mutating func adopt(_ record: LeaseRegister.Record) {
-        let address = (try? record.value.get())?.publicAddress
+        let address = record.endpoint(ownEndpoint.address.addressFamily, defaultPort: 0)?.address
         let holder = record.entry.holder
         let adoption = OwnSubnet.Adoption(
             key: record.entry.key, address: address.flatMap { ownAddresses.contains($0) ? nil : $0 },

@@ -6,7 +6,7 @@ extension LeaseMachine {
     mutating func publish() {
         var next = published.table
         next.configuration = configuration
-        next.refusedNetwork = configuration == nil ? network.refused : nil
+        next.refusedNetworks = configuration == nil ? network.refused : []
         next.ownLease = own?.lease
         next.isStoreConnected = session.isConnected
         next.conditions = conditions

@@ -56,7 +56,7 @@ package struct LeaseMachine {
     static let provenWatchLife = Duration.seconds(10)
     // How long what healed itself is shown.
     static let noticeTime = Duration.seconds(60)
-    static let ownAddressLimit = 8
+    static let ownAddressLimit = 16
     // More changes than this at a time, and the list of skipped entries is made anew rather than changed.
     static let singleChanges = 64
 
@@ -66,7 +66,7 @@ package struct LeaseMachine {
     var identity: NodeIdentity
     var announcement: NodeAnnouncement
     /// The addresses that this node has announced since it was started, the newest last.
-    var ownAddresses: [IPv4Address] = []
+    var ownAddresses: [IPAddress] = []
     var random: SplitMix64
 
     /// The store's entries as this node last saw them.
@@ -91,8 +91,8 @@ package struct LeaseMachine {
         var configuration: NetworkConfiguration?
         /// Why the text is not in effect; nil where it is.
         var problem: (cause: String, remedy: String)?
-        /// The network that was refused last for holding an address of this node's own; nil where none was.
-        var refused: IPv4Prefix?
+        /// The networks that were refused last, for an address that this node has or has not; none where they are good.
+        var refused: [IPPrefix] = []
     }
 
     /// What others were told, so that nothing is told twice.
@@ -124,7 +124,7 @@ package struct LeaseMachine {
         self.announcement = announcement
         self.options = options
         identity = options.identity
-        ownAddresses = [announcement.publicAddress]
+        ownAddresses = AddressFamily.allCases.compactMap { announcement.address($0) }
         register = LeaseRegister(identity: options.identity, backends: backends)
         memory = OwnSubnet.Memory(previous: options.previousSubnet)
         selfhood = Selfhood(problem: options.identityProblem)

@@ -35,6 +35,7 @@ public struct LeaseOperations: Sendable {
     public func list() async throws -> [Listing] {
         let snapshot = try await store.snapshotWithRemainingTimes()
         let configuration = snapshot.configuration.flatMap { try? NetworkConfiguration(parsing: $0) }
+        let family = configuration?.underlayFamily ?? .ipv4
         let port = configuration?.backend.port ?? BackendRegistry.all.usual.init().port
         let now = ContinuousClock.now
         let records = snapshot.entries.map { LeaseRegister.Record($0, backends: .all, now: now) }.sorted {
@@ -53,7 +54,8 @@ public struct LeaseOperations: Sendable {
             if case .expiring(let left) = record.entry.lifetime { remaining = left }
             return Listing(
                 key: record.entry.key, value: record.entry.value,
-                endpoint: record.endpoint(defaultPort: port), name: (try? record.value.get())?.hostName,
+                endpoint: record.endpoint(family, defaultPort: port),
+                name: (try? record.value.get())?.hostName,
                 holder: record.entry.holder, isReservation: record.isReservation, remaining: remaining,
                 problem: problem)
         }
@@ -64,19 +66,24 @@ public struct LeaseOperations: Sendable {
     ///
     /// - Throws: `LeaseOperationError` where the subnet does not fit the network, somebody has it, or the node has
     ///   a reservation already; `LeaseStoreError`.
-    public func reserve(_ subnet: LeaseSubnet, publicAddress: IPv4Address) async throws {
+    public func reserve(_ subnet: LeaseSubnet, publicAddress: IPAddress) async throws {
         let snapshot = try await store.snapshot()
         let configuration = try parse(snapshot.configuration)
         guard configuration.admits(subnet) else {
             throw LeaseOperationError(
-                "\(subnet) is no subnet of this network: a /\(configuration.subnetLength) from"
-                    + " \(configuration.subnetMinimum) to \(configuration.subnetMaximum) is needed")
+                "\(subnet) is no subnet of this network: \(configuration.neededSubnet) is needed")
+        }
+        let family = configuration.underlayFamily
+        guard publicAddress.addressFamily == family else {
+            throw LeaseOperationError(
+                "\(publicAddress) names no node of this network: it is of \(family), and an \(family) address is needed"
+            )
         }
         let now = ContinuousClock.now
         let records = snapshot.entries.map { LeaseRegister.Record($0, backends: .all, now: now) }
         var held: StoreEntry?
         for record in records {
-            let address = record.endpoint(defaultPort: configuration.backend.port)?.address.v4
+            let address = record.endpoint(family, defaultPort: 0)?.address
             if record.subnet == subnet, !record.isReservation, address == publicAddress {
                 held = record.entry
             } else if record.subnet?.overlaps(subnet) ?? false {
@@ -90,7 +97,9 @@ public struct LeaseOperations: Sendable {
                     "\(publicAddress) has a reservation already, \(record.entry.key.printable)")
             }
         }
-        let value = LeaseValue(publicAddress: publicAddress, backend: type(of: configuration.backend))
+        let value = LeaseValue(
+            publicAddress: publicAddress.v4, publicIPv6Address: publicAddress.v6,
+            backend: type(of: configuration.backend))
         let result =
             if let held {
                 // Its value stays: it may announce a port of the node's own.
@@ -158,6 +167,18 @@ public struct LeaseOperations: Sendable {
             )
         }
         return try NetworkConfiguration(parsing: json)
+    }
+}
+
+extension NetworkConfiguration {
+    /// What a node's subnet is like: `a /24 from 10.66.1.0 to 10.66.255.0`.
+    fileprivate var neededSubnet: String {
+        let sides = [
+            ipv4.map { "a /\($0.subnetLength) from \($0.subnetMinimum) to \($0.subnetMaximum)" },
+            ipv6.map { "a /\($0.subnetLength) from \($0.subnetMinimum) to \($0.subnetMaximum)" },
+        ].compactMap(\.self)
+        guard sides.count == 2 else { return sides.joined() }
+        return sides.joined(separator: " and ") + ", written with & between them,"
     }
 }
 

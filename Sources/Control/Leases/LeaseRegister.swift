@@ -31,10 +31,10 @@ struct LeaseRegister {
             if case .expiring(let remaining?) = entry.lifetime { expiry = now + remaining }
         }
 
-        /// Where the entry's node receives.
-        func endpoint(defaultPort: UInt16) -> Endpoint? {
+        /// Where the entry's node receives what comes to an address of a family.
+        func endpoint(_ family: AddressFamily, defaultPort: UInt16) -> Endpoint? {
             guard case .success(let value) = value else { return nil }
-            return Endpoint(address: value.publicAddress, port: value.port ?? defaultPort)
+            return value.endpoint(family, defaultPort: defaultPort)
         }
     }
 
@@ -62,17 +62,20 @@ struct LeaseRegister {
     /// How many of them the store is doubted for.
     var doubtedCount: Int { held.isEmpty ? 0 : held.values.count { $0.isDoubted } }
     // Those entries by what a new one can take from them.
-    private var heldByPrefix: [IPv4Prefix: String] = [:]
+    private var heldByPrefix: [IPPrefix: String] = [:]
     private var heldByAddress: [PublishedAddress: String] = [:]
 
     /// Where an entry says its node is, as written.
     private struct PublishedAddress: Hashable {
-        var address: IPv4Address
+        var address: IPv4Address?
+        var ipv6Address: IPv6Address?
         var port: UInt16?
 
         init?(_ record: Record) {
             guard case .success(let value) = record.value else { return nil }
             address = value.publicAddress
+            // What a node says beside its IPv4 address may change while it is the same.
+            ipv6Address = address == nil ? value.publicIPv6Address : nil
             port = value.port
         }
     }
@@ -141,14 +144,16 @@ struct LeaseRegister {
         endings[key] = nil
         ownKeys.remove(key)
         held[key] = Held(until: until, isDoubted: isDoubted)
-        if let subnet = record.subnet { heldByPrefix[subnet.ipv4] = key }
+        if let prefix = record.subnet?.prefixes.first { heldByPrefix[prefix] = key }
         if let address = PublishedAddress(record) { heldByAddress[address] = key }
     }
 
     /// Holds an entry no longer; it stays among the records.
     private mutating func release(_ key: String) {
         guard !held.isEmpty, held.removeValue(forKey: key) != nil, let record = records[key] else { return }
-        if let subnet = record.subnet, heldByPrefix[subnet.ipv4] == key { heldByPrefix[subnet.ipv4] = nil }
+        if let prefix = record.subnet?.prefixes.first, heldByPrefix[prefix] == key {
+            heldByPrefix[prefix] = nil
+        }
         if let address = PublishedAddress(record), heldByAddress[address] == key {
             heldByAddress[address] = nil
         }
@@ -160,7 +165,7 @@ struct LeaseRegister {
         var displaced: [String] = []
         if !held.isEmpty {
             release(key)
-            if let subnet = record.subnet, let other = heldByPrefix[subnet.ipv4] {
+            if let prefix = record.subnet?.prefixes.first, let other = heldByPrefix[prefix] {
                 remove(other)
                 displaced.append(other)
             }
@@ -181,15 +186,32 @@ struct LeaseRegister {
     func freeSubnets(
         in configuration: NetworkConfiguration, limit: Int, without tried: Set<LeaseSubnet>
     ) -> [LeaseSubnet] {
-        let step = UInt64(1) << (32 &- configuration.subnetLength)
-        let taken = (records.values.compactMap { $0.subnet?.ipv4 } + tried.map(\.ipv4)).sorted()
+        switch (configuration.ipv4, configuration.ipv6) {
+        case (let ipv4?, nil):
+            return freeIPv4Prefixes(in: ipv4, limit: limit, without: tried).map { LeaseSubnet(ipv4: $0) }
+        case (nil, let ipv6?):
+            return freeIPv6Prefixes(in: ipv6, limit: limit, without: tried).map { LeaseSubnet(ipv6: $0) }
+        case (let ipv4?, let ipv6?):
+            let free = freeIPv4Prefixes(in: ipv4, limit: limit, without: tried)
+            let pairs = zip(free, freeIPv6Prefixes(in: ipv6, limit: free.count, without: tried))
+            return pairs.map { LeaseSubnet(ipv4: $0, ipv6: $1) }
+        case (nil, nil):
+            return []
+        }
+    }
+
+    private func freeIPv4Prefixes(
+        in allocation: NetworkConfiguration.IPv4Allocation, limit: Int, without tried: Set<LeaseSubnet>
+    ) -> [IPv4Prefix] {
+        let step = UInt64(1) << (32 &- allocation.subnetLength)
+        let taken = (records.values.compactMap { $0.subnet?.ipv4 } + tried.compactMap(\.ipv4)).sorted()
         var free: [IPv4Prefix] = []
         var next = 0
-        var bits = UInt64(configuration.subnetMinimum.bits)
+        var bits = UInt64(allocation.subnetMinimum.bits)
         var reach: UInt64 = 0  // the end of the furthest taken prefix that begins at or before `bits`
-        while bits <= UInt64(configuration.subnetMaximum.bits), free.count < limit {
+        while bits <= UInt64(allocation.subnetMaximum.bits), free.count < limit {
             let candidate = IPv4Prefix(
-                IPv4Address(bits: UInt32(truncatingIfNeeded: bits)), length: configuration.subnetLength)
+                IPv4Address(bits: UInt32(truncatingIfNeeded: bits)), length: allocation.subnetLength)
             while next < taken.count {
                 let other = taken[next]  // checked: by the loop's condition
                 guard other.address <= candidate.last else { break }
@@ -199,11 +221,7 @@ struct LeaseRegister {
             if reach <= bits { free.append(candidate) }
             bits &+= step
         }
-        guard let ipv6 = configuration.ipv6 else {
-            return free.map { LeaseSubnet(ipv4: $0) }
-        }
-        let pairs = zip(free, freeIPv6Prefixes(in: ipv6, limit: free.count, without: tried))
-        return pairs.map { LeaseSubnet(ipv4: $0, ipv6: $1) }
+        return free
     }
 
     private func freeIPv6Prefixes(

@@ -7,9 +7,9 @@ import JSON
 /// Read tolerantly (any key case, unknown fields, absent ones), written exactly as flannel writes it, with one key
 /// of twill's own behind that, which flannel passes over: `TwillHost`. ADR 100.
 public struct LeaseValue: Sendable, Hashable {
-    /// `PublicIP`: where peers send to.
-    public var publicAddress: IPv4Address
-    /// `PublicIPv6`: announced, used by no backend over IPv4.
+    /// `PublicIP`: where peers send to; nil in a network of IPv6 alone, for which flannel writes `0.0.0.0`.
+    public var publicAddress: IPv4Address?
+    /// `PublicIPv6`: where peers send to in a network of IPv6 alone, and with vxlan and host-gw what is IPv6.
     public var publicIPv6Address: IPv6Address?
     /// The name of the backend that the node carries packets by.
     package private(set) var backendName: String
@@ -17,6 +17,8 @@ public struct LeaseValue: Sendable, Hashable {
     package private(set) var backendType: String?
     /// `BackendData`: what the node announces for its backend; nil for nothing.
     package var announced: BackendAnnouncement?
+    /// `BackendV6Data`: the same for IPv6, of backends with an endpoint of each family.
+    package var announcedIPv6: BackendAnnouncement?
 
     /// `TwillHost`: what the node is called; nil where it does not tell.
     public private(set) var hostName: String?
@@ -24,21 +26,35 @@ public struct LeaseValue: Sendable, Hashable {
     /// The port of this node alone; nil for the network configuration's.
     public var port: UInt16? { announced?.value.port }
 
+    /// Where peers send to that have an address of a family.
+    ///
+    /// - Parameter defaultPort: what a lease means that names no port, host byte order.
+    func endpoint(_ family: AddressFamily, defaultPort: UInt16) -> Endpoint? {
+        let address: IPAddress? =
+            switch family {
+            case .ipv4: publicAddress.map { .v4($0) }
+            case .ipv6: publicIPv6Address.map { .v6($0) }
+            }
+        return address.map { Endpoint(address: $0, port: port ?? defaultPort) }
+    }
+
     /// Makes the value of a node's lease.
     ///
     /// - Parameters:
     ///   - backend: the backend that the node carries packets by.
     ///   - data: what the node announces for it; nil for nothing.
+    ///   - ipv6Data: the same for IPv6.
     ///   - hostName: what the node is called; what is no host name is left out.
     package init(
-        publicAddress: IPv4Address, publicIPv6Address: IPv6Address? = nil, backend: any Backend.Type,
-        data: (any BackendData)? = nil, hostName: String? = nil
+        publicAddress: IPv4Address?, publicIPv6Address: IPv6Address? = nil, backend: any Backend.Type,
+        data: (any BackendData)? = nil, ipv6Data: (any BackendData)? = nil, hostName: String? = nil
     ) {
         self.publicAddress = publicAddress
         self.publicIPv6Address = publicIPv6Address
         backendName = backend.typeName
         backendType = backend.announcedType
         announced = data.map { BackendAnnouncement($0) }
+        announcedIPv6 = ipv6Data.map { BackendAnnouncement($0) }
         self.hostName = hostName.flatMap { LeaseValue.isHostName($0) ? $0 : nil }
     }
 
@@ -71,36 +87,44 @@ public struct LeaseValue: Sendable, Hashable {
         let backend = try LeaseValueError.translating { () throws(BackendError) in
             try backends.announced(by: value["BackendType"])
         }
-        guard let address = value["PublicIP"] else { throw LeaseValueError("it has no PublicIP") }
-        guard let parsed = address.text.flatMap({ IPv4Address($0) }) else {
-            throw LeaseValueError("PublicIP is \(address), which is no IPv4 address")
-        }
-        guard parsed.isUnicast, !parsed.isLoopback else {
-            throw LeaseValueError("PublicIP is \(parsed), which no other node can send to")
-        }
         var ipv6: IPv6Address?
         if let address = value["PublicIPv6"] {
             guard let parsed = address.text.flatMap({ IPv6Address($0) }) else {
                 throw LeaseValueError("PublicIPv6 is \(address), which is no IPv6 address")
             }
-            ipv6 = parsed
+            // One that nobody can send to is as good as none: the node may be reached by IPv4.
+            ipv6 = IPAddress.v6(parsed).isReachable ? parsed : nil
+        }
+        guard let address = value["PublicIP"] else { throw LeaseValueError("it has no PublicIP") }
+        guard let stated = address.text.flatMap({ IPv4Address($0) }) else {
+            throw LeaseValueError("PublicIP is \(address), which is no IPv4 address")
+        }
+        let ipv4 = stated == .any && ipv6 != nil ? nil : stated
+        if let ipv4, !IPAddress.v4(ipv4).isReachable {
+            throw LeaseValueError("PublicIP is \(ipv4), which no other node can send to")
         }
         let data = try LeaseValueError.translating { () throws(BackendError) in
-            try backend.data(reading: value["BackendData"])
+            (
+                try backend.data(reading: value["BackendData"]),
+                try backend.data(reading: value["BackendV6Data"])
+            )
         }
         self.init(
-            publicAddress: parsed, publicIPv6Address: ipv6, backend: backend, data: data,
+            publicAddress: ipv4, publicIPv6Address: ipv6, backend: backend, data: data.0, ipv6Data: data.1,
             hostName: value["TwillHost"]?.text)
     }
 
     /// The value as flannel writes it: `{"PublicIP":"198.18.9.2","PublicIPv6":null}`, then `BackendType` where the
-    /// backend writes it, and `BackendData` where there is something to announce; then twill's own `TwillHost`.
+    /// backend writes it, `BackendData` and `BackendV6Data` where there is something to announce; then twill's own
+    /// `TwillHost`.
     public var json: String {
         let ipv6 = publicIPv6Address.map { "\"\($0)\"" } ?? "null"
         let type = backendType.map { ",\"BackendType\":\"\($0)\"" } ?? ""
         let data = announced.map { ",\"BackendData\":\($0.value.json)" } ?? ""
+        let ipv6Data = announcedIPv6.map { ",\"BackendV6Data\":\($0.value.json)" } ?? ""
         let name = hostName.map { ",\"TwillHost\":\"\($0)\"" } ?? ""
-        return "{\"PublicIP\":\"\(publicAddress)\",\"PublicIPv6\":\(ipv6)\(type)\(data)\(name)}"
+        let address = publicAddress ?? .any
+        return "{\"PublicIP\":\"\(address)\",\"PublicIPv6\":\(ipv6)\(type)\(data)\(ipv6Data)\(name)}"
     }
 }
 

@@ -5,7 +5,25 @@ import JSON
 
 /// flannel's network configuration: which prefix the overlay has and how it is cut into node subnets.
 public struct NetworkConfiguration: Sendable, Hashable {
-    /// The IPv6 side of a network of both families.
+    /// The IPv4 side.
+    public struct IPv4Allocation: Sendable, Hashable {
+        /// The overlay's prefix.
+        public var network: IPv4Prefix
+        /// The length of a node's prefix, in bits.
+        public var subnetLength: Int
+        /// The first node subnet that is handed out.
+        public var subnetMinimum: IPv4Address
+        /// The last node subnet that is handed out.
+        public var subnetMaximum: IPv4Address
+
+        /// Whether a node's prefix can have come from this.
+        func admits(_ prefix: IPv4Prefix) -> Bool {
+            prefix.length == subnetLength && subnetMinimum <= prefix.address
+                && prefix.address <= subnetMaximum
+        }
+    }
+
+    /// The IPv6 side.
     public struct IPv6Allocation: Sendable, Hashable {
         /// The overlay's prefix.
         public var network: IPv6Prefix
@@ -15,18 +33,18 @@ public struct NetworkConfiguration: Sendable, Hashable {
         public var subnetMinimum: IPv6Address
         /// The last node subnet that is handed out.
         public var subnetMaximum: IPv6Address
+
+        /// Whether a node's prefix can have come from this.
+        func admits(_ prefix: IPv6Prefix) -> Bool {
+            prefix.length == subnetLength && subnetMinimum <= prefix.address
+                && prefix.address <= subnetMaximum
+        }
     }
 
-    /// The overlay's prefix.
-    public var network: IPv4Prefix
-    /// The length of a node's prefix, in bits.
-    public var subnetLength: Int
-    /// The first node subnet that is handed out.
-    public var subnetMinimum: IPv4Address
-    /// The last node subnet that is handed out.
-    public var subnetMaximum: IPv4Address
-    /// The IPv6 side, where `EnableIPv6` is set; leases carry it, the underlay does not.
-    public var ipv6: IPv6Allocation?
+    /// The IPv4 side, unless `EnableIPv4` is false.
+    public private(set) var ipv4: IPv4Allocation?
+    /// The IPv6 side, where `EnableIPv6` is true. One of the two is there.
+    public private(set) var ipv6: IPv6Allocation?
     /// Whether masquerade and forward rules go through nftables.
     public var enableNFTables: Bool
     /// How packets are carried.
@@ -52,48 +70,63 @@ public struct NetworkConfiguration: Sendable, Hashable {
             throw NetworkConfigurationError("the network configuration is \(root): an object is needed")
         }
         let fields = Fields(object: root, hasAllocation: assignsSubnets)
-        if try fields.bool(.enableIPv4) == false,
-            let name = backends.nameIfIPv4IsNeeded(by: fields[.backend])
-        {
-            throw NetworkConfigurationError(
-                key: .enableIPv4, .bool(false),
-                rule: "the \(name) backend carries IPv4 alone, so it must be true")
-        }
         enableNFTables = try fields.bool(.enableNFTables) ?? false
-
-        network = try fields.network()
-        subnetLength = try fields.subnetLength(
-            .subnetLength, network: "\(network)", networkLength: network.length, usual: 24, limit: 30)
-        let first = network.address.bits
-        let step = UInt32(1) << (32 &- subnetLength)
-        let last = network.last.bits & IPv4Prefix.mask(length: subnetLength)
-        subnetMinimum =
-            try fields.subnet(.subnetMinimum, in: network, length: subnetLength)
-            ?? IPv4Address(bits: first &+ step)
-        subnetMaximum =
-            try fields.subnet(.subnetMaximum, in: network, length: subnetLength) ?? IPv4Address(bits: last)
-        guard subnetMinimum <= subnetMaximum else {
-            throw NetworkConfigurationError(
-                key: .subnetMinimum, .string("\(subnetMinimum)"),
-                rule: "it is above SubnetMax, \(subnetMaximum)"
-            )
-        }
+        ipv4 = try fields.bool(.enableIPv4) ?? true ? try fields.ipv4Allocation() : nil
         ipv6 = try fields.bool(.enableIPv6) ?? false ? try fields.ipv6Allocation() : nil
+        guard ipv4 != nil || ipv6 != nil else {
+            throw NetworkConfigurationError(
+                key: .enableIPv4, .bool(false), rule: "EnableIPv6 must be true then, or there is no network")
+        }
         do throws(BackendError) {
             configuredBackend = ConfiguredBackend(try backends.backend(reading: fields[.backend]))
         } catch {
             throw NetworkConfigurationError(error.description)
         }
+        if ipv6 != nil, !type(of: backend).carriesIPv6 {
+            throw NetworkConfigurationError(
+                key: .enableIPv6, .bool(true),
+                rule: "twill's \(type(of: backend).typeName) carries IPv4 alone; "
+                    + (ipv4 == nil ? "" : "leave it out, or ")
+                    + "set Backend.Type to a backend with IPv6, such as vxlan")
+        }
     }
+
+    /// The overlay's prefixes, IPv4 first.
+    public var networks: [IPPrefix] {
+        [ipv4.map { .v4($0.network) }, ipv6.map { .v6($0.network) }].compactMap(\.self)
+    }
+
+    /// The overlay's prefix of one family; nil where it has none.
+    public func network(_ family: AddressFamily) -> IPPrefix? {
+        networks.first { $0.addressFamily == family }
+    }
+
+    /// Whether the overlay has an address.
+    public func contains(_ address: IPAddress) -> Bool { networks.contains { $0.contains(address) } }
+
+    /// `10.66.0.0/16`, or both prefixes with a comma.
+    public var networkText: String { networks.map(\.description).joined(separator: ",") }
+
+    /// What is said of each family's side, with a comma between them.
+    func limits(_ ipv4Text: (IPv4Allocation) -> String, _ ipv6Text: (IPv6Allocation) -> String) -> String {
+        [ipv4.map(ipv4Text), ipv6.map(ipv6Text)].compactMap(\.self).joined(separator: ",")
+    }
+
+    /// Of which family the address is that names a node, and that the others send to: IPv4 where the network has it.
+    public var underlayFamily: AddressFamily { ipv4 == nil ? .ipv6 : .ipv4 }
 
     /// Whether a lease of `subnet` can have come from this configuration.
     public func admits(_ subnet: LeaseSubnet) -> Bool {
-        guard subnet.ipv4.length == subnetLength,
-            subnetMinimum <= subnet.ipv4.address, subnet.ipv4.address <= subnetMaximum
-        else { return false }
-        guard let ipv6 else { return subnet.ipv6 == nil }
-        guard let prefix = subnet.ipv6, prefix.length == ipv6.subnetLength else { return false }
-        return ipv6.subnetMinimum <= prefix.address && prefix.address <= ipv6.subnetMaximum
+        func fits<Allocation, Prefix>(
+            _ allocation: Allocation?, _ prefix: Prefix?, _ admits: (Allocation, Prefix) -> Bool
+        ) -> Bool {
+            switch (allocation, prefix) {
+            case (nil, nil): true
+            case (let allocation?, let prefix?): admits(allocation, prefix)
+            default: false
+            }
+        }
+        return fits(ipv4, subnet.ipv4) { $0.admits($1) } && fits(ipv6, subnet.ipv6) { $0.admits($1) }
     }
 }
 
@@ -157,14 +190,27 @@ extension NetworkConfiguration {
         return remarks
     }
 
+    /// Why a node that announces this cannot be of the network; nil where it can.
+    package func refusal(of announcement: NodeAnnouncement) -> NetworkConfigurationError? {
+        guard announcement.address(underlayFamily) != nil else {
+            return NetworkConfigurationError(
+                "the network is of \(underlayFamily), and this node has no \(underlayFamily) address that others could send to"
+            )
+        }
+        return refusal(underlay: announcement.addresses)
+    }
+
     /// Why a node with these addresses cannot be of the network; nil where it can.
-    package func refusal(underlay addresses: [IPv4Address]) -> NetworkConfigurationError? {
-        guard let address = addresses.first(where: network.contains) else { return nil }
-        return NetworkConfigurationError(
-            key: .network, .string("\(network)"),
-            rule:
-                "it holds \(address), this node's own address on the underlay: the tunnel's packets would go through the tunnel"
-        )
+    package func refusal(underlay addresses: [IPAddress]) -> NetworkConfigurationError? {
+        for network in networks {
+            guard let address = addresses.first(where: network.contains) else { continue }
+            return NetworkConfigurationError(
+                key: network.addressFamily == .ipv4 ? .network : .ipv6Network, .string("\(network)"),
+                rule:
+                    "it holds \(address), this node's own address on the underlay: the tunnel's packets would go through the tunnel"
+            )
+        }
+        return nil
     }
 }
 
@@ -235,6 +281,24 @@ private struct Fields {
                 key: .network, value, rule: "it must have no address of \(reserved), \(meaning)")
         }
         return network
+    }
+
+    func ipv4Allocation() throws(NetworkConfigurationError) -> NetworkConfiguration.IPv4Allocation {
+        let network = try network()
+        let length = try subnetLength(
+            .subnetLength, network: "\(network)", networkLength: network.length, usual: 24, limit: 30)
+        let second = IPv4Address(bits: network.address.bits &+ UInt32(1) << (32 &- length))
+        let last = IPv4Address(bits: network.last.bits & IPv4Prefix.mask(length: length))
+        let allocation = NetworkConfiguration.IPv4Allocation(
+            network: network, subnetLength: length,
+            subnetMinimum: try subnet(.subnetMinimum, in: network, length: length) ?? second,
+            subnetMaximum: try subnet(.subnetMaximum, in: network, length: length) ?? last)
+        guard allocation.subnetMinimum <= allocation.subnetMaximum else {
+            throw NetworkConfigurationError(
+                key: .subnetMinimum, .string("\(allocation.subnetMinimum)"),
+                rule: "it is above SubnetMax, \(allocation.subnetMaximum)")
+        }
+        return allocation
     }
 
     func subnetLength(

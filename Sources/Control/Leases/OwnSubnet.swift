@@ -68,7 +68,7 @@ enum OwnSubnet {
     struct Adoption: Equatable {
         var key: String
         /// The address that it announced, where that was not this node's.
-        var address: IPv4Address?
+        var address: IPAddress?
         /// The identity that it had, where that was not this node's.
         var holder: NodeIdentity?
     }

@@ -14,21 +14,21 @@ struct PeerIndex {
         var ownSubnet: LeaseSubnet?
         var ownEndpoint: Endpoint
         /// Where this node is reached: a lease of another node that announces one of them names this node.
-        var ownAddresses: [IPv4Address] = []
+        var ownAddresses: [IPAddress] = []
     }
 
     /// Ordered by subnet.
     private(set) var peers: [Peer] = []
-    /// Why an entry is no peer, by key.
+    /// Why an entry is no peer, or not of all families of the network, by key.
     private(set) var reasons: [String: String] = [:]
     /// The keys whose reasons are others than when they were last taken.
     private var changedReasons: Set<String> = []
     private var context: Context?
     private var subnets: [String: LeaseSubnet] = [:]
-    private var holders: [LeaseSubnet.Half: String] = [:]
-    // Entries that overlap a peer, by the half of it that keeps them out, and the other way round.
-    private var waiting: [LeaseSubnet.Half: Set<String>] = [:]
-    private var waitingFor: [String: LeaseSubnet.Half] = [:]
+    private var holders: [IPPrefix: String] = [:]
+    // Entries that overlap a peer, by the prefix of it that keeps them out, and the other way round.
+    private var waiting: [IPPrefix: Set<String>] = [:]
+    private var waitingFor: [String: IPPrefix] = [:]
 
     /// The keys of the entries that are peers.
     var keys: some Collection<String> { subnets.keys }
@@ -75,7 +75,7 @@ struct PeerIndex {
         guard let subnet = subnets.removeValue(forKey: key) else {
             return insert(judge(key, register.known(key)))
         }
-        let halves = subnet.halves
+        let halves = subnet.prefixes
         for half in halves { holders[half] = nil }
         peers.remove(at: position(of: subnet))
         insert(judge(key, register.known(key)))
@@ -117,7 +117,7 @@ struct PeerIndex {
             note(nil, for: key)
             return nil
         case .success(let peer?):
-            let halves = peer.subnet.halves
+            let halves = peer.subnet.prefixes
             if let half = halves.first(where: { holders[$0] != nil }), let other = holders[half] {
                 waiting[half, default: []].insert(key)
                 waitingFor[key] = half
@@ -126,7 +126,7 @@ struct PeerIndex {
             }
             for half in halves { holders[half] = key }
             subnets[key] = peer.subnet
-            note(nil, for: key)
+            note(record.lackOfFamily(of: peer, in: context.configuration), for: key)
             return peer
         }
     }
@@ -148,7 +148,7 @@ extension LeaseRegister.Record {
             }
             if peer.endpoint.port == context.ownEndpoint.port,
                 peer.endpoint.address == context.ownEndpoint.address
-                    || peer.endpoint.address.v4.map(context.ownAddresses.contains) == true
+                    || context.ownAddresses.contains(peer.endpoint.address)
             {
                 if context.ownKey == nil { return .success(nil) }
                 return .failure(LeaseValueError("it announces this node's own address, \(peer.endpoint)"))
@@ -159,70 +159,101 @@ extension LeaseRegister.Record {
 
     /// The peer that the entry describes to every node, or why it describes none.
     func peer(in configuration: NetworkConfiguration) -> Result<Peer, LeaseValueError> {
-        guard var subnet else {
-            return .failure(LeaseValueError("the key is no subnet such as 10.66.28.0-24"))
-        }
-        guard configuration.network.contains(subnet.ipv4) else {
-            return .failure(LeaseValueError("it lies outside Network, \(configuration.network)"))
-        }
-        // Peers of one length overlap only by being equal, which is why `PeerIndex` need not search.
-        guard subnet.ipv4.length == configuration.subnetLength else {
-            return .failure(
-                LeaseValueError(
-                    "it is a /\(subnet.ipv4.length), and the network's SubnetLen is "
-                        + "\(configuration.subnetLength)"
-                ))
-        }
-        if let ipv6 = configuration.ipv6, let prefix = subnet.ipv6 {
-            guard ipv6.network.overlaps(prefix), prefix.length >= ipv6.network.length else {
-                return .failure(LeaseValueError("\(prefix) lies outside IPv6Network, \(ipv6.network)"))
+        Result { () throws(LeaseValueError) in
+            let subnet = try usedSubnet(in: configuration)
+            let value = try value.get()
+            let family = configuration.underlayFamily
+            guard let endpoint = value.endpoint(family, defaultPort: configuration.backend.port) else {
+                throw LeaseValueError(
+                    family == .ipv4
+                        ? "it has no PublicIP that this node can send to"
+                        : "it has no PublicIPv6, and this network is of IPv6 alone")
             }
-            guard prefix.length == ipv6.subnetLength else {
-                return .failure(
-                    LeaseValueError(
-                        "\(prefix) is a /\(prefix.length), and the network's IPv6SubnetLen is \(ipv6.subnetLength)"
-                    ))
-            }
-        } else {
-            // A network without IPv6 carries none, whatever a key of before says: the node is reached by IPv4.
-            subnet.ipv6 = nil
-        }
-        return value.flatMap { value in
-            let endpoint = Endpoint(
-                address: value.publicAddress, port: value.port ?? configuration.backend.port)
-            if configuration.network.contains(value.publicAddress) {
-                return .failure(
-                    LeaseValueError(
-                        "PublicIP is \(endpoint.address), which lies inside Network, \(configuration.network):"
-                            + " packets to it would go round in the tunnel"))
+            if let network = configuration.networks.first(where: { $0.contains(endpoint.address) }) {
+                throw LeaseValueError(
+                    "\(family == .ipv4 ? "PublicIP" : "PublicIPv6") is \(endpoint.address), which lies inside "
+                        + "\(family == .ipv4 ? "Network" : "IPv6Network"), \(network): packets to it would go round in the tunnel"
+                )
             }
             // Two backends write no type, udp and alloc: what a lease says is all that they are told apart by.
             guard value.backendType == type(of: configuration.backend).announcedType else {
-                return .failure(
-                    LeaseValueError(
-                        "its backend is \(value.backendName), and this network's is "
-                            + "\(type(of: configuration.backend).typeName)"))
+                throw LeaseValueError(
+                    "its backend is \(value.backendName), and this network's is "
+                        + "\(type(of: configuration.backend).typeName)")
             }
-            if let refusal = configuration.backend.refusal(of: value.announced) {
-                return .failure(LeaseValueError(refusal))
-            }
+            let hasOwnIPv6 = type(of: configuration.backend).hasEndpointOfEachFamily
+            let announced = hasOwnIPv6 && family == .ipv6 ? value.announcedIPv6 : value.announced
+            if let refusal = configuration.backend.refusal(of: announced) { throw LeaseValueError(refusal) }
             var peer = Peer(
                 subnet: subnet, endpoint: endpoint,
                 isTwill: entry.holder != nil || value.announced?.value is UDPData || isReservation)
             peer.announced = value.announced
             peer.name = value.hostName
-            return .success(peer)
+            if hasOwnIPv6, subnet.ipv6 != nil, ipv6Refusal(value, in: configuration) == nil {
+                peer.ipv6Address = value.publicIPv6Address
+                peer.announcedIPv6 = value.announcedIPv6
+            }
+            return peer
         }
     }
-}
 
-extension LeaseSubnet {
-    /// One of a subnet's prefixes.
-    enum Half: Hashable {
-        case ipv4(IPv4Prefix)
-        case ipv6(IPv6Prefix)
+    /// What of the key's subnet the network uses.
+    ///
+    /// - Throws: why none of it.
+    private func usedSubnet(in configuration: NetworkConfiguration) throws(LeaseValueError) -> LeaseSubnet {
+        guard let subnet else { throw LeaseValueError("the key is no subnet such as 10.66.28.0-24") }
+        // A family that the network has not, or no longer, is left out, whatever a key of before says.
+        var (ipv4, ipv6) = (subnet.ipv4, subnet.ipv6)
+        if configuration.ipv4 == nil { ipv4 = nil }
+        if configuration.ipv6 == nil { ipv6 = nil }
+        guard let used = LeaseSubnet(ipv4: ipv4, ipv6: ipv6),
+            used.prefix(configuration.underlayFamily) != nil
+        else {
+            throw LeaseValueError(
+                "it has no \(configuration.underlayFamily) subnet, and this network is of "
+                    + "\(configuration.underlayFamily)")
+        }
+        // Peers of one length overlap only by being equal, which is why `PeerIndex` need not search.
+        if let side = configuration.ipv4, let ipv4 {
+            guard side.network.contains(ipv4) else {
+                throw LeaseValueError("it lies outside Network, \(side.network)")
+            }
+            guard ipv4.length == side.subnetLength else {
+                throw LeaseValueError(
+                    "it is a /\(ipv4.length), and the network's SubnetLen is \(side.subnetLength)")
+            }
+        }
+        if let side = configuration.ipv6, let ipv6 {
+            guard side.network.contains(ipv6) else {
+                throw LeaseValueError("\(ipv6) lies outside IPv6Network, \(side.network)")
+            }
+            guard ipv6.length == side.subnetLength else {
+                throw LeaseValueError(
+                    "\(ipv6) is a /\(ipv6.length), and the network's IPv6SubnetLen is \(side.subnetLength)")
+            }
+        }
+        return used
     }
 
-    /// The subnet's prefixes.
-    var halves: [Half] { [.ipv4(ipv4)] + (ipv6.map { [.ipv6($0)] } ?? []) }
+    /// Why a node's pods are not reached by IPv6, where the backend has an address of its own for that; nil where they
+    /// are.
+    private func ipv6Refusal(_ value: LeaseValue, in configuration: NetworkConfiguration) -> String? {
+        guard let address = value.publicIPv6Address else { return "it announces no PublicIPv6" }
+        if configuration.contains(.v6(address)) {
+            return "its PublicIPv6, \(address), lies inside the network"
+        }
+        return configuration.backend.refusal(of: value.announcedIPv6)
+    }
+
+    /// What a peer lacks of a network of both families, as a sentence; nil for nothing.
+    func lackOfFamily(of peer: Peer, in configuration: NetworkConfiguration) -> String? {
+        guard configuration.ipv4 != nil, configuration.ipv6 != nil else { return nil }
+        guard peer.subnet.ipv6 != nil else {
+            return "it has no IPv6 subnet, so its pods are reached by IPv4 alone"
+        }
+        guard type(of: configuration.backend).hasEndpointOfEachFamily, peer.ipv6Address == nil,
+            case .success(let value) = value, let reason = ipv6Refusal(value, in: configuration)
+        else { return nil }
+        return "its pods are reached by IPv4 alone: \(reason)"
+    }
 }

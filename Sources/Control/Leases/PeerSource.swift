@@ -29,9 +29,9 @@ public protocol SubnetClaim: Sendable {
 public struct KnownNetwork: Sendable, Hashable {
     /// The network configuration in effect; nil before the first valid one.
     public var configuration: NetworkConfiguration?
-    /// The network of a configuration that is not in effect, since this node's own underlay address lies inside of
+    /// The networks of a configuration that is not in effect, since this node's own underlay address lies inside of
     /// it: another underlay would do.
-    public var refusedNetwork: IPv4Prefix?
+    public var refusedNetworks: [IPPrefix] = []
     /// The other nodes, ordered by subnet.
     public var peers: [Peer] = []
     /// The entries that are no peers, with the reason, ordered by key.
@@ -47,7 +47,7 @@ public struct KnownNetwork: Sendable, Hashable {
     /// What a table says beside this node's own subnet.
     init(_ table: PeerTable) {
         configuration = table.configuration
-        refusedNetwork = table.refusedNetwork
+        refusedNetworks = table.refusedNetworks
         peers = table.peers
         skipped = table.skipped
         isStoreConnected = table.isStoreConnected
@@ -63,7 +63,7 @@ extension PeerTable {
     public init(_ network: KnownNetwork, ownLease: OwnLease?) {
         self.init()
         configuration = network.configuration
-        refusedNetwork = network.refusedNetwork
+        refusedNetworks = network.refusedNetworks
         self.ownLease = ownLease
         peers = network.peers
         if let own = ownLease?.subnet { peers.removeAll { $0.subnet.overlaps(own) } }

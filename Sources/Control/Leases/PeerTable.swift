@@ -6,9 +6,9 @@ public import Health
 public struct PeerTable: Sendable, Hashable {
     /// The network configuration in effect; nil before the first valid one.
     public var configuration: NetworkConfiguration?
-    /// The network of the configuration, where none is in effect because that one holds this node's own underlay
+    /// The networks of the configuration, where none is in effect because that one holds this node's own underlay
     /// address: another underlay would do.
-    public var refusedNetwork: IPv4Prefix?
+    public var refusedNetworks: [IPPrefix] = []
     /// This node's lease; nil before it has one.
     public var ownLease: OwnLease?
     /// The nodes to send to, ordered by subnet; never this node.
@@ -64,8 +64,10 @@ public struct OwnLease: Sendable, Hashable {
 public struct Peer: Sendable, Hashable {
     /// What to send to it.
     public var subnet: LeaseSubnet
-    /// Where to send it.
+    /// Where to send it: of IPv4, and of IPv6 in a network of that alone.
     public var endpoint: Endpoint
+    /// Where to send what is IPv6, with a backend that has an endpoint of each family.
+    package var ipv6Address: IPv6Address?
     /// Whether the node runs twill, as far as its entry tells: flanneld writes neither a holder nor a port. A
     /// reservation, which a person wrote, tells nothing and counts as twill's.
     public var isTwill: Bool
@@ -73,6 +75,8 @@ public struct Peer: Sendable, Hashable {
     public var name: String?
     /// What it announced for the network's backend; nil for nothing.
     package var announced: BackendAnnouncement?
+    /// The same for IPv6.
+    package var announcedIPv6: BackendAnnouncement?
 
     /// Makes a peer.
     public init(subnet: LeaseSubnet, endpoint: Endpoint, isTwill: Bool = true) {
@@ -83,9 +87,19 @@ public struct Peer: Sendable, Hashable {
 }
 
 extension BackendPeer {
-    /// Another node, as far as a backend goes by its IPv4 side.
-    package init(_ peer: Peer) {
-        self.init(subnet: .v4(peer.subnet.ipv4), address: peer.endpoint.address, announced: peer.announced)
+    /// Another node, as far as a backend of the kernel's goes by one family; nil where it has nothing of that.
+    package init?(_ peer: Peer, _ family: AddressFamily) {
+        guard let subnet = peer.subnet.prefix(family) else { return nil }
+        switch family {
+        case .ipv4:
+            self.init(subnet: subnet, address: peer.endpoint.address, announced: peer.announced)
+            if let subnet = peer.subnet.prefix(.ipv6), let address = peer.ipv6Address {
+                ipv6 = BackendSide(subnet: subnet, address: .v6(address))
+            }
+        case .ipv6:
+            guard let address = peer.ipv6Address else { return nil }
+            self.init(subnet: subnet, address: .v6(address), announced: peer.announcedIPv6)
+        }
     }
 }
 

@@ -57,9 +57,9 @@ public actor NodeNetwork {
     private let patience: Duration
     private let routePatience: Duration
     /// The network that the tunnel carries, and whether the underlay is outside of it.
-    private var overlay: (network: IPv4Prefix, isAccepted: Bool)?
+    private var overlay: (networks: [IPPrefix], isAccepted: Bool)?
     /// The networks that it carried before, which this node's bridges may still have.
-    private var formerOverlays: [IPv4Prefix] = []
+    private var formerOverlays: [IPPrefix] = []
     private var watch: UnderlayWatch?
     private var judge = RouteJudge()
     /// What packets are taken by, since when it is seen, and whether it is told.
@@ -92,8 +92,8 @@ public actor NodeNetwork {
     var pathWatch: PathWatch
     var pathQuestions = PathQuestions()
     var pathProbes: PathProbeSocket?
-    /// Where each peer is sent to, by its subnet.
-    var pathEndpoints: [IPv4Prefix: Endpoint] = [:]
+    /// The peers whose paths are followed, by the first prefix of each.
+    var pathPeers: [IPPrefix: FollowedPeer] = [:]
     /// Tells which hosts say that nobody listens on a port, from when a peer is silent on.
     var refusals: RefusalSocket?
     var narrowPaths: [NarrowPathRoute]
@@ -128,7 +128,7 @@ public actor NodeNetwork {
         alias: String? = nil,
         resyncInterval: Duration = .seconds(5), patience: Duration = .seconds(5),
         routePatience: Duration = .seconds(2), health: NodeHealth, logger: Logger,
-        pathTiming: PathTiming? = PathTiming(), inherited: [IPv4Prefix: Int] = [:]
+        pathTiming: PathTiming? = PathTiming(), inherited: [IPPrefix: Int] = [:]
     ) throws {
         pathWatch = PathWatch(
             timing: pathTiming ?? PathTiming(), probes: pathTiming != nil,
@@ -177,10 +177,18 @@ public actor NodeNetwork {
     ///   - publicAddress: as `UnderlayOptions.publicAddress`. Where it becomes another one, an interface is chosen
     ///     anew.
     ///   - announcedAddress: as `UnderlayOptions.announcedAddress`.
-    public func follow(publicAddress: IPv4Address?, announcedAddress: IPv4Address?) {
-        let isChosenAnew = publicAddress != options.publicAddress
+    ///   - publicIPv6Address: as `UnderlayOptions.publicIPv6Address`.
+    ///   - announcedIPv6Address: as `UnderlayOptions.announcedIPv6Address`.
+    public func follow(
+        publicAddress: IPv4Address?, announcedAddress: IPv4Address?, publicIPv6Address: IPv6Address? = nil,
+        announcedIPv6Address: IPv6Address? = nil
+    ) {
+        let isChosenAnew =
+            publicAddress != options.publicAddress || publicIPv6Address != options.publicIPv6Address
         options.publicAddress = publicAddress
         options.announcedAddress = announcedAddress
+        options.publicIPv6Address = publicIPv6Address
+        options.announcedIPv6Address = announcedIPv6Address
         guard let before = watch?.underlay else { return }
         routes = nil
         do {
@@ -196,22 +204,25 @@ public actor NodeNetwork {
         }
     }
 
-    /// Says which network the tunnel carries, before anything is made for it. An underlay inside of it is none:
-    /// another takes its place at once (`NodeEvent.underlayChanged`).
+    /// Says which networks the tunnel carries, one of each family, before anything is made for them. An underlay inside
+    /// of one is none, and one without an address of IPv4, or of the overlay's family: another takes its place at once
+    /// (`NodeEvent.underlayChanged`).
     ///
-    /// - Returns: whether the underlay that was chosen last is outside of it. Where it is not, and there is no other,
-    ///   the node's health says so.
-    public func setOverlay(_ network: IPv4Prefix) -> Bool {
-        if overlay?.network != network {
+    /// - Returns: whether the underlay that was chosen last will do. Where it will not, and there is no other, the node's
+    ///   health says so.
+    public func setOverlay(_ networks: [IPPrefix]) -> Bool {
+        if overlay?.networks != networks {
             // One that was never carried left nothing behind, and may have been a slip.
             if let overlay, overlay.isAccepted {
-                formerOverlays = [overlay.network] + formerOverlays.prefix(NodeNetwork.formerOverlayLimit - 1)
+                formerOverlays = Array(
+                    (overlay.networks + formerOverlays).prefix(NodeNetwork.formerOverlayLimit))
             }
-            overlay = (network, isAccepted: false)
+            overlay = (networks, isAccepted: false)
+            routes = nil
             look.yield()
         }
-        guard let underlay = watch?.underlay, allExclusions.network(with: underlay.address) != nil else {
-            overlay = (network, isAccepted: true)
+        guard let underlay = watch?.underlay, isUnfit(underlay) else {
+            overlay = (networks, isAccepted: true)
             return true
         }
         do { followUnderlay(in: try readState()) } catch { tellUnreadable(error) }
@@ -219,19 +230,33 @@ public actor NodeNetwork {
     }
 
     /// How many former networks are kept in mind: they follow one another rarely.
-    private static let formerOverlayLimit = 4
+    private static let formerOverlayLimit = 8
+
+    private func isUnfit(_ underlay: Underlay) -> Bool {
+        underlay.address(mainFamily) == nil
+            || AddressFamily.allCases.contains { family in
+                underlay.address(family).map { allExclusions.network(with: $0) != nil } == true
+            }
+    }
+
+    /// By whose addresses the underlay is chosen and kept: before it is known what the overlay is of, by IPv4, where the
+    /// underlay has it.
+    private var mainFamily: AddressFamily {
+        guard let overlay else { return watch.map { $0.underlay.mainAddress.addressFamily } ?? .ipv4 }
+        return overlay.networks.contains { $0.addressFamily == .ipv4 } ? .ipv4 : .ipv6
+    }
 
     private var allExclusions: UnderlayExclusions {
         var all = exclusions
-        if let overlay { all.networks.insert(overlay.network, at: 0) }
+        if let overlay { all.networks.insert(contentsOf: overlay.networks, at: 0) }
         all.networks += formerOverlays
         return all
     }
 
-    /// Judges from here on where packets into the overlay really go.
-    public func judgeRoutes(_ targets: OverlayTargets) {
+    /// Judges from here on where packets into the overlay really go; nil for not at all.
+    public func judgeRoutes(_ targets: OverlayTargets?) {
         guard targets != judge.targets else { return }
-        judge.set(targets)
+        if let targets { judge.set(targets) } else { judge = RouteJudge() }
         do { judgeRoutes(in: try readState(), isResync: false) } catch { tellUnreadable(error) }
     }
 
@@ -304,13 +329,16 @@ public actor NodeNetwork {
     private func interest(in links: [Link]) -> RouteInterest {
         let names = reconciler.deviceNames
         // Narrow paths lie inside of the overlay.
-        return RouteInterest(
-            prefixes: reconciler.destinations.compactMap {
-                if case .v4(let prefix) = $0 { prefix } else { nil }
-            }
-            .sorted(),
+        var interest = RouteInterest(
+            prefixes: reconciler.destinations.compactMap(\.v4).sorted(),
             interfaceIndexes: links.filter { names.contains($0.name) }.map(\.index),
             origin: Route.twillOrigin)
+        interest.ipv6Prefixes = reconciler.destinations.compactMap(\.v6).sorted()
+        // Until it is known that nothing here is of IPv6, the underlay may be chosen by its default route.
+        interest.includesIPv6 =
+            overlay.map { $0.networks.contains { $0.addressFamily == .ipv6 } } ?? true
+            || !interest.ipv6Prefixes.isEmpty
+        return interest
     }
 
     /// Reads the neighbour and forwarding tables of those devices that have wanted entries, where they may be others
@@ -332,7 +360,7 @@ public actor NodeNetwork {
     /// Reads the kernel's state; its routes only where they may be others than those known.
     private func readState() throws(NetlinkError) -> NetworkState {
         let links = try socket.links()
-        let addresses = try socket.addressesIPv4()
+        let addresses = try socket.addresses()
         let neighbors = try readNeighbors(of: links)
         let interest = interest(in: links)
         let now = ContinuousClock.now
@@ -459,7 +487,7 @@ public actor NodeNetwork {
         switch change {
         case .route(let route), .routeRemoved(let route):
             if route.table == Route.mainTable { note(route, isThere: change == .route(route)) }
-            if case .v4(let destination) = route.destination { judge.doubt(destination) }
+            if let destination = route.destination.v4 { judge.doubt(destination) }
         case .rule:
             judge.doubtAll()
         case .neighbor:
@@ -533,17 +561,20 @@ public actor NodeNetwork {
 
     private func chosenUnderlay(in state: NetworkState) -> Result<Underlay, UnderlayError> {
         // A kernel that knows no route refuses: then there is none to go by.
-        let route = options.reachableAddress.flatMap { try? socket.route(to: .v4($0)) }
+        let route = options.reachableAddress.flatMap { try? socket.route(to: $0) }
         return Result { () throws(UnderlayError) in
-            try Underlay(choosing: options, excluding: allExclusions, in: state, routeToReachable: route)
+            try Underlay(
+                choosing: options, excluding: allExclusions, in: state, routeToReachable: route,
+                by: overlay == nil ? AddressFamily.allCases : [mainFamily])
         }
     }
 
     private func followUnderlay(in state: NetworkState) {
         guard var watch else { return }
         let before = watch.underlay
-        let choice = UnderlayChoice(
+        var choice = UnderlayChoice(
             options: options, exclusions: allExclusions, state: state, routeToReachable: nil)
+        choice.family = mainFamily
         watch.look(choice, now: .now) { chosenUnderlay(in: state) }
         self.watch = watch
         health.set(Component(.underlay), watch.problem)

@@ -1,5 +1,5 @@
-// How it works. The kernel lists every IPv4 socket of the network namespace with its address, its user and the number
-// of its inode; those in a file of ours are known by fstat. Which process has an inode is looked for only where
+// How it works. The kernel lists every socket of the network namespace with its address, its user and the number of its
+// inode; those in a file of ours are known by fstat. Which process has an inode is looked for only where
 // somebody was found.
 
 import Addresses
@@ -24,7 +24,7 @@ extension UnderlaySocket {
     ///
     /// The kernel gives a datagram to one socket alone, so such a one gets datagrams that are ours. A socket that is
     /// bound to the port of all addresses gets none: the more exact address wins (`udp4_lib_lookup2`,
-    /// net/ipv4/udp.c).
+    /// net/ipv4/udp.c, and its like of IPv6).
     ///
     /// Reads files of /proc: not for a thread that must not wait.
     ///
@@ -35,7 +35,8 @@ extension UnderlaySocket {
     public static func intruders(on endpoint: Endpoint, beside own: [Int32]) -> [PortIntruder] {
         let ours = Set(own.compactMap { FileIdentity(descriptor: $0)?.inode })
         var others: [SocketTableRow] = []
-        SocketTable.udp.forEachRow { row in
+        let table: SocketTable = endpoint.address.addressFamily == .ipv4 ? .udp : .udp6
+        table.forEachRow { row in
             if row.endpoint == endpoint, !ours.contains(row.inode) { others.append(row) }
         }
         if others.isEmpty { return [] }

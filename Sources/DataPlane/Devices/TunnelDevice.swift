@@ -100,15 +100,16 @@ public struct TunnelDevice: Sendable {
                 action: "make a TUN device named '\(name)' (1 to \(nameLimitBytes) bytes)",
                 errorNumber: EINVAL)
         }
-        var waited = 0
+        let limit = ContinuousClock.now + .milliseconds(patienceMilliseconds)
+        var isTold = false
         while true {
             do throws(TunnelError) {
                 return try open(name: name, queueCount: queueCount, wanted: wanted)
             } catch {
-                guard error.errorNumber == EBUSY, waited < patienceMilliseconds else { throw error }
-                if waited == 0 { busy() }
+                guard error.errorNumber == EBUSY, ContinuousClock.now < limit else { throw error }
+                if !isTold { busy() }
+                isTold = true
                 usleep(2_000)
-                waited += 2
             }
         }
     }

@@ -115,19 +115,12 @@ public struct UnderlaySocket: Sendable {
 
     /// Whether a descriptor is a UDP socket that is bound to this address and, where it is not 0, port.
     public static func isBound(_ descriptor: Int32, to endpoint: Endpoint) -> Bool {
-        var address = sockaddr_in()
-        var size = socklen_t(MemoryLayout<sockaddr_in>.size)
         var kind: Int32 = 0
-        var kindSize = socklen_t(MemoryLayout<Int32>.size)
-        let isKnown = withUnsafeMutablePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(descriptor, $0, &size) == 0 }
-        }
-        guard isKnown, address.sin_family == sa_family_t(AF_INET),
-            getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &kind, &kindSize) == 0,
-            kind == Int32(SOCK_DGRAM.rawValue)
+        var size = socklen_t(MemoryLayout<Int32>.size)
+        guard getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &kind, &size) == 0,
+            kind == Int32(SOCK_DGRAM.rawValue), let bound = Endpoint(boundBy: descriptor)
         else { return false }
-        return endpoint.address == .v4(IPv4Address(bits: UInt32(bigEndian: address.sin_addr.s_addr)))
-            && (endpoint.port == 0 || endpoint.port == UInt16(bigEndian: address.sin_port))
+        return bound.address == endpoint.address && (endpoint.port == 0 || bound.port == endpoint.port)
     }
 
     /// Sets a socket's buffers, in bytes.
@@ -156,7 +149,8 @@ public struct UnderlaySocket: Sendable {
     public static func openSenderWithoutChecksum(
         sharingPortOf receiver: UnderlaySocket, passing senders: [Int32], at endpoint: Endpoint
     ) -> Int32? {
-        guard
+        // IPv6 has no datagrams without a checksum (RFC 8200, section 8.1), and no kernel path.
+        guard endpoint.address.v4 != nil,
             let descriptor = openSender(
                 sharingPortOf: receiver, passing: senders, at: endpoint, bufferBytes: helloBufferBytes)
         else { return nil }
@@ -174,7 +168,8 @@ public struct UnderlaySocket: Sendable {
     /// receive always waits. On this one nobody does. It is connected, and what is connected receives from its peer
     /// alone, so that no datagram of another node comes here. What it is connected to is drawn by lot, of the
     /// addresses of this machine alone (127.0.0.0/8), so that nobody elsewhere can name it in a forged ICMP message,
-    /// whose error it would get (`__udp4_lib_err`, net/ipv4/udp.c).
+    /// whose error it would get (`__udp4_lib_err`, net/ipv4/udp.c). IPv6 has one such address, so that the port alone is
+    /// drawn: who guesses that costs the socket one message.
     ///
     /// The port is bound by the first socket alone, and shared by SO_REUSEPORT, which lets sockets of the same user
     /// in that ask for it too (`udp_lib_lport_inuse`). With SO_REUSEADDR, which lets in everybody's, another user's
@@ -203,9 +198,12 @@ public struct UnderlaySocket: Sendable {
             let descriptor = try? bound(
                 to: endpoint, sharesPort: true, passing: senders, sendBytes: bufferBytes, receiveBytes: 0)
         else { return nil }
-        let nobody = Endpoint(
-            address: IPv4Address(bits: 127 << 24 | UInt32.random(in: 2...0xFF_FFFE)),
-            port: UInt16.random(in: 1...UInt16.max))
+        let loopback: IPAddress =
+            switch endpoint.address {
+            case .v4: .v4(IPv4Address(bits: 127 << 24 | UInt32.random(in: 2...0xFF_FFFE)))
+            case .v6: .v6(IPv6Address(high: 0, low: 1))
+            }
+        let nobody = Endpoint(address: loopback, port: UInt16.random(in: 1...UInt16.max))
         let connected = nobody.withSocketName { connect(descriptor, $0, $1) }
         guard connected == 0, set(descriptor, SOL_SOCKET, SO_REUSEPORT, 0),
             set(descriptor, SOL_SOCKET, SO_BINDTOIFINDEX, 0)
@@ -268,8 +266,9 @@ public struct UnderlaySocket: Sendable {
     ///
     /// - Parameter sockets: those that take datagrams: the first ones of the port, in the order in which they were bound.
     /// - Returns: whether it could. If not, the kernel spreads them by a hash of the same.
-    public static func steer(_ sockets: [UnderlaySocket]) -> Bool {
-        twill_steer_datagrams(sockets[0].descriptor, UInt32(truncatingIfNeeded: sockets.count)) == 0
+    public static func steer(_ sockets: [UnderlaySocket], of family: AddressFamily) -> Bool {
+        twill_steer_datagrams(
+            sockets[0].descriptor, UInt32(truncatingIfNeeded: sockets.count), family == .ipv6 ? 1 : 0) == 0
     }
 
     private static func set(_ descriptor: Int32, _ level: Int32, _ option: Int32, _ value: Int32) -> Bool {
@@ -285,13 +284,24 @@ public struct UnderlaySocket: Sendable {
         to endpoint: Endpoint, sharesPort: Bool, passing senders: [Int32] = [], sendBytes: Int,
         receiveBytes: Int
     ) throws(UnderlaySocketError) -> Int32 {
-        let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        let family = endpoint.address.addressFamily
+        let descriptor = socket(
+            family == .ipv4 ? AF_INET : AF_INET6,
+            Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else {
             throw UnderlaySocketError(action: "open a UDP socket", errorNumber: errno)
         }
         if sharesPort { _ = set(descriptor, SOL_SOCKET, SO_REUSEPORT, 1) }
         // DF, and no regard for what an ICMP error said of the path, which anybody may have sent (docs/adr/0034).
-        _ = set(descriptor, Int32(IPPROTO_IP), IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+        switch family {
+        case .ipv4:
+            _ = set(descriptor, Int32(IPPROTO_IP), IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+        case .ipv6:
+            _ = set(descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 1)
+            _ = set(descriptor, Int32(IPPROTO_IPV6), IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE)
+            // Else the sender itself would make fragments.
+            _ = set(descriptor, Int32(IPPROTO_IPV6), IPV6_DONTFRAG, 1)
+        }
         setBuffers(of: descriptor, sendBytes: sendBytes, receiveBytes: receiveBytes)
         let passing = senders.isEmpty ? [] : senders + [descriptor]
         for socket in passing { _ = set(socket, SOL_SOCKET, SO_REUSEADDR, 1) }

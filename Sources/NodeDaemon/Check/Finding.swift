@@ -82,13 +82,14 @@ extension Finding {
         }
     }
 
-    /// Judges `/proc/sys/net/ipv4/ip_forward`.
-    static func forwarding(setting: String?) -> Finding {
-        let problem = SystemSettingError.forwardingIsOff
+    /// Judges `/proc/sys/net/ipv4/ip_forward`, or its like of IPv6.
+    static func forwarding(_ family: AddressFamily, setting: String?) -> Finding {
+        let name = family == .ipv4 ? "ip_forward" : "ipv6 forwarding"
+        let problem = SystemSettingError.forwardingIsOff(family)
         return switch setting {
-        case "1": Finding("ip_forward", .good, "1")
-        case "0": Finding("ip_forward", .bad, problem.cause, remedy: problem.remedy)
-        default: Finding("ip_forward", .bad, "not readable", remedy: problem.remedy)
+        case "1": Finding(name, .good, "1")
+        case "0": Finding(name, .bad, problem.cause, remedy: problem.remedy)
+        default: Finding(name, .bad, "not readable", remedy: problem.remedy)
         }
     }
 
@@ -143,7 +144,7 @@ extension Finding {
         }
         do throws(NetworkConfigurationError) {
             let network = try NetworkConfiguration(parsing: configuration)
-            return Finding("store", .good, "\(name) answers; the network is \(network.network)")
+            return Finding("store", .good, "\(name) answers; the network is \(network.networkText)")
         } catch {
             return Finding("store", .bad, "\(name): \(error.description)", remedy: "twilld network set FILE")
         }

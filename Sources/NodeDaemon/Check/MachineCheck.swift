@@ -45,8 +45,10 @@ package enum MachineCheck {
                 logger: Logger(label: "check") { _ in SwiftLogNoOpLogHandler() })
             let chosen = try await node.chooseUnderlay()
             let tunnelMTU = try TunnelMTU.choose(
-                underlayMTU: chosen.mtu, overhead: UDPBackend().overhead(over: .ipv4), configured: mtu)
-            let endpoint = Endpoint(address: chosen.address, port: usualPort)
+                underlayMTU: chosen.mtu,
+                overhead: UDPBackend().overhead(over: chosen.mainAddress.addressFamily), configured: mtu,
+                carriesIPv6: chosen.address == nil)
+            let endpoint = Endpoint(address: chosen.mainAddress, port: usualPort)
             let (portHolder, deviceHolder) = await onThread {
                 (
                     RunningProcess.holder(of: endpoint, .udp)?.description,
@@ -56,14 +58,20 @@ package enum MachineCheck {
             return [
                 Finding(
                     "underlay", .good,
-                    "\(chosen.interfaceName) \(chosen.address), MTU \(chosen.mtu), which gives the "
+                    "\(chosen.interfaceName) \(chosen.addressText), MTU \(chosen.mtu), which gives the "
                         + "tunnel \(tunnelMTU)"
                 ), .port(endpoint, holder: portHolder),
-                .device(device, holder: deviceHolder),
+                .device(device, holder: deviceHolder), await forwarding(chosen.mainAddress.addressFamily),
             ]
         } catch {
-            return [Finding("underlay", .bad, plainWords(error))]
+            return [Finding("underlay", .bad, plainWords(error)), await forwarding(.ipv4)]
         }
+    }
+
+    /// Whether the machine forwards packets of the family that a network on its underlay has at least.
+    private static func forwarding(_ family: AddressFamily) async -> Finding {
+        let path = family == .ipv4 ? "ipv4/ip_forward" : "ipv6/conf/all/forwarding"
+        return .forwarding(family, setting: await onThread { setting("/proc/sys/net/\(path)") })
     }
 
     /// Whether the store of leases answers, and what it says; nothing is written to it.
@@ -95,7 +103,6 @@ package enum MachineCheck {
         findings.append(
             .rulePrograms(hasNft: ChildProcess("nft") != nil, hasIptables: ChildProcess("iptables") != nil))
         findings.append(kernelPath())
-        findings.append(.forwarding(setting: setting("/proc/sys/net/ipv4/ip_forward")))
         if isOfKubernetes {
             findings.append(
                 .bridgeNetfilter(setting: setting("/proc/sys/net/bridge/bridge-nf-call-iptables")))

@@ -82,16 +82,17 @@ package struct PeerDiagnosis: Sendable {
         }
     }
 
+    /// This node, by the family of the address that names it.
     private static func node(_ status: NodeStatus) throws(ExitFailure) -> ExaminingNode {
         guard let tunnel = status.tunnel, let underlay = status.underlay,
-            let address = IPv4Address(underlay.address),
-            let subnet = status.lease.flatMap({ IPv4Prefix($0.subnet) })
+            let address = IPAddress(underlay.address),
+            let subnet = status.lease.flatMap({ prefix(in: $0.subnet, address.addressFamily) })
         else {
             throw ExitFailure(.unavailable, "this node's tunnel does not stand yet: \(status.state)")
         }
         return ExaminingNode(
-            underlayAddress: .v4(address),
-            tunnelAddress: .v4(status.hasNoTunnel ? address : subnet.address), tunnelMTU: tunnel.mtu,
+            underlayAddress: address,
+            tunnelAddress: status.hasNoTunnel ? address : subnet.address, tunnelMTU: tunnel.mtu,
             kernelPathBytes: status.kernelPath?.packetBytes ?? 0)
     }
 
@@ -131,23 +132,32 @@ package struct PeerDiagnosis: Sendable {
     /// - Parameter hasNoTunnel: whether pods' packets go to the node as they are: then the way to the node is all that
     ///   there is to examine, and no address of its subnet is known to answer.
     private static func examined(_ peer: NodeStatus.Peer, hasNoTunnel: Bool) -> ExaminedPeer? {
-        let parts = peer.endpoint.split(separator: ":")
-        guard (1...2).contains(parts.count), let address = IPv4Address(parts[0]),
-            let port = parts.count == 2 ? UInt16(parts[1]) : 0, let subnet = IPv4Prefix(peer.subnet)
+        guard let endpoint = Endpoint(peer.endpoint),
+            let subnet = prefix(in: peer.subnet, endpoint.address.addressFamily)
         else { return nil }
         return ExaminedPeer(
-            subnet: peer.subnet, endpoint: Endpoint(address: address, port: port),
-            tunnelAddress: .v4(hasNoTunnel ? address : subnet.address),
+            subnet: peer.subnet, endpoint: endpoint,
+            tunnelAddress: hasNoTunnel ? endpoint.address : subnet.address,
             hasKernelPath: peer.kernelPath == true)
+    }
+
+    /// The prefixes of a subnet as the status has it, which of both families has a comma between them.
+    private static func prefixes(in subnet: String) -> [IPPrefix] {
+        subnet.split(separator: ",").compactMap { IPPrefix($0) }
+    }
+
+    private static func prefix(in subnet: String, _ family: AddressFamily) -> IPPrefix? {
+        prefixes(in: subnet).first { $0.addressFamily == family }
     }
 
     private static func isNamed(_ peer: ExaminedPeer, _ name: String) -> Bool {
         if name == peer.subnet || name == "\(peer.endpoint)" || name == "\(peer.endpoint.address)" {
             return true
         }
-        guard let subnet = IPv4Prefix(peer.subnet) else { return false }
-        if IPv4Prefix(name, separator: "-") == subnet { return true }
-        return IPv4Address(name).map(subnet.contains) ?? false
+        let prefixes = prefixes(in: peer.subnet)
+        // As a part of the subnet's key has it, too.
+        if let prefix = IPPrefix(name.replacing("-", with: "/")) { return prefixes.contains(prefix) }
+        return IPAddress(name).map { address in prefixes.contains { $0.contains(address) } } ?? false
     }
 }
 

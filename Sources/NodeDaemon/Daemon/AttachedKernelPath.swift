@@ -131,7 +131,7 @@ private final class AttachedInterfaces: Sendable {
 
     func leavesByUnderlay(_ peer: IPv4Address, from address: IPv4Address) -> Bool {
         guard let underlay = numbers.withLock({ $0.underlay }), let socket,
-            let path = try? socket.path(to: peer, from: address)
+            let path = try? socket.path(to: .v4(peer), from: .v4(address))
         else { return false }
         return path.interfaceIndex == underlay
     }
@@ -142,7 +142,12 @@ extension NodeStatus.KernelPath {
     init(of dataPlane: DataPlane, _ path: AttachedKernelPath?) {
         guard let forwarder = dataPlane.kernelPath else {
             guard let refusal = dataPlane.kernelPathRefusal else {
-                self.init(state: "off", detail: "by --kernel-path=off, or by --accept-any-source")
+                let hasIPv4 = dataPlane.configuration.underlay.address.v4 != nil
+                self.init(
+                    state: "off",
+                    detail: hasIPv4
+                        ? "by --kernel-path=off, or by --accept-any-source"
+                        : "it carries IPv4 over IPv4, and the other nodes are reached by IPv6")
                 return
             }
             self.init(state: "refused", detail: refusal.description)

@@ -1,6 +1,7 @@
 import Addresses
 import KubernetesNodes
 import Leases
+import Node
 import Synchronization
 
 /// A node whose cluster assigns its subnet. The cluster is asked first, since the node's annotations may name the
@@ -8,14 +9,14 @@ import Synchronization
 struct ClusterNode {
     private let cluster: any AssigningCluster
     private let parts: Parts
-    private let publicAddress: IPv4Address?
+    private let underlay: UnderlayOptions
     private let relay: ClusterRelay
 
-    /// - Parameter publicAddress: `--public-ip`, for as long as no annotation says otherwise.
-    init(_ cluster: any AssigningCluster, _ parts: Parts, publicAddress: IPv4Address?) {
+    /// - Parameter underlay: `--public-ip` and `--public-ipv6`, for as long as no annotation says otherwise.
+    init(_ cluster: any AssigningCluster, _ parts: Parts, _ underlay: UnderlayOptions) {
         self.cluster = cluster
         self.parts = parts
-        self.publicAddress = publicAddress
+        self.underlay = underlay
         relay = ClusterRelay(cluster)
     }
 
@@ -67,8 +68,10 @@ struct ClusterNode {
 
     private func follow(_ requests: NodeAddressRequests) async {
         await parts.node.follow(
-            publicAddress: requests.nodePublicIP ?? publicAddress,
-            announcedAddress: requests.publicIPOverwrite)
+            publicAddress: requests.nodePublicIP ?? underlay.publicAddress,
+            announcedAddress: requests.publicIPOverwrite,
+            publicIPv6Address: requests.nodePublicIPv6 ?? underlay.publicIPv6Address,
+            announcedIPv6Address: requests.publicIPv6Overwrite)
     }
 
     /// Waits until the task is cancelled.

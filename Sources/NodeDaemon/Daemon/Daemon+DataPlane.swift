@@ -18,9 +18,9 @@ extension Daemon {
     /// How long a taken port and a taken device are waited for within the first pass, and how often the port is
     /// tried: the kernel takes down the ring of a process that was killed within some milliseconds, on a busy machine
     /// within a second. What this process closed itself is free at once. Who has the port for longer is named.
-    private static let portPatienceMilliseconds = 1000
+    private static let portPatience = Duration.seconds(1)
     private static let devicePatienceMilliseconds = 2000
-    private static let portPauseMilliseconds = 2
+    private static let portPause = Duration.milliseconds(2)
 
     /// How long datagrams are taken in on the port that the node had before: other nodes hear of the new one within a
     /// second, and those whose store does not answer, when it does again.
@@ -34,7 +34,7 @@ extension Daemon {
     ) async throws -> DataPlane? {
         let backend = configuration.backend
         var tunnel = NodeStatus.Tunnel(
-            interface: options.tunnel.interfaceName, network: "\(configuration.network)", mtu: routes.mtu)
+            interface: options.tunnel.interfaceName, network: configuration.networkText, mtu: routes.mtu)
         tunnel.backend = type(of: backend).typeName
         guard type(of: backend).hasDataPlane else {
             await closeDataPlane()
@@ -47,8 +47,8 @@ extension Daemon {
         let settings = DataPlaneConfiguration(
             tunnelName: options.tunnel.interfaceName,
             underlay: Endpoint(
-                address: underlay.address, port: options.tunnel.port ?? backend.port),
-            mtu: routes.mtu, tunnelAddress: lease.subnet.ipv4.address,
+                address: place.underlayAddress, port: options.tunnel.port ?? backend.port),
+            mtu: routes.mtu, tunnelAddress: lease.subnet.ipv4?.address,
             tunnelAddressIPv6: lease.subnet.ipv6?.address,
             acceptsAnySource: options.tunnel.acceptsAnySource, tuning: options.tuning)
         if let current = stage.dataPlane, !deviceIsLost,
@@ -182,7 +182,8 @@ extension Daemon {
     private func openDataPlane(_ settings: DataPlaneConfiguration) async throws -> DataPlane {
         let logger = logger
         let isFirst = !hasHadDataPlane
-        var waited = 0
+        // By the clock: each attempt takes its own time.
+        let limit = ContinuousClock.now + Daemon.portPatience
         while true {
             do throws(DataPlaneError) {
                 return try await onThread { () throws(DataPlaneError) -> DataPlane in
@@ -210,11 +211,10 @@ extension Daemon {
                     throw error
                 }
                 // What was waited for already is not waited for again with each pass.
-                guard isFirst, waited < Daemon.portPatienceMilliseconds, stage.heldPort == nil else {
+                guard isFirst, ContinuousClock.now < limit, stage.heldPort == nil else {
                     throw await portTaken(settings.underlay)
                 }
-                try? await Task.sleep(for: .milliseconds(Daemon.portPauseMilliseconds))
-                waited += Daemon.portPauseMilliseconds
+                try? await Task.sleep(for: Daemon.portPause)
             }
         }
     }

@@ -7,13 +7,13 @@ import Worker
 extension Daemon {
     /// What the reconciler is to keep for the kernel path of a data plane; nothing where it has none.
     func kernelPathItems(of dataPlane: DataPlane?) async -> [any DesiredItem] {
-        guard let dataPlane, let forwarder = dataPlane.kernelPath else {
+        guard let dataPlane, let forwarder = dataPlane.kernelPath, let address = underlay.address else {
             stage.kernelPath = nil
             observation.update(nil as AttachedKernelPath?)
             return []
         }
         let place = AttachedKernelPath.Place(
-            underlay: underlay.interfaceName, address: underlay.address,
+            underlay: underlay.interfaceName, address: address,
             tunnel: options.tunnel.interfaceName)
         if let current = stage.kernelPath, current.forwarder === forwarder, current.place == place {
             return current.attachments

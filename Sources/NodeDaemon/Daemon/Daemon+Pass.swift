@@ -29,7 +29,7 @@ extension Daemon {
         do { try await prepareBackend() } catch { return try setUpFailed(error) }
         guard let configuration = table.configuration, let lease = table.ownLease else {
             // An address that an earlier start left on a bridge may have been taken for the underlay's.
-            if let network = table.refusedNetwork { _ = await node.setOverlay(network) }
+            if !table.refusedNetworks.isEmpty { _ = await node.setOverlay(table.refusedNetworks) }
             let missing = options.origin.isCluster ? "a podCIDR" : "a lease"
             let wait = "waiting for \(table.configuration == nil ? "the network config" : missing)"
             report(state: table.problems.first.map { "\(wait): \($0)" } ?? wait)
@@ -37,27 +37,30 @@ extension Daemon {
             await announceWhatIsDue()
             return
         }
-        guard await node.setOverlay(configuration.network) else {
-            report(state: "waiting for an underlay outside of the network \(configuration.network)")
+        guard await node.setOverlay(configuration.networks) else {
+            report(state: "waiting for an underlay outside of the network \(configuration.networkText)")
             return
         }
         do {
-            let mtu = try TunnelMTU.choose(
-                underlayMTU: underlay.mtu, overhead: configuration.backend.overhead(over: .ipv4),
-                configured: options.tunnel.mtu ?? configuration.backend.mtu(over: .ipv4))
-            let place = place(configuration, lease, mtu: mtu)
-            let routes = routes(lease, mtu: mtu)
+            let places = try places(configuration, lease)
+            guard let place = places.first else {
+                report(state: "waiting for an underlay with an address of \(configuration.underlayFamily)")
+                await announceWhatIsDue()
+                return
+            }
+            let routes = routes(lease, mtu: place.mtu)
             let dataPlane = try await dataPlane(configuration, lease, place, routes)
             stage.routes = routes
             dataPlane?.publish(routes)
             await announceWhatIsDue()
-            try await keepNetwork(node, configuration, lease, place, dataPlane)
+            try await keepNetwork(node, configuration, lease, places, dataPlane)
             await followPaths(
                 node,
                 through: dataPlane.flatMap { _ in
-                    place.tunnel(overhead: configuration.backend.overhead(over: .ipv4))
+                    place.tunnel(
+                        overhead: configuration.backend.overhead(over: configuration.underlayFamily))
                 })
-            await node.judgeRoutes(targets(configuration.backend, place, lease, configuration.network))
+            await node.judgeRoutes(targets(configuration.backend, place))
             try tellSubnetFile()
             health.set(Component(.dataPlane), nil)
             retryPause = Daemon.retryPauseSeconds.first
@@ -154,31 +157,82 @@ extension Daemon {
     /// What devices are called that this daemon has the kernel make.
     private var alias: String { SubnetFile.deviceAlias(ofDaemonKeeping: options.lease.subnetFile) }
 
-    /// Where on this machine the backend works.
-    private func place(_ configuration: NetworkConfiguration, _ lease: OwnLease, mtu: Int) -> BackendPlace {
-        BackendPlace(
-            network: .v4(configuration.network), subnet: .v4(lease.subnet.ipv4),
-            tunnelName: options.tunnel.interfaceName,
-            alias: alias,
-            underlayName: underlay.interfaceName, underlayIndex: underlay.interfaceIndex,
-            underlayAddress: .v4(underlay.address), publicAddress: .v4(underlay.publicAddress), mtu: mtu,
-            queueLength: options.tuning.queueLength, machine: options.machine,
-            prepared: preparation?.announced)
+    /// Where on this machine the backend works, for each family of the network and of this node's subnet; IPv4 first. A
+    /// family that this node has no address for on its underlay is told of, and left out.
+    ///
+    /// - Throws: where the underlay has no room for the backend's headers.
+    private func places(
+        _ configuration: NetworkConfiguration, _ lease: OwnLease
+    ) throws(TunnelMTUError) -> [BackendPlace] {
+        let backend = configuration.backend
+        var places: [BackendPlace] = []
+        for (network, subnet) in configuration.networks.compactMap({ network in
+            lease.subnet.prefix(network.addressFamily).map { (network, $0) }
+        }) {
+            let hasOwnEndpoint = type(of: backend).hasEndpointOfEachFamily
+            let family = hasOwnEndpoint ? network.addressFamily : configuration.underlayFamily
+            guard let address = underlay.address(family), let publicAddress = underlay.publicAddress(family)
+            else { continue }
+            let mtu = try TunnelMTU.choose(
+                underlayMTU: underlay.mtu, overhead: backend.overhead(over: family),
+                configured: options.tunnel.mtu ?? configuration.backend.mtu(over: family),
+                carriesIPv6: hasOwnEndpoint ? family == .ipv6 : configuration.ipv6 != nil)
+            places.append(
+                BackendPlace(
+                    network: network, subnet: subnet, tunnelName: options.tunnel.interfaceName,
+                    alias: alias,
+                    underlayName: underlay.interfaceName, underlayIndex: underlay.interfaceIndex,
+                    underlayAddress: address, publicAddress: publicAddress, mtu: mtu,
+                    queueLength: options.tuning.queueLength, machine: options.machine,
+                    prepared: preparation?.announced))
+        }
+        tellMissingFamily(configuration, lease, places)
+        let ipv6 = places.first { $0.network.addressFamily == .ipv6 }.map {
+            BackendSide(subnet: $0.subnet, address: $0.publicAddress)
+        }
+        return places.map { place in
+            var place = place
+            if place.network.addressFamily == .ipv4 { place.ipv6 = ipv6 }
+            return place
+        }
     }
 
-    /// Where packets for the other nodes' pods are to go.
-    private func targets(
-        _ backend: any Backend, _ place: BackendPlace, _ lease: OwnLease, _ network: IPv4Prefix
-    ) -> OverlayTargets {
+    /// Says which family of the network this node does not carry.
+    private func tellMissingFamily(
+        _ configuration: NetworkConfiguration, _ lease: OwnLease, _ places: [BackendPlace]
+    ) {
+        let component = Component(.underlay, "IPv6")
+        guard configuration.ipv6 != nil, !places.contains(where: { $0.network.addressFamily == .ipv6 }) else {
+            return health.forget(component)
+        }
+        let problem =
+            lease.subnet.ipv6 == nil
+            ? Problem(
+                .degraded, "the network has IPv6, and this node's subnet, \(lease.subnet), has none",
+                remedy: options.origin.isCluster
+                    ? "have podCIDRs of both families assigned: kube-controller-manager --cluster-cidr=IPV4,IPV6"
+                    : "delete the lease, and restart twilld: twilld lease release \(lease.subnet)")
+            : Problem(
+                .degraded,
+                "the network has IPv6, and \(underlay.interfaceName), this node's underlay interface, has no IPv6 "
+                    + "address, so that pods here reach those of other nodes by IPv4 alone",
+                remedy: "give it one that is global or unique local, or name another interface with --iface")
+        health.set(component, problem)
+    }
+
+    /// Where packets for the other nodes' pods are to go; nil without IPv4, which alone is judged.
+    private func targets(_ backend: any Backend, _ place: BackendPlace) -> OverlayTargets? {
+        guard case .v4(let network) = place.network, case .v4(let subnet) = place.subnet else { return nil }
         var targets = OverlayTargets(
-            interfaceName: backend.interfaceName(in: place), network: network, subnet: lease.subnet.ipv4,
-            peers: Set(table.peers.map(\.subnet.ipv4)))
+            interfaceName: backend.interfaceName(in: place), network: network, subnet: subnet,
+            peers: Set(table.peers.compactMap(\.subnet.ipv4)))
         guard !type(of: backend).hasDataPlane else { return targets }
         var hops: [IPv4Prefix: [OverlayTargets.Hop]] = [:]
         for peer in table.peers {
+            guard let subnet = peer.subnet.ipv4, let known = BackendPeer(peer, .ipv4) else { continue }
             // The whole network is routed to the device.
-            guard let ways = backend.hops(to: BackendPeer(peer), in: place) else { return targets }
-            hops[peer.subnet.ipv4] = ways.map {
+            guard let ways = backend.hops(to: known, in: place) else { return targets }
+            hops[subnet] = ways.map {
                 OverlayTargets.Hop(interfaceName: $0.interfaceName, gateway: $0.gateway)
             }
         }
@@ -189,45 +243,40 @@ extension Daemon {
     }
 
     private func keepNetwork(
-        _ node: NodeNetwork, _ configuration: NetworkConfiguration, _ lease: OwnLease, _ place: BackendPlace,
-        _ dataPlane: DataPlane?
+        _ node: NodeNetwork, _ configuration: NetworkConfiguration, _ lease: OwnLease,
+        _ places: [BackendPlace], _ dataPlane: DataPlane?
     ) async throws {
         filterEffects.update(
             peers: table.peers.lazy.compactMap { peer in
-                peer.endpoint.address.v4.map { .init(subnet: peer.subnet.ipv4, address: $0) }
+                guard let subnet = peer.subnet.ipv4, let address = peer.endpoint.address.v4 else {
+                    return nil
+                }
+                return .init(subnet: subnet, address: address)
             })
-        let subnet = lease.subnet.ipv4
         let backend = configuration.backend
-        let desired = DesiredNetwork(
-            backend: ConfiguredBackend(backend), place: place,
-            peers: dataPlane == nil ? table.peers.map { BackendPeer($0) } : [],
-            rules: PacketFilterSettings(
-                network: configuration.network, subnet: subnet, masquerades: options.rules.masquerades,
-                randomizesPorts: options.rules.randomizesPorts,
-                acceptsForwarding: options.rules.acceptsForwarding),
-            filter: configuration.enableNFTables ? .nftables : .iptables,
-            surroundings: .init(
-                network: configuration.network, subnet: subnet, tunnel: backend.interfaceName(in: place),
-                underlay: underlay.interfaceName, address: underlay.address,
-                port: (dataPlane == nil ? nil : options.tunnel.port) ?? backend.port),
-            file: SubnetFile(
-                network: configuration.network, subnet: subnet, ipv6: ipv6Lines(configuration, lease),
-                mtu: place.mtu,
-                masquerades: options.rules.masquerades),
-            blackhole: options.rules.hasBlackholeRoute ? BlackholeRoute(subnet: subnet) : nil,
-            tunnelIndex: dataPlane?.tunnel?.index ?? 0)
+        let desired = desiredNetwork(configuration, lease, places, dataPlane)
         if desired == stage.desired { return }
         let file = KeptSubnetFile(
             desired.file, at: options.lease.subnetFile, wasInPlace: stage.subnetFile != nil)
-        var items = backend.desiredItems(in: place, peers: desired.peers)
-        if let blackhole = desired.blackhole { items.append(blackhole) }
-        let rules = PacketFilterRules(
-            desired.rules, preferring: desired.filter, interfaceName: options.tunnel.interfaceName,
-            beside: filterEffects)
-        items.append(rules)
-        items += filterEffects.desiredItems(in: desired.surroundings)
+        var items: [any DesiredItem] = []
+        for place in places {
+            let family = place.network.addressFamily
+            let peers = desired.peers.filter { $0.subnet.addressFamily == family }
+            // What the families share, a data plane's device, is wanted once.
+            items += backend.desiredItems(in: place, peers: peers).filter { item in
+                !items.contains { $0.name == item.name }
+            }
+        }
+        items += desired.blackholes
+        let rules = desired.rules.map {
+            PacketFilterRules(
+                $0, preferring: desired.filter, interfaceName: options.tunnel.interfaceName,
+                beside: filterEffects)
+        }
+        items += rules
+        if let surroundings = desired.surroundings { items += filterEffects.desiredItems(in: surroundings) }
         items.append(file)
-        items += podItems(subnet: subnet, after: file)
+        items += podItems(subnet: lease.subnet.ipv4, after: file)
         items += await kernelPathItems(of: dataPlane)
         stage.keptFile = file
         // Where it fails, what stands is neither what was wanted before nor this.
@@ -236,14 +285,59 @@ extension Daemon {
         // Where no program for rules works, that is told, and the node goes on without.
         stage.standingItems =
             items.filter { $0.isEssential }.map(\.name) + [file.name]
-            + (rules.used == nil ? [] : [rules.name])
-        tellFilter(wanted: desired.filter, used: rules.used)
+            + rules.filter { $0.used != nil }.map(\.name)
+        for rules in rules { tellFilter(wanted: desired.filter, used: rules.used) }
         stage.desired = desired
     }
 
-    private func ipv6Lines(_ configuration: NetworkConfiguration, _ lease: OwnLease) -> SubnetFile.IPv6? {
-        guard let network = configuration.ipv6?.network, let subnet = lease.subnet.ipv6 else { return nil }
-        return SubnetFile.IPv6(network: network, subnet: subnet)
+    private func desiredNetwork(
+        _ configuration: NetworkConfiguration, _ lease: OwnLease, _ places: [BackendPlace],
+        _ dataPlane: DataPlane?
+    ) -> DesiredNetwork {
+        let backend = configuration.backend
+        var surroundings: PacketFilterEffects.Surroundings?
+        if let place = places.first, case .v4(let network) = place.network,
+            case .v4(let subnet) = place.subnet, case .v4(let address) = place.underlayAddress
+        {
+            surroundings = .init(
+                network: network, subnet: subnet, tunnel: backend.interfaceName(in: place),
+                underlay: underlay.interfaceName, address: address,
+                port: (dataPlane == nil ? nil : options.tunnel.port) ?? backend.port)
+        }
+        return DesiredNetwork(
+            backend: ConfiguredBackend(backend), places: places,
+            peers: dataPlane == nil
+                ? places.flatMap { place in
+                    table.peers.compactMap { BackendPeer($0, place.network.addressFamily) }
+                } : [],
+            rules: places.map { place in
+                PacketFilterSettings(
+                    network: place.network, subnet: place.subnet, masquerades: options.rules.masquerades,
+                    randomizesPorts: options.rules.randomizesPorts,
+                    acceptsForwarding: options.rules.acceptsForwarding)
+            },
+            filter: configuration.enableNFTables ? .nftables : .iptables, surroundings: surroundings,
+            file: subnetFile(configuration, lease, places),
+            blackholes: options.rules.hasBlackholeRoute
+                ? places.map { BlackholeRoute(subnet: $0.subnet) } : [],
+            tunnelIndex: dataPlane?.tunnel?.index ?? 0)
+    }
+
+    private func subnetFile(
+        _ configuration: NetworkConfiguration, _ lease: OwnLease, _ places: [BackendPlace]
+    ) -> SubnetFile {
+        var ipv4: SubnetFile.IPv4?
+        if let network = configuration.ipv4?.network, let subnet = lease.subnet.ipv4 {
+            ipv4 = SubnetFile.IPv4(network: network, subnet: subnet)
+        }
+        var ipv6: SubnetFile.IPv6?
+        if let network = configuration.ipv6?.network, let subnet = lease.subnet.ipv6 {
+            ipv6 = SubnetFile.IPv6(network: network, subnet: subnet)
+        }
+        // Pods have one interface for both families: what the narrower one takes.
+        return SubnetFile(
+            ipv4: ipv4, ipv6: ipv6, mtu: places.map(\.mtu).min() ?? 0,
+            masquerades: options.rules.masquerades)
     }
 
     /// Says where the rules are kept by another program than the network's configuration asks for.
@@ -267,15 +361,13 @@ extension Daemon {
     ///
     /// - Parameter tunnel: the data plane's device; nil where there is none.
     private func followPaths(_ node: NodeNetwork, through tunnel: TunnelSettings?) async {
-        let endpoints =
+        let peers =
             tunnel == nil
-            ? [:]
-            : Dictionary(
-                table.peers.map { ($0.subnet.ipv4, $0.endpoint) }, uniquingKeysWith: { first, _ in first })
-        let paths = FollowedPeers(endpoints: endpoints, tunnel: tunnel)
+            ? [] : table.peers.map { FollowedPeer(prefixes: $0.subnet.prefixes, endpoint: $0.endpoint) }
+        let paths = FollowedPeers(peers: peers, tunnel: tunnel)
         if paths == stage.paths { return }
         stage.paths = paths
-        await node.followPaths(to: endpoints, through: paths.tunnel)
+        await node.followPaths(to: peers, through: tunnel)
     }
 
     /// Says what a new `subnet.env` means for pods. Before the node was ready once, a file that can never be written ends
@@ -285,11 +377,12 @@ extension Daemon {
             throw ExitFailure(.configuration, failure.description)
         }
         guard let file = stage.desired?.file, file != stage.subnetFile else { return }
-        if let old = stage.subnetFile, old.subnet != file.subnet || old.mtu != file.mtu {
+        if let old = stage.subnetFile, old.subnetText != file.subnetText || old.mtu != file.mtu {
             logger.warning(
                 .subnetFileChanged,
                 metadata: [
-                    "file": "\(options.lease.subnetFile)", "subnet": "\(file.subnet)", "was": "\(old.subnet)",
+                    "file": "\(options.lease.subnetFile)", "subnet": "\(file.subnetText)",
+                    "was": "\(old.subnetText)",
                     "mtu": "\(file.mtu)",
                     "detail":
                         "pods that run have addresses and MTU of the old file: restart Docker and the pods",

@@ -9,7 +9,9 @@ import Reconciler
 // all of it stands.
 extension Daemon {
     /// What is kept and looked after for pods once `file` stands.
-    func podItems(subnet: IPv4Prefix, after file: KeptSubnetFile) -> [any DesiredItem] {
+    ///
+    /// - Parameter subnet: this node's; nil without IPv4, whose bridge alone is looked at.
+    func podItems(subnet: IPv4Prefix?, after file: KeptSubnetFile) -> [any DesiredItem] {
         var items: [any DesiredItem] = []
         var bridgeName: @Sendable () -> String = { ContainerNetworkList.defaultBridgeName }
         if let network = options.containerNetwork {
@@ -19,7 +21,8 @@ extension Daemon {
         }
         // Where nobody makes pods by CNI, a bridge of that name is somebody else's.
         if options.origin.isCluster || options.containerNetwork != nil {
-            items += [PodBridge(subnet: subnet, bridgeName: bridgeName), BridgeNetfilter()]
+            if let subnet { items.append(PodBridge(subnet: subnet, bridgeName: bridgeName)) }
+            items.append(BridgeNetfilter())
         }
         return items
     }

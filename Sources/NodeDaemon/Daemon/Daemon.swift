@@ -88,21 +88,23 @@ actor Daemon {
 
     /// What the node's network is asked to follow the paths of.
     struct FollowedPeers: Equatable {
-        var endpoints: [IPv4Prefix: Endpoint]
+        var peers: [FollowedPeer]
         var tunnel: TunnelSettings?
     }
 
     /// What the node's network is asked to keep.
     struct DesiredNetwork: Equatable {
         var backend: ConfiguredBackend
-        var place: BackendPlace
-        /// Whom the backend is told of; none where a data plane is.
+        /// Where the backend works, for each family of the network.
+        var places: [BackendPlace]
+        /// Whom the backend is told of, of each family; none where a data plane is.
         var peers: [BackendPeer]
-        var rules: PacketFilterSettings
+        var rules: [PacketFilterSettings]
         var filter: PacketFilter
-        var surroundings: PacketFilterEffects.Surroundings
+        /// Nil in a network of IPv6 alone: others' rules are judged for IPv4.
+        var surroundings: PacketFilterEffects.Surroundings?
         var file: SubnetFile
-        var blackhole: BlackholeRoute?
+        var blackholes: [BlackholeRoute]
         /// Another device of the same name: its addresses and routes are to be made anew.
         var tunnelIndex: UInt32
     }
@@ -273,13 +275,13 @@ actor Daemon {
             logger.notice(
                 .underlayChanged,
                 metadata: [
-                    "interface": "\(underlay.interfaceName)", "address": "\(underlay.address)",
-                    "public": "\(underlay.publicAddress)", "mtu": "\(underlay.mtu)",
+                    "interface": "\(underlay.interfaceName)", "address": "\(underlay.addressText)",
+                    "public": "\(underlay.publicAddressText)", "mtu": "\(underlay.mtu)",
                 ])
-            let before = (self.underlay.address, announcement)
+            let before = announcement
             self.underlay = underlay
             observation.update(underlay)
-            if (underlay.address, announcement) != before { await claim.announce(announcement) }
+            if announcement != before { await claim.announce(announcement) }
         case .deviceLost(let name):
             logger.error(.tunnelDeviceLost, metadata: ["interface": "\(name)"])
             deviceIsLost = true
@@ -290,8 +292,9 @@ actor Daemon {
     /// What the other nodes are to be told of this one.
     var announcement: NodeAnnouncement {
         var announcement = NodeAnnouncement(
-            publicAddress: underlay.publicAddress, publicIPv6Address: options.publicIPv6Address,
-            port: options.tunnel.port, underlayAddress: underlay.address, hostName: HostName.own)
+            publicAddress: underlay.publicAddress, publicIPv6Address: underlay.publicIPv6Address,
+            port: options.tunnel.port, underlayAddress: underlay.address,
+            underlayIPv6Address: underlay.ipv6Address, hostName: HostName.own)
         announcement.preparation = preparation
         return announcement
     }
@@ -300,12 +303,16 @@ actor Daemon {
         let path = options.lease.subnetFile
         do throws(SubnetFileError) {
             let values = try await onThread { () throws(SubnetFileError) in try SubnetFileValues(path: path) }
-            if let values, values.subnet == nil {
+            guard let values else { return nil }
+            let subnet = LeaseSubnet(ipv4: values.subnet, ipv6: values.ipv6Subnet)
+            if subnet == nil {
                 logger.warning(
                     .previousSubnetUnknown,
-                    metadata: ["detail": "\(path) has no FLANNEL_SUBNET that is an IPv4 prefix"])
+                    metadata: [
+                        "detail": "\(path) has no FLANNEL_SUBNET or FLANNEL_IPV6_SUBNET that is a prefix"
+                    ])
             }
-            return values?.subnet.map { LeaseSubnet(ipv4: $0) }
+            return subnet
         } catch {
             logger.warning(.previousSubnetUnknown, metadata: ["detail": "\(error)"])
             return nil

@@ -22,11 +22,11 @@ enum IdentityFile {
         /// `/etc/machine-id` and the firmware's number of the machine, as far as they can be read.
         var numbers: [String]
         /// The address that the lease announces.
-        var address: IPv4Address
+        var address: IPAddress
 
         /// This machine.
         @available(*, noasync, message: "it blocks: use onThread")
-        static func current(address: IPv4Address) -> Machine {
+        static func current(address: IPAddress) -> Machine {
             let files = ["/etc/machine-id", "/sys/class/dmi/id/product_uuid"]
             let numbers = files.map { file -> String in
                 guard case .text(let text) = (try? IdentityFile.read(file)) ?? .missing else { return "" }
@@ -213,7 +213,7 @@ extension IdentityFile.Machine {
             if parts.count == 2 { values[parts[0]] = parts[1] }
         }
         guard values["version"] == "1", values["identity"] == "\(identity)",
-            let address = values["address"].flatMap({ IPv4Address($0) })
+            let address = values["address"].flatMap({ IPAddress($0) })
         else { return nil }
         self.init(numbers: ["machine", "product"].map { String(values[$0] ?? "") }, address: address)
     }

@@ -184,8 +184,11 @@ final class Observation: Observable {
         status.kernelRelease = MachineCheck.kernelRelease()
         if let underlay = knowledge.underlay {
             status.underlay = NodeStatus.Underlay(
-                interface: underlay.interfaceName, address: "\(underlay.address)",
-                endpoint: knowledge.table.ownLease.map { "\($0.endpoint)" } ?? "\(underlay.publicAddress)",
+                interface: underlay.interfaceName,
+                address:
+                    "\(knowledge.table.ownLease.flatMap { underlay.address($0.endpoint.address.addressFamily) } ?? underlay.mainAddress)",
+                endpoint: knowledge.table.ownLease.map { "\($0.endpoint)" }
+                    ?? "\(underlay.mainPublicAddress)",
                 mtu: underlay.mtu)
         }
         status.tunnel = knowledge.tunnel
@@ -200,11 +203,12 @@ final class Observation: Observable {
         let able = knowledge.dataPlane?.kernelPath?.standing.able
         let silent = knowledge.paths?.silent ?? [:]
         status.peers = knowledge.table.peers.map { known in
+            let subnet = known.subnet.prefixes.first
             var peer = NodeStatus.Peer(
-                subnet: "\(known.subnet)", endpoint: "\(known.endpoint)", pathMTU: narrow[known.subnet.ipv4],
-                kernelPath: able?.contains(known.endpoint))
+                subnet: "\(known.subnet)", endpoint: "\(known.endpoint)",
+                pathMTU: subnet.flatMap { narrow[$0] }, kernelPath: able?.contains(known.endpoint))
             peer.name = known.name
-            peer.silence = silent[known.subnet.ipv4]?.rawValue
+            peer.silence = subnet.flatMap { silent[$0]?.rawValue }
             return peer
         }
         if let dataPlane = knowledge.dataPlane {

@@ -38,7 +38,8 @@ struct HandOverState: Codable, Equatable {
 
     struct Tunnel: Codable, Equatable {
         var name: String
-        var address: String
+        /// Nil in a network of IPv6 alone. A release that has IPv4 alone can't read that, and does not take over.
+        var address: String?
         var addressIPv6: String?
         /// `TUN_F_*` bits that the device was opened with.
         var offloads: UInt32
@@ -84,12 +85,12 @@ struct HandOverState: Codable, Equatable {
     /// What is to be handed over of a data plane.
     init(
         of dataPlane: DataPlane, _ channels: WorkerChannels, routes: ForwardingRoutes, node: Node,
-        pathMTUs: [IPv4Prefix: Int]
+        pathMTUs: [IPPrefix: Int]
     ) {
         let configuration = dataPlane.configuration
         let totals = dataPlane.totals()
         tunnel = Tunnel(
-            name: channels.tunnel.name, address: "\(configuration.tunnelAddress)",
+            name: channels.tunnel.name, address: configuration.tunnelAddress.map { "\($0)" },
             addressIPv6: configuration.tunnelAddressIPv6.map { "\($0)" },
             offloads: channels.tunnel.offloads.rawValue, workers: channels.workerCount)
         underlay = Place(configuration.underlay)
@@ -112,13 +113,16 @@ struct HandOverState: Codable, Equatable {
     ///
     /// - Parameter tuning: its own; the number of workers is that of the former one.
     func configuration(tuning: Tuning) -> DataPlaneConfiguration? {
-        guard let underlay = underlay.endpoint, let address = IPv4Address(tunnel.address), tunnel.workers > 0
+        let address = tunnel.address.flatMap { IPv4Address($0) }
+        let addressIPv6 = tunnel.addressIPv6.flatMap { IPv6Address($0) }
+        guard let underlay = underlay.endpoint, tunnel.workers > 0, address != nil || addressIPv6 != nil,
+            (address == nil) == (tunnel.address == nil)
         else { return nil }
         var tuning = tuning
         tuning.workers = .fixed(tunnel.workers)
         return DataPlaneConfiguration(
             tunnelName: tunnel.name, underlay: underlay, mtu: mtu, tunnelAddress: address,
-            tunnelAddressIPv6: tunnel.addressIPv6.flatMap { IPv6Address($0) },
+            tunnelAddressIPv6: addressIPv6,
             acceptsAnySource: acceptsAnySource, tuning: tuning)
     }
 

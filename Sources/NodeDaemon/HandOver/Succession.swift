@@ -49,10 +49,15 @@ final class Succession: Sendable {
     }
 
     /// The paths that the process before knew to be narrow: the largest inner packet in bytes, by subnet.
-    var inheritedPaths: [IPv4Prefix: Int] {
-        let outer = known.withLock { $0.inherited?.state.pathMTUs ?? [:] }
-        let overhead = UDPBackend().overhead(over: .ipv4)
-        let pairs = outer.compactMap { text, mtu in IPv4Prefix(text).map { ($0, mtu &- overhead) } }
+    var inheritedPaths: [IPPrefix: Int] {
+        guard let state = known.withLock({ $0.inherited?.state }), let underlay = state.underlay.endpoint
+        else {
+            return [:]
+        }
+        let overhead = UDPBackend().overhead(over: underlay.address.addressFamily)
+        let pairs = (state.pathMTUs ?? [:]).compactMap { text, mtu in
+            IPPrefix(text).map { ($0, mtu &- overhead) }
+        }
         return Dictionary(pairs.filter { $0.1 > 0 }, uniquingKeysWith: min)
     }
 

@@ -24,7 +24,7 @@ struct StatusSocket: Sendable {
     /// How many connections wait to be taken.
     private static let backlog: Int32 = 16
     /// How long another start at the same place is waited for.
-    private static let lockPatienceMilliseconds = 1000
+    private static let lockPatience = Duration.seconds(1)
 
     /// Makes the socket; blocks for milliseconds. One that a daemon left behind when it was killed is replaced; one
     /// that takes connections is another daemon's, however long that one needs to answer.
@@ -94,11 +94,8 @@ struct StatusSocket: Sendable {
     private static func locked(_ directory: String) -> Int32 {
         let descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard descriptor >= 0 else { return -1 }
-        var waited = 0
-        while flock(descriptor, LOCK_EX | LOCK_NB) != 0, waited < lockPatienceMilliseconds {
-            usleep(10_000)
-            waited += 10
-        }
+        let limit = ContinuousClock.now + lockPatience
+        while flock(descriptor, LOCK_EX | LOCK_NB) != 0, ContinuousClock.now < limit { usleep(10_000) }
         return descriptor
     }
 

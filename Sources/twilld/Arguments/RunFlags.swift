@@ -10,6 +10,11 @@ extension IPv4Address: ExpressibleByArgument {
     public init?(argument: String) { self.init(argument) }
 }
 
+extension IPAddress: ExpressibleByArgument {
+    /// Either family's text.
+    public init?(argument: String) { self.init(argument) }
+}
+
 extension IPv6Address: ExpressibleByArgument {
     /// The forms of RFC 4291.
     public init?(argument: String) { self.init(argument) }
@@ -39,7 +44,7 @@ struct UnderlayFlags: FlagGroup {
 
     @Option(
         help: ArgumentHelp("Take the interface that the route to this address uses.", valueName: "address"))
-    var ifaceCanReach: IPv4Address?
+    var ifaceCanReach: IPAddress?
 
     @Option(
         help: ArgumentHelp(
@@ -49,11 +54,11 @@ struct UnderlayFlags: FlagGroup {
     @Option(help: ArgumentHelp("The same for IPv6.", valueName: "address"))
     var publicIpv6: IPv6Address?
 
-    /// The same for the daemon; the IPv6 address is not among them.
+    /// The same for the daemon.
     var options: UnderlayOptions {
         UnderlayOptions(
             interfaces: iface, interfacePatterns: ifaceRegex, reachableAddress: ifaceCanReach,
-            publicAddress: publicIp)
+            publicAddress: publicIp, publicIPv6Address: publicIpv6)
     }
 }
 

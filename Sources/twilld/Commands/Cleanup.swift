@@ -72,8 +72,8 @@ struct Cleanup: FlagTaking {
     private func removeBridge() throws(ExitFailure) {
         let removal: PodBridge.Removal
         do {
-            let subnet = try SubnetFileValues(path: subnetFile)?.subnet
-            removal = try PodBridge.remove(cniBridge, unlessOf: subnet)
+            let values = try SubnetFileValues(path: subnetFile)
+            removal = try PodBridge.remove(cniBridge, unlessOf: values?.subnet, values?.ipv6Subnet)
         } catch {
             throw ExitFailure(.system, "\(cniBridge) is not removed: \(error)")
         }

@@ -45,8 +45,10 @@ struct Lease: ParsableCommand {
 
         @OptionGroup var store: LeaseStoreFlags
 
-        @Option(help: ArgumentHelp("The node's public address.", valueName: "address"))
-        var publicIp: IPv4Address
+        @Option(
+            help: ArgumentHelp(
+                "The node's public address, IPv6 in a network of that alone.", valueName: "address"))
+        var publicIp: IPAddress
 
         @Argument(
             help: ArgumentHelp("The subnet, 10.66.28.0/24.", valueName: "subnet"), completion: .subnets,
@@ -85,13 +87,16 @@ struct Lease: ParsableCommand {
     }
 }
 
-/// A lease's subnet on the command line: `10.66.28.0/24`, or as its key has it, `10.66.28.0-24`.
+/// A lease's subnet on the command line: `10.66.28.0/24`, `fd00:66:0:1c::/64`, both with a comma, or as its key has it,
+/// `10.66.28.0-24`.
 struct SubnetArgument {
     let subnet: LeaseSubnet
 
     /// - Throws: `ValidationError` that says why the text is no subnet.
     init(checking text: String) throws {
-        if let subnet = LeaseSubnet(key: String(text.map { $0 == "/" ? "-" : $0 })) {
+        let key = String(text.map { $0 == "/" ? "-" : $0 == "," ? "&" : $0 })
+        let isIPv6Alone = key.contains(":") && !key.contains("&")
+        if let subnet = LeaseSubnet(key: isIPv6Alone ? "0.0.0.0-0&" + key : key) {
             self.subnet = subnet
             return
         }

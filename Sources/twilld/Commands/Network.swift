@@ -40,8 +40,7 @@ struct Network: ParsableCommand {
             // What the JSON leaves to defaults is the question that brings people here; the JSON alone is for pipes.
             StandardError.write(
                 """
-                network \(meaning.network), a /\(meaning.subnetLength) for each node, \
-                \(meaning.subnetMinimum) to \(meaning.subnetMaximum)
+                \(meaning.sideTexts.joined(separator: "\n"))
                 backend \(meaning.backend)
                 """)
         }
@@ -95,23 +94,46 @@ struct Network: ParsableCommand {
     }
 }
 
+extension NetworkConfiguration {
+    /// How each family is cut into subnets.
+    fileprivate var sideTexts: [String] {
+        [
+            ipv4.map {
+                "network \($0.network), a /\($0.subnetLength) for each node, \($0.subnetMinimum) to \($0.subnetMaximum)"
+            },
+            ipv6.map {
+                "network \($0.network), a /\($0.subnetLength) for each node, \($0.subnetMinimum) to \($0.subnetMaximum)"
+            },
+        ].compactMap(\.self)
+    }
+}
+
 /// The network's configuration as `twilld network show --json` prints it.
 private struct NetworkDocument: Encodable {
     let schema = 1
     /// As the store has it.
     let configuration: String
-    let network: String
-    let subnetLength: Int
-    let subnetMinimum: String
-    let subnetMaximum: String
+    let network: String?
+    let subnetLength: Int?
+    let subnetMinimum: String?
+    let subnetMaximum: String?
+    let ipv6Network: String?
+    let ipv6SubnetLength: Int?
+    let ipv6SubnetMinimum: String?
+    let ipv6SubnetMaximum: String?
     let backend: String
 
     init(_ text: String, _ meaning: NetworkConfiguration) {
         configuration = text
-        network = "\(meaning.network)"
-        subnetLength = meaning.subnetLength
-        subnetMinimum = "\(meaning.subnetMinimum)"
-        subnetMaximum = "\(meaning.subnetMaximum)"
+        let (ipv4, ipv6) = (meaning.ipv4, meaning.ipv6)
+        network = ipv4.map { "\($0.network)" }
+        subnetLength = ipv4?.subnetLength
+        subnetMinimum = ipv4.map { "\($0.subnetMinimum)" }
+        subnetMaximum = ipv4.map { "\($0.subnetMaximum)" }
+        ipv6Network = ipv6.map { "\($0.network)" }
+        ipv6SubnetLength = ipv6?.subnetLength
+        ipv6SubnetMinimum = ipv6.map { "\($0.subnetMinimum)" }
+        ipv6SubnetMaximum = ipv6.map { "\($0.subnetMaximum)" }
         backend = "\(meaning.backend)"
     }
 }

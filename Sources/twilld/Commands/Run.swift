@@ -60,7 +60,6 @@ struct Run: FlagTaking {
             lease: lease.options, environment: ProcessInfo.processInfo.environment)
         var options = NodeOptions(origin: cluster.map { .kubernetes($0) } ?? .store(store.options))
         options.underlay = underlay.options
-        options.publicIPv6Address = underlay.publicIpv6
         options.lease = lease.options
         options.rules = rules.options
         options.tunnel = tunnel.options

@@ -129,7 +129,7 @@ static inline int twill_read_coalesce_control(const void *control, size_t length
 // Steering to workers (steering.c). Each returns 0, or -1 with errno set.
 // Datagrams to the sockets of a SO_REUSEPORT group, the first `sockets` in number: the one at place (source address + source
 // port) mod `sockets`, counted in the order of binding.
-int twill_steer_datagrams(int socket, uint32_t sockets);
+int twill_steer_datagrams(int socket, uint32_t sockets, int is_ipv6);
 // Packets to the first `queues` queues of a TUN device: by the flow's addresses and, where it is TCP or UDP, ports; both
 // directions of a flow alike.
 int twill_steer_packets(int tunnel, uint32_t queues);

@@ -1,3 +1,4 @@
+package import Addresses
 package import JSON
 package import Reconciler
 
@@ -7,8 +8,8 @@ package struct AllocationBackend: Backend {
     package static let typeName = "alloc"
     package static let announcedType: String? = nil
     package static let keys: Set<String> = []
-    package static let needsIPv4 = true
-    package static let carriesIPv6 = true
+    /// As flannel: one address, of IPv4 where the network has it.
+    package static let hasEndpointOfEachFamily = false
     package static let hasDataPlane = false
 
     /// There are no ports.
@@ -27,8 +28,8 @@ package struct AllocationBackend: Backend {
     /// - Throws: nothing: whatever a lease says there is left out.
     package static func data(reading _: JSONValue?) throws(BackendError) -> (any BackendData)? { nil }
 
-    package func mtu(over _: UnderlayFamily) -> Int? { nil }
-    package func overhead(over _: UnderlayFamily) -> Int { 0 }
+    package func mtu(over _: AddressFamily) -> Int? { nil }
+    package func overhead(over _: AddressFamily) -> Int { 0 }
     package func interfaceName(in place: BackendPlace) -> String { place.underlayName }
     package func desiredItems(in _: BackendPlace, peers _: [BackendPeer]) -> [any DesiredItem] { [] }
     package func hops(to _: BackendPeer, in _: BackendPlace) -> [BackendHop]? { [] }

@@ -11,8 +11,7 @@ package struct ExtensionBackend: Backend {
     package static let keys: Set<String> = [
         "prestartupcommand", "poststartupcommand", "subnetaddcommand", "subnetremovecommand",
     ]
-    package static let needsIPv4 = true
-    package static let carriesIPv6 = true
+    package static let hasEndpointOfEachFamily = true
     package static let hasDataPlane = false
     package static let needsPreparation = true
     package static let runsCommands = true
@@ -51,8 +50,8 @@ package struct ExtensionBackend: Backend {
         return ExtensionData(output: output)
     }
 
-    package func mtu(over _: UnderlayFamily) -> Int? { nil }
-    package func overhead(over _: UnderlayFamily) -> Int { 0 }
+    package func mtu(over _: AddressFamily) -> Int? { nil }
+    package func overhead(over _: AddressFamily) -> Int { 0 }
     package func interfaceName(in place: BackendPlace) -> String { place.underlayName }
 
     /// Runs `PreStartupCommand`. What it prints is for the commands of the other nodes.
@@ -75,7 +74,7 @@ package struct ExtensionBackend: Backend {
         prepared?.value
     }
 
-    /// The commands, as a thing that is to be so.
+    /// The commands, as a thing that is to be so; in a network of both families it is one for both.
     package func desiredItems(in place: BackendPlace, peers: [BackendPeer]) -> [any DesiredItem] {
         [ExtensionPeers(commands: commands, place: place, peers: peers)]
     }

@@ -17,12 +17,17 @@ struct ExtensionPeers: OwnedItem {
     init(commands: ExtensionCommands, place: BackendPlace, peers: [BackendPeer]) {
         self.commands = commands
         self.place = place
-        self.peers = peers
-        queue = ExtensionQueue.named("\(place.alias)\(place.network.family)")
+        // A node without IPv6 has nothing to do with that of others.
+        self.peers = peers.map { peer in
+            var peer = peer
+            if place.ipv6 == nil { peer.ipv6 = nil }
+            return peer
+        }
+        queue = ExtensionQueue.named(place.alias)
     }
 
-    var name: String { "commands of the extension\(place.network.family)" }
-    var component: Component { Component(.tunnel, "commands of the extension\(place.network.family)") }
+    var name: String { "commands of the extension" }
+    var component: Component { Component(.tunnel, "commands of the extension") }
     var isEssential: Bool { false }
 
     private var wanted: ExtensionQueue.Wanted { .init(commands: commands, place: place, peers: peers) }
@@ -61,8 +66,8 @@ final class ExtensionQueue: Sendable {
 
     /// Whom a command is run for.
     private enum Subject: Hashable {
-        /// This node, by its subnet and the address that others are told.
-        case own(IPPrefix, IPAddress)
+        /// This node, by its subnets and the addresses that others are told.
+        case own(IPPrefix, IPAddress, ipv6: BackendSide?)
         case peer(BackendPeer)
         /// Another node that went. A failure of that is told for a while, and not tried again: what was to be taken away
         /// may be gone.
@@ -159,7 +164,8 @@ final class ExtensionQueue: Sendable {
     }
 
     private static func subjects(of wanted: Wanted) -> [Subject] {
-        (wanted.place.map { [.own($0.subnet, $0.publicAddress)] } ?? []) + wanted.peers.map { .peer($0) }
+        (wanted.place.map { [.own($0.subnet, $0.publicAddress, ipv6: $0.ipv6)] } ?? [])
+            + wanted.peers.map { .peer($0) }
     }
 
     /// What is to be run: what is for nodes that are gone or announce something else, then what is for the new.
@@ -193,7 +199,7 @@ final class ExtensionQueue: Sendable {
         switch subject {
         case .own: variables = Self.variables(of: place)
         case .peer(let peer), .former(let peer):
-            variables = Self.variables(of: peer)
+            variables = Self.variables(peer.subnet, peer.address, ipv6: peer.ipv6)
             input = (peer.announced?.value as? ExtensionData)?.output ?? ""
         }
         variables.merge(place.machine.environment) { own, _ in own }
@@ -202,25 +208,24 @@ final class ExtensionQueue: Sendable {
 
     /// flannel's variables for this node.
     private static func variables(of place: BackendPlace) -> [String: String] {
-        switch place.subnet {
-        case .v4:
-            [
-                "NETWORK": "\(place.network)", "SUBNET": "\(place.subnet)",
-                "PUBLIC_IP": "\(place.publicAddress)",
-            ]
-        case .v6:
-            [
-                "NETWORK": "\(place.network)", "IPV6SUBNET": "\(place.subnet)",
-                "PUBLIC_IPV6": "\(place.publicAddress)",
-            ]
-        }
+        var variables = variables(place.subnet, place.publicAddress, ipv6: place.ipv6)
+        variables["NETWORK"] = "\(place.network)"
+        return variables
     }
 
-    /// flannel's variables for another node.
-    private static func variables(of peer: BackendPeer) -> [String: String] {
-        switch peer.subnet {
-        case .v4: ["SUBNET": "\(peer.subnet)", "PUBLIC_IP": "\(peer.address)"]
-        case .v6: ["IPV6SUBNET": "\(peer.subnet)", "PUBLIC_IPV6": "\(peer.address)"]
+    /// flannel's variables for a node, of both families where it has both. For other nodes flannel gives those of IPv4 alone.
+    private static func variables(
+        _ subnet: IPPrefix, _ address: IPAddress, ipv6: BackendSide?
+    ) -> [String: String] {
+        switch subnet {
+        case .v4:
+            var variables = ["SUBNET": "\(subnet)", "PUBLIC_IP": "\(address)"]
+            if let ipv6 {
+                variables["IPV6SUBNET"] = "\(ipv6.subnet)"
+                variables["PUBLIC_IPV6"] = "\(ipv6.address)"
+            }
+            return variables
+        case .v6: return ["IPV6SUBNET": "\(subnet)", "PUBLIC_IPV6": "\(address)"]
         }
     }
 
@@ -248,7 +253,7 @@ final class ExtensionQueue: Sendable {
     private func note(_ failure: String?, of job: Job) {
         let name =
             switch job.subject {
-            case .own(let subnet, _): "\(subnet)"
+            case .own(let subnet, _, _): "\(subnet)"
             case .peer(let peer), .former(let peer): "\(peer.subnet) at \(peer.address)"
             }
         state.withLock { state in

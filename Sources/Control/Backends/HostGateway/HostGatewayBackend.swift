@@ -10,8 +10,7 @@ package struct HostGatewayBackend: Backend {
     package static let typeName = "host-gw"
     package static let announcedType: String? = "host-gw"
     package static let keys: Set<String> = []
-    package static let needsIPv4 = true
-    package static let carriesIPv6 = true
+    package static let hasEndpointOfEachFamily = true
     package static let hasDataPlane = false
 
     /// There are no ports.
@@ -30,17 +29,17 @@ package struct HostGatewayBackend: Backend {
     /// - Throws: nothing: whatever a lease says there is left out.
     package static func data(reading _: JSONValue?) throws(BackendError) -> (any BackendData)? { nil }
 
-    package func mtu(over _: UnderlayFamily) -> Int? { nil }
+    package func mtu(over _: AddressFamily) -> Int? { nil }
     package func data(for _: IPPrefix, ownPort _: UInt16?) -> (any BackendData)? { nil }
-    package func overhead(over _: UnderlayFamily) -> Int { 0 }
+    package func overhead(over _: AddressFamily) -> Int { 0 }
     package func interfaceName(in place: BackendPlace) -> String { place.underlayName }
 
-    /// A route to each peer. The underlay's interface is the machine's own: that it forwards is looked at elsewhere.
+    /// A route to each peer.
     package func desiredItems(in place: BackendPlace, peers: [BackendPeer]) -> [any DesiredItem] {
         let addresses = Dictionary(
             peers.map { ($0.subnet, $0.address) }, uniquingKeysWith: { first, _ in first })
         return [
-            OwnGateway(place: place),
+            ForwardingEnabled(family: place.network.addressFamily), OwnGateway(place: place),
             PeerRoutes(
                 network: place.network, interfaceName: place.underlayName, isOnLink: false,
                 directInterfaceName: nil, gateways: addresses, addresses: addresses,
@@ -65,8 +64,8 @@ extension HostGatewayBackend: CustomStringConvertible {
 private struct OwnGateway: DesiredItem {
     let place: BackendPlace
 
-    var name: String { "gateway address\(place.network.family)" }
-    var component: Component { Component(.underlay, "gateway\(place.network.family)") }
+    var name: String { "gateway address\(place.network.addressFamily.suffix)" }
+    var component: Component { Component(.underlay, "gateway\(place.network.addressFamily.suffix)") }
     var isEssential: Bool { false }
 
     func deviation(in _: NetworkState) throws -> String? {

@@ -1,4 +1,4 @@
-internal import Addresses
+package import Addresses
 package import JSON
 import Netlink
 package import Reconciler
@@ -9,7 +9,7 @@ package struct IPIPBackend: Backend {
     package static let typeName = "ipip"
     package static let announcedType: String? = "ipip"
     package static let keys: Set<String> = ["directrouting"]
-    package static let needsIPv4 = true
+    package static let hasEndpointOfEachFamily = false
     package static let carriesIPv6 = false
     package static let hasDataPlane = false
 
@@ -37,15 +37,14 @@ package struct IPIPBackend: Backend {
     /// - Throws: nothing: whatever a lease says there is left out.
     package static func data(reading _: JSONValue?) throws(BackendError) -> (any BackendData)? { nil }
 
-    package func mtu(over _: UnderlayFamily) -> Int? { nil }
+    package func mtu(over _: AddressFamily) -> Int? { nil }
     /// One header more.
-    package func overhead(over family: UnderlayFamily) -> Int { family.headerBytes }
+    package func overhead(over family: AddressFamily) -> Int { family.headerBytes }
     package func interfaceName(in _: BackendPlace) -> String { Self.deviceName }
 
-    /// The device with its address, and a route to each peer by its address on the underlay; nothing for IPv6, which is not
-    /// carried.
+    /// The device with its address, and a route to each peer by its address on the underlay.
     package func desiredItems(in place: BackendPlace, peers: [BackendPeer]) -> [any DesiredItem] {
-        guard case .v4(let localAddress) = place.underlayAddress, case .v4 = place.network else { return [] }
+        guard case .v4(let localAddress) = place.underlayAddress else { return [] }
         let name = Self.deviceName
         let device: [any DesiredItem] = [
             KernelDevice(
@@ -54,7 +53,7 @@ package struct IPIPBackend: Backend {
         ]
         let addresses = Dictionary(
             peers.map { ($0.subnet, $0.address) }, uniquingKeysWith: { first, _ in first })
-        return device + ForwardingDevice(interfaceName: name).desiredItems + [
+        return device + ForwardingDevice(interfaceName: name, family: .ipv4).desiredItems + [
             TunnelAddress(interfaceName: name, address: place.subnet.address),
             PeerRoutes(
                 network: place.network, interfaceName: name, isOnLink: true,

@@ -7,8 +7,7 @@ package struct UDPBackend: Backend {
     package static let typeName = "udp"
     package static let announcedType: String? = nil
     package static let keys: Set<String> = ["port", "mtu"]
-    package static let needsIPv4 = true
-    package static let carriesIPv6 = false
+    package static let hasEndpointOfEachFamily = false
     package static let hasDataPlane = true
 
     /// The bytes of a datagram's header (RFC 768).
@@ -47,20 +46,20 @@ package struct UDPBackend: Backend {
         return UDPData(ownPort: parsed)
     }
 
-    package func mtu(over _: UnderlayFamily) -> Int? { mtu }
+    package func mtu(over _: AddressFamily) -> Int? { mtu }
 
     /// A port that is the network's own is not announced: flannel's udp announces nothing.
     package func data(for _: IPPrefix, ownPort: UInt16?) -> (any BackendData)? {
         ownPort.flatMap { $0 == port ? nil : UDPData(ownPort: $0) }
     }
 
-    package func overhead(over family: UnderlayFamily) -> Int { family.headerBytes &+ Self.headerBytes }
+    package func overhead(over family: AddressFamily) -> Int { family.headerBytes &+ Self.headerBytes }
 
     package func interfaceName(in place: BackendPlace) -> String { place.tunnelName }
 
     /// The device with its address and its one route. The data plane, which makes the device, knows the peers.
     package func desiredItems(in place: BackendPlace, peers _: [BackendPeer]) -> [any DesiredItem] {
-        place.tunnel(overhead: overhead(over: UnderlayFamily(place.underlayAddress)))?.desiredItems ?? []
+        place.tunnel(overhead: overhead(over: place.underlayAddress.addressFamily)).desiredItems
     }
 }
 

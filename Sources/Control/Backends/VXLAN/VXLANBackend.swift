@@ -11,8 +11,7 @@ package struct VXLANBackend: Backend {
     package static let keys: Set<String> = [
         "vni", "port", "mtu", "gbp", "learning", "directrouting", "macprefix", "name",
     ]
-    package static let needsIPv4 = true
-    package static let carriesIPv6 = true
+    package static let hasEndpointOfEachFamily = true
     package static let hasDataPlane = false
 
     /// The bytes of a datagram's header, 8, of VXLAN's, 8, and of the inner frame's, 14 (RFC 768, RFC 7348, IEEE 802.3).
@@ -77,7 +76,7 @@ package struct VXLANBackend: Backend {
         return VXLANData(networkIdentifier: identifier, hardwareAddress: address)
     }
 
-    package func mtu(over family: UnderlayFamily) -> Int? { outerMTU.map { $0 &- overhead(over: family) } }
+    package func mtu(over family: AddressFamily) -> Int? { outerMTU.map { $0 &- overhead(over: family) } }
 
     /// The network's number and the device's hardware address.
     package func data(for subnet: IPPrefix, ownPort _: UInt16?) -> (any BackendData)? {
@@ -94,7 +93,7 @@ package struct VXLANBackend: Backend {
         return nil
     }
 
-    package func overhead(over family: UnderlayFamily) -> Int { family.headerBytes &+ Self.headerBytes }
+    package func overhead(over family: AddressFamily) -> Int { family.headerBytes &+ Self.headerBytes }
 
     /// `flannel.1`, and for IPv6 `flannel-v6.1`, as flannel calls them.
     package func interfaceName(in place: BackendPlace) -> String {
@@ -130,19 +129,20 @@ package struct VXLANBackend: Backend {
                     hasGroupPolicy: hasGroupPolicy)),
             hardwareAddress: hardwareAddress(of: place.subnet), mtu: place.mtu, alias: place.alias)
         let items: [any DesiredItem] = [device]
-        return items + ForwardingDevice(interfaceName: name).desiredItems + [
-            TunnelAddress(interfaceName: name, address: place.subnet.address),
-            VXLANPeers(interfaceName: name, peers: peers),
-            PeerRoutes(
-                network: place.network, interfaceName: name, isOnLink: true,
-                directInterfaceName: routesDirectly ? place.underlayName : nil,
-                gateways: Dictionary(
-                    peers.map { ($0.subnet, $0.subnet.address) }, uniquingKeysWith: { first, _ in first }),
-                addresses: Dictionary(
-                    peers.map { ($0.subnet, $0.address) }, uniquingKeysWith: { first, _ in first }),
-                remedy: "see ip -d link show \(name); it is tried again every few seconds"),
-            NoFormerRoutes(interfaceName: name, wanted: Set(peers.map(\.subnet))),
-        ]
+        return items + ForwardingDevice(interfaceName: name, family: place.network.addressFamily).desiredItems
+            + [
+                TunnelAddress(interfaceName: name, address: place.subnet.address),
+                VXLANPeers(interfaceName: name, peers: peers),
+                PeerRoutes(
+                    network: place.network, interfaceName: name, isOnLink: true,
+                    directInterfaceName: routesDirectly ? place.underlayName : nil,
+                    gateways: Dictionary(
+                        peers.map { ($0.subnet, $0.subnet.address) }, uniquingKeysWith: { first, _ in first }),
+                    addresses: Dictionary(
+                        peers.map { ($0.subnet, $0.address) }, uniquingKeysWith: { first, _ in first }),
+                    remedy: "see ip -d link show \(name); it is tried again every few seconds"),
+                NoFormerRoutes(interfaceName: name, wanted: Set(peers.map(\.subnet))),
+            ]
     }
 
     package func hops(to peer: BackendPeer, in place: BackendPlace) -> [BackendHop]? {

@@ -12,11 +12,13 @@ package struct WireGuardBackend: Backend {
     package static let keys: Set<String> = [
         "listenport", "listenportv6", "mtu", "psk", "persistentkeepaliveinterval", "mode",
     ]
-    package static let needsIPv4 = true
-    package static let carriesIPv6 = true
+    package static let hasEndpointOfEachFamily = false
+    package static let carriesIPv6 = false
     package static let hasDataPlane = false
     package static let needsPreparation = true
 
+    /// flannel's name of the device.
+    private static let deviceName = "flannel-wg"
     /// The bytes that flannel leaves for headers over both families: IPv6's header, 40, UDP's, 8, and WireGuard's: type 4,
     /// receiver 4, counter 8, authentication 16.
     private static let headerBytes = 80
@@ -26,10 +28,8 @@ package struct WireGuardBackend: Backend {
     /// What the kernel gives a device at first; what is wanted is set once there is a subnet.
     private static let firstMTU = 1420
 
-    /// `Backend.ListenPort`: the UDP port over IPv4.
+    /// `Backend.ListenPort`: the UDP port.
     package private(set) var port: UInt16 = 51_820
-    /// `Backend.ListenPortV6`: the UDP port over IPv6, of a device of its own.
-    private var portIPv6: UInt16 = 51_821
     /// `Backend.MTU`: the largest outer packet in bytes; nil for the underlay's.
     private var outerMTU: Int?
     /// `Backend.PSK`: a secret of all nodes beside their keys; nil for none.
@@ -40,7 +40,7 @@ package struct WireGuardBackend: Backend {
     /// flannel's wireguard as it is where a configuration says no more of it.
     package init() {}
 
-    /// Reads the keys.
+    /// Reads the keys. `ListenPortV6` is that of IPv6, which is not carried.
     ///
     /// - Throws: `BackendError` that names the key and its rule, without the value of `PSK`.
     package init(reading settings: BackendSettings) throws(BackendError) {
@@ -49,9 +49,7 @@ package struct WireGuardBackend: Backend {
         if let port = try settings.integer("ListenPort", within: ports, rule: portRule) {
             self.port = UInt16(clamping: port)
         }
-        if let port = try settings.integer("ListenPortV6", within: ports, rule: portRule) {
-            portIPv6 = UInt16(clamping: port)
-        }
+        _ = try settings.integer("ListenPortV6", within: ports, rule: portRule)
         outerMTU = try settings.integer(
             "MTU", within: Self.outerRange,
             rule: "the largest outer packet is needed (656 to 65535 bytes); pods get 80 less")
@@ -100,25 +98,10 @@ package struct WireGuardBackend: Backend {
         return WireGuardData(publicKey: key, port: port)
     }
 
-    package func mtu(over _: UnderlayFamily) -> Int? { outerMTU.map { $0 &- Self.headerBytes } }
-    package func overhead(over _: UnderlayFamily) -> Int { Self.headerBytes }
+    package func mtu(over _: AddressFamily) -> Int? { outerMTU.map { $0 &- Self.headerBytes } }
+    package func overhead(over _: AddressFamily) -> Int { Self.headerBytes }
 
-    /// `flannel-wg`, and for IPv6 `flannel-wg-v6`, as flannel calls them.
-    package func interfaceName(in place: BackendPlace) -> String { interfaceName(for: place.network) }
-
-    private func interfaceName(for prefix: IPPrefix) -> String {
-        switch prefix {
-        case .v4: "flannel-wg"
-        case .v6: "flannel-wg-v6"
-        }
-    }
-
-    private func port(for prefix: IPPrefix) -> UInt16 {
-        switch prefix {
-        case .v4: port
-        case .v6: portIPv6
-        }
-    }
+    package func interfaceName(in _: BackendPlace) -> String { Self.deviceName }
 
     /// Reads this node's key, or makes it, and has the kernel say its public half, for which the device is made: twill has no
     /// cryptography of its own.
@@ -127,7 +110,7 @@ package struct WireGuardBackend: Backend {
     @available(*, noasync, message: "it blocks: use onThread")
     package func prepare(on machine: BackendMachine) throws -> BackendAnnouncement? {
         let secret = try WireGuardKeyFile(path: machine.keyFile).secret()
-        let name = "flannel-wg"
+        let name = Self.deviceName
         let device = KernelDevice(
             interfaceName: name, kind: .wireguard, mtu: Self.firstMTU, alias: machine.alias)
         let socket = try RouteSocket()
@@ -151,11 +134,9 @@ package struct WireGuardBackend: Backend {
     }
 
     package func data(
-        for subnet: IPPrefix, ownPort _: UInt16?, prepared: BackendAnnouncement?
+        for _: IPPrefix, ownPort _: UInt16?, prepared: BackendAnnouncement?
     ) -> (any BackendData)? {
-        (prepared?.value as? WireGuardData).map {
-            WireGuardData(publicKey: $0.publicKey, port: port(for: subnet))
-        }
+        prepared?.value
     }
 
     package func refusal(of announced: BackendAnnouncement?) -> String? {
@@ -165,17 +146,17 @@ package struct WireGuardBackend: Backend {
     /// The device with its keys, its address, its peers, and the network's route to it.
     package func desiredItems(in place: BackendPlace, peers: [BackendPeer]) -> [any DesiredItem] {
         guard let own = place.prepared?.value as? WireGuardData else { return [] }
-        let name = interfaceName(in: place)
-        let port = port(for: place.network)
+        let name = Self.deviceName
         let device: [any DesiredItem] = [
             KernelDevice(interfaceName: name, kind: .wireguard, mtu: place.mtu, alias: place.alias),
             WireGuardPeers(
                 interfaceName: name, publicKey: own.publicKey, keyFile: place.machine.keyFile, port: port,
                 peers: peers, usualPort: port, presharedKey: presharedKey, keepaliveSeconds: keepaliveSeconds),
         ]
-        return device + ForwardingDevice(interfaceName: name).desiredItems + [
-            TunnelAddress(interfaceName: name, address: place.subnet.address)
-        ] + OverlayRoute.items(to: place.network, by: name)
+        return device + ForwardingDevice(interfaceName: name, family: .ipv4).desiredItems + [
+            TunnelAddress(interfaceName: name, address: place.subnet.address),
+            OverlayRoute(interfaceName: name, network: place.network),
+        ]
     }
 }
 

@@ -1,3 +1,4 @@
+import Addresses
 import Host
 
 /// iptables(8) of one kind (legacy, nft), with the chains that flannel uses.
@@ -59,9 +60,11 @@ struct Iptables {
         kind = version.contains("nf_tables") ? .nft : .legacy
     }
 
-    /// Finds `iptables`, the one that the machine's administrator chose; where there is none, one by its full name.
-    init?() {
-        for name in ["iptables", "iptables-nft", "iptables-legacy"] {
+    /// Finds `iptables`, or `ip6tables` for IPv6, the one that the machine's administrator chose; where there is none,
+    /// one by its full name.
+    init?(_ family: AddressFamily = .ipv4) {
+        let plain = Iptables.programName(family)
+        for name in [plain, "\(plain)-nft", "\(plain)-legacy"] {
             if let found = Iptables(program: name) {
                 self = found
                 return
@@ -70,13 +73,21 @@ struct Iptables {
         return nil
     }
 
-    /// The program of the other kind, where rules of that kind can be.
+    /// The program of the other kind for the same family, where rules of that kind can be.
     func other() -> Iptables? {
         let isInUse =
             kind == .nft
-            ? !RuleSetReader.legacyTables(withNat: true).isEmpty : RuleSetReader.generation() != nil
-        return isInUse ? Iptables.ofEachKind().first { $0.kind != kind } : nil
+            ? !RuleSetReader.legacyTables(withNat: true, family).isEmpty
+            : RuleSetReader.generation() != nil
+        return isInUse ? Iptables.ofEachKind(Iptables.programName(family)).first { $0.kind != kind } : nil
     }
+
+    private static func programName(_ family: AddressFamily) -> String {
+        family == .ipv4 ? "iptables" : "ip6tables"
+    }
+
+    /// Whose rules the program keeps.
+    private var family: AddressFamily { name.hasPrefix("ip6") ? .ipv6 : .ipv4 }
 
     /// One program of each kind that this machine has, for `iptables` or `ip6tables`.
     static func ofEachKind(_ name: String = "iptables") -> [Iptables] {
@@ -102,9 +113,7 @@ struct Iptables {
     /// not.
     func mayHave(table: String) -> Bool {
         guard kind == .legacy else { return true }
-        let names = name.hasPrefix("ip6") ? "ip6_tables_names" : "ip_tables_names"
-        guard let text = try? TextFile.read("/proc/thread-self/net/\(names)") else { return false }
-        return text.split(whereSeparator: \.isNewline).contains { $0 == table }
+        return RuleSetReader.legacyTables(withNat: true, family).contains(table)
     }
 
     /// What is there; nil where the program does not work, for want of rights or of the kernel's part. A lock that

@@ -71,8 +71,10 @@ extension PacketFilterRule {
             let mark = "0x" + String(mark, radix: 16)
             words.append("meta mark & \(mark) == \(mark)")
         }
-        if let source { words.append("ip saddr \(source.nftablesText)") }
-        if let destination { words.append("ip daddr \(destination.nftablesText)") }
+        if let source { words.append("\(source.nftablesFamily) saddr \(source.nftablesText)") }
+        if let destination {
+            words.append("\(destination.nftablesFamily) daddr \(destination.nftablesText)")
+        }
         switch action {
         case .leave: words.append("return")
         case .accept: words.append("accept")
@@ -84,5 +86,7 @@ extension PacketFilterRule {
 }
 
 extension PacketFilterRule.Match {
+    fileprivate var nftablesFamily: String { prefix.addressFamily == .ipv4 ? "ip" : "ip6" }
+
     fileprivate var nftablesText: String { isNegated ? "!= \(prefix)" : "\(prefix)" }
 }

@@ -17,15 +17,21 @@ public enum PacketFilter: String, Sendable, Hashable {
     ///
     /// - Throws: `ChildProcessError` where the firewall's program fails, and others where its rules cannot be read.
     public static func removeAll(interfaceName: String) throws -> [String] {
+        try AddressFamily.allCases.flatMap { try removeAll(interfaceName: interfaceName, $0) }
+    }
+
+    /// Removes what there is of one family.
+    static func removeAll(interfaceName: String, _ family: AddressFamily) throws -> [String] {
         let names = PacketFilterNames(interfaceName: interfaceName)
         var removed: [String] = []
         if let nftables = Nftables(), try nftables.works() {
-            for table in [names.table, names.tableIPv6] where try nftables.list(table: table) != nil {
+            for table in [family == .ipv4 ? names.table : names.tableIPv6]
+            where try nftables.list(table: table) != nil {
                 try nftables.delete(table: table)
                 removed.append("nftables table \(table)")
             }
         }
-        for iptables in Iptables.ofEachKind("iptables") + Iptables.ofEachKind("ip6tables") {
+        for iptables in Iptables.ofEachKind(family == .ipv4 ? "iptables" : "ip6tables") {
             for chain in Iptables.Chain.all(names) where try iptables.remove(chain) {
                 removed.append(iptables.describe(chain))
             }
@@ -72,6 +78,7 @@ public final class PacketFilterRules: OwnedItem {
     }
 
     private let settings: PacketFilterSettings
+    private var family: AddressFamily { settings.network.addressFamily }
     private let preferred: PacketFilter
     private let names: PacketFilterNames
     private let reader: RuleSetReader
@@ -89,10 +96,16 @@ public final class PacketFilterRules: OwnedItem {
     }
 
     /// `rules FLANNEL-POSTRTG, FLANNEL-FWD`, the same whichever program keeps them.
-    public var name: String { "rules \(names.postroutingChain), \(names.forwardChain)" }
+    public var name: String {
+        "rules \(names.postroutingChain), \(names.forwardChain)\(family.suffix)"
+    }
 
     /// The rules.
-    public var component: Component { Component(.firewall) }
+    public var component: Component {
+        family == .ipv4 ? Component(.firewall) : Component(.firewall, "\(family)")
+    }
+
+    private var table: String { family == .ipv4 ? names.table : names.tableIPv6 }
 
     /// The overlay works without them on a machine that forwards everything.
     public var isEssential: Bool { false }
@@ -109,14 +122,14 @@ public final class PacketFilterRules: OwnedItem {
         var plan = Plan()
         if let nftables = Nftables() {
             do {
-                plan.presentTable = try nftables.list(table: names.table)
+                plan.presentTable = try nftables.list(table: table)
                 plan.nftables = nftables
             } catch let error as ChildProcessError where error.kind == .failed {
                 // It does not work here.
             }
         }
         let forward = Iptables.Chain.forward(names)
-        let iptables = Iptables()
+        let iptables = Iptables(family)
         let present = try iptables?.state(of: forward)
         switch (preferred, plan.nftables != nil, present != nil) {
         case (.nftables, true, _), (.iptables, true, false): plan.used = .nftables
@@ -126,7 +139,7 @@ public final class PacketFilterRules: OwnedItem {
             throw ItemProblem(
                 Problem(
                     .degraded,
-                    "neither iptables nor nft works here, so no masquerade and forward rules are set",
+                    "neither \(family == .ipv4 ? "iptables" : "ip6tables") nor nft works here, so no masquerade and forward rules are set\(family == .ipv4 ? "" : " for IPv6")",
                     remedy: "install iptables or nftables"))
         }
         if let iptables, let present {
@@ -163,7 +176,7 @@ public final class PacketFilterRules: OwnedItem {
     /// - Throws: `ChildProcessError` where the firewall's program fails, and others where its rules cannot be read.
     public func deviation(in state: NetworkState) throws -> String? {
         let generation = RuleSetReader.generation()
-        let hasLegacy = !RuleSetReader.legacyTables(withNat: true).isEmpty
+        let hasLegacy = !RuleSetReader.legacyTables(withNat: true, family).isEmpty
         let known = self.state.withLock { $0 }
         if let generation, generation == known.goodGeneration, !hasLegacy { return nil }
         return try tellingWhatHangs {
@@ -182,12 +195,12 @@ public final class PacketFilterRules: OwnedItem {
         var wrong: [String] = []
         if wantsTable(plan) {
             if plan.presentTable == nil {
-                wrong.append("nftables table \(names.table) missing")
+                wrong.append("nftables table \(table) missing")
             } else if plan.presentTable != listing {
-                wrong.append("nftables table \(names.table) changed, or of an earlier start")
+                wrong.append("nftables table \(table) changed, or of an earlier start")
             }
         } else if plan.presentTable != nil {
-            wrong.append("nftables table \(names.table) not wanted")
+            wrong.append("nftables table \(table) not wanted")
         }
         for planned in plan.chains {
             if let difference = planned.difference {
@@ -215,6 +228,10 @@ public final class PacketFilterRules: OwnedItem {
 
     /// Whether iptables' FORWARD drops packets of the overlay before they come to the chain.
     private func isShadowed(_ program: Iptables, in state: NetworkState) throws -> Bool {
+        // Others' rules are read for IPv4 alone.
+        guard case .v4(let network) = settings.network, case .v4(let subnet) = settings.subnet else {
+            return false
+        }
         let ruleSet = try reader.current()
         let programName = program.kind == .legacy ? "iptables-legacy" : "iptables"
         var walk = PacketWalk(
@@ -223,12 +240,12 @@ public final class PacketFilterRules: OwnedItem {
                     $0.language == .iptables(program: programName) && $0.name == "filter"
                 }))
         let tunnel = names.interfaceName
-        let pods = state.podInterface(subnet: settings.subnet, tunnel: tunnel)?.name
+        let pods = state.podInterface(subnet: subnet, tunnel: tunnel)?.name
         let out = SamplePacket(
-            source: settings.subnet, destination: settings.network, inInterface: pods, outInterface: tunnel,
+            source: subnet, destination: network, inInterface: pods, outInterface: tunnel,
             transport: .tcp)
         let into = SamplePacket(
-            source: settings.network, destination: settings.subnet, inInterface: tunnel, outInterface: pods,
+            source: network, destination: subnet, inInterface: tunnel, outInterface: pods,
             transport: .tcp)
         return walk.drop(of: out, at: ["forward"]) != nil || walk.drop(of: into, at: ["forward"]) != nil
     }
@@ -246,12 +263,12 @@ public final class PacketFilterRules: OwnedItem {
             if let nftables = plan.nftables {
                 if wantsTable(plan) {
                     if plan.presentTable == nil || plan.presentTable != listing {
-                        try nftables.replace(table: names.table, with: settings)
-                        let listing = try nftables.list(table: names.table)
+                        try nftables.replace(table: table, with: settings)
+                        let listing = try nftables.list(table: table)
                         state.withLock { $0.listing = listing }
                     }
                 } else if plan.presentTable != nil {
-                    try nftables.delete(table: names.table)
+                    try nftables.delete(table: table)
                 }
             }
             for planned in plan.chains where planned.difference != nil {
@@ -264,7 +281,7 @@ public final class PacketFilterRules: OwnedItem {
     ///
     /// - Throws: `ChildProcessError` where the firewall's program fails, and others where its rules cannot be read.
     public func delete(using _: RouteSocket) throws {
-        _ = try PacketFilter.removeAll(interfaceName: names.interfaceName)
+        _ = try PacketFilter.removeAll(interfaceName: names.interfaceName, family)
     }
 
     /// A program that hangs, or waits for another one's lock, is the operator's to find.

@@ -1,11 +1,11 @@
 import Addresses
 
-/// The masquerade and forward rules that are wanted.
+/// The masquerade and forward rules that are wanted for one family.
 public struct PacketFilterSettings: Sendable, Hashable {
     /// The overlay.
-    public var network: IPv4Prefix
+    public var network: IPPrefix
     /// This node's subnet.
-    public var subnet: IPv4Prefix
+    public var subnet: IPPrefix
     /// `--ip-masq`: masquerade what leaves the overlay.
     public var masquerades: Bool
     /// Not `--ip-masq-fully-random-disable`: ports of masqueraded flows at random.
@@ -15,7 +15,7 @@ public struct PacketFilterSettings: Sendable, Hashable {
 
     /// Makes settings.
     public init(
-        network: IPv4Prefix, subnet: IPv4Prefix, masquerades: Bool, randomizesPorts: Bool = true,
+        network: IPPrefix, subnet: IPPrefix, masquerades: Bool, randomizesPorts: Bool = true,
         acceptsForwarding: Bool = true
     ) {
         self.network = network
@@ -30,7 +30,7 @@ public struct PacketFilterSettings: Sendable, Hashable {
 struct PacketFilterRule: Hashable {
     /// An address that must be in a prefix, or outside of it.
     struct Match: Hashable {
-        var prefix: IPv4Prefix
+        var prefix: IPPrefix
         var isNegated = false
     }
 
@@ -50,7 +50,14 @@ struct PacketFilterRule: Hashable {
 extension PacketFilterSettings {
     /// kube-proxy marks with this bit what it masquerades itself.
     private static let kubernetesMasqueradeMark: UInt32 = 0x4000
-    private static let multicast = IPv4Prefix(IPv4Address(224, 0, 0, 0), length: 4)
+
+    /// What goes to groups, of the network's family.
+    private var multicast: IPPrefix {
+        switch network {
+        case .v4: .v4(IPv4Prefix(IPv4Address(224, 0, 0, 0), length: 4))
+        case .v6: .v6(IPv6Prefix(IPv6Address(high: 0xFF << 56, low: 0), length: 8))
+        }
+    }
 
     /// What happens to packets as they leave, in order. flannel's rules, but for one: flannel leaves alone what
     /// goes between the overlay and this node's subnet, this leaves alone all that stays in the overlay, so that a
@@ -66,7 +73,7 @@ extension PacketFilterSettings {
             // From outside to a pod here: the pod sees who it is.
             PacketFilterRule(source: outside, destination: .init(prefix: subnet), action: .leave),
             PacketFilterRule(
-                source: inside, destination: .init(prefix: PacketFilterSettings.multicast, isNegated: true),
+                source: inside, destination: .init(prefix: multicast, isNegated: true),
                 action: masquerade),
             // From outside to a pod elsewhere: the answer must come back through this node.
             PacketFilterRule(source: outside, destination: inside, action: masquerade),

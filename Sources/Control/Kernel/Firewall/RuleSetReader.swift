@@ -1,3 +1,4 @@
+import Addresses
 import CLinux
 import Glibc
 import Host
@@ -53,8 +54,9 @@ final class RuleSetReader: Sendable {
 
     /// The tables of the old iptables that are in use in this network namespace. Asking for another one would make
     /// it.
-    static func legacyTables(withNat: Bool = false) -> [String] {
-        guard let text = try? TextFile.read("/proc/thread-self/net/ip_tables_names") else { return [] }
+    static func legacyTables(withNat: Bool = false, _ family: AddressFamily = .ipv4) -> [String] {
+        let name = family == .ipv4 ? "ip_tables_names" : "ip6_tables_names"
+        guard let text = try? TextFile.read("/proc/thread-self/net/\(name)") else { return [] }
         return text.split(whereSeparator: \.isNewline).map(String.init).filter { withNat || $0 != "nat" }
     }
 

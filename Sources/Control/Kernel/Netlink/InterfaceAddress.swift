@@ -52,6 +52,10 @@ public struct AddressFlags: OptionSet, Sendable, Hashable {
     /// Makes flags from the kernel's bits.
     public init(rawValue: UInt32) { self.rawValue = rawValue }
 
+    /// `IFA_F_TEMPORARY`: drawn by lot for a while, for connections that are not to tell who made them (RFC 8981).
+    public static let temporary = AddressFlags(rawValue: 0x01)
+    /// `IFA_F_NODAD`: usable at once, without asking the link whether somebody has it (IPv6).
+    public static let withoutDuplicateDetection = AddressFlags(rawValue: 0x02)
     /// `IFA_F_DADFAILED`: another machine has it (IPv6).
     public static let duplicate = AddressFlags(rawValue: 0x08)
     /// `IFA_F_DEPRECATED`: its preferred lifetime is over; not for new connections.

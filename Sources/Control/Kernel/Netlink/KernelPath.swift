@@ -1,14 +1,14 @@
 import Addresses
 
-/// What the kernel knows of the way of packets to an IPv4 address.
+/// What the kernel knows of the way of packets to an address.
 public struct KernelPath: Sendable, Hashable {
     /// The interface that they leave by; nil where the answer names none.
     public var interfaceIndex: Int32?
     /// The MTU in bytes that somebody gave the route (`ip route add … mtu 1400`, with or without `lock`); nil where
     /// the interface's own counts.
     public var routeMTU: Int?
-    /// The MTU in bytes that an ICMP error told of (RFC 1191), which anybody can have sent; nil for none. The kernel
-    /// forgets it after `net.ipv4.route.mtu_expires`, 10 minutes unless set otherwise.
+    /// The MTU in bytes that an ICMP error told of (RFC 1191, RFC 8201), which anybody can have sent; nil for none. The
+    /// kernel forgets it after `net.ipv4.route.mtu_expires` or its like of IPv6, 10 minutes unless set otherwise.
     public var learntMTU: Int?
 
     /// Makes a path.
@@ -24,10 +24,10 @@ extension RouteSocket {
     ///
     /// - Parameters:
     ///   - address: where packets go.
-    ///   - source: the packets' own address, by which rules may choose another route.
+    ///   - source: the packets' own address, of the same family, by which rules may choose another route.
     /// - Returns: nil where packets to it do not leave this machine: it is this machine's own, or forbidden.
     /// - Throws: `NetlinkError` with the kernel's error number.
-    public func path(to address: IPv4Address, from source: IPv4Address?) throws(NetlinkError) -> KernelPath? {
+    public func path(to address: IPAddress, from source: IPAddress?) throws(NetlinkError) -> KernelPath? {
         let messages = try list(.path(to: address, from: source, asEntry: false)) { $0 }
         for message in messages {
             guard let route = Route(answer: message) else { continue }

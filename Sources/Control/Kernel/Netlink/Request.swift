@@ -101,6 +101,9 @@ struct Request {
         ) {
             $0.appendAddress(address)
             $0.attribute(AddressAttribute.address, address.address.wireBytes)
+            if address.flags.contains(.withoutDuplicateDetection) {
+                $0.attribute(AddressAttribute.flags, AddressFlags.withoutDuplicateDetection.rawValue)
+            }
             if address.origin != 0 { $0.attribute(AddressAttribute.origin, [address.origin]) }
         }
     }
@@ -123,20 +126,20 @@ struct Request {
     }
 
     /// Lists one table's routes, of one kind where that is given. A kernel before 4.20 answers with all.
-    static func routes(inTable table: UInt32, kind: Route.Kind?) -> Request {
+    static func routes(inTable table: UInt32, kind: Route.Kind?, family: UInt8 = Family.v4) -> Request {
         Request("list routes of table \(table)", .getRoute, .dump) {
             $0.appendRoute(
-                family: Family.v4, destinationLength: 0, table: table, origin: 0, scope: .global,
+                family: family, destinationLength: 0, table: table, origin: 0, scope: .global,
                 kind: kind ?? Route.Kind(rawValue: 0))
             $0.attribute(RouteAttribute.table, table)
         }
     }
 
-    /// Lists the IPv4 routes of all tables that one maker has made. A kernel before 4.20 answers with all.
-    static func routes(ofOrigin origin: UInt8) -> Request {
+    /// Lists the routes of all tables that one maker has made. A kernel before 4.20 answers with all.
+    static func routes(ofOrigin origin: UInt8, family: UInt8) -> Request {
         Request("list routes of protocol \(origin)", .getRoute, .dump) {
             $0.appendRoute(
-                family: Family.v4, destinationLength: 0, table: 0, origin: origin, scope: .global,
+                family: family, destinationLength: 0, table: 0, origin: origin, scope: .global,
                 kind: Route.Kind(rawValue: 0))
         }
     }
@@ -153,14 +156,16 @@ struct Request {
 
     /// The way of a packet with that source: what the kernel would do with it, what it learnt of the path included;
     /// or, as an entry, the entry of the table that decides so.
-    static func path(to address: IPv4Address, from source: IPv4Address?, asEntry: Bool) -> Request {
+    static func path(to address: IPAddress, from source: IPAddress?, asEntry: Bool) -> Request {
         Request("look up the way to \(address)", .getRoute, .acknowledge) {
             $0.appendRoute(
-                family: Family.v4, destinationLength: 32, table: 0, origin: 0, scope: .global,
-                kind: Route.Kind(rawValue: 0), sourceLength: source == nil ? 0 : 32,
+                family: address.family, destinationLength: address.bitWidth, table: 0, origin: 0,
+                scope: .global,
+                kind: Route.Kind(rawValue: 0),
+                sourceLength: source.map { UInt8(truncatingIfNeeded: $0.bitWidth) } ?? 0,
                 flags: asEntry ? Route.matchFlag : 0)
-            $0.attribute(RouteAttribute.destination, IPAddress.v4(address).wireBytes)
-            if let source { $0.attribute(RouteAttribute.source, IPAddress.v4(source).wireBytes) }
+            $0.attribute(RouteAttribute.destination, address.wireBytes)
+            if let source { $0.attribute(RouteAttribute.source, source.wireBytes) }
         }
     }
 

@@ -1,31 +1,46 @@
 import Addresses
 
-/// Which of a machine's IPv4 routes somebody wants to know of: default routes, those that touch given prefixes, those
+/// Which of a machine's routes somebody wants to know of: default routes, those that touch given prefixes, those
 /// that leave by a given interface, and those of a given maker. A router has hundreds of thousands of others, which
 /// are told from these by a few loads each.
 public struct RouteInterest: Sendable, Hashable {
-    /// A route whose destination overlaps one of them is of interest.
+    /// An IPv4 route whose destination overlaps one of them is of interest.
     public var prefixes: [IPv4Prefix]
+    /// An IPv6 route whose destination overlaps one of them is of interest.
+    public var ipv6Prefixes: [IPv6Prefix] = []
+    /// Whether IPv6 routes are of any interest.
+    public var includesIPv6 = false
     /// A route that leaves by one of these interfaces alone is of interest.
     public var interfaceIndexes: [Int32]
     /// A route that this maker (`Route.origin`) has made is of interest; nil for none.
     public var origin: UInt8?
 
     /// Is interested in default routes, in those that overlap `prefixes`, in those by `interfaceIndexes`, and in those
-    /// of `origin`.
+    /// of `origin`: of IPv4 ones, as long as `includesIPv6` is not set.
     public init(prefixes: [IPv4Prefix] = [], interfaceIndexes: [Int32] = [], origin: UInt8? = nil) {
         self.prefixes = prefixes
         self.interfaceIndexes = interfaceIndexes
         self.origin = origin
     }
 
-    /// Whether an `RTM_NEWROUTE` or `RTM_DELROUTE` is about a route of interest: one of IPv4 in a table, not in the
-    /// cache. `payload` is what follows the message's header.
+    /// Is interested in default routes, and in those that overlap one prefix.
+    public init(touching prefix: IPPrefix) {
+        self.init(prefixes: prefix.v4.map { [$0] } ?? [])
+        ipv6Prefixes = prefix.v6.map { [$0] } ?? []
+        includesIPv6 = prefix.v6 != nil
+    }
+
+    /// Whether an `RTM_NEWROUTE` or `RTM_DELROUTE` is about a route of interest: one in a table, not in the cache.
+    /// `payload` is what follows the message's header.
     func includes(_ payload: UnsafeRawBufferPointer) -> Bool {
-        guard payload.count >= MessageLayout.routeSize, payload[0] == Family.v4 else { return false }
+        guard payload.count >= MessageLayout.routeSize,
+            payload[0] == Family.v4 || includesIPv6 && payload[0] == Family.v6
+        else { return false }
         let length = Int(payload[1])
         let flags = payload.loadUnaligned(fromByteOffset: 8, as: UInt32.self)
-        guard length <= 32, flags & Route.clonedFlag == 0 else { return false }
+        guard length <= (payload[0] == Family.v4 ? 32 : 128), flags & Route.clonedFlag == 0 else {
+            return false
+        }
         return length == 0 || payload[5] == origin || includes(attributes: payload, length: length)
     }
 
@@ -38,11 +53,18 @@ public struct RouteInterest: Sendable, Hashable {
             guard size >= MessageLayout.attributeHeaderSize, size <= bytes.count &- offset else {
                 return false
             }
-            if size == MessageLayout.attributeHeaderSize &+ MemoryLayout<UInt32>.size {
+            if size == MessageLayout.attributeHeaderSize &+ 2 &* MemoryLayout<UInt64>.size {
+                if type & MessageLayout.attributeTypeMask == RouteAttribute.destination,
+                    overlaps(bytes, at: offset &+ MessageLayout.attributeHeaderSize, length: length)
+                {
+                    return true
+                }
+            } else if size == MessageLayout.attributeHeaderSize &+ MemoryLayout<UInt32>.size {
                 let value = bytes.loadUnaligned(
                     fromByteOffset: offset &+ MessageLayout.attributeHeaderSize, as: UInt32.self)
                 switch type & MessageLayout.attributeTypeMask {
                 case RouteAttribute.destination:
+                    guard length <= 32 else { return false }
                     let destination = IPv4Prefix(IPv4Address(networkBytes: value), length: length)
                     if prefixes.contains(where: { $0.overlaps(destination) }) { return true }
                 case RouteAttribute.outputInterface:
@@ -53,6 +75,16 @@ public struct RouteInterest: Sendable, Hashable {
             offset = offset &+ MessageLayout.aligned(size)
         }
         return false
+    }
+
+    /// Whether the IPv6 destination of 16 bytes at `offset` overlaps a prefix of interest.
+    private func overlaps(_ bytes: UnsafeRawBufferPointer, at offset: Int, length: Int) -> Bool {
+        let destination = IPv6Prefix(
+            IPv6Address(
+                high: UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: offset, as: UInt64.self)),
+                low: UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: offset &+ 8, as: UInt64.self))),
+            length: length)
+        return ipv6Prefixes.contains { $0.overlaps(destination) }
     }
 }
 

@@ -48,7 +48,7 @@ public enum NetworkChange: Sendable, Hashable {
     }
 }
 
-/// Tells of changes to the interfaces, IPv4 addresses, routes and rules of the network namespace in which it was
+/// Tells of changes to the interfaces, addresses, routes and IPv4 rules of the network namespace in which it was
 /// made.
 ///
 /// A thread of its own waits for the kernel; it ends, and the stream with it, when the monitor or the stream's
@@ -71,7 +71,10 @@ public final class RouteMonitor: Sendable {
     /// - Throws: `NetlinkError` where the kernel gives no socket or no thread.
     public convenience init() throws(NetlinkError) {
         try self.init(
-            groups: [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE],
+            groups: [
+                RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_IFADDR,
+                RTNLGRP_IPV6_ROUTE,
+            ],
             optionalGroups: [RTNLGRP_NEXTHOP])
     }
 

@@ -92,21 +92,13 @@ public final class RouteSocket: Sendable {
     ///
     /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func addresses() throws(NetlinkError) -> [InterfaceAddress] {
-        try addresses(family: Family.unspecified)
+        try list(.addresses(family: Family.unspecified)) {
+            $0.type == .newAddress ? InterfaceAddress($0) : nil
+        }
     }
 
-    /// All IPv4 addresses.
-    ///
-    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
-    public func addressesIPv4() throws(NetlinkError) -> [InterfaceAddress] {
-        try addresses(family: Family.v4)
-    }
-
-    private func addresses(family: UInt8) throws(NetlinkError) -> [InterfaceAddress] {
-        try list(.addresses(family: family)) { $0.type == .newAddress ? InterfaceAddress($0) : nil }
-    }
-
-    /// Adds an address without a lifetime; one that is there already is no error. Its `flags` are not used.
+    /// Adds an address without a lifetime; one that is there already is no error. Of its `flags` only
+    /// `withoutDuplicateDetection` counts.
     ///
     /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func addAddress(_ address: InterfaceAddress) throws(NetlinkError) {
@@ -143,29 +135,39 @@ public final class RouteSocket: Sendable {
         return routes
     }
 
-    /// The main table's IPv4 routes that are of interest, as the kernel orders them. The others cost the kernel 0.2
-    /// µs each to list, and no memory here.
+    /// The main table's routes that are of interest, as the kernel orders them, IPv4 first. The others cost the kernel
+    /// 0.2 µs each to list, and no memory here.
     ///
     /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func routes(of interest: RouteInterest) throws(NetlinkError) -> [Route] {
-        try list(.routes(inTable: Route.mainTable, kind: nil), interest: interest) { message in
-            guard message.type == .newRoute, let route = Route(message),
-                route.table == Route.mainTable
-            else { return nil }
-            return route
+        var routes: [Route] = []
+        for family in interest.includesIPv6 ? [Family.v4, Family.v6] : [Family.v4] {
+            let request = Request.routes(inTable: Route.mainTable, kind: nil, family: family)
+            // A kernel without IPv6 answers with every family's routes: only what was asked for counts.
+            routes += try list(request, interest: interest) { message in
+                guard message.type == .newRoute, message.payload.first == family, let route = Route(message),
+                    route.table == Route.mainTable
+                else { return nil }
+                return route
+            }
         }
+        return routes
     }
 
-    /// The IPv4 routes of all tables that one maker has made. The kernel passes over the others.
+    /// The routes of all tables that one maker has made. The kernel passes over the others.
     ///
     /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func routes(ofOrigin origin: UInt8) throws(NetlinkError) -> [Route] {
-        try list(.routes(ofOrigin: origin)) { message in
-            guard message.type == .newRoute, message.payload.first == Family.v4, let route = Route(message),
-                route.origin == origin
-            else { return nil }
-            return route
+        var routes: [Route] = []
+        for family in [Family.v4, Family.v6] {
+            routes += try list(.routes(ofOrigin: origin, family: family)) { message in
+                guard message.type == .newRoute, message.payload.first == family, let route = Route(message),
+                    route.origin == origin
+                else { return nil }
+                return route
+            }
         }
+        return routes
     }
 
     /// A table's IPv4 routes of one kind.

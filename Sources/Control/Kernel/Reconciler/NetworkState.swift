@@ -7,7 +7,7 @@ public struct NetworkState: Sendable, Hashable {
     public var links: [Link]
     /// All addresses of both families.
     public var addresses: [InterfaceAddress]
-    /// The main table's IPv4 routes, those of them that matter here: default routes, and those that touch the
+    /// The main table's routes, those of them that matter here: default routes, and those that touch the
     /// overlay.
     public var routes: [Route]
     /// The neighbour and forwarding tables of those devices whose entries are wanted (`NeighborItem`).
@@ -50,9 +50,9 @@ public struct NetworkState: Sendable, Hashable {
     public func link(index: Int32) -> Link? { links.first { $0.index == index } }
 
     /// The interfaces that hold an address, by rising index.
-    package func holders(of address: IPv4Address) -> [Link] {
+    package func holders(of address: IPAddress) -> [Link] {
         links.filter { link in
-            addresses.contains { $0.interfaceIndex == link.index && $0.address == .v4(address) }
+            addresses.contains { $0.interfaceIndex == link.index && $0.address == address }
         }
     }
 
@@ -72,15 +72,20 @@ public struct NetworkState: Sendable, Hashable {
         return link
     }
 
-    /// The IPv4 addresses that tunnel datagrams may leave by, the preferred one first, in flannel's order: global
-    /// before link-local, permanent before dynamic, then as the kernel lists them. Loopback and deprecated ones
-    /// are none.
-    package func usableAddresses(ofLink index: Int32) -> [IPv4Address] {
-        let usable = addresses.compactMap { entry -> (address: IPv4Address, rank: Int)? in
-            guard entry.interfaceIndex == index, let address = entry.address.v4, address.isUnicast,
-                !address.isLoopback, !entry.flags.contains(.deprecated)
+    /// The addresses of one family that tunnel datagrams may leave by, the preferred one first, in flannel's order:
+    /// global before link-local, permanent before dynamic, those drawn by lot for a while last (RFC 8981), then as the
+    /// kernel lists them. Loopback and deprecated ones are none, nor is what IPv6 has on its link alone (fe80::/10: it
+    /// names nobody without an interface), or does not know yet to be its own.
+    package func usableAddresses(ofLink index: Int32, _ family: AddressFamily) -> [IPAddress] {
+        let usable = addresses.compactMap { entry -> (address: IPAddress, rank: Int)? in
+            guard entry.interfaceIndex == index, entry.address.addressFamily == family,
+                entry.address.isReachable, entry.address.v6?.isLinkLocal != true,
+                entry.flags.isDisjoint(with: [.deprecated, .tentative, .duplicate])
             else { return nil }
-            return (address, (address.isLinkLocal ? 2 : 0) + (entry.flags.contains(.permanent) ? 0 : 1))
+            let rank =
+                (entry.address.v4?.isLinkLocal == true ? 4 : 0) + (entry.isTemporary ? 2 : 0)
+                + (entry.flags.contains(.permanent) ? 0 : 1)
+            return (entry.address, rank)
         }
         // By rank; the standard sort is not promised to be stable, so the place in the list decides the rest.
         return usable.enumerated()
@@ -88,14 +93,21 @@ public struct NetworkState: Sendable, Hashable {
             .map(\.element.address)
     }
 
-    /// The default route that the kernel would take: the one with the lowest metric that names an interface, or
-    /// several.
-    package func defaultRoute(where isWanted: (Route) -> Bool = { _ in true }) -> Route? {
+    /// The default route of one family that the kernel would take: the one with the lowest metric that names an
+    /// interface, or several.
+    package func defaultRoute(
+        _ family: AddressFamily, where isWanted: (Route) -> Bool = { _ in true }
+    ) -> Route? {
         routes
             .filter {
-                $0.destination == .v4(IPv4Prefix(.any, length: 0)) && $0.kind == .unicast
+                $0.destination.length == 0 && $0.destination.addressFamily == family && $0.kind == .unicast
                     && $0.typeOfService == 0 && !$0.interfaceIndexes.isEmpty && isWanted($0)
             }
             .min { $0.metric < $1.metric }
     }
+}
+
+extension InterfaceAddress {
+    /// Whether it is drawn by lot for a while. With IPv4 the same bit says that another address of the prefix came first.
+    fileprivate var isTemporary: Bool { address.v6 != nil && flags.contains(.temporary) }
 }

@@ -1,3 +1,4 @@
+public import Addresses
 import Glibc
 import Health
 import Host
@@ -17,6 +18,25 @@ package struct SystemSetting: Sendable, Hashable {
     /// - Throws: `SystemError` where the file cannot be read or written.
     package func value() throws -> String? {
         try TextFile.read("/proc/sys/\(path)").map { String($0.prefix { !$0.isNewline }) }
+    }
+
+    /// Sets it.
+    ///
+    /// - Throws: `SystemError` where the file cannot be written, as in a container without privilege.
+    func set(_ value: String) throws {
+        let path = "/proc/sys/\(path)"
+        let descriptor = open(path, O_WRONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw SystemError(path, code: errno) }
+        defer { close(descriptor) }
+        guard write(descriptor, value, value.utf8.count) == value.utf8.count else {
+            throw SystemError(path, code: errno)
+        }
+    }
+
+    /// Whether the machine forwards packets of a family.
+    static func forwarding(_ family: AddressFamily) -> SystemSetting {
+        SystemSetting(
+            path: family == .ipv4 ? "net/ipv4/ip_forward" : "net/ipv6/conf/all/forwarding")
     }
 }
 
@@ -90,18 +110,51 @@ struct LooseReversePath: KeptItem {
 
 /// The machine forwards packets, or somebody is told. Turning it on makes every interface of the machine a router's,
 /// which is for the operator, Docker or the CNI plugin to decide; all of these do.
-struct ForwardingEnabled: DesiredItem {
-    private let setting = SystemSetting(path: "net/ipv4/ip_forward")
+package struct ForwardingEnabled: DesiredItem {
+    private let family: AddressFamily
+
+    /// Looks after the forwarding of one family.
+    package init(family: AddressFamily) { self.family = family }
+
+    private var setting: SystemSetting { .forwarding(family) }
+
+    package var name: String { "setting \(setting.path)" }
+    package var component: Component { Component(.setting, setting.path) }
+    package var isEssential: Bool { false }
+    package var effect: Problem.Effect { .cutOff }
+
+    /// Says nothing where the machine forwards.
+    ///
+    /// - Throws: `SystemSettingError` where it does not; `SystemError` where the setting cannot be read.
+    package func deviation(in state: NetworkState) throws -> String? {
+        if try setting.value() == "0" { throw SystemSettingError.forwardingIsOff(family) }
+        return nil
+    }
+}
+
+/// The device, which is twill's own, takes addresses of IPv6: a machine may have that switched off for new interfaces.
+struct CarriesIPv6: KeptItem {
+    let interfaceName: String
+
+    private var setting: SystemSetting {
+        SystemSetting(path: "net/ipv6/conf/\(interfaceName)/disable_ipv6")
+    }
 
     var name: String { "setting \(setting.path)" }
     var component: Component { Component(.setting, setting.path) }
-    var isEssential: Bool { false }
-    var effect: Problem.Effect { .cutOff }
 
     func deviation(in state: NetworkState) throws -> String? {
-        if try setting.value() == "0" { throw SystemSettingError.forwardingIsOff }
-        return nil
+        _ = try state.device(interfaceName)
+        guard let value = try setting.value() else {
+            throw ItemProblem(
+                Problem(
+                    .cutOff, "this kernel has no IPv6, or \(interfaceName) has none",
+                    remedy: "start the kernel without ipv6.disable=1, or set EnableIPv6 to false"))
+        }
+        return value == "0" ? nil : "\(value) instead of 0"
     }
+
+    func update(in state: NetworkState, using _: RouteSocket) throws { try setting.set("0") }
 }
 
 /// A bridge hands its packets to iptables, or somebody is told: kube-proxy's rules are there, and without it a pod
@@ -151,12 +204,19 @@ extension SystemSettingError {
     }
 
     /// What the daemon and `twilld check` say where the machine is no router.
-    public static let forwardingIsOff = SystemSettingError(
-        cause: """
-            net.ipv4.ip_forward is 0, so this machine forwards no packets between pods and the overlay, and twill \
-            does not turn a machine into a router by itself
-            """,
-        remedy: "run: sysctl -w net.ipv4.ip_forward=1")
+    public static func forwardingIsOff(_ family: AddressFamily) -> SystemSettingError {
+        let name = family == .ipv4 ? "net.ipv4.ip_forward" : "net.ipv6.conf.all.forwarding"
+        return SystemSettingError(
+            cause: """
+                \(name) is 0, so this machine forwards no packets between pods and the overlay, and twill \
+                does not turn a machine into a router by itself
+                """,
+            remedy: "run: sysctl -w \(name)=1"
+                + (family == .ipv4
+                    ? ""
+                    : " (an interface that gets its address by router advertisements then needs accept_ra=2)")
+        )
+    }
 }
 
 extension SystemSetting {

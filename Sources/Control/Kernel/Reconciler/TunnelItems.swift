@@ -2,14 +2,15 @@ import Addresses
 import Health
 import Netlink
 
-/// The tunnel device as it shall be. The data plane makes the device; this is what the control side does to it.
+/// The tunnel device as it shall be for one family of the overlay; for both the device is the same. The data plane makes
+/// the device; this is what the control side does to it.
 public struct TunnelSettings: Sendable, Hashable {
     /// The device's name.
     public var interfaceName: String
-    /// The device's only IPv4 address, given as a /32: the lease's network address.
-    public var address: IPv4Address
+    /// The device's only address of the family, with no prefix but itself: the first of this node's subnet.
+    public var address: IPAddress
     /// The overlay, routed to the device.
-    public var network: IPv4Prefix
+    public var network: IPPrefix
     /// The device's MTU in bytes.
     public var mtu: Int
     /// The bytes that the outer headers of a packet take on the underlay.
@@ -19,7 +20,7 @@ public struct TunnelSettings: Sendable, Hashable {
 
     /// Makes settings.
     public init(
-        interfaceName: String, address: IPv4Address, network: IPv4Prefix, mtu: Int, overhead: Int,
+        interfaceName: String, address: IPAddress, network: IPPrefix, mtu: Int, overhead: Int,
         transmitQueueLength: Int
     ) {
         self.interfaceName = interfaceName
@@ -32,14 +33,19 @@ public struct TunnelSettings: Sendable, Hashable {
 
     /// The items that keep the device so, in the order in which they can be made.
     public var desiredItems: [any DesiredItem] {
-        let device: [any DesiredItem] = [
-            TunnelLink(settings: self), InterfaceSetting.acceptsLocalSources(interfaceName),
-        ]
-        return device + ForwardingDevice(interfaceName: interfaceName).desiredItems + [
-            TunnelAddress(interfaceName: interfaceName, address: .v4(address)),
+        let link: [any DesiredItem] = [TunnelLink(settings: self)]
+        let forwarding = ForwardingDevice(interfaceName: interfaceName, family: network.addressFamily)
+        let overlay: [any DesiredItem] = [
+            TunnelAddress(interfaceName: interfaceName, address: address),
             OverlayRoute(interfaceName: interfaceName, network: network),
-            NoForeignNetworks(interfaceName: interfaceName, network: network),
         ]
+        switch network {
+        case .v4(let network):
+            return link + [InterfaceSetting.acceptsLocalSources(interfaceName)] + forwarding.desiredItems
+                + overlay + [NoForeignNetworks(interfaceName: interfaceName, network: network)]
+        case .v6:
+            return link + forwarding.desiredItems + overlay
+        }
     }
 }
 
@@ -47,16 +53,26 @@ public struct TunnelSettings: Sendable, Hashable {
 package struct ForwardingDevice: Sendable {
     /// The device's name.
     package var interfaceName: String
+    /// What it carries.
+    package var family: AddressFamily
 
     /// Names a device.
-    package init(interfaceName: String) { self.interfaceName = interfaceName }
+    package init(interfaceName: String, family: AddressFamily) {
+        self.interfaceName = interfaceName
+        self.family = family
+    }
 
-    /// It forwards what comes out of it, whatever way back the kernel would take, and so does the machine.
+    /// It forwards what comes out of it, whatever way back the kernel would take, and so does the machine. With IPv6 all
+    /// interfaces forward or none, and there is no filter of ways back but in the packet filter's rules.
     package var desiredItems: [any DesiredItem] {
-        [
-            InterfaceSetting.forwards(interfaceName), LooseReversePath(interfaceName: interfaceName),
-            ForwardingEnabled(),
-        ]
+        switch family {
+        case .ipv4:
+            [
+                InterfaceSetting.forwards(interfaceName), LooseReversePath(interfaceName: interfaceName),
+                ForwardingEnabled(family: .ipv4),
+            ]
+        case .ipv6: [CarriesIPv6(interfaceName: interfaceName), ForwardingEnabled(family: .ipv6)]
+        }
     }
 }
 
@@ -99,8 +115,10 @@ package struct TunnelAddress: KeptItem {
         self.address = address
     }
 
-    package var name: String { "address of \(interfaceName)" }
-    package var component: Component { Component(.tunnel, "address of \(interfaceName)") }
+    package var name: String { "address of \(interfaceName)\(address.addressFamily.suffix)" }
+    package var component: Component {
+        Component(.tunnel, "address of \(interfaceName)\(address.addressFamily.suffix)")
+    }
 
     private func isWanted(_ entry: InterfaceAddress) -> Bool {
         entry.address == address && entry.prefixLength == address.bitWidth
@@ -134,8 +152,10 @@ package struct TunnelAddress: KeptItem {
         // First the new one: with the last address the kernel also takes the interface's routes away.
         if !present.contains(where: isWanted) {
             try socket.addAddress(
+                // No other machine has it: the subnet is this node's. So it is usable at once.
                 InterfaceAddress(
                     interfaceIndex: link.index, address: address, prefixLength: address.bitWidth,
+                    flags: address.v6 == nil ? .permanent : [.permanent, .withoutDuplicateDetection],
                     origin: Route.twillOrigin))
         }
         for surplus in present where !isWanted(surplus) { try socket.deleteAddress(surplus) }
@@ -145,20 +165,23 @@ package struct TunnelAddress: KeptItem {
 /// The overlay is routed to the device, and nothing else is that is not wanted: routes of a former network, say.
 package struct OverlayRoute: RouteItem, OwnedItem {
     let interfaceName: String
-    let network: IPv4Prefix
+    let network: IPPrefix
 
-    /// The route of one family's part of the overlay; none for IPv6, which none has.
-    package static func items(to network: IPPrefix, by interfaceName: String) -> [any DesiredItem] {
-        guard case .v4(let network) = network else { return [] }
-        return [OverlayRoute(interfaceName: interfaceName, network: network)]
+    /// Routes a family's part of the overlay to a device.
+    package init(interfaceName: String, network: IPPrefix) {
+        self.interfaceName = interfaceName
+        self.network = network
     }
 
     package var name: String { "route \(network) dev \(interfaceName)" }
     package var component: Component { Component(.route, "\(network)") }
-    package var destinations: [IPPrefix] { [.v4(network)] }
+    package var destinations: [IPPrefix] { [network] }
 
     private func wanted(on link: Link) -> Route {
-        Route(to: .v4(network), interfaceIndex: link.index, scope: .link, origin: Route.twillOrigin)
+        // IPv6 has no scopes of routes.
+        Route(
+            to: network, interfaceIndex: link.index, metric: network.usualRouteMetric,
+            scope: network.addressFamily == .ipv4 ? .link : .global, origin: Route.twillOrigin)
     }
 
     /// Whether a route is this one.
@@ -175,8 +198,8 @@ package struct OverlayRoute: RouteItem, OwnedItem {
     /// Whether it stands where the wanted one belongs: the kernel holds routes apart by destination, metric and type
     /// of service, and of several alike takes the first.
     private func isInPlace(_ route: Route) -> Bool {
-        route.destination == .v4(network) && route.table == Route.mainTable && route.metric == 0
-            && route.typeOfService == 0
+        route.destination == network && route.table == Route.mainTable
+            && route.metric == network.usualRouteMetric && route.typeOfService == 0
     }
 
     /// Says whether it is missing, or another one is in its place.
@@ -208,8 +231,7 @@ package struct OverlayRoute: RouteItem, OwnedItem {
     /// - Throws: `NetlinkError` where the kernel refuses.
     package func delete(using socket: RouteSocket) throws {
         guard let link = try socket.link(named: interfaceName) else { return }
-        for route in try socket.routes(of: RouteInterest(prefixes: [network])) where isWanted(route, on: link)
-        {
+        for route in try socket.routes(of: RouteInterest(touching: network)) where isWanted(route, on: link) {
             try socket.deleteRoute(route)
         }
     }
@@ -218,11 +240,11 @@ package struct OverlayRoute: RouteItem, OwnedItem {
 /// Drops what is for this node's subnet and has no more precise route (`--ip-blackhole-route`), so that packets to
 /// a pod that is gone do not go back into the overlay or out by the default route.
 public struct BlackholeRoute: OwnedItem, RouteItem, Hashable {
-    /// This node's subnet.
-    public let subnet: IPv4Prefix
+    /// This node's subnet, of one family.
+    public let subnet: IPPrefix
 
     /// Makes an item.
-    public init(subnet: IPv4Prefix) { self.subnet = subnet }
+    public init(subnet: IPPrefix) { self.subnet = subnet }
 
     /// `route blackhole 10.66.28.0/24`.
     public var name: String { "route \(wanted)" }
@@ -231,14 +253,14 @@ public struct BlackholeRoute: OwnedItem, RouteItem, Hashable {
     public var component: Component { Component(.route, "blackhole \(subnet)") }
 
     /// Where it leads: nowhere.
-    package var destinations: [IPPrefix] { [.v4(subnet)] }
+    package var destinations: [IPPrefix] { [subnet] }
 
     /// The bridge's route has the same destination and metric 0: this one must come after it, and after all others.
     private static let metric = UInt32.max
 
     private var wanted: Route {
         Route(
-            to: .v4(subnet), kind: .blackhole, metric: BlackholeRoute.metric, origin: Route.twillOrigin)
+            to: subnet, kind: .blackhole, metric: BlackholeRoute.metric, origin: Route.twillOrigin)
     }
 
     /// Whether a route does what this one does, whoever made it: releases before twill had a number of its own wrote
@@ -271,7 +293,7 @@ public struct BlackholeRoute: OwnedItem, RouteItem, Hashable {
     ///
     /// - Throws: `NetlinkError` where the kernel refuses.
     public func delete(using socket: RouteSocket) throws {
-        for route in try socket.routes(of: RouteInterest(prefixes: [subnet])) where isAlike(route) {
+        for route in try socket.routes(of: RouteInterest(touching: subnet)) where isAlike(route) {
             try socket.deleteRoute(route)
         }
     }

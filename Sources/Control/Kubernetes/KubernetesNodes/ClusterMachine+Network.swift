@@ -25,21 +25,25 @@ extension ClusterMachine {
     private mutating func take(networkText text: String) {
         do throws(NetworkConfigurationError) {
             let parsed = try NetworkConfiguration(parsing: text, backends: backends, assignsSubnets: false)
-            network.refused = nil
-            if let refusal = parsed.refusal(underlay: ownAddresses) {
+            network.refused = []
+            if let refusal = refusal(of: parsed) {
                 refuse(refusal)
-                network.refused = parsed.network
+                network.refused = parsed.networks
                 return
             }
-            if let holding, !parsed.network.contains(holding.subnet.ipv4) {
+            if let holding,
+                let outside = holding.subnet.prefixes.first(where: { prefix in
+                    !parsed.networks.contains { $0.contains(prefix) }
+                })
+            {
                 network.problem = (
-                    "Network of \(settings.networkConfigurationPath) became \(parsed.network), outside of which this"
-                        + " node's podCIDR lies, \(holding.subnet.ipv4)",
+                    "Network of \(settings.networkConfigurationPath) became \(parsed.networkText), outside of which this"
+                        + " node's podCIDR lies, \(outside)",
                     "make them one: Network there, or kube-controller-manager --cluster-cidr; the one before it stays in effect"
                 )
                 report(
                     .error, .networkConfigurationDoesNotAdmitSubnet,
-                    ["subnet": "\(holding.subnet)", "network": "\(parsed.network)"])
+                    ["subnet": "\(holding.subnet)", "network": parsed.networkText])
                 return
             }
             network.problem = nil
@@ -48,7 +52,7 @@ extension ClusterMachine {
             network.configuration = parsed
             report(
                 .notice, .networkConfigurationTakenOver,
-                ["network": "\(parsed.network)", "backend": "\(parsed.backend)"])
+                ["network": parsed.networkText, "backend": "\(parsed.backend)"])
         } catch {
             refuse(error)
         }
@@ -65,11 +69,20 @@ extension ClusterMachine {
         report(.error, .networkConfigurationIsWrong, ["store": path, "error": error.description])
     }
 
+    /// Why this node cannot be of a network; nil where it can, as far as it is known where it is.
+    private func refusal(of configuration: NetworkConfiguration) -> NetworkConfigurationError? {
+        guard var announcement = effectiveAnnouncement else {
+            return configuration.refusal(underlay: ownAddresses)
+        }
+        announcement.port = nil
+        return configuration.refusal(of: announcement) ?? configuration.refusal(underlay: ownAddresses)
+    }
+
     /// Judges the file by where this node is now: its former address may have been in the way.
     mutating func judgeNetworkAnew() {
         guard case .text(let text)? = network.file else { return }
-        if network.refused != nil
-            || network.configuration?.refusal(underlay: ownAddresses) != nil && network.problem == nil
+        if !network.refused.isEmpty
+            || network.configuration.flatMap(refusal) != nil && network.problem == nil
         {
             take(networkText: text)
         }

@@ -89,36 +89,54 @@ extension ClusterMachine {
     var requests: NodeAddressRequests? {
         guard let annotations = own.record?.annotations, own.isConfirmed || kept.isInUse else { return nil }
         return NodeAddressRequests(
-            nodePublicIP: annotations.nodePublicIP.flatMap(Self.address),
-            publicIPOverwrite: annotations.publicIPOverwrite.flatMap(Self.address))
+            nodePublicIP: annotations.nodePublicIP.flatMap(Self.address)?.v4,
+            publicIPOverwrite: annotations.publicIPOverwrite.flatMap(Self.address)?.v4,
+            nodePublicIPv6: annotations.nodePublicIPv6.flatMap(Self.address)?.v6,
+            publicIPv6Overwrite: annotations.publicIPv6Overwrite.flatMap(Self.address)?.v6)
     }
 
-    private static func address(_ text: String) -> IPv4Address? {
-        guard let address = IPv4Address(text), address.isUnicast, !address.isLoopback else { return nil }
+    private static func address(_ text: String) -> IPAddress? {
+        guard let address = IPAddress(text), address.isReachable else { return nil }
         return address
     }
 
     /// The operator's annotations that say nothing, as their last parts and values.
     var malformedRequests: [(name: String, value: String)] {
         let annotations = own.record?.annotations ?? NodeAnnotations()
-        return [NodeAnnotations.Field.nodePublicIP, .publicIPOverwrite].compactMap { field in
-            guard let text = annotations[field], Self.address(text) == nil else { return nil }
+        let fields: [(NodeAnnotations.Field, AddressFamily)] = [
+            (.nodePublicIP, .ipv4), (.publicIPOverwrite, .ipv4), (.nodePublicIPv6, .ipv6),
+            (.publicIPv6Overwrite, .ipv6),
+        ]
+        return fields.compactMap { field, family in
+            guard let text = annotations[field], Self.address(text)?.addressFamily != family else {
+                return nil
+            }
             return (settings.keys.name(of: field), String(text.prefix(60)))
         }
     }
 
     /// Where other nodes are told to send to; nil before this node has an underlay.
     var ownEndpoint: Endpoint? {
-        guard let announcement, let configuration = network.configuration else { return nil }
+        guard let announcement = effectiveAnnouncement, let configuration = network.configuration,
+            let address = announcement.address(configuration.underlayFamily)
+        else { return nil }
         return Endpoint(
-            address: requests?.publicIPOverwrite ?? announcement.publicAddress,
+            address: address,
             port: (type(of: configuration.backend).hasDataPlane ? announcement.port : nil)
                 ?? configuration.backend.port)
     }
 
+    /// What the node announces, with what an operator wants to be announced in its place.
+    var effectiveAnnouncement: NodeAnnouncement? {
+        guard var announcement else { return nil }
+        announcement.publicAddress = requests?.publicIPOverwrite ?? announcement.publicAddress
+        announcement.publicIPv6Address = requests?.publicIPv6Overwrite ?? announcement.publicIPv6Address
+        return announcement
+    }
+
     /// Where this node is reached.
-    var ownAddresses: [IPv4Address] {
-        (announcement?.addresses ?? []) + (requests?.publicIPOverwrite.map { [$0] } ?? [])
+    var ownAddresses: [IPAddress] {
+        (announcement?.addresses ?? []) + (effectiveAnnouncement?.addresses ?? [])
     }
 
     // MARK: The subnet
@@ -141,7 +159,7 @@ extension ClusterMachine {
                 "subnet", "none \(record.uid)",
                 LeaseReport(.warning, .waitingForSubnet, ["node": record.name]))
             // Until the new object has a subnet, the old one is kept, unless another node was given it.
-            if let holding, holding.uid != record.uid, nodes.hasNode(overlapping: holding.subnet.ipv4) {
+            if let holding, holding.uid != record.uid, nodes.hasNode(overlapping: holding.subnet) {
                 self.holding = nil
             }
         case .unusable:
@@ -152,12 +170,13 @@ extension ClusterMachine {
     }
 
     private func assignment(of record: NodeRecord, in configuration: NetworkConfiguration) -> Assignment {
-        guard let prefix = record.ipv4 else { return record.podCIDRs.isEmpty ? .none : .unusable }
-        guard configuration.network.contains(prefix), prefix.length <= 30 else { return .unusable }
-        var subnet = LeaseSubnet(ipv4: prefix)
-        if let network = configuration.ipv6?.network, let prefix = record.ipv6, network.contains(prefix) {
-            subnet.ipv6 = prefix
+        let family = configuration.underlayFamily
+        guard let prefix = record.prefix(family) else {
+            return record.podCIDRs.isEmpty ? .none : .unusable
         }
+        guard prefix.length <= prefix.address.bitWidth &- 2, let subnet = record.subnet(in: configuration),
+            subnet.prefix(family) != nil
+        else { return .unusable }
         return .subnet(subnet)
     }
 
@@ -193,7 +212,9 @@ extension ClusterMachine {
     }
 
     /// What an earlier run had, where the file that says so could be read.
-    private var earlierSubnet: LeaseSubnet? { kept.state?.own?.ipv4.map { LeaseSubnet(ipv4: $0) } }
+    private var earlierSubnet: LeaseSubnet? {
+        kept.state?.own.flatMap { own in network.configuration.flatMap { own.subnet(in: $0) } }
+    }
 
     static let staleSubnetRemedy =
         "restart the pods of this node, which have addresses of the old subnet; cni0 may have one too:"
@@ -203,11 +224,12 @@ extension ClusterMachine {
     var subnetProblem: (cause: String, remedy: String)? {
         if own.isAbsent { return absenceProblem }
         guard let record = own.record, own.isConfirmed || kept.isInUse else { return nil }
-        guard let prefix = record.ipv4 else {
+        let family = network.configuration?.underlayFamily ?? .ipv4
+        guard let prefix = record.prefix(family) else {
             if let given = record.podCIDRs.first {
                 return (
-                    "the podCIDR of the node \(record.name) is \(given.prefix(60)), and an IPv4 prefix is needed",
-                    "give the cluster an IPv4 range: kube-controller-manager --cluster-cidr"
+                    "the podCIDR of the node \(record.name) is \(given.prefix(60)), and an \(family) prefix is needed",
+                    "give the cluster an \(family) range: kube-controller-manager --cluster-cidr"
                 )
             }
             return (
@@ -217,17 +239,17 @@ extension ClusterMachine {
             )
         }
         guard let configuration = network.configuration else { return nil }
-        if !configuration.network.contains(prefix) {
+        if let network = configuration.network(family), !network.contains(prefix) {
             return (
-                "the podCIDR of the node \(record.name), \(prefix), lies outside Network, \(configuration.network), of"
+                "the podCIDR of the node \(record.name), \(prefix), lies outside Network, \(network), of"
                     + " \(settings.networkConfigurationPath)",
                 "make them one: Network there, or kube-controller-manager --cluster-cidr"
             )
         }
-        if prefix.length > 30 {
+        if prefix.length > prefix.address.bitWidth &- 2 {
             return (
                 "the podCIDR of the node \(record.name), \(prefix), has no room for pods",
-                "give nodes /30 or wider: kube-controller-manager --node-cidr-mask-size"
+                "give nodes a /\(prefix.address.bitWidth &- 2) or a wider one: kube-controller-manager --node-cidr-mask-size"
             )
         }
         return nil
@@ -242,16 +264,28 @@ extension ClusterMachine {
         }
         let backend = configuration.backend
         guard backend.isReady(announcement?.preparation) else { return nil }
+        func data(_ family: AddressFamily) -> String? {
+            holding.subnet.prefix(family).map {
+                backend.data(
+                    for: $0, ownPort: announcement?.port, preparation: announcement?.preparation)?.json
+                    ?? type(of: backend).nothingAnnounced
+            }
+        }
         var wanted = NodeAnnotations()
         wanted.isManaged = "true"
         wanted.backendType = type(of: backend).announcedType ?? ""
         // flannel's udp and host-gw write null here, and nobody of its nodes reads it. An object tells other twilld nodes that
         // this is one, and goes when flanneld takes the node over: it writes null again.
-        let data = backend.data(
-            for: .v4(holding.subnet.ipv4), ownPort: announcement?.port, preparation: announcement?.preparation
-        )
-        wanted.backendData = data?.json ?? type(of: backend).nothingAnnounced
-        wanted.publicIP = "\(endpoint.address)"
+        if configuration.underlayFamily == .ipv4 {
+            wanted.backendData = data(.ipv4)
+            wanted.publicIP = "\(endpoint.address)"
+        }
+        if configuration.underlayFamily == .ipv6 || type(of: backend).hasEndpointOfEachFamily,
+            let address = effectiveAnnouncement?.publicIPv6Address, let data = data(.ipv6)
+        {
+            wanted.backendV6Data = data
+            wanted.publicIPv6 = "\(address)"
+        }
         return wanted
     }
 
@@ -270,7 +304,10 @@ extension ClusterMachine {
         else { return nil }
         var patch = NodePatch(uid: record.uid, annotations: nil, clearsNetworkUnavailable: false)
         if let wanted = wantedAnnotations,
-            NodeAnnotations.Field.written.contains(where: { record.annotations[$0] != wanted[$0] })
+            // What is not this network's is left as it is: nobody reads it.
+            NodeAnnotations.Field.written.contains(where: {
+                wanted[$0] != nil && record.annotations[$0] != wanted[$0]
+            })
         {
             patch.annotations = wanted
         }
@@ -291,7 +328,8 @@ extension ClusterMachine {
     mutating func reportPatched(_ patch: NodePatch) {
         if let annotations = patch.annotations {
             let fields = [
-                "node": nodeName ?? "", "public_ip": annotations.publicIP ?? "", "times": "\(own.restores)",
+                "node": nodeName ?? "", "public_ip": annotations.publicIP ?? annotations.publicIPv6 ?? "",
+                "times": "\(own.restores)",
             ]
             if own.restores == 0 {
                 report(.notice, .annotationsWritten, fields)

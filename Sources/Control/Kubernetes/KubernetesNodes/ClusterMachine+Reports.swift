@@ -8,7 +8,7 @@ extension ClusterMachine {
     mutating func publish() {
         var next = KnownNetwork()
         next.configuration = network.configuration
-        next.refusedNetwork = network.configuration == nil ? network.refused : nil
+        next.refusedNetworks = network.configuration == nil ? network.refused : []
         if let configuration = network.configuration {
             nodes.settle(
                 in: PeerNodes.Context(
@@ -99,7 +99,7 @@ extension ClusterMachine {
         for (name, value) in malformedRequests {
             conditions[Component(.lease, name)] = Problem(
                 .degraded,
-                "this node's annotation \(name) is \"\(value)\", which is no IPv4 address that others can"
+                "this node's annotation \(name) is \"\(value)\", which is no such address that others can"
                     + " send to, and is ignored", remedy: "correct it: kubectl annotate node")
         }
         if own.budget.isEmpty, own.restores > 0 {

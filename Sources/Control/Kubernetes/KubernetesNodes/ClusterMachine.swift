@@ -137,7 +137,7 @@ package struct ClusterMachine {
         /// Why the file is not in effect; nil where it is.
         var problem: (cause: String, remedy: String)?
         /// The network that was refused last for holding an address of this node's own.
-        var refused: IPv4Prefix?
+        var refused: [IPPrefix] = []
     }
 
     /// The subnet that this node has.

@@ -6,12 +6,20 @@ package struct NodeAnnotations: Sendable, Hashable {
     package var backendType: String?
     /// `backend-data`: JSON; flannel's udp writes `null`.
     package var backendData: String?
+    /// `backend-v6-data`: the same for IPv6.
+    package var backendV6Data: String?
     /// `public-ip`: where packets for the node are sent to.
     package var publicIP: String?
+    /// `public-ipv6`: the same for IPv6.
+    package var publicIPv6: String?
     /// `public-ip-overwrite`: what an operator wants to be announced.
     package var publicIPOverwrite: String?
+    /// `public-ipv6-overwrite`: the same for IPv6.
+    package var publicIPv6Overwrite: String?
     /// `node-public-ip`: what an operator wants as `--public-ip`.
     package var nodePublicIP: String?
+    /// `node-public-ipv6`: what an operator wants as `--public-ipv6`.
+    package var nodePublicIPv6: String?
 
     /// Makes none.
     package init() {}
@@ -23,9 +31,13 @@ package struct NodeAnnotations: Sendable, Hashable {
             case .isManaged: isManaged
             case .backendType: backendType
             case .backendData: backendData
+            case .backendV6Data: backendV6Data
             case .publicIP: publicIP
+            case .publicIPv6: publicIPv6
             case .publicIPOverwrite: publicIPOverwrite
+            case .publicIPv6Overwrite: publicIPv6Overwrite
             case .nodePublicIP: nodePublicIP
+            case .nodePublicIPv6: nodePublicIPv6
             }
         }
         set {
@@ -33,9 +45,13 @@ package struct NodeAnnotations: Sendable, Hashable {
             case .isManaged: isManaged = newValue
             case .backendType: backendType = newValue
             case .backendData: backendData = newValue
+            case .backendV6Data: backendV6Data = newValue
             case .publicIP: publicIP = newValue
+            case .publicIPv6: publicIPv6 = newValue
             case .publicIPOverwrite: publicIPOverwrite = newValue
+            case .publicIPv6Overwrite: publicIPv6Overwrite = newValue
             case .nodePublicIP: nodePublicIP = newValue
+            case .nodePublicIPv6: nodePublicIPv6 = newValue
             }
         }
     }
@@ -45,12 +61,18 @@ package struct NodeAnnotations: Sendable, Hashable {
         case isManaged = "kube-subnet-manager"
         case backendType = "backend-type"
         case backendData = "backend-data"
+        case backendV6Data = "backend-v6-data"
         case publicIP = "public-ip"
+        case publicIPv6 = "public-ipv6"
         case publicIPOverwrite = "public-ip-overwrite"
+        case publicIPv6Overwrite = "public-ipv6-overwrite"
         case nodePublicIP = "node-public-ip"
+        case nodePublicIPv6 = "node-public-ipv6"
 
         /// Those that a daemon writes.
-        static let written: [Field] = [.isManaged, .backendType, .backendData, .publicIP]
+        static let written: [Field] = [
+            .isManaged, .backendType, .backendData, .backendV6Data, .publicIP, .publicIPv6,
+        ]
     }
 }
 

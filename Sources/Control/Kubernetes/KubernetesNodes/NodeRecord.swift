@@ -1,4 +1,5 @@
 package import Addresses
+internal import Leases
 
 /// What counts of a Node object.
 package struct NodeRecord: Sendable, Hashable {
@@ -38,6 +39,21 @@ package struct NodeRecord: Sendable, Hashable {
     package var ipv4: IPv4Prefix? { podCIDRs.lazy.compactMap { IPv4Prefix($0) }.first }
     /// The first IPv6 prefix among the podCIDRs.
     package var ipv6: IPv6Prefix? { podCIDRs.lazy.compactMap { IPv6Prefix($0) }.first }
+
+    /// The first prefix of a family among the podCIDRs.
+    func prefix(_ family: AddressFamily) -> IPPrefix? {
+        switch family {
+        case .ipv4: ipv4.map { .v4($0) }
+        case .ipv6: ipv6.map { .v6($0) }
+        }
+    }
+
+    /// The node's subnet as far as a network has it; nil where nothing of it lies in the network.
+    func subnet(in configuration: NetworkConfiguration) -> LeaseSubnet? {
+        LeaseSubnet(
+            ipv4: ipv4.flatMap { configuration.ipv4?.network.contains($0) == true ? $0 : nil },
+            ipv6: ipv6.flatMap { configuration.ipv6?.network.contains($0) == true ? $0 : nil })
+    }
 
     /// Whether everything that others go by is the same: an event that changes nothing of ours is none.
     func isSame(as other: NodeRecord) -> Bool {

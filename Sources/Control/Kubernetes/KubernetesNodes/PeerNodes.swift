@@ -11,7 +11,7 @@ struct PeerNodes {
         var configuration: NetworkConfiguration
         var ownSubnet: LeaseSubnet?
         /// Where this node is reached, and its port: another node that announces one of them cannot be sent to.
-        var ownAddresses: [IPv4Address] = []
+        var ownAddresses: [IPAddress] = []
         var ownPort: UInt16 = 0
     }
 
@@ -103,9 +103,11 @@ struct PeerNodes {
         return hasChanged
     }
 
-    /// Whether another node has addresses of this prefix.
-    func hasNode(overlapping prefix: IPv4Prefix) -> Bool {
-        records.values.contains { $0.ipv4?.overlaps(prefix) ?? false }
+    /// Whether another node has addresses of this subnet.
+    func hasNode(overlapping subnet: LeaseSubnet) -> Bool {
+        records.values.contains { record in
+            LeaseSubnet(ipv4: record.ipv4, ipv6: record.ipv6)?.overlaps(subnet) ?? false
+        }
     }
 
     /// Brings peers and reasons up to date.
@@ -137,6 +139,7 @@ struct PeerNodes {
                 return .skipped(error.reason)
             }
             if let before = good[record.name], before.uid == record.uid, before.ipv4 == record.ipv4,
+                before.ipv6 == record.ipv6,
                 let peer = try? peer(before, in: context)
             {
                 return .lastKnown(peer, reason: error.reason)
@@ -153,48 +156,76 @@ struct PeerNodes {
             throw Refusal("its annotation kube-subnet-manager is gone", mayBeDamage: true)
         }
         let backend = try announcedBackend(of: annotations, in: configuration)
-        guard let text = annotations.publicIP else {
-            throw Refusal("it has no annotation public-ip", mayBeDamage: true)
-        }
-        guard let address = IPv4Address(text) else {
-            throw Refusal(
-                "its public-ip is \"\(text.prefix(60))\", which is no IPv4 address", mayBeDamage: true)
-        }
-        guard address.isUnicast, !address.isLoopback else {
-            throw Refusal("its public-ip is \(address), which no other node can send to", mayBeDamage: true)
-        }
-        guard !configuration.network.contains(address) else {
-            throw Refusal(
-                "its public-ip is \(address), which lies inside Network, \(configuration.network): packets to it"
-                    + " would go round in the tunnel", mayBeDamage: true)
-        }
+        let family = configuration.underlayFamily
+        let address = try address(family, of: annotations, in: configuration)
         let subnet = try subnet(of: record, in: configuration)
         if let own = context.ownSubnet, subnet.overlaps(own) {
             throw Refusal("its podCIDR, \(subnet), overlaps this node's own subnet, \(own)")
         }
-        let value = annotations.backendData.map { JSONValue(parsing: $0) }
-        if value == .some(nil) { throw Refusal("its backend-data is no JSON", mayBeDamage: true) }
-        let data: (any BackendData)?
-        do throws(BackendError) {
-            data = try backend.data(reading: value ?? nil)
-        } catch {
-            throw Refusal("in its backend-data \(error)", mayBeDamage: true)
-        }
-        let announced = data.map { BackendAnnouncement($0) }
-        if let refusal = configuration.backend.refusal(of: announced) {
+        let data = try data(family, of: annotations, by: backend)
+        if let refusal = configuration.backend.refusal(of: data.announced) {
             throw Refusal(refusal, mayBeDamage: true)
         }
-        let endpoint = Endpoint(address: address, port: data?.port ?? configuration.backend.port)
+        let endpoint = Endpoint(
+            address: address, port: data.announced?.value.port ?? configuration.backend.port)
         if endpoint.port == context.ownPort, context.ownAddresses.contains(address) {
             throw Refusal("it announces this node's own address, \(endpoint)")
         }
-        // flanneld's udp writes null, twilld an object.
-        var isTwill = false
-        if case .object?? = value { isTwill = true }
-        var peer = Peer(subnet: subnet, endpoint: endpoint, isTwill: isTwill)
-        peer.announced = announced
+        var peer = Peer(subnet: subnet, endpoint: endpoint, isTwill: data.isTwills)
         peer.name = record.name.printable
+        if family == .ipv4 { peer.announced = data.announced }
+        if backend.hasEndpointOfEachFamily, subnet.ipv6 != nil {
+            // Whoever has no IPv6 address is reached by IPv4 all the same.
+            let ipv6 = try? self.data(.ipv6, of: annotations, by: backend)
+            if let ipv6, configuration.backend.refusal(of: ipv6.announced) == nil {
+                peer.ipv6Address = (try? self.address(.ipv6, of: annotations, in: configuration))?.v6
+                peer.announcedIPv6 = ipv6.announced
+            }
+        }
         return peer
+    }
+
+    /// The address of a family that a node announces.
+    private func address(
+        _ family: AddressFamily, of annotations: NodeAnnotations, in configuration: NetworkConfiguration
+    ) throws(Refusal) -> IPAddress {
+        let field = family == .ipv4 ? NodeAnnotations.Field.publicIP : .publicIPv6
+        let name = field.rawValue
+        guard let text = annotations[field] else {
+            throw Refusal("it has no annotation \(name)", mayBeDamage: true)
+        }
+        guard let address = IPAddress(text), address.addressFamily == family else {
+            throw Refusal(
+                "its \(name) is \"\(text.prefix(60))\", which is no \(family) address", mayBeDamage: true)
+        }
+        guard address.isReachable else {
+            throw Refusal("its \(name) is \(address), which no other node can send to", mayBeDamage: true)
+        }
+        if let network = configuration.networks.first(where: { $0.contains(address) }) {
+            throw Refusal(
+                "its \(name) is \(address), which lies inside Network, \(network): packets to it"
+                    + " would go round in the tunnel", mayBeDamage: true)
+        }
+        return address
+    }
+
+    /// What a node announces for its backend and one family.
+    ///
+    /// - Returns: also whether twilld wrote it: flanneld's udp and host-gw write null, twilld an object.
+    private func data(
+        _ family: AddressFamily, of annotations: NodeAnnotations, by backend: any Backend.Type
+    ) throws(Refusal) -> (announced: BackendAnnouncement?, isTwills: Bool) {
+        let field = family == .ipv4 ? NodeAnnotations.Field.backendData : .backendV6Data
+        let value = annotations[field].map { JSONValue(parsing: $0) }
+        if value == .some(nil) { throw Refusal("its \(field.rawValue) is no JSON", mayBeDamage: true) }
+        do throws(BackendError) {
+            let data = try backend.data(reading: value ?? nil)
+            var isTwills = false
+            if case .object?? = value { isTwills = true }
+            return (data.map { BackendAnnouncement($0) }, isTwills)
+        } catch {
+            throw Refusal("in its \(field.rawValue) \(error)", mayBeDamage: true)
+        }
     }
 
     private func announcedBackend(
@@ -212,16 +243,13 @@ struct PeerNodes {
     private func subnet(
         of record: NodeRecord, in configuration: NetworkConfiguration
     ) throws(Refusal) -> LeaseSubnet {
-        guard let prefix = record.ipv4 else {
+        let family = configuration.underlayFamily
+        guard let prefix = record.prefix(family) else {
             let given = record.podCIDRs.first.map { "its podCIDR is \"\($0.prefix(60))\"" }
-            throw Refusal("\(given ?? "it has no podCIDR"), and an IPv4 prefix is needed")
+            throw Refusal("\(given ?? "it has no podCIDR"), and an \(family) prefix is needed")
         }
-        guard configuration.network.contains(prefix) else {
-            throw Refusal("its podCIDR, \(prefix), lies outside Network, \(configuration.network)")
-        }
-        var subnet = LeaseSubnet(ipv4: prefix)
-        if let network = configuration.ipv6?.network, let prefix = record.ipv6, network.contains(prefix) {
-            subnet.ipv6 = prefix
+        guard let subnet = record.subnet(in: configuration), subnet.prefix(family) != nil else {
+            throw Refusal("its podCIDR, \(prefix), lies outside Network, \(configuration.networkText)")
         }
         return subnet
     }

@@ -68,7 +68,7 @@ public struct Leftovers: Sendable {
             return []
         }
         // A release before twill had a number of its own made it, maybe: only the file says then which subnet it was.
-        if let subnet = outcome.subnet {
+        if let subnet = outcome.subnet.map({ IPPrefix.v4($0) }) {
             attempt("blackhole route") { try removeBlackholeRoute(subnet) }
         }
         attempt("routes and rules", prune)
@@ -83,7 +83,7 @@ public struct Leftovers: Sendable {
     /// What carries twill's number, but for another twilld's.
     private func prune() throws -> [String] {
         let socket = try RouteSocket()
-        let state = NetworkState(links: try socket.links(), addresses: try socket.addressesIPv4())
+        let state = NetworkState(links: try socket.links(), addresses: try socket.addresses())
         let leftovers = Pruning(
             state: state, devices: [interfaceName], alias: SubnetFile.deviceAlias(ofDaemonKeeping: subnetFile)
         ).leftovers(
@@ -99,7 +99,7 @@ public struct Leftovers: Sendable {
         return try AttachedProgram.removeFilters(on: try socket.links(), except: nil, using: socket)
     }
 
-    private func removeBlackholeRoute(_ subnet: IPv4Prefix) throws -> [String] {
+    private func removeBlackholeRoute(_ subnet: IPPrefix) throws -> [String] {
         let route = BlackholeRoute(subnet: subnet)
         let socket = try RouteSocket()
         guard route.isPresent(in: try socket.routes()) else { return [] }

@@ -29,10 +29,22 @@ public struct SubnetFile: Sendable, Hashable {
         }
     }
 
-    /// `FLANNEL_NETWORK`: the overlay.
-    public var network: IPv4Prefix
-    /// `FLANNEL_SUBNET`: this node's subnet. The file gives its first host address, the bridge's.
-    public var subnet: IPv4Prefix
+    /// The IPv4 side, unless the network has none (`EnableIPv4`).
+    public struct IPv4: Sendable, Hashable {
+        /// `FLANNEL_NETWORK`: the overlay's.
+        public var network: IPv4Prefix
+        /// `FLANNEL_SUBNET`: this node's. The file gives its first host address, the bridge's.
+        public var subnet: IPv4Prefix
+
+        /// Makes the IPv4 side.
+        public init(network: IPv4Prefix, subnet: IPv4Prefix) {
+            self.network = network
+            self.subnet = subnet
+        }
+    }
+
+    /// The lines of IPv4; nil for none.
+    public var ipv4: IPv4?
     /// The lines of IPv6; nil for none.
     public var ipv6: IPv6?
     /// `FLANNEL_MTU`: bytes.
@@ -41,19 +53,27 @@ public struct SubnetFile: Sendable, Hashable {
     public var masquerades: Bool
 
     /// Makes the contents of a file.
-    public init(network: IPv4Prefix, subnet: IPv4Prefix, ipv6: IPv6? = nil, mtu: Int, masquerades: Bool) {
-        self.network = network
-        self.subnet = subnet
+    public init(ipv4: IPv4?, ipv6: IPv6? = nil, mtu: Int, masquerades: Bool) {
+        self.ipv4 = ipv4
         self.ipv6 = ipv6
         self.mtu = mtu
         self.masquerades = masquerades
     }
 
+    /// This node's prefixes, with a comma.
+    public var subnetText: String {
+        [ipv4.map { "\($0.subnet)" }, ipv6.map { "\($0.subnet)" }].compactMap(\.self).joined(separator: ",")
+    }
+
     /// The file's text: flannel's keys in flannel's order.
     public var text: String {
-        var lines = [
-            "FLANNEL_NETWORK=\(network)", "FLANNEL_SUBNET=\(subnet.bridgeAddress)/\(subnet.length)",
-        ]
+        var lines: [String] = []
+        if let ipv4 {
+            lines += [
+                "FLANNEL_NETWORK=\(ipv4.network)",
+                "FLANNEL_SUBNET=\(ipv4.subnet.bridgeAddress)/\(ipv4.subnet.length)",
+            ]
+        }
         if let ipv6 {
             let address = IPv6Address(high: ipv6.subnet.address.high, low: ipv6.subnet.address.low | 1)
             lines += [
@@ -88,6 +108,10 @@ public struct SubnetFileValues: Sendable, Hashable {
     public var network: IPv4Prefix?
     /// `FLANNEL_SUBNET`: of a list with commas the first that is an IPv4 prefix.
     public var subnet: IPv4Prefix?
+    /// `FLANNEL_IPV6_NETWORK`.
+    public var ipv6Network: IPv6Prefix?
+    /// `FLANNEL_IPV6_SUBNET`: of a list with commas the first that is an IPv6 prefix.
+    public var ipv6Subnet: IPv6Prefix?
     /// `FLANNEL_MTU`, in bytes.
     public var mtu: Int?
     /// `FLANNEL_IPMASQ`.
@@ -98,6 +122,8 @@ public struct SubnetFileValues: Sendable, Hashable {
         let values = Assignments(text: text)
         network = values["FLANNEL_NETWORK"].flatMap(SubnetFileValues.prefix)
         subnet = values["FLANNEL_SUBNET"].flatMap(SubnetFileValues.prefix)
+        ipv6Network = values["FLANNEL_IPV6_NETWORK"].flatMap(SubnetFileValues.ipv6Prefix)
+        ipv6Subnet = values["FLANNEL_IPV6_SUBNET"].flatMap(SubnetFileValues.ipv6Prefix)
         mtu = values["FLANNEL_MTU"].flatMap { Int($0) }
         masquerades = values["FLANNEL_IPMASQ"].flatMap { Bool($0.lowercased()) }
     }
@@ -117,6 +143,15 @@ public struct SubnetFileValues: Sendable, Hashable {
 
     private static func prefix(_ text: String) -> IPv4Prefix? {
         text.split(separator: ",").lazy.compactMap { IPv4Prefix($0.trimmingSpaces) }.first
+    }
+
+    private static func ipv6Prefix(_ text: String) -> IPv6Prefix? {
+        text.split(separator: ",").lazy.compactMap { IPv6Prefix($0.trimmingSpaces) }.first
+    }
+
+    /// The networks of both families.
+    public var networks: [IPPrefix] {
+        [network.map { .v4($0) }, ipv6Network.map { .v6($0) }].compactMap(\.self)
     }
 
     /// Docker's options: `--bip=10.66.28.1/24`, `--ip-masq=true`, `--mtu=1472`, as flannel's mk-docker-opts has them:

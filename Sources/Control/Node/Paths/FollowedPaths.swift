@@ -6,17 +6,31 @@ import Synchronization
 
 /// What is known of the paths to peers that is not as it should be, for whoever asks, from any thread.
 public final class KnownPaths: Sendable {
-    private let values = Mutex<(narrow: [IPv4Prefix: Int], silent: [IPv4Prefix: PeerSilence])>(([:], [:]))
+    private let values = Mutex<(narrow: [IPPrefix: Int], silent: [IPPrefix: PeerSilence])>(([:], [:]))
 
-    /// The MTU in bytes of the path to the node of each subnet, the tunnel's headers included; those that carry the
-    /// tunnel's full size are not in it.
-    public var narrow: [IPv4Prefix: Int] { values.withLock { $0.narrow } }
+    /// The MTU in bytes of the path to the node of each subnet, the tunnel's headers included, by each of its prefixes;
+    /// those that carry the tunnel's full size are not in it.
+    public var narrow: [IPPrefix: Int] { values.withLock { $0.narrow } }
 
-    /// The peers that packets go to and nothing comes back from, by subnet.
-    public var silent: [IPv4Prefix: PeerSilence] { values.withLock { $0.silent } }
+    /// The peers that packets go to and nothing comes back from, by the first prefix of each.
+    public var silent: [IPPrefix: PeerSilence] { values.withLock { $0.silent } }
 
-    func replace(narrow: [IPv4Prefix: Int], silent: [IPv4Prefix: PeerSilence]) {
+    func replace(narrow: [IPPrefix: Int], silent: [IPPrefix: PeerSilence]) {
         values.withLock { $0 = (narrow, silent) }
+    }
+}
+
+/// A peer whose path is followed.
+public struct FollowedPeer: Sendable, Hashable {
+    /// What is behind it: the first prefix names it, and is probed.
+    public var prefixes: [IPPrefix]
+    /// Where it is sent to.
+    public var endpoint: Endpoint
+
+    /// Makes a peer.
+    public init(prefixes: [IPPrefix], endpoint: Endpoint) {
+        self.prefixes = prefixes
+        self.endpoint = endpoint
     }
 }
 
@@ -37,16 +51,21 @@ extension NodeNetwork {
     /// what ICMP errors say, and what they do not say, is found out by probes.
     ///
     /// - Parameters:
-    ///   - peers: where each one is sent to, by its subnet.
+    ///   - peers: the peers; the first prefix of each is of the family of the device's address.
     ///   - tunnel: the device that the peers are reached by; nil for none.
-    public func followPaths(to peers: [IPv4Prefix: Endpoint], through tunnel: TunnelSettings?) {
+    public func followPaths(to peers: [FollowedPeer], through tunnel: TunnelSettings?) {
         pathTunnel = peers.isEmpty ? nil : tunnel
-        pathEndpoints = pathTunnel == nil ? [:] : peers
+        pathPeers = [:]
+        if pathTunnel != nil {
+            for peer in peers { if let first = peer.prefixes.first { pathPeers[first] = peer } }
+        }
         pathWatch.follow(
-            pathEndpoints.compactMapValues(\.address.v4), tunnelMTU: tunnel?.mtu ?? 0,
+            pathPeers.mapValues(\.endpoint.address), tunnelMTU: tunnel?.mtu ?? 0,
+            minimum: TunnelMTU.least(
+                for: peers.contains { $0.prefixes.contains { $0.addressFamily == .ipv6 } } ? .ipv6 : .ipv4),
             overhead: tunnel?.overhead ?? 0)
         pathQuestions.follow(pathWatch.addresses)
-        if pathProbes?.isBound(to: tunnel?.address ?? .any) != true { pathProbes = nil }
+        if pathProbes?.address != tunnel?.address { pathProbes = nil }
         askKernelAboutPaths(at: .now)
         publishPaths()
         pathKick.yield()
@@ -54,7 +73,7 @@ extension NodeNetwork {
 
     /// Takes what was carried to and from peers, of those at least where it is not what it was: which paths are
     /// looked at depends on it. To be called every few seconds.
-    public func noteTraffic(_ traffic: [IPv4Prefix: PathTraffic]) {
+    public func noteTraffic(_ traffic: [IPPrefix: PathTraffic]) {
         let now = ContinuousClock.now
         takeRefusals(at: now)
         pathWatch.take(traffic, at: now)
@@ -87,8 +106,8 @@ extension NodeNetwork {
         }
         takeRefusals(at: now)
         let next = pathWatch.turn(at: now) { address, sequence, size in
-            guard let tunnel = pathTunnel else { return false }
-            if pathProbes == nil { pathProbes = PathProbeSocket(address: tunnel.address) }
+            guard let source = pathTunnel?.address else { return false }
+            if pathProbes == nil { pathProbes = PathProbeSocket(address: source) }
             return pathProbes?.send(to: address, sequence: sequence, size: size) ?? false
         }
         publishPaths()
@@ -102,10 +121,12 @@ extension NodeNetwork {
             refusals = nil
             return
         }
-        if refusals == nil { refusals = RefusalSocket() }
+        // Peers are sent to by addresses of one family.
+        guard let family = pathPeers.values.first?.endpoint.address.addressFamily else { return }
+        if refusals?.family != family { refusals = RefusalSocket(family) }
         let refused = Set(refusals?.refusals() ?? [])
         guard !refused.isEmpty else { return }
-        for (subnet, endpoint) in pathEndpoints where refused.contains(endpoint) {
+        for (subnet, peer) in pathPeers where refused.contains(peer.endpoint) {
             pathWatch.takeRefusal(of: subnet, at: now)
         }
     }
@@ -115,8 +136,8 @@ extension NodeNetwork {
         for address in pathQuestions.take(at: now) {
             do {
                 // A peer without a route at all is no narrow one; that it is not reached is told elsewhere.
-                guard let path = try socket.path(to: address, from: underlay?.address),
-                    let index = path.interfaceIndex
+                let source = underlay?.address(address.addressFamily)
+                guard let path = try socket.path(to: address, from: source), let index = path.interfaceIndex
                 else { continue }
                 // An address inside the overlay is no way to a peer: its route would be made narrower by what it is
                 // itself.
@@ -137,7 +158,10 @@ extension NodeNetwork {
     /// Brings routes, status and health to what is known of the paths.
     private func publishPaths() {
         guard pathWatch.takeChange() else { return }
-        let narrow = pathWatch.narrow
+        var narrow: [IPPrefix: Int] = [:]
+        for (subnet, mtu) in pathWatch.narrow {
+            for prefix in pathPeers[subnet]?.prefixes ?? [] { narrow[prefix] = mtu }
+        }
         let wanted = (pathTunnel?.interfaceName).map { name in
             narrow.map { NarrowPathRoute(interfaceName: name, subnet: $0.key, mtu: $0.value) }
                 .sorted { $0.subnet < $1.subnet }

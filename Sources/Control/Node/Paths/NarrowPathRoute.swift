@@ -9,14 +9,23 @@ import Reconciler
 /// No `DesiredItem`: there may be thousands, which are compared with the kernel's routes all at once.
 struct NarrowPathRoute: Sendable, Hashable {
     let interfaceName: String
-    let subnet: IPv4Prefix
-    /// The largest inner packet in bytes.
+    let subnet: IPPrefix
+    /// The largest inner packet in bytes. IPv6 knows none below 1280: what is less does not get through, which is told.
     let mtu: Int
+
+    init(interfaceName: String, subnet: IPPrefix, mtu: Int) {
+        self.interfaceName = interfaceName
+        self.subnet = subnet
+        self.mtu = subnet.addressFamily == .ipv6 ? max(mtu, TunnelMTU.minimumIPv6) : mtu
+    }
 
     var name: String { "route \(subnet) dev \(interfaceName)" }
 
     private func wanted(on link: Link) -> Route {
-        Route(to: .v4(subnet), interfaceIndex: link.index, scope: .link, origin: Route.twillOrigin, mtu: mtu)
+        // IPv6 has no scopes of routes.
+        Route(
+            to: subnet, interfaceIndex: link.index, metric: subnet.usualRouteMetric,
+            scope: subnet.addressFamily == .ipv4 ? .link : .global, origin: Route.twillOrigin, mtu: mtu)
     }
 
     /// Those of `wanted` that the kernel does not have, or not so.

@@ -13,8 +13,8 @@ struct PathQuestions {
     /// is 0.2 % of a CPU.
     static let pauseBetweenRounds = Duration.seconds(1)
 
-    private var addresses: [IPv4Address] = []
-    private var newcomers: [IPv4Address] = []
+    private var addresses: [IPAddress] = []
+    private var newcomers: [IPAddress] = []
     private var place = 0
     private var left = 0
     private var isRoundWanted = false
@@ -22,7 +22,7 @@ struct PathQuestions {
     private var lastPass: ContinuousClock.Instant?
 
     /// Asks about these from here on, and at once about those that were not among them.
-    mutating func follow(_ addresses: [IPv4Address]) {
+    mutating func follow(_ addresses: [IPAddress]) {
         let known = Set(self.addresses).subtracting(newcomers)
         newcomers = addresses.filter { !known.contains($0) }
         self.addresses = addresses
@@ -37,7 +37,7 @@ struct PathQuestions {
     mutating func noteResync() { left = max(left, min(PathQuestions.perPass, addresses.count)) }
 
     /// What to ask now.
-    mutating func take(at now: ContinuousClock.Instant) -> ArraySlice<IPv4Address> {
+    mutating func take(at now: ContinuousClock.Instant) -> ArraySlice<IPAddress> {
         guard let due, due <= now || lastPass == nil else { return [] }
         if !newcomers.isEmpty {
             let questions = newcomers.prefix(PathQuestions.perPass)

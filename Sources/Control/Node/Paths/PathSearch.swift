@@ -95,6 +95,7 @@ struct PathSearch: Sendable {
 
     private let timing: PathTiming
     private let overhead: Int
+    private let smallest: Int
     private(set) var finding = Finding.unknown
     /// The largest that is ever used.
     private(set) var fullSize: Int
@@ -110,10 +111,12 @@ struct PathSearch: Sendable {
     /// - Parameters:
     ///   - fullSize: the largest inner packet that is used, in bytes.
     ///   - overhead: the bytes that the outer headers of a packet take.
-    /// - Parameter found: the size that somebody else has found, and that is less than the full one; nil for none.
-    init(fullSize: Int, overhead: Int, timing: PathTiming, found: Int? = nil) {
+    ///   - smallest: the smallest probe.
+    ///   - found: the size that somebody else has found, and that is less than the full one; nil for none.
+    init(fullSize: Int, overhead: Int, smallest: Int, timing: PathTiming, found: Int? = nil) {
         if let found, found < fullSize { finding = .narrow(found) }
         self.overhead = overhead
+        self.smallest = smallest
         self.fullSize = fullSize
         self.timing = timing
     }
@@ -144,11 +147,11 @@ struct PathSearch: Sendable {
         guard round == nil else { return }
         self.hint = hint
         guard raises, case .narrow(let size) = finding else {
-            return start(.confirm, [self.size, PathSizes.smallest], controlLimit: PathSizes.smallest)
+            return start(.confirm, [self.size, smallest], controlLimit: smallest)
         }
         start(
             .raise,
-            [fullSize] + [size + PathSizes.resolution, size, PathSizes.smallest].filter { $0 < fullSize },
+            [fullSize] + [size + PathSizes.resolution, size, smallest].filter { $0 < fullSize },
             controlLimit: size)
     }
 

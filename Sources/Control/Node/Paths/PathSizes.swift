@@ -1,7 +1,9 @@
+import Addresses
+
 /// Which sizes are tried on a path. All are inner packets' in bytes, headers included, unless said otherwise.
 enum PathSizes {
-    /// The smallest probe: IPv4's header, UDP's, and eight bytes by which its answer is known again.
-    static let smallest = 36
+    /// The smallest probe: the header of IPv4 or IPv6, UDP's, and eight bytes by which its answer is known again.
+    static func smallest(_ family: AddressFamily) -> Int { family == .ipv4 ? 36 : 56 }
 
     /// The least that a route is given: what every IPv4 link carries (RFC 791, section 3.2). Whatever an operator or
     /// a search says, the kernel gets no less.

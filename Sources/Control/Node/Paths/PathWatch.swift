@@ -34,7 +34,7 @@ struct PathWatch {
     static let problemLimit = 16
 
     private struct Peer {
-        let address: IPv4Address
+        let address: IPAddress
         var search: PathSearch
         /// What the kernel's route and interface limit datagrams to; nil while not asked.
         var route: PathLimit?
@@ -65,33 +65,35 @@ struct PathWatch {
     let timing: PathTiming
     /// Whether probes are sent at all; without, what ICMP errors tell is believed within `PathSizes.leastBelieved`.
     let probes: Bool
-    private var peers: [IPv4Prefix: Peer] = [:]
-    private var subnets: [IPv4Address: IPv4Prefix] = [:]
-    private var subnetsByAddress: [IPv4Address: [IPv4Prefix]] = [:]
+    private var peers: [IPPrefix: Peer] = [:]
+    private var subnets: [IPAddress: IPPrefix] = [:]
+    private var subnetsByAddress: [IPAddress: [IPPrefix]] = [:]
     private var tunnelMTU = 0
+    /// The least that inner packets ask for.
+    private var minimum = TunnelMTU.minimum
     /// The bytes that the outer headers of a packet take.
     private var overhead = 0
-    private var queue: [IPv4Prefix] = []
-    private var queued: Set<IPv4Prefix> = []
-    private var active: [IPv4Prefix] = []
+    private var queue: [IPPrefix] = []
+    private var queued: Set<IPPrefix> = []
+    private var active: [IPPrefix] = []
     /// Peers that are looked at without traffic: narrow ones, and those that do not answer.
-    private var watched: Set<IPv4Prefix> = []
+    private var watched: Set<IPPrefix> = []
     /// How many peers packets go to and none comes from.
     private var unheardCount = 0
     private var isChanged = false
     /// Narrow paths that the process before had found, inner sizes; each until its peer is followed.
-    private var inherited: [IPv4Prefix: Int]
+    private var inherited: [IPPrefix: Int]
 
     /// - Parameter inherited: narrow paths that the process before had found: inner sizes by subnet. They are looked at
     ///   again at once.
-    init(timing: PathTiming, probes: Bool, inherited: [IPv4Prefix: Int] = [:]) {
+    init(timing: PathTiming, probes: Bool, inherited: [IPPrefix: Int] = [:]) {
         self.timing = timing
         self.probes = probes
         self.inherited = inherited
     }
 
     /// The distinct addresses of the peers.
-    var addresses: [IPv4Address] { subnetsByAddress.keys.sorted { $0.bits < $1.bits } }
+    var addresses: [IPAddress] { subnetsByAddress.keys.sorted() }
 
     /// Whether something is known now that was not when this was asked last.
     mutating func takeChange() -> Bool {
@@ -102,11 +104,19 @@ struct PathWatch {
     // MARK: What is told
 
     /// Follows these peers, given as each one's underlay address by its subnet.
-    mutating func follow(_ addresses: [IPv4Prefix: IPv4Address], tunnelMTU: Int, overhead: Int) {
+    ///
+    /// - Parameters:
+    ///   - tunnelMTU: the largest inner packet in bytes.
+    ///   - minimum: the least that inner packets ask for.
+    ///   - overhead: the bytes that the outer headers of a packet take.
+    mutating func follow(
+        _ addresses: [IPPrefix: IPAddress], tunnelMTU: Int, minimum: Int = TunnelMTU.minimum, overhead: Int
+    ) {
+        self.minimum = minimum
         self.overhead = overhead
         self.tunnelMTU = tunnelMTU
         isChanged = true
-        var kept: [IPv4Prefix: Peer] = [:]
+        var kept: [IPPrefix: Peer] = [:]
         kept.reserveCapacity(addresses.count)
         subnets = [:]
         subnetsByAddress = [:]
@@ -117,7 +127,8 @@ struct PathWatch {
                 ?? Peer(
                     address: address,
                     search: PathSearch(
-                        fullSize: tunnelMTU, overhead: overhead, timing: timing, found: found),
+                        fullSize: tunnelMTU, overhead: overhead,
+                        smallest: PathSizes.smallest(subnet.addressFamily), timing: timing, found: found),
                     raise: found == nil ? nil : .now)
             if found != nil { watched.insert(subnet) }
             peer.search.change(fullSize: fullSize(peer.route))
@@ -140,7 +151,7 @@ struct PathWatch {
 
     /// Takes what the kernel says of the way to an address.
     mutating func take(
-        _ limit: PathLimit?, learnt: Int?, of address: IPv4Address, at now: ContinuousClock.Instant
+        _ limit: PathLimit?, learnt: Int?, of address: IPAddress, at now: ContinuousClock.Instant
     ) {
         for subnet in subnetsByAddress[address] ?? [] {
             guard var peer = peers[subnet] else { continue }
@@ -169,7 +180,7 @@ struct PathWatch {
     }
 
     /// Takes what was carried: of those peers at least where it is not what it was.
-    mutating func take(_ traffic: [IPv4Prefix: PathTraffic], at now: ContinuousClock.Instant) {
+    mutating func take(_ traffic: [IPPrefix: PathTraffic], at now: ContinuousClock.Instant) {
         for (subnet, news) in traffic {
             guard var peer = peers[subnet] else { continue }
             let wanted = note(news, of: &peer, at: now)
@@ -231,7 +242,7 @@ struct PathWatch {
     }
 
     /// Takes the answer to a probe, from a peer's tunnel address.
-    mutating func takeAnswer(from address: IPv4Address, sequence: Int, at now: ContinuousClock.Instant) {
+    mutating func takeAnswer(from address: IPAddress, sequence: Int, at now: ContinuousClock.Instant) {
         guard let subnet = subnets[address], var peer = peers[subnet] else { return }
         peer.search.answered(sequence: sequence, at: now)
         keep(peer, of: subnet)
@@ -241,14 +252,14 @@ struct PathWatch {
     var isAnybodyUnheard: Bool { unheardCount > 0 }
 
     /// Takes it that a peer's host said that nobody listens on the peer's port. Of one that is heard nobody believes it.
-    mutating func takeRefusal(of subnet: IPv4Prefix, at now: ContinuousClock.Instant) {
+    mutating func takeRefusal(of subnet: IPPrefix, at now: ContinuousClock.Instant) {
         guard var peer = peers[subnet], peer.unheardSince != nil else { return }
         peer.refused = now
         keep(peer, of: subnet)
     }
 
     /// Keeps what is known of a peer now, and notes whether that is news.
-    private mutating func keep(_ peer: Peer, of subnet: IPv4Prefix) {
+    private mutating func keep(_ peer: Peer, of subnet: IPPrefix) {
         if let before = peers[subnet] {
             unheardCount += (peer.unheardSince == nil ? 0 : 1) - (before.unheardSince == nil ? 0 : 1)
             isChanged =
@@ -260,7 +271,7 @@ struct PathWatch {
         if peer.isUnreachable || peer.raise != nil { watched.insert(subnet) } else { watched.remove(subnet) }
     }
 
-    private mutating func enqueue(_ subnet: IPv4Prefix) {
+    private mutating func enqueue(_ subnet: IPPrefix) {
         guard probes, peers[subnet]?.search.isBusy == false, queued.insert(subnet).inserted else { return }
         queue.append(subnet)
     }
@@ -271,7 +282,7 @@ struct PathWatch {
     ///
     /// - Parameter send: sends an inner packet of that size to a tunnel address, and gives whether it could.
     mutating func turn(
-        at now: ContinuousClock.Instant, send: (IPv4Address, _ sequence: Int, _ size: Int) -> Bool
+        at now: ContinuousClock.Instant, send: (IPAddress, _ sequence: Int, _ size: Int) -> Bool
     ) -> ContinuousClock.Instant? {
         let free = PathWatch.concurrentSearches - active.count
         if free > 0, !queue.isEmpty {
@@ -289,7 +300,7 @@ struct PathWatch {
         return queue.isEmpty ? next : min(next ?? now, now)
     }
 
-    private mutating func begin(_ subnet: IPv4Prefix, at now: ContinuousClock.Instant) {
+    private mutating func begin(_ subnet: IPPrefix, at now: ContinuousClock.Instant) {
         queued.remove(subnet)
         guard let peer = peers[subnet] else { return }
         peers[subnet]?.search.begin(
@@ -298,8 +309,8 @@ struct PathWatch {
     }
 
     private mutating func advance(
-        _ peer: inout Peer, _ subnet: IPv4Prefix, at now: ContinuousClock.Instant,
-        send: (IPv4Address, _ sequence: Int, _ size: Int) -> Bool
+        _ peer: inout Peer, _ subnet: IPPrefix, at now: ContinuousClock.Instant,
+        send: (IPAddress, _ sequence: Int, _ size: Int) -> Bool
     ) -> ContinuousClock.Instant? {
         switch peer.search.next(at: now) {
         case .idle:
@@ -344,7 +355,7 @@ struct PathWatch {
     // MARK: What is known
 
     /// The peers that packets go to and nothing comes back from.
-    var silent: [IPv4Prefix: PeerSilence] {
+    var silent: [IPPrefix: PeerSilence] {
         peers.compactMapValues { peer in
             guard peer.isUnreachable else { return nil }
             return peer.isRefused ? .refused : .unanswered
@@ -352,8 +363,8 @@ struct PathWatch {
     }
 
     /// The paths that are narrower than the tunnel: the largest inner packet of each.
-    var narrow: [IPv4Prefix: Int] {
-        var narrow: [IPv4Prefix: Int] = [:]
+    var narrow: [IPPrefix: Int] {
+        var narrow: [IPPrefix: Int] = [:]
         for (subnet, peer) in peers {
             let size = size(of: peer)
             if size < tunnelMTU { narrow[subnet] = size }
@@ -378,7 +389,7 @@ struct PathWatch {
     ///
     /// - Parameter underlay: the interface and its MTU.
     func problems(underlay: (name: String, mtu: Int)) -> [String: Problem] {
-        var found: [(rank: Int, subnet: IPv4Prefix, problem: Problem)] = []
+        var found: [(rank: Int, subnet: IPPrefix, problem: Problem)] = []
         for (subnet, peer) in peers {
             if let (rank, problem) = problem(of: peer, subnet, underlay: underlay) {
                 found.append((rank, subnet, problem))
@@ -399,7 +410,7 @@ struct PathWatch {
     }
 
     private func problem(
-        of peer: Peer, _ subnet: IPv4Prefix, underlay: (name: String, mtu: Int)
+        of peer: Peer, _ subnet: IPPrefix, underlay: (name: String, mtu: Int)
     ) -> (rank: Int, Problem)? {
         let name = "\(subnet) (\(peer.address))"
         if peer.isRefused {
@@ -428,13 +439,13 @@ struct PathWatch {
         }
         let size = size(of: peer)
         let path = size + overhead
-        if size < TunnelMTU.minimum {
+        if size < minimum {
             return (
                 1,
                 Problem(
                     .degraded,
                     "the path to peer \(name) carries packets of \(path) bytes only: the tunnel needs "
-                        + "\(TunnelMTU.minimum + overhead)",
+                        + "\(minimum + overhead)",
                     remedy: "raise the MTU of the route or link to \(peer.address)")
             )
         }

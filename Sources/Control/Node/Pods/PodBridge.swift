@@ -100,15 +100,25 @@ extension PodBridge {
     ///
     /// - Parameters:
     ///   - name: of the bridge.
-    ///   - subnet: this node's; nil where none is known, and so none is in use.
+    ///   - subnet: this node's of IPv4; nil where none is known, and so none is in use.
+    ///   - ipv6Subnet: the same for IPv6, which decides where the bridge has no IPv4 address.
     /// - Throws: `NetlinkError`, where the kernel refuses.
-    public static func remove(_ name: String, unlessOf subnet: IPv4Prefix?) throws(NetlinkError) -> Removal {
+    public static func remove(
+        _ name: String, unlessOf subnet: IPv4Prefix?, _ ipv6Subnet: IPv6Prefix? = nil
+    ) throws(NetlinkError) -> Removal {
         let socket = try RouteSocket()
-        let state = NetworkState(links: try socket.links(), addresses: try socket.addressesIPv4())
+        let state = NetworkState(links: try socket.links(), addresses: try socket.addresses())
         guard let link = state.link(named: name) else { return .missing }
         let standing = Standing(name, in: state)
         if let standing, let subnet, standing.isOf(subnet) {
             return .inUse(addresses: standing.addressText)
+        }
+        if standing == nil, let ipv6Subnet {
+            let own = state.addresses.filter { $0.interfaceIndex == link.index }.compactMap(\.address.v6)
+                .filter { !$0.isLinkLocal }
+            if !own.isEmpty, own.allSatisfy(ipv6Subnet.contains) {
+                return .inUse(addresses: own.map(\.description).joined(separator: ", "))
+            }
         }
         try socket.deleteLink(index: link.index)
         return .removed(

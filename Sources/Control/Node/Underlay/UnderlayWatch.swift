@@ -1,3 +1,4 @@
+import Addresses
 import Health
 import Reconciler
 
@@ -94,12 +95,16 @@ struct UnderlayWatch {
 
     /// The address that others are told must not be one that they route into the tunnel.
     private func publicAddressProblem(_ choice: UnderlayChoice) -> Problem? {
-        choice.exclusions.network(with: underlay.publicAddress).map {
-            Problem(
+        for address in AddressFamily.allCases.compactMap({ underlay.publicAddress($0) }) {
+            guard let network = choice.exclusions.network(with: address) else { continue }
+            return Problem(
                 .cutOff,
-                "the public address \(underlay.publicAddress) lies inside the tunnel's network \($0): no node can send to it",
-                remedy: "give --public-ip an address outside of \($0)")
+                "the public address \(address) lies inside the tunnel's network \(network): no node can send to it",
+                remedy:
+                    "give \(address.v4 == nil ? "--public-ipv6" : "--public-ip") an address outside of \(network)"
+            )
         }
+        return nil
     }
 
     private mutating func carrierProblem(_ choice: UnderlayChoice, _ now: ContinuousClock.Instant) -> Problem?
@@ -116,14 +121,14 @@ struct UnderlayWatch {
     }
 
     private var substitutionProblem: Problem? {
-        guard underlay.address != first.address, underlay.interfaceName != first.interfaceName else {
+        guard underlay.mainAddress != first.mainAddress, underlay.interfaceName != first.interfaceName else {
             return nil
         }
         return Problem(
             .degraded,
             """
-            the underlay is \(underlay.interfaceName) (\(underlay.address)), since \(first.interfaceName) \
-            (\(first.address)) went away; the other nodes were told
+            the underlay is \(underlay.interfaceName) (\(underlay.mainAddress)), since \(first.interfaceName) \
+            (\(first.mainAddress)) went away; the other nodes were told
             """,
             remedy: "bring \(first.interfaceName) back and restart twilld, or name the interface with --iface"
         )

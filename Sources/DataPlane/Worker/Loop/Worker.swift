@@ -36,8 +36,8 @@ import Synchronization
 
 /// What a worker is told at its start and keeps.
 public struct WorkerSettings: Sendable {
-    /// The TUN device's address: the source of ICMP errors.
-    public var tunnelAddress: IPv4Address
+    /// The TUN device's address: the source of ICMP errors; nil where the network has no IPv4.
+    public var tunnelAddress: IPv4Address?
     /// The same for IPv6; nil where the network has none.
     public var tunnelAddressIPv6: IPv6Address?
     /// Whether inner sources outside the peer's subnet are let in.
@@ -51,9 +51,12 @@ public struct WorkerSettings: Sendable {
     /// Microseconds to wait for more under load; 0: never.
     public var minimumWaitMicroseconds: Int
 
+    /// Whether the device has an address of a family, for ICMP errors to come from.
+    func hasAddress(isIPv4: Bool) -> Bool { isIPv4 ? tunnelAddress != nil : tunnelAddressIPv6 != nil }
+
     /// Makes settings.
     public init(
-        tunnelAddress: IPv4Address, tunnelAddressIPv6: IPv6Address? = nil,
+        tunnelAddress: IPv4Address?, tunnelAddressIPv6: IPv6Address? = nil,
         acceptsAnySource: Bool = false,
         segmentLimit: Int, coalesces: MergedKinds, busyPollMicroseconds: Int = 0,
         minimumWaitMicroseconds: Int = 0

@@ -445,16 +445,15 @@ extension Worker where Engine: ~Copyable {
 
     // MARK: Errors
 
-    /// Writes an ICMP error about a packet from this node's pods back into the TUN device, where the rules and
-    /// the rate limit allow it.
+    /// Writes an ICMP error about a packet of this node's pods into the TUN device, where rules and rate limit allow it.
     mutating func answer(_ packet: IPPacket, _ error: ICMPError) {
-        guard ICMPError.mayAnswer(packet), packet.isIPv4 || settings.tunnelAddressIPv6 != nil,
-            engine.queueSpace > 0,
+        guard ICMPError.mayAnswer(packet), settings.hasAddress(isIPv4: packet.isIPv4), engine.queueSpace > 0,
             replies.admit(atNanoseconds: workBeganNanoseconds), let slot = replies.take()
         else { return counters.add(.errorsSuppressed) }
         let length: Int
         if packet.isIPv4 {
-            length = error.write(about: packet, from: settings.tunnelAddress, to: replies.message(slot))
+            length = error.write(
+                about: packet, from: settings.tunnelAddress.unsafelyUnwrapped, to: replies.message(slot))
         } else {
             length = error.write(
                 about: packet, from: settings.tunnelAddressIPv6.unsafelyUnwrapped, to: replies.message(slot))
@@ -473,13 +472,14 @@ extension Worker where Engine: ~Copyable {
         let holder =
             packet.isIPv4
             ? snapshot.peer(holding: packet.sourceIPv4) : snapshot.peer(holding: packet.sourceIPv6)
-        guard ICMPError.mayAnswer(packet), packet.isIPv4 || settings.tunnelAddressIPv6 != nil,
+        guard ICMPError.mayAnswer(packet), settings.hasAddress(isIPv4: packet.isIPv4),
             replies.admit(atNanoseconds: workBeganNanoseconds),
             let message = messages.take(to: holder ?? sender, of: snapshot)
         else { return counters.add(.errorsSuppressed) }
         let length: Int
         if packet.isIPv4 {
-            length = error.write(about: packet, from: settings.tunnelAddress, to: messages.arena(message))
+            length = error.write(
+                about: packet, from: settings.tunnelAddress.unsafelyUnwrapped, to: messages.arena(message))
         } else {
             length = error.write(
                 about: packet, from: settings.tunnelAddressIPv6.unsafelyUnwrapped, to: messages.arena(message)

@@ -109,14 +109,14 @@ public final class DataPlane: Sendable {
     public static func started(
         _ configuration: DataPlaneConfiguration, patienceMilliseconds: Int = 0, busy: () -> Void = {}
     ) throws(DataPlaneError) -> DataPlane {
-        let dataPlane = try DataPlane(configuration)
-        // First what may be refused for reasons that somebody else has to mend.
-        let channels: WorkerChannels
+        // First what may be refused for reasons that somebody else has to mend, which is tried often.
+        let channels = try WorkerChannels.open(
+            configuration, patienceMilliseconds: patienceMilliseconds, busy: busy)
+        let dataPlane: DataPlane
         do throws(DataPlaneError) {
-            channels = try WorkerChannels.open(
-                configuration, patienceMilliseconds: patienceMilliseconds, busy: busy)
+            dataPlane = try DataPlane(configuration)
         } catch {
-            dataPlane.stop()
+            channels.close()
             throw error
         }
         do throws(DataPlaneError) {

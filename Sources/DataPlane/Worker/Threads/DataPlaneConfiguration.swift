@@ -10,8 +10,8 @@ public struct DataPlaneConfiguration: Sendable, Equatable {
     public var underlay: Endpoint
     /// The TUN device's MTU at first, bytes; the control side sets it on the device, and may publish others.
     public var mtu: Int
-    /// The TUN device's own address: the first of this node's subnet.
-    public var tunnelAddress: IPv4Address
+    /// The TUN device's own address: the first of this node's subnet; nil where the network has no IPv4.
+    public var tunnelAddress: IPv4Address?
     /// The same for IPv6; nil where the network has none.
     public var tunnelAddressIPv6: IPv6Address?
     /// Whether inner sources outside the peer's subnet are let in.
@@ -21,7 +21,7 @@ public struct DataPlaneConfiguration: Sendable, Equatable {
 
     /// Makes a configuration.
     public init(
-        tunnelName: String, underlay: Endpoint, mtu: Int, tunnelAddress: IPv4Address,
+        tunnelName: String, underlay: Endpoint, mtu: Int, tunnelAddress: IPv4Address?,
         tunnelAddressIPv6: IPv6Address? = nil, acceptsAnySource: Bool = false, tuning: Tuning = Tuning()
     ) {
         self.tunnelName = tunnelName

@@ -149,7 +149,7 @@ public struct WorkerChannels: Sendable {
     func steer(among workers: Int) -> (packets: Bool, datagrams: Bool) {
         (
             workers == 1 && tunnel.queues.count == 1 || tunnel.steerFlows(among: workers),
-            sockets.steer(among: workers)
+            sockets.steer(among: workers, of: underlay.address.addressFamily)
         )
     }
 

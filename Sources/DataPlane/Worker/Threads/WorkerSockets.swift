@@ -124,9 +124,10 @@ struct WorkerSockets: Sendable {
 
     /// Lets the kernel spread datagrams over the first workers' sockets by where they come from.
     ///
+    /// - Parameter family: of the address that they are bound to.
     /// - Returns: whether it could. One socket needs no spreading.
-    func steer(among workers: Int) -> Bool {
-        UnderlaySocket.steer(Array(receivers[..<workers])) || receivers.count == 1
+    func steer(among workers: Int, of family: AddressFamily) -> Bool {
+        UnderlaySocket.steer(Array(receivers[..<workers]), of: family) || receivers.count == 1
     }
 
     /// The same sockets and more, for so many workers. Datagrams come to them once they are steered there.
