@@ -269,7 +269,7 @@ let daemon: [Target] = [
         name: "NodeDaemon",
         dependencies: [
             "Addresses", "Processes", "Forwarding", "Counters", "Devices", "Engines", "Worker",
-            "Backends", "Diagnosis", "Health", "KubernetesNodes", "Netlink", "Host",
+            "Backends", "Diagnosis", "Health", "JSON", "KubernetesNodes", "Netlink", "Host",
             "Reconciler", "Firewall", "Leases", "Node", "Telemetry", "CLinux", "CBuildStamp",
             "KernelForwarding", "KernelPrograms", "TrafficControl",
             .product(name: "Logging", package: "swift-log"),

@@ -1,4 +1,5 @@
 import Addresses
+import CKernelForwarding
 import Counters
 import Forwarding
 import Glibc
@@ -21,9 +22,11 @@ struct ProgramNode {
 
     let forwarder: KernelForwarder
 
-    init(peers: [ForwardingPeer] = [peer], mtu: Int = 1400) throws {
+    /// - Parameter notingNanoseconds: as `KernelForwarder` has it; 0: it takes packets at once.
+    init(peers: [ForwardingPeer] = [peer], mtu: Int = 1400, notingNanoseconds: UInt64 = 0) throws {
         forwarder = try KernelForwarder(
-            underlay: (IPv4Address(10, 0, 0, 1), 8285), packetLimitBytes: 256, mtu: mtu)
+            underlay: (IPv4Address(10, 0, 0, 1), 8285), packetLimitBytes: 256, mtu: mtu,
+            notingNanoseconds: notingNanoseconds)
         forwarder.publish(ForwardingRoutes(localIPv4: Self.own, mtu: mtu, peers: peers))
         forwarder.attached(underlayIndex: 1, tunnelIndex: 1)
         for peer in peers { forwarder.allow(peer.endpoint, forMilliseconds: 60_000) }
@@ -39,6 +42,14 @@ struct ProgramNode {
         let verdict = try #require(forwarder.programs.outbound.run(on: packet.bytes)).verdict
         #expect(verdict == Self.redirected || verdict == Self.passed)
         return verdict == Self.redirected
+    }
+
+    /// What is noted of each flow.
+    var flows: [kernel_flow] {
+        let map = forwarder.programs[KERNEL_MAP_FLOWS]
+        return (0..<UInt32(KERNEL_FLOWS)).map {
+            map.value(of: $0, startingWith: kernel_flow()) ?? kernel_flow()
+        }
     }
 
     func counters() -> CounterTotals {
@@ -155,6 +166,62 @@ struct ProgramNode {
         #expect(!node.forwarder.receives)
         node.forwarder.refresh()
         #expect(try node.receive(OuterFrame()).verdict == ProgramNode.redirected)
+    }
+
+    // MARK: Order
+
+    /// Whenever they begin, the programs first note which flows go by the ring, which may still hold some of their packets.
+    @Test func whatComesWhenItBeginsGoesByTheRingAndIsNoted() throws {
+        let node = try ProgramNode(notingNanoseconds: 60_000_000_000)
+        let run = try node.receive(OuterFrame())
+        #expect(run.verdict == ProgramNode.passed)
+        #expect(run.packet == OuterFrame().bytes)
+        #expect(node.counters()[.kernelPathKeptInOrder] == 1)
+        #expect(node.counters()[.packetsDelivered] == 0)
+        #expect(node.flows.contains { $0.inbound_ring_until > 0 && $0.ring_until == 0 })
+        // It may pass: it does nothing but acknowledge.
+        var acknowledgement = OuterFrame()
+        acknowledgement.inner = InnerPacket.segment(flags: 0x10)
+        #expect(try node.receive(acknowledgement).verdict == ProgramNode.redirected)
+    }
+
+    @Test func aFlowThatTheRingHasStaysThereForAsLongAsItIsNoted() throws {
+        let node = try ProgramNode()
+        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.redirected)
+        // The place of its flow is found by a packet the other way.
+        var answer = InnerPacket(source: IPv4Address(8, 0, 1, 7), destination: IPv4Address(8, 0, 2, 9))
+        answer.payload[0...3] = [0xD4, 0x31, 0x30, 0x39]
+        answer.payload += [UInt8](repeating: 0, count: 8)
+        #expect(try node.send(answer))
+        let number = try #require(node.flows.firstIndex { $0.unanswered > 0 })
+        var noted = node.flows[number]
+        noted.inbound_ring_until = .max
+        let flows = node.forwarder.programs[KERNEL_MAP_FLOWS]
+        #expect(flows.set(UInt32(number), to: noted))
+        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.passed)
+        // What goes out is another way's.
+        #expect(try node.send(answer))
+        var other = OuterFrame()
+        other.inner.payload[1] = 0x40
+        #expect(try node.receive(other).verdict == ProgramNode.redirected)
+        noted.inbound_ring_until = 1
+        #expect(flows.set(UInt32(number), to: noted))
+        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.redirected)
+    }
+
+    @Test func whatTookNothingForAWhileBeginsAnew() throws {
+        let node = try ProgramNode(notingNanoseconds: 3_000_000_000)
+        var waited = 0
+        while try node.receive(OuterFrame()).verdict == ProgramNode.passed, waited < 600 {
+            usleep(100_000)
+            node.forwarder.refresh()
+            waited += 1
+        }
+        #expect(waited < 600)
+        node.forwarder.suspend("test")
+        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.passed)
+        node.forwarder.suspend(nil)
+        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.passed)
     }
 
     @Test func goesByTheRoutesThatWerePublishedLast() throws {

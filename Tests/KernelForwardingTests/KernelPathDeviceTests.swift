@@ -42,7 +42,8 @@ import Testing
             wire = open_frame_socket("wire")
             guard wire >= 0 else { throw CommandFailureOfTest(what: "open_frame_socket") }
             forwarder = try KernelForwarder(
-                underlay: (IPv4Address(10, 0, 0, 1), 8285), packetLimitBytes: 256, mtu: 1400)
+                underlay: (IPv4Address(10, 0, 0, 1), 8285), packetLimitBytes: 256, mtu: 1400,
+                notingNanoseconds: 0)
             forwarder.publish(
                 ForwardingRoutes(localIPv4: ProgramNode.own, mtu: 1400, peers: [ProgramNode.peer]))
             forwarder.allow(ProgramNode.peer.endpoint, forMilliseconds: 60_000)

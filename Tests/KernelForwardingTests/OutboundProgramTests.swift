@@ -136,6 +136,17 @@ import Testing
         Issue.record("the flow never came back to the kernel path")
     }
 
+    /// While it took nothing, nobody noted what went by the ring.
+    @Test func whatIsSentWhenItBeginsGoesByTheRingAndIsNoted() throws {
+        let node = try ProgramNode(notingNanoseconds: 60_000_000_000)
+        #expect(try !node.send(Self.packet()))
+        #expect(node.counters()[.packetsSent] == 0)
+        #expect(node.flows.contains { $0.ring_until > 0 })
+        let begun = try ProgramNode(notingNanoseconds: 100_000_000)
+        #expect(try !begun.send(Self.packet()))
+        try Self.waitUntilTaken(Self.packet(), by: begun)
+    }
+
     @Test func aFlowWithAnythingLargeStaysInTheRingAndComesBack() throws {
         let node = try ProgramNode()
         var large = Self.segment(flags: Self.push)

@@ -130,15 +130,18 @@ import Worker
         #expect(isRead.0 && isRead.1)
     }
 
-    /// The old daemon waits no longer for the new one than half of the queue lasts.
+    /// The old daemon waits no longer for the new one than half of the queue lasts, and for the first one less than for who
+    /// comes again.
     @Test(arguments: [
-        (UInt64(0), 1000, Int32(200)), (9, 0, 200), (50_000, 1000, 40), (25_000, 500, 40),
-        (1_000_000, 1000, 10),
+        (UInt64(0), 1000, true, Int32(200)), (9, 0, true, 200), (50_000, 1000, true, 40),
+        (25_000, 500, true, 40), (1_000_000, 1000, true, 10), (0, 1000, false, 40),
+        (100_000, 1000, false, 20), (1_000_000, 1000, false, 10),
     ])
-    func whatComesMeanwhileHasRoom(packets: UInt64, milliseconds: Int, patience: Int32) {
+    func whatComesMeanwhileHasRoom(packets: UInt64, milliseconds: Int, comesAgain: Bool, patience: Int32) {
         #expect(
             Successor.takingMilliseconds(
-                queueLength: 4000, packets: packets, in: .milliseconds(milliseconds)) == patience)
+                queueLength: 4000, packets: packets, in: .milliseconds(milliseconds), comesAgain: comesAgain)
+                == patience)
     }
 
     /// The descriptors go with the packet, and nothing is left open of one that can't be read.

@@ -96,6 +96,17 @@ struct PathTests {
         }
     }
 
+    /// Gives the loopback addresses of IPv6, and waits until the kernel takes packets for them in, which it does a moment later.
+    private static func addAddresses(_ addresses: [String]) throws {
+        try execute(
+            """
+            for address in \(addresses.joined(separator: " ")); do
+                ip -6 address add $address/128 dev lo nodad
+                until ip -6 route show table local | grep -q "^local $address "; do sleep 0.01; done
+            done
+            """)
+    }
+
     /// Sends so many bytes of UDP from a socket of its own; what the kernel refuses as too large is no failure.
     private static func send(_ count: Int, to endpoint: Endpoint) throws {
         let descriptor = socket(
@@ -243,11 +254,7 @@ struct PathTests {
         let target = Endpoint(address: IPAddress(host)!, port: 8285)
         let heard = try await node.run {
             try execute("ip link set lo up")
-            if family == .ipv6 {
-                try execute(
-                    "ip addr add \(host)/128 dev lo nodad && ip addr add \(other)/128 dev lo nodad && sleep 0.1"
-                )
-            }
+            if family == .ipv6 { try Self.addAddresses([host, other]) }
             guard let socket = RefusalSocket(family) else { return [Endpoint]() }
             try Self.send(100, to: target)
             try execute("ping -c 1 -W 1 \(other)")
@@ -293,9 +300,12 @@ struct PathTests {
         let node = try await NetworkNamespace.make()
         let addresses = prefixes.compactMap { IPPrefix($0)?.address }
         let answers = try await node.run {
-            let flags = addresses[0].v4 == nil ? "nodad" : ""
-            for prefix in prefixes { try execute("ip addr add \(prefix) dev lo \(flags)") }
-            try execute("ip link set lo mtu 1472 up && sleep 0.1")
+            try execute("ip link set lo mtu 1472 up")
+            if addresses[0].v4 == nil {
+                try Self.addAddresses(addresses.map { "\($0)" })
+            } else {
+                for prefix in prefixes { try execute("ip addr add \(prefix) dev lo") }
+            }
             guard let socket = PathProbeSocket(address: addresses[0]) else { return [(addresses[0], -1)] }
             #expect(PathProbeSocket(address: IPAddress(absent)!) == nil)
             #expect(!socket.send(to: addresses[1], sequence: 1, size: 1473))

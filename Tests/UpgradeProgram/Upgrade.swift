@@ -44,29 +44,39 @@ enum Upgrade {
 final class UpgradeStage {
     private let lab: Lab
     private let options: UpgradeOptions
-    private var victim: LabDaemon
+    private var victim: LabDaemon?
+    private var forwarder: LabProcess?
     private let peer: LabDaemon
     let pods: [LabPod]
     private var victims: [LabDaemon] = []
     private let configuration: String
+    private var peerSubnet = ""
 
     init(_ options: UpgradeOptions, _ event: UpgradeEvent) async throws {
         self.options = options
-        lab = try await Lab(daemon: options.daemon, isAlone: true)
+        lab = try await Lab(
+            config: event == .vxlan ? Self.vxlanNetwork : Lab.configuration, daemon: options.daemon,
+            isAlone: true)
         configuration = "\(lab.directory)/victim.conf"
         try lab.write("victim.conf", "workers = 1\n")
         let isKept = event == .killWithStore || event == .restartByStore
         let keeper = isKept ? "\(CommandLine.arguments[0]) --keep \(lab[1].directory)/notify" : ""
-        victim = try await lab[1].start(Self.flags(options, configuration), wrapper: keeper)
-        peer = try await lab[2].start(options.daemonFlags.joined(separator: " "))
-        victims = [victim]
         var subnets: [String] = []
-        for daemon in [victim, peer] {
-            subnets.append(try await Self.ready(daemon))
+        if event == .forwarder {
+            try lab.write("store/subnets/100.96.250.0-24", #"{"PublicIP":"172.20.32.101"}"#)
+            try lab.write("node1/subnet.env", "FLANNEL_MTU=1472\n")
+            subnets = ["100.96.250.0/24"]
+        } else {
+            let daemon = try await lab[1].start(Self.flags(options, configuration), wrapper: keeper)
+            victim = daemon
+            victims = [daemon]
         }
+        peer = try await lab[2].start(options.daemonFlags.joined(separator: " "))
+        for daemon in victims + [peer] { subnets.append(try await Self.ready(daemon)) }
         var pods: [LabPod] = []
         for (node, subnet) in zip(lab.nodes, subnets) { pods.append(try await node.addPod(in: subnet)) }
         self.pods = pods
+        if event == .forwarder { forwarder = try await startForwarder(sending: subnets[1]) }
         // A veth without GRO queues a packet on the CPU that sent it: a sender that moves to another CPU overtakes itself.
         for (node, pod) in zip(lab.nodes, pods) {
             try await node.run("ethtool -K pod2 gro on")
@@ -76,6 +86,21 @@ final class UpgradeStage {
         try await pods[1].serveIperf()
         // The store has the descriptors a second after the daemon is ready.
         if isKept { try await Task.sleep(for: .seconds(2)) }
+    }
+
+    private static let vxlanNetwork = #"{"Network": "100.96.0.0/16", "Backend": {"Type": "vxlan"}}"#
+
+    /// Starts the forwarder, and gives its device what flanneld gives it.
+    private func startForwarder(sending subnet: String) async throws -> LabProcess {
+        peerSubnet = subnet
+        let program = try BenchmarkProgram.baseline.path(["release", "debug"])
+        return try await lab[1].launch(
+            """
+            sh -c '\(program) --tun flannel0 --bind 172.20.32.101:8285 --peer \(subnet)=172.20.32.102:8285 & \
+            trap "kill $!" TERM; \
+            until ip link set flannel0 mtu 1472 txqueuelen 4000 up 2>/dev/null; do :; done; \
+            ip address add 100.96.250.0/32 dev flannel0; ip route add 100.96.0.0/16 dev flannel0; wait'
+            """)
     }
 
     private static func flags(_ options: UpgradeOptions, _ configuration: String) -> String {
@@ -109,24 +134,38 @@ final class UpgradeStage {
             try await reload("workers = 1\n", "data_plane_replaced")
         case .tuning: try await reload("workers = 1\nbatch = 48\n", "data_plane_replaced")
         case .restartByStore, .killWithStore:
-            let former = victim.status?.processIdentifier ?? 0
+            let daemon = try running
+            let former = daemon.status?.processIdentifier ?? 0
             kill(former, event == .killWithStore ? SIGKILL : SIGTERM)
-            _ = try await Self.ready(victim, not: former)
-        case .killWithout, .stopAndStart:
-            victim.signal(event == .killWithout ? SIGKILL : SIGTERM)
-            _ = try await victim.exitStatus()
+            _ = try await Self.ready(daemon, not: former)
+        case .killWithout, .stopAndStart, .vxlan:
+            let daemon = try running
+            daemon.signal(event == .killWithout ? SIGKILL : SIGTERM)
+            _ = try await daemon.exitStatus()
             try await start(options.daemon)
+        case .forwarder:
+            forwarder?.signal(SIGTERM)
+            _ = try await forwarder?.exitStatus(seconds: 10)
+            forwarder = try await startForwarder(sending: peerSubnet)
+        }
+    }
+
+    private var running: LabDaemon {
+        get throws {
+            guard let victim else { throw UpgradeFailure(description: "there is no daemon") }
+            return victim
         }
     }
 
     private func start(_ binary: String) async throws {
-        victim = try await lab[1].start(Self.flags(options, configuration), binary: binary)
-        victims.append(victim)
-        try await victim.ready()
+        let daemon = try await lab[1].start(Self.flags(options, configuration), binary: binary)
+        victim = daemon
+        victims.append(daemon)
+        try await daemon.ready()
     }
 
     private func takeOver(by binary: String) async throws {
-        let former = victim
+        let former = try running
         try await start(binary)
         let status = try await former.exitStatus()
         guard status == 0 else {
@@ -144,11 +183,12 @@ final class UpgradeStage {
     }
 
     private func reload(_ text: String, _ event: String) async throws {
-        let before = victim.count(of: "event=\(event)")
+        let daemon = try running
+        let before = daemon.count(of: "event=\(event)")
         try lab.write("victim.conf", text)
-        victim.signal(SIGHUP)
-        _ = try await until("event=\(event)", { self.victim.log.suffix(4000).description }) {
-            victim.count(of: "event=\(event)") > before ? true : nil
+        daemon.signal(SIGHUP)
+        _ = try await until("event=\(event)", { daemon.log.suffix(4000).description }) {
+            daemon.count(of: "event=\(event)") > before ? true : nil
         }
         try await Task.sleep(for: .milliseconds(300))
     }
@@ -165,7 +205,7 @@ final class UpgradeStage {
     /// What the daemons themselves dropped.
     var drops: String {
         [("it", victim), ("its peer", peer)].map { name, daemon in
-            let drops = (daemon.status?.drops ?? [:]).map { "\($0.key.name) \($0.value)" }.sorted()
+            let drops = (daemon?.status?.drops ?? [:]).map { "\($0.key.name) \($0.value)" }.sorted()
             return "\(name) dropped: \(drops.isEmpty ? "nothing" : drops.joined(separator: ", "))"
         }.joined(separator: "; ")
     }

@@ -54,11 +54,15 @@ enum UpgradeProgram {
             for _ in 0..<options.times {
                 do {
                     results.append(try await Upgrade.play(event, options))
+                } catch let missing as NoProgram {
+                    complain("\(event.rawValue) is not played: \(missing.description)")
+                    break
                 } catch {
                     if Interruption.signal == 0 { complain("✗ \(event.rawValue): \(error)") }
                     return 1
                 }
             }
+            if results.isEmpty { continue }
             say(UpgradeResult.line(of: results, for: event))
             if results.contains(where: { event.isPlanned ? !$0.isClean : $0.isWrong }) { hasFailed = true }
         }
@@ -104,12 +108,16 @@ enum UpgradeEvent: String, CaseIterable, Sendable {
     case killWithout = "kill-without"
     /// SIGTERM, the end, and then a new start, as flanneld is restarted.
     case stopAndStart = "stop-and-start"
+    /// The same where the network's backend is VXLAN: the kernel forwards, whatever becomes of the daemon.
+    case vxlan = "vxlan-stop-and-start"
+    /// The same with a forwarder as flannel's is in the place of the daemon; flanneld's own start comes on top of it.
+    case forwarder = "flannel-forwarder"
 
     /// Whether nothing may be lost.
     var isPlanned: Bool {
         switch self {
-        case .quiet, .restart, .upgrade, .failedHandOver, .port, .workers, .tuning: true
-        case .restartByStore, .killWithStore, .killWithout, .stopAndStart: false
+        case .quiet, .restart, .upgrade, .failedHandOver, .port, .workers, .tuning, .vxlan: true
+        case .restartByStore, .killWithStore, .killWithout, .stopAndStart, .forwarder: false
         }
     }
 }
@@ -125,8 +133,8 @@ struct UpgradeResult {
     var isClean: Bool { traffic.lost == 0 && !isWrong }
 
     static let heading =
-        "\("event".padded(18)) \("times".padded(5))     sent     lost (median, most)    twice  reordered  resets"
-        + "   longest gap, ms (median, most)"
+        "\("event".padded(20)) \("times".padded(5))     sent     lost (median, most)    twice  reordered  resets"
+        + "   longest gap, ms (least, median, 9 of 10, most)"
 
     static func line(of results: [UpgradeResult], for event: UpgradeEvent) -> String {
         func spread(_ values: [Double], _ digits: Int) -> String {
@@ -136,13 +144,18 @@ struct UpgradeResult {
             }
             return "\(format(sorted[sorted.count / 2])), \(format(sorted[sorted.count - 1]))"
         }
+        func distribution(_ values: [Double]) -> String {
+            let sorted = values.sorted()
+            return [0, sorted.count / 2, sorted.count * 9 / 10, sorted.count - 1]
+                .map { "\((sorted[$0] * 10).rounded() / 10)" }.joined(separator: ", ")
+        }
         func sum(_ value: (UpgradeResult) -> Int) -> String { "\(results.reduce(0) { $0 + value($1) })" }
         return [
-            event.rawValue.padded(18), "\(results.count)".padded(5), sum { $0.traffic.sent }.padded(9),
+            event.rawValue.padded(20), "\(results.count)".padded(5), sum { $0.traffic.sent }.padded(9),
             spread(results.map { Double($0.traffic.lost) }, 0).padded(22),
             sum { $0.traffic.duplicated }.padded(6),
             sum { $0.traffic.reordered }.padded(10), sum(\.resets).padded(8),
-            spread(results.map(\.traffic.longestGapMilliseconds), 1),
+            distribution(results.map(\.traffic.longestGapMilliseconds)),
         ].joined(separator: " ")
     }
 }

@@ -52,7 +52,8 @@ struct PathWorldTests {
         func route(on node: Int = 1) async throws -> String {
             var routes = ""
             for prefix in subnets[2 - node].split(separator: ",") {
-                routes += try await lab[node].run("ip route show \(prefix) dev flannel0")
+                let family = prefix.contains(":") ? "-6" : "-4"
+                routes += try await lab[node].run("ip \(family) route show \(prefix) dev flannel0")
             }
             return routes
         }
@@ -65,6 +66,7 @@ struct PathWorldTests {
         let pair = try await Pair(lab)
         let overhead = families.hasIPv4 ? 28 : 48
         for address in pair.pods[1].addresses {
+            try await pair.pods[0].reaches(address)
             #expect(await pair.pods[0].answers(from: address, bytes: 1500 - overhead) == 3)
         }
         let peer = "\(lab[2].address)/\(families.hasIPv4 ? 32 : 128)"

@@ -380,7 +380,7 @@ public actor NodeNetwork {
     ///
     /// - Throws: `NetlinkError` where the kernel's state cannot be read.
     public func withdrawAll() throws {
-        followPaths(to: [:], through: nil)
+        followPaths(to: [], through: nil)
         try setDesired([])
     }
 

@@ -21,6 +21,8 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
 
     private struct State {
         var settings: kernel_settings
+        /// For how long everything is left to the ring, and noted, whenever the programs begin.
+        let notingNanoseconds: UInt64
         /// The programs stand in both interfaces' way.
         var isAttached = false
         /// Whether packets to an underlay address leave by the underlay's interface.
@@ -36,8 +38,7 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
 
     /// The programs, for whoever attaches them.
     public let programs: KernelForwardingPrograms
-    /// The time of `KERNEL_MAP_AWAITED`; nil where the kernel does not show it.
-    private nonisolated(unsafe) let awaited: UnsafeRawPointer?
+    private let awaited: KernelAwaited
     private let state: Mutex<State>
 
     /// Loads the programs. They take nothing before `attached` has said where they stand.
@@ -46,18 +47,26 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     ///   - underlay: this node's address on the underlay, and the network's port.
     ///   - packetLimitBytes: inner packets of more are left to the ring.
     ///   - mtu: the largest inner packet that is taken from peers, bytes.
+    ///   - awaited: where they note what somebody waits for; nil: memory of their own.
+    ///   - notingNanoseconds: for how long they take nothing whenever they begin, and note which flows go by the ring.
     /// - Throws: `KernelProgramError` where the kernel refuses them.
     public init(
-        underlay: (address: IPv4Address, port: UInt16), packetLimitBytes: Int, mtu: Int
+        underlay: (address: IPv4Address, port: UInt16), packetLimitBytes: Int, mtu: Int,
+        awaited: KernelAwaited? = nil, notingNanoseconds: UInt64 = UInt64(KERNEL_RING_NANOSECONDS)
     ) throws(KernelProgramError) {
-        programs = try KernelForwardingPrograms.load()
-        awaited = programs[KERNEL_MAP_AWAITED].memory(bytes: MemoryLayout<UInt64>.size)
+        if let awaited {
+            self.awaited = awaited
+        } else {
+            self.awaited = try KernelAwaited()
+        }
+        programs = try KernelForwardingPrograms.load(self.awaited)
         state = Mutex(
             State(
                 settings: kernel_settings(
-                    valid_until: 0, underlay_index: 0, tunnel_index: 0,
+                    takes_from: 0, valid_until: 0, underlay_index: 0, tunnel_index: 0,
                     underlay_address: underlay.address.networkBytes, port: underlay.port.bigEndian,
-                    packet_limit: UInt16(clamping: packetLimitBytes), mtu: UInt32(clamping: mtu), unused: 0)))
+                    packet_limit: UInt16(clamping: packetLimitBytes), mtu: UInt32(clamping: mtu), unused: 0),
+                notingNanoseconds: notingNanoseconds))
     }
 
     /// Whether the kernel lets this process have a kernel path at all: loads it, tries it, and leaves nothing.
@@ -118,8 +127,9 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
 
     private func write(_ state: inout State) {
         let isOn = state.isAttached && state.suspension == nil && state.published != nil
-        state.settings.valid_until =
-            isOn ? monotonicNanoseconds() &+ KernelForwarder.validityNanoseconds : 0
+        let now = monotonicNanoseconds()
+        if state.settings.valid_until <= now { state.settings.takes_from = now &+ state.notingNanoseconds }
+        state.settings.valid_until = isOn ? now &+ KernelForwarder.validityNanoseconds : 0
         if !programs[KERNEL_MAP_SETTINGS].set(UInt32(0), to: state.settings) {
             // An entry of an array of one: refused by no kernel that took the map. Nothing is taken then either way.
             state.settings.valid_until = 0
@@ -198,7 +208,7 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     // MARK: What is seen
 
     /// What the workers see of what passes them, for as long as this object is there; nil where the kernel does not show it.
-    public var traffic: KernelPathTraffic? { awaited.map(KernelPathTraffic.init) }
+    public var traffic: KernelPathTraffic? { awaited.traffic }
 
     /// How the kernel path stands.
     public struct Standing: Sendable, Equatable {
@@ -273,10 +283,7 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     public func stop() { suspend("the daemon stops") }
 
     // Not before: whoever counts may still hold it.
-    deinit {
-        if let awaited { munmap(UnsafeMutableRawPointer(mutating: awaited), MemoryLayout<UInt64>.size) }
-        programs.close()
-    }
+    deinit { programs.close() }
 }
 
 func monotonicNanoseconds() -> UInt64 {

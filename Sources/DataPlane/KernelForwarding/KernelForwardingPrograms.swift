@@ -19,8 +19,10 @@ public struct KernelForwardingPrograms: Sendable {
     /// this process: what a kernel has is tried, not inferred from its version.
     ///
     /// - Throws: `KernelProgramError` where the kernel refuses one, or does otherwise than it should.
-    static func load() throws(KernelProgramError) -> KernelForwardingPrograms {
-        let maps = try makeMaps()
+    static func load(
+        _ awaited: KernelAwaited
+    ) throws(KernelProgramError) -> KernelForwardingPrograms {
+        let maps = try makeMaps(awaited)
         do throws(KernelProgramError) {
             let outbound = try KernelProgram.load(
                 UnsafeBufferPointer(
@@ -42,7 +44,7 @@ public struct KernelForwardingPrograms: Sendable {
         }
     }
 
-    private static func makeMaps() throws(KernelProgramError) -> [KernelMap] {
+    private static func makeMaps(_ awaited: KernelAwaited) throws(KernelProgramError) -> [KernelMap] {
         let number = MemoryLayout<UInt32>.size
         let time = MemoryLayout<UInt64>.size
         var maps: [KernelMap] = []
@@ -75,9 +77,7 @@ public struct KernelForwardingPrograms: Sendable {
                 try .make(
                     .arrayOfEachCPU, keyBytes: number, valueBytes: time,
                     entryLimit: Int(KERNEL_EVENTS.rawValue), name: "twill_events"))
-            maps.append(
-                try .make(
-                    .arrayInMemory, keyBytes: number, valueBytes: time, entryLimit: 1, name: "twill_awaited"))
+            maps.append(try awaited.sharedMap())
             return maps
         } catch {
             for map in maps { map.close() }

@@ -58,10 +58,13 @@ final class AttachedKernelPath: Sendable {
         forwarder.ask { peer in interfaces.leavesByUnderlay(peer, from: address) }
     }
 
-    /// Takes nothing for a while: the packet threads have stood still, and what it took now would pass what waits for them.
+    /// Takes nothing for a while: the packet threads are about to stand still, or have, and what it took then would pass what
+    /// waits for them.
     func rest() {
-        restEnd.withLock { $0 = .now + AttachedKernelPath.shortestRest }
-        forwarder.suspend("what has waited for the packet threads goes first")
+        restEnd.withLock { end in
+            end = .now + AttachedKernelPath.shortestRest
+            forwarder.suspend("what has waited for the packet threads goes first")
+        }
     }
 
     /// Whether the rest is over, and nothing is taken because nobody has looked since.
@@ -77,7 +80,9 @@ final class AttachedKernelPath: Sendable {
             return true
         }
         guard isOver else { return }
-        forwarder.suspend(objection())
+        let objection = objection()
+        // Unless it was told to rest meanwhile.
+        restEnd.withLock { if $0 == nil { forwarder.suspend(objection) } }
     }
 
     private func objection() -> String? {
@@ -141,6 +146,10 @@ extension NodeStatus.KernelPath {
     /// How the kernel path of a data plane stands.
     init(of dataPlane: DataPlane, _ path: AttachedKernelPath?) {
         guard let forwarder = dataPlane.kernelPath else {
+            guard !dataPlane.awaitsKernelPath else {
+                self.init(state: "waiting", detail: "it is just being set up")
+                return
+            }
             guard let refusal = dataPlane.kernelPathRefusal else {
                 let hasIPv4 = dataPlane.configuration.underlay.address.v4 != nil
                 self.init(

@@ -22,10 +22,6 @@ extension Daemon {
     private static let devicePatienceMilliseconds = 2000
     private static let portPause = Duration.milliseconds(2)
 
-    /// How long datagrams are taken in on the port that the node had before: other nodes hear of the new one within a
-    /// second, and those whose store does not answer, when it does again.
-    private static let formerPortSeconds = 60
-
     /// The data plane that carries the packets; nil where the network's backend leaves that to the kernel. Where another
     /// one is needed, it follows the one that there is without a break.
     func dataPlane(
@@ -51,6 +47,8 @@ extension Daemon {
             mtu: routes.mtu, tunnelAddress: lease.subnet.ipv4?.address,
             tunnelAddressIPv6: lease.subnet.ipv6?.address,
             acceptsAnySource: options.tunnel.acceptsAnySource, tuning: options.tuning)
+        // Nobody else touches it now. Where it is handed over, this daemon ends in here.
+        while isHandingOver || isReplacing { try await Task.sleep(for: .milliseconds(5)) }
         if let current = stage.dataPlane, !deviceIsLost,
             current.configuration.tunnelName == settings.tunnelName
         {
@@ -77,9 +75,6 @@ extension Daemon {
         if let refusal = made.uringRefusal {
             logger.warning(
                 .uringForbidden, metadata: ["detail": "\(refusal)"])
-        }
-        if let refusal = made.kernelPathRefusal {
-            logger.notice(.kernelPathRefused, metadata: ["detail": "\(refusal)"])
         }
         logger.notice(.dataPlaneStarted, metadata: words(for: made, mtu: routes.mtu))
         return made
@@ -113,9 +108,7 @@ extension Daemon {
     ) async throws -> DataPlane? {
         let component = Component(.dataPlane, "new settings")
         do throws(DataPlaneError) {
-            let following = try await onThread { () throws(DataPlaneError) in
-                try current.replaced(by: settings) { $0.publish(routes) }
-            }
+            let following = try await following(current, by: settings, routes)
             guard stage.dataPlane === current, !isStopping else {
                 await onThread { following.stop() }
                 throw .resource("replace the data plane", errorNumber: ECANCELED)
@@ -127,7 +120,6 @@ extension Daemon {
             // The kernel path's programs are the new one's.
             stage.desired = nil
             logger.notice(.dataPlaneReplaced, metadata: words(for: following, mtu: routes.mtu))
-            if following.channels?.hasFormerSockets == true { forgetFormerPort(of: following) }
             return following
         } catch .unsteerable {
             return nil
@@ -150,29 +142,47 @@ extension Daemon {
         }
     }
 
-    /// Takes nothing in any more, after a while, on the port that the node had before.
-    private func forgetFormerPort(of dataPlane: DataPlane) {
-        Task {
-            try? await Task.sleep(for: .seconds(Daemon.formerPortSeconds))
-            guard stage.dataPlane === dataPlane, !isStopping, !isHandingOver, let routes = stage.routes else {
-                return
-            }
-            let following = await onThread {
-                try? dataPlane.replaced(by: dataPlane.configuration, keepsFormerSockets: false) {
+    /// Lets one data plane follow another. The kernel path of the one rests from before its packet threads cease; the other has
+    /// its own.
+    private func following(
+        _ current: DataPlane, by settings: DataPlaneConfiguration, keepsFormerSockets: Bool = true,
+        _ routes: ForwardingRoutes
+    ) async throws(DataPlaneError) -> DataPlane {
+        isReplacing = true
+        defer { isReplacing = false }
+        stage.kernelPath?.rest()
+        do throws(DataPlaneError) {
+            return try await onThread { () throws(DataPlaneError) in
+                try current.replaced(by: settings, keepsFormerSockets: keepsFormerSockets) {
                     $0.publish(routes)
                 }
             }
-            guard let following, stage.dataPlane === dataPlane else {
-                if let following { await onThread { following.stop() } }
-                return
-            }
-            take(following)
-            observation.update(following, continuing: true)
-            stage.stored = nil
-            stage.desired = nil
-            logger.notice(.formerPortClosed, metadata: ["bound": "\(following.underlay)"])
-            askForPass()
+        } catch {
+            stage.kernelPath?.rest()
+            throw error
         }
+    }
+
+    /// Takes nothing in any more on the port that the node had before, once that has lasted long enough; to be called once a
+    /// second. What it inherited of a port of before counts from when it was first seen.
+    func lookAtFormerPort() async {
+        let dataPlane = stage.dataPlane
+        let port = dataPlane?.channels?.hasFormerSockets == true ? dataPlane?.underlay : nil
+        let isDue = stage.formerPort.isOver(besides: port, at: .now)
+        guard isDue, let dataPlane, let routes = stage.routes, !isStopping, !isHandingOver, !isReplacing
+        else {
+            return
+        }
+        let following = try? await following(
+            dataPlane, by: dataPlane.configuration, keepsFormerSockets: false, routes)
+        guard let following else { return }
+        guard stage.dataPlane === dataPlane else { return await onThread { following.stop() } }
+        take(following)
+        observation.update(following, continuing: true)
+        stage.stored = nil
+        stage.desired = nil
+        logger.notice(.formerPortClosed, metadata: ["bound": "\(following.underlay)"])
+        askForPass()
     }
 
     /// Opens the device and the sockets. At the start both can be held for a while by a process that was killed: the

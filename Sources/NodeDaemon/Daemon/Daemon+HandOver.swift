@@ -31,25 +31,26 @@ extension Daemon {
         do throws(HandOverFailure) {
             let release = try await onThread { () throws(HandOverFailure) in try successor.question() }
             guard let dataPlane = stage.dataPlane, let routes = stage.routes, stage.isReady, !isStopping,
-                !isHandingOver, let channels = dataPlane.channels
+                !isHandingOver, !isReplacing, let channels = dataPlane.channels
             else {
-                await onThread { successor.refuse("it is not set up, or hands over already") }
+                await onThread { successor.refuse("it is not set up, or hands over or changes just now") }
                 return false
             }
             let offer = HandOverState(
                 of: dataPlane, channels, routes: routes, node: handOverNode, pathMTUs: node.knownPaths.narrow)
             let (since, readBefore) = (ContinuousClock.now, dataPlane.counters()[.tunnelReads])
             try await onThread { () throws(HandOverFailure) in try successor.offer(offer) }
-            guard stage.dataPlane === dataPlane, !isStopping else {
-                await onThread { successor.refuse("it has made its data plane anew meanwhile") }
+            guard stage.dataPlane === dataPlane, !isStopping, !isReplacing else {
+                await onThread { successor.refuse("it makes its data plane anew") }
                 return false
             }
             isHandingOver = true
             let patience = Successor.takingMilliseconds(
                 queueLength: options.tuning.queueLength,
-                packets: dataPlane.counters()[.tunnelReads] &- readBefore, in: ContinuousClock.now - since)
-            // What it forwards would pass those that wait meanwhile.
-            stage.kernelPath?.forwarder.suspend("this daemon is handing over")
+                packets: dataPlane.counters()[.tunnelReads] &- readBefore, in: ContinuousClock.now - since,
+                comesAgain: failedHandOver.map { ContinuousClock.now - $0 < Successor.comesAgainWithin }
+                    ?? false)
+            stage.kernelPath?.rest()
             try await give(dataPlane, channels, to: successor, withinMilliseconds: patience)
             await closeKernelPath()
             stage.dataPlane = nil
@@ -58,6 +59,7 @@ extension Daemon {
         } catch {
             if isHandingOver {
                 isHandingOver = false
+                failedHandOver = .now
                 stage.kernelPath?.rest()
                 askForPass()
             }

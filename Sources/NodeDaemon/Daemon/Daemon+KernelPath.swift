@@ -7,6 +7,11 @@ import Worker
 extension Daemon {
     /// What the reconciler is to keep for the kernel path of a data plane; nothing where it has none.
     func kernelPathItems(of dataPlane: DataPlane?) async -> [any DesiredItem] {
+        if let dataPlane { await onThread { dataPlane.loadKernelPath() } }
+        if let refusal = dataPlane?.kernelPathRefusal, !hasToldKernelPathRefusal {
+            hasToldKernelPathRefusal = true
+            logger.notice(.kernelPathRefused, metadata: ["detail": "\(refusal)"])
+        }
         guard let dataPlane, let forwarder = dataPlane.kernelPath, let address = underlay.address else {
             stage.kernelPath = nil
             observation.update(nil as AttachedKernelPath?)
@@ -35,7 +40,7 @@ extension Daemon {
 
     /// Looks whether the kernel path may go on as it is.
     func lookAtKernelPath() async {
-        guard let path = stage.kernelPath, !isHandingOver else { return }
+        guard let path = stage.kernelPath, !isHandingOver, !isReplacing else { return }
         await onThread { path.look() }
     }
 

@@ -60,6 +60,7 @@ extension Daemon {
             }
             await observation.lookForLosses { await onThread { ProcessorTimes.now() } }
             await lookAtDataPlane()
+            await lookAtFormerPort()
             await storeDescriptors()
             await tellWhetherItStands()
             health.set(
@@ -78,7 +79,7 @@ extension Daemon {
 
     /// Looks whether the packet threads still run and whether the port is theirs alone.
     private func lookAtDataPlane() async {
-        guard let dataPlane = stage.dataPlane, !isHandingOver else { return }
+        guard let dataPlane = stage.dataPlane, !isHandingOver, !isReplacing else { return }
         var watch = dataPlaneWatch
         let ended = await watch.look(at: dataPlane)
         dataPlaneWatch = watch

@@ -58,6 +58,11 @@ actor Daemon {
     var wakesSeen: [UInt64] = []
     /// The data plane is being handed over: nothing else touches it meanwhile.
     var isHandingOver = false
+    /// When one was given the data plane last that did not take it.
+    var failedHandOver: ContinuousClock.Instant?
+    /// Another data plane is following the one that there is: nobody else touches that meanwhile.
+    var isReplacing = false
+    var hasToldKernelPathRefusal = false
     /// This node's identity; nil where its cluster has it.
     private(set) var identity: NodeIdentity?
     /// Whether this process has had a data plane: then nobody who ended before it can hold port or device.
@@ -71,6 +76,7 @@ actor Daemon {
         /// What is stored for the next process.
         var stored: StoredDescriptors?
         var fallbacks = FallbackWatch()
+        var formerPort = FormerPort()
         var kernelPath: AttachedKernelPath?
         /// The port that another process holds or held, until it was had.
         var heldPort: Component?

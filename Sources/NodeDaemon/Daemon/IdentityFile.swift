@@ -91,8 +91,8 @@ enum IdentityFile {
     ) throws(ExitFailure) -> Kept {
         var kept = kept
         // What cannot be read says nothing.
-        if case .text(let text) = try contents(of: directory + "/machine"),
-            let last = Machine(text, of: kept.identity),
+        let found = try contents(of: directory + "/machine")
+        if case .text(let text) = found, let last = Machine(text, of: kept.identity),
             machine.isCopy(of: last)
         {
             let before = kept.identity
@@ -105,7 +105,10 @@ enum IdentityFile {
             )
             try keep(kept.identity, in: directory)
         }
-        try replace(directory + "/machine", with: machine.text(for: kept.identity))
+        let text = machine.text(for: kept.identity)
+        // To write takes as long as the disk does, and packets wait.
+        if found == .text(text) { return kept }
+        try replace(directory + "/machine", with: text)
         return kept
     }
 

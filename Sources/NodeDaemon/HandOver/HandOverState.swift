@@ -7,7 +7,7 @@ import Worker
 
 /// What a data plane is told to the one that goes on with it, in another process: JSON, with sorted keys. A release adds
 /// members, and leaves out what another does not tell; it never gives a member another meaning (ADR 92).
-struct HandOverState: Codable, Equatable {
+struct HandOverState: Encodable, Equatable {
     /// The version of this form: 1. A later one is read all the same.
     var version = 1
     /// Who wrote it.
@@ -36,7 +36,7 @@ struct HandOverState: Codable, Equatable {
     /// Whose node this is: what another node's daemon on the same host has another one of.
     var node: Node
 
-    struct Tunnel: Codable, Equatable {
+    struct Tunnel: Encodable, Equatable {
         var name: String
         /// Nil in a network of IPv6 alone. A release that has IPv4 alone can't read that, and does not take over.
         var address: String?
@@ -46,12 +46,12 @@ struct HandOverState: Codable, Equatable {
         var workers: Int
     }
 
-    struct Place: Codable, Equatable {
+    struct Place: Encodable, Equatable {
         var address: String
         var port: UInt16
     }
 
-    struct Peer: Codable, Equatable {
+    struct Peer: Encodable, Equatable {
         var subnet: String?
         var subnetIPv6: String?
         var address: String
@@ -61,18 +61,11 @@ struct HandOverState: Codable, Equatable {
         var counts: [UInt64]?
     }
 
-    struct Node: Codable, Equatable {
+    struct Node: Encodable, Equatable {
         var subnetFile: String
         var stateDirectory: String
         /// This node's identity, as its state directory has it; nil where the cluster has it.
         var identity: String?
-    }
-
-    /// The bytes of one that was written.
-    ///
-    /// - Throws: where it can't be read as such.
-    init(reading bytes: [UInt8]) throws {
-        self = try JSONDecoder().decode(HandOverState.self, from: Data(bytes))
     }
 
     /// As bytes.

@@ -11,8 +11,11 @@ struct Successor: Sendable {
     /// daemon forwards meanwhile.
     private static let preparingMilliseconds: Int32 = 30_000
     /// How long it may take to take the descriptors, in which nobody forwards: after that, this daemon does again. It is
-    /// less where the queue would be full before (`takingMilliseconds`).
-    private static let takingMilliseconds: (least: Int32, most: Int32) = (10, 200)
+    /// less where the queue would be full before (`takingMilliseconds`). Who was too slow comes again at once, and gets the
+    /// longest; so one that falls silent costs no more than the first.
+    private static let takingMilliseconds: (least: Int32, first: Int32, most: Int32) = (10, 40, 200)
+    /// After a failure, for how long the next one is taken to be the same one again.
+    static let comesAgainWithin = Duration.seconds(10)
 
     let connection: HandOverConnection
 
@@ -45,13 +48,17 @@ struct Successor: Sendable {
     ///   - queueLength: packets that the queue holds.
     ///   - packets: how many came from it of late.
     ///   - time: in which time.
-    static func takingMilliseconds(queueLength: Int, packets: UInt64, in time: Duration) -> Int32 {
+    ///   - comesAgain: whether another has just failed.
+    static func takingMilliseconds(
+        queueLength: Int, packets: UInt64, in time: Duration, comesAgain: Bool
+    ) -> Int32 {
         let (seconds, attoseconds) = time.components
         let milliseconds = UInt64(clamping: seconds &* 1000 &+ attoseconds / 1_000_000_000_000_000)
         let packetsEachMillisecond = max(packets / max(milliseconds, 1), 1)
         // Half of it: some have come since the worker ceased.
         let filled = UInt64(clamping: queueLength) / 2 / packetsEachMillisecond
-        return min(max(Int32(clamping: filled), takingMilliseconds.least), takingMilliseconds.most)
+        let most = comesAgain ? takingMilliseconds.most : takingMilliseconds.first
+        return min(max(Int32(clamping: filled), takingMilliseconds.least), most)
     }
 
     /// Gives it, and waits until the other one has taken it.

@@ -36,15 +36,16 @@ final class PathProbeSocket {
             Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue), 0)
         guard descriptor >= 0 else { return nil }
         // DF, and whatever a route of ours says the path carries: that is what is asked.
-        let options =
-            isIPv6
-            ? [(IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE), (IPPROTO_IPV6, IPV6_DONTFRAG, 1)]
-            : [(IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)]
-        let isSet = options.allSatisfy { level, option, value in
-            var value = Int32(value)
-            return setsockopt(
-                descriptor, Int32(level), option, &value, socklen_t(MemoryLayout<Int32>.size)) == 0
+        func set(_ level: Int32, _ option: Int32, _ value: Int32) -> Bool {
+            var value = value
+            let size = socklen_t(MemoryLayout<Int32>.size)
+            return setsockopt(descriptor, level, option, &value, size) == 0
         }
+        let isSet =
+            isIPv6
+            ? set(Int32(IPPROTO_IPV6), IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE)
+                && set(Int32(IPPROTO_IPV6), IPV6_DONTFRAG, 1)
+            : set(Int32(IPPROTO_IP), IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
         guard isSet, twill_keep_icmp_errors(descriptor, isIPv6 ? 1 : 0) == 0,
             Endpoint(address: address, port: 0).withSocketName({ bind(descriptor, $0, $1) }) == 0
         else { return nil }

@@ -29,7 +29,7 @@ enum kernel_map {
 // In the upper half of a constant that stands for a map, whose lower half is its number: the loader puts the map there.
 #define KERNEL_MAP_MARK 0x6D617021u
 
-// Places for flows, a power of two: 1.5 MiB. Flows that share one only keep each other out of the kernel path.
+// Places for flows, a power of two: 2 MiB. Flows that share one only keep each other out of the kernel path.
 #define KERNEL_FLOWS 65536
 // A slot for each peer that is counted by itself, and one for all others (`PeerCounterBlock`).
 #define KERNEL_PEER_SLOTS 4097
@@ -39,7 +39,14 @@ enum kernel_map {
 // Nanoseconds: the packets of one step write the time once.
 #define KERNEL_AWAITED_STEP 1000000ull
 
+// Nanoseconds for which a flow stays in the ring after a packet of it was left to that: longer than both rings hold one when
+// other programs have the CPU for a few time slices.
+#define KERNEL_RING_NANOSECONDS 20000000ull
+
 struct kernel_settings {
+  // Before this time everything is left to the ring, and each packet notes so for its flow: while the programs took nothing,
+  // nobody noted what the ring may still hold. It comes first, so that whoever sees a later `valid_until` sees it.
+  uint64_t takes_from;
   // The programs take nothing any more from this time on: whoever looks after the table is gone.
   uint64_t valid_until;
   // The interface that carries the underlay, and the TUN device.
@@ -89,8 +96,10 @@ struct kernel_holder {
 };
 
 struct kernel_flow {
-  // Until when the flow's packets go by the ring, which still may hold some of them.
+  // Until when the flow's packets go out by the ring, which still may hold some of them.
   uint64_t ring_until;
+  // The same of those that come in.
+  uint64_t inbound_ring_until;
   // When the count of `unanswered` began.
   uint64_t window_began;
   // Small packets sent by the kernel path in this window since the other side last sent one.
@@ -115,7 +124,7 @@ enum kernel_event {
   // Packets that came in by it, and their bytes.
   KERNEL_EVENT_RECEIVED,
   KERNEL_EVENT_RECEIVED_BYTES,
-  // Small packets to able peers that went by the ring because their flow was there.
+  // Small packets to and from able peers that went by the ring because their flow was there.
   KERNEL_EVENT_KEPT_IN_ORDER,
   // Datagrams in the kernel path's form to our port that the ring was left to judge.
   KERNEL_EVENT_LEFT_TO_RING,

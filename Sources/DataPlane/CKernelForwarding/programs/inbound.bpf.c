@@ -48,25 +48,26 @@ INLINE struct kernel_holder *sender_of(const struct datagram *datagram) {
   return sender->endpoint.address == datagram->outer.source ? sender : 0;
 }
 
-// Notes that the other side of a flow has sent something: whoever waits for answers is no flood. And somebody waits for
-// this one.
-INLINE void note_answer(struct __sk_buff *packet, const struct ipv4_header *inner, uint32_t bytes, uint64_t now) {
+// The flow of an inner packet, and whether the packet may pass others of it.
+INLINE struct kernel_flow *flow_of(struct __sk_buff *packet, const struct ipv4_header *inner, uint32_t bytes, int *may_pass) {
   struct transport_head head = {0};
   struct flow_name flow = {
       .source = inner->source, .destination = inner->destination, .transport = inner->transport};
   const uint32_t offset = ETHERNET_BYTES + OUTER_BYTES + IPV4_BYTES;
-  if (flow.transport == TCP) {
-    if (load_bytes(packet, offset, &head, sizeof head)) return;
-    // An acknowledgement is no answer: each second segment of a flood has one.
-    if (is_bare_acknowledgement(&head, TCP, bytes)) return;
-  } else if (flow.transport == UDP) {
-    if (load_bytes(packet, offset, &head, 4)) return;
-  }
-  note_awaited(now);
+  if (flow.transport == TCP || flow.transport == UDP) load_bytes(packet, offset, &head, 4);
   flow.source_port = head.source_port;
   flow.destination_port = head.destination_port;
-  struct kernel_flow *place = flow_place(&flow);
-  if (place && place->unanswered) place->unanswered = 0;
+  if (flow.transport == TCP) load_bytes(packet, offset, &head, sizeof head);
+  *may_pass = is_bare_acknowledgement(&head, flow.transport, bytes);
+  return flow_place(&flow);
+}
+
+// Whether the ring may still hold a packet of the flow, which this one would pass: it took in what came while this program
+// took nothing. Then this one goes by the ring, and is noted.
+INLINE int is_behind(struct kernel_flow *flow, const struct kernel_settings *settings, uint64_t now) {
+  if (now >= settings->takes_from && now >= flow->inbound_ring_until) return 0;
+  flow->inbound_ring_until = now + KERNEL_RING_NANOSECONDS;
+  return 1;
 }
 
 PROGRAM int inbound(struct __sk_buff *packet) {
@@ -90,7 +91,19 @@ PROGRAM int inbound(struct __sk_buff *packet) {
     return PASS;
   }
   uint32_t slot = sender->counter_slot;
-  note_answer(packet, &inner, bytes, now);
+  int may_pass;
+  struct kernel_flow *flow = flow_of(packet, &inner, bytes, &may_pass);
+  if (!flow) return PASS;
+  if (!may_pass) {
+    if (is_behind(flow, settings, now)) {
+      count_event(KERNEL_EVENT_KEPT_IN_ORDER, 1);
+      return PASS;
+    }
+    // The other side has sent something: whoever waits for answers is no flood. And somebody waits for this one. A bare
+    // acknowledgement is no answer: each second segment of a flood has one.
+    note_awaited(now);
+    if (flow->unanswered) flow->unanswered = 0;
+  }
   // Refused where there is no memory, and then nothing was changed.
   if (adjust_room(packet, -OUTER_BYTES, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO)) return PASS;
   decrement_time_to_live(&inner);

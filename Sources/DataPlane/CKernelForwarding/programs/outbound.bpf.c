@@ -10,9 +10,6 @@
 // A flow with anything large stays in the ring for as long as the ring takes it for bulk
 // (`WorkerLimits.sparseAfterNanoseconds`).
 #define BULK_NANOSECONDS 100000000ull
-// For any other packet that was left to the ring: longer than both rings hold one when other programs have the CPU for a
-// few time slices.
-#define RING_NANOSECONDS 20000000ull
 // So many small packets without an answer in one window are bulk of its kind: 25,600 a second. The ring merges them,
 // and carries three times as many. Who asks and waits for the answer never has more than a few.
 #define UNANSWERED_LIMIT 256
@@ -111,15 +108,15 @@ PROGRAM int outbound(struct __sk_buff *packet) {
   void *table = current_table();
   struct kernel_holder *holder = table ? holder_of(table, flow.destination) : 0;
   uint64_t *able_until = holder && holder->kind == KERNEL_HOLDER_PEER ? map_lookup(MAP(KERNEL_MAP_ABLE), &holder->endpoint) : 0;
-  if (!able_until || *able_until <= now || swap16(headers.inner.total_length) != bytes ||
+  if (now < settings->takes_from || !able_until || *able_until <= now || swap16(headers.inner.total_length) != bytes ||
       headers.inner.time_to_live <= 1)
-    return may_pass ? PASS : leave_to_ring(place, now + RING_NANOSECONDS);
+    return may_pass ? PASS : leave_to_ring(place, now + KERNEL_RING_NANOSECONDS);
 
   if (!may_pass) {
     struct kernel_flow *others = flow_place(&untold);
     if (now < place->ring_until || !others || now < others->ring_until) {
       count_event(KERNEL_EVENT_KEPT_IN_ORDER, 1);
-      return leave_to_ring(place, now + RING_NANOSECONDS);
+      return leave_to_ring(place, now + KERNEL_RING_NANOSECONDS);
     }
     if (is_flood(place, now)) {
       count_event(KERNEL_EVENT_KEPT_IN_ORDER, 1);

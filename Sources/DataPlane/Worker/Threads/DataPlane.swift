@@ -1,3 +1,4 @@
+// long: one class, whose locks are private to it: what is open, what is published and what of the kernel path is loaded belong together.
 // How it works. A data plane comes to be in two steps. First it prepares all that can be made twice: one thread for each
 // worker, pinned to a CPU where that was asked for (WorkerThread.swift), which allocates its own memory (so that it lies
 // on its own NUMA node) and makes its ring. Then it begins on channels, the TUN queues and sockets, which are opened for
@@ -23,11 +24,13 @@ public final class DataPlane: Sendable {
     public let engine: EngineChoice
     /// Why io_uring is not used although nobody said so; nil where it is.
     public let uringRefusal: UringError?
-    /// What forwards small packets of sparse flows past the workers; nil where it is off or refused. It forwards nothing
-    /// before the control side has attached its programs.
-    public let kernelPath: KernelForwarder?
+    /// What forwards small packets of sparse flows past the workers; nil where it is off or refused, or before it is loaded
+    /// (`loadKernelPath`). It forwards nothing before the control side has attached its programs.
+    public var kernelPath: KernelForwarder? { loadedKernelPath.withLock { $0.forwarder } }
     /// Why there is none; nil where there is one, or nobody wants it.
-    public let kernelPathRefusal: KernelProgramError?
+    public var kernelPathRefusal: KernelProgramError? { loadedKernelPath.withLock { $0.refusal } }
+    /// Whether one is wanted that is not loaded yet.
+    public var awaitsKernelPath: Bool { loadedKernelPath.withLock { $0.isAwaited } }
     /// How it was asked to work.
     public var tuning: Tuning { configuration.tuning }
     /// The number of workers.
@@ -37,8 +40,9 @@ public final class DataPlane: Sendable {
 
     let limits: WorkerLimits
     let publication: ForwardingPublication
-    /// Who forwards by the routes that are published: the workers, by their snapshot.
-    private let subscribers: [any ForwardingSubscriber]
+    /// What the kernel path's programs note for the workers; nil where there can be no kernel path.
+    let awaited: KernelAwaited?
+    private let loadedKernelPath: Mutex<LoadedKernelPath>
     let wakes: WakeDescriptors
     let orders: WorkerOrders
     let states: WorkerStates
@@ -46,7 +50,7 @@ public final class DataPlane: Sendable {
     let peerBlocks: [PeerCounterBlock]
     let hellos: HelloThread
     let records: [WorkerRecords]
-    private let peerSlots = Mutex(PeerSlots())
+    private let published = Mutex(Published())
     private let threads = Mutex<[Int: pthread_t]>([:])
     /// What is open, from `begin` to the end; locked while a worker is woken.
     private let open = Mutex(Open())
@@ -60,6 +64,18 @@ public final class DataPlane: Sendable {
     private let carried = Mutex(DataPlaneTotals())
     /// What the kernel path has counted; the block's one writer holds the lock.
     private let kernelPathBlock: Mutex<CounterBlock>
+
+    private struct LoadedKernelPath {
+        var isAwaited: Bool
+        var forwarder: KernelForwarder?
+        var refusal: KernelProgramError?
+    }
+
+    /// What was published last, with the slots of the peers' counters.
+    private struct Published {
+        var slots = PeerSlots()
+        var routes: ForwardingRoutes?
+    }
 
     /// What is open.
     private struct Open {
@@ -90,8 +106,9 @@ public final class DataPlane: Sendable {
         self.states = states
         workerCount = workers
         publication = ForwardingPublication(workers: workers)
-        (kernelPath, kernelPathRefusal) = DataPlane.kernelPath(configuration)
-        subscribers = [publication, hellos] + [kernelPath].compactMap { $0 }
+        let (awaited, loaded) = DataPlane.awaitedKernelPath(configuration)
+        self.awaited = awaited
+        loadedKernelPath = Mutex(loaded)
         blocks = (0..<workers).map { _ in CounterBlock.allocate() }
         peerBlocks = (0..<workers).map { _ in PeerCounterBlock.allocate() }
         records = (0..<workers).map { _ in WorkerRecords.allocate() }
@@ -145,24 +162,65 @@ public final class DataPlane: Sendable {
         }
     }
 
-    /// The kernel path where it is wanted, can be and may be, or why it is not. It lets nobody in by another source than
-    /// the sending peer's, and knows an underlay of IPv4 alone.
-    private static func kernelPath(
-        _ configuration: DataPlaneConfiguration
-    ) -> (KernelForwarder?, KernelProgramError?) {
+    /// Whether there is to be a kernel path. It lets nobody in by another source than the sending peer's, and knows an underlay
+    /// of IPv4 alone.
+    private static func wantsKernelPath(_ configuration: DataPlaneConfiguration) -> Bool {
         guard configuration.tuning.kernelPath == .automatic, !configuration.acceptsAnySource,
-            case .v4(let address) = configuration.underlay.address
-        else { return (nil, nil) }
+            case .v4 = configuration.underlay.address
+        else { return false }
+        return true
+    }
+
+    /// What the workers look at of a kernel path, where there is to be one, and how that stands.
+    private static func awaitedKernelPath(
+        _ configuration: DataPlaneConfiguration
+    ) -> (KernelAwaited?, LoadedKernelPath) {
+        guard wantsKernelPath(configuration) else { return (nil, LoadedKernelPath(isAwaited: false)) }
+        do throws(KernelProgramError) {
+            return (try KernelAwaited(), LoadedKernelPath(isAwaited: true))
+        } catch {
+            return (nil, LoadedKernelPath(isAwaited: false, refusal: error))
+        }
+    }
+
+    /// Whether this kernel has what a kernel path needs: tried once.
+    private static let kernelPathRefusalHere: KernelProgramError? = {
         do throws(KernelProgramError) {
             try KernelForwarder.probe()
-            return (
-                try KernelForwarder(
+            return nil
+        } catch { return error }
+    }()
+
+    /// Loads the kernel path, where one is wanted that is not loaded yet. That takes some 10 ms, and twice as much the first
+    /// time; so it is no part of the start: packets go by the workers meanwhile.
+    public func loadKernelPath() {
+        ending.withLock { _ in
+            guard awaitsKernelPath, let awaited, case .v4(let address) = configuration.underlay.address,
+                !open.withLock({ $0.isOver })
+            else { return }
+            do throws(KernelProgramError) {
+                if let refusal = DataPlane.kernelPathRefusalHere { throw refusal }
+                let forwarder = try KernelForwarder(
                     underlay: (address, configuration.underlay.port),
-                    packetLimitBytes: configuration.tuning.kernelPathBytes, mtu: configuration.mtu), nil
-            )
-        } catch {
-            return (nil, error)
+                    packetLimitBytes: configuration.tuning.kernelPathBytes, mtu: configuration.mtu,
+                    awaited: awaited)
+                published.withLock { published in
+                    loadedKernelPath.withLock {
+                        $0 = LoadedKernelPath(isAwaited: false, forwarder: forwarder)
+                    }
+                    if let routes = published.routes { forwarder.publish(routes) }
+                }
+                startHellos()
+            } catch {
+                loadedKernelPath.withLock { $0 = LoadedKernelPath(isAwaited: false, refusal: error) }
+            }
         }
+    }
+
+    /// Without that thread this node asks nobody, and answers nobody.
+    private func startHellos() {
+        guard let kernelPath, let channels else { return }
+        try? hellos.start(telling: kernelPath, on: channels.sockets.helloSender)
     }
 
     deinit {
@@ -254,8 +312,6 @@ public final class DataPlane: Sendable {
     /// Forwards from here on.
     public func run() {
         orders.give(.run, to: 0..<workerCount)
-        // Without that thread this node asks nobody, and answers nobody.
-        if let kernelPath { try? hellos.start(telling: kernelPath, on: channels?.sockets.helloSender) }
     }
 
     /// Takes nothing in from here on, and returns once the workers have sent and written out all they held: what comes
@@ -385,9 +441,12 @@ public final class DataPlane: Sendable {
     /// - Returns: how many peers were left out by the subscriber that holds the fewest.
     @discardableResult
     public func publish(_ routes: ForwardingRoutes) -> Int {
-        let leftOut = peerSlots.withLock { slots in
+        let leftOut = published.withLock { published in
             var routes = routes
-            slots.assign(to: &routes.peers, counts: counts(ofSlot:))
+            published.slots.assign(to: &routes.peers, counts: counts(ofSlot:))
+            published.routes = routes
+            let subscribers: [any ForwardingSubscriber] =
+                [publication, hellos] + [kernelPath].compactMap { $0 }
             return subscribers.map { $0.publish(routes) }.max() ?? 0
         }
         wakeWorkers()
@@ -462,7 +521,7 @@ public final class DataPlane: Sendable {
     /// What was carried to and from each peer.
     public func countersOfPeers() -> PeerTotals {
         let before = carried.withLock { $0.peers }
-        return peerSlots.withLock { $0.totals(counts: counts(ofSlot:)) }.continuing(before)
+        return published.withLock { $0.slots.totals(counts: counts(ofSlot:)) }.continuing(before)
     }
 
     private func counts(ofSlot slot: UInt16) -> PeerCounts {

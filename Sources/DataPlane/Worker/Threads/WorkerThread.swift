@@ -78,7 +78,7 @@ extension DataPlane {
             engine: engine, memory: memory, limits: limits, settings: settings(channels, index),
             counters: blocks[index], peerCounters: peerBlocks[index], records: records[index],
             reader: publication.reader(index), hellos: hellos.inboxes[index],
-            kernelPathTraffic: kernelPath?.traffic)
+            kernelPathTraffic: awaited?.traffic)
         states.note(.attached, of: index)
         guard orders.next(after: .attach, of: index) != .end else {
             worker.close()
