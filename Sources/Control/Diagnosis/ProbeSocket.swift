@@ -53,7 +53,7 @@ final class ProbeSocket {
         descriptor = socket(
             isIPv4 ? AF_INET : AF_INET6,
             type | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue),
-            kind == .echo ? Int32(isIPv4 ? IPPROTO_ICMP : IPPROTO_ICMPV6) : 0)
+            kind != .echo ? 0 : isIPv4 ? Int32(IPPROTO_ICMP) : Int32(IPPROTO_ICMPV6))
         guard descriptor >= 0 else { throw ProbeSocketError("open a socket for echo requests") }
         set(SOL_SOCKET, SO_RCVBUF, 1 << 20)
         if kind == .echo { hideAllButReplies() }
@@ -74,11 +74,11 @@ final class ProbeSocket {
     private func hideAllButReplies() {
         let type = Int(EchoMessage.replyType(family))
         var hidden = [UInt32](repeating: .max, count: family == .ipv4 ? 1 : 8)
-        hidden[type / 32] &= ~(UInt32(1) << UInt32(type % 32))
+        hidden[type / 32] &= ~(UInt32(1) << UInt32(truncatingIfNeeded: type % 32))
         _ = setsockopt(
             descriptor, family == .ipv4 ? Self.rawLevel : Int32(IPPROTO_ICMPV6),
             family == .ipv4 ? Self.icmpFilter : Self.icmpv6Filter, &hidden,
-            socklen_t(hidden.count * MemoryLayout<UInt32>.size))
+            socklen_t(truncatingIfNeeded: hidden.count * MemoryLayout<UInt32>.size))
     }
 
     @discardableResult

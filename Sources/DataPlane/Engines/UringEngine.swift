@@ -52,7 +52,8 @@ public struct UringEngine: PacketEngine, ~Copyable {
     private static let senderFile: Int32 = 3
     private static let formerSocketFile: Int32 = 4
     /// The places of two receives among completions: from the socket, and from the former one.
-    private static let (currentReceive, formerReceive) = (0, 1)
+    private static let currentReceive = 0
+    private static let formerReceive = 1
     private static let receiveGroup: UInt16 = 0
     /// How long the kernel's thread looks for submissions before it sleeps.
     private static let submissionPollingIdleMilliseconds: UInt32 = 10

@@ -128,7 +128,7 @@ extension FixedWidthInteger {
         switch value {
         case .integer(let number): self.init(exactly: number)
         // What is larger than Int.max.
-        case .number(let number): self.init(exactly: number)
+        case .number(let number): self.init(exactly: number)  // checked: nil for what does not fit
         default: return nil
         }
     }

@@ -26,7 +26,7 @@ final class RefusalSocket {
         descriptor = socket(
             family == .ipv4 ? AF_INET : AF_INET6,
             Int32(SOCK_RAW.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue),
-            Int32(family == .ipv4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+            family == .ipv4 ? Int32(IPPROTO_ICMP) : Int32(IPPROTO_ICMPV6))
         guard descriptor >= 0 else { return nil }
         var bytes = RefusalSocket.bufferBytes
         _ = setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, &bytes, socklen_t(MemoryLayout<Int32>.size))
@@ -37,7 +37,7 @@ final class RefusalSocket {
             setsockopt(
                 descriptor, family == .ipv4 ? RefusalSocket.rawLevel : Int32(IPPROTO_ICMPV6),
                 family == .ipv4 ? RefusalSocket.icmpFilter : RefusalSocket.icmpv6Filter, &hidden,
-                socklen_t(hidden.count * MemoryLayout<UInt32>.size)) == 0
+                socklen_t(truncatingIfNeeded: hidden.count * MemoryLayout<UInt32>.size)) == 0
         guard isSet else { return nil }
     }
 
