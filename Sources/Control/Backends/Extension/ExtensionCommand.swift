@@ -60,31 +60,32 @@ struct ExtensionCommand: Sendable, Hashable {
     }
 
     private static func trimmed(_ text: String) -> String {
-        let scalars = text.unicodeScalars
         let isBlank = { (scalar: Unicode.Scalar) in scalar.properties.isWhitespace }
-        guard let first = scalars.firstIndex(where: { !isBlank($0) }),
-            let last = scalars.lastIndex(where: { !isBlank($0) })
-        else { return "" }
-        return String(scalars[first...last])
+        let scalars = text.unicodeScalars.drop(while: isBlank)
+        return String(scalars.dropLast(scalars.reversed().prefix(while: isBlank).count))
     }
 
     /// A word with its variables put in; one that there is not is empty. `$` before anything else stands for itself.
     static func expand(_ word: String, _ environment: [String: String]) -> String {
         var result = ""
         var rest = Substring(word)
-        while let dollar = rest.firstIndex(of: "$") {
-            result += rest[..<dollar]
-            rest = rest[rest.index(after: dollar)...]
-            if rest.first == "{", let end = rest.firstIndex(of: "}") {
-                result += environment[String(rest[..<end].dropFirst())] ?? ""
-                rest = rest[rest.index(after: end)...]
+        while !rest.isEmpty {
+            let plain = rest.prefix { $0 != "$" }
+            result += plain
+            rest = rest.dropFirst(plain.count)
+            guard rest.first == "$" else { continue }
+            rest = rest.dropFirst()
+            let inBraces = rest.dropFirst().prefix { $0 != "}" }
+            if rest.first == "{", rest.dropFirst(inBraces.count &+ 1).first == "}" {
+                result += environment[String(inBraces)] ?? ""
+                rest = rest.dropFirst(inBraces.count &+ 2)
                 continue
             }
             let name = rest.prefix { $0.isASCII && ($0.isLetter || $0.isNumber || $0 == "_") }
             if name.isEmpty { result += "$" } else { result += environment[String(name)] ?? "" }
-            rest = rest[name.endIndex...]
+            rest = rest.dropFirst(name.count)
         }
-        return result + rest
+        return result
     }
 }
 

@@ -59,8 +59,8 @@ struct WireGuardKeyFile: Sendable {
         guard getentropy(&bytes, bytes.count) == 0 else {
             throw SystemError("the kernel gives no random bytes for a key", code: errno)
         }
-        bytes[0] &= 248
-        bytes[31] = bytes[31] & 127 | 64
+        bytes[0] &= 248  // checked: there are 32
+        bytes[31] = bytes[31] & 127 | 64  // checked: there are 32
         guard let key = WireGuardKey(bytes) else { throw SystemError("make a key", code: EINVAL) }
         return key
     }

@@ -16,15 +16,15 @@ public struct WireGuardKey: Sendable, Hashable, CustomStringConvertible {
     public init?(base64 text: String) {
         guard text.utf8.count == 44, text.utf8.last == UInt8(ascii: "=") else { return nil }
         var bytes: [UInt8] = []
-        var (bits, count) = (UInt32(0), 0)
+        var (bits, count) = (UInt32(0), UInt32(0))
         for character in text.utf8.dropLast() {
             guard let value = WireGuardKey.value(of: character) else { return nil }
             bits = bits << 6 | value
             count &+= 6
             if count >= 8 {
                 count &-= 8
-                bytes.append(UInt8(truncatingIfNeeded: bits >> UInt32(count)))
-                bits &= (1 << UInt32(count)) &- 1
+                bytes.append(UInt8(truncatingIfNeeded: bits >> count))
+                bits &= (1 << count) &- 1
             }
         }
         // Two bits are left over: each key has one text.
@@ -35,14 +35,14 @@ public struct WireGuardKey: Sendable, Hashable, CustomStringConvertible {
     /// The text that wg(8) writes, which whoever reads it can use.
     public var base64: String {
         var text = ""
-        var (bits, count) = (UInt32(0), 0)
+        var (bits, count) = (UInt32(0), UInt32(0))
         for byte in bytes + [0] {
             bits = bits << 8 | UInt32(byte)
             count &+= 8
             while count >= 6 {
                 count &-= 6
-                text.unicodeScalars.append(WireGuardKey.character(of: bits >> UInt32(count)))
-                bits &= (1 << UInt32(count)) &- 1
+                text.unicodeScalars.append(WireGuardKey.character(of: bits >> count))
+                bits &= (1 << count) &- 1
             }
         }
         // 33 bytes are 44 characters, of which the last stands for nothing.

@@ -155,8 +155,9 @@ extension WireGuardDevice {
         publicKey = publicKey ?? part.publicKey
         if port == 0 { port = part.port }
         var more = part.peers[...]
-        if let last = peers.indices.last, let first = more.first, first.key == peers[last].key {
-            peers[last].allowedPrefixes += first.allowedPrefixes
+        if var last = peers.last, let first = more.first, first.key == last.key {
+            last.allowedPrefixes += first.allowedPrefixes
+            peers = peers.dropLast() + [last]
             more = more.dropFirst()
         }
         peers += more
