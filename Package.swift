@@ -123,7 +123,7 @@ let controlSide: [Target] = [
             .product(name: "Logging", package: "swift-log"),
         ]),
     module("JSON", in: "Control"),
-    module("Backends", in: "Control", ["Addresses", "Health", "JSON", "Netlink", "Reconciler"]),
+    module("Backends", in: "Control", ["Addresses", "Health", "Host", "JSON", "Netlink", "Reconciler"]),
     module(
         "Leases", in: "Control",
         [

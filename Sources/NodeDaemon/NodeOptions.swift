@@ -1,4 +1,5 @@
 import Addresses
+import Backends
 import KubernetesNodes
 import Leases
 import Logging
@@ -18,6 +19,8 @@ package struct NodeOptions: Sendable, Equatable {
     package var rules = Rules()
     /// The tunnel device, and what it lets through.
     package var tunnel = Tunnel()
+    /// What of this machine the network's backend goes by.
+    package var machine = BackendMachine()
     /// How the data plane is tuned.
     package var tuning = Tuning()
     /// How pods of this node get their network, where that is the daemon's to say; nil where it is not.
@@ -31,6 +34,11 @@ package struct NodeOptions: Sendable, Equatable {
 
     /// Makes the defaults for a node of the network that `origin` tells of.
     package init(origin: NetworkOrigin) { self.origin = origin }
+
+    /// Takes over what the environment says for the network's backend.
+    package mutating func take(environment: [String: String]) {
+        machine = BackendMachine(environment: environment)
+    }
 
     /// What the node does with its lease.
     package struct Lease: Sendable, Equatable {

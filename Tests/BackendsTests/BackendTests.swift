@@ -62,7 +62,7 @@ struct BackendTests {
         }
         #expect(
             unknown?.description
-                == "Backend.Type is \"direct-routes\": twill has udp, vxlan and host-gw alone; "
+                == "Backend.Type is \"direct-routes\": twill has udp, vxlan, host-gw, ipip, wireguard, alloc and extension alone; "
                 + "nodes of this network need flanneld, or set it to one of those")
     }
 

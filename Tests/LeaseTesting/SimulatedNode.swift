@@ -1,4 +1,5 @@
 import Addresses
+package import Backends
 package import Health
 package import Leases
 
@@ -90,8 +91,14 @@ package final class SimulatedNode {
     /// Lets the watch tell nothing any more, without an end.
     package func loseWatch() { watchNumber = nil }
 
-    package func announce(_ address: String, port: UInt16? = nil) {
-        announcement = NodeAnnouncement(publicAddress: IPv4Address(address)!, port: port)
+    package func announce(
+        _ address: String, ipv6Address: String? = nil, port: UInt16? = nil,
+        preparation: BackendPreparation? = nil
+    ) {
+        announcement = NodeAnnouncement(
+            publicAddress: IPv4Address(address)!, publicIPv6Address: ipv6Address.map { IPv6Address($0)! },
+            port: port)
+        announcement.preparation = preparation
         feed(.announce(announcement))
     }
 

@@ -76,6 +76,62 @@ struct IPv6LeaseTests {
         #expect(first.table.peers.first.map { "\($0.endpoint)" } == "198.18.9.2:8285")
     }
 
+    @Test("alloc in a network of both families announces one address, as flannel does")
+    func allocationOfBoth() throws {
+        let simulation = Simulation(seed: 505, network: Self.network("alloc", ipv4: true))
+        let first = simulation.addNode("198.18.9.1", ipv6Address: "fd20::1")
+        let second = simulation.addNode("198.18.9.2", ipv6Address: "fd20::2")
+        simulation.run(for: .seconds(20))
+        let (key, value) = try entry(of: second, in: simulation)
+        #expect(value == #"{"PublicIP":"198.18.9.2","PublicIPv6":null}"#)
+        #expect(first.table.peers.map(\.subnet.key) == [key] && first.table.skipped.isEmpty)
+    }
+
+    @Test(
+        "extension in a network of both families: both addresses, the same text for each, and one peer of both"
+    )
+    func extensionOfBoth() throws {
+        let text = Self.network("extension", ipv4: true)
+        let preparation = BackendPreparation(
+            try NetworkConfiguration(parsing: text).backend,
+            BackendAnnouncement(ExtensionData(output: "mac")))
+        let simulation = Simulation(seed: 506, network: text)
+        let nodes = [1, 2].map { simulation.addNode("198.18.9.\($0)", ipv6Address: "fd20::\($0)") }
+        for (number, node) in zip([1, 2], nodes) {
+            node.announce(
+                "198.18.9.\(number)", ipv6Address: "fd20::\(number)", preparation: preparation)
+        }
+        simulation.run(for: .seconds(20))
+        let (key, value) = try entry(of: nodes[1], in: simulation)
+        #expect(
+            value == #"{"PublicIP":"198.18.9.2","PublicIPv6":"fd20::2","BackendType":"extension","#
+                + #""BackendData":"mac","BackendV6Data":"mac"}"#)
+        let peer = try #require(nodes[0].table.peers.first)
+        let ipv6 = BackendSide(
+            subnet: try #require(LeaseSubnet(key: key)?.prefix(.ipv6)),
+            address: try #require(IPAddress("fd20::2")))
+        #expect(BackendPeer(peer, .ipv4)?.ipv6 == ipv6)
+        #expect(BackendPeer(peer, .ipv6)?.subnet == ipv6.subnet && BackendPeer(peer, .ipv6)?.ipv6 == nil)
+        #expect(nodes[0].table.skipped.isEmpty)
+    }
+
+    @Test(
+        "a network with IPv6 and a backend that is IPv4's alone is refused, with what to do",
+        arguments: ["ipip", "wireguard"])
+    func backendsOfIPv4(type: String) throws {
+        for (ipv4, words) in [
+            (true, "leave it out, or set Backend.Type"), (false, "alone; set Backend.Type"),
+        ] {
+            let error = #expect(throws: NetworkConfigurationError.self) {
+                try NetworkConfiguration(parsing: Self.network(type, ipv4: ipv4))
+            }
+            let text = error?.description ?? ""
+            #expect(
+                text.hasPrefix("EnableIPv6 is true: twill's \(type) carries IPv4 alone")
+                    && text.contains(words))
+        }
+    }
+
     @Test(
         "a peer that has one family of two is a peer of that one, by name",
         arguments: [

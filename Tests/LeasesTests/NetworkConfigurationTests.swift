@@ -76,8 +76,8 @@ struct NetworkConfigurationTests {
             ),
             (#"{"Network":"10.66.0.0/16","Backend":"udp"}"#, "Backend is \"udp\": an object is needed"),
             (
-                #"{"Network":"10.66.0.0/16","Backend":{"Type":"ipip"}}"#,
-                "Backend.Type is \"ipip\": twill has udp, vxlan"
+                #"{"Network":"10.66.0.0/16","Backend":{"Type":"ipsec"}}"#,
+                "Backend.Type is \"ipsec\": twill has udp, vxlan"
             ),
             (
                 #"{"Network":"10.66.0.0/16","Backend":{"Port":70000}}"#,

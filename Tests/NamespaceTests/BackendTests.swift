@@ -18,9 +18,25 @@ struct BackendTests {
         var testDescription: String { "\(type), \(families), \(store)" }
 
         static let all: [Case] = ["directory", "etcd"].flatMap { store in
-            Lab.Families.allCases.flatMap { families in
+            let carried = Lab.Families.allCases.flatMap { families in
                 ["udp", "vxlan", "host-gw"].map { Case(type: $0, store: store, families: families) }
             }
+            // ipip and wireguard are of IPv4 alone.
+            let tunnels = ["ipip", "wireguard"].filter { kernelHasDevices($0) }
+            return carried
+                + (tunnels + ["extension"]).map { Case(type: $0, store: store, families: .ipv4) }
+                + [Case(type: "extension", store: store, families: .ipv6)]
+        }
+
+        /// Keys of the backend, each after a comma: of an extension host-gw, as flannel's manual has it for an example; without a
+        /// shell.
+        var members: String {
+            guard type == "extension" else { return "" }
+            let (ip, way) =
+                families.hasIPv4
+                ? ("ip", "$SUBNET via $PUBLIC_IP") : ("ip -6", "$IPV6SUBNET via $PUBLIC_IPV6")
+            return #","PreStartupCommand":"echo begun","SubnetAddCommand":"\#(ip) route replace \#(way)""#
+                + #","SubnetRemoveCommand":"\#(ip) route del \#(way)""#
         }
 
         /// The device that packets for the first family leave by.
@@ -28,6 +44,8 @@ struct BackendTests {
             switch type {
             case "udp": "flannel0"
             case "vxlan": families.hasIPv4 ? "flannel.1" : "flannel-v6.1"
+            case "ipip": "flannel.ipip"
+            case "wireguard": "flannel-wg"
             default: "eth0"
             }
         }
@@ -38,6 +56,8 @@ struct BackendTests {
             switch type {
             case "udp": families.hasIPv4 ? 1472 : 1452
             case "vxlan": families.hasIPv6 ? 1430 : 1450
+            case "ipip": 1480
+            case "wireguard": 1420
             default: 1500
             }
         }
@@ -60,9 +80,10 @@ struct BackendTests {
         private(set) var subnets: [String] = []
 
         init(
-            _ type: String, store: String, families: Lab.Families = .ipv4, nodes: Int = 2
+            _ type: String, _ members: String = "", store: String, families: Lab.Families = .ipv4,
+            nodes: Int = 2
         ) async throws {
-            let configuration = BackendTests.configuration(type, families: families)
+            let configuration = BackendTests.configuration(type, members, families: families)
             lab = try await Lab(
                 nodes: nodes, config: store == "etcd" ? nil : configuration, families: families)
             etcd = store == "etcd" ? try await lab.startEtcd(config: configuration, families) : nil
@@ -77,7 +98,9 @@ struct BackendTests {
         }
 
         func start(_ node: LabNode) async throws -> LabDaemon {
-            try await node.start("--ip-masq" + (etcd.map { " --etcd-endpoints=\($0.endpoint)" } ?? ""))
+            try await node.start(
+                "--ip-masq" + (etcd.map { " --etcd-endpoints=\($0.endpoint)" } ?? ""),
+                environment: "WIREGUARD_KEY_FILE=\(node.directory)/wgkey")
         }
 
         func restart(_ number: Int) async throws {
@@ -192,7 +215,8 @@ struct BackendTests {
 
     @Test(arguments: Case.all)
     func podsHaveWhatTheyNeed(backend: Case) async throws {
-        let network = try await Network(backend.type, store: backend.store, families: backend.families)
+        let network = try await Network(
+            backend.type, backend.members, store: backend.store, families: backend.families)
         for (node, daemon) in zip(network.lab.nodes, network.daemons) {
             let status = try #require(daemon.status)
             #expect(status.tunnel?.interface == backend.interface)
@@ -222,7 +246,8 @@ struct BackendTests {
 
         // Another network is followed by what runs, as far as it admits the subnets.
         try await network.set(
-            Self.configuration(backend.type, #","Anything":1"#, families: backend.families))
+            Self.configuration(
+                backend.type, backend.members + #","Anything":1"#, families: backend.families))
         try await network.expectReached()
     }
 
@@ -297,6 +322,101 @@ struct BackendTests {
             }
             try await network.pods[0].reaches(network.pods[1].address)
         }
+    }
+
+    /// A subnet, its file and the rules; and of the kernel nothing else.
+    @Test func allocIsALeaseAndNothingElse() async throws {
+        let network = try await Network("alloc", store: "directory")
+        for (node, daemon) in zip(network.lab.nodes, network.daemons) {
+            let status = try #require(daemon.status)
+            #expect(status.tunnel?.backend == "alloc" && status.tunnel?.mtu == 1500 && status.problems == [])
+            #expect(try await node.interfaces().map(\.name).filter { $0.hasPrefix("flannel") } == [])
+            #expect(try await node.run("ip route show proto 116") == "")
+            #expect(
+                network.lab.read("node\(node.number)/subnet.env")?.contains("\nFLANNEL_MTU=1500\n") == true)
+        }
+        // Whoever sees to the packets finds all that he needs in the store.
+        for (from, to) in [(1, 2), (2, 1)] {
+            try await network.lab[from].run(
+                "ip route add \(network.subnets[to - 1]) via \(network.lab[to].address)")
+        }
+        try await network.expectWhatPodsNeed(mtu: 1500)
+    }
+
+    /// What an extension's commands say goes through the lease to the other nodes' commands; a node that goes is one too;
+    /// other commands wait for the daemon's next start.
+    @Test func anExtensionsCommandsAreThoseOfTheStart() async throws {
+        let members = Case(type: "extension", store: "directory", families: .ipv4).members
+        let network = try await Network("extension", members, store: "directory")
+        let key = network.subnets[1].replacing("/", with: "-")
+        #expect(
+            network.lab.read("store/subnets/\(key)")?.contains(
+                #""BackendType":"extension","BackendData":"begun""#)
+                == true)
+        let hand = "store/subnets/100.96.253.0-24"
+        try network.lab.write(
+            hand, #"{"PublicIP":"172.20.32.77","PublicIPv6":null,"BackendType":"extension"}"#)
+        _ = try await until("the route of a node that came") {
+            try await network.lab[1].run("ip route").contains("100.96.253.0/24 via") ? true : nil
+        }
+        try FileManager.default.removeItem(atPath: "\(network.lab.directory)/\(hand)")
+        _ = try await until("no route of a node that went") {
+            try await network.lab[1].run("ip route").contains("100.96.253.0/24") ? nil : true
+        }
+        // Who can write to a store does not run programs on the nodes by it.
+        try await network.set(
+            Self.configuration("extension", #","SubnetAddCommand":"touch \#(network.lab.directory)/run""#))
+        try await network.daemons[0].wait(for: "other commands, by name") { status in
+            status.problems.contains { $0.contains("restart twilld") }
+        }
+        try await network.pods[0].reaches(network.pods[1].address)
+        #expect(network.lab.read("run") == nil)
+        try await network.set(Self.configuration("host-gw"))
+        for daemon in network.daemons {
+            try await daemon.wait(for: "host-gw") { $0.isReady && $0.problems.isEmpty && $0.peers.count == 1 }
+        }
+        try await network.expectWhatPodsNeed(mtu: 1500)
+    }
+
+    /// What is IPv4's alone is not taken for a network with IPv6, and somebody is told.
+    @Test(arguments: ["ipip", "wireguard"])
+    func aBackendOfIPv4AloneIsRefusedWithIPv6(type: String) async throws {
+        let lab = try await Lab(
+            nodes: 1, config: Self.configuration(type, families: .dual), families: .dual)
+        let daemon = try await lab[1].start(environment: "WIREGUARD_KEY_FILE=\(lab[1].directory)/wgkey")
+        try await daemon.wait(for: "the refusal") { status in
+            !status.isReady && status.problems.contains { $0.contains("twill's \(type) carries IPv4 alone") }
+        }
+        try lab.write("store/config", Self.configuration("vxlan", families: .dual))
+        try await daemon.wait(for: "ready") { $0.isReady && $0.problems.isEmpty }
+        try lab.write("store/config", Self.configuration(type, families: .dual))
+        try await daemon.wait(for: "the refusal, and what was") { status in
+            status.isReady && status.tunnel?.backend == "vxlan"
+                && status.problems.contains { $0.contains("twill's \(type) carries IPv4 alone") }
+        }
+    }
+
+    /// A daemon that begins where the kernel lacks what the network asks for ends, and says what and what to do; one that runs
+    /// goes on and says it.
+    @Test(
+        .enabled(if: !kernelHasDevices("ipip") && !kernelHasDevices("wireguard")),
+        arguments: [("ipip", "IPIP"), ("wireguard", "WireGuard")])
+    func whatTheKernelLacksIsNamed(type: String, name: String) async throws {
+        let lab = try await Lab(nodes: 1, config: Self.configuration(type))
+        let daemon = try await lab[1].start(environment: "WIREGUARD_KEY_FILE=\(lab[1].directory)/wgkey")
+        #expect(try await daemon.exitStatus() == 71)
+        #expect(daemon.log.contains("this machine's kernel has no \(name)"))
+        #expect(daemon.log.contains("modprobe \(type)") && daemon.log.contains("Backend.Type"))
+
+        try lab.write("store/config", Self.configuration("host-gw"))
+        let running = try await lab[1].start(environment: "WIREGUARD_KEY_FILE=\(lab[1].directory)/wgkey")
+        try await running.wait(for: "ready") { $0.isReady }
+        try lab.write("store/config", Self.configuration(type))
+        try await running.wait(for: "the problem") { status in
+            status.problems.contains { $0.contains("no \(name)") }
+        }
+        try lab.write("store/config", Self.configuration("host-gw"))
+        try await running.wait(for: "no problem") { $0.isReady && $0.problems.isEmpty }
     }
 
     /// flannel's part played by ip(8) and bridge(8) alone: a device, an entry in each table, a route, a lease.

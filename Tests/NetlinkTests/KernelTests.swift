@@ -134,9 +134,9 @@ struct KernelTests {
             let own = try #require(HardwareAddress("02:58:0a:42:1c:00"))
             let attributes = VXLANAttributes(
                 identifier: 7, lowerIndex: lower, localAddress: local, port: 8472, hasGroupPolicy: true)
-            try socket.addLink(named: "flannel.7", mtu: 1300, hardwareAddress: own, attributes)
+            try socket.addLink(named: "flannel.7", mtu: 1300, hardwareAddress: own, .vxlan(attributes))
             let refused = #expect(throws: NetlinkError.self) {
-                try socket.addLink(named: "flannel.7", mtu: 1300, hardwareAddress: own, attributes)
+                try socket.addLink(named: "flannel.7", mtu: 1300, hardwareAddress: own, .vxlan(attributes))
             }
             #expect(refused?.code == EEXIST)
             let index = try #require(try socket.link(named: "flannel.7")).index

@@ -101,7 +101,8 @@ import Testing
         let attributes = VXLANAttributes(
             identifier: 1, lowerIndex: 3, localAddress: IPAddress("10.0.0.1")!, port: 8472)
         let request = Request.addLink(
-            named: "flannel.1", mtu: 1450, hardwareAddress: HardwareAddress("0a:58:0a:42:1c:00")!, attributes)
+            named: "flannel.1", mtu: 1450, hardwareAddress: HardwareAddress("0a:58:0a:42:1c:00")!,
+            .vxlan(attributes))
         #expect(
             frame(request)
                 == bytes(

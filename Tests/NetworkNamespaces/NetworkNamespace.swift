@@ -176,3 +176,10 @@ public let namespacesAreExpected: Bool = {
     if getenv("TWILL_CI").map({ String(cString: $0) }) == "1" { return true }
     return geteuid() == 0 && access("/sbin/ip", X_OK) == 0
 }()
+
+/// Whether this kernel has devices of a kind that not every one has: `ipip` or `wireguard`.
+public func kernelHasDevices(_ kind: String) -> Bool {
+    // Without an address of its own an IPIP device would be the one that each namespace has already.
+    let attributes = kind == "ipip" ? "ipip local 192.0.2.1" : kind
+    return system("unshare --net ip link add name probe0 type \(attributes) 2>/dev/null") == 0
+}

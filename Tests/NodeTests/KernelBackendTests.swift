@@ -1,4 +1,5 @@
 import Addresses
+import Glibc
 import Health
 import JSON
 import Netlink
@@ -297,5 +298,133 @@ struct KernelBackendTests {
         try await namespace.run { try execute("ip route add 10.66.3.0/25 via 198.51.100.66") }
         await network.reconcile()
         #expect(health.problems.contains { $0.cause.contains("10.66.3.0/25 via 198.51.100.66") })
+    }
+
+    // MARK: ipip and wireguard
+
+    /// A kernel without them, as many are built: said by its name, with what to do, and not waited for by a daemon that
+    /// begins.
+    @Test(.enabled(if: !kernelHasDevices("ipip") && !kernelHasDevices("wireguard")))
+    func aKernelWithoutTunnelsIsNamed() async throws {
+        let (namespace, network, place) = try await node()
+        let error = await #expect(throws: ItemProblem.self) {
+            try await network.setDesired(IPIPBackend().desiredItems(in: place, peers: []))
+        }
+        #expect(error?.needsAnotherKernel == true)
+        #expect(error?.problem.cause == "this machine's kernel has no IPIP")
+        #expect(error?.problem.remedy.contains("modprobe ipip") == true)
+        let prepared = await #expect(throws: ItemProblem.self) {
+            try await namespace.run { try WireGuardBackend().prepare(on: machine) }
+        }
+        #expect(prepared?.needsAnotherKernel == true)
+        #expect(prepared?.problem.cause == "this machine's kernel has no WireGuard")
+        #expect(prepared?.problem.remedy.contains("modprobe wireguard") == true)
+    }
+
+    private var machine: BackendMachine {
+        var machine = BackendMachine(environment: ["WIREGUARD_KEY_FILE": "/tmp/twill-\(getpid())/wgkey"])
+        machine.alias = Self.alias
+        return machine
+    }
+
+    @Test(.enabled(if: kernelHasDevices("ipip"), "this kernel has no IPIP"))
+    func theIPIPDeviceAndItsRoutesAreMadeRestoredAndTakenAway() async throws {
+        // A device of another address, which flanneld left, is made anew; routes that it left go.
+        let (namespace, network, place) = try await node(
+            """
+            ip link add name flannel.ipip type ipip local 198.51.100.9 && ip link set flannel.ipip up && \
+            ip route add 10.66.9.0/24 via 198.51.100.77 dev flannel.ipip onlink
+            """)
+        let backend = IPIPBackend()
+        let peers = [try peer(3, at: "198.51.100.3"), try peer(4, at: "203.0.113.4")]
+        try await network.setDesired(backend.desiredItems(in: place, peers: peers))
+        #expect(health.problems.isEmpty, "\(health.problems)")
+        func expectAll() async throws {
+            for word in [
+                "ipip", "remote any", "local 198.51.100.2", "nopmtudisc", "mtu 1450", ",UP",
+                "alias \(Self.alias)",
+                "inet 10.66.28.0/32",
+            ] { try await wait(for: word, in: namespace, "ip -d address show dev flannel.ipip") }
+            for route in [
+                "10.66.3.0/24 via 198.51.100.3 dev flannel.ipip proto 116 onlink",
+                "10.66.4.0/24 via 203.0.113.4 dev flannel.ipip proto 116 onlink",
+            ] { try await wait(for: route, in: namespace, "ip route") }
+        }
+        try await expectAll()
+        #expect(try await !said(namespace, "ip route").contains("10.66.9.0"))
+        let running = Task { await network.run() }
+        defer { running.cancel() }
+        for command in [
+            "ip route del 10.66.3.0/24", "ip link set flannel.ipip down", "ip addr flush dev flannel.ipip",
+            "ip link del flannel.ipip",
+        ] {
+            try await namespace.run { try execute(command) }
+            try await expectAll()
+        }
+        try await network.setDesired([])
+        #expect(try await !said(namespace, "ip link; ip route").contains("flannel"))
+    }
+
+    @Test(.enabled(if: kernelHasDevices("wireguard"), "this kernel has no WireGuard"))
+    func theWireGuardDeviceAndItsPeersAreMadeRestoredAndTakenAway() async throws {
+        let (namespace, network, before) = try await node(resync: .milliseconds(200))
+        var place = before
+        let (machine, backend) = (machine, WireGuardBackend())
+        defer { system("rm -r /tmp/twill-\(getpid())") }
+        place.machine = machine
+        place.prepared = try await namespace.run { try backend.prepare(on: machine) }
+        // Done once more, the key is the same.
+        #expect(try await namespace.run { try backend.prepare(on: machine) } == place.prepared)
+        let keys = [
+            "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=",
+        ]
+        let peers = try zip([3, 4], keys).map { number, key in
+            BackendPeer(
+                subnet: try prefix("10.66.\(number).0/24"), address: try address("198.51.100.\(number)"),
+                announced: BackendAnnouncement(
+                    WireGuardData(publicKey: try #require(WireGuardKey(base64: key)), port: nil)))
+        }
+        try await network.setDesired(backend.desiredItems(in: place, peers: peers))
+        #expect(health.problems.isEmpty, "\(health.problems)")
+        let own = try #require(place.prepared?.value as? WireGuardData)
+        func device() async throws -> WireGuardDevice {
+            try await namespace.run { try WireGuardSocket().device(named: "flannel-wg") }
+        }
+        func expectAll() async throws {
+            for word in ["wireguard", "mtu 1450", ",UP", "alias \(Self.alias)", "inet 10.66.28.0/32"] {
+                try await wait(for: word, in: namespace, "ip -d address show dev flannel-wg")
+            }
+            try await wait(for: "10.66.0.0/16 dev flannel-wg proto 116 scope link", in: namespace, "ip route")
+            let wanted = Set(peers.map { "\($0.subnet) \($0.address):51820" })
+            while true {
+                let device = try await device()
+                let present = Set(
+                    device.peers.map { "\($0.allowedPrefixes[0]) \($0.endpoint.map { "\($0)" } ?? "")" })
+                if device.publicKey == own.publicKey, device.port == 51_820, present == wanted { break }
+                try await Task.sleep(for: .milliseconds(20))
+            }
+        }
+        try await expectAll()
+        let running = Task { await network.run() }
+        defer { running.cancel() }
+        let key = try #require(WireGuardKey(base64: keys[0]))
+        let stranger = try #require(WireGuardKey((0..<32).map { _ in UInt8.random(in: 0...255) }))
+        let changes: [@Sendable () throws -> Void] = [
+            { try WireGuardSocket().configure("flannel-wg", peers: [.remove(key)]) },
+            {
+                let peer = WireGuardPeer(
+                    key: stranger, endpoint: nil, allowedPrefixes: [.v4(IPv4Prefix("10.66.3.0/24")!)])
+                try WireGuardSocket().configure(
+                    "flannel-wg", privateKey: stranger, port: 4444, peers: [.set(peer)])
+            },
+            { try execute("ip link set flannel-wg down") }, { try execute("ip route del 10.66.0.0/16") },
+            { try execute("ip link del flannel-wg") },
+        ]
+        for change in changes {
+            try await namespace.run(change)
+            try await expectAll()
+        }
+        try await network.setDesired([])
+        #expect(try await !said(namespace, "ip link; ip route").contains("flannel"))
     }
 }

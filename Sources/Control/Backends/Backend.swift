@@ -24,8 +24,23 @@ package protocol Backend: Sendable, Hashable, CustomStringConvertible {
     /// (vxlan, host-gw). Else both go to one address (udp): IPv4, and IPv6 where the network has no IPv4.
     static var hasEndpointOfEachFamily: Bool { get }
 
+    /// Whether it is also for networks with IPv6; a network with IPv6 and a backend that is not is refused by name.
+    static var carriesIPv6: Bool { get }
+
     /// Whether its packets pass through this process (udp), and not through the kernel alone (vxlan, host-gw).
     static var hasDataPlane: Bool { get }
+
+    /// Whether something is to be done on this machine before a node announces itself (`prepare`). Until it is done, the
+    /// node takes no subnet and writes nothing into its lease.
+    static var needsPreparation: Bool { get }
+
+    /// Whether its configuration says which programs run on each node (extension): then a daemon goes by the one that it
+    /// began with, and by another when it is started anew.
+    static var runsCommands: Bool { get }
+
+    /// The JSON that a node of a cluster announces where there is nothing to announce: flannel's nodes must be able to
+    /// read it as that.
+    static var nothingAnnounced: String { get }
 
     /// Makes what a configuration without `Backend` means: flannel's values.
     init()
@@ -58,6 +73,23 @@ package protocol Backend: Sendable, Hashable, CustomStringConvertible {
     /// - Returns: nil where there is nothing to announce.
     func data(for subnet: IPPrefix, ownPort: UInt16?) -> (any BackendData)?
 
+    /// What this node announces for the backend in its lease, once it is prepared (wireguard: its key; extension: what a
+    /// command printed).
+    ///
+    /// - Parameter prepared: what `prepare` gave.
+    /// - Returns: nil where there is nothing to announce.
+    func data(
+        for subnet: IPPrefix, ownPort: UInt16?, prepared: BackendAnnouncement?
+    ) -> (any BackendData)?
+
+    /// Does what is to be done on this machine before the node announces itself, in the network namespace of the calling
+    /// thread. It is called once for each configuration, and again where it failed.
+    ///
+    /// - Returns: what of it others are told; nil for nothing.
+    /// - Throws: `ItemProblem`, with what to do.
+    @available(*, noasync, message: "it blocks: use onThread")
+    func prepare(on machine: BackendMachine) throws -> BackendAnnouncement?
+
     /// Why a node that announces this cannot be sent to, as the end of a sentence that begins with its lease's key; nil
     /// where it can (vxlan: without a hardware address it cannot).
     ///
@@ -81,7 +113,7 @@ package protocol Backend: Sendable, Hashable, CustomStringConvertible {
     func desiredItems(in place: BackendPlace, peers: [BackendPeer]) -> [any DesiredItem]
 
     /// The interfaces and next hops by which packets may leave for a peer; nil where the whole network is routed to
-    /// `interfaceName` itself.
+    /// `interfaceName` itself, and none where it is nobody's here to say how they leave (alloc, extension).
     func hops(to peer: BackendPeer, in place: BackendPlace) -> [BackendHop]?
 }
 
@@ -89,8 +121,54 @@ extension Backend {
     /// Every announcement will do.
     package func refusal(of _: BackendAnnouncement?) -> String? { nil }
 
+    /// It is for both families.
+    package static var carriesIPv6: Bool { true }
+
+    /// There is nothing to do first.
+    package static var needsPreparation: Bool { false }
+
+    /// It runs nobody's programs.
+    package static var runsCommands: Bool { false }
+
+    /// An empty object.
+    package static var nothingAnnounced: String { "{}" }
+
+    /// There is nothing to do first, and so nothing to tell.
+    ///
+    /// - Throws: nothing.
+    @available(*, noasync, message: "it blocks: use onThread")
+    package func prepare(on _: BackendMachine) throws -> BackendAnnouncement? { nil }
+
+    /// Nothing is announced.
+    package func data(for _: IPPrefix, ownPort _: UInt16?) -> (any BackendData)? { nil }
+
+    /// What is announced does not depend on what is done first.
+    package func data(
+        for subnet: IPPrefix, ownPort: UInt16?, prepared _: BackendAnnouncement?
+    ) -> (any BackendData)? {
+        data(for: subnet, ownPort: ownPort)
+    }
+
     /// The whole network is routed to the one device.
     package func hops(to _: BackendPeer, in _: BackendPlace) -> [BackendHop]? { nil }
+
+    /// What a node announces for one family of its subnet.
+    ///
+    /// - Parameter preparation: what was done first; of another backend than this it counts for nothing.
+    package func data(
+        for subnet: IPPrefix, ownPort: UInt16?, preparation: BackendPreparation?
+    ) -> (any BackendData)? {
+        data(
+            for: subnet, ownPort: ownPort,
+            prepared: preparation?.backend == ConfiguredBackend(self) ? preparation?.announced : nil)
+    }
+
+    /// Whether a node may announce itself, as far as this backend goes.
+    ///
+    /// - Parameter preparation: what was done first.
+    package func isReady(_ preparation: BackendPreparation?) -> Bool {
+        !Self.needsPreparation || preparation?.backend == ConfiguredBackend(self)
+    }
 }
 
 /// Where on this machine a backend works, for one family of addresses.
@@ -112,16 +190,26 @@ package struct BackendPlace: Sendable, Hashable {
     package var underlayAddress: IPAddress
     /// Where the others send to: another address than that one behind a NAT.
     package var publicAddress: IPAddress
+    /// The same node's IPv6, where this is its IPv4 and the network has both; for what is done once for both (extension).
+    package var ipv6: BackendSide?
     /// The largest inner packet in bytes.
     package var mtu: Int
     /// A device's transmit queue length in packets.
     package var queueLength: Int
+    /// What of the machine does not depend on the network.
+    package var machine: BackendMachine
+    /// What was announced of what `Backend.prepare` did; nil for nothing.
+    package var prepared: BackendAnnouncement?
 
     /// Names a place.
     package init(
         network: IPPrefix, subnet: IPPrefix, tunnelName: String, alias: String, underlayName: String,
-        underlayIndex: Int32, underlayAddress: IPAddress, publicAddress: IPAddress, mtu: Int, queueLength: Int
+        underlayIndex: Int32, underlayAddress: IPAddress, publicAddress: IPAddress, mtu: Int,
+        queueLength: Int,
+        machine: BackendMachine = BackendMachine(), prepared: BackendAnnouncement? = nil
     ) {
+        self.machine = machine
+        self.prepared = prepared
         self.network = network
         self.subnet = subnet
         self.tunnelName = tunnelName
@@ -142,6 +230,52 @@ package struct BackendPlace: Sendable, Hashable {
             interfaceName: tunnelName, address: subnet.address, network: network, mtu: mtu,
             overhead: overhead,
             transmitQueueLength: queueLength)
+    }
+}
+
+/// One family of a node, as far as a backend goes by it that does one thing for both.
+package struct BackendSide: Sendable, Hashable {
+    /// The node's subnet.
+    package var subnet: IPPrefix
+    /// Where the others send to.
+    package var address: IPAddress
+
+    /// Names a side.
+    package init(subnet: IPPrefix, address: IPAddress) {
+        self.subnet = subnet
+        self.address = address
+    }
+}
+
+/// What of this machine a backend goes by before there is a subnet.
+package struct BackendMachine: Sendable, Hashable {
+    /// The variables of the environment that commands get (extension), beside those that say which node it is about.
+    package var environment: [String: String]
+
+    /// The file that has this node's private key (wireguard).
+    package var keyFile: String
+    /// What devices are called, beside their names, that this daemon has the kernel make.
+    package var alias = ""
+
+    /// Takes over the process's environment, without flanneld's flags in it: passwords are among them. The key's file is
+    /// flanneld's, which `WIREGUARD_KEY_FILE` may name otherwise.
+    package init(environment: [String: String] = [:]) {
+        keyFile = environment["WIREGUARD_KEY_FILE"] ?? "/run/flannel/wgkey"
+        self.environment = environment.filter { !$0.key.hasPrefix("FLANNELD_") }
+    }
+}
+
+/// What `Backend.prepare` did.
+package struct BackendPreparation: Sendable, Hashable {
+    /// The backend that it was done for.
+    package var backend: ConfiguredBackend
+    /// What of it others are told; nil for nothing.
+    package var announced: BackendAnnouncement?
+
+    /// Names what was done.
+    package init(_ backend: any Backend, _ announced: BackendAnnouncement?) {
+        self.backend = ConfiguredBackend(backend)
+        self.announced = announced
     }
 }
 
@@ -176,6 +310,8 @@ package struct BackendPeer: Sendable, Hashable {
     package var address: IPAddress
     /// What it announced for the backend; nil for nothing.
     package var announced: BackendAnnouncement?
+    /// The same node's IPv6, where this is its IPv4 and it has both; for what is done once for both (extension).
+    package var ipv6: BackendSide?
 
     /// Makes a peer.
     package init(subnet: IPPrefix, address: IPAddress, announced: BackendAnnouncement?) {

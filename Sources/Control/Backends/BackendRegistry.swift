@@ -4,7 +4,11 @@ package import JSON
 package struct BackendRegistry: Sendable {
     /// Every backend of twill's: a new one is a folder beside `UDP`, and its name here.
     package static let all = BackendRegistry(
-        usual: UDPBackend.self, others: [VXLANBackend.self, HostGatewayBackend.self])
+        usual: UDPBackend.self,
+        others: [
+            VXLANBackend.self, HostGatewayBackend.self, IPIPBackend.self, WireGuardBackend.self,
+            AllocationBackend.self, ExtensionBackend.self,
+        ])
 
     /// What a configuration means that names no type, and a lease that announces none: flannel's udp.
     package let usual: any Backend.Type

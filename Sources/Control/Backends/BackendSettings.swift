@@ -39,6 +39,15 @@ package struct BackendSettings: Sendable {
         return text
     }
 
+    /// The text under `key`, whose value no message repeats; nil where there is none, or null.
+    ///
+    /// - Throws: where it is something else.
+    package func secret(_ key: String) throws(BackendError) -> String? {
+        guard let value = object[key] else { return nil }
+        guard let text = value.text else { throw BackendError("Backend.\(key) is no text") }
+        return text
+    }
+
     /// A number under `key` that is within `range`, or 0, which means flannel's value.
     ///
     /// - Parameters:

@@ -1,4 +1,5 @@
 public import Addresses
+package import Backends
 public import Health
 public import Logging
 
@@ -17,6 +18,8 @@ public struct NodeAnnouncement: Sendable, Hashable {
     public var underlayIPv6Address: IPv6Address?
     /// What the node is called, for people; nil for nothing.
     public var hostName: String?
+    /// What was done on the machine for the network's backend, of which others are told; nil before it is.
+    package var preparation: BackendPreparation?
 
     /// Makes an announcement.
     public init(

@@ -17,7 +17,10 @@ extension LeaseMachine {
     /// What this node announces in its lease of `subnet`.
     func ownValue(for subnet: LeaseSubnet) -> LeaseValue {
         func data(_ family: AddressFamily) -> (any BackendData)? {
-            subnet.prefix(family).flatMap { backend.data(for: $0, ownPort: announcement.port) }
+            subnet.prefix(family).flatMap {
+                backend.data(
+                    for: $0, ownPort: announcement.port, preparation: announcement.preparation)
+            }
         }
         let hasIPv6 =
             subnet.ipv6 != nil && announcement.publicIPv6Address != nil
@@ -35,6 +38,9 @@ extension LeaseMachine {
 
     /// How packets are carried; as flannel's usual configuration has it before there is one.
     private var backend: any Backend { configuration?.backend ?? backends.usual.init() }
+
+    /// Whether this node knows what to announce for the network's backend.
+    private var isPrepared: Bool { backend.isReady(announcement.preparation) }
 
     /// Whether an entry is this node's own: by the identity beside it or, where it has none (flanneld or a
     /// person wrote it), by what it announces, as flannel has it.
@@ -174,11 +180,13 @@ extension LeaseMachine {
     mutating func nextWrite(now: Instant) -> Write? {
         guard let configuration else { return nil }
         if let own { return upkeep(of: own, now: now) ?? release(now: now) }
+        guard isPrepared else { return release(now: now) }
         return acquisition(in: configuration, now: now) ?? release(now: now)
     }
 
     mutating func upkeep(of own: OwnSubnet.Holding, now: Instant) -> Write? {
         guard let record = register[own.key] else {
+            guard isPrepared else { return nil }
             say(
                 "own key", own.key,
                 LeaseReport(
@@ -192,13 +200,15 @@ extension LeaseMachine {
             own.isReservation || (record.isReservation && record.entry.holder == nil && isOwn(record))
         let ownValue = ownValue(for: own.subnet)
         let isOurs = (try? record.value.get()) == ownValue
-        let isRewriteDue = own.isRewriteWanted && (!isOurs || !isOwn(record))
+        // Without what the backend needs first, what the lease says is left; it is renewed all the same.
+        let isKept = isOurs || !isPrepared
+        let isRewriteDue = own.isRewriteWanted && (!isKept || !isOwn(record))
         guard isRewriteDue || own.renewAt.map({ $0 <= now }) ?? false else {
             self.own?.isRewriteWanted = false
             return nil
         }
         return .renew(
-            key: own.key, value: isOurs ? record.entry.value : ownValue.json,
+            key: own.key, value: isKept ? record.entry.value : ownValue.json,
             timeToLive: isReservation ? nil : options.timeToLive, version: record.entry.version)
     }
 

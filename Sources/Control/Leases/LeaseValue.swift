@@ -14,7 +14,7 @@ public struct LeaseValue: Sendable, Hashable {
     /// The name of the backend that the node carries packets by.
     package private(set) var backendName: String
     /// `BackendType` as it is written; nil where the backend writes none.
-    private var backendType: String?
+    package private(set) var backendType: String?
     /// `BackendData`: what the node announces for its backend; nil for nothing.
     package var announced: BackendAnnouncement?
     /// `BackendV6Data`: the same for IPv6, of backends with an endpoint of each family.

@@ -82,6 +82,13 @@ public struct NetworkConfiguration: Sendable, Hashable {
         } catch {
             throw NetworkConfigurationError(error.description)
         }
+        if ipv6 != nil, !type(of: backend).carriesIPv6 {
+            throw NetworkConfigurationError(
+                key: .enableIPv6, .bool(true),
+                rule: "twill's \(type(of: backend).typeName) carries IPv4 alone; "
+                    + (ipv4 == nil ? "" : "leave it out, or ")
+                    + "set Backend.Type to a backend with IPv6, such as vxlan")
+        }
     }
 
     /// The overlay's prefixes, IPv4 first.

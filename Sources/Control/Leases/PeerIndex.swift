@@ -175,17 +175,18 @@ extension LeaseRegister.Record {
                         + "\(family == .ipv4 ? "Network" : "IPv6Network"), \(network): packets to it would go round in the tunnel"
                 )
             }
-            let backendName = type(of: configuration.backend).typeName
-            guard value.backendName == backendName else {
+            // Two backends write no type, udp and alloc: what a lease says is all that they are told apart by.
+            guard value.backendType == type(of: configuration.backend).announcedType else {
                 throw LeaseValueError(
-                    "its backend is \(value.backendName), and this network's is \(backendName)")
+                    "its backend is \(value.backendName), and this network's is "
+                        + "\(type(of: configuration.backend).typeName)")
             }
             let hasOwnIPv6 = type(of: configuration.backend).hasEndpointOfEachFamily
             let announced = hasOwnIPv6 && family == .ipv6 ? value.announcedIPv6 : value.announced
             if let refusal = configuration.backend.refusal(of: announced) { throw LeaseValueError(refusal) }
             var peer = Peer(
                 subnet: subnet, endpoint: endpoint,
-                isTwill: entry.holder != nil || value.port != nil || isReservation)
+                isTwill: entry.holder != nil || value.announced?.value is UDPData || isReservation)
             peer.announced = value.announced
             peer.name = value.hostName
             if hasOwnIPv6, subnet.ipv6 != nil, ipv6Refusal(value, in: configuration) == nil {

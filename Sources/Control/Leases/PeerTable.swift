@@ -93,6 +93,9 @@ extension BackendPeer {
         switch family {
         case .ipv4:
             self.init(subnet: subnet, address: peer.endpoint.address, announced: peer.announced)
+            if let subnet = peer.subnet.prefix(.ipv6), let address = peer.ipv6Address {
+                ipv6 = BackendSide(subnet: subnet, address: .v6(address))
+            }
         case .ipv6:
             guard let address = peer.ipv6Address else { return nil }
             self.init(subnet: subnet, address: .v6(address), announced: peer.announcedIPv6)

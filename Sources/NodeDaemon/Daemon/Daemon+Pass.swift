@@ -3,6 +3,7 @@ import Backends
 import Forwarding
 import Glibc
 import Health
+import Host
 import Leases
 import Logging
 import Firewall
@@ -25,6 +26,7 @@ extension Daemon {
     /// Brings the node to what was said last. What fails is said and tried again; before the node was ready once,
     /// what no waiting mends (options that can't be followed, a right that is lacking) ends the daemon.
     private func pass(_ node: NodeNetwork) async throws {
+        do { try await prepareBackend() } catch { return try setUpFailed(error) }
         guard let configuration = table.configuration, let lease = table.ownLease else {
             // An address that an earlier start left on a bridge may have been taken for the underlay's.
             if !table.refusedNetworks.isEmpty { _ = await node.setOverlay(table.refusedNetworks) }
@@ -69,6 +71,31 @@ extension Daemon {
         }
     }
 
+    /// Does what the network's backend needs before this node announces itself, once for each configuration.
+    private func prepareBackend() async throws {
+        guard let backend = table.configuration?.backend else { return }
+        let first = firstBackend ?? ConfiguredBackend(backend)
+        firstBackend = first
+        guard !backend.isReady(preparation) else { return }
+        guard !type(of: backend).runsCommands || first == ConfiguredBackend(backend) else {
+            throw ItemProblem(
+                Problem(
+                    .cutOff,
+                    "the network's configuration asks for other commands than at the start of this daemon: what it had "
+                        + "stays, and these are not run",
+                    remedy: "restart twilld where they are yours"))
+        }
+        if !stage.isReady { report(state: "preparing the backend \(backend)") }
+        var machine = options.machine
+        machine.alias = alias
+        let announced = try await onThread { [machine] () throws in
+            try backend.prepare(on: machine)
+        }
+        preparation = BackendPreparation(backend, announced)
+        health.set(Component(.dataPlane), nil)
+        await claim?.announce(announcement)
+    }
+
     private func setUpFailed(_ error: any Error) throws {
         guard !isStopping, !(error is CancellationError) else { throw error }
         if let taken = error as? PortTaken {
@@ -97,6 +124,8 @@ extension Daemon {
     /// configuration, which is followed, is none of that.
     private func isHopeless(_ failure: ExitFailure, _ error: any Error) -> Bool {
         if error is TunnelMTUError, options.tunnel.mtu == nil { return false }
+        // What the kernel lacks.
+        if let problem = error as? ItemProblem, problem.needsAnotherKernel { return true }
         // --engine=uring on a kernel that has none.
         if case .engine(_, errorNumber: ENOSYS)? = error as? DataPlaneError { return true }
         return [.usage, .unavailable, .permission, .configuration].contains(failure.status)
@@ -125,6 +154,9 @@ extension Daemon {
             })
     }
 
+    /// What devices are called that this daemon has the kernel make.
+    private var alias: String { SubnetFile.deviceAlias(ofDaemonKeeping: options.lease.subnetFile) }
+
     /// Where on this machine the backend works, for each family of the network and of this node's subnet; IPv4 first. A
     /// family that this node has no address for on its underlay is told of, and left out.
     ///
@@ -148,13 +180,21 @@ extension Daemon {
             places.append(
                 BackendPlace(
                     network: network, subnet: subnet, tunnelName: options.tunnel.interfaceName,
-                    alias: SubnetFile.deviceAlias(ofDaemonKeeping: options.lease.subnetFile),
+                    alias: alias,
                     underlayName: underlay.interfaceName, underlayIndex: underlay.interfaceIndex,
                     underlayAddress: address, publicAddress: publicAddress, mtu: mtu,
-                    queueLength: options.tuning.queueLength))
+                    queueLength: options.tuning.queueLength, machine: options.machine,
+                    prepared: preparation?.announced))
         }
         tellMissingFamily(configuration, lease, places)
-        return places
+        let ipv6 = places.first { $0.network.addressFamily == .ipv6 }.map {
+            BackendSide(subnet: $0.subnet, address: $0.publicAddress)
+        }
+        return places.map { place in
+            var place = place
+            if place.network.addressFamily == .ipv4 { place.ipv6 = ipv6 }
+            return place
+        }
     }
 
     /// Says which family of the network this node does not carry.
@@ -187,15 +227,18 @@ extension Daemon {
             interfaceName: backend.interfaceName(in: place), network: network, subnet: subnet,
             peers: Set(table.peers.compactMap(\.subnet.ipv4)))
         guard !type(of: backend).hasDataPlane else { return targets }
-        targets.hops = Dictionary(
-            table.peers.compactMap { peer in
-                guard let subnet = peer.subnet.ipv4, let known = BackendPeer(peer, .ipv4) else { return nil }
-                let hops = backend.hops(to: known, in: place) ?? []
-                return (
-                    subnet,
-                    hops.map { OverlayTargets.Hop(interfaceName: $0.interfaceName, gateway: $0.gateway) }
-                )
-            }, uniquingKeysWith: { first, _ in first })
+        var hops: [IPv4Prefix: [OverlayTargets.Hop]] = [:]
+        for peer in table.peers {
+            guard let subnet = peer.subnet.ipv4, let known = BackendPeer(peer, .ipv4) else { continue }
+            // The whole network is routed to the device.
+            guard let ways = backend.hops(to: known, in: place) else { return targets }
+            hops[subnet] = ways.map {
+                OverlayTargets.Hop(interfaceName: $0.interfaceName, gateway: $0.gateway)
+            }
+        }
+        // Where packets to a peer go by is not always for twill to say (alloc, extension).
+        targets.peers = targets.peers.filter { hops[$0]?.isEmpty == false }
+        targets.hops = hops
         return targets
     }
 
@@ -236,6 +279,8 @@ extension Daemon {
         items += podItems(subnet: lease.subnet.ipv4, after: file)
         items += await kernelPathItems(of: dataPlane)
         stage.keptFile = file
+        // Where it fails, what stands is neither what was wanted before nor this.
+        stage.desired = nil
         try await node.setDesired(items)
         // Where no program for rules works, that is told, and the node goes on without.
         stage.standingItems =

@@ -45,7 +45,11 @@ actor Daemon {
     var stage = Stage()
     var retryPause = Daemon.retryPauseSeconds.first
     var isStopping = false
-    private var claim: (any SubnetClaim)?
+    var claim: (any SubnetClaim)?
+    /// What was done on this machine for the network's backend before the node announced itself.
+    var preparation: BackendPreparation?
+    /// The backend of the first configuration that this process was told.
+    var firstBackend: ConfiguredBackend?
     private var isAnnouncementDue = false
     /// Who is told whether the network of this node stands, and what that one was told last.
     private(set) var standingListener: (@Sendable (Bool) async -> Void)?
@@ -293,10 +297,12 @@ actor Daemon {
 
     /// What the other nodes are to be told of this one.
     var announcement: NodeAnnouncement {
-        NodeAnnouncement(
+        var announcement = NodeAnnouncement(
             publicAddress: underlay.publicAddress, publicIPv6Address: underlay.publicIPv6Address,
             port: options.tunnel.port, underlayAddress: underlay.address,
             underlayIPv6Address: underlay.ipv6Address, hostName: HostName.own)
+        announcement.preparation = preparation
+        return announcement
     }
 
     private func previousSubnet() async -> LeaseSubnet? {

@@ -63,6 +63,7 @@ struct Run: FlagTaking {
         options.lease = lease.options
         options.rules = rules.options
         options.tunnel = tunnel.options
+        options.take(environment: ProcessInfo.processInfo.environment)
         options.tuning = tuning.tuning
         options.succession = succession.options
         options.observation = observation.options

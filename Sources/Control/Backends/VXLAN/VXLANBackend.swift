@@ -120,12 +120,13 @@ package struct VXLANBackend: Backend {
     /// The device with its address, an entry for each peer in its two tables, and a route to each.
     package func desiredItems(in place: BackendPlace, peers: [BackendPeer]) -> [any DesiredItem] {
         let name = interfaceName(in: place)
-        let device = VXLANDevice(
+        let device = KernelDevice(
             interfaceName: name,
-            attributes: VXLANAttributes(
-                identifier: networkIdentifier, lowerIndex: place.underlayIndex,
-                localAddress: place.underlayAddress, port: port, learns: learns,
-                hasGroupPolicy: hasGroupPolicy),
+            kind: .vxlan(
+                VXLANAttributes(
+                    identifier: networkIdentifier, lowerIndex: place.underlayIndex,
+                    localAddress: place.underlayAddress, port: port, learns: learns,
+                    hasGroupPolicy: hasGroupPolicy)),
             hardwareAddress: hardwareAddress(of: place.subnet), mtu: place.mtu, alias: place.alias)
         let items: [any DesiredItem] = [device]
         return items + ForwardingDevice(interfaceName: name, family: place.network.addressFamily).desiredItems

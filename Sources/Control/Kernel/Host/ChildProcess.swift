@@ -45,9 +45,14 @@ package struct ChildProcess: Sendable {
     /// The program's path.
     package let path: String
 
-    /// Finds a program; nil where this machine does not have it.
+    /// Finds a program by its name, or by its path where that has a slash; nil where this machine does not have it.
     @available(*, noasync, message: "it blocks: use onThread")
     package init?(_ name: String) {
+        guard !name.contains("/") else {
+            guard access(name, X_OK) == 0 else { return nil }
+            path = name
+            return
+        }
         let searchPath = getenv("PATH").map { String(cString: $0) } ?? ""
         let directories = searchPath.split(separator: ":").map { String($0) } + ChildProcess.systemDirectories
         let candidates: [String] = directories.map { "\($0)/\(name)" }
@@ -60,13 +65,14 @@ package struct ChildProcess: Sendable {
     /// - Parameters:
     ///   - arguments: its arguments, without its name.
     ///   - input: what it reads from its standard input.
+    ///   - environment: its variables; nil for the few that twill's own programs need.
     ///   - outputLimit: how many bytes it may print; one that prints more is ended.
     ///   - timeoutMilliseconds: how long it may take; one that takes longer is killed.
     /// - Throws: `ChildProcessError` where it cannot be run, prints too much, or does not end in time.
     @available(*, noasync, message: "it blocks: use onThread")
     package func run(
-        _ arguments: [String], input: String = "", outputLimit: Int = Limits.outputBytes,
-        timeoutMilliseconds: Int = Limits.timeoutMilliseconds
+        _ arguments: [String], input: String = "", environment: [String: String]? = nil,
+        outputLimit: Int = Limits.outputBytes, timeoutMilliseconds: Int = Limits.timeoutMilliseconds
     ) throws(ChildProcessError) -> Result {
         try refuseWhatHung()
         ChildProcess.waitForChildren()
@@ -74,7 +80,8 @@ package struct ChildProcess: Sendable {
         defer { for stream in streams where stream >= 0 { close(stream) } }
         // Own input, the child's, own output, the child's, own errors, the child's.
         for _ in 0..<3 { streams += try streamPair() }
-        let child = try spawn(arguments, streams: [streams[1], streams[3], streams[5]])
+        let child = try spawn(
+            arguments, environment ?? ChildProcess.environment, streams: [streams[1], streams[3], streams[5]])
         for index in [1, 3, 5] {
             close(streams[index])
             streams[index] = -1
@@ -125,7 +132,12 @@ package struct ChildProcess: Sendable {
             kind: .hung)
     }
 
-    private func spawn(_ arguments: [String], streams: [Int32]) throws(ChildProcessError) -> pid_t {
+    /// Messages are compared: no translations of them.
+    private static let environment = ["LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin"]
+
+    private func spawn(
+        _ arguments: [String], _ variables: [String: String], streams: [Int32]
+    ) throws(ChildProcessError) -> pid_t {
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }
@@ -145,10 +157,8 @@ package struct ChildProcess: Sendable {
 
         var words: [UnsafeMutablePointer<CChar>?] = ([path] + arguments).map { strdup($0) } + [nil]
         defer { for word in words { free(word) } }
-        // Messages are compared: no translations of them.
-        var environment: [UnsafeMutablePointer<CChar>?] = [
-            strdup("LC_ALL=C"), strdup("PATH=/usr/sbin:/usr/bin"), nil,
-        ]
+        var environment: [UnsafeMutablePointer<CChar>?] =
+            variables.map { strdup("\($0.key)=\($0.value)") } + [nil]
         defer { for variable in environment { free(variable) } }
         var child = pid_t()
         let code = posix_spawn(&child, path, &actions, &attributes, &words, &environment)

@@ -18,8 +18,8 @@ public struct Link: Sendable, Hashable {
     public var hardwareAddress: HardwareAddress?
     /// What somebody called it beside its name (`ip link set … alias`); nil for nothing.
     public var alias: String?
-    /// What it is as a VXLAN device; nil where it is none.
-    public var vxlan: VXLANAttributes?
+    /// What it is as a tunnel device of a kind that twill makes; nil where it is none.
+    public var kind: LinkKind?
     /// Whether its packets have Ethernet headers (`ARPHRD_ETHER`).
     public var isEthernet: Bool
 
@@ -35,6 +35,11 @@ public struct Link: Sendable, Hashable {
         self.transmitQueueLength = transmitQueueLength
         self.masterIndex = masterIndex
         self.isEthernet = isEthernet
+    }
+
+    /// What it is as a VXLAN device; nil where it is none.
+    public var vxlan: VXLANAttributes? {
+        if case .vxlan(let attributes) = kind { attributes } else { nil }
     }
 
     /// Whether somebody set the interface up (which says nothing about a carrier).

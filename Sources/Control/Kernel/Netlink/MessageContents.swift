@@ -109,10 +109,7 @@ extension Link {
             isEthernet: deviceType == LinkAttribute.ethernet)
         hardwareAddress = attributes[LinkAttribute.hardwareAddress].flatMap { HardwareAddress(wireBytes: $0) }
         alias = attributes.text(LinkAttribute.alias)
-        let information = attributes.nested(LinkAttribute.information)
-        if information.text(LinkInformation.kind) == LinkInformation.vxlan {
-            vxlan = VXLANAttributes(information.nested(LinkInformation.data))
-        }
+        kind = LinkKind(attributes.nested(LinkAttribute.information))
     }
 }
 

@@ -11,6 +11,10 @@ enum MessageLayout {
     static let attributeHeaderSize = 4
     /// Leaves an attribute's type: without `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
     static let attributeTypeMask = 0x3FFF
+    /// `NLA_F_NESTED`: the mark of an attribute that holds others, which families since Linux 5.2 ask for.
+    static let nestedMark = 0x8000
+    /// `struct genlmsghdr`: command 1, version 1, reserved 2.
+    static let genericSize = 4
     /// `struct ifinfomsg`: family 1, padding 1, device type 2, index 4, flags 4, change mask 4.
     static let linkSize = 16
     /// `struct ifaddrmsg`: family 1, prefix length 1, flags 1, scope 1, index 4.
@@ -42,6 +46,8 @@ struct MessageType: RawRepresentable, Hashable {
     static let error = MessageType(rawValue: UInt16(NLMSG_ERROR))
     static let done = MessageType(rawValue: UInt16(NLMSG_DONE))
     static let overrun = MessageType(rawValue: UInt16(NLMSG_OVERRUN))
+    // GENL_ID_CTRL of linux/genetlink.h: the type of each other family's messages is asked of this one.
+    static let genericController = MessageType(rawValue: 16)
     static let newLink = MessageType(rawValue: UInt16(RTM_NEWLINK))
     static let deleteLink = MessageType(rawValue: UInt16(RTM_DELLINK))
     static let getLink = MessageType(rawValue: UInt16(RTM_GETLINK))

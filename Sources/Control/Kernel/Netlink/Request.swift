@@ -67,19 +67,18 @@ struct Request {
         }
     }
 
-    /// Makes a VXLAN device, which is down at first.
+    /// Makes a tunnel device, which is down at first.
     static func addLink(
-        named name: String, mtu: Int, hardwareAddress: HardwareAddress, _ attributes: VXLANAttributes
+        named name: String, mtu: Int, hardwareAddress: HardwareAddress?, _ kind: LinkKind
     ) -> Request {
-        Request("make the VXLAN device \(name)", .newLink, [.acknowledge, .create, .exclusive]) {
+        Request("make the \(kind.name) device \(name)", .newLink, [.acknowledge, .create, .exclusive]) {
             $0.appendLink(index: 0)
             $0.attribute(LinkAttribute.mtu, UInt32(clamping: mtu))
-            $0.attribute(LinkAttribute.hardwareAddress, hardwareAddress.wireBytes)
-            $0.attribute(LinkAttribute.name, name)
-            $0.nested(LinkAttribute.information) {
-                $0.attribute(LinkInformation.kind, Array(LinkInformation.vxlan.utf8))
-                $0.nested(LinkInformation.data) { attributes.append(to: &$0) }
+            if let hardwareAddress {
+                $0.attribute(LinkAttribute.hardwareAddress, hardwareAddress.wireBytes)
             }
+            $0.attribute(LinkAttribute.name, name)
+            $0.nested(LinkAttribute.information) { kind.append(to: &$0) }
         }
     }
 

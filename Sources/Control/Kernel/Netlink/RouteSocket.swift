@@ -1,4 +1,5 @@
 import Addresses
+import CLinux
 import Glibc
 import Synchronization
 
@@ -20,9 +21,14 @@ public final class RouteSocket: Sendable {
     /// Opens the socket in the network namespace of the calling thread.
     ///
     /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
-    public init() throws(NetlinkError) {
+    public convenience init() throws(NetlinkError) { try self.init(protocolNumber: NETLINK_ROUTE) }
+
+    /// Opens the socket for another protocol of netlink's, whose requests `list` sends.
+    init(protocolNumber: Int32) throws(NetlinkError) {
         state = Mutex(
-            State(descriptor: try NetlinkDescriptor(groups: [], operation: "open a netlink socket")))
+            State(
+                descriptor: try NetlinkDescriptor(
+                    protocolNumber: protocolNumber, groups: [], operation: "open a netlink socket")))
     }
 
     // MARK: Links
@@ -60,19 +66,19 @@ public final class RouteSocket: Sendable {
         try perform(.setLink(index: index, change))
     }
 
-    /// Makes a VXLAN device, which is down at first.
+    /// Makes a tunnel device, which is down at first.
     ///
     /// - Parameters:
     ///   - name: its name, 15 bytes at most.
     ///   - mtu: bytes; the kernel takes less where the lower interface's does not allow for it.
-    ///   - hardwareAddress: its own, to which other nodes send.
-    ///   - attributes: what it is.
+    ///   - hardwareAddress: its own, to which other nodes send (VXLAN); nil for the kernel's choice, or none.
+    ///   - kind: what it is.
     /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any: `EOPNOTSUPP` where it
-    ///   has no VXLAN, `EEXIST` where there is a device of that name, or one of the same number and port.
+    ///   has no devices of the kind, `EEXIST` where there is a device of that name, or one that would get the same packets.
     public func addLink(
-        named name: String, mtu: Int, hardwareAddress: HardwareAddress, _ attributes: VXLANAttributes
+        named name: String, mtu: Int, hardwareAddress: HardwareAddress?, _ kind: LinkKind
     ) throws(NetlinkError) {
-        try perform(.addLink(named: name, mtu: mtu, hardwareAddress: hardwareAddress, attributes))
+        try perform(.addLink(named: name, mtu: mtu, hardwareAddress: hardwareAddress, kind))
     }
 
     /// Deletes an interface.

@@ -1,7 +1,6 @@
 public import Addresses
 
-/// What makes a VXLAN device the one that it is (`IFLA_VXLAN_*` of linux/if_link.h): none of it can be changed while
-/// the device exists, so that another value asks for another device.
+/// A VXLAN device (`IFLA_VXLAN_*` of linux/if_link.h).
 public struct VXLANAttributes: Sendable, Hashable {
     /// The network's number (VNI), 24 bits.
     public var identifier: UInt32
@@ -28,15 +27,6 @@ public struct VXLANAttributes: Sendable, Hashable {
         self.learns = learns
         self.hasGroupPolicy = hasGroupPolicy
     }
-}
-
-/// `IFLA_INFO_*` of linux/if_link.h.
-enum LinkInformation {
-    static let kind = 1
-    static let data = 2
-
-    /// The kind of a VXLAN device.
-    static let vxlan = "vxlan"
 }
 
 /// `IFLA_VXLAN_*` of linux/if_link.h.

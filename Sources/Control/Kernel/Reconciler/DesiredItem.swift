@@ -94,11 +94,16 @@ public struct DeviceMissingError: Error, Hashable, CustomStringConvertible {
 package struct ItemProblem: Error, Hashable, CustomStringConvertible {
     /// What is told.
     package let problem: Problem
+    /// Whether the kernel has no such thing, so that a daemon that begins does not wait for it.
+    package let needsAnotherKernel: Bool
     /// The message to the operator.
     package var description: String { problem.sentence }
 
     /// Tells a problem as it stands.
-    package init(_ problem: Problem) { self.problem = problem }
+    package init(_ problem: Problem, needsAnotherKernel: Bool = false) {
+        self.problem = problem
+        self.needsAnotherKernel = needsAnotherKernel
+    }
 }
 
 /// A machine setting that is not as the node needs it; the description says what to do.

@@ -74,11 +74,11 @@ package struct Pruning {
             && state.link(index: address.interfaceIndex).map { devices.contains($0.name) } != true
     }
 
-    /// Whether an interface is another twilld's tunnel: those are point-to-point, or VXLAN devices that are not called
-    /// as this daemon calls its own.
+    /// Whether an interface is another twilld's tunnel: those are point-to-point, or of a kind that twill makes and not
+    /// called as this daemon calls its own.
     private func isOfAnotherTunnel(_ index: Int32) -> Bool {
         guard let link = state.link(index: index), !devices.contains(link.name) else { return false }
-        return link.flags.contains(.pointToPoint) || link.vxlan != nil && link.alias != alias
+        return link.flags.contains(.pointToPoint) || link.kind != nil && link.alias != alias
     }
 }
 

@@ -163,13 +163,19 @@ package struct TunnelAddress: KeptItem {
 }
 
 /// The overlay is routed to the device, and nothing else is that is not wanted: routes of a former network, say.
-struct OverlayRoute: RouteItem, OwnedItem {
+package struct OverlayRoute: RouteItem, OwnedItem {
     let interfaceName: String
     let network: IPPrefix
 
-    var name: String { "route \(network) dev \(interfaceName)" }
-    var component: Component { Component(.route, "\(network)") }
-    var destinations: [IPPrefix] { [network] }
+    /// Routes a family's part of the overlay to a device.
+    package init(interfaceName: String, network: IPPrefix) {
+        self.interfaceName = interfaceName
+        self.network = network
+    }
+
+    package var name: String { "route \(network) dev \(interfaceName)" }
+    package var component: Component { Component(.route, "\(network)") }
+    package var destinations: [IPPrefix] { [network] }
 
     private func wanted(on link: Link) -> Route {
         // IPv6 has no scopes of routes.
@@ -178,7 +184,8 @@ struct OverlayRoute: RouteItem, OwnedItem {
             scope: network.addressFamily == .ipv4 ? .link : .global, origin: Route.twillOrigin)
     }
 
-    func isWanted(_ route: Route, in state: NetworkState) -> Bool {
+    /// Whether a route is this one.
+    package func isWanted(_ route: Route, in state: NetworkState) -> Bool {
         state.link(named: interfaceName).map { isWanted(route, on: $0) } ?? false
     }
 
@@ -195,13 +202,19 @@ struct OverlayRoute: RouteItem, OwnedItem {
             && route.metric == network.usualRouteMetric && route.typeOfService == 0
     }
 
-    func deviation(in state: NetworkState) throws -> String? {
+    /// Says whether it is missing, or another one is in its place.
+    ///
+    /// - Throws: `DeviceMissingError` where there is no such device.
+    package func deviation(in state: NetworkState) throws -> String? {
         let link = try state.device(interfaceName)
         guard let found = state.routes.first(where: isInPlace) else { return "missing" }
         return isWanted(found, on: link) ? nil : "another route is in its place: \(state.text(of: found))"
     }
 
-    func update(in state: NetworkState, using socket: RouteSocket) throws {
+    /// Sets it.
+    ///
+    /// - Throws: `NetlinkError` where the kernel refuses.
+    package func update(in state: NetworkState, using socket: RouteSocket) throws {
         let link = try state.device(interfaceName)
         // Where another one stands before it, replacing that is refused (EEXIST): there would be two alike.
         if state.routes.contains(where: { isWanted($0, on: link) }) {
@@ -213,7 +226,10 @@ struct OverlayRoute: RouteItem, OwnedItem {
         }
     }
 
-    func delete(using socket: RouteSocket) throws {
+    /// Deletes it.
+    ///
+    /// - Throws: `NetlinkError` where the kernel refuses.
+    package func delete(using socket: RouteSocket) throws {
         guard let link = try socket.link(named: interfaceName) else { return }
         for route in try socket.routes(of: RouteInterest(touching: network)) where isWanted(route, on: link) {
             try socket.deleteRoute(route)

@@ -263,9 +263,12 @@ extension ClusterMachine {
             return nil
         }
         let backend = configuration.backend
+        guard backend.isReady(announcement?.preparation) else { return nil }
         func data(_ family: AddressFamily) -> String? {
             holding.subnet.prefix(family).map {
-                backend.data(for: $0, ownPort: announcement?.port)?.json ?? "{}"
+                backend.data(
+                    for: $0, ownPort: announcement?.port, preparation: announcement?.preparation)?.json
+                    ?? type(of: backend).nothingAnnounced
             }
         }
         var wanted = NodeAnnotations()

@@ -234,7 +234,7 @@ struct PeerNodes {
         let name = type(of: configuration.backend).typeName
         let announced = annotations.backendType ?? ""
         let backend = try? backends.announced(by: .string(announced))
-        guard let backend, backend.typeName == name else {
+        guard let backend, backend.announcedType == type(of: configuration.backend).announcedType else {
             throw Refusal("its backend is \(announced.prefix(60)), and this network's is \(name)")
         }
         return backend
