@@ -280,7 +280,11 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     }
 
     /// Has the programs take nothing any more, wherever they stand.
-    public func stop() { suspend("the daemon stops") }
+    public func stop() {
+        suspend("the daemon stops")
+        // Whoever is asked holds this object, which would never end.
+        state.withLock { $0.leavesByUnderlay = { _ in false } }
+    }
 
     // Not before: whoever counts may still hold it.
     deinit { programs.close() }
