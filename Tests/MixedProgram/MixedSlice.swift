@@ -207,7 +207,7 @@ final class MixedSlice {
             "  \("\(number)".right(3))  seed \("\(seed)".left(6)) \((underlay == .plain ? "plain" : "offload").left(7))"
                 + " \(leaves ? "leave+join" : "three stay")  \((datagrams + 500) / 1_000) k datagrams and"
                 + " \(hundredths / 100).\(hundredths % 100 < 10 ? "0" : "")\(hundredths % 100) GB in streams checked;"
-                + " lost \(lost("1-2")) + \(lost("2-1")); dropped \(places.isEmpty ? "nothing" : places.joined(separator: ", "))"
+                + " late \(received.reduce(0) { $0 + $1.behind }); lost \(lost("1-2")) + \(lost("2-1")); dropped \(places.isEmpty ? "nothing" : places.joined(separator: ", "))"
         )
     }
 }
