@@ -1,3 +1,4 @@
+import Addresses
 import CKernelForwarding
 import Glibc
 import KernelPrograms
@@ -13,6 +14,19 @@ import Testing
         // Beside the sources of this file; the toolchain that builds it has the compiler.
         let root = #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
         #expect(throws: Never.self) { try execute("/\(root)/tools/generate-kernel-path --check") }
+    }
+
+    /// Its descriptors would stay open with it: whoever replaces data planes would run out of them.
+    @Test(.enabled(if: namespacesAreExpected)) func oneThatIsStoppedIsLetGoOf() throws {
+        weak var forwarder: KernelForwarder?
+        do {
+            let own = try KernelForwarder(
+                underlay: (IPv4Address(10, 0, 0, 1), 8285), packetLimitBytes: 256, mtu: 1400)
+            own.ask { _ in own.traffic != nil }
+            own.stop()
+            forwarder = own
+        }
+        #expect(forwarder == nil)
     }
 
     @Test(.enabled(if: namespacesAreExpected)) func theKernelTakesThemAndDoesWhatItShould() {
