@@ -33,12 +33,11 @@ struct Twilld: AsyncParsableCommand {
     /// What the process before has left with systemd.
     static let inheritance = Inheritance()
 
-    static func main() async {
+    @MainActor static func main() async {
         _ = began
         EarlySignals.hold()
         StandardStreams.fillClosed()
-        // First of all: packets wait.
-        await onThread { inheritance.takeUp() }
+        takeUp()
         let words = Array(CommandLine.arguments.dropFirst())
         let line: CommandLineWords
         do throws(ExitFailure) {
@@ -71,6 +70,9 @@ struct Twilld: AsyncParsableCommand {
             exit(withError: error)
         }
     }
+
+    /// First of all, since packets wait: on the main thread, where nothing else does yet. Another one would have to be made.
+    private static func takeUp() { inheritance.takeUp() }
 
     private static func end(_ failure: ExitFailure) -> Never {
         StandardError.writeFailure("twilld: \(failure.message.printableLines)")

@@ -18,7 +18,7 @@ import Testing
         let forwarder: KernelForwarder
         let tunnel: TunnelDevice
         let wire: Int32
-        let links: [KernelLink]
+        let links: [Int32]
         static let router = "02:00:00:00:00:02"
 
         init() throws {
@@ -49,14 +49,14 @@ import Testing
             forwarder.allow(ProgramNode.peer.endpoint, forMilliseconds: 60_000)
             let under = if_nametoindex("under")
             links = [
-                try KernelLink.make(forwarder.programs.inbound, interfaceIndex: under, .ingress),
-                try KernelLink.make(forwarder.programs.outbound, interfaceIndex: tunnel.index, .egress),
+                attach_program(forwarder.programs.inbound.descriptor, under, 0),
+                attach_program(forwarder.programs.outbound.descriptor, tunnel.index, 1),
             ]
             forwarder.attached(underlayIndex: under, tunnelIndex: tunnel.index)
         }
 
         deinit {
-            for link in links { link.close() }
+            for link in links { close(link) }
             tunnel.close()
             close(wire)
         }

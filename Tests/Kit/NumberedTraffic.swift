@@ -5,15 +5,21 @@ import NetworkNamespaces
 import Synchronization
 
 /// Numbered datagrams from one pod to another at an even rate, and what became of them: lost, twice, out of order in
-/// their flow, and the longest time in which none came.
+/// their flow, and the longest time in which none came though one was on its way.
 ///
-/// Two threads, one of which sends and one receives. Both look at the clock at least once a millisecond; a machine that has
-/// no processor for them shows as a gap.
+/// Two threads, one of which sends and one receives. That they have no processor is no gap: it begins when the first datagram
+/// is sent that has not come, and ends when the receiver's kernel has one (SO_TIMESTAMPNS), whenever that is read.
 public final class NumberedTraffic: Sendable {
     /// Flows, each with a source port of its own, that take turns.
     public static let flows = 16
     private static let port: UInt16 = 9999
     private static let batch = 16
+    /// Bytes of a datagram: the flow, its number there, its number among all.
+    private static let payloadBytes = 24
+    /// Sending times that are kept: those of some seconds, a power of two.
+    private static let timesKept = 1 << 20
+    /// Bytes for the control message with the receiver's time: a header of 16, and a `timespec`.
+    private static let controlBytes = 32
 
     /// What became of the datagrams.
     public struct Report: Sendable {
@@ -25,7 +31,7 @@ public final class NumberedTraffic: Sendable {
         public var duplicated = 0
         /// How many came after a later one of their flow.
         public var reordered = 0
-        /// The longest time between two that came one after the other, milliseconds.
+        /// The longest time in which something had been sent and nothing came, milliseconds.
         public var longestGapMilliseconds = 0.0
     }
 
@@ -36,6 +42,8 @@ public final class NumberedTraffic: Sendable {
     private let isSent = Atomic<Bool>(false)
     private let threads = Mutex<[pthread_t]>([])
     private let seen: Mutex<Seen>
+    /// When each datagram was sent, by its number among all modulo `timesKept`: nanoseconds of the monotonic clock.
+    private nonisolated(unsafe) let times: UnsafeMutablePointer<Atomic<Int>>
     private let sentCounts = Mutex([UInt64](repeating: 0, count: NumberedTraffic.flows))
     private let longestGap = Atomic<Int>(0)
     private let lastArrival = Atomic<Int>(0)
@@ -73,9 +81,14 @@ public final class NumberedTraffic: Sendable {
         self.receiver = receiver
         self.rate = rate
         seen = Mutex(Seen())
+        times = .allocate(capacity: Self.timesKept)
+        for index in 0..<Self.timesKept { (times + index).initialize(to: Atomic(0)) }
     }
 
-    deinit { for descriptor in senders + [receiver] { close(descriptor) } }
+    deinit {
+        for descriptor in senders + [receiver] { close(descriptor) }
+        times.deallocate()
+    }
 
     private static func socket(
         _ endpoint: Endpoint, _ name: (Int32, UnsafePointer<sockaddr>, socklen_t) -> Int32
@@ -86,6 +99,8 @@ public final class NumberedTraffic: Sendable {
         var bytes: Int32 = 64 << 20
         setsockopt(descriptor, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, 4)
         setsockopt(descriptor, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, 4)
+        var isWanted: Int32 = 1
+        setsockopt(descriptor, SOL_SOCKET, SO_TIMESTAMPNS, &isWanted, 4)
         guard endpoint.withSocketName({ name(descriptor, $0, $1) }) == 0 else {
             throw NoSocket(description: "cannot bind or reach \(endpoint)")
         }
@@ -116,11 +131,13 @@ public final class NumberedTraffic: Sendable {
         threads.withLock { $0.append(thread) }
     }
 
-    private static var now: Int {
+    private static func now(_ clock: clockid_t = CLOCK_MONOTONIC) -> Int {
         var time = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &time)
-        return time.tv_sec * 1_000_000_000 + time.tv_nsec
+        clock_gettime(clock, &time)
+        return nanoseconds(time)
     }
+
+    private static func nanoseconds(_ time: timespec) -> Int { time.tv_sec * 1_000_000_000 + time.tv_nsec }
 
     /// Sends what is due, a few milliseconds' worth at most at once: a sender that had no processor for longer does not make
     /// up for it by a burst that no queue on the way is made for.
@@ -128,15 +145,21 @@ public final class NumberedTraffic: Sendable {
         var counts = [UInt64](repeating: 0, count: Self.flows)
         var flow = 0
         var due = 0.0
-        var last = Self.now
+        var all = 0
+        var last = Self.now()
         while !isOver.load(ordering: .relaxed) {
-            let now = Self.now
+            let now = Self.now()
             due = min(due + Double(now - last) * Double(rate) / 1e9, Double(rate) / 500)
             last = now
             while due >= 1 {
-                var payload = (UInt64(flow), counts[flow])
-                if withUnsafeBytes(of: &payload, { Glibc.send(senders[flow], $0.baseAddress, 16, 0) }) == 16 {
+                var payload = (UInt64(flow), counts[flow], UInt64(all))
+                times[all % Self.timesKept].store(Self.now(), ordering: .releasing)
+                let sent = withUnsafeBytes(of: &payload) {
+                    Glibc.send(senders[flow], $0.baseAddress, Self.payloadBytes, 0)
+                }
+                if sent == Self.payloadBytes {
                     counts[flow] += 1
+                    all += 1
                 } else {
                     // No room in this machine's own queue, or no route: the number is used again, and nothing was lost on the
                     // way.
@@ -153,7 +176,10 @@ public final class NumberedTraffic: Sendable {
 
     private func receive() {
         var seen = Seen()
-        let buffers = UnsafeMutableRawPointer.allocate(byteCount: Self.batch * 64, alignment: 16)
+        var gaps = Gaps()
+        let room = Self.batch * (64 + Self.controlBytes)
+        let buffers = UnsafeMutableRawPointer.allocate(byteCount: room, alignment: 16)
+        let controls = buffers + Self.batch * 64
         let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: Self.batch)
         let messages = UnsafeMutablePointer<twill_batch_message>.allocate(capacity: Self.batch)
         defer {
@@ -166,28 +192,58 @@ public final class NumberedTraffic: Sendable {
             (messages + index).initialize(to: twill_batch_message())
             messages[index].header.msg_iov = vectors + index
             messages[index].header.msg_iovlen = 1
+            messages[index].header.msg_control = controls + index * Self.controlBytes
         }
         var last = 0
-        var longest = 0
         while true {
+            for index in 0..<Self.batch { messages[index].header.msg_controllen = Self.controlBytes }
             let count = Int(twill_receive_batch(receiver, messages, UInt32(Self.batch)))
-            let now = Self.now
+            let now = Self.now()
             guard count > 0 else {
                 if isSent.load(ordering: .acquiring), now - last > 1_000_000_000 { break }
                 var entry = pollfd(fd: receiver, events: Int16(POLLIN), revents: 0)
                 poll(&entry, 1, 100)
                 continue
             }
-            if last > 0 { longest = max(longest, now - last) }
             last = now
-            longestGap.store(longest, ordering: .relaxed)
             lastArrival.store(now, ordering: .relaxed)
-            for index in 0..<count where messages[index].length == 16 {
-                let flow = Int((buffers + index * 64).load(as: UInt64.self)) % Self.flows
-                seen.take(Int((buffers + index * 64).load(fromByteOffset: 8, as: UInt64.self)), of: flow)
+            let sinceEpoch = Self.now(CLOCK_REALTIME) - now
+            for index in 0..<count where messages[index].length == Self.payloadBytes {
+                let payload = buffers + index * 64
+                let flow = Int(payload.load(as: UInt64.self)) % Self.flows
+                seen.take(Int(payload.load(fromByteOffset: 8, as: UInt64.self)), of: flow)
+                let arrival = Self.arrival(of: messages[index].header).map { $0 - sinceEpoch } ?? now
+                let number = Int(payload.load(fromByteOffset: 16, as: UInt64.self))
+                gaps.take(number, at: arrival) { times[$0 % Self.timesKept].load(ordering: .acquiring) }
             }
+            longestGap.store(gaps.longest, ordering: .relaxed)
         }
         self.seen.withLock { $0 = seen }
+    }
+
+    /// When the kernel had a datagram, nanoseconds since the epoch (SO_TIMESTAMPNS).
+    private static func arrival(of header: msghdr) -> Int? {
+        guard let control = header.msg_control, header.msg_controllen >= controlBytes else { return nil }
+        let head = control.load(as: cmsghdr.self)
+        guard head.cmsg_level == SOL_SOCKET, head.cmsg_type == SO_TIMESTAMPNS else { return nil }
+        return nanoseconds(control.load(fromByteOffset: MemoryLayout<cmsghdr>.size, as: timespec.self))
+    }
+
+    /// For how long nothing came though something was on its way.
+    private struct Gaps {
+        private var highest = -1
+        private var last = 0
+        private(set) var longest = 0
+
+        /// Takes a datagram with this number among all.
+        mutating func take(_ number: Int, at arrival: Int, sent: (Int) -> Int) {
+            if number > highest {
+                // What was sent before the last arrival and has not come since waits from that arrival on.
+                if last > 0 { longest = max(longest, arrival - max(last, sent(highest + 1))) }
+                highest = number
+            }
+            last = max(last, arrival)
+        }
     }
 
     /// Waits until datagrams come.

@@ -19,15 +19,23 @@ import Testing
         /// What the program was told of: the numbers of interfaces, 0 for none any more.
         let told = Mutex<[Int32]>([])
 
-        init() throws {
-            forwarder = try KernelForwarder(
-                underlay: (IPv4Address(10, 0, 0, 1), 8285), packetLimitBytes: 256, mtu: 1400)
-            socket = try RouteSocket()
+        convenience init() throws {
+            try self.init(socket: RouteSocket())
             try execute("ip link add under type veth && ip link set under up")
         }
 
-        func program(byLink: Bool) -> AttachedProgram {
-            AttachedProgram(forwarder.programs.inbound, to: "under", .ingress, mayUseLinks: byLink) { index in
+        /// Another daemon in the same place.
+        convenience init(besides other: World) throws { try self.init(socket: other.socket) }
+
+        private init(socket: RouteSocket) throws {
+            forwarder = try KernelForwarder(
+                underlay: (IPv4Address(10, 0, 0, 1), 8285), packetLimitBytes: 256, mtu: 1400)
+            self.socket = socket
+        }
+
+        func program(ofTunnel tunnelName: String = "over") -> AttachedProgram {
+            AttachedProgram(forwarder.programs.inbound, ofTunnel: tunnelName, to: "under", .ingress) {
+                index in
                 self.told.withLock { $0.append(index ?? 0) }
             }
         }
@@ -51,28 +59,9 @@ import Testing
         }
     }
 
-    @Test func aLinkEndsWithItsHolder() async throws {
+    @Test func isAttachedAnewWhereTheInterfaceIsAnother() async throws {
         try await World.make { world in
-            var program: AttachedProgram? = world.program(byLink: true)
-            try world.attach(try #require(program))
-            let index = try #require(try world.socket.link(named: "under")?.index)
-            #expect(program?.attachment == .link)
-            #expect(world.told.withLock { $0 } == [index])
-            #expect(try world.filters().isEmpty)
-            // As with the process that held it.
-            program = nil
-            let next = world.program(byLink: true)
-            try world.attach(next)
-            try next.delete(using: world.socket)
-            #expect(next.attachment == nil)
-            #expect(world.told.withLock { $0.last } == 0)
-        }
-    }
-
-    @Test(arguments: [true, false])
-    func isAttachedAnewWhereTheInterfaceIsAnother(byLink: Bool) async throws {
-        try await World.make { world in
-            let program = world.program(byLink: byLink)
+            let program = world.program()
             try world.attach(program)
             try execute("ip link del under")
             #expect(try program.deviation(in: world.state()) == nil)
@@ -86,39 +75,57 @@ import Testing
 
     @Test func aFilterOutlivesItsProcessAndTheNextStartTakesItsPlace() async throws {
         try await World.make { world in
-            try world.attach(world.program(byLink: false))
-            // Its object is gone, as with a process that was killed.
-            #expect(try world.filters() == ["twill_inbound"])
-            let next = world.program(byLink: false)
+            let former = try World(besides: world)
+            let left = former.program()
+            try world.attach(left)
+            #expect(left.isAttached)
+            #expect(try world.filters() == ["twill_inbound_over"])
+            let next = world.program()
             try world.attach(next)
-            #expect(try world.filters() == ["twill_inbound"])
-            // One that attaches by a link leaves no filter beside it.
-            try world.attach(world.program(byLink: true))
+            #expect(try world.filters() == ["twill_inbound_over"])
+            // The one before, which ends late, leaves its follower's alone.
+            #expect(try left.deviation(in: world.state()) == "not attached")
+            try world.attach(left)
+            try world.attach(next)
+            try left.delete(using: world.socket)
+            #expect(!left.isAttached)
+            #expect(try next.deviation(in: world.state()) == nil)
+            try next.delete(using: world.socket)
             #expect(try world.filters().isEmpty)
-            #expect(try next.deviation(in: world.state()) == "not attached")
+        }
+    }
+
+    @Test func twoDaemonsShareAnInterface() async throws {
+        try await World.make { world in
+            let (one, other) = (world.program(), world.program(ofTunnel: "other"))
+            try world.attach(one)
+            try world.attach(other)
+            #expect(try one.deviation(in: world.state()) == nil)
+            #expect(try Set(world.filters()) == ["twill_inbound_over", "twill_inbound_other"])
+            try one.delete(using: world.socket)
+            #expect(try other.deviation(in: world.state()) == nil)
         }
     }
 
     @Test func cleanupFindsWhatWasLeftOnAnyInterface() async throws {
         try await World.make { world in
-            try world.attach(world.program(byLink: false))
+            try world.attach(world.program())
             try execute(
                 """
                 ip link set under down && ip link set under name former
                 ip link add under type veth
                 """)
             let removed = try AttachedProgram.removeFilters(
-                on: world.socket.links(), except: nil, using: world.socket)
-            #expect(removed == ["program twill_inbound on former"])
+                ofTunnel: "over", on: world.socket.links(), except: nil, using: world.socket)
+            #expect(removed == ["program twill_inbound_over on former"])
             #expect(
                 try AttachedProgram.removeFilters(
-                    on: world.socket.links(), except: nil, using: world.socket
+                    ofTunnel: "over", on: world.socket.links(), except: nil, using: world.socket
                 ).isEmpty)
         }
     }
 
-    @Test(arguments: [true, false])
-    func othersFiltersStay(byLink: Bool) async throws {
+    @Test func othersFiltersStay() async throws {
         try await World.make { world in
             try execute(
                 """
@@ -127,19 +134,19 @@ import Testing
                 tc filter add dev under ingress pref 49152 bpf bytecode '1,6 0 0 0,'
                 """)
             let before = try execute("tc filter show dev under ingress")
-            let program = world.program(byLink: byLink)
+            let program = world.program()
             try world.attach(program)
             let during = try execute("tc filter show dev under ingress")
             // Ours is behind both.
             #expect(during.hasPrefix(before))
-            #expect(during.contains("twill_inbound") == !byLink)
+            #expect(during.contains("twill_inbound_over"))
             try program.delete(using: world.socket)
             #expect(try execute("tc filter show dev under ingress") == before)
             #expect(try execute("tc qdisc show dev under").contains("clsact"))
         }
     }
 
-    @Test func whoHasOurPlaceKeepsItAndThatIsSaid() async throws {
+    @Test func whoHasThePlaceKeepsItAndOursIsBesideIt() async throws {
         try await World.make { world in
             try execute(
                 """
@@ -147,19 +154,24 @@ import Testing
                 tc filter add dev under ingress pref 65000 handle 1 bpf bytecode '1,6 0 0 0,'
                 """)
             let before = try execute("tc filter show dev under ingress")
-            let program = world.program(byLink: false)
-            let state = try world.state()
-            let error = #expect(throws: (any Error).self) {
-                try program.update(in: state, using: world.socket)
-            }
-            #expect("\(error.map { "\($0)" } ?? "")".contains("priority 65000"))
+            let program = world.program()
+            try world.attach(program)
+            #expect(try world.filters().count == 2)
+            try program.delete(using: world.socket)
             #expect(try execute("tc filter show dev under ingress") == before)
+        }
+    }
+
+    @Test func itStandsWhereAnotherHasTheOlderDiscipline() async throws {
+        try await World.make { world in
+            try execute("tc qdisc add dev under ingress")
+            try world.attach(world.program())
         }
     }
 
     @Test func aFilterThatSomebodyTookAwayIsMissed() async throws {
         try await World.make { world in
-            let program = world.program(byLink: false)
+            let program = world.program()
             try world.attach(program)
             try execute("tc filter del dev under ingress pref 65000")
             try world.attach(program)

@@ -125,9 +125,10 @@ final class UpgradeStage {
             try await takeOver(by: try await anotherBuild())
             try await takeOver(by: options.daemon)
         case .failedHandOver:
-            for step in HandOverClient.Step.allCases {
-                try await HandOverClient.stop(at: step, "\(lab[1].directory)/twilld.sock.handover", lab[1])
+            for step in HandOverClient.Step.allCases where step != .silent {
+                try await endHandOver(at: step)
             }
+        case .silentHandOver: try await endHandOver(at: .silent)
         case .port: try await reload("workers = 1\nport = 9285\n", "data_plane_replaced")
         case .workers:
             try await reload("workers = 2\n", "data_plane_replaced")
@@ -155,6 +156,10 @@ final class UpgradeStage {
             guard let victim else { throw UpgradeFailure(description: "there is no daemon") }
             return victim
         }
+    }
+
+    private func endHandOver(at step: HandOverClient.Step) async throws {
+        try await HandOverClient.stop(at: step, "\(lab[1].directory)/twilld.sock.handover", lab[1])
     }
 
     private func start(_ binary: String) async throws {

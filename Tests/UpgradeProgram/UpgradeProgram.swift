@@ -92,8 +92,10 @@ enum UpgradeEvent: String, CaseIterable, Sendable {
     case restart
     /// One of another build does, and one of the first build again.
     case upgrade
-    /// A new one ends at some step of the hand-over.
+    /// A new one ends at each step of the hand-over, as one that is killed does.
     case failedHandOver = "failed-hand-over"
+    /// A new one has the descriptors, and falls silent with them.
+    case silentHandOver = "silent-hand-over"
     /// The port is another one, by SIGHUP.
     case port
     /// The number of workers is, from one to two and back.
@@ -116,7 +118,8 @@ enum UpgradeEvent: String, CaseIterable, Sendable {
     /// Whether nothing may be lost.
     var isPlanned: Bool {
         switch self {
-        case .quiet, .restart, .upgrade, .failedHandOver, .port, .workers, .tuning, .vxlan: true
+        case .quiet, .restart, .upgrade, .failedHandOver, .silentHandOver, .port, .workers, .tuning, .vxlan:
+            true
         case .restartByStore, .killWithStore, .killWithout, .stopAndStart, .forwarder: false
         }
     }

@@ -164,8 +164,8 @@ struct HandOverTests {
         let stage = try await Stage(wrapper: "\(keeper) --keep \(socket)")
         let before = try #require(stage.daemon.status)
         let index = try await stage.tunnelIndex
-        // They are stored within a second, and the counts with them.
-        try await Task.sleep(for: .seconds(2))
+        // They are stored within a second. The counts are stored anew every 10 s, and at the end where that is told.
+        try await Task.sleep(for: .seconds(signal == SIGKILL ? 12 : 2))
         kill(before.processIdentifier, signal)
         let status = try await until("the next process", { stage.daemon.log }) { () -> NodeStatus? in
             guard let status = stage.daemon.status, status.isReady,

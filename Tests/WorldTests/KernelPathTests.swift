@@ -38,6 +38,12 @@ struct KernelPathTests {
             }
         }
 
+        /// What stands in the way of what comes in at the first node: the names of programs.
+        func filters() async throws -> [String] {
+            try await lab[1].run("tc filter show dev eth0 ingress").split(separator: " ")
+                .filter { $0.hasPrefix("twill_inbound_") }.map(String.init)
+        }
+
         /// How many of the packets of a ping, each way, went by the kernel path at the first node.
         func byKernelPath(pings: Int = 10) async throws -> (sent: UInt64, received: UInt64) {
             let before = daemons[0].status
@@ -62,7 +68,7 @@ struct KernelPathTests {
         let past = try await nodes.pods[0].run("ping -n -c 1 -s 1000 \(nodes.pods[1].address)")
         #expect(past.contains("ttl=60"), "\(past)")
         let status = try #require(nodes.daemons[0].status)
-        #expect(status.kernelPath?.attachment == "tcx")
+        #expect(status.kernelPath?.attachment == "clsact")
         #expect(status.kernelPath?.ablePeers == 1)
         // The peer's traffic has them, too.
         let peer = try #require(status.peers.first?.traffic)
@@ -75,14 +81,23 @@ struct KernelPathTests {
         var nodes = try await Nodes()
         nodes.daemons[0].signal(SIGKILL)
         _ = try await nodes.daemons[0].exitStatus()
-        for direction in ["ingress", "egress"] {
-            #expect(try await nodes.lab[1].run("tc filter show dev eth0 \(direction)").isEmpty)
-        }
+        // Its programs go on for the seconds that their table is valid; the next one's come into their place.
+        #expect(try await nodes.filters() == ["twill_inbound_flannel0"])
         nodes.daemons[0] = try await nodes.lab[1].start("--kernel-path=auto")
         try await Nodes.able(nodes.daemons[0])
         try await Nodes.able(nodes.daemons[1])
         try await nodes.pods[0].reaches(nodes.pods[1].address)
         #expect(try await nodes.byKernelPath().sent >= 9)
+        #expect(try await nodes.filters() == ["twill_inbound_flannel0"])
+    }
+
+    @Test func whatOneThatWasKilledHasLeftIsTakenAwayWhereTheNextHasNone() async throws {
+        var nodes = try await Nodes()
+        nodes.daemons[0].signal(SIGKILL)
+        _ = try await nodes.daemons[0].exitStatus()
+        nodes.daemons[0] = try await nodes.lab[1].start("--kernel-path=off")
+        try await nodes.daemons[0].ready()
+        #expect(try await nodes.filters().isEmpty)
     }
 
     @Test func whereTheDeviceIsAnotherItIsAttachedAnew() async throws {

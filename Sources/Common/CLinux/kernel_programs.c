@@ -9,8 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// Attach types that headers before Linux 6.6 lack.
-enum { TCX_INGRESS = 46, TCX_EGRESS = 47 };
+#include "program_loading.h"
 
 static int call(enum bpf_cmd command, union bpf_attr *attributes) {
   return (int)syscall(SYS_bpf, command, attributes, sizeof *attributes);
@@ -73,7 +72,7 @@ uint32_t twill_possible_cpus(void) {
 }
 
 // While a signal or a ring's work waits for the thread the verifier gives up (EAGAIN). That is done before the next call.
-static int load(union bpf_attr *attributes) {
+int twill_load_program(union bpf_attr *attributes) {
   enum { ATTEMPTS = 32 };
   int program = -1;
   for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
@@ -92,14 +91,14 @@ int twill_program_load(const uint64_t *instructions, uint32_t count, const char 
   // No helper that the programs use asks for another licence than twill's own.
   attributes.license = (uintptr_t) "Apache-2.0";
   set_name(attributes.prog_name, name);
-  int program = load(&attributes);
+  int program = twill_load_program(&attributes);
   if (program >= 0) return program;
   // Once more for the kernel's words, which cost a good load time.
   int error = errno;
   attributes.log_buf = (uintptr_t)words;
   attributes.log_size = size;
   attributes.log_level = 1;
-  program = load(&attributes);
+  program = twill_load_program(&attributes);
   if (program < 0) errno = error;
   return program;
 }
@@ -119,29 +118,11 @@ int twill_program_run(int program, const void *packet, uint32_t packet_bytes, vo
   return result;
 }
 
-int twill_link_make(int program, uint32_t interface, enum twill_program_direction direction) {
+uint32_t twill_program_identifier(int program) {
+  struct bpf_prog_info information = {0};
   union bpf_attr attributes = {0};
-  attributes.link_create.prog_fd = (uint32_t)program;
-  attributes.link_create.target_ifindex = interface;
-  attributes.link_create.attach_type = direction == TWILL_PROGRAM_INGRESS ? TCX_INGRESS : TCX_EGRESS;
-  return call(BPF_LINK_CREATE, &attributes);
-}
-
-int twill_link_replace(int link, int program) {
-  union bpf_attr attributes = {0};
-  attributes.link_update.link_fd = (uint32_t)link;
-  attributes.link_update.new_prog_fd = (uint32_t)program;
-  return call(BPF_LINK_UPDATE, &attributes);
-}
-
-int twill_link_interface(int link, uint32_t *interface) {
-  // struct bpf_link_info: type, number, program's number, padding; then, for TCX, the interface and the attach type.
-  uint32_t information[64] = {0};
-  union bpf_attr attributes = {0};
-  attributes.info.bpf_fd = (uint32_t)link;
+  attributes.info.bpf_fd = (uint32_t)program;
   attributes.info.info_len = sizeof information;
-  attributes.info.info = (uintptr_t)information;
-  if (call(BPF_OBJ_GET_INFO_BY_FD, &attributes) < 0) return -1;
-  *interface = information[4];
-  return 0;
+  attributes.info.info = (uintptr_t)&information;
+  return call(BPF_OBJ_GET_INFO_BY_FD, &attributes) < 0 ? 0 : information.id;
 }

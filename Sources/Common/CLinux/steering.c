@@ -10,10 +10,10 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "CLinux.h"
+#include "program_loading.h"
 
 #define LENGTH(array) (sizeof(array) / sizeof *(array))
 
@@ -92,7 +92,7 @@ static int load_packet_steering(uint32_t queues) {
   attributes.insns = (uintptr_t)code;
   attributes.insn_cnt = LENGTH(code);
   attributes.license = (uintptr_t) "Apache-2.0";
-  return (int)syscall(SYS_bpf, BPF_PROG_LOAD, &attributes, sizeof attributes);
+  return twill_load_program(&attributes);
 }
 
 int twill_steer_packets(int tunnel, uint32_t queues) {

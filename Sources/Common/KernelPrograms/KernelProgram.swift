@@ -89,6 +89,12 @@ public struct KernelProgram: Sendable {
             verdict: verdict, packet: Array(changed.prefix(Int(clamping: changedBytes))))
     }
 
+    /// The kernel's number of it, by which a list of programs names it; nil where the kernel does not tell.
+    public var identifier: UInt32? {
+        let identifier = twill_program_identifier(descriptor)
+        return identifier == 0 ? nil : identifier
+    }
+
     /// Closes the descriptor. A program that stands in an interface's way goes on.
     public func close() { Glibc.close(descriptor) }
 }

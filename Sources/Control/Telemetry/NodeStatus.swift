@@ -367,7 +367,7 @@ extension NodeStatus {
         public var state: String
         /// Why it is not on; nil where it is.
         public var detail: String?
-        /// How the programs are attached, `tcx` or `clsact`; nil where they are not.
+        /// How the programs are attached, `clsact` (a former release: or `tcx`); nil where they are not.
         public var attachment: String?
         /// How many peers are sent to by it now.
         public var ablePeers: Int

@@ -50,7 +50,7 @@ public struct Coalescer: ~Copyable {
     private let maximumBytes: Int
     /// The kinds that merge, a bit each: those that the TUN takes, without those that the kernel refused.
     private var mergedKinds: UInt8
-    private let acceptedKinds: UInt8
+    private var acceptedKinds: UInt8
     /// Whether the last packet of a slot may be shorter than the others.
     private var mergesShortTails = true
     /// The slot that the last packet went into; -1 where it is not known.
@@ -95,7 +95,7 @@ public struct Coalescer: ~Copyable {
         headers = .allocate(capacity: slotLimit)
         headers.initialize(repeating: virtio_net_hdr(), count: slotLimit)
         vectors = .allocate(capacity: slotLimit &* Coalescer.vectorsPerSlot)
-        vectors.initialize(repeating: iovec(), count: slotLimit &* Coalescer.vectorsPerSlot)
+        // The rest is written before it is read; the kernel gives it pages then.
         for index in 0..<slotLimit {  // checked: 1 or more, above
             vectors[index &* Coalescer.vectorsPerSlot] = iovec(
                 iov_base: headers + index, iov_len: virtio_net_hdr.byteCount)
@@ -107,6 +107,12 @@ public struct Coalescer: ~Copyable {
         slots.deallocate()
         headers.deallocate()
         vectors.deallocate()
+    }
+
+    /// Says which packets' super-packets the TUN takes, before the first packet.
+    public mutating func setAcceptedKinds(_ kinds: MergedKinds) {
+        mergedKinds = kinds.rawValue
+        acceptedKinds = kinds.rawValue
     }
 
     /// Takes one IP packet of `length` bytes (65,575 at most), in order of arrival.

@@ -47,12 +47,12 @@ final class AttachedKernelPath: Sendable {
         forwarder.suspend("it is just being set up")
         let interfaces = AttachedInterfaces(forwarder)
         attachments = [
-            AttachedProgram(forwarder.programs.inbound, to: place.underlay, .ingress) { index in
-                interfaces.update { $0.underlay = index }
-            },
-            AttachedProgram(forwarder.programs.outbound, to: place.tunnel, .egress) { index in
-                interfaces.update { $0.tunnel = index }
-            },
+            AttachedProgram(
+                forwarder.programs.inbound, ofTunnel: place.tunnel, to: place.underlay, .ingress
+            ) { index in interfaces.update { $0.underlay = index } },
+            AttachedProgram(
+                forwarder.programs.outbound, ofTunnel: place.tunnel, to: place.tunnel, .egress
+            ) { index in interfaces.update { $0.tunnel = index } },
         ]
         let address = place.address
         forwarder.ask { peer in interfaces.leavesByUnderlay(peer, from: address) }
@@ -166,7 +166,7 @@ extension NodeStatus.KernelPath {
         let problem = standing.suspension ?? (standing.isAttached ? nil : "its programs are not attached")
         self.init(
             state: problem == nil ? "on" : "waiting", detail: problem,
-            attachment: path?.attachments.compactMap { $0.attachment }.first?.rawValue,
+            attachment: path?.attachments.contains { $0.isAttached } == true ? "clsact" : nil,
             ablePeers: standing.able.count, packetBytes: standing.packetBytes)
     }
 }

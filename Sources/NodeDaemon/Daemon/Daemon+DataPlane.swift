@@ -121,7 +121,13 @@ extension Daemon {
             stage.desired = nil
             logger.notice(.dataPlaneReplaced, metadata: words(for: following, mtu: routes.mtu))
             return following
-        } catch .unsteerable {
+        } catch .unsteerable(let errorNumber) {
+            logger.warning(
+                .dataPlaneNotReplaced,
+                metadata: [
+                    "detail": "\(DataPlaneError.unsteerable(errorNumber: errorNumber).description)",
+                    "action": "it ends first, and packets are lost meanwhile",
+                ])
             return nil
         } catch {
             if case .socket(let socketError) = error, socketError.errorNumber == EADDRINUSE {

@@ -1,5 +1,7 @@
 import Host
+import Netlink
 import Reconciler
+import TrafficControl
 import Worker
 
 // The kernel path's life: its programs are kept attached beside the device and the routes, and go on only while the daemon
@@ -15,6 +17,7 @@ extension Daemon {
         guard let dataPlane, let forwarder = dataPlane.kernelPath, let address = underlay.address else {
             stage.kernelPath = nil
             observation.update(nil as AttachedKernelPath?)
+            await removeLeftPrograms()
             return []
         }
         let place = AttachedKernelPath.Place(
@@ -29,6 +32,19 @@ extension Daemon {
         stage.kernelPath = made
         observation.update(made)
         return made.attachments
+    }
+
+    /// Takes away the programs that a daemon which was killed has left, where none of this one's come into their place. They
+    /// take nothing any more after some seconds; what can't be taken away now is found by the next start, or `twilld cleanup`.
+    private func removeLeftPrograms() async {
+        guard !hasRemovedLeftPrograms else { return }
+        hasRemovedLeftPrograms = true
+        let tunnelName = options.tunnel.interfaceName
+        await onThread {
+            guard let socket = try? RouteSocket(), let links = try? socket.links() else { return }
+            _ = try? AttachedProgram.removeFilters(
+                ofTunnel: tunnelName, on: links, except: nil, using: socket)
+        }
     }
 
     /// Says that the table is still looked after, and looks whether it may begin where it rests; to be called once a second.

@@ -63,6 +63,7 @@ actor Daemon {
     /// Another data plane is following the one that there is: nobody else touches that meanwhile.
     var isReplacing = false
     var hasToldKernelPathRefusal = false
+    var hasRemovedLeftPrograms = false
     /// This node's identity; nil where its cluster has it.
     private(set) var identity: NodeIdentity?
     /// Whether this process has had a data plane: then nobody who ended before it can hold port or device.

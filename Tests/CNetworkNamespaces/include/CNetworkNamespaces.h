@@ -11,3 +11,7 @@ int forbid_io_uring(int error);
 // A raw socket on an interface of the calling thread's network namespace: it gets each frame that comes in by the interface
 // or leaves by it, and sends frames as they are. It waits 10 s for one at most. Returns the descriptor, or -1 with errno set.
 int open_frame_socket(const char *interface);
+
+// Puts a program of traffic control into the way of an interface's packets (TCX, Linux 6.6), those that leave where `egress`
+// is not 0, for as long as the descriptor is open that is returned; -1 with errno set where the kernel refuses it.
+int attach_program(int program, unsigned interface, int egress);

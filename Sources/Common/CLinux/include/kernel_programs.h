@@ -15,8 +15,6 @@ enum twill_map_kind {
   TWILL_MAP_ARRAY_OF_MAPS = 12,
 };
 
-enum twill_program_direction { TWILL_PROGRAM_INGRESS, TWILL_PROGRAM_EGRESS };
-
 // Makes a map of at most `entries`. `inner`: for an array of maps, a map such as its values will be; else -1. `name`: 15
 // bytes at most. Memory is taken as entries come, where the kind of map lets it.
 int twill_map_make(enum twill_map_kind kind, uint32_t key_bytes, uint32_t value_bytes, uint32_t entries, int inner,
@@ -40,10 +38,5 @@ int twill_program_load(const uint64_t *instructions, uint32_t count, const char 
 // is the room at `changed` before, and the packet's length after.
 int twill_program_run(int program, const void *packet, uint32_t packet_bytes, void *changed, uint32_t *changed_bytes,
                       int32_t *verdict);
-// Puts it into the way of an interface's packets, behind others' programs (TCX, Linux 6.6); it is there for as long as the
-// link that is returned has a descriptor.
-int twill_link_make(int program, uint32_t interface, enum twill_program_direction direction);
-// Puts another program in the place of a link's, between two packets.
-int twill_link_replace(int link, int program);
-// The interface of a link, into `interface`; 0 where that interface is gone.
-int twill_link_interface(int link, uint32_t *interface);
+// The kernel's number of it, by which others know the program; 0 where the kernel does not tell.
+uint32_t twill_program_identifier(int program);

@@ -81,6 +81,7 @@ enum TrafficAttribute {
         static let descriptor = 6
         static let name = 7
         static let flags = 8
+        static let identifier = 11
     }
 }
 

@@ -1,4 +1,4 @@
-// How it works. Before Linux 6.6 a program gets into the way of an interface's packets as a filter of traffic control: the
+// How it works. A program gets into the way of an interface's packets as a filter of traffic control: the
 // interface is given a queueing discipline that queues nothing (`clsact`), and that has a list of filters for each
 // direction, by priority. Such a filter stays when its process ends. The discipline is left in place: others may have
 // filters there, and without it they lose them.
@@ -26,16 +26,20 @@ public struct TrafficFilter: Sendable, Hashable {
     public var handle: UInt32
     /// The name that it was given; nil where it is no program or has none.
     public var name: String?
+    /// The kernel's number of the program; nil where it is none, and of a filter that is still to be made.
+    public var programIdentifier: UInt32?
 
     /// Makes a filter.
     public init(
-        interfaceIndex: Int32, hook: Hook, priority: UInt16, handle: UInt32, name: String? = nil
+        interfaceIndex: Int32, hook: Hook, priority: UInt16, handle: UInt32, name: String? = nil,
+        programIdentifier: UInt32? = nil
     ) {
         self.interfaceIndex = interfaceIndex
         self.hook = hook
         self.priority = priority
         self.handle = handle
         self.name = name
+        self.programIdentifier = programIdentifier
     }
 
     /// Decodes an `RTM_NEWTFILTER`; nil for what describes a list rather than a filter in it.
@@ -47,11 +51,11 @@ public struct TrafficFilter: Sendable, Hashable {
         else { return nil }
         let attributes = message.attributes(after: MessageLayout.trafficSize)
         guard let kind = attributes.text(TrafficAttribute.kind) else { return nil }
+        let program = kind == "bpf" ? attributes.nested(TrafficAttribute.options) : nil
         self.init(
             interfaceIndex: index, hook: hook, priority: UInt16(truncatingIfNeeded: information >> 16),
-            handle: handle,
-            name: kind == "bpf"
-                ? attributes.nested(TrafficAttribute.options).text(TrafficAttribute.Program.name) : nil)
+            handle: handle, name: program?.text(TrafficAttribute.Program.name),
+            programIdentifier: program?.number(TrafficAttribute.Program.identifier))
     }
 }
 

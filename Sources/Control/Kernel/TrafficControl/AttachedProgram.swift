@@ -1,8 +1,8 @@
-// How it works. A program is attached by a link where the kernel has such (TCX, Linux 6.6), and else as a filter of traffic
-// control. The link goes with this process; a filter stays, and does no harm: the kernel path's table expires within
-// seconds, and then everything is left to the ring. The next start finds filters by their names, here and on other
-// interfaces, and puts its own into their place or takes them away. Either way our program runs behind those of others, so
-// that they see what they saw before; and what it does not take goes on to whoever comes behind.
+// How it works. A program is attached as a filter of traffic control, behind those of others, so that they see what they saw
+// before; what it does not take goes on to whoever comes behind. The filter outlives this process: packets that go past it
+// go on for as long as the kernel path's table is valid, which are seconds, and then everything is left to the ring. The next
+// start finds filters by their names, here and on other interfaces, and puts its own into their place, between two packets,
+// or takes them away. (A link, TCX, would end with this process, and keeps its end waiting for the kernel: ADR 89.)
 
 import Health
 import KernelPrograms
@@ -13,24 +13,14 @@ import Synchronization
 /// A program that stands in the way of an interface's packets, by the interface's name: attached anew where the interface
 /// is replaced by another, or somebody took the program away.
 public final class AttachedProgram: OwnedItem, Sendable {
-    /// The way in which a program is attached.
-    public enum Attachment: String, Sendable {
-        /// By a link.
-        case link = "tcx"
-        /// As a filter.
-        case filter = "clsact"
-    }
-
     /// Where the filter stands among others': behind those that say where they stand, mostly at 1, and those that the
     /// kernel finds a place for, from 49152 on.
     static let priority: UInt16 = 65_000
-    static let handle: UInt32 = 1
 
     private struct State {
-        var attachment: Attachment?
-        var interfaceIndex: Int32?
-        var link: KernelLink?
-        /// Asks after a filter.
+        /// The filter that holds the program, as it was put there.
+        var filter: TrafficFilter?
+        /// Asks after the filter.
         var socket: RouteSocket?
     }
 
@@ -41,16 +31,17 @@ public final class AttachedProgram: OwnedItem, Sendable {
     /// The daemon carries everything without it.
     public let isEssential = false
 
-    /// What `tc` calls a program of a direction, by which the next start knows it.
-    static func programName(_ direction: PacketDirection) -> String {
-        direction == .ingress ? "twill_inbound" : "twill_outbound"
+    /// What `tc` calls a program of a direction, by which the next start knows it: several daemons share an interface, and
+    /// each has a tunnel device of its own.
+    static func programName(_ direction: PacketDirection, tunnelName: String) -> String {
+        "twill_\(direction == .ingress ? "inbound" : "outbound")_\(tunnelName)"
     }
 
-    private var programName: String { AttachedProgram.programName(direction) }
+    private var programName: String { AttachedProgram.programName(direction, tunnelName: tunnelName) }
     private let direction: PacketDirection
     private let program: KernelProgram
+    private let tunnelName: String
     private let interfaceName: String
-    private let mayUseLinks: Bool
     private let changed: @Sendable (Int32?) -> Void
     private let state = Mutex(State())
 
@@ -58,37 +49,31 @@ public final class AttachedProgram: OwnedItem, Sendable {
     ///
     /// - Parameters:
     ///   - program: which; whoever loaded it keeps it for as long as this is.
+    ///   - tunnelName: the TUN device of the daemon that it belongs to.
     ///   - interfaceName: where.
     ///   - direction: in the way of which of its packets.
-    ///   - mayUseLinks: whether it is attached by a link where the kernel has such.
     ///   - changed: is told the interface's number when it was attached, and nil when it is no longer.
     public init(
-        _ program: KernelProgram, to interfaceName: String, _ direction: PacketDirection,
-        mayUseLinks: Bool = true, changed: @escaping @Sendable (Int32?) -> Void
+        _ program: KernelProgram, ofTunnel tunnelName: String, to interfaceName: String,
+        _ direction: PacketDirection, changed: @escaping @Sendable (Int32?) -> Void
     ) {
         self.program = program
+        self.tunnelName = tunnelName
         self.interfaceName = interfaceName
         self.direction = direction
-        self.mayUseLinks = mayUseLinks
         self.changed = changed
         self.name = "kernel path \(direction == .ingress ? "from" : "to") \(interfaceName)"
         component = Component(.dataPlane, "kernel path \(direction == .ingress ? "in" : "out")")
     }
 
-    deinit { state.withLock { $0.link?.close() } }
+    /// Whether it is attached.
+    public var isAttached: Bool { state.withLock { $0.filter != nil } }
 
-    /// How it is attached; nil where it is not.
-    public var attachment: Attachment? { state.withLock { $0.attachment } }
-
-    private func filter(on index: Int32) -> TrafficFilter {
-        TrafficFilter(
-            interfaceIndex: index, hook: direction == .ingress ? .ingress : .egress,
-            priority: AttachedProgram.priority, handle: AttachedProgram.handle, name: programName)
-    }
+    private var hook: TrafficFilter.Hook { direction == .ingress ? .ingress : .egress }
 
     /// Looks whether the program stands at the interface that has the name now.
     ///
-    /// - Throws: `NetlinkError` where the kernel does not tell of a filter.
+    /// - Throws: `NetlinkError` where the kernel does not tell of its filters.
     public func deviation(in kernel: NetworkState) throws -> String? {
         guard let index = kernel.link(named: interfaceName)?.index else {
             // The interface is somebody else's to bring back, and told of by whoever needs it more.
@@ -96,9 +81,8 @@ public final class AttachedProgram: OwnedItem, Sendable {
             return nil
         }
         let isAttached = try state.withLock { state throws in
-            guard state.interfaceIndex == index else { return false }
-            if let link = state.link { return link.interfaceIndex == UInt32(bitPattern: index) }
-            return try state.socket.map { try present(on: index, using: $0)?.name == programName } ?? false
+            guard let filter = state.filter, filter.interfaceIndex == index else { return false }
+            return try state.socket?.trafficFilters(ofInterface: index, hook).contains(filter) ?? false
         }
         if !isAttached { forget() }
         return isAttached ? nil : "not attached"
@@ -108,71 +92,49 @@ public final class AttachedProgram: OwnedItem, Sendable {
     private func forget() {
         let wasAttached = state.withLock { state in
             defer { state = State() }
-            state.link?.close()
-            return state.interfaceIndex != nil
+            return state.filter != nil
         }
         if wasAttached { changed(nil) }
     }
 
-    /// Attaches the program, and takes away what a former daemon left of its kind.
+    /// Attaches the program, in the place of the one that a former daemon left, or else in one of its own.
     ///
-    /// - Throws: `NetlinkError` where the kernel refuses it; `ItemProblem` where another program has its place.
+    /// - Throws: `NetlinkError` where the kernel refuses it.
     public func update(in kernel: NetworkState, using socket: RouteSocket) throws {
         guard let index = kernel.link(named: interfaceName)?.index else { return }
-        let isLinked = mayUseLinks && attachByLink(to: index)
-        if !isLinked {
-            if let other = try present(on: index, using: socket), other.name != programName {
-                throw ItemProblem(
-                    Problem(
-                        .degraded,
-                        "\(name): another program (\(other.name ?? "without a name")) has the place of twill's, "
-                            + "priority \(AttachedProgram.priority)",
-                        remedy: "take it away (tc filter del dev \(interfaceName) \(direction) pref "
-                            + "\(AttachedProgram.priority)), or give --kernel-path=off"))
-            }
-            try socket.replaceTrafficFilter(filter(on: index), program: program.descriptor)
-            state.withLock { $0 = State(attachment: .filter, interfaceIndex: index, socket: socket) }
-        }
+        let others = try socket.trafficFilters(ofInterface: index, hook)
+            .filter { $0.priority == AttachedProgram.priority }
+        let taken = Set(others.map(\.handle))
+        let handle =
+            others.first { $0.name == programName }?.handle
+            ?? (1...UInt32(clamping: taken.count + 1)).first { !taken.contains($0) } ?? 1
+        let filter = TrafficFilter(
+            interfaceIndex: index, hook: hook, priority: AttachedProgram.priority, handle: handle,
+            name: programName, programIdentifier: program.identifier)
+        try socket.replaceTrafficFilter(filter, program: program.descriptor)
+        state.withLock { $0 = State(filter: filter, socket: socket) }
         changed(index)
         try AttachedProgram.removeFilters(
-            [direction], on: kernel.links, except: isLinked ? nil : index, using: socket)
+            [direction], ofTunnel: tunnelName, on: kernel.links, except: index, using: socket)
     }
 
-    /// What stands in the place of our filter.
-    private func present(on index: Int32, using socket: RouteSocket) throws(NetlinkError) -> TrafficFilter? {
-        let wanted = filter(on: index)
-        return try socket.trafficFilters(ofInterface: index, wanted.hook).first {
-            $0.priority == wanted.priority && $0.handle == wanted.handle
-        }
-    }
-
-    /// - Returns: whether this kernel has such links.
-    private func attachByLink(to index: Int32) -> Bool {
-        do throws(KernelProgramError) {
-            let link = try KernelLink.make(
-                program, interfaceIndex: UInt32(bitPattern: index), direction)
-            state.withLock { $0 = State(attachment: .link, interfaceIndex: index, link: link) }
-            return true
-        } catch {
-            return false
-        }
-    }
-
-    /// Takes the program away.
+    /// Takes the program away, unless another daemon's has its place already.
     ///
-    /// - Throws: `NetlinkError` where the kernel does not let a filter go.
+    /// - Throws: `NetlinkError` where the kernel does not let the filter go.
     public func delete(using socket: RouteSocket) throws {
-        let before = state.withLock { $0 }
-        if before.attachment == .filter, let index = before.interfaceIndex {
-            try socket.deleteTrafficFilter(filter(on: index))
+        if let filter = state.withLock({ $0.filter }),
+            try socket.trafficFilters(ofInterface: filter.interfaceIndex, hook).contains(filter)
+        {
+            try socket.deleteTrafficFilter(filter)
         }
         forget()
     }
 
-    /// Takes away the filters that carry twill's names, whichever daemon left them.
+    /// Takes away the filters that carry the names of a tunnel's programs, whichever daemon left them.
     ///
     /// - Parameters:
     ///   - directions: those whose filters are meant.
+    ///   - tunnelName: the TUN device that they belong to.
     ///   - links: where to look.
     ///   - kept: the number of an interface whose filters stay.
     ///   - socket: asks the kernel.
@@ -180,10 +142,10 @@ public final class AttachedProgram: OwnedItem, Sendable {
     /// - Throws: `NetlinkError` where the kernel refuses one.
     @discardableResult
     public static func removeFilters(
-        _ directions: [PacketDirection] = PacketDirection.allCases, on links: [Link], except kept: Int32?,
-        using socket: RouteSocket
+        _ directions: [PacketDirection] = PacketDirection.allCases, ofTunnel tunnelName: String,
+        on links: [Link], except kept: Int32?, using socket: RouteSocket
     ) throws(NetlinkError) -> [String] {
-        let names = directions.map(programName)
+        let names = directions.map { programName($0, tunnelName: tunnelName) }
         var removed: [String] = []
         for link in links where link.index != kept {
             for hook in TrafficFilter.Hook.allCases {

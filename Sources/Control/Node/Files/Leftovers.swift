@@ -8,7 +8,7 @@ import Processes
 import Reconciler
 import TrafficControl
 
-/// What outlives the daemon on a node: rules, the blackhole route, programs before Linux 6.6, the device, files.
+/// What outlives the daemon on a node: rules, the blackhole route, programs, the device, files.
 public struct Leftovers: Sendable {
     /// The tunnel device's name.
     public var interfaceName: String
@@ -96,7 +96,8 @@ public struct Leftovers: Sendable {
 
     private func removePrograms() throws -> [String] {
         let socket = try RouteSocket()
-        return try AttachedProgram.removeFilters(on: try socket.links(), except: nil, using: socket)
+        return try AttachedProgram.removeFilters(
+            ofTunnel: interfaceName, on: try socket.links(), except: nil, using: socket)
     }
 
     private func removeBlackholeRoute(_ subnet: IPPrefix) throws -> [String] {

@@ -76,7 +76,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var engine: Engine
     let memory: PacketMemory
     let limits: WorkerLimits
-    let settings: WorkerSettings
+    private(set) var settings: WorkerSettings
     let counters: CounterBlock
     let peerCounters: PeerCounterBlock
     let records: WorkerRecords
@@ -191,6 +191,16 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     #if TWILL_EXTRA_COPY
         deinit { extraCopy.deallocate() }
     #endif
+
+    /// Gives the worker what it forwards between, and what follows from that; before its first round, and once.
+    ///
+    /// - Returns: 0, or the negated error number where the engine can't take the channels.
+    mutating func attach(_ channels: EngineChannels, _ settings: WorkerSettings) -> Int32 {
+        self.settings = settings
+        segmentLimit = settings.segmentLimit
+        coalescer.setAcceptedKinds(settings.coalesces)
+        return engine.attach(channels)
+    }
 
     /// Ends every operation and closes the engine; the worker is not used any more after this.
     public mutating func close() { engine.close() }

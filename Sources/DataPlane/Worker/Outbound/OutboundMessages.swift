@@ -79,10 +79,10 @@ struct OutboundMessages: ~Copyable {
         controls = .allocate(byteCount: count * Int(TWILL_SEGMENT_CONTROL_BYTES), alignment: 8)
         controls.initializeMemory(
             as: UInt8.self, repeating: 0, count: count * Int(TWILL_SEGMENT_CONTROL_BYTES))
+        // Some 7 MB with the defaults, which are written before they are read. The kernel gives them pages then, so that a start
+        // waits for none; messages that traffic seldom needs have none.
         vectors = .allocate(capacity: count * OutboundMessages.vectorsPerMessage)
-        vectors.initialize(repeating: iovec(), count: count * OutboundMessages.vectorsPerMessage)
         arenas = .allocate(byteCount: count * OutboundMessages.arenaBytes, alignment: 64)
-        arenas.initializeMemory(as: UInt8.self, repeating: 0, count: count * OutboundMessages.arenaBytes)
         buffers = .allocate(capacity: count * SuperPacketLimits.sendSegments)
         buffers.initialize(repeating: 0, count: count * SuperPacketLimits.sendSegments)
         bufferUses = .allocate(capacity: memory.tunnelBufferCount)

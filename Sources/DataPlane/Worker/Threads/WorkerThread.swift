@@ -53,32 +53,33 @@ extension DataPlane {
         }
     }
 
-    /// Waits for the channels, takes them, and forwards on them.
+    /// Makes a worker, waits for the channels, takes them, and forwards on them.
     private func serve<Engine: PacketEngine & ~Copyable>(
         _ engine: consuming Engine, _ memory: PacketMemory, _ index: Int
     ) {
-        var engine = engine
+        // With all its memory, before anything is asked to stand still for it.
+        var worker = Worker(
+            engine: engine, memory: memory, limits: limits, settings: settings(channels: nil, index),
+            counters: blocks[index], peerCounters: peerBlocks[index], records: records[index],
+            reader: publication.reader(index), hellos: hellos.inboxes[index],
+            kernelPathTraffic: awaited?.traffic)
         states.note(.prepared, of: index)
         guard orders.next(after: .prepare, of: index) != .end, let channels = channels else {
-            engine.close()
+            worker.close()
             return states.note(.ended, of: index)
         }
         let sockets = channels.sockets
-        let attached = engine.attach(
+        let attached = worker.attach(
             EngineChannels(
                 tunnel: channels.tunnel.queues[index].descriptor, socket: sockets.receivers[index].descriptor,
-                sender: sockets.senders[index], formerSocket: sockets.formerReceiver(ofWorker: index)))
+                sender: sockets.senders[index], formerSocket: sockets.formerReceiver(ofWorker: index)),
+            settings(channels: channels, index))
         guard attached == 0 else {
-            engine.close()
+            worker.close()
             return states.noteRefusal(
                 .engine("worker \(index) can't take the sockets", errorNumber: -attached), of: index)
         }
         if index == 0 { countStartFallbacks(channels) }
-        var worker = Worker(
-            engine: engine, memory: memory, limits: limits, settings: settings(channels, index),
-            counters: blocks[index], peerCounters: peerBlocks[index], records: records[index],
-            reader: publication.reader(index), hellos: hellos.inboxes[index],
-            kernelPathTraffic: awaited?.traffic)
         states.note(.attached, of: index)
         guard orders.next(after: .attach, of: index) != .end else {
             worker.close()
@@ -87,14 +88,15 @@ extension DataPlane {
         loop(&worker, sockets.receivers[index].descriptor, index)
     }
 
-    private func settings(_ channels: WorkerChannels, _ index: Int) -> WorkerSettings {
-        let offloads = channels.sockets.receivers[index].offloads
+    /// What a worker is told; without channels, as long as it has none, nothing is cut or merged.
+    private func settings(channels: WorkerChannels?, _ index: Int) -> WorkerSettings {
+        let offloads = channels?.sockets.receivers[index].offloads
         return WorkerSettings(
             tunnelAddress: configuration.tunnelAddress,
             tunnelAddressIPv6: configuration.tunnelAddressIPv6,
             acceptsAnySource: configuration.acceptsAnySource,
-            segmentLimit: offloads.segmentation ? offloads.segmentLimit : 1,
-            coalesces: DataPlane.mergedKinds(channels.tunnel),
+            segmentLimit: offloads.map { $0.segmentation ? $0.segmentLimit : 1 } ?? 1,
+            coalesces: channels.map { DataPlane.mergedKinds($0.tunnel) } ?? [],
             busyPollMicroseconds: configuration.tuning.busyPollMicroseconds,
             minimumWaitMicroseconds: configuration.tuning.minimumWaitMicroseconds)
     }
