@@ -22,11 +22,16 @@ struct ProgramNode {
 
     let forwarder: KernelForwarder
 
-    /// - Parameter notingNanoseconds: as `KernelForwarder` has it; 0: it takes packets at once.
-    init(peers: [ForwardingPeer] = [peer], mtu: Int = 1400, notingNanoseconds: UInt64 = 0) throws {
+    /// - Parameters:
+    ///   - peers: who is published and able.
+    ///   - workers: among how many workers packets are steered.
+    ///   - former: where the workers receive as well.
+    init(
+        peers: [ForwardingPeer] = [peer], mtu: Int = 1400, workers: Int = 1, former: Endpoint? = nil
+    ) throws {
         forwarder = try KernelForwarder(
-            underlay: (IPv4Address(10, 0, 0, 1), 8285), packetLimitBytes: 256, mtu: mtu,
-            notingNanoseconds: notingNanoseconds)
+            underlay: (IPv4Address(10, 0, 0, 1), 8285), former: former, packetLimitBytes: 256, mtu: mtu,
+            workers: workers)
         forwarder.publish(ForwardingRoutes(localIPv4: Self.own, mtu: mtu, peers: peers))
         forwarder.attached(underlayIndex: 1, tunnelIndex: 1)
         for peer in peers { forwarder.allow(peer.endpoint, forMilliseconds: 60_000) }
@@ -147,6 +152,7 @@ struct ProgramNode {
         #expect(try node.receive(OuterFrame()).verdict == ProgramNode.passed)
         #expect(!node.forwarder.receives)
         node.forwarder.suspend(nil)
+        try node.work(.in)
         #expect(try node.receive(OuterFrame()).verdict == ProgramNode.redirected)
         #expect(node.forwarder.receives)
         node.forwarder.attached(underlayIndex: nil, tunnelIndex: 1)
@@ -165,63 +171,8 @@ struct ProgramNode {
         #expect(waited < 200)
         #expect(!node.forwarder.receives)
         node.forwarder.refresh()
+        try node.work(.in)
         #expect(try node.receive(OuterFrame()).verdict == ProgramNode.redirected)
-    }
-
-    // MARK: Order
-
-    /// Whenever they begin, the programs first note which flows go by the ring, which may still hold some of their packets.
-    @Test func whatComesWhenItBeginsGoesByTheRingAndIsNoted() throws {
-        let node = try ProgramNode(notingNanoseconds: 60_000_000_000)
-        let run = try node.receive(OuterFrame())
-        #expect(run.verdict == ProgramNode.passed)
-        #expect(run.packet == OuterFrame().bytes)
-        #expect(node.counters()[.kernelPathKeptInOrder] == 1)
-        #expect(node.counters()[.packetsDelivered] == 0)
-        #expect(node.flows.contains { $0.inbound_ring_until > 0 && $0.ring_until == 0 })
-        // It may pass: it does nothing but acknowledge.
-        var acknowledgement = OuterFrame()
-        acknowledgement.inner = InnerPacket.segment(flags: 0x10)
-        #expect(try node.receive(acknowledgement).verdict == ProgramNode.redirected)
-    }
-
-    @Test func aFlowThatTheRingHasStaysThereForAsLongAsItIsNoted() throws {
-        let node = try ProgramNode()
-        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.redirected)
-        // The place of its flow is found by a packet the other way.
-        var answer = InnerPacket(source: IPv4Address(8, 0, 1, 7), destination: IPv4Address(8, 0, 2, 9))
-        answer.payload[0...3] = [0xD4, 0x31, 0x30, 0x39]
-        answer.payload += [UInt8](repeating: 0, count: 8)
-        #expect(try node.send(answer))
-        let number = try #require(node.flows.firstIndex { $0.unanswered > 0 })
-        var noted = node.flows[number]
-        noted.inbound_ring_until = .max
-        let flows = node.forwarder.programs[KERNEL_MAP_FLOWS]
-        #expect(flows.set(UInt32(number), to: noted))
-        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.passed)
-        // What goes out is another way's.
-        #expect(try node.send(answer))
-        var other = OuterFrame()
-        other.inner.payload[1] = 0x40
-        #expect(try node.receive(other).verdict == ProgramNode.redirected)
-        noted.inbound_ring_until = 1
-        #expect(flows.set(UInt32(number), to: noted))
-        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.redirected)
-    }
-
-    @Test func whatTookNothingForAWhileBeginsAnew() throws {
-        let node = try ProgramNode(notingNanoseconds: 3_000_000_000)
-        var waited = 0
-        while try node.receive(OuterFrame()).verdict == ProgramNode.passed, waited < 600 {
-            usleep(100_000)
-            node.forwarder.refresh()
-            waited += 1
-        }
-        #expect(waited < 600)
-        node.forwarder.suspend("test")
-        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.passed)
-        node.forwarder.suspend(nil)
-        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.passed)
     }
 
     @Test func goesByTheRoutesThatWerePublishedLast() throws {
@@ -231,6 +182,7 @@ struct ProgramNode {
         moved.endpoint = Endpoint(address: IPv4Address(10, 0, 0, 3), port: 8285)
         node.forwarder.publish(ForwardingRoutes(localIPv4: ProgramNode.own, mtu: 1400, peers: [moved]))
         #expect(try node.receive(OuterFrame()).verdict == ProgramNode.passed)
+        try node.work(.in)
         var frame = OuterFrame()
         frame.source = IPv4Address(10, 0, 0, 3)
         #expect(try node.receive(frame).verdict == ProgramNode.redirected)
@@ -265,6 +217,7 @@ struct ProgramNode {
                     in: 0...255, using: &generator)
             }
             node.forwarder.refresh()
+            try node.work(.in)
             let run = try #require(node.forwarder.programs.inbound.run(on: bytes))
             guard run.verdict == ProgramNode.redirected else {
                 #expect(run.verdict == ProgramNode.passed)

@@ -21,7 +21,7 @@ import Testing
         let links: [Int32]
         static let router = "02:00:00:00:00:02"
 
-        init() throws {
+        init(queues: Int = 1) throws {
             try execute(
                 """
                 ip link add under address 02:00:00:00:00:01 type veth peer name wire
@@ -31,7 +31,7 @@ import Testing
                 ip neigh add 10.0.0.2 lladdr \(Node.router) dev under
                 """)
             tunnel = try TunnelDevice.open(
-                name: "over", queueCount: 1, offloads: .all, patienceMilliseconds: 0)
+                name: "over", queueCount: queues, offloads: .all, patienceMilliseconds: 0)
             try execute(
                 """
                 ip addr add 8.0.1.7/32 dev over
@@ -43,7 +43,7 @@ import Testing
             guard wire >= 0 else { throw CommandFailureOfTest(what: "open_frame_socket") }
             forwarder = try KernelForwarder(
                 underlay: (IPv4Address(10, 0, 0, 1), 8285), packetLimitBytes: 256, mtu: 1400,
-                notingNanoseconds: 0)
+                workers: queues)
             forwarder.publish(
                 ForwardingRoutes(localIPv4: ProgramNode.own, mtu: 1400, peers: [ProgramNode.peer]))
             forwarder.allow(ProgramNode.peer.endpoint, forMilliseconds: 60_000)
@@ -80,9 +80,11 @@ import Testing
             return Array(packet[10..<max(10, count)])
         }
 
-        static func make(_ body: @escaping @Sendable (Node) throws -> Void) async throws {
+        static func make(
+            queues: Int = 1, _ body: @escaping @Sendable (Node) throws -> Void
+        ) async throws {
             let namespace = try await NetworkNamespace.make()
-            try await namespace.run { try body(Node()) }
+            try await namespace.run { try body(Node(queues: queues)) }
         }
     }
 
@@ -176,6 +178,29 @@ import Testing
             Self.send([1], from: pod)
             let read29 = try node.nextRead()
             #expect(read29.count == 29)
+        }
+    }
+
+    /// What is left to the packet threads is counted for the one whose queue the device puts it into.
+    @Test func eachIsCountedForItsQueue() async throws {
+        try await Node.make(queues: 3) { node in
+            #expect(node.tunnel.steerFlows())
+            for port in 0..<40 as Range<UInt16> {
+                let pod = Self.pod(port: 12345 + port)
+                defer { close(pod) }
+                Self.send([UInt8](repeating: 7, count: 1000), from: pod)
+            }
+            var packet = [UInt8](repeating: 0, count: 70_000)
+            for (index, queue) in node.tunnel.queues.enumerated() {
+                let passage = try #require(node.forwarder.traffic.passage(.out, ofWorker: index))
+                #expect(passage.entered > 0)
+                for _ in 0..<passage.entered {
+                    var ready = pollfd(fd: queue.descriptor, events: Int16(POLLIN), revents: 0)
+                    #expect(poll(&ready, 1, 10_000) == 1 && read(queue.descriptor, &packet, packet.count) > 0)
+                }
+                var rest = pollfd(fd: queue.descriptor, events: Int16(POLLIN), revents: 0)
+                #expect(poll(&rest, 1, 0) == 0)
+            }
         }
     }
 

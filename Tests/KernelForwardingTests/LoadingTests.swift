@@ -22,7 +22,7 @@ import Testing
         do {
             let own = try KernelForwarder(
                 underlay: (IPv4Address(10, 0, 0, 1), 8285), packetLimitBytes: 256, mtu: 1400)
-            own.ask { _ in own.traffic != nil }
+            own.ask { _ in own.receives }
             own.stop()
             forwarder = own
         }

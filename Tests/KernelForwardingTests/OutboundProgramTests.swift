@@ -109,7 +109,7 @@ import Testing
     /// The workers see when somebody waits for a packet that goes past them. Bulk's acknowledgements are none.
     @Test func theWorkersSeeWhenSomebodyWaits() throws {
         let node = try ProgramNode()
-        let traffic = try #require(node.forwarder.traffic)
+        let traffic = node.forwarder.traffic
         #expect(try node.send(Self.segment(flags: Self.acknowledgement)))
         var frame = OuterFrame()
         frame.inner = InnerPacket.segment(flags: Self.acknowledgement)
@@ -128,23 +128,12 @@ import Testing
 
     /// Sends until the kernel path takes the packet again, as long as that takes.
     private static func waitUntilTaken(_ packet: InnerPacket, by node: ProgramNode) throws {
-        // The rule is about how long nothing went by the ring: each try by it begins that anew, so the tries are rare.
         for _ in 0..<50 {
             usleep(200_000)
+            try node.work(.out)
             if try node.send(packet) { return }
         }
         Issue.record("the flow never came back to the kernel path")
-    }
-
-    /// While it took nothing, nobody noted what went by the ring.
-    @Test func whatIsSentWhenItBeginsGoesByTheRingAndIsNoted() throws {
-        let node = try ProgramNode(notingNanoseconds: 60_000_000_000)
-        #expect(try !node.send(Self.packet()))
-        #expect(node.counters()[.packetsSent] == 0)
-        #expect(node.flows.contains { $0.ring_until > 0 })
-        let begun = try ProgramNode(notingNanoseconds: 100_000_000)
-        #expect(try !begun.send(Self.packet()))
-        try Self.waitUntilTaken(Self.packet(), by: begun)
     }
 
     @Test func aFlowWithAnythingLargeStaysInTheRingAndComesBack() throws {
@@ -192,15 +181,6 @@ import Testing
         #expect(try node.send(toAnother))
     }
 
-    @Test func aSmallPacketThatWentByTheRingKeepsItsFlowThere() throws {
-        let node = try ProgramNode()
-        var last = Self.packet()
-        last.hops = 1
-        #expect(try !node.send(last))
-        #expect(try !node.send(Self.packet()))
-        try Self.waitUntilTaken(Self.packet(), by: node)
-    }
-
     /// The place of the one flow that has sent something unanswered.
     private static func place(in node: ProgramNode) throws -> (number: UInt32, flow: kernel_flow) {
         let flows = node.forwarder.programs[KERNEL_MAP_FLOWS]
@@ -242,7 +222,8 @@ import Testing
         func isTaken(after unanswered: UInt32) throws -> Bool {
             var flow = place.flow
             flow.unanswered = unanswered
-            flow.ring_until = 0
+            flow.bulk_until = 0
+            try node.work(.out)
             flow.window_began = monotonicNanoseconds()
             #expect(flows.set(place.number, to: flow))
             return try node.send(Self.packet())
@@ -265,6 +246,7 @@ import Testing
                 if place != 12, place != 13 { bytes[place] = random.byte() }
             }
             bytes = Array(bytes.prefix(random.oneIn(4) ? 14 + random.below(bytes.count - 13) : bytes.count))
+            try node.work(.out)
             guard let run = node.forwarder.programs.outbound.run(on: bytes) else { continue }
             if run.verdict == ProgramNode.redirected {
                 #expect(bytes[0] == 0x45 && bytes.count <= 256 && bytes[8] > 1)

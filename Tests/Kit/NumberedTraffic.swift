@@ -12,7 +12,6 @@ import Synchronization
 public final class NumberedTraffic: Sendable {
     /// Flows, each with a source port of its own, that take turns.
     public static let flows = 16
-    private static let port: UInt16 = 9999
     private static let batch = 16
     /// Bytes of a datagram: the flow, its number there, its number among all.
     private static let payloadBytes = 24
@@ -58,10 +57,12 @@ public final class NumberedTraffic: Sendable {
 
     /// Starts to send.
     ///
-    /// - Parameter rate: datagrams a second, of all flows.
-    public static func start(from source: some LabHost, to target: LabPod, rate: Int) async throws
-        -> NumberedTraffic
-    {
+    /// - Parameters:
+    ///   - rate: datagrams a second, of all flows.
+    ///   - port: at which they come; another one for each traffic to the same pod.
+    public static func start(
+        from source: some LabHost, to target: LabPod, rate: Int, port: UInt16 = 9999
+    ) async throws -> NumberedTraffic {
         guard let address = IPAddress(target.address) else {
             throw NoSocket(description: "\(target.address) is no address")
         }
@@ -149,7 +150,7 @@ public final class NumberedTraffic: Sendable {
         var last = Self.now()
         while !isOver.load(ordering: .relaxed) {
             let now = Self.now()
-            due = min(due + Double(now - last) * Double(rate) / 1e9, Double(rate) / 500)
+            due = min(due + Double(now - last) * Double(rate) / 1e9, max(Double(rate) / 500, 1))
             last = now
             while due >= 1 {
                 var payload = (UInt64(flow), counts[flow], UInt64(all))

@@ -38,7 +38,7 @@ struct Bench: ~Copyable {
         seed: UInt64 = 1, segmentLimit: Int = 64, acceptsAnySource: Bool = false,
         coalesces: Bool = true,
         busyPollMicroseconds: Int = 0, minimumWaitMicroseconds: Int = 0, tuning: Tuning = Tuning(),
-        kernelPathTraffic: KernelPathTraffic? = nil
+        kernelPathTraffic: KernelPathTraffic? = nil, index: Int = 0
     ) {
         let limits = try! WorkerLimits(tuning)
         kernel = SimulatedKernel(seed: seed)
@@ -54,7 +54,7 @@ struct Bench: ~Copyable {
                 busyPollMicroseconds: busyPollMicroseconds,
                 minimumWaitMicroseconds: minimumWaitMicroseconds),
             counters: counters, peerCounters: peerCounters, records: records, reader: publication.reader(0),
-            kernelPathTraffic: kernelPathTraffic)
+            kernelPathTraffic: kernelPathTraffic, index: index)
     }
 
     deinit {

@@ -198,7 +198,7 @@ struct KernelPathCompanyTests {
 
     /// A flow whose packets are small and large by turns, numbered: none passes another.
     @Test func nothingOfAFlowIsReordered() async throws {
-        let world = try await World([Self.isOn, Self.isOn], isAlone: true)
+        let world = try await World([Self.isOn, Self.isOn])
         try await world.hasAblePeers(1, 1)
         try await world.hasAblePeers(2, 1)
         let traffic = try await CheckedTraffic(

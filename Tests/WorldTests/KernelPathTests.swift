@@ -124,6 +124,54 @@ struct KernelPathTests {
         #expect(other.kernelPath?.ablePeers == 0)
     }
 
+    /// A request follows each answer at once, from before a daemon begins to after it carries packets: there is no pause in
+    /// which nothing of the flow is under way.
+    @Test func anExchangeWithoutPausesComesToItAfterAStart() async throws {
+        let nodes = try await Nodes()
+        try nodes.lab.write(
+            "exchange.py",
+            """
+            import socket, sys
+            s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            if len(sys.argv) == 1:
+                s.bind(("", 7300))
+                while True:
+                    data, who = s.recvfrom(64)
+                    s.sendto(data, who)
+            s.connect((sys.argv[1], 7300))
+            s.settimeout(0.5)
+            while True:
+                s.send(b"request")
+                try: s.recv(64)
+                except OSError: pass
+            """)
+        let server = try await nodes.pods[1].launch("python3 \(nodes.lab.directory)/exchange.py")
+        try await nodes.pods[1].listens(on: 7300, tcp: false)
+        let client = try await nodes.pods[0].launch(
+            "python3 \(nodes.lab.directory)/exchange.py \(nodes.pods[1].address)")
+        // Another daemon takes over; it knows nothing of the flow.
+        let next = try await nodes.lab[1].start("--kernel-path=auto")
+        try await next.ready()
+        try await Nodes.able(next)
+        for daemon in [next, nodes.daemons[1]] {
+            _ = try await until("an exchange that goes past the daemon", { daemon.log }) { () -> Bool? in
+                guard let before = daemon.status else { return nil }
+                try await Task.sleep(for: .milliseconds(500))
+                guard let after = daemon.status else { return nil }
+                func grown(_ counter: Counter) -> UInt64 {
+                    after.value(of: counter) &- before.value(of: counter)
+                }
+                let read = grown(.tunnelReads)
+                return read < 1000 && grown(.kernelPathPacketsSent) > 50 + 10 * read ? true : nil
+            }
+        }
+        // Of each way, a packet or a few have waited for the one before: no more than until a worker said that it was through.
+        let kept = next.counter(.kernelPathKeptInOrder)
+        #expect(kept < 20, "\(kept)")
+        client.signal(SIGKILL)
+        server.signal(SIGKILL)
+    }
+
     @Test func ipsecPoliciesAreNotPassedBy() async throws {
         let nodes = try await Nodes()
         let policy = "src 172.20.32.101 dst 192.0.2.1 dir out"

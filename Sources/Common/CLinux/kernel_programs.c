@@ -49,8 +49,8 @@ int twill_map_get(int map, const void *key, void *value) { return on_entry(BPF_M
 
 int twill_map_remove(int map, const void *key) { return on_entry(BPF_MAP_DELETE_ELEM, map, key, NULL); }
 
-const void *twill_map_memory(int map, size_t bytes) {
-  void *memory = mmap(NULL, bytes, PROT_READ, MAP_SHARED, map, 0);
+void *twill_map_memory(int map, size_t bytes) {
+  void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, map, 0);
   return memory == MAP_FAILED ? NULL : memory;
 }
 
@@ -103,9 +103,15 @@ int twill_program_load(const uint64_t *instructions, uint32_t count, const char 
   return program;
 }
 
-int twill_program_run(int program, const void *packet, uint32_t packet_bytes, void *changed, uint32_t *changed_bytes,
-                      int32_t *verdict) {
+int twill_program_run(int program, const void *packet, uint32_t packet_bytes, uint32_t segment_bytes, void *changed,
+                      uint32_t *changed_bytes, int32_t *verdict) {
   union bpf_attr attributes = {0};
+  struct __sk_buff context = {0};
+  if (segment_bytes) {
+    context.gso_size = segment_bytes;
+    attributes.test.ctx_in = (uintptr_t)&context;
+    attributes.test.ctx_size_in = sizeof context;
+  }
   attributes.test.prog_fd = (uint32_t)program;
   attributes.test.data_in = (uintptr_t)packet;
   attributes.test.data_size_in = packet_bytes;

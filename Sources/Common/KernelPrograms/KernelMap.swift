@@ -93,11 +93,11 @@ public struct KernelMap: Sendable {
         return isThere ? values : []
     }
 
-    /// The values of an `arrayInMemory`, one behind the other, to be read while programs write them; nil where the kernel
+    /// The values of an `arrayInMemory`, one behind the other, to be read and written while programs do so; nil where the kernel
     /// refuses. The caller gives the memory back by `munmap`.
     ///
     /// - Parameter bytes: of all values.
-    public func memory(bytes: Int) -> UnsafeRawPointer? { twill_map_memory(descriptor, bytes) }
+    public func memory(bytes: Int) -> UnsafeMutableRawPointer? { twill_map_memory(descriptor, bytes) }
 
     /// Takes an entry away; one that is not there is none the worse.
     public func remove<Key: BitwiseCopyable>(_ key: Key) {

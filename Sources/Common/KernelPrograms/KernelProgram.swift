@@ -74,16 +74,19 @@ public struct KernelProgram: Sendable {
 
     /// Runs the program once on a packet of this process (BPF_PROG_TEST_RUN); nothing leaves the machine.
     ///
-    /// - Parameter packet: 14 bytes or more: an Ethernet header comes first.
+    /// - Parameters:
+    ///   - packet: 14 bytes or more: an Ethernet header comes first.
+    ///   - segmentBytes: of each of the datagrams that were merged in it; 0: it is one.
     /// - Returns: nil where the kernel does not run it.
-    public func run(on packet: [UInt8]) -> Run? {
+    public func run(on packet: [UInt8], segmentBytes: Int = 0) -> Run? {
         // Room for headers that a program puts before it.
         var changed = [UInt8](repeating: 0, count: packet.count + 256)
         var changedBytes = UInt32(clamping: changed.count)
         var verdict: Int32 = 0
         guard
             twill_program_run(
-                descriptor, packet, UInt32(clamping: packet.count), &changed, &changedBytes, &verdict) == 0
+                descriptor, packet, UInt32(clamping: packet.count), UInt32(clamping: segmentBytes), &changed,
+                &changedBytes, &verdict) == 0
         else { return nil }
         return Run(
             verdict: verdict, packet: Array(changed.prefix(Int(clamping: changedBytes))))

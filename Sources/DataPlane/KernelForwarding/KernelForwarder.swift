@@ -21,8 +21,6 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
 
     private struct State {
         var settings: kernel_settings
-        /// For how long everything is left to the ring, and noted, whenever the programs begin.
-        let notingNanoseconds: UInt64
         /// The programs stand in both interfaces' way.
         var isAttached = false
         /// Whether packets to an underlay address leave by the underlay's interface.
@@ -38,35 +36,39 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
 
     /// The programs, for whoever attaches them.
     public let programs: KernelForwardingPrograms
-    private let awaited: KernelAwaited
+    private let memory: KernelPathMemory
     private let state: Mutex<State>
 
-    /// Loads the programs. They take nothing before `attached` has said where they stand.
+    /// Loads the programs. They take nothing before `attached` has said where they stand, and count what they leave to the
+    /// workers from when they stand there.
     ///
     /// - Parameters:
     ///   - underlay: this node's address on the underlay, and the network's port.
+    ///   - former: where the workers receive as well; nil: nowhere.
     ///   - packetLimitBytes: inner packets of more are left to the ring.
     ///   - mtu: the largest inner packet that is taken from peers, bytes.
-    ///   - awaited: where they note what somebody waits for; nil: memory of their own.
-    ///   - notingNanoseconds: for how long they take nothing whenever they begin, and note which flows go by the ring.
+    ///   - workers: among how many workers flows and datagrams are steered, 1 to 64.
+    ///   - memory: by which they and the workers tell each other what is through; nil: memory of their own.
     /// - Throws: `KernelProgramError` where the kernel refuses them.
     public init(
-        underlay: (address: IPv4Address, port: UInt16), packetLimitBytes: Int, mtu: Int,
-        awaited: KernelAwaited? = nil, notingNanoseconds: UInt64 = UInt64(KERNEL_RING_NANOSECONDS)
+        underlay: (address: IPv4Address, port: UInt16), former: Endpoint? = nil, packetLimitBytes: Int,
+        mtu: Int, workers: Int = 1, memory: KernelPathMemory? = nil
     ) throws(KernelProgramError) {
-        if let awaited {
-            self.awaited = awaited
+        if let memory {
+            self.memory = memory
         } else {
-            self.awaited = try KernelAwaited()
+            self.memory = try KernelPathMemory()
         }
-        programs = try KernelForwardingPrograms.load(self.awaited)
-        state = Mutex(
-            State(
-                settings: kernel_settings(
-                    takes_from: 0, valid_until: 0, underlay_index: 0, tunnel_index: 0,
-                    underlay_address: underlay.address.networkBytes, port: underlay.port.bigEndian,
-                    packet_limit: UInt16(clamping: packetLimitBytes), mtu: UInt32(clamping: mtu), unused: 0),
-                notingNanoseconds: notingNanoseconds))
+        programs = try KernelForwardingPrograms.load(self.memory)
+        let before = former.flatMap { kernel_endpoint($0) } ?? kernel_endpoint()
+        let settings = kernel_settings(
+            valid_until: 0, underlay_index: 0, tunnel_index: 0,
+            underlay_address: underlay.address.networkBytes, port: underlay.port.bigEndian,
+            former_port: before.port, packet_limit: UInt16(clamping: packetLimitBytes),
+            workers: UInt16(clamping: workers), former_address: before.address, mtu: UInt32(clamping: mtu))
+        state = Mutex(State(settings: settings))
+        // They count from when they stand in the packets' way.
+        state.withLock { write(&$0) }
     }
 
     /// Whether the kernel lets this process have a kernel path at all: loads it, tries it, and leaves nothing.
@@ -128,7 +130,6 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     private func write(_ state: inout State) {
         let isOn = state.isAttached && state.suspension == nil && state.published != nil
         let now = monotonicNanoseconds()
-        if state.settings.valid_until <= now { state.settings.takes_from = now &+ state.notingNanoseconds }
         state.settings.valid_until = isOn ? now &+ KernelForwarder.validityNanoseconds : 0
         if !programs[KERNEL_MAP_SETTINGS].set(UInt32(0), to: state.settings) {
             // An entry of an array of one: refused by no kernel that took the map. Nothing is taken then either way.
@@ -205,10 +206,19 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
         }
     }
 
+    /// Whether a flow waits for a worker's word that what it was left is through: one that sleeps gives it when it is woken.
+    public var waitsForWorkers: Bool {
+        let workers = Int(state.withLock { $0.settings.workers })
+        let passages = [KernelPathTraffic.Way.out, .in].flatMap { way in
+            (0..<workers).compactMap { traffic.passage(way, ofWorker: $0) }
+        }
+        return passages.contains { $0.wanted > $0.through }
+    }
+
     // MARK: What is seen
 
-    /// What the workers see of what passes them, for as long as this object is there; nil where the kernel does not show it.
-    public var traffic: KernelPathTraffic? { awaited.traffic }
+    /// What the workers and the programs tell each other, for as long as this object is there.
+    public var traffic: KernelPathTraffic { memory.traffic }
 
     /// How the kernel path stands.
     public struct Standing: Sendable, Equatable {

@@ -20,9 +20,9 @@ public struct KernelForwardingPrograms: Sendable {
     ///
     /// - Throws: `KernelProgramError` where the kernel refuses one, or does otherwise than it should.
     static func load(
-        _ awaited: KernelAwaited
+        _ memory: KernelPathMemory
     ) throws(KernelProgramError) -> KernelForwardingPrograms {
-        let maps = try makeMaps(awaited)
+        let maps = try makeMaps(memory)
         do throws(KernelProgramError) {
             let outbound = try KernelProgram.load(
                 UnsafeBufferPointer(
@@ -44,7 +44,7 @@ public struct KernelForwardingPrograms: Sendable {
         }
     }
 
-    private static func makeMaps(_ awaited: KernelAwaited) throws(KernelProgramError) -> [KernelMap] {
+    private static func makeMaps(_ memory: KernelPathMemory) throws(KernelProgramError) -> [KernelMap] {
         let number = MemoryLayout<UInt32>.size
         let time = MemoryLayout<UInt64>.size
         var maps: [KernelMap] = []
@@ -77,7 +77,7 @@ public struct KernelForwardingPrograms: Sendable {
                 try .make(
                     .arrayOfEachCPU, keyBytes: number, valueBytes: time,
                     entryLimit: Int(KERNEL_EVENTS.rawValue), name: "twill_events"))
-            maps.append(try awaited.sharedMap())
+            maps.append(contentsOf: try memory.sharedMaps())
             return maps
         } catch {
             for map in maps { map.close() }

@@ -20,7 +20,7 @@ enum KernelForwardingTrial {
 
     static func run() throws(KernelProgramError) {
         let forwarder = try KernelForwarder(
-            underlay: (here, peer.port), packetLimitBytes: 256, mtu: 1400, notingNanoseconds: 0)
+            underlay: (here, peer.port), packetLimitBytes: 256, mtu: 1400)
         forwarder.publish(
             ForwardingRoutes(
                 localIPv4: ownSubnet, mtu: 1400,

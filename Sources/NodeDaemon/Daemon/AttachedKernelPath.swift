@@ -11,6 +11,65 @@ import Telemetry
 import TrafficControl
 import Worker
 
+/// What the kernel path asks of the packet threads.
+struct PacketThreads: Sendable {
+    /// Asks them to catch up with what waits for them.
+    var catchUp: @Sendable () -> Void
+    /// Whether they have.
+    var haveCaughtUp: @Sendable () -> Bool
+}
+
+/// The time in which the kernel path takes nothing, and its programs count and note what they leave to the packet threads.
+/// What came before they did so, they know nothing of: it has to be through.
+private final class KernelPathRest: Sendable {
+    private let forwarder: KernelForwarder
+    private let packetThreads: PacketThreads
+    /// Until when it lasts at least; nil where somebody has looked since.
+    private let leastEnd: Mutex<ContinuousClock.Instant?>
+    /// What a CPU had in its hands when the programs were attached is in the packet threads' queues by then: it puts it there
+    /// within one turn.
+    private static let shortest = Duration.seconds(1)
+
+    init(_ forwarder: KernelForwarder, _ packetThreads: PacketThreads) {
+        self.forwarder = forwarder
+        self.packetThreads = packetThreads
+        leastEnd = Mutex(.now + KernelPathRest.shortest)
+        forwarder.suspend("it is just being set up")
+    }
+
+    func begin() {
+        leastEnd.withLock { end in
+            end = .now + KernelPathRest.shortest
+            forwarder.suspend("what has waited for the packet threads goes first")
+        }
+        packetThreads.catchUp()
+    }
+
+    private func isOver(_ end: ContinuousClock.Instant?) -> Bool {
+        end.map { $0 <= .now && packetThreads.haveCaughtUp() } ?? true
+    }
+
+    var isOverUnseen: Bool { leastEnd.withLock { $0 != nil && isOver($0) } }
+
+    var waitsForPacketThreads: Bool {
+        leastEnd.withLock { $0 != nil } && !packetThreads.haveCaughtUp()
+    }
+
+    /// Ends where it is over.
+    ///
+    /// - Returns: whether it has ended.
+    func end() -> Bool {
+        leastEnd.withLock { end in
+            guard isOver(end) else { return false }
+            end = nil
+            return true
+        }
+    }
+
+    /// Has the forwarder take something or not, unless it was told to rest meanwhile.
+    func suspend(_ reason: String?) { leastEnd.withLock { if $0 == nil { forwarder.suspend(reason) } } }
+}
+
 /// The kernel path of one data plane, between one interface and one TUN device.
 final class AttachedKernelPath: Sendable {
     /// What the programs stand at.
@@ -27,62 +86,49 @@ final class AttachedKernelPath: Sendable {
     let forwarder: KernelForwarder
     /// What the reconciler keeps attached.
     let attachments: [AttachedProgram]
-    private let hasCaughtUp: @Sendable () -> Bool
-    /// Until when everything is left to the packet threads at least; nil where somebody has looked since.
-    private let restEnd: Mutex<ContinuousClock.Instant?>
-    /// From when packet threads have taken in what waited for them until it is sent and written.
-    private static let shortestRest = Duration.seconds(1)
+    private let rests: KernelPathRest
 
     /// Nothing is taken before the first `look` after the rest with which it begins.
-    ///
-    /// - Parameter hasCaughtUp: whether the packet threads have taken in what waited while none of them ran.
-    init(
-        _ forwarder: KernelForwarder, at place: Place,
-        packetThreads hasCaughtUp: @escaping @Sendable () -> Bool
-    ) {
-        self.hasCaughtUp = hasCaughtUp
+    init(_ forwarder: KernelForwarder, at place: Place, packetThreads: PacketThreads) {
         self.place = place
         self.forwarder = forwarder
-        restEnd = Mutex(.now + AttachedKernelPath.shortestRest)
-        forwarder.suspend("it is just being set up")
+        let rests = KernelPathRest(forwarder, packetThreads)
+        self.rests = rests
         let interfaces = AttachedInterfaces(forwarder)
         attachments = [
             AttachedProgram(
                 forwarder.programs.inbound, ofTunnel: place.tunnel, to: place.underlay, .ingress
-            ) { index in interfaces.update { $0.underlay = index } },
+            ) { index in
+                if index != nil { rests.begin() }
+                interfaces.update { $0.underlay = index }
+            },
             AttachedProgram(
                 forwarder.programs.outbound, ofTunnel: place.tunnel, to: place.tunnel, .egress
-            ) { index in interfaces.update { $0.tunnel = index } },
+            ) { index in
+                if index != nil { rests.begin() }
+                interfaces.update { $0.tunnel = index }
+            },
         ]
         let address = place.address
         forwarder.ask { peer in interfaces.leavesByUnderlay(peer, from: address) }
     }
 
-    /// Takes nothing for a while: the packet threads are about to stand still, or have, and what it took then would pass what
-    /// waits for them.
-    func rest() {
-        restEnd.withLock { end in
-            end = .now + AttachedKernelPath.shortestRest
-            forwarder.suspend("what has waited for the packet threads goes first")
-        }
-    }
+    /// Takes nothing for a while: the packet threads are about to stand still, or have, and flows that the programs know
+    /// nothing of may have something waiting for them.
+    func rest() { rests.begin() }
 
     /// Whether the rest is over, and nothing is taken because nobody has looked since.
-    var isToBeLookedAt: Bool { restEnd.withLock { $0.map { $0 <= .now } ?? false } && hasCaughtUp() }
+    var isToBeLookedAt: Bool { rests.isOverUnseen }
+
+    /// Whether it rests until the packet threads have caught up, which those that sleep do when they are asked again.
+    var waitsForPacketThreads: Bool { rests.waitsForPacketThreads }
 
     /// Looks whether the programs' way is the one that the packet threads' datagrams go, and has them take nothing where it
     /// is not.
     @available(*, noasync, message: "it blocks: use onThread")
     func look() {
-        let isOver = restEnd.withLock { end in
-            if let time = end, time > .now || !hasCaughtUp() { return false }
-            end = nil
-            return true
-        }
-        guard isOver else { return }
-        let objection = objection()
-        // Unless it was told to rest meanwhile.
-        restEnd.withLock { if $0 == nil { forwarder.suspend(objection) } }
+        guard rests.end() else { return }
+        rests.suspend(objection())
     }
 
     private func objection() -> String? {

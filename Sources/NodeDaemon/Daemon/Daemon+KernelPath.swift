@@ -26,9 +26,11 @@ extension Daemon {
         if let current = stage.kernelPath, current.forwarder === forwarder, current.place == place {
             return current.attachments
         }
-        let made = AttachedKernelPath(forwarder, at: place) { [weak dataPlane] in
-            dataPlane?.hasCaughtUp ?? false
-        }
+        let made = AttachedKernelPath(
+            forwarder, at: place,
+            packetThreads: PacketThreads(
+                catchUp: { [weak dataPlane] in dataPlane?.catchUp() },
+                haveCaughtUp: { [weak dataPlane] in dataPlane?.hasCaughtUp ?? false }))
         stage.kernelPath = made
         observation.update(made)
         return made.attachments
@@ -51,6 +53,8 @@ extension Daemon {
     func refreshKernelPath() async {
         guard let path = stage.kernelPath else { return }
         path.forwarder.refresh()
+        // A worker that sleeps notes what it has sent and written last when it is woken.
+        if path.waitsForPacketThreads || path.forwarder.waitsForWorkers { stage.dataPlane?.settle() }
         if path.isToBeLookedAt { await lookAtKernelPath() }
     }
 

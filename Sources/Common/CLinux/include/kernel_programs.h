@@ -24,9 +24,9 @@ int twill_map_make(enum twill_map_kind kind, uint32_t key_bytes, uint32_t value_
 int twill_map_set(int map, const void *key, const void *value);
 int twill_map_get(int map, const void *key, void *value);
 int twill_map_remove(int map, const void *key);
-// The values of such an array, `bytes` of them, to be read until the caller gives the memory back (munmap). NULL where the
-// kernel refuses.
-const void *twill_map_memory(int map, size_t bytes);
+// The values of such an array, `bytes` of them, to be read and written until the caller gives the memory back (munmap). NULL
+// where the kernel refuses.
+void *twill_map_memory(int map, size_t bytes);
 // How many CPUs a value of such a map has one for: all that this machine may ever have (`possible` of
 // /sys/devices/system/cpu). 0 where that cannot be read.
 uint32_t twill_possible_cpus(void);
@@ -34,9 +34,10 @@ uint32_t twill_possible_cpus(void);
 // Loads a program for traffic control (BPF_PROG_TYPE_SCHED_CLS). What the kernel says of one that it refuses goes into
 // `words`, `size` bytes, empty where it says nothing.
 int twill_program_load(const uint64_t *instructions, uint32_t count, const char *name, char *words, uint32_t size);
-// Runs it once on bytes that begin with an Ethernet header (BPF_PROG_TEST_RUN); nothing leaves the machine. `*changed_bytes`
-// is the room at `changed` before, and the packet's length after.
-int twill_program_run(int program, const void *packet, uint32_t packet_bytes, void *changed, uint32_t *changed_bytes,
-                      int32_t *verdict);
+// Runs it once on bytes that begin with an Ethernet header (BPF_PROG_TEST_RUN); nothing leaves the machine. They are datagrams
+// of `segment_bytes` each that were merged, or one where that is 0. `*changed_bytes` is the room at `changed` before, and the
+// packet's length after.
+int twill_program_run(int program, const void *packet, uint32_t packet_bytes, uint32_t segment_bytes, void *changed,
+                      uint32_t *changed_bytes, int32_t *verdict);
 // The kernel's number of it, by which others know the program; 0 where the kernel does not tell.
 uint32_t twill_program_identifier(int program);

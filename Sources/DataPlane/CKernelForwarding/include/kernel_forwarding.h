@@ -23,13 +23,16 @@ enum kernel_map {
   // array of 1 time, in the daemon's memory as well: when the last packet went by that somebody waits for (any but a bare
   // acknowledgement). It is up to KERNEL_AWAITED_STEP late.
   KERNEL_MAP_AWAITED,
+  // array of 2 * KERNEL_WORKERS `kernel_passage`, in the daemon's memory as well: of each worker, those out and then those in
+  // (`kernel_way`).
+  KERNEL_MAP_PASSAGES,
   KERNEL_MAPS,
 };
 
 // In the upper half of a constant that stands for a map, whose lower half is its number: the loader puts the map there.
 #define KERNEL_MAP_MARK 0x6D617021u
 
-// Places for flows, a power of two: 2 MiB. Flows that share one only keep each other out of the kernel path.
+// Places for flows, a power of two: 2.5 MiB. Flows that share one only keep each other out of the kernel path.
 #define KERNEL_FLOWS 65536
 // A slot for each peer that is counted by itself, and one for all others (`PeerCounterBlock`).
 #define KERNEL_PEER_SLOTS 4097
@@ -39,15 +42,15 @@ enum kernel_map {
 // Nanoseconds: the packets of one step write the time once.
 #define KERNEL_AWAITED_STEP 1000000ull
 
-// Nanoseconds for which a flow stays in the ring after a packet of it was left to that: longer than both rings hold one when
-// other programs have the CPU for a few time slices.
-#define KERNEL_RING_NANOSECONDS 20000000ull
+// Workers that packets may be left to at most, a power of two.
+#define KERNEL_WORKERS 64
+// Received datagrams of at most so many bytes are noted each, wherever they stand among those that were merged; of larger ones
+// the first and the last. No node takes larger packets than this past its process (--kernel-path-bytes).
+#define KERNEL_NOTED_BYTES 1024
 
 struct kernel_settings {
-  // Before this time everything is left to the ring, and each packet notes so for its flow: while the programs took nothing,
-  // nobody noted what the ring may still hold. It comes first, so that whoever sees a later `valid_until` sees it.
-  uint64_t takes_from;
-  // The programs take nothing any more from this time on: whoever looks after the table is gone.
+  // The programs take nothing any more from this time on: whoever looks after the table is gone. They count and note what they
+  // leave to the ring all the same.
   uint64_t valid_until;
   // The interface that carries the underlay, and the TUN device.
   uint32_t underlay_index;
@@ -56,11 +59,47 @@ struct kernel_settings {
   uint32_t underlay_address;
   // The network's port, network byte order.
   uint16_t port;
+  // The port and the address that the network had before, where the ring receives from them still, network byte order; 0
+  // where it does not.
+  uint16_t former_port;
   // Inner packets of more bytes are left to the ring.
   uint16_t packet_limit;
+  // Among how many workers flows and datagrams are steered, 1 to KERNEL_WORKERS; 0: nobody has said.
+  uint16_t workers;
+  uint32_t former_address;
   // The largest inner packet that is taken from peers, bytes.
   uint32_t mtu;
-  uint32_t unused;
+};
+
+// The two ways through the ring.
+enum kernel_way {
+  // From the TUN device to the underlay.
+  KERNEL_WAY_OUT,
+  // From the underlay to the TUN device.
+  KERNEL_WAY_IN,
+  KERNEL_WAYS,
+};
+
+// One way through one worker. Each packet that a program leaves to the ring is counted, and gets a ticket: the next number of
+// its way, over all workers. The worker says up to which ticket everything is through: sent, written or lost. The programs
+// write the first two lines, and the worker the third.
+struct kernel_passage {
+  // Packets, on the way in datagrams, that were left to this worker. Counted before the packet gets its ticket.
+  uint64_t entered;
+  // The last ticket of the way: in the first worker's passage.
+  uint64_t tickets;
+  uint64_t unused[6];
+  // A ticket that somebody waits for: a flow could go past the process, were all up to it through. In a line of its own, which
+  // the worker looks at in each round, and which is written where a flow is kept back.
+  uint64_t wanted;
+  uint64_t unused_beside_wanted[7];
+  // Whatever was left to this worker with this ticket or an earlier one is through.
+  uint64_t through;
+  // How many had been left to it when everything was through: while it has not been left more, everything is.
+  uint64_t entered_through;
+  // Of those that were left to it, how many it has taken or found to be lost: for a thread that goes on in another's place.
+  uint64_t accounted;
+  uint64_t unused_by_worker[5];
 };
 
 struct kernel_prefix {
@@ -96,10 +135,12 @@ struct kernel_holder {
 };
 
 struct kernel_flow {
-  // Until when the flow's packets go out by the ring, which still may hold some of them.
-  uint64_t ring_until;
-  // The same of those that come in.
-  uint64_t inbound_ring_until;
+  // Until when the flow's packets go out by the ring, whatever is through.
+  uint64_t bulk_until;
+  // The ticket of the flow's last packet that was left to the ring, on the way out; 0: none was.
+  uint64_t sent_ticket;
+  // The same of those that came in.
+  uint64_t received_ticket;
   // When the count of `unanswered` began.
   uint64_t window_began;
   // Small packets sent by the kernel path in this window since the other side last sent one.

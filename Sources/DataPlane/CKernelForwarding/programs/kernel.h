@@ -14,7 +14,8 @@
 // TC_ACT_SHOT: the packet is lost. Only for one that was changed already and cannot be changed on.
 #define LOSE 2
 
-// Helpers, by number. The oldest kernel that has all of them is 5.10 (redirect_neigh); linux/bpf.h says what each does.
+// Helpers, by number. The oldest kernel that has all of them is 5.10 (redirect_neigh);
+// the atomic operations that return what was there are 5.12's. linux/bpf.h says what each does.
 static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
 static uint64_t (*const monotonic_time)(void) = (void *)5;
 static long (*const store_bytes)(struct __sk_buff *packet, uint32_t offset, const void *from, uint32_t bytes,
@@ -75,6 +76,7 @@ struct udp_header {
 
 // The kernel path's instructions are for little-endian machines, as all that Swift runs on are.
 INLINE uint16_t swap16(uint16_t value) { return __builtin_bswap16(value); }
+INLINE uint32_t swap32(uint32_t value) { return __builtin_bswap32(value); }
 
 // The sum of a header without options, folded: 0xFFFF where its checksum is right (RFC 1071).
 INLINE uint16_t header_sum(const struct ipv4_header *header) {
@@ -94,10 +96,11 @@ INLINE void decrement_time_to_live(struct ipv4_header *header) {
   header->checksum = swap16((uint16_t)(sum + (sum >= 0xFFFF)));
 }
 
-INLINE struct kernel_settings *current_settings(uint64_t now) {
+// What the daemon has said; 0 before it has.
+INLINE struct kernel_settings *current_settings(void) {
   uint32_t first = 0;
   struct kernel_settings *settings = map_lookup(MAP(KERNEL_MAP_SETTINGS), &first);
-  return settings && now < settings->valid_until ? settings : 0;
+  return settings && settings->workers ? settings : 0;
 }
 
 // Notes that somebody waits for the packet at hand.
@@ -141,6 +144,47 @@ INLINE struct kernel_flow *flow_place(const struct flow_name *flow) {
   uint32_t place = (hash ^ hash >> 16) & (KERNEL_FLOWS - 1);
   return map_lookup(MAP(KERNEL_MAP_FLOWS), &place);
 }
+
+// MARK: Order
+//
+// Nothing of a flow may pass what the ring holds of it. So whatever is left to the ring takes a ticket, and its flow notes it;
+// and a flow goes past the process once the workers have said that everything up to its ticket is through.
+
+INLINE struct kernel_passage *passage(uint32_t way, uint32_t worker) {
+  uint32_t place = way * KERNEL_WORKERS + (worker & (KERNEL_WORKERS - 1));
+  return map_lookup(MAP(KERNEL_MAP_PASSAGES), &place);
+}
+
+// Counts packets that are left to a worker, and gives the ticket for them. In this order: a worker that reads a ticket and
+// then the count has counted every packet with an earlier one, wherever that is by now.
+INLINE uint64_t enter(uint32_t way, uint32_t worker, uint64_t packets) {
+  struct kernel_passage *own = passage(way, worker), *first = passage(way, 0);
+  if (!own || !first) return 0;
+  __sync_fetch_and_add(&own->entered, packets);
+  return __sync_fetch_and_add(&first->tickets, 1) + 1;
+}
+
+// Notes a ticket of a flow, unless a later one is there: two packets may be under way on two CPUs.
+INLINE void note_ticket(uint64_t *last, uint64_t ticket) {
+  uint64_t seen = *(volatile uint64_t *)last;
+#pragma unroll
+  for (int attempt = 0; attempt < 3; attempt++) {
+    if (seen >= ticket) return;
+    uint64_t was = __sync_val_compare_and_swap(last, seen, ticket);
+    if (was == seen) return;
+    seen = was;
+  }
+}
+
+// Whether all that was left to a worker up to a ticket is through; where it is not, the worker hears that somebody waits.
+INLINE int is_through(struct kernel_passage *passage, uint64_t ticket) {
+  volatile struct kernel_passage *seen = passage;
+  if (seen->through >= ticket || seen->entered_through == seen->entered) return 1;
+  seen->wanted = ticket;
+  return 0;
+}
+
+INLINE uint64_t later(uint64_t ticket, uint64_t other) { return ticket > other ? ticket : other; }
 
 // What is behind an IPv4 header without options, as far as a flow is told by it: ports, and a TCP header's beginning.
 struct transport_head {

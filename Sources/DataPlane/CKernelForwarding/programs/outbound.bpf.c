@@ -3,8 +3,8 @@
 //   IPv4, whole, small, of a sparse flow, with hops left, to an able peer → one hop less → outer headers → underlay
 //   anything else → on into the TUN device, where the ring reads it
 //
-// Nothing of a flow may pass what the ring still holds of it. So each packet that is left to the ring notes for how long
-// its flow stays there. (Only IPv4 is known here. For IPv6 a second table and a second `flow_name` belong beside these.)
+// Nothing of a flow may pass what the ring still holds of it. So each packet that is left to the ring takes a ticket, which
+// its flow notes (kernel.h). (Only IPv4 is known here. For IPv6 a second table and a second `flow_name` belong beside these.)
 #include "kernel.h"
 
 // A flow with anything large stays in the ring for so long: who mixes sizes has small and large packets side by side, and a
@@ -15,11 +15,6 @@
 // and carries three times as many. Who asks and waits for the answer never has more than a few.
 #define UNANSWERED_LIMIT 256
 #define UNANSWERED_WINDOW_NANOSECONDS 10000000ull
-
-INLINE int leave_to_ring(struct kernel_flow *flow, uint64_t until) {
-  if (flow && flow->ring_until < until) flow->ring_until = until;
-  return PASS;
-}
 
 // Counts a small packet of a flow; whether there are too many that nobody answers.
 INLINE int is_flood(struct kernel_flow *flow, uint64_t now) {
@@ -76,66 +71,137 @@ INLINE int send(struct __sk_buff *packet, struct encapsulation *headers, const s
   return redirect_neighbour(underlay, 0, 0, 0);
 }
 
-PROGRAM int outbound(struct __sk_buff *packet) {
-  uint64_t now = monotonic_time();
-  struct kernel_settings *settings = current_settings(now);
-  if (!settings || packet->protocol != swap16(ETHERNET_IPV4)) return PASS;
+// Which worker's queue the device will put a packet into: what `load_packet_steering` computes (Common/CLinux/steering.c).
+INLINE uint32_t worker_of(struct __sk_buff *packet, uint32_t workers) {
+  if (workers <= 1) return 0;
+  struct ipv4_header header;
+  // The first word of an IPv6 packet's addresses stands at 8, and its last one at 36.
+  uint32_t addresses[8], sum = 0, offset = 40;
+  uint16_t ports[2];
+  if (load_bytes(packet, 0, &header, sizeof header)) return 0;
+  uint8_t version = header.version_and_length >> 4, transport = header.transport;
+  if (version == 4) {
+    sum = swap32(header.source) + swap32(header.destination);
+    if (header.fragment & swap16(0x3FFF)) transport = 0;
+    offset = (header.version_and_length & 15) * 4;
+  } else if (version == 6) {
+    if (load_bytes(packet, 8, addresses, sizeof addresses)) return 0;
+#pragma unroll
+    for (int word = 0; word < 8; word++) sum += swap32(addresses[word]);
+    // The next header's number is the seventh byte, where an IPv4 header has its fragment field.
+    transport = *((uint8_t *)&header + 6);
+  } else {
+    transport = 0;
+  }
+  if (transport == TCP || transport == UDP) {
+    if (load_bytes(packet, offset, ports, sizeof ports)) return 0;
+    sum += swap16(ports[0]) + swap16(ports[1]);
+  }
+  return ((sum * 0x9E3779B1u) >> 16) % workers;
+}
+
+// What there is to know of a packet that leaves.
+struct departure {
   struct encapsulation headers;
-  if (load_bytes(packet, 0, &headers.inner, IPV4_BYTES)) return PASS;
+  // The flow that notes where it goes by the ring; 0: none has to.
+  struct kernel_flow *flow;
+  // Until when that flow stays there; 0: until it is through.
+  uint64_t bulk_until;
+  struct kernel_holder *holder;
+  uint32_t bytes;
+  int may_pass;
+};
+
+// Whether a packet goes past the process.
+INLINE int is_taken(struct __sk_buff *packet, const struct kernel_settings *settings, struct kernel_passage *ring,
+                    uint64_t now, struct departure *departure) {
+  struct ipv4_header *inner = &departure->headers.inner;
+  if (packet->protocol != swap16(ETHERNET_IPV4) || load_bytes(packet, 0, inner, IPV4_BYTES)) return 0;
   struct transport_head head = {0};
-  struct flow_name flow = {.source = headers.inner.source,
-                           .destination = headers.inner.destination,
-                           .transport = headers.inner.transport};
+  struct flow_name flow = {.source = inner->source, .destination = inner->destination, .transport = inner->transport};
   // All of the fragment field but "do not fragment".
-  int is_whole = headers.inner.version_and_length == VERSION_4_WITHOUT_OPTIONS &&
-                 !(headers.inner.fragment & swap16((uint16_t)~DO_NOT_FRAGMENT));
+  int is_whole = inner->version_and_length == VERSION_4_WITHOUT_OPTIONS &&
+                 !(inner->fragment & swap16((uint16_t)~DO_NOT_FRAGMENT));
   int has_ports = flow.transport == TCP || flow.transport == UDP;
   uint32_t bytes = packet->len;
   int is_large = packet->gso_size || bytes > settings->packet_limit;
+  departure->bytes = bytes;
 
   // What does not tell its ports keeps back all flows between the two addresses, by a place of their own.
   struct flow_name untold = {.source = flow.source, .destination = flow.destination};
-  if (!is_whole || (has_ports && load_bytes(packet, IPV4_BYTES, &head, 4)))
-    return leave_to_ring(flow_place(&untold), now + BULK_NANOSECONDS);
+  struct kernel_flow *others = flow_place(&untold);
+  if (!is_whole || (has_ports && load_bytes(packet, IPV4_BYTES, &head, 4))) {
+    departure->flow = others;
+    departure->bulk_until = now + BULK_NANOSECONDS;
+    return 0;
+  }
   if (has_ports) {
     flow.source_port = head.source_port;
     flow.destination_port = head.destination_port;
   }
   struct kernel_flow *place = flow_place(&flow);
-  if (!place || is_large) return leave_to_ring(place, now + BULK_NANOSECONDS);
+  departure->flow = place;
+  if (!place || is_large) {
+    departure->bulk_until = now + BULK_NANOSECONDS;
+    return 0;
+  }
   if (flow.transport == TCP) load_bytes(packet, IPV4_BYTES, &head, sizeof head);
-  int may_pass = is_bare_acknowledgement(&head, flow.transport, bytes);
+  departure->may_pass = is_bare_acknowledgement(&head, flow.transport, bytes);
+  if (departure->may_pass) departure->flow = 0;
 
   void *table = current_table();
   struct kernel_holder *holder = table ? holder_of(table, flow.destination) : 0;
   uint64_t *able_until = holder && holder->kind == KERNEL_HOLDER_PEER ? map_lookup(MAP(KERNEL_MAP_ABLE), &holder->endpoint) : 0;
-  if (now < settings->takes_from || !able_until || *able_until <= now || swap16(headers.inner.total_length) != bytes ||
-      headers.inner.time_to_live <= 1)
-    return may_pass ? PASS : leave_to_ring(place, now + KERNEL_RING_NANOSECONDS);
+  if (now >= settings->valid_until || !able_until || *able_until <= now || swap16(inner->total_length) != bytes ||
+      inner->time_to_live <= 1)
+    return 0;
+  departure->holder = holder;
+  if (departure->may_pass) return 1;
 
-  if (!may_pass) {
-    struct kernel_flow *others = flow_place(&untold);
-    if (now < place->ring_until || !others || now < others->ring_until) {
-      count_event(KERNEL_EVENT_KEPT_IN_ORDER, 1);
-      return leave_to_ring(place, now + KERNEL_RING_NANOSECONDS);
-    }
-    if (is_flood(place, now)) {
-      count_event(KERNEL_EVENT_KEPT_IN_ORDER, 1);
-      return leave_to_ring(place, now + BULK_NANOSECONDS);
-    }
+  if (!others || now < place->bulk_until || now < others->bulk_until ||
+      !is_through(ring, later(place->sent_ticket, others->sent_ticket))) {
+    count_event(KERNEL_EVENT_KEPT_IN_ORDER, 1);
+    return 0;
   }
+  if (is_flood(place, now)) {
+    count_event(KERNEL_EVENT_KEPT_IN_ORDER, 1);
+    departure->bulk_until = now + BULK_NANOSECONDS;
+    return 0;
+  }
+  return 1;
+}
+
+PROGRAM int outbound(struct __sk_buff *packet) {
+  struct kernel_settings *settings = current_settings();
+  if (!settings) return PASS;
+  uint64_t now = monotonic_time();
+  uint32_t worker = worker_of(packet, settings->workers);
+  struct kernel_passage *ring = passage(KERNEL_WAY_OUT, worker);
+  if (!ring) return PASS;
+  struct departure departure = {0};
+  if (!is_taken(packet, settings, ring, now, &departure)) {
+    uint64_t ticket = enter(KERNEL_WAY_OUT, worker, 1);
+    struct kernel_flow *flow = departure.flow;
+    if (flow) {
+      note_ticket(&flow->sent_ticket, ticket);
+      if (flow->bulk_until < departure.bulk_until) flow->bulk_until = departure.bulk_until;
+    }
+    return PASS;
+  }
+  struct kernel_holder *holder = departure.holder;
+  if (!holder) return PASS;
   uint32_t slot = holder->counter_slot;
-  decrement_time_to_live(&headers.inner);
-  fill(&headers, settings, &holder->endpoint);
-  int verdict = send(packet, &headers, settings);
+  decrement_time_to_live(&departure.headers.inner);
+  fill(&departure.headers, settings, &holder->endpoint);
+  int verdict = send(packet, &departure.headers, settings);
   if (verdict == LOSE) return verdict;
-  if (!may_pass) note_awaited(now);
+  if (!departure.may_pass) note_awaited(now);
   count_event(KERNEL_EVENT_SENT, 1);
-  count_event(KERNEL_EVENT_SENT_BYTES, bytes);
+  count_event(KERNEL_EVENT_SENT_BYTES, departure.bytes);
   struct kernel_peer_counts *counts = map_lookup(MAP(KERNEL_MAP_PEERS), &slot);
   if (counts) {
     counts->packets_sent += 1;
-    counts->bytes_sent += bytes;
+    counts->bytes_sent += departure.bytes;
   }
   return verdict;
 }

@@ -21,11 +21,14 @@ extension Worker where Engine: ~Copyable {
     @inline(__always)
     mutating func receiveEnded(_ buffer: Int, result: Int) {
         received.noteReceive(into: buffer)
+        work.receives &+= 1
         guard result >= PacketMemory.datagramPayloadOffset else { return provide(buffer) }
         counters.add(.receives)
         inboundTimer.noteFilled(buffer, atNanoseconds: workBeganNanoseconds)
         let datagrams = ReceivedDatagrams(memory.datagramBuffer(buffer))
         let count = datagrams.count
+        // One without bytes is one all the same.
+        inboundPassage.take(max(count, 1))
         if received.waitingCount > 0, count > 0, datagrams.length < WorkerLimits.bulkBytes,
             writesPending == 0, coalescer.slotCount &+ count <= limits.writeSlots,
             arrivalFlows.mayBePrioritized(datagrams, atNanoseconds: workBeganNanoseconds)

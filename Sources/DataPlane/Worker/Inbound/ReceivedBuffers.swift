@@ -13,6 +13,8 @@ struct ReceivedBuffers: ~Copyable {
     private let held: UnsafeMutablePointer<Int32>
     /// Buffers that the coalescer's slots point into.
     private(set) var heldCount = 0
+    /// When buffers that are not the engine's were filled.
+    var generations: BufferGenerations
     private let ledger: OwnershipLedger<DatagramBufferOwner>
 
     /// Room for as many buffers as there are, all of them the engine's.
@@ -21,6 +23,7 @@ struct ReceivedBuffers: ~Copyable {
     init(capacity: Int) {
         precondition(capacity > 0 && capacity & (capacity - 1) == 0)
         self.capacity = capacity
+        generations = BufferGenerations(capacity: capacity)
         ring = .allocate(capacity: capacity)
         ring.initialize(repeating: 0, count: capacity)
         held = .allocate(capacity: capacity)
@@ -43,11 +46,17 @@ struct ReceivedBuffers: ~Copyable {
 
     /// Notes that the engine gave a buffer to the worker.
     @inline(__always)
-    func noteReceive(into buffer: Int) { ledger.pass(buffer, from: .engine, to: .worker) }
+    mutating func noteReceive(into buffer: Int) {
+        ledger.pass(buffer, from: .engine, to: .worker)
+        generations.noteFilled(buffer)
+    }
 
     /// Notes that the worker gives a buffer to the engine.
     @inline(__always)
-    func noteProvide(_ buffer: Int) { ledger.pass(buffer, from: .worker, to: .engine) }
+    mutating func noteProvide(_ buffer: Int) {
+        ledger.pass(buffer, from: .worker, to: .engine)
+        generations.noteFree(buffer)
+    }
 
     /// Puts a buffer at the end of the queue.
     @inline(__always)

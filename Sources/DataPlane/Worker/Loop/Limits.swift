@@ -95,6 +95,11 @@ public struct WorkerLimits: Sendable, Equatable {
     /// How long a worker that hands over waits in the kernel at a time for what it cancelled: that ends within the same
     /// call, and where it does not, it is cancelled anew.
     static let ceasingMicroseconds = 100
+    /// What a worker was left and misses is lost once it missed it at so many looks, and for so long: whoever puts a packet
+    /// into a queue does so within one turn of a CPU.
+    static let lostLooks = 256
+    /// See `lostLooks`.
+    static let lostNanoseconds = 1_000_000_000
     /// ICMP errors on their way to the TUN device.
     public static let errorReplies = 8
     /// Ring entries kept for the multishot receive and for the read of the wake-up.

@@ -6,6 +6,8 @@ struct RoundWork {
     var superPackets = 0
     /// Segments of those.
     var segments = 0
+    /// Receives that ended.
+    var receives = 0
     /// Datagrams received and looked at.
     var datagrams = 0
     /// Of those, small ones (`WorkerLimits.smallDatagramBytes`).

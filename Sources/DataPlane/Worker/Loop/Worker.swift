@@ -17,7 +17,8 @@
 //
 // Order: packets are read in order, appended to messages in order, and a message is sealed before a later one to the
 // same peer is opened; sealed messages are sent in order. So packets of one flow, which have one peer, keep theirs.
-// What is prioritized has nothing of its flow in the queue. In the other direction the coalescer keeps the order
+// What is prioritized has nothing of its flow in the queue. What goes past the worker by the kernel path waits for the worker's
+// word that everything of its flow is through (Passage.swift, ADR 101). In the other direction the coalescer keeps the order
 // (Offload/Coalescer.swift).
 //
 // Ownership of a buffer: free list → engine (read, receive) → worker (completion) → message or coalescer slot →
@@ -83,6 +84,11 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     let reader: ForwardingReader
     let hellos: HelloInbox?
     private let kernelPathTraffic: KernelPathTraffic?
+    /// What is through, of what was read and of what was received.
+    var outboundPassage: Passage
+    var inboundPassage: Passage
+    /// Whether there was a round for what is through since packets last came.
+    private var hasSettled = false
 
     var snapshot: ForwardingSnapshot
     /// Of the snapshot of the last round, which may be freed by now.
@@ -156,10 +162,12 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     ///   - reader: of the publication that the control side replaces snapshots in.
     ///   - hellos: takes the hellos that come; nil where nobody answers any.
     ///   - kernelPathTraffic: of the kernel path beside it; nil where there is none.
+    ///   - index: which of the workers it is, as the kernel path counts them.
     public init(
         engine: consuming Engine, memory: PacketMemory, limits: WorkerLimits, settings: WorkerSettings,
         counters: CounterBlock, peerCounters: PeerCounterBlock, records: WorkerRecords,
-        reader: ForwardingReader, hellos: HelloInbox? = nil, kernelPathTraffic: KernelPathTraffic? = nil
+        reader: ForwardingReader, hellos: HelloInbox? = nil, kernelPathTraffic: KernelPathTraffic? = nil,
+        index: Int = 0
     ) {
         self.engine = engine
         self.memory = memory
@@ -171,6 +179,8 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         self.reader = reader
         self.hellos = hellos
         self.kernelPathTraffic = kernelPathTraffic
+        outboundPassage = Passage(kernelPathTraffic?.passage(.out, ofWorker: index))
+        inboundPassage = Passage(kernelPathTraffic?.passage(.in, ofWorker: index))
         superPacketBatch = limits.superPacketBatch
         snapshot = reader.load()
         snapshotGeneration = snapshot.generation
@@ -224,7 +234,10 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         queuedInline = 0
         isCaptureWanted = records.copies.isWanted
         if hasNewSnapshot, pacedReads.count > 0 { forwardUnpaced() }
+        outboundPassage.beginRound()
+        inboundPassage.beginRound()
         let completions = takeCompletions()
+        comparePassages()
         forwardWaiting()
         if pacedReads.count > 0 { forwardPaced() }
         workOffArrivals()
@@ -240,6 +253,9 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
 
         queueSends()
         queueWrites()
+        if work.reads &+ work.receives > 0 { hasSettled = false }
+        outboundPassage.endRound(messages.generations)
+        inboundPassage.endRound(received.generations)
         recordRound(completions: completions)
         checkCounts()
         return 0
@@ -348,6 +364,12 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             engine.yieldProcessor()
             return engine.enter(waitingFor: 0, timeoutMicroseconds: -1)
         }
+        if !hasSettled, outboundPassage.isWanted || inboundPassage.isWanted {
+            // A flow could go past this worker if it knew that what was just queued is sent and written: that it does after one
+            // call which does not wait for what comes.
+            hasSettled = true
+            return engine.enter(waitingFor: queuedInline, timeoutMicroseconds: -1)
+        }
         counters.add(.sleeps)
         workBeganNanoseconds = 0
         // While the writes hold every buffer no receive can be armed: nothing may come after them to wait for.
@@ -441,6 +463,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         guard result > 0 else {
             messages.giveBackBuffer(buffer)
             if result == -Int(EINVAL) {
+                outboundPassage.take(1)
                 // The kernel has no virtio header for a packet (tun_put_user, drivers/net/tun.c), and dropped it: one
                 // packet's fault, which says nothing of those behind it.
                 counters.add(.dropOutboundError)
@@ -452,6 +475,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
             return
         }
         work.reads &+= 1
+        outboundPassage.take(1)
         readArrived(buffer, length: result)
     }
 }

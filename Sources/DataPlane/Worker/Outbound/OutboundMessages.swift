@@ -64,12 +64,15 @@ struct OutboundMessages: ~Copyable {
     private var lastKeeper = 0
     /// Counts the worker's rounds, to tell what was opened in which.
     var round = 0
+    /// When tunnel buffers that are not free were filled.
+    var generations: BufferGenerations
     private let bufferOwners: OwnershipLedger<TunnelBufferOwner>
     private let owners: OwnershipLedger<MessageOwner>
 
     init(_ memory: PacketMemory) {
         let count = memory.messageCount
         self.memory = memory
+        generations = BufferGenerations(capacity: memory.tunnelBufferCount)
         bufferOwners = OwnershipLedger("tunnel buffer", count: memory.tunnelBufferCount, owner: .free)
         owners = OwnershipLedger("message", count: count, owner: .free)
         entries = .allocate(capacity: count)
@@ -134,12 +137,16 @@ struct OutboundMessages: ~Copyable {
 
     /// Notes that the read into a tunnel buffer has ended.
     @inline(__always)
-    func noteRead(into buffer: Int) { bufferOwners.pass(buffer, from: .reading, to: .worker) }
+    mutating func noteRead(into buffer: Int) {
+        bufferOwners.pass(buffer, from: .reading, to: .worker)
+        generations.noteFilled(buffer)
+    }
 
     /// Gives a tunnel buffer back that no message needs.
     @inline(__always)
     mutating func giveBackBuffer(_ buffer: Int) {
         bufferOwners.pass(buffer, from: .worker, to: .free)
+        generations.noteFree(buffer)
         assert(freeBufferCount < memory.tunnelBufferCount && bufferUses[buffer] == 0)
         freeBuffers[freeBufferCount] = Int32(truncatingIfNeeded: buffer)
         freeBufferCount &+= 1
@@ -399,6 +406,10 @@ struct OutboundMessages: ~Copyable {
         free[freeCount] = Int32(truncatingIfNeeded: message)
         freeCount &+= 1
     }
+
+    /// Whether nothing is open, sealed or being sent.
+    @inline(__always)
+    var areAllFree: Bool { freeCount == memory.messageCount }
 
     /// Whether all messages and tunnel buffers are free.
     var isUnused: Bool { freeCount == memory.messageCount && freeBufferCount == memory.tunnelBufferCount }

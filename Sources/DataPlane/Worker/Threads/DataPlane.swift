@@ -40,8 +40,8 @@ public final class DataPlane: Sendable {
 
     let limits: WorkerLimits
     let publication: ForwardingPublication
-    /// What the kernel path's programs note for the workers; nil where there can be no kernel path.
-    let awaited: KernelAwaited?
+    /// What the kernel path's programs and the workers tell each other; nil where there can be no kernel path.
+    let kernelPathMemory: KernelPathMemory?
     private let loadedKernelPath: Mutex<LoadedKernelPath>
     let wakes: WakeDescriptors
     let orders: WorkerOrders
@@ -106,8 +106,8 @@ public final class DataPlane: Sendable {
         self.states = states
         workerCount = workers
         publication = ForwardingPublication(workers: workers)
-        let (awaited, loaded) = DataPlane.awaitedKernelPath(configuration)
-        self.awaited = awaited
+        let (memory, loaded) = DataPlane.awaitedKernelPath(configuration)
+        kernelPathMemory = memory
         loadedKernelPath = Mutex(loaded)
         blocks = (0..<workers).map { _ in CounterBlock.allocate() }
         peerBlocks = (0..<workers).map { _ in PeerCounterBlock.allocate() }
@@ -171,13 +171,13 @@ public final class DataPlane: Sendable {
         return true
     }
 
-    /// What the workers look at of a kernel path, where there is to be one, and how that stands.
+    /// What the workers share with a kernel path, where there is to be one, and how that stands.
     private static func awaitedKernelPath(
         _ configuration: DataPlaneConfiguration
-    ) -> (KernelAwaited?, LoadedKernelPath) {
+    ) -> (KernelPathMemory?, LoadedKernelPath) {
         guard wantsKernelPath(configuration) else { return (nil, LoadedKernelPath(isAwaited: false)) }
         do throws(KernelProgramError) {
-            return (try KernelAwaited(), LoadedKernelPath(isAwaited: true))
+            return (try KernelPathMemory(), LoadedKernelPath(isAwaited: true))
         } catch {
             return (nil, LoadedKernelPath(isAwaited: false, refusal: error))
         }
@@ -195,15 +195,21 @@ public final class DataPlane: Sendable {
     /// time; so it is no part of the start: packets go by the workers meanwhile.
     public func loadKernelPath() {
         ending.withLock { _ in
-            guard awaitsKernelPath, let awaited, case .v4(let address) = configuration.underlay.address,
-                !open.withLock({ $0.isOver })
+            guard awaitsKernelPath, let kernelPathMemory, let channels,
+                case .v4(let address) = configuration.underlay.address, !open.withLock({ $0.isOver })
             else { return }
             do throws(KernelProgramError) {
                 if let refusal = DataPlane.kernelPathRefusalHere { throw refusal }
+                guard workerCount == 1 || (steersPackets && steersDatagrams) else {
+                    throw KernelProgramError(
+                        "tell which worker's a packet is", errorNumber: EOPNOTSUPP,
+                        words: "the kernel spreads packets over the workers by itself")
+                }
                 let forwarder = try KernelForwarder(
                     underlay: (address, configuration.underlay.port),
+                    former: channels.formerUnderlay,
                     packetLimitBytes: configuration.tuning.kernelPathBytes, mtu: configuration.mtu,
-                    awaited: awaited)
+                    workers: workerCount, memory: kernelPathMemory)
                 published.withLock { published in
                     loadedKernelPath.withLock {
                         $0 = LoadedKernelPath(isAwaited: false, forwarder: forwarder)
@@ -344,9 +350,15 @@ public final class DataPlane: Sendable {
         wakeWorkers()
     }
 
-    /// Whether all that waited for the workers when they began, or went on, has been taken in: each has found its queue and its
-    /// socket empty since.
+    /// Whether all that waited for the workers when they began, went on, or were last asked to catch up, is sent and written:
+    /// each has found its queue and its sockets empty since, and held nothing after that.
     public var hasCaughtUp: Bool { (0..<workerCount).allSatisfy { !orders.isBehind($0) } }
+
+    /// Asks the workers to catch up with what waits for them now; `hasCaughtUp` says when they have. Returns at once.
+    public func catchUp() {
+        for worker in 0..<workerCount { orders.askToCatchUp(worker) }
+        wakeWorkers()
+    }
 
     /// Ends after `cease`, and leaves the channels open: they belong to whoever has begun on them.
     public func end() {

@@ -143,6 +143,9 @@ public struct WorkerChannels: Sendable {
     /// Whether there are sockets on a port or address that the node had before.
     public var hasFormerSockets: Bool { !sockets.former.isEmpty }
 
+    /// Where those are bound; nil where there are none.
+    var formerUnderlay: Endpoint? { sockets.former.first.flatMap { Endpoint(boundBy: $0) } }
+
     /// Lets flows and datagrams go to the first workers alone.
     ///
     /// - Returns: whether the kernel does so with packets, and with datagrams.

@@ -22,8 +22,10 @@ enum WorkerOrder: UInt8, AtomicRepresentable {
 final class WorkerOrders: Sendable {
     private struct Place: @unchecked Sendable {
         let order: UnsafeMutablePointer<Atomic<WorkerOrder>>
-        /// Whether something may still wait for the worker from a time when it did not run.
-        let isBehind: UnsafeMutablePointer<Atomic<Bool>>
+        /// How often it was asked to catch up, and up to which of these it has: what waited for it when it was asked is sent
+        /// and written then.
+        let asked: UnsafeMutablePointer<Atomic<UInt64>>
+        let caughtUp: UnsafeMutablePointer<Atomic<UInt64>>
         /// An eventfd that a resting worker waits on.
         let gate: Int32
     }
@@ -39,9 +41,11 @@ final class WorkerOrders: Sendable {
             isComplete = isComplete && gate >= 0
             let order = UnsafeMutablePointer<Atomic<WorkerOrder>>.allocate(capacity: 1)
             order.initialize(to: Atomic(.prepare))
-            let isBehind = UnsafeMutablePointer<Atomic<Bool>>.allocate(capacity: 1)
-            isBehind.initialize(to: Atomic(true))
-            places.append(Place(order: order, isBehind: isBehind, gate: gate))
+            let asked = UnsafeMutablePointer<Atomic<UInt64>>.allocate(capacity: 1)
+            asked.initialize(to: Atomic(1))
+            let caughtUp = UnsafeMutablePointer<Atomic<UInt64>>.allocate(capacity: 1)
+            caughtUp.initialize(to: Atomic(0))
+            places.append(Place(order: order, asked: asked, caughtUp: caughtUp, gate: gate))
         }
         self.places = places
         if !isComplete { return nil }
@@ -51,8 +55,10 @@ final class WorkerOrders: Sendable {
         for place in places {
             place.order.deinitialize(count: 1)
             place.order.deallocate()
-            place.isBehind.deinitialize(count: 1)
-            place.isBehind.deallocate()
+            for count in [place.asked, place.caughtUp] {
+                count.deinitialize(count: 1)
+                count.deallocate()
+            }
             if place.gate >= 0 { close(place.gate) }
         }
     }
@@ -63,18 +69,30 @@ final class WorkerOrders: Sendable {
     /// Gives some workers an order, and wakes those that rest. One in its round hears of it when that has ended.
     func give(_ order: WorkerOrder, to workers: Range<Int>) {
         for place in places[workers] {
-            if order == .cease || order == .empty { place.isBehind.pointee.store(true, ordering: .relaxed) }
+            if order == .cease || order == .empty { place.asked.pointee.add(1, ordering: .releasing) }
             place.order.pointee.store(order, ordering: .sequentiallyConsistent)
             eventfd_write(place.gate, 1)
         }
     }
 
-    /// Whether a worker has yet to find its queue and its socket empty since it last rested. Any thread may ask.
-    func isBehind(_ worker: Int) -> Bool { places[worker].isBehind.pointee.load(ordering: .relaxed) }
+    /// Whether something may still wait for a worker, or be held by it, that did when it was last asked to catch up, or when it
+    /// last rested. Any thread may ask.
+    @inline(__always)
+    func isBehind(_ worker: Int) -> Bool {
+        let place = places[worker]
+        let caughtUp = place.caughtUp.pointee.load(ordering: .acquiring)
+        return caughtUp != place.asked.pointee.load(ordering: .acquiring)
+    }
 
-    /// Notes that of a worker, on its own thread.
-    func note(isBehind: Bool, of worker: Int) {
-        places[worker].isBehind.pointee.store(isBehind, ordering: .relaxed)
+    /// Asks a worker to find its queue and its sockets empty, and to send and write what it has. Any thread may.
+    func askToCatchUp(_ worker: Int) { places[worker].asked.pointee.add(1, ordering: .releasing) }
+
+    /// How often a worker was asked.
+    func catchingUpAsked(of worker: Int) -> UInt64 { places[worker].asked.pointee.load(ordering: .acquiring) }
+
+    /// Notes that a worker has caught up since it was asked so often, on its own thread.
+    func noteCaughtUp(_ asked: UInt64, of worker: Int) {
+        places[worker].caughtUp.pointee.store(asked, ordering: .releasing)
     }
 
     /// Waits until the order is another one.

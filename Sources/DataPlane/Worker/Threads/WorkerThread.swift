@@ -62,7 +62,7 @@ extension DataPlane {
             engine: engine, memory: memory, limits: limits, settings: settings(channels: nil, index),
             counters: blocks[index], peerCounters: peerBlocks[index], records: records[index],
             reader: publication.reader(index), hellos: hellos.inboxes[index],
-            kernelPathTraffic: awaited?.traffic)
+            kernelPathTraffic: kernelPathMemory?.traffic, index: index)
         states.note(.prepared, of: index)
         guard orders.next(after: .prepare, of: index) != .end, let channels = channels else {
             worker.close()
@@ -85,7 +85,8 @@ extension DataPlane {
             worker.close()
             return states.note(.ended, of: index)
         }
-        loop(&worker, sockets.receivers[index].descriptor, index)
+        loop(
+            &worker, [sockets.receivers[index].descriptor, sockets.formerReceiver(ofWorker: index)], index)
     }
 
     /// What a worker is told; without channels, as long as it has none, nothing is cut or merged.
@@ -127,25 +128,28 @@ extension DataPlane {
     }
 
     private func loop<Engine: PacketEngine & ~Copyable>(
-        _ worker: inout Worker<Engine>, _ socket: Int32, _ index: Int
+        _ worker: inout Worker<Engine>, _ sockets: [Int32], _ index: Int
     ) {
         states.note(.running, of: index)
         var result: Int32 = 0
-        var (tunnelWasEmpty, socketWasEmpty) = (false, false)
+        var catchingUp = CatchingUp()
         while result == 0 {
             let order = orders[index]
             if order == .end { break }
             if order == .cease || order == .empty {
-                result = rest(&worker, order, socket, index)
-                orders.note(isBehind: true, of: index)
-                (tunnelWasEmpty, socketWasEmpty) = (false, false)
+                result = rest(&worker, order, sockets, index)
+                orders.askToCatchUp(index)
                 continue
             }
             result = worker.round()
             guard orders.isBehind(index) else { continue }
-            tunnelWasEmpty = tunnelWasEmpty || worker.foundTunnelEmpty
-            socketWasEmpty = socketWasEmpty || twill_readable_bytes(socket) == 0
-            if tunnelWasEmpty && socketWasEmpty { orders.note(isBehind: false, of: index) }
+            catchingUp.begin(orders.catchingUpAsked(of: index))
+            catchingUp.note(
+                tunnelIsEmpty: worker.foundTunnelEmpty, socketsAreEmpty: { WorkerThread.areEmpty(sockets) })
+            if catchingUp.hasSeenBothEmpty, worker.isThrough {
+                worker.beginPassages()
+                orders.noteCaughtUp(catchingUp.asked, of: index)
+            }
         }
         worker.close()
         if result != 0 { states.noteFailure(-result, of: index) } else { states.note(.ended, of: index) }
@@ -155,7 +159,7 @@ extension DataPlane {
     ///
     /// - Returns: 0, or what a round returned.
     private func rest<Engine: PacketEngine & ~Copyable>(
-        _ worker: inout Worker<Engine>, _ order: WorkerOrder, _ socket: Int32, _ index: Int
+        _ worker: inout Worker<Engine>, _ order: WorkerOrder, _ sockets: [Int32], _ index: Int
     ) -> Int32 {
         var rounds = 0
         if order == .empty {
@@ -165,7 +169,7 @@ extension DataPlane {
                 guard result == 0 else { return result }
                 rounds += 1
             } while orders[index] == order && rounds < DataPlane.emptyingRounds
-                && !(worker.foundTunnelEmpty && twill_readable_bytes(socket) == 0)
+                && !(worker.foundTunnelEmpty && WorkerThread.areEmpty(sockets))
         }
         while orders[index] == order, !worker.holdsNothing {
             // Anew each time: what was just bringing a packet can't be cancelled in that moment.
@@ -187,8 +191,35 @@ extension DataPlane {
     private static let emptyingRounds = 4000
 }
 
+/// Whether a worker has found its queue and its sockets empty since it was asked to catch up, each at some time.
+private struct CatchingUp {
+    /// What it was asked for, as a number that grows.
+    private(set) var asked: UInt64 = 0
+    private var tunnelWasEmpty = false
+    private var socketsWereEmpty = false
+
+    var hasSeenBothEmpty: Bool { tunnelWasEmpty && socketsWereEmpty }
+
+    /// Begins anew where it is asked anew.
+    mutating func begin(_ number: UInt64) {
+        guard number != asked else { return }
+        self = CatchingUp()
+        asked = number
+    }
+
+    mutating func note(tunnelIsEmpty: Bool, socketsAreEmpty: () -> Bool) {
+        tunnelWasEmpty = tunnelWasEmpty || tunnelIsEmpty
+        socketsWereEmpty = socketsWereEmpty || socketsAreEmpty()
+    }
+}
+
 /// What a worker's thread is given.
 final class WorkerThread: Sendable {
+    /// Whether nothing waits at any of the sockets that are there.
+    static func areEmpty(_ sockets: [Int32]) -> Bool {
+        sockets.allSatisfy { $0 < 0 || twill_readable_bytes($0) == 0 }
+    }
+
     let dataPlane: DataPlane
     let index: Int
 
