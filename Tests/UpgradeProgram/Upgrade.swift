@@ -84,6 +84,8 @@ final class UpgradeStage {
         }
         try await pods[0].reaches(pods[1].address)
         try await pods[1].serveIperf()
+        // What is measured is a node in its usual state: with its kernel path, where it has one.
+        if event != .forwarder { for daemon in victims + [peer] { try await Self.usesKernelPath(daemon) } }
         // The store has the descriptors a second after the daemon is ready.
         if isKept { try await Task.sleep(for: .seconds(2)) }
     }
@@ -114,6 +116,14 @@ final class UpgradeStage {
                 status.processIdentifier != former
             else { return nil }
             return status.lease?.subnet
+        }
+    }
+
+    /// Waits until the kernel path of whoever answers takes packets, where there is one.
+    private static func usesKernelPath(_ daemon: LabDaemon) async throws {
+        _ = try await until("its kernel path", seconds: 30, { daemon.log.suffix(4000).description }) {
+            guard let path = daemon.status?.kernelPath else { return daemon.status == nil ? nil : true }
+            return path.state == "waiting" || path.state == "on" && path.ablePeers == 0 ? nil : true
         }
     }
 
