@@ -285,14 +285,14 @@ struct KernelBackendTests {
         let backend = HostGatewayBackend()
         try await network.setDesired(backend.desiredItems(in: place, peers: peers))
         var targets = OverlayTargets(
-            interfaceName: "node-u0", network: IPv4Prefix("10.66.0.0/16")!,
-            subnet: IPv4Prefix("10.66.28.0/24")!,
-            peers: [IPv4Prefix("10.66.3.0/24")!, IPv4Prefix("10.66.4.0/24")!])
+            interfaceName: "node-u0", network: IPPrefix("10.66.0.0/16")!,
+            subnet: IPPrefix("10.66.28.0/24")!,
+            peers: [IPPrefix("10.66.3.0/24")!, IPPrefix("10.66.4.0/24")!])
         targets.hops = [
-            IPv4Prefix("10.66.3.0/24")!: [.init(interfaceName: "node-u0", gateway: peers[0].address)],
-            IPv4Prefix("10.66.4.0/24")!: [.init(interfaceName: "node-u0", gateway: peers[1].address)],
+            IPPrefix("10.66.3.0/24")!: [.init(interfaceName: "node-u0", gateway: peers[0].address)],
+            IPPrefix("10.66.4.0/24")!: [.init(interfaceName: "node-u0", gateway: peers[1].address)],
         ]
-        await network.judgeRoutes(targets)
+        await network.judgeRoutes([targets])
         await network.reconcile()
         #expect(health.problems.isEmpty, "\(health.problems)")
         try await namespace.run { try execute("ip route add 10.66.3.0/25 via 198.51.100.66") }
