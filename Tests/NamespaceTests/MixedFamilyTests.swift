@@ -63,7 +63,8 @@ struct MixedFamilyTests {
 
         // With what it lacked each becomes whole, without a restart.
         try await lab[2].run("ip address add fd20:32::102/64 dev eth0 nodad")
-        try await lab[3].run("ip address add 172.20.32.103/24 dev eth0")
+        try await lab[3].run(
+            "ip address add 172.20.32.103/24 dev eth0 && ip route add default via 172.20.32.254")
         for daemon in daemons {
             try await daemon.wait(for: "ready with both peers", seconds: 60) {
                 $0.isReady && $0.peers.count == 2 && $0.skipped.isEmpty && $0.problems.isEmpty

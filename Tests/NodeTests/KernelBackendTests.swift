@@ -298,6 +298,20 @@ struct KernelBackendTests {
         try await namespace.run { try execute("ip route add 10.66.3.0/25 via 198.51.100.66") }
         await network.reconcile()
         #expect(health.problems.contains { $0.cause.contains("10.66.3.0/25 via 198.51.100.66") })
+        // A table that comes before the main one, where each peer has its own route.
+        try await namespace.run {
+            try execute(
+                "ip route del 10.66.3.0/25 via 198.51.100.66 && ip rule add lookup 52 priority 5270 && "
+                    + "ip route add 10.64.0.0/10 via 198.51.100.77 table 52")
+        }
+        await network.reconcile()
+        // Without a listener nothing tells the judge of the rule.
+        await network.judgeRoutes([])
+        await network.judgeRoutes([targets])
+        #expect(
+            health.problems.contains {
+                $0.effect == .cutOff && $0.cause.contains("\"5270: from all lookup 52\"")
+            }, "\(health.problems)")
     }
 
     // MARK: ipip and wireguard

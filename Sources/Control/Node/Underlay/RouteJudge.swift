@@ -359,8 +359,9 @@ private struct Question {
 
     private func isGood(_ route: Route, _ peer: IPPrefix) -> Bool {
         if let hops = targets.hops {
-            // Where a wider route takes them, the peer's own is missing: whoever makes that says why.
-            if route.destination.length < peer.length { return true }
+            // Where a wider route takes them, the peer's own is missing: whoever makes that says why. In another table it is
+            // not looked for.
+            if route.destination.length < peer.length, route.table == Route.mainTable { return true }
             return route.kind == .unicast
                 && hops[peer]?.contains { hop in
                     route.gateway == hop.gateway
