@@ -307,7 +307,7 @@ let testsOfTheWhole: [Target] = [
     .target(
         name: "KubernetesTesting",
         dependencies: [
-            "Kit", "KubernetesNodes",
+            "Kit", "KubernetesNodes", "NetworkNamespaces",
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),
             .product(name: "NIOPosix", package: "swift-nio"),
@@ -337,8 +337,10 @@ let testsOfTheWhole: [Target] = [
     // A network of nodes from outside: real daemons on a real etcd, driven by flags, signals and the store alone.
     .testTarget(
         name: "NamespaceTests",
-        dependencies: ["twilld", "Addresses", "Counters", "Kit", "NetworkNamespaces", "Telemetry"],
-        swiftSettings: settings),
+        dependencies: [
+            "twilld", "Addresses", "Counters", "Kit", "KubernetesNodes", "KubernetesTesting",
+            "NetworkNamespaces", "Telemetry",
+        ], swiftSettings: settings),
     .testTarget(
         name: "CommandTests",
         dependencies: [

@@ -5,8 +5,8 @@ import Testing
 
 /// Rules of all sorts, as nft and iptables-save print them, held against packets between pods.
 @Suite struct PacketWalkTests {
-    private static let subnet = IPv4Prefix("100.96.1.0/24")!
-    private static let peer = IPv4Prefix("100.96.2.0/24")!
+    private static let subnet = IPPrefix("100.96.1.0/24")!
+    private static let peer = IPPrefix("100.96.2.0/24")!
 
     private func packet(
         _ transport: SamplePacket.TransportProtocol = .tcp, isInbound: Bool = false,
@@ -19,7 +19,7 @@ import Testing
     }
 
     private let datagram = SamplePacket(
-        source: IPv4Prefix("172.20.32.102/32")!, destination: IPv4Prefix("172.20.32.101/32")!,
+        source: IPPrefix("172.20.32.102/32")!, destination: IPPrefix("172.20.32.101/32")!,
         inInterface: "eth0", transport: .udp, destinationPort: 8285, isForThisMachine: true)
 
     private func iptables(_ rules: String, policy: String = "ACCEPT", table: String = "filter") -> RuleSet {
@@ -139,9 +139,9 @@ import Testing
         cut.hitsNew = true
         let words = PacketCutWords(
             .init(
-                network: IPv4Prefix("100.96.0.0/16")!, subnet: Self.subnet, tunnel: "flannel0",
+                network: IPPrefix("100.96.0.0/16")!, subnet: Self.subnet, tunnel: "flannel0",
                 underlay: "eth0",
-                address: IPv4Address("172.20.32.101")!, port: 8285))
+                address: IPAddress("172.20.32.101")!, port: 8285))
         let problem = words.problem(out: nil, into: cut, first: cut)
         // Answers come through.
         #expect(problem.effect == .degraded)

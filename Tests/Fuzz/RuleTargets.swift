@@ -5,9 +5,12 @@
 
     /// Packets as they are held against rules: of each transport, into the overlay and out of it, and tunnel datagrams.
     private let samples: [(packet: SamplePacket, hooks: [String])] = {
-        let here = IPv4Prefix(IPv4Address(bits: 0x0A42_1C00), length: 24)
-        let there = IPv4Prefix(IPv4Address(bits: 0x0A42_0500), length: 24)
-        let node = IPv4Prefix(IPv4Address(bits: 0x0A00_0001), length: 32)
+        let here = IPPrefix.v4(IPv4Prefix(IPv4Address(bits: 0x0A42_1C00), length: 24))
+        let there = IPPrefix.v4(IPv4Prefix(IPv4Address(bits: 0x0A42_0500), length: 24))
+        let node = IPPrefix.v4(IPv4Prefix(IPv4Address(bits: 0x0A00_0001), length: 32))
+        let prefixes = [(0x1C, 64), (5, 64), (0, 0)].map { subnet, length in
+            IPPrefix.v6(IPv6Prefix(IPv6Address(high: 0xFD00_0066_0000_0000 | subnet, low: 0), length: length))
+        }
         var samples = SamplePacket.TransportProtocol.allCases.map { transport in
             (
                 SamplePacket(
@@ -24,9 +27,23 @@
         samples.append(
             (
                 SamplePacket(
-                    source: IPv4Prefix(.any, length: 0), destination: node, inInterface: "eth0",
+                    source: .v4(IPv4Prefix(.any, length: 0)), destination: node, inInterface: "eth0",
                     transport: .udp, destinationPort: 8285, isForThisMachine: true),
                 OverlayWay.tunnelIn.hooks
+            ))
+        samples += SamplePacket.TransportProtocol.allCases.map { transport in
+            (
+                SamplePacket(
+                    source: prefixes[0], destination: prefixes[1], inInterface: "docker0",
+                    outInterface: "flannel0", transport: transport, isEstablished: transport == .tcp),
+                OverlayWay.podsOut.hooks
+            )
+        }
+        samples.append(
+            (
+                SamplePacket(
+                    source: prefixes[2], destination: prefixes[0], inInterface: "eth0", transport: .udp,
+                    destinationPort: 8285, isForThisMachine: true), OverlayWay.tunnelIn.hooks
             ))
         return samples
     }()

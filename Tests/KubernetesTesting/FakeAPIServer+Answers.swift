@@ -142,7 +142,9 @@ extension FakeAPIServer {
             record.annotations.isManaged = annotations.isManaged ?? record.annotations.isManaged
             record.annotations.backendType = annotations.backendType ?? record.annotations.backendType
             record.annotations.backendData = annotations.backendData ?? record.annotations.backendData
+            record.annotations.backendV6Data = annotations.backendV6Data ?? record.annotations.backendV6Data
             record.annotations.publicIP = annotations.publicIP ?? record.annotations.publicIP
+            record.annotations.publicIPv6 = annotations.publicIPv6 ?? record.annotations.publicIPv6
             record.networkUnavailable = patch.networkUnavailable ?? record.networkUnavailable
         }
         guard let record = state.withLock({ $0.nodes[name] }) else { return }

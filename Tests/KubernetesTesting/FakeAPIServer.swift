@@ -99,7 +99,8 @@ package final class FakeAPIServer: Sendable {
     /// A socket with an address, which no program that is started from here inherits: NIO's own would be, and the port
     /// would never be free again.
     private static func boundSocket(host: String, port: Int) throws -> CInt {
-        let descriptor = socket(AF_INET, CInt(SOCK_STREAM.rawValue) | O_CLOEXEC, 0)
+        let descriptor = socket(
+            host.contains(":") ? AF_INET6 : AF_INET, CInt(SOCK_STREAM.rawValue) | O_CLOEXEC, 0)
         guard descriptor >= 0 else { throw IOError(errnoCode: errno, reason: "socket") }
         var reuses: CInt = 1
         setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &reuses, socklen_t(MemoryLayout<CInt>.size))

@@ -29,6 +29,19 @@ struct LyingStoreTests {
         #expect(simulation.entries.keys.sorted() == [node.subnet])
     }
 
+    /// As a node has it that starts before its network is configured, or whose underlay does not do for it yet.
+    @Test("leases that come while a node has no configuration are its peers once it has one")
+    func leasesBeforeTheConfiguration() {
+        let simulation = Simulation(seed: 513, network: nil)
+        let node = simulation.addNode("198.18.9.1")
+        simulation.run(for: .seconds(5))
+        simulation.put("10.66.7.0-24", #"{"PublicIP":"198.18.9.7","PublicIPv6":null}"#)
+        simulation.run(for: .seconds(5))
+        simulation.setConfiguration(#"{"Network":"10.66.0.0/16"}"#)
+        simulation.run(for: .seconds(5))
+        #expect(node.table.peers.map(\.subnet.description) == ["10.66.7.0/24"])
+    }
+
     @Test("a deletion that is told again, from before what is known, removes nobody, and the store is asked")
     func oldChange() {
         let simulation = network(of: 3, seed: 502)

@@ -2,11 +2,12 @@ import Addresses
 import FoundationEssentials
 import Glibc
 import Kit
+import KubernetesTesting
 import NetworkNamespaces
 import Telemetry
 import Testing
 
-/// Each backend, on each store: the same pods, the same questions.
+/// Each backend, on each store and as nodes of a Kubernetes cluster: the same pods, the same questions.
 @Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
 struct BackendTests {
     /// Which store, which families, and what the backends' names and sizes are there.
@@ -17,7 +18,7 @@ struct BackendTests {
 
         var testDescription: String { "\(type), \(families), \(store)" }
 
-        static let all: [Case] = ["directory", "etcd"].flatMap { store in
+        static let all: [Case] = ["directory", "etcd", "Kubernetes"].flatMap { store in
             let carried = Lab.Families.allCases.flatMap { families in
                 ["udp", "vxlan", "host-gw"].map { Case(type: $0, store: store, families: families) }
             }
@@ -74,6 +75,7 @@ struct BackendTests {
     /// Two nodes with a pod each on a store, and the means to change its configuration.
     private final class Network {
         let lab: Lab
+        let cluster: ClusterWorld?
         private let etcd: LabEtcd?
         private(set) var daemons: [LabDaemon] = []
         private(set) var pods: [LabPod] = []
@@ -84,8 +86,19 @@ struct BackendTests {
             nodes: Int = 2
         ) async throws {
             let configuration = BackendTests.configuration(type, members, families: families)
-            lab = try await Lab(
-                nodes: nodes, config: store == "etcd" ? nil : configuration, families: families)
+            cluster =
+                store == "Kubernetes"
+                ? try await ClusterWorld(nodes: nodes, configuration: configuration, families: families) {
+                    number in
+                    (families.hasIPv4 ? ["100.96.\(number).0/24"] : [])
+                        + (families.hasIPv6 ? ["fd00:96:0:\(number)::/64"] : [])
+                } : nil
+            if let cluster {
+                lab = cluster.lab
+            } else {
+                lab = try await Lab(
+                    nodes: nodes, config: store == "etcd" ? nil : configuration, families: families)
+            }
             etcd = store == "etcd" ? try await lab.startEtcd(config: configuration, families) : nil
             for node in lab.nodes.prefix(2) { daemons.append(try await start(node)) }
             for (node, daemon) in zip(lab.nodes, daemons) {
@@ -98,7 +111,8 @@ struct BackendTests {
         }
 
         func start(_ node: LabNode) async throws -> LabDaemon {
-            try await node.start(
+            if let cluster { return try await cluster.start(node.number, "--ip-masq") }
+            return try await node.start(
                 "--ip-masq" + (etcd.map { " --etcd-endpoints=\($0.endpoint)" } ?? ""),
                 environment: "WIREGUARD_KEY_FILE=\(node.directory)/wgkey")
         }
@@ -112,6 +126,8 @@ struct BackendTests {
         func set(_ configuration: String) async throws {
             if let etcd {
                 try await etcd.setNetwork(configuration)
+            } else if cluster != nil {
+                try lab.write("net-conf.json", configuration)
             } else {
                 try lab.write("store/config", configuration)
             }
@@ -226,12 +242,14 @@ struct BackendTests {
             #expect(file.contains("FLANNEL_SUBNET=") == backend.families.hasIPv4)
             #expect(file.contains("FLANNEL_IPV6_SUBNET=") == backend.families.hasIPv6)
         }
-        try await expectLeases(of: network, backend)
+        if network.cluster == nil {
+            try await expectLeases(of: network, backend)
+        } else {
+            try await expectAnnotations(of: network, backend)
+        }
         try await network.expectWhatPodsNeed(mtu: backend.podMTU)
         for daemon in network.daemons { #expect(daemon.status?.problems == []) }
-        let report = try await network.lab[1].run(
-            "\(network.lab.binary) ping --status-socket \(network.lab[1].directory)/twilld.sock")
-        #expect(report.hasPrefix("ok "), "\(report)")
+        try await expectExamined(network, backend)
 
         // A restart: the same subnet, the same hardware address; with the kernel's backends packets flow meanwhile.
         let mac = try? await network.lab[2].run("cat /sys/class/net/flannel*/address")
@@ -251,6 +269,43 @@ struct BackendTests {
         try await network.expectReached()
     }
 
+    /// `twilld ping` tries each way that packets take: IPv6's, too, where it is another one.
+    private func expectExamined(_ network: Network, _ backend: Case) async throws {
+        let report = try await network.lab[1].run(
+            "\(network.lab.binary) ping --status-socket \(network.lab[1].directory)/twilld.sock")
+        let lines = report.split(separator: "\n")
+        let hasTwoWays =
+            backend.families == .dual && !["udp", "ipip", "wireguard"].contains(backend.type)
+        #expect(lines.count == (hasTwoWays ? 2 : 1) && lines.allSatisfy { $0.hasPrefix("ok ") }, "\(report)")
+        if hasTwoWays {
+            #expect(lines.contains { $0.contains("fd20:32::102") }, "\(report)")
+            #expect(lines.contains { $0.contains(" at 172.20.32.102") }, "\(report)")
+        }
+    }
+
+    /// Annotations are flannel's.
+    private func expectAnnotations(of network: Network, _ backend: Case) async throws {
+        let hasIPv4 = backend.families.hasIPv4
+        let hasIPv6 = backend.families.hasIPv6 && (backend.type != "udp" || !hasIPv4)
+        for number in 1...2 {
+            let record = try await #require(network.cluster).node(number, "the condition") {
+                $0.networkUnavailable == "False"
+            }
+            let annotations = record.annotations
+            #expect(annotations.publicIP == (hasIPv4 ? "172.20.32.10\(number)" : nil))
+            #expect(annotations.publicIPv6 == (hasIPv6 ? "fd20:32::10\(number)" : nil))
+            #expect(annotations.isManaged == "true")
+            #expect(annotations.backendType == (backend.type == "udp" ? "" : backend.type))
+            let isVXLAN = backend.type == "vxlan"
+            #expect(
+                (annotations.backendData?.contains(#"{"VNI""#) == true) == (isVXLAN && hasIPv4),
+                "\(annotations)")
+            #expect(
+                (annotations.backendV6Data?.contains(#"{"VNI""#) == true) == (isVXLAN && hasIPv6),
+                "\(annotations)")
+        }
+    }
+
     /// Keys and values are flannel's.
     private func expectLeases(of network: Network, _ backend: Case) async throws {
         let leases = try await network.leases()
@@ -267,60 +322,42 @@ struct BackendTests {
         }
     }
 
-    /// A node without IPv6 in a network of both families: it is a peer by IPv4, and somebody is told.
-    @Test(arguments: ["udp", "vxlan", "host-gw"])
-    func aNodeOfOneFamilyAmongNodesOfBoth(type: String) async throws {
-        let configuration = Self.configuration(type, families: .dual)
-        let lab = try await Lab(nodes: 2, config: configuration, families: .dual)
-        try await lab[2].run("ip address del fd20:32::102/64 dev eth0")
-        let daemons = try await lab.start("--ip-masq")
-        let subnets = try daemons.map { try #require($0.status?.lease?.subnet) }
-        var pods: [LabPod] = []
-        for (node, subnet) in zip(lab.nodes, subnets) { pods.append(try await node.addPod(in: subnet)) }
-        try await pods[0].reaches(pods[1].address)
-        let isOneEndpoint = type == "udp"
-        let skipped = daemons[0].status?.skipped ?? []
-        #expect(
-            skipped.contains { $0.reason.contains("reached by IPv4 alone") } == !isOneEndpoint, "\(skipped)")
-        let problems = daemons[1].status?.problems ?? []
-        #expect(problems.contains { $0.contains("has no IPv6 address") } == !isOneEndpoint, "\(problems)")
-        if isOneEndpoint {
-            // Both families go to one address.
-            try await pods[0].reaches(pods[1].addresses[1])
-        } else {
-            try await lab[2].run("ip address add fd20:32::102/64 dev eth0 nodad")
-            try await pods[0].reaches(pods[1].addresses[1])
-            _ = try await until("nothing is said any more") {
-                daemons.allSatisfy { $0.status?.problems == [] && $0.status?.skipped == [] } ? true : nil
-            }
-        }
-    }
-
     /// One network through all backends, and what each left is gone.
-    @Test(arguments: ["directory", "etcd"])
-    func aNetworkBecomesAnotherBackends(store: String) async throws {
-        let network = try await Network("udp", store: store)
-        let steps: [(type: String, members: String, mtu: Int, device: String?)] = [
-            ("vxlan", "", 1450, "flannel.1"), ("vxlan", #","VNI":7,"Port":4789"#, 1450, "flannel.7"),
-            ("host-gw", "", 1500, nil), ("vxlan", #","DirectRouting":true"#, 1450, "flannel.1"),
-            ("udp", "", 1472, "flannel0"),
+    @Test(arguments: [
+        ("directory", Lab.Families.ipv4), ("etcd", .ipv4), ("Kubernetes", .ipv4), ("directory", .ipv6),
+        ("directory", .dual), ("etcd", .dual), ("Kubernetes", .dual),
+    ])
+    func aNetworkBecomesAnotherBackends(store: String, families: Lab.Families) async throws {
+        let network = try await Network("udp", store: store, families: families)
+        let hasIPv4 = families.hasIPv4
+        func vxlan(_ number: Int) -> [String] {
+            (families.hasIPv6 ? ["flannel-v6.\(number)"] : []) + (hasIPv4 ? ["flannel.\(number)"] : [])
+        }
+        let (vxlanMTU, udpMTU) = hasIPv4 ? (1450, 1472) : (1430, 1452)
+        let steps: [(type: String, members: String, mtu: Int, devices: [String])] = [
+            ("vxlan", "", vxlanMTU, vxlan(1)), ("vxlan", #","VNI":7,"Port":4789"#, vxlanMTU, vxlan(7)),
+            ("host-gw", "", 1500, []), ("vxlan", #","DirectRouting":true"#, vxlanMTU, vxlan(1)),
+            ("udp", "", udpMTU, ["flannel0"]),
         ]
+        // A node writes to its object a few times a minute at most.
+        .filter { store != "Kubernetes" || $0.members.isEmpty }
         for step in steps {
-            try await network.set(Self.configuration(step.type, step.members))
+            try await network.set(Self.configuration(step.type, step.members, families: families))
             for (index, daemon) in network.daemons.enumerated() {
                 try await daemon.wait(for: "\(step)") {
                     $0.isReady && $0.problems.isEmpty && $0.tunnel?.mtu == step.mtu
                         && $0.tunnel?.backend == step.type && $0.peers.count == 1
-                        && (step.device == nil || $0.tunnel?.interface == step.device)
+                        && $0.tunnel?.interface == step.devices.last ?? "eth0"
+                        && $0.tunnel?.ipv6?.interface
+                            == (families == .dual && step.type != "udp" ? step.devices.first ?? "eth0" : nil)
                         && $0.lease?.subnet == network.subnets[index]
                 }
-                _ = try await until("no device but \(step.device ?? "none")") {
+                _ = try await until("no devices but \(step.devices)") {
                     let names = try await network.lab[index + 1].interfaces().map(\.name)
-                    return names.filter { $0.hasPrefix("flannel") } == (step.device.map { [$0] } ?? [])
-                        ? true : nil
+                    return names.filter { $0.hasPrefix("flannel") }.sorted() == step.devices ? true : nil
                 }
             }
-            try await network.pods[0].reaches(network.pods[1].address)
+            try await network.expectReached()
         }
     }
 

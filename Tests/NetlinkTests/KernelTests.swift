@@ -336,7 +336,7 @@ struct KernelTests {
                 """)
             let socket = try RouteSocket()
             func route(_ text: String) throws -> String {
-                switch try socket.answer(to: RouteQuestion(to: IPv4Address(text)!)) {
+                switch try socket.answer(to: RouteQuestion(to: IPAddress(text)!)) {
                 case .route(let route): "\(route.destination) table \(route.table) \(route.originText)"
                 case .refused(let code): String(cString: strerror(code))
                 }
@@ -350,17 +350,70 @@ struct KernelTests {
                 "ip rule add not from 10.0.0.0/8 fwmark 0x10/0xff iif node-t0 unreachable priority 98")
             #expect(try route("10.66.1.2") == "Network is unreachable")
             #expect(
-                try socket.rules().map(\.description) == [
+                try socket.rules(.ipv4).map(\.description) == [
                     "0: from all lookup local",
                     "98: not from 10.0.0.0/8 fwmark 0x10/0xff iif node-t0 unreachable",
                     "99: from all to 10.66.8.0/24 prohibit", "5270: from all lookup 52",
                     "32766: from all lookup main", "32767: from all lookup default",
                 ])
             #expect(
-                try socket.routes(inTable: Route.mainTable, of: .blackhole).map { "\($0)" } == [
+                try socket.routes(inTable: Route.mainTable, of: .blackhole, .ipv4).map { "\($0)" } == [
                     "blackhole 10.66.9.0/24"
                 ])
-            #expect(try socket.routes(inTable: 52, of: .unicast).count == 1)
+            #expect(try socket.routes(inTable: 52, of: .unicast, .ipv4).count == 1)
+            #expect(try socket.routes(inTable: 99, of: .unicast, .ipv4).isEmpty)
+        }
+    }
+
+    @Test func whereIPv6PacketsGoIsTheKernelsWord() async throws {
+        try await namespace().run {
+            try execute(
+                """
+                ip route add fd00:66::/48 dev node-t0 && ip route add blackhole fd00:66:0:9::/64 && \
+                ip route add fd00:66:0:7::/64 dev node-t0 table 52 proto 186 && \
+                ip -6 rule add lookup 52 priority 5270 && ip -6 rule add to fd00:66:0:8::/64 prohibit priority 99
+                """)
+            let socket = try RouteSocket()
+            let index = try #require(try socket.link(named: "node-t0")).index
+            func route(_ text: String, _ source: String? = nil) throws -> String {
+                let question = RouteQuestion(
+                    to: IPAddress(text)!, from: source.flatMap { IPAddress($0) },
+                    by: source == nil ? nil : index)
+                return switch try socket.answer(to: question) {
+                case .route(let route): "\(route.destination) table \(route.table) \(route.originText)"
+                case .refused(let code): String(cString: strerror(code))
+                }
+            }
+            #expect(try route("fd00:66:0:1::2") == "fd00:66::/48 table 254 proto 3 (boot)")
+            #expect(try route("fd00:66:0:7::2") == "fd00:66:0:7::/64 table 52 proto 186 (bgp)")
+            #expect(try route("fd00:66:0:8::2") == "Permission denied")
+            #expect(try route("fd00:66:0:9::2") == "Invalid argument")
+            // A route without a way out is another thing than one that is found.
+            #expect(try route("fd99::1") == "Network is unreachable")
+            #expect(
+                try route("fd00:66:0:7::2", "fd00:66:0:1::9") == "fd00:66:0:7::/64 table 52 proto 186 (bgp)")
+            try execute(
+                "ip -6 rule add not from fd12::/16 fwmark 0x10/0xff iif node-t0 unreachable priority 98; ip -6 rule add from fd00:66:0:1::/64 iif node-t0 prohibit priority 97"
+            )
+            #expect(try route("fd00:66:0:1::2") == "Network is unreachable")
+            #expect(try route("fd00:66:0:7::2", "fd00:66:0:1::9") == "Permission denied")
+            let rules = try socket.rules(.ipv6)
+            #expect(
+                rules.map(\.description) == [
+                    "0: from all lookup local", "97: from fd00:66:0:1::/64 iif node-t0 prohibit",
+                    "98: not from fd12::/16 fwmark 0x10/0xff iif node-t0 unreachable",
+                    "99: from all to fd00:66:0:8::/64 prohibit", "5270: from all lookup 52",
+                    "32766: from all lookup main",
+                ])
+            #expect(try socket.rules() == socket.rules(.ipv4) + rules)
+            #expect(
+                try socket.routes(inTable: Route.mainTable, of: .blackhole, .ipv6).map {
+                    "\($0.kind == .blackhole) \($0.destination)"
+                } == ["true fd00:66:0:9::/64"])
+            #expect(try socket.routes(inTable: 52, of: .unicast, .ipv6).count == 1)
+            #expect(try socket.routes(inTable: 99, of: .unicast, .ipv6).isEmpty)
+            for rule in rules where (97...99).contains(rule.priority) { try socket.deleteRule(rule) }
+            #expect(try socket.rules(.ipv6).count == 3)
         }
     }
 

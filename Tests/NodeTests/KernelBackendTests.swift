@@ -285,19 +285,33 @@ struct KernelBackendTests {
         let backend = HostGatewayBackend()
         try await network.setDesired(backend.desiredItems(in: place, peers: peers))
         var targets = OverlayTargets(
-            interfaceName: "node-u0", network: IPv4Prefix("10.66.0.0/16")!,
-            subnet: IPv4Prefix("10.66.28.0/24")!,
-            peers: [IPv4Prefix("10.66.3.0/24")!, IPv4Prefix("10.66.4.0/24")!])
+            interfaceName: "node-u0", network: IPPrefix("10.66.0.0/16")!,
+            subnet: IPPrefix("10.66.28.0/24")!,
+            peers: [IPPrefix("10.66.3.0/24")!, IPPrefix("10.66.4.0/24")!])
         targets.hops = [
-            IPv4Prefix("10.66.3.0/24")!: [.init(interfaceName: "node-u0", gateway: peers[0].address)],
-            IPv4Prefix("10.66.4.0/24")!: [.init(interfaceName: "node-u0", gateway: peers[1].address)],
+            IPPrefix("10.66.3.0/24")!: [.init(interfaceName: "node-u0", gateway: peers[0].address)],
+            IPPrefix("10.66.4.0/24")!: [.init(interfaceName: "node-u0", gateway: peers[1].address)],
         ]
-        await network.judgeRoutes(targets)
+        await network.judgeRoutes([targets])
         await network.reconcile()
         #expect(health.problems.isEmpty, "\(health.problems)")
         try await namespace.run { try execute("ip route add 10.66.3.0/25 via 198.51.100.66") }
         await network.reconcile()
         #expect(health.problems.contains { $0.cause.contains("10.66.3.0/25 via 198.51.100.66") })
+        // A table that comes before the main one, where each peer has its own route.
+        try await namespace.run {
+            try execute(
+                "ip route del 10.66.3.0/25 via 198.51.100.66 && ip rule add lookup 52 priority 5270 && "
+                    + "ip route add 10.64.0.0/10 via 198.51.100.77 table 52")
+        }
+        await network.reconcile()
+        // Without a listener nothing tells the judge of the rule.
+        await network.judgeRoutes([])
+        await network.judgeRoutes([targets])
+        #expect(
+            health.problems.contains {
+                $0.effect == .cutOff && $0.cause.contains("\"5270: from all lookup 52\"")
+            }, "\(health.problems)")
     }
 
     // MARK: ipip and wireguard

@@ -151,7 +151,10 @@ import Testing
 }
 
 @Suite struct PodBridgeTests {
-    private static let subnet = IPv4Prefix("10.244.2.0/24")!
+    private static let pods = PodPrefix(
+        network: IPPrefix("10.244.0.0/16")!, subnet: IPPrefix("10.244.2.0/24")!)
+    private static let ipv6Pods = PodPrefix(
+        network: IPPrefix("fd00:12::/48")!, subnet: IPPrefix("fd00:12:0:2::/64")!)
 
     /// `cni0` is number 4 with two pods, beside another bridge with one.
     private static func state(_ addresses: String...) -> NetworkState {
@@ -163,13 +166,15 @@ import Testing
             ],
             addresses: addresses.map {
                 InterfaceAddress(
-                    interfaceIndex: 4, address: .v4(IPv4Address($0)!), prefixLength: 24)
+                    interfaceIndex: 4, address: IPAddress($0)!, prefixLength: $0.contains(":") ? 64 : 24)
             })
     }
 
-    private static func problem(in state: NetworkState) throws -> Problem? {
+    private func values(_ text: String) -> [PodPrefix] { SubnetFileValues(text: text).pods }
+
+    private static func problem(in state: NetworkState, _ pods: PodPrefix = pods) throws -> Problem? {
         do {
-            #expect(try PodBridge(subnet: subnet) { "cni0" }.deviation(in: state) == nil)
+            #expect(try PodBridge(pods: pods) { "cni0" }.deviation(in: state) == nil)
             return nil
         } catch let problem as ItemProblem {
             return problem.problem
@@ -205,6 +210,38 @@ import Testing
         #expect(try Self.problem(in: NetworkState()) == nil)
     }
 
+    @Test func aBridgeOfAFormerIPv6SubnetIsNamed() throws {
+        let problem = try #require(
+            try Self.problem(in: Self.state("fe80::1", "10.244.2.1", "fd00:12:0:9::1"), Self.ipv6Pods))
+        #expect(problem.effect == .cutOff)
+        for words in [
+            "cni0 has the address fd00:12:0:9::1/64,", "fd00:12:0:2::/64", "2 pods", "twilld cleanup --cni",
+        ] {
+            #expect(problem.sentence.contains(words), "\(problem.sentence)")
+        }
+        // IPv4 is in order, and says nothing.
+        #expect(try Self.problem(in: Self.state("10.244.2.1", "fd00:12:0:9::1")) == nil)
+    }
+
+    /// The plugin adds the new address beside the old one: pods of before are cut off, and nobody else.
+    @Test func aFormerIPv6SubnetBesideThePresentOneIsNamed() throws {
+        let problem = try #require(
+            try Self.problem(in: Self.state("fd00:12:0:2::1", "fd00:12:0:9::1"), Self.ipv6Pods))
+        #expect(problem.effect == .degraded)
+        #expect(
+            problem.sentence.contains("ip -6 address del fd00:12:0:9::1/64 dev cni0")
+                && !problem.sentence.contains("fd00:12:0:2::1"), "\(problem.sentence)")
+    }
+
+    /// An interface may have IPv6 addresses of whomever.
+    @Test func anIPv6AddressOfSomebodyElsesIsNoProblem() throws {
+        for addresses in [["fd00:12:0:2::1"], ["fd00:12:0:2::1", "2001:db8::7"], ["fe80::1"], []] {
+            var state = Self.state()
+            for address in addresses { state.addresses += Self.state(address).addresses }
+            #expect(try Self.problem(in: state, Self.ipv6Pods) == nil, "\(addresses)")
+        }
+    }
+
     @Test(.enabled(if: namespacesAreExpected, "network namespaces need root and iproute2"))
     func aBridgeIsOnlyTakenAwayWhereItIsStale() async throws {
         let namespace = try await NetworkNamespace.make()
@@ -213,19 +250,32 @@ import Testing
                 "ip link add cni0 type bridge && ip address add 10.244.2.1/24 dev cni0 && "
                     + "ip link add veth1 type veth peer name pod1 && ip link set veth1 master cni0")
             #expect(
-                try PodBridge.remove("cni0", unlessOf: Self.subnet) == .inUse(addresses: "10.244.2.1/24"))
+                try PodBridge.remove("cni0", unlessOf: [Self.pods]) == .inUse(addresses: "10.244.2.1/24"))
             #expect(try execute("ip -br link show cni0").contains("cni0"))
             #expect(
-                try PodBridge.remove("cni0", unlessOf: IPv4Prefix("10.244.9.0/24"))
+                try PodBridge.remove("cni0", unlessOf: values("FLANNEL_SUBNET=10.244.9.1/24"))
                     == .removed(addresses: "10.244.2.1/24", podCount: 1))
-            #expect(try PodBridge.remove("cni0", unlessOf: nil) == .missing)
+            #expect(try PodBridge.remove("cni0", unlessOf: []) == .missing)
             try execute("ip link add cni0 type bridge && ip addr add fd00:12:0:1::1/64 dev cni0 nodad")
             #expect(
-                try PodBridge.remove("cni0", unlessOf: nil, IPv6Prefix("fd00:12:0:1::/64"))
-                    == .inUse(addresses: "fd00:12:0:1::1"))
+                try PodBridge.remove("cni0", unlessOf: values("FLANNEL_IPV6_SUBNET=fd00:12:0:1::1/64"))
+                    == .inUse(addresses: "fd00:12:0:1::1/64"))
             #expect(
-                try PodBridge.remove("cni0", unlessOf: nil, IPv6Prefix("fd00:12:0:2::/64"))
-                    == .removed(addresses: "no address", podCount: 0))
+                try PodBridge.remove("cni0", unlessOf: values("FLANNEL_IPV6_SUBNET=fd00:12:0:2::1/64"))
+                    == .removed(addresses: "fd00:12:0:1::1/64", podCount: 0))
+            // Of both families each must be in order.
+            let both = "FLANNEL_SUBNET=10.244.2.1/24\nFLANNEL_IPV6_NETWORK=fd00:12::/48\n"
+            for (subnet, isInUse) in [("fd00:12:0:1::1/64", true), ("fd00:12:0:2::1/64", false)] {
+                try execute(
+                    "ip link add cni0 type bridge && ip addr add 10.244.2.1/24 dev cni0 && ip addr add fd00:12:0:1::1/64 dev cni0 nodad"
+                )
+                let addresses = "10.244.2.1/24, fd00:12:0:1::1/64"
+                #expect(
+                    try PodBridge.remove("cni0", unlessOf: values(both + "FLANNEL_IPV6_SUBNET=\(subnet)"))
+                        == (isInUse
+                            ? .inUse(addresses: addresses) : .removed(addresses: addresses, podCount: 0)))
+                if isInUse { try execute("ip link del cni0") }
+            }
         }
     }
 

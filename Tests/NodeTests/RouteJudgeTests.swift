@@ -35,13 +35,13 @@ struct RouteJudgeTests {
                 interfaceName: "flannel0", address: .v4(IPv4Address("10.66.28.0")!),
                 network: .v4(IPv4Prefix("10.66.0.0/16")!), mtu: 1472, overhead: 28, transmitQueueLength: 1000
             ).desiredItems)
-        await network.judgeRoutes(targets)
+        await network.judgeRoutes([targets])
         return (namespace, network)
     }
 
     private let targets = OverlayTargets(
-        interfaceName: "flannel0", network: IPv4Prefix("10.66.0.0/16")!, subnet: IPv4Prefix("10.66.28.0/24")!,
-        peers: [IPv4Prefix("10.66.1.0/24")!, IPv4Prefix("10.66.2.0/24")!])
+        interfaceName: "flannel0", network: IPPrefix("10.66.0.0/16")!, subnet: IPPrefix("10.66.28.0/24")!,
+        peers: [IPPrefix("10.66.1.0/24")!, IPPrefix("10.66.2.0/24")!])
 
     private func sentence() -> String { health.problems.map(\.sentence).joined(separator: "\n") }
 
@@ -105,6 +105,14 @@ struct RouteJudgeTests {
             "this node's own pods (10.66.28.0/24) do not reach them", true
         ),
         ("ip link set docker0 down", "interface docker0, which they are behind, is down", true),
+        (
+            "ip addr flush dev docker0", "docker0, which they are behind, has lost its address 10.66.28.1/24",
+            true
+        ),
+        (
+            "ip rule add lookup 99 priority 9; ip rule add to 10.66.0.0/16 blackhole priority 10",
+            "the rule \"10: from all to 10.66.0.0/16 blackhole\" refuses them", true
+        ),
     ])
     func whoTakesPacketsIsNamed(_ command: String, _ words: String, _ cutsOff: Bool) async throws {
         let (namespace, network) = try await node()
@@ -158,14 +166,14 @@ struct RouteJudgeTests {
         let (namespace, network) = try await node()
         var alone = targets
         alone.peers = []
-        await network.judgeRoutes(alone)
+        await network.judgeRoutes([alone])
         #expect(health.problems.isEmpty, "\(sentence())")
         try await namespace.run { try execute("ip rule add to 10.66.128.0/17 blackhole priority 100") }
         var peers = targets
-        peers.peers = [IPv4Prefix("10.66.200.0/24")!]
-        await network.judgeRoutes(peers)
+        peers.peers = [IPPrefix("10.66.200.0/24")!]
+        await network.judgeRoutes([peers])
         #expect(health.isCutOff)
-        await network.judgeRoutes(alone)
+        await network.judgeRoutes([alone])
         #expect(!health.isCutOff && sentence().contains("would not reach flannel0"), "\(sentence())")
     }
 
@@ -177,11 +185,11 @@ struct RouteJudgeTests {
             let socket = try RouteSocket()
             let state = NetworkState(
                 links: try socket.links(), addresses: try socket.addresses(),
-                routes: try socket.routes(of: RouteInterest(prefixes: [targets.network])))
+                routes: try socket.routes(of: RouteInterest(touching: targets.network)))
             var judge = RouteJudge()
             var many = targets
             many.peers = Set(
-                (0..<1000).map { IPv4Prefix(IPv4Address(bits: 0x0A42_4000 + $0 * 32), length: 27) })
+                (0..<1000).map { .v4(IPv4Prefix(IPv4Address(bits: 0x0A42_4000 + $0 * 32), length: 27)) })
             judge.set(many)
             for _ in 0..<3 {
                 try judge.look(in: state, using: socket, isResync: false)
@@ -189,11 +197,11 @@ struct RouteJudgeTests {
             }
             try judge.look(in: state, using: socket, isResync: false)
             #expect(!judge.hasDoubts && judge.problems.isEmpty)
-            judge.doubt(IPv4Prefix("10.99.0.0/16")!)
+            judge.doubt(IPPrefix("10.99.0.0/16")!)
             #expect(!judge.hasDoubts)
-            judge.doubt(IPv4Prefix("10.66.64.40/32")!)
+            judge.doubt(IPPrefix("10.66.64.40/32")!)
             #expect(judge.doubtCount == 1)
-            judge.doubt(IPv4Prefix("10.64.0.0/10")!)
+            judge.doubt(IPPrefix("10.64.0.0/10")!)
             #expect(judge.doubtCount == 1000)
         }
     }

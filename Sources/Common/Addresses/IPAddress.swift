@@ -142,6 +142,23 @@ public enum IPPrefix: Sendable, Hashable {
         }
     }
 
+    /// The last address of the prefix.
+    public var last: IPAddress {
+        switch self {
+        case .v4(let prefix): .v4(prefix.last)
+        case .v6(let prefix): .v6(prefix.last)
+        }
+    }
+
+    /// The address `number` after the first one, modulo the number of addresses that the family has.
+    package func address(at number: UInt32) -> IPAddress {
+        switch self {
+        case .v4(let prefix): .v4(IPv4Address(bits: prefix.address.bits &+ number))
+        case .v6(let prefix):
+            .v6(IPv6Address(high: prefix.address.high, low: prefix.address.low &+ UInt64(number)))
+        }
+    }
+
     /// Whether an address lies in the prefix; one of the other family never does.
     public func contains(_ address: IPAddress) -> Bool {
         switch (self, address) {

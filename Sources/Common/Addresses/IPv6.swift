@@ -87,6 +87,12 @@ public struct IPv6Prefix: Sendable, Hashable, Comparable {
         return (high, low)
     }
 
+    /// The last address of the prefix.
+    public var last: IPv6Address {
+        let mask = IPv6Prefix.mask(length: length)
+        return IPv6Address(high: address.high | ~mask.high, low: address.low | ~mask.low)
+    }
+
     /// Whether `other` lies in the prefix.
     @inlinable
     public func contains(_ other: IPv6Address) -> Bool {

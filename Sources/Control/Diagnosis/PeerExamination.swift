@@ -196,7 +196,7 @@ public struct ExaminingNode: Sendable, Hashable {
     /// This node's address in the tunnel: the first of its subnet.
     public var tunnelAddress: IPAddress
     /// By which peers are examined.
-    var family: AddressFamily { underlayAddress.addressFamily }
+    public var family: AddressFamily { underlayAddress.addressFamily }
     /// Bytes of a full packet in the tunnel.
     public var tunnelMTU: Int
     /// Bytes of the smallest probe through the tunnel that the daemons carry, and no program in the kernel.

@@ -128,7 +128,9 @@ extension LeaseMachine {
     }
 
     mutating func put(_ entry: StoreEntry, now: Instant) {
-        published.keysChanged?.formUnion(register.put(entry, now: now))
+        // Also where all of the register is to be judged anew, and no keys are kept.
+        let changed = register.put(entry, now: now)
+        published.keysChanged?.formUnion(changed)
         published.keysChanged?.insert(entry.key)
         if !doubt.deletedNow.isEmpty { doubt.deletedNow.removeAll { $0.key == entry.key } }
         if !doubt.deletedLately.isEmpty { doubt.deletedLately.removeAll { $0.key == entry.key } }

@@ -61,7 +61,8 @@ public actor NodeNetwork {
     /// The networks that it carried before, which this node's bridges may still have.
     private var formerOverlays: [IPPrefix] = []
     private var watch: UnderlayWatch?
-    private var judge = RouteJudge()
+    /// One for each family of the overlay.
+    private var judges: [AddressFamily: RouteJudge] = [:]
     /// What packets are taken by, since when it is seen, and whether it is told.
     private var routeProblems: [String: (since: ContinuousClock.Instant, isTold: Bool)] = [:]
     private var missingDevice: String?
@@ -253,10 +254,14 @@ public actor NodeNetwork {
         return all
     }
 
-    /// Judges from here on where packets into the overlay really go; nil for not at all.
-    public func judgeRoutes(_ targets: OverlayTargets?) {
-        guard targets != judge.targets else { return }
-        if let targets { judge.set(targets) } else { judge = RouteJudge() }
+    /// Judges from here on where packets into the overlay really go, for each family of `targets`.
+    public func judgeRoutes(_ targets: [OverlayTargets]) {
+        let isSame =
+            judges.count == targets.count && targets.allSatisfy { judges[$0.family]?.targets == $0 }
+        if isSame { return }
+        let families = targets.map(\.family)
+        judges = judges.filter { families.contains($0.key) }
+        for targets in targets { judges[targets.family, default: RouteJudge()].set(targets) }
         do { judgeRoutes(in: try readState(), isResync: false) } catch { tellUnreadable(error) }
     }
 
@@ -427,12 +432,18 @@ public actor NodeNetwork {
     }
 
     private func judgeRoutes(in state: NetworkState, isResync: Bool) {
-        do {
-            try judge.look(in: state, using: socket, isResync: isResync)
-        } catch {
-            tellUnreadable(error)
+        var problems: [String: Problem] = [:]
+        for family in judges.keys {
+            do {
+                try judges[family]?.look(in: state, using: socket, isResync: isResync)
+            } catch {
+                tellUnreadable(error)
+            }
+            // A rule for all packets reads the same in both families.
+            for (subject, problem) in judges[family]?.problems ?? [:] {
+                problems[subject + family.suffix] = problem
+            }
         }
-        let problems = judge.problems
         let now = ContinuousClock.now
         for (subject, seen) in routeProblems where problems[subject] == nil {
             if seen.isTold { health.forget(Component(.route, subject)) }
@@ -448,7 +459,7 @@ public actor NodeNetwork {
                 look(at: since + routePatience)
             }
         }
-        if judge.hasDoubts { look.yield() }
+        if judges.values.contains(where: \.hasDoubts) { look.yield() }
     }
 
     /// Follows the kernel until the task is cancelled; once for each `NodeNetwork`.
@@ -487,14 +498,14 @@ public actor NodeNetwork {
         switch change {
         case .route(let route), .routeRemoved(let route):
             if route.table == Route.mainTable { note(route, isThere: change == .route(route)) }
-            if let destination = route.destination.v4 { judge.doubt(destination) }
-        case .rule:
-            judge.doubtAll()
+            judges[route.destination.addressFamily]?.doubt(route.destination)
+        case .rule(let rule):
+            judges[rule.family]?.doubtAll()
         case .neighbor:
             break
         case .nextHop, .unknown:
             routes = nil
-            judge.doubtAll()
+            for family in judges.keys { judges[family]?.doubtAll() }
         case .link(let link), .linkRemoved(let link):
             // Routes that go with their link are not told of one by one.
             if change == .linkRemoved(link) || !link.isUp { forgetRoutes(of: link.index) }
@@ -524,7 +535,7 @@ public actor NodeNetwork {
         {
             routes = nil
         }
-        judge.doubtTaken()
+        for family in judges.keys { judges[family]?.doubtTaken() }
     }
 
     /// Looks again at a time at which nothing may be told.

@@ -28,6 +28,10 @@ extension NodeStatus {
         if let tunnel {
             let backend = tunnel.backend.map { "\($0), " } ?? ""
             lines.append("tunnel    \(backend)\(tunnel.interface), \(tunnel.network), MTU \(tunnel.mtu)")
+            if let ipv6 = tunnel.ipv6 {
+                lines.append(
+                    "          IPv6 by \(ipv6.interface) from \(ipv6.underlayAddress), MTU \(ipv6.mtu)")
+            }
         }
         if let kernelPath, kernelPath.state != "off" { lines.append(line(of: kernelPath)) }
         if let engine { lines.append(line(of: engine)) }
@@ -173,6 +177,7 @@ extension NodeStatus {
         }
         for peer in peers.prefix(limit) {
             lines.append(row(peer.subnet, peer.endpoint, peer.name, peer.traffic))
+            if isWide, let endpoint = peer.ipv6Endpoint { lines.append("    IPv6 at \(endpoint)") }
             if let silence = peer.silence { lines.append("    \(silence)") }
             if let pathMTU = peer.pathMTU { lines.append("    path MTU \(pathMTU)") }
         }

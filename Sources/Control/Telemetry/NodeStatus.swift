@@ -283,25 +283,6 @@ extension NodeStatus {
         }
     }
 
-    /// The device that pods' packets go through; with host-gw the underlay's interface itself.
-    public struct Tunnel: Codable, Sendable, Equatable {
-        /// The device's name.
-        public var interface: String
-        /// The prefix that is routed to it.
-        public var network: String
-        /// Bytes.
-        public var mtu: Int
-        /// The network's backend: `udp`, `vxlan`, `host-gw`; nil from a release that does not tell.
-        public var backend: String?
-
-        /// Makes a tunnel.
-        public init(interface: String, network: String, mtu: Int) {
-            self.interface = interface
-            self.network = network
-            self.mtu = mtu
-        }
-    }
-
     /// This node's lease.
     public struct Lease: Codable, Sendable, Equatable {
         /// This node's subnet.
@@ -334,6 +315,9 @@ extension NodeStatus {
         public var subnet: String
         /// Where its packets are sent.
         public var endpoint: String
+        /// Where those of IPv6 are sent, where that is another address (`Tunnel.ipv6`); nil where it is not, where the peer
+        /// has none, and from a release that does not tell.
+        public var ipv6Endpoint: String?
         /// What was carried; nil before anything can be, and where the peer is not counted by itself.
         public var traffic: Traffic?
         /// The largest packet in bytes that reaches it, the tunnel's headers included; nil where the path carries the

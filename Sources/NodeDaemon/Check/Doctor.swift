@@ -103,8 +103,10 @@ package struct DoctorReport: Sendable {
         let well = all.filter { $0.outcome == .good }
         var lines = wrong.flatMap(\.foldedLines)
         if showsAll { lines += well.flatMap(\.foldedLines) }
-        let reachable = peers.filter(\.isGood).count
-        lines.append(Finding.summary(all) + "; \(reachable) of \(peers.count) peers reachable")
+        // Each of a peer's two families has a report where their packets go two ways.
+        let ways = Dictionary(grouping: peers, by: \.subnet).values
+        let reachable = ways.count { $0.allSatisfy(\.isGood) }
+        lines.append(Finding.summary(all) + "; \(reachable) of \(ways.count) peers reachable")
         return lines.map(\.printable).joined(separator: "\n") + "\n"
     }
 

@@ -95,7 +95,7 @@ extension Finding {
 
     /// Judges `/proc/sys/net/bridge/bridge-nf-call-iptables`, which a node of Kubernetes needs.
     static func bridgeNetfilter(setting: String?) -> Finding {
-        guard let problem = SystemSettingError.bridgeNetfilter(value: setting) else {
+        guard let problem = SystemSettingError.bridgeNetfilter(.ipv4, value: setting) else {
             return Finding("br_netfilter", .good, "bridges ask iptables")
         }
         return Finding("br_netfilter", .degraded, problem.cause, remedy: problem.remedy)

@@ -30,15 +30,18 @@ package struct PeerDiagnosis: Sendable {
     package func reports(of names: [String]) async throws(ExitFailure) -> [PeerReport] {
         let client = client
         let before = try await onThread { () throws(ExitFailure) in try client.status() }
-        let node = try PeerDiagnosis.node(before)
+        let nodes = try PeerDiagnosis.nodes(before)
         var reports: [PeerReport] = []
-        var left = try PeerDiagnosis.peers(named: names, in: before)[...]
-        while !left.isEmpty {
-            let some = Array(left.prefix(PeerDiagnosis.peersAtOnce))
-            left = left.dropFirst(some.count)
-            reports += try await examine(some, from: node)
+        let peers = try PeerDiagnosis.peers(named: names, in: before)
+        for node in nodes {
+            var left = peers.filter { $0.endpoint.address.addressFamily == node.family }[...]
+            while !left.isEmpty {
+                let some = Array(left.prefix(PeerDiagnosis.peersAtOnce))
+                left = left.dropFirst(some.count)
+                reports += try await examine(some, from: node)
+            }
         }
-        return reports.sorted { ($0.rank, $0.subnet) < ($1.rank, $1.subnet) }
+        return reports.sorted { ($0.rank, $0.subnet, $0.endpoint) < ($1.rank, $1.subnet, $1.endpoint) }
     }
 
     private func examine(_ peers: [ExaminedPeer], from node: ExaminingNode) async throws(ExitFailure)
@@ -82,18 +85,27 @@ package struct PeerDiagnosis: Sendable {
         }
     }
 
-    /// This node, by the family of the address that names it.
-    private static func node(_ status: NodeStatus) throws(ExitFailure) -> ExaminingNode {
+    /// This node, by the family of the address that names it, and by IPv6 where packets of that go their own way.
+    private static func nodes(_ status: NodeStatus) throws(ExitFailure) -> [ExaminingNode] {
         guard let tunnel = status.tunnel, let underlay = status.underlay,
             let address = IPAddress(underlay.address),
             let subnet = status.lease.flatMap({ prefix(in: $0.subnet, address.addressFamily) })
         else {
             throw ExitFailure(.unavailable, "this node's tunnel does not stand yet: \(status.state)")
         }
-        return ExaminingNode(
+        let main = ExaminingNode(
             underlayAddress: address,
             tunnelAddress: status.hasNoTunnel ? address : subnet.address, tunnelMTU: tunnel.mtu,
             kernelPathBytes: status.kernelPath?.packetBytes ?? 0)
+        guard let ipv6 = tunnel.ipv6, let address = IPAddress(ipv6.underlayAddress),
+            let subnet = status.lease.flatMap({ prefix(in: $0.subnet, .ipv6) })
+        else { return [main] }
+        return [
+            main,
+            ExaminingNode(
+                underlayAddress: address,
+                tunnelAddress: status.hasNoTunnel ? address : subnet.address, tunnelMTU: ipv6.mtu),
+        ]
     }
 
     /// Where packets to a peer are sent.
@@ -108,7 +120,11 @@ package struct PeerDiagnosis: Sendable {
     private static func peers(named names: [String], in status: NodeStatus) throws(ExitFailure)
         -> [ExaminedPeer]
     {
-        let all = status.peers.compactMap { examined($0, hasNoTunnel: status.hasNoTunnel) }
+        let all = status.peers.flatMap { peer in
+            [peer.endpoint, peer.ipv6Endpoint].compactMap { endpoint in
+                endpoint.flatMap { examined(peer, at: $0, hasNoTunnel: status.hasNoTunnel) }
+            }
+        }
         guard !names.isEmpty else { return all }
         var chosen: [ExaminedPeer] = []
         for name in names {
@@ -124,15 +140,22 @@ package struct PeerDiagnosis: Sendable {
                             ? "; this node has no peers" : ", such as \(some.joined(separator: ", "))")
                 )
             }
-            chosen += matching.filter { !chosen.contains($0) }
+            // A pod's address asks for the way that its packets take.
+            let family = IPAddress(name)?.addressFamily
+            let ofFamily = matching.filter { $0.endpoint.address.addressFamily == family }
+            chosen += (ofFamily.isEmpty ? matching : ofFamily).filter { !chosen.contains($0) }
         }
         return chosen
     }
 
-    /// - Parameter hasNoTunnel: whether pods' packets go to the node as they are: then the way to the node is all that
-    ///   there is to examine, and no address of its subnet is known to answer.
-    private static func examined(_ peer: NodeStatus.Peer, hasNoTunnel: Bool) -> ExaminedPeer? {
-        guard let endpoint = Endpoint(peer.endpoint),
+    /// - Parameters:
+    ///   - endpoint: where its packets of one family are sent.
+    ///   - hasNoTunnel: whether pods' packets go to the node as they are: then the way to the node is all that there is to
+    ///     examine, and no address of its subnet is known to answer.
+    private static func examined(
+        _ peer: NodeStatus.Peer, at endpoint: String, hasNoTunnel: Bool
+    ) -> ExaminedPeer? {
+        guard let endpoint = Endpoint(endpoint),
             let subnet = prefix(in: peer.subnet, endpoint.address.addressFamily)
         else { return nil }
         return ExaminedPeer(

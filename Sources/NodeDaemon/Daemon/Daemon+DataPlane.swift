@@ -25,18 +25,16 @@ extension Daemon {
     /// The data plane that carries the packets; nil where the network's backend leaves that to the kernel. Where another
     /// one is needed, it follows the one that there is without a break.
     func dataPlane(
-        _ configuration: NetworkConfiguration, _ lease: OwnLease, _ place: BackendPlace,
+        _ configuration: NetworkConfiguration, _ lease: OwnLease, _ places: [BackendPlace],
         _ routes: ForwardingRoutes
     ) async throws -> DataPlane? {
+        guard let place = places.first else { return nil }
         let backend = configuration.backend
-        var tunnel = NodeStatus.Tunnel(
-            interface: options.tunnel.interfaceName, network: configuration.networkText, mtu: routes.mtu)
-        tunnel.backend = type(of: backend).typeName
+        let tunnel = tunnel(configuration, places, mtu: routes.mtu)
         guard type(of: backend).hasDataPlane else {
             await closeDataPlane()
             if let port = stage.heldPort { health.forget(port) }
             stage.heldPort = nil
-            tunnel.interface = backend.interfaceName(in: place)
             observation.update(tunnel)
             return nil
         }
@@ -233,6 +231,25 @@ extension Daemon {
                 try? await Task.sleep(for: Daemon.portPause)
             }
         }
+    }
+
+    /// What pods' packets leave by, as it is told.
+    private func tunnel(
+        _ configuration: NetworkConfiguration, _ places: [BackendPlace], mtu: Int
+    ) -> NodeStatus.Tunnel {
+        let backend = configuration.backend
+        let isOfKernel = !type(of: backend).hasDataPlane
+        var tunnel = NodeStatus.Tunnel(
+            interface: isOfKernel
+                ? places.first.map(backend.interfaceName) ?? "" : options.tunnel.interfaceName,
+            network: configuration.networkText, mtu: mtu)
+        tunnel.backend = type(of: backend).typeName
+        if type(of: backend).hasEndpointOfEachFamily, let place = places.dropFirst().first {
+            tunnel.ipv6 = NodeStatus.Tunnel.IPv6Way(
+                interface: backend.interfaceName(in: place), underlayAddress: "\(place.underlayAddress)",
+                mtu: place.mtu)
+        }
+        return tunnel
     }
 
     func closeDataPlane() async {

@@ -49,7 +49,7 @@ extension Daemon {
                 return
             }
             let routes = routes(lease, mtu: place.mtu)
-            let dataPlane = try await dataPlane(configuration, lease, place, routes)
+            let dataPlane = try await dataPlane(configuration, lease, places, routes)
             stage.routes = routes
             dataPlane?.publish(routes)
             await announceWhatIsDue()
@@ -60,7 +60,7 @@ extension Daemon {
                     place.tunnel(
                         overhead: configuration.backend.overhead(over: configuration.underlayFamily))
                 })
-            await node.judgeRoutes(targets(configuration.backend, place))
+            await node.judgeRoutes(places.map { targets(configuration.backend, $0) })
             try tellSubnetFile()
             health.set(Component(.dataPlane), nil)
             retryPause = Daemon.retryPauseSeconds.first
@@ -220,16 +220,18 @@ extension Daemon {
         health.set(component, problem)
     }
 
-    /// Where packets for the other nodes' pods are to go; nil without IPv4, which alone is judged.
-    private func targets(_ backend: any Backend, _ place: BackendPlace) -> OverlayTargets? {
-        guard case .v4(let network) = place.network, case .v4(let subnet) = place.subnet else { return nil }
+    /// Where packets for the other nodes' pods are to go, in the family of `place`.
+    private func targets(_ backend: any Backend, _ place: BackendPlace) -> OverlayTargets {
+        let family = place.network.addressFamily
         var targets = OverlayTargets(
-            interfaceName: backend.interfaceName(in: place), network: network, subnet: subnet,
-            peers: Set(table.peers.compactMap(\.subnet.ipv4)))
+            interfaceName: backend.interfaceName(in: place), network: place.network, subnet: place.subnet,
+            peers: Set(table.peers.compactMap { $0.subnet.prefix(family) }))
         guard !type(of: backend).hasDataPlane else { return targets }
-        var hops: [IPv4Prefix: [OverlayTargets.Hop]] = [:]
+        var hops: [IPPrefix: [OverlayTargets.Hop]] = [:]
         for peer in table.peers {
-            guard let subnet = peer.subnet.ipv4, let known = BackendPeer(peer, .ipv4) else { continue }
+            guard let subnet = peer.subnet.prefix(family), let known = BackendPeer(peer, family) else {
+                continue
+            }
             // The whole network is routed to the device.
             guard let ways = backend.hops(to: known, in: place) else { return targets }
             hops[subnet] = ways.map {
@@ -246,14 +248,18 @@ extension Daemon {
         _ node: NodeNetwork, _ configuration: NetworkConfiguration, _ lease: OwnLease,
         _ places: [BackendPlace], _ dataPlane: DataPlane?
     ) async throws {
-        filterEffects.update(
-            peers: table.peers.lazy.compactMap { peer in
-                guard let subnet = peer.subnet.ipv4, let address = peer.endpoint.address.v4 else {
-                    return nil
-                }
-                return .init(subnet: subnet, address: address)
-            })
         let backend = configuration.backend
+        filterEffects.update(
+            peers: places.map(\.network.addressFamily).flatMap { family in
+                table.peers.compactMap { peer -> PacketFilterEffects.Peer? in
+                    // Where both families go to one address, it is the endpoint's.
+                    let address =
+                        type(of: backend).hasEndpointOfEachFamily
+                        ? BackendPeer(peer, family)?.address : peer.endpoint.address
+                    guard let subnet = peer.subnet.prefix(family), let address else { return nil }
+                    return .init(subnet: subnet, address: address)
+                }
+            })
         let desired = desiredNetwork(configuration, lease, places, dataPlane)
         if desired == stage.desired { return }
         let file = KeptSubnetFile(
@@ -274,9 +280,14 @@ extension Daemon {
                 beside: filterEffects)
         }
         items += rules
-        if let surroundings = desired.surroundings { items += filterEffects.desiredItems(in: surroundings) }
+        for surroundings in desired.surroundings {
+            items += filterEffects.desiredItems(in: surroundings).filter { item in
+                !items.contains { $0.name == item.name }
+            }
+        }
         items.append(file)
-        items += podItems(subnet: lease.subnet.ipv4, after: file)
+        items += podItems(
+            in: places.map { PodPrefix(network: $0.network, subnet: $0.subnet) }, after: file)
         items += await kernelPathItems(of: dataPlane)
         stage.keptFile = file
         // Where it fails, what stands is neither what was wanted before nor this.
@@ -295,13 +306,10 @@ extension Daemon {
         _ dataPlane: DataPlane?
     ) -> DesiredNetwork {
         let backend = configuration.backend
-        var surroundings: PacketFilterEffects.Surroundings?
-        if let place = places.first, case .v4(let network) = place.network,
-            case .v4(let subnet) = place.subnet, case .v4(let address) = place.underlayAddress
-        {
-            surroundings = .init(
-                network: network, subnet: subnet, tunnel: backend.interfaceName(in: place),
-                underlay: underlay.interfaceName, address: address,
+        let surroundings = places.map { place in
+            PacketFilterEffects.Surroundings(
+                network: place.network, subnet: place.subnet, tunnel: backend.interfaceName(in: place),
+                underlay: underlay.interfaceName, address: place.underlayAddress,
                 port: (dataPlane == nil ? nil : options.tunnel.port) ?? backend.port)
         }
         return DesiredNetwork(

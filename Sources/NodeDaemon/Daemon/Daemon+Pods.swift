@@ -10,8 +10,8 @@ import Reconciler
 extension Daemon {
     /// What is kept and looked after for pods once `file` stands.
     ///
-    /// - Parameter subnet: this node's; nil without IPv4, whose bridge alone is looked at.
-    func podItems(subnet: IPv4Prefix?, after file: KeptSubnetFile) -> [any DesiredItem] {
+    /// - Parameter pods: where they are, by each family.
+    func podItems(in pods: [PodPrefix], after file: KeptSubnetFile) -> [any DesiredItem] {
         var items: [any DesiredItem] = []
         var bridgeName: @Sendable () -> String = { ContainerNetworkList.defaultBridgeName }
         if let network = options.containerNetwork {
@@ -21,8 +21,8 @@ extension Daemon {
         }
         // Where nobody makes pods by CNI, a bridge of that name is somebody else's.
         if options.origin.isCluster || options.containerNetwork != nil {
-            if let subnet { items.append(PodBridge(subnet: subnet, bridgeName: bridgeName)) }
-            items.append(BridgeNetfilter())
+            items += pods.map { PodBridge(pods: $0, bridgeName: bridgeName) }
+            items.append(BridgeNetfilter(families: pods.map(\.family)))
         }
         return items
     }

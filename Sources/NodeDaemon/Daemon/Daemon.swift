@@ -108,8 +108,8 @@ actor Daemon {
         var peers: [BackendPeer]
         var rules: [PacketFilterSettings]
         var filter: PacketFilter
-        /// Nil in a network of IPv6 alone: others' rules are judged for IPv4.
-        var surroundings: PacketFilterEffects.Surroundings?
+        /// What others' rules are judged by, for each family of the network.
+        var surroundings: [PacketFilterEffects.Surroundings]
         var file: SubnetFile
         var blackholes: [BlackholeRoute]
         /// Another device of the same name: its addresses and routes are to be made anew.

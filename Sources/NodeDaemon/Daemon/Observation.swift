@@ -208,6 +208,9 @@ final class Observation: Observable {
                 subnet: "\(known.subnet)", endpoint: "\(known.endpoint)",
                 pathMTU: subnet.flatMap { narrow[$0] }, kernelPath: able?.contains(known.endpoint))
             peer.name = known.name
+            if status.tunnel?.ipv6 != nil, let address = known.ipv6Address {
+                peer.ipv6Endpoint = "\(Endpoint(address: .v6(address), port: known.endpoint.port))"
+            }
             peer.silence = subnet.flatMap { silent[$0]?.rawValue }
             return peer
         }

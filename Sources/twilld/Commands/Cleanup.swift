@@ -73,7 +73,7 @@ struct Cleanup: FlagTaking {
         let removal: PodBridge.Removal
         do {
             let values = try SubnetFileValues(path: subnetFile)
-            removal = try PodBridge.remove(cniBridge, unlessOf: values?.subnet, values?.ipv6Subnet)
+            removal = try PodBridge.remove(cniBridge, unlessOf: values?.pods ?? [])
         } catch {
             throw ExitFailure(.system, "\(cniBridge) is not removed: \(error)")
         }

@@ -82,7 +82,7 @@ struct Iptables {
         return isInUse ? Iptables.ofEachKind(Iptables.programName(family)).first { $0.kind != kind } : nil
     }
 
-    private static func programName(_ family: AddressFamily) -> String {
+    static func programName(_ family: AddressFamily) -> String {
         family == .ipv4 ? "iptables" : "ip6tables"
     }
 
@@ -100,10 +100,11 @@ struct Iptables {
         return found
     }
 
-    /// The program that prints the rules of iptables-nft.
-    static func nftSaveProgram() -> ChildProcess? {
-        if let program = ChildProcess("iptables-nft-save") { return program }
-        guard let program = ChildProcess("iptables-save"),
+    /// The program that prints the rules of iptables-nft, or of ip6tables-nft.
+    static func nftSaveProgram(_ family: AddressFamily) -> ChildProcess? {
+        let name = programName(family)
+        if let program = ChildProcess("\(name)-nft-save") { return program }
+        guard let program = ChildProcess("\(name)-save"),
             let version = try? program.run(["--version"]).output, version.contains("nf_tables")
         else { return nil }
         return program

@@ -86,6 +86,7 @@ struct IptablesRule {
             return any { $0 == "SYN" ? RuleMatch(!packet.isEstablished) : .some }
         case "--icmp-type":
             return any { RuleMatch(["any", "255", packet.isEstablished ? "0" : "8"].contains($0)) }
+        case "--icmpv6-type": return any { RuleMatch($0 == (packet.isEstablished ? "129" : "128")) }
         // Packets that are routed are not bridged.
         case "--physdev-is-bridged": return .no
         default: return takeUnknown()

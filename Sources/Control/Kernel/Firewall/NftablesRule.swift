@@ -6,7 +6,8 @@ struct NftablesRule {
     private static let beginnings: Set<Substring> = [
         "accept", "drop", "reject", "return", "continue", "jump", "goto", "queue", "counter", "log",
         "comment",
-        "limit", "ip", "ip6", "iifname", "oifname", "iif", "oif", "meta", "tcp", "udp", "icmp", "th", "ct",
+        "limit", "ip", "ip6", "iifname", "oifname", "iif", "oif", "meta", "tcp", "udp", "icmp",
+        "icmpv6", "th", "ct",
         "fib",
         "vmap", "mark",
     ]
@@ -67,12 +68,12 @@ struct NftablesRule {
 
     private mutating func takeMatch(_ word: Substring) {
         switch word {
-        case "ip": takeIP()
-        case "ip6", "icmpv6", "arp": match = .no
+        case "ip", "ip6": takeIP(word == "ip" ? .ipv4 : .ipv6)
+        case "arp": match = .no
         case "iifname", "iif", "oifname", "oif": takeInterface(word)
         case "meta": takeMeta()
         case "mark": takeMark()
-        case "tcp", "udp", "icmp", "sctp", "dccp", "udplite", "th", "esp", "ah":
+        case "tcp", "udp", "icmp", "icmpv6", "sctp", "dccp", "udplite", "th", "esp", "ah":
             if word == "th" {
                 narrow(RuleMatch(packet.transport != .icmp))
             } else {
@@ -102,12 +103,18 @@ struct NftablesRule {
 
     // MARK: Matches
 
-    private mutating func takeIP() {
+    /// A match on a field of one family's header, which packets of the other do not have.
+    private mutating func takeIP(_ family: AddressFamily) {
         let packet = packet
+        guard packet.family == family else {
+            match = .no
+            return
+        }
         switch words.take() {
         case "saddr": takeOperand { SamplePacket.match(packet.source, $0) }
         case "daddr": takeOperand { SamplePacket.match(packet.destination, $0) }
-        case "protocol": takeOperand { packet.match(transport: $0) }
+        // What follows the header at once; pods' packets mostly have no extensions.
+        case "protocol", "nexthdr": takeOperand { packet.match(transport: $0) }
         default: takeUnknown()
         }
     }
@@ -121,8 +128,8 @@ struct NftablesRule {
         let packet = packet
         switch words.take() {
         case "l4proto": takeOperand { packet.match(transport: $0) }
-        case "nfproto": takeOperand { RuleMatch($0 == "ipv4") }
-        case "protocol": takeOperand { RuleMatch($0 == "ip") }
+        case "nfproto": takeOperand { RuleMatch($0 == (packet.family == .ipv4 ? "ipv4" : "ipv6")) }
+        case "protocol": takeOperand { RuleMatch($0 == (packet.family == .ipv4 ? "ip" : "ip6")) }
         case "pkttype": takeOperand { RuleMatch($0 == "unicast" || $0 == "host") }
         case "mark": takeMark()
         case let key? where ["iifname", "iif", "oifname", "oif"].contains(key): takeInterface(key)

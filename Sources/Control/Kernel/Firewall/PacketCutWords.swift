@@ -36,7 +36,9 @@ struct PacketCutWords {
         let isWhole = !isOfPods || cut.transports.count == SamplePacket.TransportProtocol.allCases.count
         let transports =
             isWhole
-            ? "" : cut.transports.map { $0.name.uppercased() }.sorted().joined(separator: ", ") + " of "
+            ? ""
+            : cut.transports.map { $0.name(surroundings.network.addressFamily) }.sorted().joined(
+                separator: ", ") + " of "
         let peers = cut.peers.map { isOfPods ? "\($0.subnet)" : "\($0.address)" }.sorted()
         let listed =
             peers.prefix(3).joined(separator: ", ") + (peers.count > 3 ? " and \(peers.count &- 3) more" : "")

@@ -228,12 +228,9 @@ public final class PacketFilterRules: OwnedItem {
 
     /// Whether iptables' FORWARD drops packets of the overlay before they come to the chain.
     private func isShadowed(_ program: Iptables, in state: NetworkState) throws -> Bool {
-        // Others' rules are read for IPv4 alone.
-        guard case .v4(let network) = settings.network, case .v4(let subnet) = settings.subnet else {
-            return false
-        }
-        let ruleSet = try reader.current()
-        let programName = program.kind == .legacy ? "iptables-legacy" : "iptables"
+        let (network, subnet) = (settings.network, settings.subnet)
+        let ruleSet = try reader.current(family)
+        let programName = Iptables.programName(family) + (program.kind == .legacy ? "-legacy" : "")
         var walk = PacketWalk(
             RuleSet(
                 tables: ruleSet.tables.filter {

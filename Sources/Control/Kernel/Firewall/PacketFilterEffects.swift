@@ -39,38 +39,38 @@ enum OverlayWay: CaseIterable, Hashable {
 /// told as problems, by table, chain and rule. Shared by the items that tell it; its rule sets are read on the resync
 /// alone.
 public final class PacketFilterEffects: Sendable {
-    /// Another node, as far as rules may tell it from others.
+    /// Another node, as far as rules may tell it from others, by one family of its subnet.
     public struct Peer: Sendable, Hashable {
         /// Its pods' subnet.
-        public var subnet: IPv4Prefix
-        /// Where its tunnel datagrams come from.
-        public var address: IPv4Address
+        public var subnet: IPPrefix
+        /// Where its tunnel datagrams come from; of either family.
+        public var address: IPAddress
 
         /// Makes a peer.
-        public init(subnet: IPv4Prefix, address: IPv4Address) {
+        public init(subnet: IPPrefix, address: IPAddress) {
             self.subnet = subnet
             self.address = address
         }
     }
 
-    /// What of the node rules ask for.
+    /// What of the node rules ask for, by one family of the overlay.
     public struct Surroundings: Sendable, Hashable {
         /// The overlay.
-        public var network: IPv4Prefix
+        public var network: IPPrefix
         /// This node's subnet.
-        public var subnet: IPv4Prefix
+        public var subnet: IPPrefix
         /// The tunnel device's name.
         public var tunnel: String
         /// The underlay's interface.
         public var underlay: String
-        /// This node's address there.
-        public var address: IPv4Address
+        /// This node's address there; of either family.
+        public var address: IPAddress
         /// The tunnel's UDP port here; 0 where pods' packets go over the underlay as they are.
         public var port: UInt16
 
         /// Makes surroundings.
         public init(
-            network: IPv4Prefix, subnet: IPv4Prefix, tunnel: String, underlay: String, address: IPv4Address,
+            network: IPPrefix, subnet: IPPrefix, tunnel: String, underlay: String, address: IPAddress,
             port: UInt16
         ) {
             self.network = network
@@ -82,7 +82,7 @@ public final class PacketFilterEffects: Sendable {
         }
     }
 
-    /// How many peers are held against the rules; they rarely differ. With 64 of them a look makes 768 walks.
+    /// How many peers of a family are held against the rules; they rarely differ. With 64 of them a look makes 768 walks.
     private static let peerLimit = 64
 
     let reader = RuleSetReader()
@@ -93,30 +93,40 @@ public final class PacketFilterEffects: Sendable {
 
     /// Says which nodes there are.
     public func update(peers: some Sequence<Peer>) {
-        let first = Array(peers.prefix(PacketFilterEffects.peerLimit))
+        var first: [Peer] = []
+        for family in AddressFamily.allCases {
+            first += peers.lazy.filter { $0.subnet.addressFamily == family }.prefix(
+                PacketFilterEffects.peerLimit)
+        }
         self.peers.withLock { $0 = first }
     }
 
-    /// The items that tell what rules and settings do: to pods' packets, and to the tunnel's.
+    /// The items that tell what rules and settings do: to pods' packets, and to the tunnel's. What both families' packets go
+    /// by has one name.
+    ///
+    /// Settings of interfaces are looked at for IPv4 alone: IPv6 forwards by the machine's setting, whatever an interface's
+    /// says (`ip6_forward` of net/ipv6/ip6_output.c), and has no `rp_filter`.
     public func desiredItems(in surroundings: Surroundings) -> [any DesiredItem] {
         let tunnel: [any DesiredItem] =
             surroundings.port == 0 ? [] : [TunnelEffect(effects: self, surroundings: surroundings)]
-        return [ForwardingEffect(effects: self, surroundings: surroundings)] + tunnel + [
+        let rules = [ForwardingEffect(effects: self, surroundings: surroundings)] + tunnel
+        guard surroundings.network.addressFamily == .ipv4 else { return rules }
+        return rules + [
             PodInterfaceForwards(surroundings: surroundings),
             UnderlayForwards(interfaceName: surroundings.underlay, carriesPods: surroundings.port == 0),
             UnderlayReversePath(interfaceName: surroundings.underlay, effects: self),
         ]
     }
 
-    /// The addresses of the nodes.
-    var peerAddresses: [IPv4Address] { peers.withLock { $0.map(\.address) } }
+    /// The IPv4 addresses of the nodes.
+    var peerAddresses: [IPv4Address] { peers.withLock { $0.compactMap(\.address.v4) } }
 
     /// The rules as they are.
     ///
     /// - Throws: what keeps them from being judged, for the operator.
-    fileprivate func ruleSet() throws -> RuleSet {
+    fileprivate func ruleSet(_ family: AddressFamily) throws -> RuleSet {
         do {
-            return try reader.current(mayBeOld: true)
+            return try reader.current(family, mayBeOld: true)
         } catch {
             throw ItemProblem(
                 Problem(
@@ -130,7 +140,13 @@ public final class PacketFilterEffects: Sendable {
     fileprivate func cut(
         _ way: OverlayWay, by ruleSet: RuleSet, _ surroundings: Surroundings, bridge: String?
     ) -> PacketCut? {
-        let known = peers.withLock { $0 }
+        let isOfPods = way == .podsOut || way == .podsIn
+        let known = peers.withLock { peers in
+            peers.filter { peer in
+                peer.subnet.addressFamily == surroundings.network.addressFamily
+                    && (isOfPods || peer.address.addressFamily == surroundings.address.addressFamily)
+            }
+        }
         let peers: [Peer?] = known.isEmpty ? [nil] : known
         var walk = PacketWalk(ruleSet)
         var cuts: [PacketDrop: PacketCut] = [:]
@@ -154,9 +170,10 @@ public final class PacketFilterEffects: Sendable {
     private func packets(_ way: OverlayWay, _ peer: Peer?, _ here: Surroundings, bridge: String?)
         -> [SamplePacket]
     {
-        let everywhere = IPv4Prefix(.any, length: 0)
-        let own = IPv4Prefix(here.address, length: 32)
-        let other = peer.map { IPv4Prefix($0.address, length: 32) } ?? everywhere
+        let own = IPPrefix(here.address, length: here.address.bitWidth)
+        let other =
+            peer.map { IPPrefix($0.address, length: $0.address.bitWidth) }
+            ?? IPPrefix(here.address, length: 0)
         var packets: [SamplePacket] = []
         for isEstablished in [false, true] {
             switch way {
@@ -226,14 +243,16 @@ private struct ForwardingEffect: DesiredItem {
     let effects: PacketFilterEffects
     let surroundings: PacketFilterEffects.Surroundings
 
-    var name: String { "rules for pods' packets" }
-    var component: Component { Component(.firewall, "forward") }
+    private var family: AddressFamily { surroundings.network.addressFamily }
+
+    var name: String { "rules for pods' packets\(family.suffix)" }
+    var component: Component { Component(.firewall, "forward\(family.suffix)") }
     var isEssential: Bool { false }
     var needsResync: Bool { true }
 
     func deviation(in state: NetworkState) throws -> String? {
         let bridge = state.podInterface(subnet: surroundings.subnet, tunnel: surroundings.tunnel)?.name
-        let ruleSet = try effects.ruleSet()
+        let ruleSet = try effects.ruleSet(family)
         let out = effects.cut(.podsOut, by: ruleSet, surroundings, bridge: bridge)
         let into = effects.cut(.podsIn, by: ruleSet, surroundings, bridge: bridge)
         guard let first = out ?? into else { return nil }
@@ -246,13 +265,16 @@ private struct TunnelEffect: DesiredItem {
     let effects: PacketFilterEffects
     let surroundings: PacketFilterEffects.Surroundings
 
-    var name: String { "rules for tunnel datagrams" }
-    var component: Component { Component(.firewall, "tunnel") }
+    /// Of the underlay, which may be another than the overlay's.
+    private var family: AddressFamily { surroundings.address.addressFamily }
+
+    var name: String { "rules for tunnel datagrams\(family.suffix)" }
+    var component: Component { Component(.firewall, "tunnel\(family.suffix)") }
     var isEssential: Bool { false }
     var needsResync: Bool { true }
 
     func deviation(in state: NetworkState) throws -> String? {
-        let ruleSet = try effects.ruleSet()
+        let ruleSet = try effects.ruleSet(family)
         let out = effects.cut(.tunnelOut, by: ruleSet, surroundings, bridge: nil)
         let into = effects.cut(.tunnelIn, by: ruleSet, surroundings, bridge: nil)
         guard let first = out ?? into else { return nil }
@@ -263,14 +285,15 @@ private struct TunnelEffect: DesiredItem {
 extension NetworkState {
     /// The interface that pods here are behind: the one that their subnet is routed to, or that has an address of it;
     /// nil where there is none, or each pod has its own.
-    func podInterface(subnet own: IPv4Prefix, tunnel: String) -> Link? {
-        let subnet = IPPrefix.v4(own)
-        let route = routes.first { $0.destination == subnet && $0.interfaceIndex != nil }
+    func podInterface(subnet: IPPrefix, tunnel: String) -> Link? {
+        // IPv6 has its blackhole by the loopback interface.
+        let route = routes.first {
+            $0.destination == subnet && $0.interfaceIndex != nil && $0.kind == .unicast
+        }
         let index =
             route?.interfaceIndex
             ?? addresses.first {
-                guard let address = $0.address.v4 else { return false }
-                return $0.prefixLength < 32 && own.contains(address)
+                $0.prefixLength < $0.address.bitWidth && subnet.contains($0.address)
             }?.interfaceIndex
         guard let link = index.flatMap({ link(index: $0) }), link.name != tunnel else { return nil }
         return link

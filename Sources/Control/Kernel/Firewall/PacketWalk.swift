@@ -1,3 +1,5 @@
+import Addresses
+
 /// What a rule does with a packet that it matches.
 enum RuleVerdict: Hashable {
     case accept
@@ -51,8 +53,8 @@ struct PacketWalk {
 
     init(_ ruleSet: RuleSet) {
         self.ruleSet = ruleSet
-        packet = SamplePacket(
-            source: .init(.any, length: 0), destination: .init(.any, length: 0), transport: .tcp)
+        let any = IPPrefix.v4(IPv4Prefix(.any, length: 0))
+        packet = SamplePacket(source: any, destination: any, transport: .tcp)
     }
 
     private enum End {
@@ -72,7 +74,8 @@ struct PacketWalk {
             // Interfaces are known where the kernel knows them.
             if hook == "prerouting" || hook == "ingress" || hook == "input" { self.packet.outInterface = nil }
             mark = 0
-            for table in ruleSet.tables where (table.family == "bridge") == isOnBridge {
+            for table in ruleSet.tables
+            where (table.family == "bridge") == isOnBridge && table.hasPackets(of: packet.family) {
                 for chain in table.chains.values where chain.hook == hook && chain.type != "nat" {
                     if let drop = drop(by: chain, of: table, hook: hook) { return drop }
                 }
@@ -104,9 +107,14 @@ struct PacketWalk {
         if table.name == "firewalld" { return "firewalld" }
         // ufw sets the policies of the table that has its chains.
         let isUfws =
-            chain.chain.hasPrefix("ufw-")
-            || (chain.rule == nil && table.chains.keys.contains { $0.hasPrefix("ufw-") })
+            PacketWalk.isUfws(chain.chain)
+            || (chain.rule == nil && table.chains.keys.contains(where: PacketWalk.isUfws))
         return isUfws ? "ufw" : nil
+    }
+
+    /// Whether ufw made a chain: those of IPv6 have names of their own.
+    private static func isUfws(_ chain: String) -> Bool {
+        chain.hasPrefix("ufw-") || chain.hasPrefix("ufw6-")
     }
 
     private mutating func walk(_ chain: RuleChain, of table: RuleTable, depth: Int) -> End {

@@ -1,8 +1,10 @@
+import Addresses
+
 // What the kernel does with a packet is decided by rules of many owners: iptables of two kinds, nftables tables of
 // Docker, firewalld, ufw and twill itself. This is their text as nft(8) and iptables-save(8) print it, cut into
 // tables and chains, and not read further before a packet is held against it.
 
-/// All packet filter rules of this machine's network namespace for IPv4, as far as they can drop a packet.
+/// All packet filter rules of this machine's network namespace for one family or both, as far as they can drop a packet.
 struct RuleSet: Sendable {
     /// How large the text of rules may be, in bytes: 100 of each, 300,000 rules. Larger ones are not judged.
     static let sizeLimit = 32 << 20
@@ -17,14 +19,15 @@ struct RuleSet: Sendable {
         tables += parser.finish().filter { !$0.isDormant && !except.contains("\($0.family) \($0.name)") }
     }
 
-    /// Adds what `iptables-save` printed; `program` is the command that an operator uses on them: `iptables`.
-    mutating func add(iptables text: String, program: String) {
+    /// Adds what `iptables-save` or `ip6tables-save` printed; `program` is the command that an operator uses on them:
+    /// `iptables`.
+    mutating func add(iptables text: String, program: String, _ family: AddressFamily = .ipv4) {
         var table: RuleTable?
         for line in text.utf8.split(separator: UInt8(ascii: "\n")) {
             switch line.first {
             case UInt8(ascii: "*"):
                 table = RuleTable(
-                    language: .iptables(program: program), family: "ip",
+                    language: .iptables(program: program), family: RuleTable.familyName(family),
                     name: String(Substring(line.dropFirst())))
             case UInt8(ascii: ":"):
                 let words = Substring(line.dropFirst()).split(separator: " ")
@@ -59,13 +62,21 @@ struct RuleTable: Sendable {
     }
 
     var language: Language
-    /// `ip`, `inet`, `netdev`, `bridge`.
+    /// `ip`, `ip6`, `inet`, `netdev`, `bridge`.
     var family: String
     var name: String
     var isDormant = false
     var chains: [String: RuleChain] = [:]
     /// The elements of named sets, as text; nil where they are not known.
     var sets: [String: [Substring]?] = [:]
+
+    /// What nft calls the tables of one family alone.
+    static func familyName(_ family: AddressFamily) -> String { family == .ipv4 ? "ip" : "ip6" }
+
+    /// Whether the kernel holds packets of a family against it.
+    func hasPackets(of packets: AddressFamily) -> Bool {
+        family != (packets == .ipv4 ? "ip6" : "ip")
+    }
 
     /// What an operator calls it: `iptables table filter`, `nftables table inet firewalld`.
     var description: String {

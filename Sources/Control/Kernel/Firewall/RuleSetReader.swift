@@ -4,9 +4,9 @@ import Glibc
 import Host
 import Synchronization
 
-/// Reads this machine's rules, and only where they changed: the kernel counts the changes of nftables' rules,
-/// iptables-nft's among them, and one netlink request tells the count. Only the old kind of iptables has no such
-/// count.
+/// Reads this machine's rules for the families that somebody has asked for, and only where they changed: the kernel
+/// counts the changes of nftables' rules, iptables-nft's among them, and one netlink request tells the count. Only the
+/// old kind of iptables has no such count.
 ///
 /// A reading takes milliseconds, with 26,000 rules a good part of a second: after one that took long the next follows
 /// after twenty times as long at the soonest, so that rules that change all the time cost a twentieth of a CPU at
@@ -23,17 +23,22 @@ final class RuleSetReader: Sendable {
         var ruleSet: RuleSet?
         var generation: UInt32?
         var hadLegacyTables = false
+        /// Whose rules are read: those that were ever asked for.
+        var families: Set<AddressFamily> = []
         var nextReading: ContinuousClock.Instant?
     }
 
     private let state = Mutex(State())
 
-    /// The rules as they are; with `mayBeOld`, or as they were within the pause.
-    func current(mayBeOld: Bool = false) throws -> RuleSet {
+    /// The rules as they are, those of `family` among them; with `mayBeOld`, or as they were within the pause.
+    func current(_ family: AddressFamily, mayBeOld: Bool = false) throws -> RuleSet {
         let generation = RuleSetReader.generation()
-        let legacyTables = RuleSetReader.legacyTables()
+        let families = state.withLock { $0.families.union([family]) }
+        let legacyTables = families.flatMap { family in
+            RuleSetReader.legacyTables(family).map { (family, $0) }
+        }
         let known: RuleSet? = state.withLock { state in
-            guard let known = state.ruleSet else { return nil }
+            guard let known = state.ruleSet, state.families == families else { return nil }
             if mayBeOld, let next = state.nextReading, ContinuousClock.now < next { return known }
             let isSame = state.generation == generation && legacyTables.isEmpty && !state.hadLegacyTables
             return isSame ? known : nil
@@ -41,11 +46,13 @@ final class RuleSetReader: Sendable {
         if let known { return known }
         let clock = ContinuousClock()
         let start = clock.now
-        let ruleSet = try RuleSetReader.read(legacyTables: legacyTables, hasNftables: generation != nil)
+        let ruleSet = try RuleSetReader.read(
+            families, legacyTables: legacyTables, hasNftables: generation != nil)
         let end = clock.now
         state.withLock {
             $0 = State(
                 ruleSet: ruleSet, generation: generation, hadLegacyTables: !legacyTables.isEmpty,
+                families: families,
                 nextReading: end - start > .milliseconds(RuleSetReader.longReadingMilliseconds)
                     ? end + (end - start) * RuleSetReader.pauseFactor : nil)
         }
@@ -54,36 +61,40 @@ final class RuleSetReader: Sendable {
 
     /// The tables of the old iptables that are in use in this network namespace. Asking for another one would make
     /// it.
-    static func legacyTables(withNat: Bool = false, _ family: AddressFamily = .ipv4) -> [String] {
+    static func legacyTables(withNat: Bool = false, _ family: AddressFamily) -> [String] {
         let name = family == .ipv4 ? "ip_tables_names" : "ip6_tables_names"
         guard let text = try? TextFile.read("/proc/thread-self/net/\(name)") else { return [] }
         return text.split(whereSeparator: \.isNewline).map(String.init).filter { withNat || $0 != "nat" }
     }
 
-    private static func read(legacyTables: [String], hasNftables: Bool) throws -> RuleSet {
+    private static func read(
+        _ families: Set<AddressFamily>, legacyTables: [(AddressFamily, String)], hasNftables: Bool
+    ) throws -> RuleSet {
         var ruleSet = RuleSet()
-        if hasNftables { try addNftables(to: &ruleSet) }
-        if !legacyTables.isEmpty, let program = ChildProcess("iptables-legacy-save") {
-            for table in legacyTables {
-                let text = try program.run(["-t", table], outputLimit: RuleSet.sizeLimit)
-                ruleSet.add(iptables: text.output, program: "iptables-legacy")
-            }
+        if hasNftables { try addNftables(of: families, to: &ruleSet) }
+        for (family, table) in legacyTables {
+            let name = "\(Iptables.programName(family))-legacy"
+            guard let program = ChildProcess("\(name)-save") else { continue }
+            let text = try program.run(["-t", table], outputLimit: RuleSet.sizeLimit)
+            ruleSet.add(iptables: text.output, program: name, family)
         }
         return ruleSet
     }
 
-    private static func addNftables(to ruleSet: inout RuleSet) throws {
+    private static func addNftables(of families: Set<AddressFamily>, to ruleSet: inout RuleSet) throws {
         let nft = ChildProcess("nft")
-        let tables = try nft.map(tables)
+        let tables = try nft.map { try RuleSetReader.tables(of: families, $0) }
         var printed: Set<String> = []
-        if let save = Iptables.nftSaveProgram() {
-            for table in ["filter", "mangle", "raw", "security"]
-            where tables?.contains("ip \(table)") != false {
+        for family in families {
+            guard let save = Iptables.nftSaveProgram(family) else { continue }
+            for table in ["filter", "mangle", "raw", "security"] {
+                let name = "\(RuleTable.familyName(family)) \(table)"
+                guard tables?.contains(name) != false else { continue }
                 let result = try save.run(["-t", table], outputLimit: RuleSet.sizeLimit)
                 // A table that nft changed to what iptables cannot print is left to nft.
                 guard result.status == 0, result.output.contains("\nCOMMIT") else { continue }
-                ruleSet.add(iptables: result.output, program: "iptables")
-                printed.insert("ip \(table)")
+                ruleSet.add(iptables: result.output, program: Iptables.programName(family), family)
+                printed.insert(name)
             }
         }
         let rest = (tables ?? []).filter { !printed.contains($0) }
@@ -93,22 +104,23 @@ final class RuleSetReader: Sendable {
         for arguments in isMany ? ["ruleset"] : rest.map({ "table \($0)" }) {
             guard let listing = try list(arguments, nft) else { continue }
             ruleSet.add(
-                nftables: listing.text, except: printed.union(["ip nat"]),
+                nftables: listing.text, except: printed.union(["ip nat", "ip6 nat"]),
                 lacksElements: listing.lacksElements)
         }
     }
 
-    /// The names of the tables (`inet firewalld`) whose rules may drop IPv4 packets. iptables' nat is none of them,
-    /// and has nearly all of kube-proxy's rules: it is not read.
-    private static func tables(_ nft: ChildProcess) throws -> [String] {
+    /// The names of the tables (`inet firewalld`) whose rules may drop packets of the families. iptables' nat is none of
+    /// them, and has nearly all of kube-proxy's rules: it is not read.
+    private static func tables(of families: Set<AddressFamily>, _ nft: ChildProcess) throws -> [String] {
+        let own = families.map(RuleTable.familyName)
         let result = try nft.run(["list", "tables"])
         guard result.status == 0 else { throw ChildProcessError(nft, ["list", "tables"], result) }
         return result.output.split(whereSeparator: \.isNewline).compactMap { line in
             let words = line.split(separator: " ")
             guard words.count == 3, let family = words.dropFirst().first, let name = words.last,
-                ["ip", "inet", "netdev", "bridge"].contains(family)
+                own.contains(String(family)) || ["inet", "netdev", "bridge"].contains(family)
             else { return nil }
-            return family == "ip" && name == "nat" ? nil : "\(family) \(name)"
+            return own.contains(String(family)) && name == "nat" ? nil : "\(family) \(name)"
         }
     }
 

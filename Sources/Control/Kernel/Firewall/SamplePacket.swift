@@ -24,17 +24,34 @@ enum RuleMatch: Int, Comparable {
 
 /// A sort of packets that must pass for pods to reach each other, as far as rules ask of it.
 struct SamplePacket: Hashable, Sendable {
-    /// The number of IPv4's payload protocol, and its names in rules.
-    enum TransportProtocol: UInt8, CaseIterable, Sendable {
-        case icmp = 1
-        case tcp = 6
-        case udp = 17
+    /// What a packet carries: ICMP is that of its family.
+    enum TransportProtocol: CaseIterable, Sendable {
+        case icmp
+        case tcp
+        case udp
 
-        var name: String { self == .icmp ? "icmp" : self == .tcp ? "tcp" : "udp" }
+        /// The number in the packet's header (IANA's protocol numbers).
+        func number(_ family: AddressFamily) -> UInt8 {
+            switch self {
+            case .icmp: family == .ipv4 ? 1 : 58
+            case .tcp: 6
+            case .udp: 17
+            }
+        }
+
+        /// What an operator calls it.
+        func name(_ family: AddressFamily) -> String {
+            switch self {
+            case .icmp: family == .ipv4 ? "ICMP" : "ICMPv6"
+            case .tcp: "TCP"
+            case .udp: "UDP"
+            }
+        }
     }
 
-    var source: IPv4Prefix
-    var destination: IPv4Prefix
+    /// The packets' sources; of one family with the destinations.
+    var source: IPPrefix
+    var destination: IPPrefix
     /// The interface that it comes in by; nil where that is not known, or it comes from this machine.
     var inInterface: String?
     /// The interface that it leaves by; nil where that is not known, or it is for this machine.
@@ -49,20 +66,23 @@ struct SamplePacket: Hashable, Sendable {
     var isFromThisMachine = false
     var isForThisMachine = false
 
+    var family: AddressFamily { source.addressFamily }
+
     // MARK: What rules ask
 
-    /// Whether an address, a prefix or a range (`10.0.0.0-10.0.0.9`), as both programs print it, holds `prefix`.
-    static func match(_ prefix: IPv4Prefix, _ text: Substring) -> RuleMatch {
-        let first: IPv4Address
-        let last: IPv4Address
-        if let single = IPv4Address(text) {
+    /// Whether an address, a prefix or a range (`10.0.0.0-10.0.0.9`), as both programs print it, holds `prefix`. One of the
+    /// other family does not.
+    static func match(_ prefix: IPPrefix, _ text: Substring) -> RuleMatch {
+        let first: IPAddress
+        let last: IPAddress
+        if let single = IPAddress(text) {
             (first, last) = (single, single)
-        } else if let range = IPv4Prefix(text) {
+        } else if let range = IPPrefix(text) {
             (first, last) = (range.address, range.last)
         } else {
             let ends = text.split(separator: "-")
-            guard ends.count == 2, let low = ends.first.flatMap({ IPv4Address($0) }),
-                let high = ends.last.flatMap({ IPv4Address($0) })
+            guard ends.count == 2, let low = ends.first.flatMap({ IPAddress($0) }),
+                let high = ends.last.flatMap({ IPAddress($0) })
             else {
                 return .some
             }
@@ -94,8 +114,15 @@ struct SamplePacket: Hashable, Sendable {
     }
 
     func match(transport name: Substring) -> RuleMatch {
-        if name == "all" || name == "0" || name == "ip" { return .yes }
-        return RuleMatch(name == transport.name || UInt8(name) == transport.rawValue)
+        let number = transport.number(family)
+        return switch name {
+        case "all", "0", "ip": .yes
+        case "tcp", "udp": RuleMatch(name == (transport == .udp ? "udp" : transport == .tcp ? "tcp" : ""))
+        case "icmp": RuleMatch(number == 1)
+        // As iptables and nft of several ages print it.
+        case "icmpv6", "ipv6-icmp", "icmp6": RuleMatch(number == 58)
+        default: RuleMatch(UInt8(name) == number)
+        }
     }
 
     /// `new`, `established`, as either program writes them.

@@ -213,25 +213,27 @@ extension Route {
 }
 
 extension RoutingRule {
-    /// Decodes an `RTM_NEWRULE` or `RTM_DELRULE` of IPv4.
+    /// Decodes an `RTM_NEWRULE` or `RTM_DELRULE` of IPv4 or IPv6.
     init?(_ message: Message) {
         let attributes = message.attributes(after: MessageLayout.ruleSize)
-        guard message.payload.number(at: 0, as: UInt8.self) == Family.v4,
+        guard let number = message.payload.number(at: 0, as: UInt8.self),
+            let any = IPAddress.any(family: number),
             let destinationLength = message.payload.number(at: 1, as: UInt8.self).map(Int.init),
             let sourceLength = message.payload.number(at: 2, as: UInt8.self).map(Int.init),
             let table = message.payload.number(at: 4, as: UInt8.self),
             let action = message.payload.number(at: 7, as: UInt8.self),
             let flags = message.payload.number(at: 8, as: UInt32.self),
-            destinationLength <= 32, sourceLength <= 32
+            destinationLength <= any.bitWidth, sourceLength <= any.bitWidth
         else { return nil }
-        func prefix(_ attribute: Int, _ length: Int) -> IPv4Prefix? {
+        func prefix(_ attribute: Int, _ length: Int) -> IPPrefix? {
             guard length > 0 else { return nil }
-            return IPAddress(wireBytes: attributes[attribute], family: Family.v4)?.v4.map {
-                IPv4Prefix($0, length: length)
+            return IPAddress(wireBytes: attributes[attribute], family: number).map {
+                IPPrefix($0, length: length)
             }
         }
         self.init(
-            priority: attributes.number(RuleAttribute.priority) ?? 0, action: Action(rawValue: action),
+            any.addressFamily, priority: attributes.number(RuleAttribute.priority) ?? 0,
+            action: Action(rawValue: action),
             table: attributes.number(RuleAttribute.table) ?? UInt32(table))
         destination = prefix(RuleAttribute.destination, destinationLength)
         source = prefix(RuleAttribute.source, sourceLength)

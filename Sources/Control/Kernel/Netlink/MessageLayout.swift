@@ -1,3 +1,4 @@
+import Addresses
 import CLinux
 import Glibc
 
@@ -102,6 +103,7 @@ enum Family {
     static let unspecified = UInt8(AF_UNSPEC)
     static let v4 = UInt8(AF_INET)
     static let v6 = UInt8(AF_INET6)
+    static func number(_ family: AddressFamily) -> UInt8 { family == .ipv4 ? v4 : v6 }
     /// A forwarding database of hardware addresses.
     static let bridge = UInt8(AF_BRIDGE)
 }

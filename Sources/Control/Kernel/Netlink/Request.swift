@@ -126,7 +126,7 @@ struct Request {
     }
 
     /// Lists one table's routes, of one kind where that is given. A kernel before 4.20 answers with all.
-    static func routes(inTable table: UInt32, kind: Route.Kind?, family: UInt8 = Family.v4) -> Request {
+    static func routes(inTable table: UInt32, kind: Route.Kind?, family: UInt8) -> Request {
         Request("list routes of table \(table)", .getRoute, .dump) {
             $0.appendRoute(
                 family: family, destinationLength: 0, table: table, origin: 0, scope: .global,
@@ -169,25 +169,29 @@ struct Request {
         }
     }
 
+    /// Asks for the route of a table that decides. IPv6 names the table in any case, and a strict kernel refuses the flag that
+    /// asks IPv4 to (`inet6_rtm_valid_getroute_req`).
     static func match(_ question: RouteQuestion) -> Request {
         Request("look up the route to \(question.destination)", .getRoute, .acknowledge) {
+            let address = question.destination
             $0.appendRoute(
-                family: Family.v4, destinationLength: 32, table: 0, origin: 0, scope: .global,
-                kind: Route.Kind(rawValue: 0), sourceLength: question.source == nil ? 0 : 32,
-                flags: Route.matchFlag | Route.tableFlag)
-            $0.attribute(RouteAttribute.destination, IPAddress.v4(question.destination).wireBytes)
-            if let source = question.source {
-                $0.attribute(RouteAttribute.source, IPAddress.v4(source).wireBytes)
-            }
+                family: address.family, destinationLength: address.bitWidth, table: 0, origin: 0,
+                scope: .global, kind: Route.Kind(rawValue: 0),
+                sourceLength: question.source.map { UInt8(truncatingIfNeeded: $0.bitWidth) } ?? 0,
+                flags: address.v4 == nil ? Route.matchFlag : Route.matchFlag | Route.tableFlag)
+            $0.attribute(RouteAttribute.destination, address.wireBytes)
+            if let source = question.source { $0.attribute(RouteAttribute.source, source.wireBytes) }
             if let index = question.inputInterface {
                 $0.attribute(RouteAttribute.inputInterface, UInt32(bitPattern: index))
             }
         }
     }
 
-    static let rules = Request("list routing rules", .getRule, .dump) {
-        $0.append(Family.v4)
-        for _ in 1..<MessageLayout.ruleSize { $0.append(UInt8(0)) }
+    static func rules(family: UInt8) -> Request {
+        Request("list routing rules", .getRule, .dump) {
+            $0.append(family)
+            for _ in 1..<MessageLayout.ruleSize { $0.append(UInt8(0)) }
+        }
     }
 
     static func deleteRule(_ rule: RoutingRule) -> Request {
@@ -255,7 +259,7 @@ extension MessageWriter {
 
     /// Appends a `struct fib_rule_hdr` and the attributes that name the rule.
     fileprivate mutating func appendRule(_ rule: RoutingRule) {
-        append(Family.v4)
+        append(Family.number(rule.family))
         append(UInt8(clamping: rule.destination?.length ?? 0))
         append(UInt8(clamping: rule.source?.length ?? 0))
         append(UInt8(0))  // type of service
@@ -266,10 +270,10 @@ extension MessageWriter {
         attribute(RuleAttribute.priority, rule.priority)
         if rule.table != 0 { attribute(RuleAttribute.table, rule.table) }
         if let destination = rule.destination {
-            attribute(RuleAttribute.destination, IPAddress.v4(destination.address).wireBytes)
+            attribute(RuleAttribute.destination, destination.address.wireBytes)
         }
         if let source = rule.source {
-            attribute(RuleAttribute.source, IPAddress.v4(source.address).wireBytes)
+            attribute(RuleAttribute.source, source.address.wireBytes)
         }
         if let inputInterface = rule.inputInterface {
             attribute(RuleAttribute.inputInterface, inputInterface)

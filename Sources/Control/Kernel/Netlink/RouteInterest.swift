@@ -91,15 +91,14 @@ public struct RouteInterest: Sendable, Hashable {
 /// A packet whose way is asked for.
 public struct RouteQuestion: Sendable, Hashable {
     /// Where it goes.
-    public var destination: IPv4Address
-    /// Where it comes from; nil where the kernel is to choose. Must be given with `inputInterface`.
-    public var source: IPv4Address?
+    public var destination: IPAddress
+    /// Where it comes from, of the same family; nil where the kernel is to choose. Must be given with `inputInterface`.
+    public var source: IPAddress?
     /// The interface that it came in by; nil for a packet of this machine.
     public var inputInterface: Int32?
 
     /// Makes a question.
-    public init(to destination: IPv4Address, from source: IPv4Address? = nil, by inputInterface: Int32? = nil)
-    {
+    public init(to destination: IPAddress, from source: IPAddress? = nil, by inputInterface: Int32? = nil) {
         self.destination = destination
         self.source = source
         self.inputInterface = inputInterface
@@ -111,6 +110,7 @@ public enum RouteAnswer: Sendable, Hashable {
     /// It goes by this route of a table.
     case route(Route)
     /// It goes nowhere: the error number says why, positive. EINVAL: a blackhole; EHOSTUNREACH and ENETUNREACH:
-    /// unreachable, or no route; EACCES: prohibited (`fib_props` of net/ipv4/fib_semantics.c, `fib4_rule_action`).
+    /// unreachable, or no route; EACCES: prohibited (`fib_props` of net/ipv4/fib_semantics.c, `fib4_rule_action`,
+    /// `fib6_prop` of net/ipv6/route.c, `fib6_rule_action`).
     case refused(Int32)
 }

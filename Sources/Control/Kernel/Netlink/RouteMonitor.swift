@@ -48,8 +48,7 @@ public enum NetworkChange: Sendable, Hashable {
     }
 }
 
-/// Tells of changes to the interfaces, addresses, routes and IPv4 rules of the network namespace in which it was
-/// made.
+/// Tells of changes to the interfaces, addresses, routes and rules of the network namespace in which it was made.
 ///
 /// A thread of its own waits for the kernel; it ends, and the stream with it, when the monitor or the stream's
 /// reader goes away.
@@ -73,7 +72,7 @@ public final class RouteMonitor: Sendable {
         try self.init(
             groups: [
                 RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_IFADDR,
-                RTNLGRP_IPV6_ROUTE,
+                RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE,
             ],
             optionalGroups: [RTNLGRP_NEXTHOP])
     }

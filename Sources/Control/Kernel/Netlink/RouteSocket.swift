@@ -170,24 +170,48 @@ public final class RouteSocket: Sendable {
         return routes
     }
 
-    /// A table's IPv4 routes of one kind.
+    /// A table's routes of one kind and family; none where there is no such table, as where a rule leads to one that nobody
+    /// has filled.
     ///
     /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
-    public func routes(inTable table: UInt32, of kind: Route.Kind) throws(NetlinkError) -> [Route] {
-        try list(.routes(inTable: table, kind: kind)) { message in
-            guard message.type == .newRoute, message.payload.first == Family.v4, let route = Route(message),
-                route.table == table, route.kind == kind
-            else { return nil }
-            return route
+    public func routes(
+        inTable table: UInt32, of kind: Route.Kind, _ family: AddressFamily
+    ) throws(NetlinkError) -> [Route] {
+        let number = Family.number(family)
+        do {
+            return try list(.routes(inTable: table, kind: kind, family: number)) { message in
+                guard message.type == .newRoute, message.payload.first == number, let route = Route(message),
+                    route.table == table, route.kind == kind
+                else { return nil }
+                return route
+            }
+        } catch {
+            guard error.code == ENOENT else { throw error }
+            return []
         }
     }
 
-    /// The IPv4 routing rules, the first that is looked at first.
+    /// The routing rules of a family, the first that is looked at first; none where the kernel has no such rules
+    /// (`CONFIG_IP_MULTIPLE_TABLES`, `CONFIG_IPV6_MULTIPLE_TABLES`).
     ///
     /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
-    public func rules() throws(NetlinkError) -> [RoutingRule] {
-        try list(.rules) { $0.type == .newRule ? RoutingRule($0) : nil }
+    public func rules(_ family: AddressFamily) throws(NetlinkError) -> [RoutingRule] {
+        do {
+            return try list(.rules(family: Family.number(family))) { message in
+                // A kernel that knows no rules of the family answers with every family's.
+                message.type == .newRule
+                    ? RoutingRule(message).flatMap { $0.family == family ? $0 : nil } : nil
+            }
+        } catch {
+            guard error.code == EAFNOSUPPORT else { throw error }
+            return []
+        }
     }
+
+    /// The routing rules of both families.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
+    public func rules() throws(NetlinkError) -> [RoutingRule] { try rules(.ipv4) + rules(.ipv6) }
 
     /// Deletes a routing rule.
     ///

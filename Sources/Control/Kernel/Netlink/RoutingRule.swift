@@ -23,6 +23,8 @@ public struct RoutingRule: Sendable, Hashable {
     /// `FIB_RULE_INVERT`: it fits where the selectors do not.
     static let invertFlag: UInt32 = 2
 
+    /// Whose packets it is for.
+    public var family: AddressFamily
     /// The order among rules: the lowest is looked at first.
     public var priority: UInt32
     /// What is done with a packet that fits.
@@ -30,9 +32,9 @@ public struct RoutingRule: Sendable, Hashable {
     /// The table to look in.
     public var table: UInt32
     /// The destinations that it is for; nil for all.
-    public var destination: IPv4Prefix?
+    public var destination: IPPrefix?
     /// The sources that it is for; nil for all.
-    public var source: IPv4Prefix?
+    public var source: IPPrefix?
     /// The interface that packets came in by; nil for all, `lo` for what this machine sends itself.
     public var inputInterface: String?
     /// The interface that a socket is bound to; nil for all.
@@ -46,20 +48,24 @@ public struct RoutingRule: Sendable, Hashable {
     /// Who made it: a number as routes have (`Route.origin`); 0 where the kernel keeps none.
     public var origin: UInt8 = 0
 
-    /// Makes a rule for all packets.
-    public init(priority: UInt32, action: Action = .table, table: UInt32 = Route.mainTable) {
+    /// Makes a rule for all packets of a family.
+    public init(
+        _ family: AddressFamily = .ipv4, priority: UInt32, action: Action = .table,
+        table: UInt32 = Route.mainTable
+    ) {
+        self.family = family
         self.priority = priority
         self.action = action
         self.table = table
     }
 
-    /// Whether it is for an unmarked packet. Selectors that twill does not know (ports, users) are taken as fitting.
+    /// Whether it is for an unmarked packet of its family. Selectors that twill does not know (ports, users) are taken as fitting.
     ///
     /// - Parameters:
     ///   - destination: where the packet goes.
     ///   - source: nil where the kernel is to choose it.
     ///   - inputInterface: nil for what this machine sends itself.
-    public func fits(destination: IPv4Address, source: IPv4Address?, inputInterface: String?) -> Bool {
+    public func fits(destination: IPAddress, source: IPAddress?, inputInterface: String?) -> Bool {
         let fits =
             self.destination?.contains(destination) != false
             && (self.source == nil || source.map { self.source?.contains($0) == true } == true)

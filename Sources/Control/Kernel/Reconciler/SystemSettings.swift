@@ -157,12 +157,14 @@ struct CarriesIPv6: KeptItem {
     func update(in state: NetworkState, using _: RouteSocket) throws { try setting.set("0") }
 }
 
-/// A bridge hands its packets to iptables, or somebody is told: kube-proxy's rules are there, and without it a pod
-/// reaches no Service whose pod is on the same bridge.
+/// A bridge hands its packets to iptables, and to ip6tables where pods have IPv6, or somebody is told: kube-proxy's rules
+/// are there, and without it a pod reaches no Service whose pod is on the same bridge.
 package struct BridgeNetfilter: DesiredItem {
-    private let setting = SystemSetting(path: "net/bridge/bridge-nf-call-iptables")
+    private let setting = SystemSetting.bridgeNetfilter(.ipv4)
+    private let families: [AddressFamily]
 
-    package init() {}
+    /// - Parameter families: those that pods have.
+    package init(families: [AddressFamily]) { self.families = families }
 
     package var name: String { "setting \(setting.path)" }
     package var component: Component { Component(.setting, setting.path) }
@@ -173,7 +175,9 @@ package struct BridgeNetfilter: DesiredItem {
     ///
     /// - Throws: `ItemProblem` where it is off, which twill does not change; `SystemError` where it cannot be read.
     package func deviation(in state: NetworkState) throws -> String? {
-        if let error = SystemSettingError.bridgeNetfilter(value: try setting.value()) {
+        for family in families {
+            let value = try SystemSetting.bridgeNetfilter(family).value()
+            guard let error = SystemSettingError.bridgeNetfilter(family, value: value) else { continue }
             throw ItemProblem(Problem(.degraded, error.cause, remedy: error.remedy))
         }
         return nil
@@ -183,9 +187,11 @@ package struct BridgeNetfilter: DesiredItem {
 extension SystemSettingError {
     /// What the daemon and `twilld check` say of a node of Kubernetes whose bridges do not ask iptables.
     ///
-    /// - Parameter value: of `net/bridge/bridge-nf-call-iptables`; nil where the kernel has no such setting.
+    /// - Parameters:
+    ///   - family: whose packets are meant.
+    ///   - value: of `SystemSetting.bridgeNetfilter`; nil where the kernel has no such setting.
     /// - Returns: nil where they do.
-    public static func bridgeNetfilter(value: String?) -> SystemSettingError? {
+    public static func bridgeNetfilter(_ family: AddressFamily, value: String?) -> SystemSettingError? {
         switch value {
         case nil:
             SystemSettingError(
@@ -197,8 +203,8 @@ extension SystemSettingError {
         case "0":
             SystemSettingError(
                 cause:
-                    "net.bridge.bridge-nf-call-iptables is 0, so pods do not reach Services whose pods are on their own node",
-                remedy: "run: sysctl -w net.bridge.bridge-nf-call-iptables=1")
+                    "\(SystemSetting.bridgeNetfilter(family).dottedName) is 0, so pods do not reach Services whose pods are on their own node",
+                remedy: "run: sysctl -w \(SystemSetting.bridgeNetfilter(family).dottedName)=1")
         default: nil
         }
     }
@@ -220,6 +226,14 @@ extension SystemSettingError {
 }
 
 extension SystemSetting {
+    /// Whether bridges ask iptables, or ip6tables for IPv6.
+    package static func bridgeNetfilter(_ family: AddressFamily) -> SystemSetting {
+        SystemSetting(path: "net/bridge/bridge-nf-call-\(family == .ipv4 ? "iptables" : "ip6tables")")
+    }
+
+    /// As sysctl(8) has it: for a path without dots in its parts.
+    fileprivate var dottedName: String { path.replacing("/", with: ".") }
+
     /// Whether an interface alone does not forward: where the whole machine does not, that is told already.
     ///
     /// - Throws: `SystemError` where the file cannot be read or written.

@@ -149,6 +149,13 @@ public struct SubnetFileValues: Sendable, Hashable {
         text.split(separator: ",").lazy.compactMap { IPv6Prefix($0.trimmingSpaces) }.first
     }
 
+    /// Where this node's pods are, by each family whose subnet is known; a network that is not is taken to be no larger.
+    public var pods: [PodPrefix] {
+        let ipv4 = subnet.map { PodPrefix(network: .v4(network ?? $0), subnet: .v4($0)) }
+        let ipv6 = ipv6Subnet.map { PodPrefix(network: .v6(ipv6Network ?? $0), subnet: .v6($0)) }
+        return [ipv4, ipv6].compactMap(\.self)
+    }
+
     /// The networks of both families.
     public var networks: [IPPrefix] {
         [network.map { .v4($0) }, ipv6Network.map { .v6($0) }].compactMap(\.self)

@@ -4,19 +4,19 @@ import Health
 import Netlink
 import Reconciler
 
-/// The overlay as its routes are judged.
+/// The overlay of one family as its routes are judged.
 public struct OverlayTargets: Sendable, Hashable {
     /// The tunnel device's name.
     public var interfaceName: String
     /// The overlay.
-    public var network: IPv4Prefix
+    public var network: IPPrefix
     /// This node's subnet.
-    public var subnet: IPv4Prefix
+    public var subnet: IPPrefix
     /// The other nodes' subnets.
-    public var peers: Set<IPv4Prefix>
+    public var peers: Set<IPPrefix>
     /// By which interface and next hop packets may leave for each peer; nil where all of the overlay is routed to the
     /// device itself.
-    public var hops: [IPv4Prefix: [Hop]]?
+    public var hops: [IPPrefix: [Hop]]?
 
     /// A way to a peer.
     public struct Hop: Sendable, Hashable {
@@ -32,8 +32,11 @@ public struct OverlayTargets: Sendable, Hashable {
         }
     }
 
-    /// Names what is to be judged.
-    public init(interfaceName: String, network: IPv4Prefix, subnet: IPv4Prefix, peers: Set<IPv4Prefix>) {
+    /// Of what family all of it is.
+    public var family: AddressFamily { network.addressFamily }
+
+    /// Names what is to be judged; all prefixes are of one family.
+    public init(interfaceName: String, network: IPPrefix, subnet: IPPrefix, peers: Set<IPPrefix>) {
         self.interfaceName = interfaceName
         self.network = network
         self.subnet = subnet
@@ -41,9 +44,9 @@ public struct OverlayTargets: Sendable, Hashable {
     }
 }
 
-/// Judges the overlay's routes by their effect: asks the kernel where it sends a packet for each peer's subnet, as it
-/// comes from a pod and as this machine sends it, and where that is not the tunnel device, says which route or rule
-/// takes it. A route that is in its place says little: rules come before it (Tailscale's table 52), more specific
+/// Judges the overlay's routes of one family by their effect: asks the kernel where it sends a packet for each peer's
+/// subnet, as it comes from a pod and as this machine sends it, and where that is not the tunnel device, says which
+/// route or rule takes it. A route that is in its place says little: rules come before it (Tailscale's table 52), more specific
 /// routes too.
 ///
 /// The work is bounded: a question costs about 10 µs, and a look asks about `peersPerLook` peers at most, two
@@ -72,13 +75,15 @@ struct RouteJudge {
     }
 
     private(set) var targets: OverlayTargets?
-    private var order: [IPv4Prefix] = []
+    private var order: [IPPrefix] = []
     private var resyncPosition = 0
-    private var doubted: Set<IPv4Prefix> = []
-    private var narrower: [IPv4Prefix: Set<IPv4Address>] = [:]
+    private var doubted: Set<IPPrefix> = []
+    private var narrower: [IPPrefix: Set<IPAddress>] = [:]
     private var narrowerCount = 0
-    private var taken: [IPv4Prefix: Taker] = [:]
+    private var taken: [IPPrefix: Taker] = [:]
     private var ownTaker: Taker?
+    /// The address by which this node's pods were last seen to be behind an interface.
+    private var podAddress: InterfaceAddress?
 
     /// Whether more is to be asked at once.
     var hasDoubts: Bool { doubtCount > 0 }
@@ -94,6 +99,7 @@ struct RouteJudge {
         let old = targets
         targets = new
         order = new.peers.sorted()
+        if old?.subnet != new.subnet { podAddress = nil }
         // Where each peer has a route of its own, nothing leads to a subnet that none has.
         if order.isEmpty, new.hops == nil { order = [RouteJudge.sample(of: new)] }
         let all = Set(order)
@@ -112,7 +118,7 @@ struct RouteJudge {
     mutating func doubtTaken() { doubted.formUnion(taken.keys.prefix(RouteJudge.peersPerLook)) }
 
     /// A route to `destination`, of whichever table, is new, changed or gone.
-    mutating func doubt(_ destination: IPv4Prefix) {
+    mutating func doubt(_ destination: IPPrefix) {
         guard let targets, destination.overlaps(targets.network) else { return }
         if destination.length <= targets.network.length { return doubtAll() }
         let first = order.partitioningIndex { $0.last >= destination.address }
@@ -123,7 +129,7 @@ struct RouteJudge {
         }
     }
 
-    private mutating func remember(_ address: IPv4Address, in peer: IPv4Prefix) {
+    private mutating func remember(_ address: IPAddress, in peer: IPPrefix) {
         guard narrowerCount < RouteJudge.narrowerLimit,
             narrower[peer, default: []].insert(address).inserted
         else { return }
@@ -131,9 +137,9 @@ struct RouteJudge {
     }
 
     /// Where there is no peer yet: a subnet that one may get.
-    fileprivate static func sample(of targets: OverlayTargets) -> IPv4Prefix {
-        let last = IPv4Prefix(targets.network.last, length: targets.subnet.length)
-        return last == targets.subnet ? IPv4Prefix(targets.network.address, length: last.length) : last
+    fileprivate static func sample(of targets: OverlayTargets) -> IPPrefix {
+        let last = IPPrefix(targets.network.last, length: targets.subnet.length)
+        return last == targets.subnet ? IPPrefix(targets.network.address, length: last.length) : last
     }
 
     // MARK: Asking
@@ -148,8 +154,9 @@ struct RouteJudge {
             if isOfDevice, targets.hops == nil || route.destination.length <= targets.subnet.length {
                 continue
             }
-            if case .v4(let destination) = route.destination, destination.length > targets.network.length,
-                targets.network.contains(destination), !targets.subnet.contains(destination)
+            let destination = route.destination
+            if destination.length > targets.network.length, targets.network.contains(destination),
+                !targets.subnet.contains(destination)
             {
                 noteNarrower(destination)
             }
@@ -160,11 +167,12 @@ struct RouteJudge {
             taken[peer] = try judge(peer, &asking)
             doubted.remove(peer)
         }
-        ownTaker = try asking.takerOfOwnSubnet()
+        podAddress = asking.podInterfaceAddress ?? podAddress
+        ownTaker = try asking.takerOfOwnSubnet() ?? asking.loss(of: podAddress)
     }
 
     /// Keeps in mind the narrower routes that stand, once each: a verdict on them is asked for when they come.
-    private mutating func noteNarrower(_ destination: IPv4Prefix) {
+    private mutating func noteNarrower(_ destination: IPPrefix) {
         let index = order.partitioningIndex { $0.last >= destination.address }
         guard index < order.count, order[index].contains(destination),
             narrower[order[index]]?.contains(destination.address) != true
@@ -182,7 +190,7 @@ struct RouteJudge {
         }
     }
 
-    private mutating func judge(_ peer: IPv4Prefix, _ asking: inout Question) throws -> Taker? {
+    private mutating func judge(_ peer: IPPrefix, _ asking: inout Question) throws -> Taker? {
         if let taker = try asking.taker(of: RouteJudge.address(in: peer), peer) { return taker }
         for address in narrower[peer] ?? [] {
             if let taker = try asking.taker(of: address, peer) { return taker }
@@ -192,8 +200,9 @@ struct RouteJudge {
     }
 
     /// The address that stands for a subnet: the first that a pod gets; the one before it is the bridge's.
-    fileprivate static func address(in subnet: IPv4Prefix) -> IPv4Address {
-        subnet.length > 30 ? subnet.address : IPv4Address(bits: subnet.address.bits | 2)
+    fileprivate static func address(in subnet: IPPrefix, after number: UInt32 = 0) -> IPAddress {
+        let isNarrow = subnet.length > subnet.address.bitWidth - 2
+        return subnet.address(at: isNarrow ? number : number &+ 2)
     }
 
     // MARK: What it came to
@@ -215,7 +224,7 @@ struct RouteJudge {
         return problems
     }
 
-    private func problem(_ taker: Taker, _ subnets: [IPv4Prefix], _ targets: OverlayTargets) -> Problem {
+    private func problem(_ taker: Taker, _ subnets: [IPPrefix], _ targets: OverlayTargets) -> Problem {
         let sender = taker.sparesPods ? "packets of this machine itself" : "packets"
         if targets.peers.isEmpty {
             return Problem(
@@ -242,10 +251,12 @@ private struct Question {
     let state: NetworkState
     let socket: RouteSocket
     /// An address of this node's subnet that is no address of this machine: a pod's.
-    private let podAddress: IPv4Address?
+    private let podAddress: IPAddress?
     /// The interfaces that this node's pods are behind: those other than the tunnel device with a prefix that holds
     /// them.
     let podInterfaces: [Link]
+    /// The address by which the first of them is known.
+    let podInterfaceAddress: InterfaceAddress?
     private var rules: [RoutingRule]?
     private var rejections: [UInt32: [Route]] = [:]
 
@@ -254,25 +265,26 @@ private struct Question {
         self.device = device
         self.state = state
         self.socket = socket
-        let first = RouteJudge.address(in: targets.subnet)
-        let podAddress = (0..<8).lazy.map { IPv4Address(bits: first.bits &+ $0) }.first { address in
-            targets.subnet.contains(address) && !state.addresses.contains { $0.address == .v4(address) }
+        let podAddress = (0..<8).lazy.map { RouteJudge.address(in: targets.subnet, after: $0) }.first {
+            address in
+            targets.subnet.contains(address) && !state.addresses.contains { $0.address == address }
         }
         self.podAddress = podAddress
-        let indexes = Set(
-            state.addresses.compactMap { entry -> Int32? in
-                guard let address = entry.address.v4, let podAddress, targets.subnet.contains(address),
-                    IPv4Prefix(address, length: entry.prefixLength).contains(podAddress)
-                else { return nil }
-                return entry.interfaceIndex
-            })
-        podInterfaces = state.links.filter { link in
-            indexes.contains(link.index) && link.index != device.index && !link.flags.contains(.loopback)
+        let addresses = state.addresses.filter { entry in
+            guard let podAddress else { return false }
+            return targets.subnet.contains(entry.address)
+                && IPPrefix(entry.address, length: entry.prefixLength).contains(podAddress)
         }
+        let podInterfaces = state.links.filter { link in
+            addresses.contains { $0.interfaceIndex == link.index } && link.index != device.index
+                && !link.flags.contains(.loopback)
+        }
+        self.podInterfaces = podInterfaces
+        podInterfaceAddress = addresses.first { $0.interfaceIndex == podInterfaces.first?.index }
     }
 
     /// Who takes packets to an address of a peer's subnet; nil where they go into the tunnel.
-    mutating func taker(of address: IPv4Address, _ peer: IPv4Prefix) throws -> RouteJudge.Taker? {
+    mutating func taker(of address: IPAddress, _ peer: IPPrefix) throws -> RouteJudge.Taker? {
         if let pods = podInterfaces.first(where: \.isUp), let source = podAddress {
             let question = RouteQuestion(to: address, from: source, by: pods.index)
             switch try socket.answer(to: question) {
@@ -292,7 +304,7 @@ private struct Question {
                 try refuser(question, nil)
                     ?? RouteJudge.Taker(
                         name: "no route", explanation: "the kernel has no route for them (error \(code))",
-                        remedy: "look at: ip route get \(address)")
+                        remedy: "look at: \(program) route get \(address)")
             }
         taker?.sparesPods = !podInterfaces.isEmpty
         return taker
@@ -320,22 +332,36 @@ private struct Question {
         }
     }
 
+    /// What keeps packets from this node's own pods where the interface that they were behind is there and has lost its
+    /// address: IPv6's go when an interface goes down, and do not come back with it. Nil where it has it, or where there was
+    /// never one.
+    func loss(of address: InterfaceAddress?) -> RouteJudge.Taker? {
+        guard podInterfaces.isEmpty, let address, let link = state.link(index: address.interfaceIndex) else {
+            return nil
+        }
+        let text = "\(address.address)/\(address.prefixLength)"
+        return RouteJudge.Taker(
+            name: "\(link.name) without \(text)",
+            explanation: "interface \(link.name), which they are behind, has lost its address \(text)",
+            remedy: (link.isUp ? "" : "ip link set \(link.name) up && ")
+                + "ip address add \(text) dev \(link.name)")
+    }
+
     /// Whether a route leads to this node's pods: to the interface that they are behind, or to that of one pod alone.
     private func isLocal(_ route: Route) -> Bool {
-        guard case .v4(let destination) = route.destination, route.kind == .unicast, route.gateway == nil
-        else {
-            return false
-        }
+        guard route.kind == .unicast, route.gateway == nil else { return false }
+        let destination = route.destination
         return route.interfaceIndexes.allSatisfy { index in
             podInterfaces.contains { $0.index == index }
-                || destination.length == 32 && index != device.index
+                || destination.length == destination.address.bitWidth && index != device.index
         }
     }
 
-    private func isGood(_ route: Route, _ peer: IPv4Prefix) -> Bool {
+    private func isGood(_ route: Route, _ peer: IPPrefix) -> Bool {
         if let hops = targets.hops {
-            // Where a wider route takes them, the peer's own is missing: whoever makes that says why.
-            if route.destination.length < peer.length { return true }
+            // Where a wider route takes them, the peer's own is missing: whoever makes that says why. In another table it is
+            // not looked for.
+            if route.destination.length < peer.length, route.table == Route.mainTable { return true }
             return route.kind == .unicast
                 && hops[peer]?.contains { hop in
                     route.gateway == hop.gateway
@@ -367,7 +393,7 @@ private struct Question {
         guard let device, route.origin == Route.kernelOrigin else {
             return RouteJudge.Taker(
                 name: name, explanation: "the route \(text) takes them",
-                remedy: "delete it, and keep what sets it from doing so again: ip route del \(name)")
+                remedy: "delete it, and keep what sets it from doing so again: \(program) route del \(name)")
         }
         return RouteJudge.Taker(
             name: name, explanation: "the route \(text) takes them, which an address of \(device) brings",
@@ -392,29 +418,34 @@ private struct Question {
                 .max { ($0.destination.length, $1.metric) < ($1.destination.length, $0.metric) }
             guard let route else { continue }
             let isInMain = rule.table == Route.mainTable || rule.table == Route.localTable
+            // IPv6's have the loopback interface.
+            let name = route.text(interfaceName: state.name(ofLink:))
             return RouteJudge.Taker(
-                name: "\(route)",
+                name: name,
                 explanation: "the route \(state.text(of: route)) refuses them"
                     + (isInMain ? "" : ", to which the rule \"\(rule)\" leads"),
                 remedy: isInMain
-                    ? "delete it, and keep what sets it from doing so again: ip route del \(route)"
+                    ? "delete it, and keep what sets it from doing so again: \(program) route del \(name)"
                     : remedy(before: rule))
         }
         return nil
     }
+
+    /// How ip(8) is told the family: of a rule it sees it by no address.
+    private var program: String { targets.family == .ipv4 ? "ip" : "ip -6" }
 
     private func remedy(before rule: RoutingRule?) -> String {
         guard let rule, rule.priority > 0 else {
             return "let that table have no route that covers \(targets.network)"
         }
         return
-            "let the overlay go before it: ip rule add to \(targets.network) lookup main priority \(rule.priority - 1)"
+            "let the overlay go before it: \(program) rule add to \(targets.network) lookup main priority \(rule.priority - 1)"
     }
 
     private mutating func fittingRules(
         _ question: RouteQuestion, _ inputInterface: String?
     ) throws -> [RoutingRule] {
-        let all = try rules ?? socket.rules()
+        let all = try rules ?? socket.rules(targets.family)
         rules = all
         return all.filter {
             $0.fits(
@@ -429,22 +460,16 @@ private struct Question {
         if table == 0 { return [] }
         var routes: [Route] = []
         for kind in [Route.Kind.blackhole, .unreachable, .prohibit] {
-            routes += try socket.routes(inTable: table, of: kind)
+            routes += try socket.routes(inTable: table, of: kind, targets.family)
         }
         rejections[table] = routes
         return routes
     }
 }
 
-extension IPPrefix {
-    fileprivate func contains(_ address: IPv4Address) -> Bool {
-        if case .v4(let prefix) = self { prefix.contains(address) } else { false }
-    }
-}
-
-extension [IPv4Prefix] {
+extension [IPPrefix] {
     /// The first index from which on `isBeyond` holds, in an array that is sorted by it.
-    fileprivate func partitioningIndex(_ isBeyond: (IPv4Prefix) -> Bool) -> Int {
+    fileprivate func partitioningIndex(_ isBeyond: (IPPrefix) -> Bool) -> Int {
         var (low, high) = (startIndex, endIndex)
         while low < high {
             let middle = low + (high - low) / 2
