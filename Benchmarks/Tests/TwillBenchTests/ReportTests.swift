@@ -56,6 +56,29 @@ struct ReportTests {
             MarkdownReport(summary: Self.summary(rounds: 6)).text.contains("the 97 % interval of the median"))
     }
 
+    @Test("A ratio has an interval of its own, which hours that move both leave alone")
+    func intervalOfRatio() throws {
+        var noise = SeededNoise(seed: 3)
+        var results = SyntheticRun.results(rounds: 30, &noise)
+        let metric = try #require(results.metrics.first { $0.name == "udp-64.delivered" })
+        // Each hour is another, by a half up and down; twill is 0.4 % behind, and moves by 1 % beside that.
+        results.samples = (1...30).flatMap { round in
+            let hour = exp(0.5 * noise.normal())
+            return [("vxlan", hour), ("twill", 0.996 * hour * exp(0.01 * noise.normal()))].map {
+                Sample(
+                    underlay: .plain, round: round, candidate: $0, metric: metric.name, value: 300 * $1)
+            }
+        }
+        let summary = Summary(results: results, reference: "vxlan")
+        let twill = try #require(results.candidates.first { $0.name == "twill" })
+        let figure = try #require(summary.figure(metric, twill, .plain))
+        let (own, ratio) = (try #require(figure.interval), try #require(figure.ratioInterval))
+        #expect(ratio.low < 0.996 && 0.996 < ratio.high)
+        #expect(ratio.high - ratio.low < 0.02)
+        #expect((own.high - own.low) / figure.median > 0.2)
+        #expect(MarkdownReport(summary: summary).text.contains("[\(ratio.low.asRatio), \(ratio.high.asRatio)]"))
+    }
+
     @Test("In a report colour says what is better, and the axis where that is")
     func colours() {
         let text = HTMLReport(summary: Self.summary(rounds: 7)).text
