@@ -221,8 +221,9 @@ package struct NodeProcess: Sendable {
                 underlayMTU: underlay.mtu, overhead: 0, configured: mtu, carriesIPv6: carriesIPv6)) != nil
         guard !isPossible else { return }
         _ = try TunnelMTU.choose(
-            underlayMTU: underlay.mtu, overhead: UDPBackend().overhead(over: underlay.mainAddress.addressFamily),
-            configured: mtu, carriesIPv6: carriesIPv6)
+            underlayMTU: underlay.mtu,
+            overhead: UDPBackend().overhead(over: underlay.mainAddress.addressFamily), configured: mtu,
+            carriesIPv6: carriesIPv6)
     }
 
     private func makeParts(

@@ -76,7 +76,8 @@ struct ReportTests {
         #expect(ratio.low < 0.996 && 0.996 < ratio.high)
         #expect(ratio.high - ratio.low < 0.02)
         #expect((own.high - own.low) / figure.median > 0.2)
-        #expect(MarkdownReport(summary: summary).text.contains("[\(ratio.low.asRatio), \(ratio.high.asRatio)]"))
+        #expect(
+            MarkdownReport(summary: summary).text.contains("[\(ratio.low.asRatio), \(ratio.high.asRatio)]"))
     }
 
     @Test("In a report colour says what is better, and the axis where that is")
@@ -104,6 +105,25 @@ struct ReportTests {
             #expect(text.contains("guest halt polling off"))
             #expect(text.contains("Time that the host took: 3.0 %"))
         }
+    }
+
+    @Test(
+        "On a terminal warnings, what is worse and what is better have a colour each, with the lines they were folded into"
+    )
+    func colouredLines() {
+        let text = Terminal.coloured("! loud\n  still loud\n\nplain\nWORSE  a  1\nbetter b  2\n  c  3")
+        #expect(
+            text == """
+                \u{1B}[33m! loud\u{1B}[0m
+                \u{1B}[33m  still loud\u{1B}[0m
+
+                plain
+                \u{1B}[31mWORSE  a  1\u{1B}[0m
+                \u{1B}[32mbetter b  2\u{1B}[0m
+                \u{1B}[32m  c  3\u{1B}[0m
+                """)
+        let report = TerminalReport(summary: Self.summary(rounds: 3)).text(width: 80)
+        #expect(Terminal.coloured(report).replacing(#/\u{1B}\[[0-9]*m/#, with: "") == report)
     }
 
     @Test("A table is broken between columns, and its first column stands in each part")
