@@ -25,11 +25,10 @@ import Testing
         var testDescription: String { "\(before): \(wrapper) \(flags)" }
     }
 
-    /// A user without any right, and with those that a daemon needs.
+    /// A user without any right; and one with those of root but for the right to every file.
     private static let stranger = "setpriv --reuid=65534 --regid=65534 --clear-groups"
-    private static let strangerWithRights =
-        stranger
-        + " --inh-caps=+net_admin,+net_raw,+bpf --ambient-caps=+net_admin,+net_raw,+bpf"
+    private static let boundByModes =
+        "setpriv --bounding-set=-dac_override,-dac_read_search --inh-caps=-dac_override,-dac_read_search"
 
     private static let mistakes = [
         Mistake(
@@ -43,7 +42,7 @@ import Testing
         // The network's configuration.
         Mistake(
             before: #"echo '{"Network":"10.66.0.0/16","Backend":{"Type":"ipsec"}}' >DIR/store/config"#,
-            says: [#"Backend.Type is "ipsec""#, "flanneld"]),
+            says: [#"Backend.Type is \"ipsec\""#, "nodes of this network need flanneld"]),
         Mistake(
             before: #"printf '{"Network":"10.66.0.0/16",\n "SubnetLen":24,,}' >DIR/store/config"#,
             says: ["is no JSON", "line 2, column"]),
@@ -61,7 +60,7 @@ import Testing
         // Rights.
         Mistake(wrapper: stranger, status: .permission, says: ["CAP_NET_ADMIN", "run as root"]),
         Mistake(
-            wrapper: strangerWithRights, status: .configuration,
+            before: "mkdir -m 500 DIR/state", wrapper: boundByModes, status: .configuration,
             says: ["the node's identity can't be kept in DIR/state", "Permission denied"]),
     ]
 
