@@ -59,13 +59,16 @@ INLINE void fill(struct encapsulation *headers, const struct kernel_settings *se
   headers->udp.checksum = 0;
 }
 
-// Sends a packet to a peer by the way that the kernel's routes have for it on the underlay.
+// Sends a packet to a peer by the way that the kernel's routes have for it on the underlay; PASS where it cannot have outer
+// headers, and is as it was: the kernel refuses them to what a tunnel of this host (VXLAN, Geneve, GRE, IPIP) has put into
+// others with its inner checksum unfinished (EALREADY, bpf_skb_net_grow in net/core/filter.c, Linux 5.2 to 6.18).
 INLINE int send(struct __sk_buff *packet, struct encapsulation *headers, const struct kernel_settings *settings) {
   uint32_t underlay = settings->underlay_index;
-  // First the link header's place, which the TUN device has none of, then the outer headers' behind it.
+  if (adjust_room(packet, OUTER_BYTES, BPF_ADJ_ROOM_MAC,
+                  BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP))
+    return PASS;
+  // The link header's place before them, which the TUN device has none of.
   if (change_head(packet, ETHERNET_BYTES, 0) ||
-      adjust_room(packet, OUTER_BYTES, BPF_ADJ_ROOM_MAC,
-                  BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP) ||
       store_bytes(packet, ETHERNET_BYTES, headers, sizeof *headers, 0)) {
     count_event(KERNEL_EVENT_FAILED, 1);
     return LOSE;
@@ -128,6 +131,7 @@ PROGRAM int outbound(struct __sk_buff *packet) {
   decrement_time_to_live(&headers.inner);
   fill(&headers, settings, &holder->endpoint);
   int verdict = send(packet, &headers, settings);
+  if (verdict == PASS) return leave_to_ring(place, now + KERNEL_RING_NANOSECONDS);
   if (verdict == LOSE) return verdict;
   if (!may_pass) note_awaited(now);
   count_event(KERNEL_EVENT_SENT, 1);
