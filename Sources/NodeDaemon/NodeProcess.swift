@@ -4,6 +4,7 @@
 // part to end ends all: a `ServiceGroup` then stops the others.
 
 import Addresses
+import Backends
 import Processes
 import FoundationEssentials
 import Glibc
@@ -193,6 +194,7 @@ package struct NodeProcess: Sendable {
                 try IdentityFile.identity(in: options.lease.stateDirectory)
             }
             let chosen = try await firstUnderlay(parts)
+            try refuseMTU(over: chosen)
             let identity = try await confirmed(found, at: chosen.mainPublicAddress)
             let daemon = Daemon(
                 options, underlay: chosen, parts: parts, inherited: parts.succession.takeInherited())
@@ -207,6 +209,21 @@ package struct NodeProcess: Sendable {
                 return daemon
             }
         }
+    }
+
+    /// Refuses an MTU of the flags that fits with no backend, before a lease is taken. Whether it fits with the network's own
+    /// is known with its configuration.
+    private func refuseMTU(over underlay: Underlay) throws(TunnelMTUError) {
+        guard let mtu = options.tunnel.mtu else { return }
+        let carriesIPv6 = underlay.address == nil
+        let isPossible =
+            (try? TunnelMTU.choose(
+                underlayMTU: underlay.mtu, overhead: 0, configured: mtu, carriesIPv6: carriesIPv6)) != nil
+        guard !isPossible else { return }
+        _ = try TunnelMTU.choose(
+            underlayMTU: underlay.mtu,
+            overhead: UDPBackend().overhead(over: underlay.mainAddress.addressFamily), configured: mtu,
+            carriesIPv6: carriesIPv6)
     }
 
     private func makeParts(

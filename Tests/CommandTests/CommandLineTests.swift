@@ -88,6 +88,20 @@ private func exitStatus(_ words: [String]) -> Int32? {
         for name in declared { #expect(names.contains(name), "\(name)") }
     }
 
+    /// Each command that is no daemon and no script has a form for programs.
+    @Test func everyCommandHasJSON() {
+        func leaves(_ command: any ParsableCommand.Type) -> [any ParsableCommand.Type] {
+            let below = command.configuration.subcommands
+            return below.isEmpty ? [command] : below.flatMap(leaves)
+        }
+        let commands = leaves(Twilld.self).filter { $0 != Run.self && $0 != Completion.self }
+        #expect(commands.count > 10)
+        for command in commands {
+            let help = Twilld.helpMessage(for: command, columns: 400)
+            #expect(help.contains("  --json "), "\(command)")
+        }
+    }
+
     /// Command lines as unit files and init scripts in the wild have them.
     @Test(arguments: [
         """

@@ -6,8 +6,8 @@ import Testing
 @testable import NodeDaemon
 @testable import twilld
 
-/// What people type by mistake, and whether the answer says what happened, to what, and what to do. Those that need a
-/// daemon that waits have their tests in `WorldTests.StartTests`, `IdentityAndStoreTests` and `DaemonTests`.
+/// What people type by mistake, and whether the answer says what happened, to what, and what to do. What they tell a
+/// daemon is in `DaemonMistakeTests`; what takes a second process in `WorldTests.StartTests` and `DaemonTests`.
 @Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2")) struct MistakeTests {
     /// A mistake, the exit status that it ends with, and words of the answer.
     struct Mistake: CustomTestStringConvertible {
@@ -119,10 +119,11 @@ import Testing
         Mistake("TWILLD docker-opts -k 'a b'", .usage, "is no name of a variable"),
         Mistake("TWILLD --vmodule Leases", .usage, #"--vmodule is "Leases"; it is NAME=LEVEL"#),
         Mistake("TWILLD completion bash", nil, "complete -o filenames"),
+        Mistake("TWILLD docker-opts --json -d DIR/docker", .usage, "--json and -d don't go together"),
     ]
 
     /// What only a programmer understands.
-    private static let swiftWords = [
+    static let swiftWords = [
         "Error(", "CocoaError", "NSCocoa", "userInfo", "errno:", "Optional(", "rawValue", "descriptor:ptr",
         "NIO",
         "RPCError", "Swift.",
@@ -142,6 +143,48 @@ import Testing
         for words in Self.swiftWords { #expect(!answer.contains(words), "\(answer)") }
         // A look makes nothing.
         #expect(try await machine.run("ls \(machine.directory)").contains("nope") == false)
+    }
+
+    /// What programs read, of the commands that change something: the document's schema, and what was done.
+    @Test(arguments: [
+        (
+            #"echo '{"Network":"10.66.0.0/16","Tyop":1}' | TWILLD network set --json --lease-dir DIR/store -"#,
+            #"[1, "written", 1]"#, "[.schema, .action, (.remarks | length)]"
+        ),
+        (
+            "TWILLD lease reserve 10.66.28.0/24 --public-ip 10.0.0.1 --lease-dir DIR/store --json",
+            #"[1, "reserved", "10.66.28.0/24", "10.0.0.1"]"#, "[.schema, .action, .subnet, .publicAddress]"
+        ),
+        (
+            "TWILLD lease reserve 10.66.28.0/24 --public-ip 10.0.0.1 --lease-dir DIR/store >/dev/null; "
+                + "TWILLD lease release 10.66.28.0/24 --lease-dir DIR/store --json",
+            #"[1, "released", "10.66.28.0/24"]"#, "[.schema, .action, .subnet]"
+        ),
+        (
+            #"printf 'FLANNEL_SUBNET=10.66.3.1/24\nFLANNEL_MTU=1472\n' >DIR/s; TWILLD docker-opts -f DIR/s --json"#,
+            #"[1, "--bip=10.66.3.1/24"]"#, "[.schema, .options[0]]"
+        ),
+        (
+            #"echo FLANNEL_SUBNET=10.66.3.1/24 >DIR/s; TWILLD cleanup --json --subnet-file DIR/s --status-socket DIR/none"#,
+            #"[1, ["DIR/s"], "10.66.3.0/24"]"#, "[.schema, .removed, .keptLease]"
+        ),
+        (
+            "TWILLD cleanup --cni --json --cni-bridge none --subnet-file DIR/s", "[1, []]",
+            "[.schema, .removed]"
+        ),
+        (
+            "TWILLD bugreport --json --status-socket DIR/none DIR/report.tar",
+            #"[1, "DIR/report.tar", true]"#,
+            #"[.schema, .path, (.sections | contains(["version.txt"]))]"#
+        ),
+    ]) func whatIsDoneIsAlsoADocument(typed: String, document: String, filter: String) async throws {
+        let machine = try await TestMachine()
+        func filled(_ text: String) -> String {
+            text.replacing("TWILLD", with: RunningDaemon.binary).replacing("DIR", with: machine.directory)
+        }
+        let answer = try await machine.run("(\(filled(typed))) | jq -c '\(filter)'")
+        let expected = filled(document).replacing(", ", with: ",")
+        #expect(answer.split(separator: "\n").map(String.init) == [expected], "\(answer)")
     }
 
     /// What is advised works.

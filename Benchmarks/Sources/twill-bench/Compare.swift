@@ -39,7 +39,8 @@ struct Compare: ParsableCommand {
             throw ExitCode(Self.failureStatus)
         }
         let report = CompareReport(before, after, reference: reference, despiteLoad: despiteLoad)
-        print(report.text(width: Terminal.width))
+        let text = report.text(width: Terminal.width)
+        print(Terminal.isColoured ? Terminal.coloured(text) : text)
         guard report.isJudged else { throw ExitCode(Self.failureStatus) }
         if report.isWorse { throw ExitCode(1) }
     }

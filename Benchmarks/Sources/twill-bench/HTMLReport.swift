@@ -143,15 +143,17 @@ struct HTMLReport {
         _ figure: Summary.Figure, _ value: Double, _ scale: any ChartScale, y: Double
     ) -> String {
         guard let interval = figure.interval, figure.median > 0 else { return "" }
-        let from = scale.position(value * interval.low / figure.median)
-        let to = scale.position(value * interval.high / figure.median)
+        let ends =
+            figure.ratioInterval.map { ($0.low, $0.high) }
+            ?? (value * interval.low / figure.median, value * interval.high / figure.median)
+        let (from, to) = (scale.position(ends.0), scale.position(ends.1))
         return "<path class=\"whisker\" d=\"M\(from.rounded2) \(y)H\(to.rounded2)\"/>"
     }
 
     private func ratios(_ figure: Summary.Figure) -> String {
         guard figure.median != 0, figure.ratio != nil || figure.ratioToBaseline != nil else { return "" }
         return [figure.ratio, figure.ratioToBaseline].map { ratio in
-            ratio.map { String(format: $0 < 10 ? "×%.2f" : "×%.0f", $0) } ?? "–"
+            ratio.map { "×\($0.asRatio)" } ?? "–"
         }.joined(separator: " · ")
     }
 
@@ -243,7 +245,7 @@ struct HTMLReport {
                 }
                 return """
                     <td>\(metric.format(figure.median)) <small>\(summary.interval(figure, metric))</small>\
-                    <small>\(ratios(figure))</small></td>
+                    <small>\(ratios(figure))</small> <small>\(figure.ratio == nil ? "" : summary.ratioInterval(figure))</small></td>
                     """
             }.joined()
             let sign = metric.moreIsBetter ? "▲" : "▼"

@@ -27,9 +27,10 @@ struct MarkdownReport {
         guard let figure = summary.figure(metric, candidate, underlay) else {
             return summary.absence(candidate, underlay)
         }
-        let ratios = [figure.ratio, figure.ratioToBaseline].compactMap { ratio in
-            ratio.map { String(format: "×%.2f", $0) }
-        }
+        let ratios = [
+            figure.ratio.map { "×\($0.asRatio) \(summary.ratioInterval(figure))" },
+            figure.ratioToBaseline.map { "×\($0.asRatio)" },
+        ].compactMap { $0?.trimmingCharacters(in: .whitespaces) }
         let parts = [
             metric.format(figure.median), summary.interval(figure, metric), ratios.joined(separator: " · "),
         ]

@@ -80,6 +80,9 @@ extension Measurement {
                     running, ["-t", "\(Int(seconds.rounded(.up)))", "-P", "\(streams)"] + flags)
                 let used = ProcessorTime.now(running).since(before)
                 let gigabytes = report.bytes / 1e9
+                guard gigabytes > 0 else {
+                    throw CommandError(description: "nothing of the streams arrived")
+                }
                 return [
                     report.bitsPerSecond / 1e9, used.machineSeconds / gigabytes,
                     used.daemonSeconds / gigabytes, used.contextSwitches / gigabytes,
@@ -181,6 +184,7 @@ extension Measurement {
             run: { running, seconds in
                 guard besideBulk else {
                     let report = try TrafficReport.run("round-trip", running, ["--seconds", "\(seconds)"])
+                    try report.requireAnswers()
                     return percentiles.map { report[$0.1, default: .infinity] }
                 }
                 var report: TrafficReport?
@@ -191,6 +195,7 @@ extension Measurement {
                     report = try TrafficReport.run(
                         "round-trip", running, ["--seconds", "\(seconds)", "--interval", "1000"])
                 }
+                try report?.requireAnswers()
                 return percentiles.map { report?[$0.1] ?? .infinity } + [gigabitsPerSecond]
             })
     }
@@ -300,6 +305,13 @@ enum TrafficLimit: Double {
 /// What `traffic` printed.
 struct TrafficReport {
     static let port = 7000
+
+    /// Throws where no request was answered: a time of 0 is none.
+    fileprivate func requireAnswers() throws {
+        guard self["count", default: 0] > 0 else {
+            throw CommandError(description: "no request was answered")
+        }
+    }
     private var values: [String: Double]
     private let bottleneck: String?
 

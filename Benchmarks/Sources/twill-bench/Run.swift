@@ -6,7 +6,7 @@ struct Run: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Measures candidates in turn and prints medians and ratios.")
 
-    @Flag(help: "One round of one second for everything in the table: less than three minutes.")
+    @Flag(help: "One round of one second for everything in the table, on two underlays: some five minutes.")
     var quick = false
 
     @Option(
@@ -187,7 +187,8 @@ struct Run: ParsableCommand {
         session.run()
         ProgressLine.end()
         let summary = Summary(results: session.results, reference: reference)
-        print(TerminalReport(summary: summary).text(width: Terminal.width))
+        let text = TerminalReport(summary: summary).text(width: Terminal.width)
+        print(Terminal.isColoured ? Terminal.coloured(text) : text)
         print(
             "\n" + (try session.results.write(under: results, reference: reference, suffix: suffix))
                 + "/report.html")

@@ -12,6 +12,9 @@ struct Summary {
         let interval: (low: Double, high: Double, probability: Double)?
         /// To the reference candidate, round by round; nil for itself.
         let ratio: Double?
+        /// Where the median of such ratios lies, as `interval`: narrower than that of the figures where slow hours of the
+        /// machine move both.
+        let ratioInterval: (low: Double, high: Double, probability: Double)?
         /// To `baseline`, round by round; nil for itself.
         let ratioToBaseline: Double?
     }
@@ -19,12 +22,13 @@ struct Summary {
     func figure(_ metric: Metric, _ candidate: Candidate, _ underlay: Underlay) -> Figure? {
         let values = results.values(metric, candidate.name, underlay).filter(\.isFinite)
         guard let median = values.median else { return nil }
-        func ratio(to other: String) -> Double? {
-            results.ratios(metric, candidate.name, to: other, underlay).median
+        func ratios(to other: String) -> [Double] {
+            results.ratios(metric, candidate.name, to: other, underlay).filter(\.isFinite)
         }
+        let toReference = ratios(to: reference)
         return Figure(
-            median: median, interval: values.medianInterval, ratio: ratio(to: reference),
-            ratioToBaseline: ratio(to: "baseline"))
+            median: median, interval: values.medianInterval, ratio: toReference.median,
+            ratioInterval: toReference.medianInterval, ratioToBaseline: ratios(to: "baseline").median)
     }
 
     /// The metrics that have a figure on an underlay.

@@ -74,6 +74,11 @@ extension Summary {
         figure.interval.map { "[\(metric.format($0.low)), \(metric.format($0.high))]" } ?? ""
     }
 
+    /// `[0.997, 1.004]`, of the ratio to the reference; empty with one round.
+    func ratioInterval(_ figure: Figure) -> String {
+        figure.ratioInterval.map { "[\($0.low.asRatio), \($0.high.asRatio)]" } ?? ""
+    }
+
     /// What stands in brackets beside a median, in words.
     var meaningOfIntervals: String {
         let rounds = results.settings.rounds
@@ -82,7 +87,7 @@ extension Summary {
         }
         let share = String(format: "%.0f %%", probability * 100)
         return rounds >= 6
-            ? "In brackets: the \(share) interval of the median, by the order of the rounds alone."
+            ? "In brackets: the \(share) interval of the median, or of the ratio's, by the order of the rounds alone."
             : "In brackets: what the rounds span, an interval of \(share) for the median (95 % takes six rounds)."
     }
 }
@@ -93,6 +98,11 @@ extension Results.Settings {
 }
 
 extension Double {
+    /// A ratio: three decimals where it is near one, where the third says something.
+    var asRatio: String {
+        String(format: (0.9...1.1).contains(self) ? "%.3f" : self < 10 ? "%.2f" : "%.0f", self)
+    }
+
     /// Without needless decimals.
     var brief: String { String(format: "%g", self) }
 }

@@ -14,6 +14,27 @@ enum Terminal {
         return columns.flatMap { $0 > 0 ? $0 : nil } ?? usualWidth
     }
 
+    /// Whether colours are shown: on a terminal, unless NO_COLOR says otherwise (no-color.org).
+    static var isColoured: Bool {
+        isatty(STDOUT_FILENO) == 1 && (ProcessInfo.processInfo.environment["NO_COLOR"] ?? "").isEmpty
+    }
+
+    /// The escape sequences that begin a line's colour, by what the line begins with: warnings, what a comparison found, what
+    /// it all comes to.
+    private static let colours = [
+        ("! ", "\u{1B}[33m"), ("WORSE ", "\u{1B}[31m"), ("better ", "\u{1B}[32m"), ("In short", "\u{1B}[1m"),
+        ("Nothing got better or worse", "\u{1B}[1m"),
+    ]
+
+    /// A report with colours: a line in that of its first word, and those that it was folded into.
+    static func coloured(_ text: String) -> String {
+        var colour: String?
+        return text.split(separator: "\n", omittingEmptySubsequences: false).map { line in
+            if !line.hasPrefix("  ") { colour = colours.first { line.hasPrefix($0.0) }?.1 }
+            return colour.map { line.isEmpty ? "" : "\($0)\(line)\u{1B}[0m" } ?? String(line)
+        }.joined(separator: "\n")
+    }
+
     /// Lines of at most `width` characters, broken between words; those behind the first begin with `indent` blanks.
     static func fold(_ text: String, width: Int, indent: Int) -> [String] {
         var lines: [String] = []

@@ -56,6 +56,30 @@ struct ReportTests {
             MarkdownReport(summary: Self.summary(rounds: 6)).text.contains("the 97 % interval of the median"))
     }
 
+    @Test("A ratio has an interval of its own, which hours that move both leave alone")
+    func intervalOfRatio() throws {
+        var noise = SeededNoise(seed: 3)
+        var results = SyntheticRun.results(rounds: 30, &noise)
+        let metric = try #require(results.metrics.first { $0.name == "udp-64.delivered" })
+        // Each hour is another, by a half up and down; twill is 0.4 % behind, and moves by 1 % beside that.
+        results.samples = (1...30).flatMap { round in
+            let hour = exp(0.5 * noise.normal())
+            return [("vxlan", hour), ("twill", 0.996 * hour * exp(0.01 * noise.normal()))].map {
+                Sample(
+                    underlay: .plain, round: round, candidate: $0, metric: metric.name, value: 300 * $1)
+            }
+        }
+        let summary = Summary(results: results, reference: "vxlan")
+        let twill = try #require(results.candidates.first { $0.name == "twill" })
+        let figure = try #require(summary.figure(metric, twill, .plain))
+        let (own, ratio) = (try #require(figure.interval), try #require(figure.ratioInterval))
+        #expect(ratio.low < 0.996 && 0.996 < ratio.high)
+        #expect(ratio.high - ratio.low < 0.02)
+        #expect((own.high - own.low) / figure.median > 0.2)
+        #expect(
+            MarkdownReport(summary: summary).text.contains("[\(ratio.low.asRatio), \(ratio.high.asRatio)]"))
+    }
+
     @Test("In a report colour says what is better, and the axis where that is")
     func colours() {
         let text = HTMLReport(summary: Self.summary(rounds: 7)).text
@@ -81,6 +105,25 @@ struct ReportTests {
             #expect(text.contains("guest halt polling off"))
             #expect(text.contains("Time that the host took: 3.0 %"))
         }
+    }
+
+    @Test(
+        "On a terminal warnings, what is worse and what is better have a colour each, with the lines they were folded into"
+    )
+    func colouredLines() {
+        let text = Terminal.coloured("! loud\n  still loud\n\nplain\nWORSE  a  1\nbetter b  2\n  c  3")
+        #expect(
+            text == """
+                \u{1B}[33m! loud\u{1B}[0m
+                \u{1B}[33m  still loud\u{1B}[0m
+
+                plain
+                \u{1B}[31mWORSE  a  1\u{1B}[0m
+                \u{1B}[32mbetter b  2\u{1B}[0m
+                \u{1B}[32m  c  3\u{1B}[0m
+                """)
+        let report = TerminalReport(summary: Self.summary(rounds: 3)).text(width: 80)
+        #expect(Terminal.coloured(report).replacing(#/\u{1B}\[[0-9]*m/#, with: "") == report)
     }
 
     @Test("A table is broken between columns, and its first column stands in each part")

@@ -31,6 +31,13 @@ struct BugReportCommand: FlagTaking {
             valueName: "file"), completion: .file())
     var file: String?
 
+    @Flag(help: "Print where the archive is as JSON.")
+    var json = false
+
+    func validate() throws {
+        if json && file == "-" { throw ValidationError("--json and - don't go together") }
+    }
+
     func run() async throws {
         let client = StatusClient(socketPath: socket.statusSocket)
         let doctor = await Doctor(
@@ -40,10 +47,12 @@ struct BugReportCommand: FlagTaking {
         let now = time(nil)
         let name = "twilld-bugreport-\(now)"
         let path = file ?? "\(name).tar"
-        try await onThread { () throws(ExitFailure) in
+        let names = try await onThread { () throws(ExitFailure) -> [String] in
             let sections = report.sections(doctor: doctor.text(showsAll: true))
             try write(TarArchive.bytes(sections, in: name, unixTime: now), to: path)
+            return sections.map(\.name)
         }
+        if json { return try printDocument(BugReportDocument(path: path, sections: names)) }
         if path != "-" { StandardError.write("\(path) written: look into it before you pass it on") }
     }
 
@@ -67,4 +76,12 @@ struct BugReportCommand: FlagTaking {
             rest = rest.dropFirst(count)
         }
     }
+}
+
+/// What `twilld bugreport --json` prints.
+private struct BugReportDocument: Encodable {
+    let schema = 1
+    let path: String
+    /// The files in the archive.
+    let sections: [String]
 }

@@ -39,6 +39,9 @@ struct Cleanup: FlagTaking {
     @Option(help: ArgumentHelp("The bridge, where the CNI list names another one.", valueName: "name"))
     var cniBridge = ContainerNetworkList.defaultBridgeName
 
+    @Flag(help: "Print what was removed as JSON.")
+    var json = false
+
     func run() async throws { try await onThread { cni ? try removeBridge() : try cleanUp() } }
 
     @available(*, noasync, message: "it blocks: use onThread")
@@ -59,17 +62,28 @@ struct Cleanup: FlagTaking {
                 "\(owner), and removing what it uses would cut pods off: stop it first; nothing was removed")
         }
         let outcome = leftovers.remove()
-        for name in outcome.removed { print("removed \(name)") }
-        if outcome.removed.isEmpty && outcome.failures.isEmpty { print("nothing to remove") }
-        if let subnet = outcome.subnet {
-            print("kept the lease of \(subnet), if there is one: twilld lease release \(subnet)")
+        if json {
+            try printDocument(
+                CleanupDocument(
+                    removed: outcome.removed, failures: outcome.failures,
+                    keptLease: outcome.subnet.map { "\($0)" }))
+        } else {
+            tell(outcome)
         }
         guard outcome.failures.isEmpty else {
             throw ExitFailure(.system, "not removed: " + outcome.failures.joined(separator: "; "))
         }
     }
 
-    private func removeBridge() throws(ExitFailure) {
+    private func tell(_ outcome: Leftovers.Outcome) {
+        for name in outcome.removed { print("removed \(name)") }
+        if outcome.removed.isEmpty && outcome.failures.isEmpty { print("nothing to remove") }
+        if let subnet = outcome.subnet {
+            print("kept the lease of \(subnet), if there is one: twilld lease release \(subnet)")
+        }
+    }
+
+    private func removeBridge() throws {
         let removal: PodBridge.Removal
         do {
             let values = try SubnetFileValues(path: subnetFile)
@@ -78,13 +92,20 @@ struct Cleanup: FlagTaking {
             throw ExitFailure(.system, "\(cniBridge) is not removed: \(error)")
         }
         switch removal {
-        case .missing: print("nothing to remove: there is no \(cniBridge)")
+        case .missing:
+            guard !json else { return try printDocument(CleanupDocument()) }
+            print("nothing to remove: there is no \(cniBridge)")
         case .inUse(let addresses):
             throw ExitFailure(
                 .temporary,
                 "\(cniBridge) has \(addresses), of this node's subnet in \(subnetFile): nothing is wrong with it, and it "
                     + "was not removed")
         case .removed(let addresses, let podCount):
+            guard !json else {
+                return try printDocument(
+                    CleanupDocument(
+                        removed: ["bridge \(cniBridge) (\(addresses))"], podsWithoutNetwork: podCount))
+            }
             print("removed bridge \(cniBridge) (\(addresses)); the next pod that is started makes it anew")
             if podCount > 0 {
                 print(
@@ -93,4 +114,16 @@ struct Cleanup: FlagTaking {
             }
         }
     }
+}
+
+/// What `twilld cleanup --json` prints.
+private struct CleanupDocument: Encodable {
+    let schema = 1
+    var removed: [String] = []
+    /// What is there still, and why.
+    var failures: [String] = []
+    /// The subnet that `subnet.env` named, whose lease stays.
+    var keptLease: String?
+    /// Interfaces of pods that were on the bridge.
+    var podsWithoutNetwork: Int?
 }

@@ -51,7 +51,11 @@ struct DockerOptions: FlagTaking {
     @Option(name: .customLong("m"), help: ArgumentHelp("Leave --ip-masq out of the file.", valueName: "bool"))
     var omitsMasquerading = false
 
+    @Flag(help: "Print the options as JSON.")
+    var json = false
+
     func validate() throws {
+        if json && environmentFile != nil { throw ValidationError("--json and -d don't go together") }
         guard key.wholeMatch(of: #/[A-Za-z_][A-Za-z0-9_]*/#) != nil else {
             throw ValidationError("-k \"\(key.printable)\" is no name of a variable")
         }
@@ -76,6 +80,7 @@ struct DockerOptions: FlagTaking {
             throw ExitFailure(.configuration, "\(path) has no FLANNEL_SUBNET that is an IPv4 prefix")
         }
         guard let environmentFile else {
+            if json { return try printDocument(DockerOptionsDocument(options: file.dockerOptions)) }
             print(file.dockerOptions.joined(separator: " "))
             return
         }
@@ -89,4 +94,10 @@ struct DockerOptions: FlagTaking {
             throw ExitFailure(.configuration, "\(environmentFile) can't be written: \(error)")
         }
     }
+}
+
+/// What `twilld docker-opts --json` prints.
+private struct DockerOptionsDocument: Encodable {
+    let schema = 1
+    let options: [String]
 }

@@ -55,10 +55,17 @@ struct Lease: ParsableCommand {
             transform: SubnetArgument.init(checking:))
         var subnet: SubnetArgument
 
+        @Flag(help: "Print what was done as JSON.")
+        var json = false
+
         func run() async throws {
             try await store.operate(
                 instead: "nothing: a node keeps its podCIDR for as long as its Node object is there"
             ) { try await $0.reserve(subnet.subnet, publicAddress: publicIp) }
+            guard !json else {
+                return try printDocument(
+                    LeaseChange(action: "reserved", subnet: "\(subnet.subnet)", publicAddress: "\(publicIp)"))
+            }
             print("reserved \(subnet.subnet) for \(publicIp)")
         }
     }
@@ -78,13 +85,27 @@ struct Lease: ParsableCommand {
             transform: SubnetArgument.init(checking:))
         var subnet: SubnetArgument
 
+        @Flag(help: "Print what was done as JSON.")
+        var json = false
+
         func run() async throws {
             try await store.operate(instead: "kubectl delete node NAME, for a node that is gone") {
                 try await $0.release(subnet.subnet)
             }
+            guard !json else {
+                return try printDocument(LeaseChange(action: "released", subnet: "\(subnet.subnet)"))
+            }
             print("released \(subnet.subnet)")
         }
     }
+}
+
+/// What was done to a lease, as `twilld lease reserve --json` and `release --json` print it.
+private struct LeaseChange: Encodable {
+    let schema = 1
+    let action: String
+    let subnet: String
+    var publicAddress: String?
 }
 
 /// A lease's subnet on the command line: `10.66.28.0/24`, `fd00:66:0:1c::/64`, both with a comma, or as its key has it,

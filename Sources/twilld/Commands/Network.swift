@@ -62,11 +62,15 @@ struct Network: ParsableCommand {
             completion: .file())
         var file: String
 
+        @Flag(help: "Print what was done, and the remarks, as JSON.")
+        var json = false
+
         func run() async throws {
-            let json = try await onThread { () throws(ExitFailure) in try text() }
+            let configuration = try await onThread { () throws(ExitFailure) in try text() }
             let remarks = try await store.operate(instead: Network.insteadOfStore) {
-                try await $0.setNetwork(json)
+                try await $0.setNetwork(configuration)
             }
+            if json { return try printDocument(NetworkChange(remarks: remarks)) }
             print("network config written")
             for remark in remarks { print(remark) }
         }
@@ -106,6 +110,14 @@ extension NetworkConfiguration {
             },
         ].compactMap(\.self)
     }
+}
+
+/// What `twilld network set --json` prints.
+private struct NetworkChange: Encodable {
+    let schema = 1
+    let action = "written"
+    /// Keys that nobody knows, a sentence each.
+    let remarks: [String]
 }
 
 /// The network's configuration as `twilld network show --json` prints it.

@@ -54,13 +54,16 @@ INLINE void fill(struct encapsulation *headers, const struct kernel_settings *se
   headers->udp.checksum = 0;
 }
 
-// Sends a packet to a peer by the way that the kernel's routes have for it on the underlay.
+// Sends a packet to a peer by the way that the kernel's routes have for it on the underlay; PASS where it cannot have outer
+// headers, and is as it was: the kernel refuses them to what a tunnel of this host (VXLAN, Geneve, GRE, IPIP) has put into
+// others with its inner checksum unfinished (EALREADY, bpf_skb_net_grow in net/core/filter.c, Linux 5.2 to 6.18).
 INLINE int send(struct __sk_buff *packet, struct encapsulation *headers, const struct kernel_settings *settings) {
   uint32_t underlay = settings->underlay_index;
-  // First the link header's place, which the TUN device has none of, then the outer headers' behind it.
+  if (adjust_room(packet, OUTER_BYTES, BPF_ADJ_ROOM_MAC,
+                  BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP))
+    return PASS;
+  // The link header's place before them, which the TUN device has none of.
   if (change_head(packet, ETHERNET_BYTES, 0) ||
-      adjust_room(packet, OUTER_BYTES, BPF_ADJ_ROOM_MAC,
-                  BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP) ||
       store_bytes(packet, ETHERNET_BYTES, headers, sizeof *headers, 0)) {
     count_event(KERNEL_EVENT_FAILED, 1);
     return LOSE;
@@ -171,6 +174,17 @@ INLINE int is_taken(struct __sk_buff *packet, const struct kernel_settings *sett
   return 1;
 }
 
+// Leaves a packet to a worker: what of its flow comes later is to wait for it.
+INLINE int leave_to_ring(const struct departure *departure, uint32_t worker) {
+  uint64_t ticket = enter(KERNEL_WAY_OUT, worker, 1);
+  struct kernel_flow *flow = departure->flow;
+  if (flow) {
+    note_ticket(&flow->sent_ticket, ticket);
+    if (flow->bulk_until < departure->bulk_until) flow->bulk_until = departure->bulk_until;
+  }
+  return PASS;
+}
+
 PROGRAM int outbound(struct __sk_buff *packet) {
   struct kernel_settings *settings = current_settings();
   if (!settings) return PASS;
@@ -179,21 +193,14 @@ PROGRAM int outbound(struct __sk_buff *packet) {
   struct kernel_passage *ring = passage(KERNEL_WAY_OUT, worker);
   if (!ring) return PASS;
   struct departure departure = {0};
-  if (!is_taken(packet, settings, ring, now, &departure)) {
-    uint64_t ticket = enter(KERNEL_WAY_OUT, worker, 1);
-    struct kernel_flow *flow = departure.flow;
-    if (flow) {
-      note_ticket(&flow->sent_ticket, ticket);
-      if (flow->bulk_until < departure.bulk_until) flow->bulk_until = departure.bulk_until;
-    }
-    return PASS;
-  }
+  if (!is_taken(packet, settings, ring, now, &departure)) return leave_to_ring(&departure, worker);
   struct kernel_holder *holder = departure.holder;
   if (!holder) return PASS;
   uint32_t slot = holder->counter_slot;
   decrement_time_to_live(&departure.headers.inner);
   fill(&departure.headers, settings, &holder->endpoint);
   int verdict = send(packet, &departure.headers, settings);
+  if (verdict == PASS) return leave_to_ring(&departure, worker);
   if (verdict == LOSE) return verdict;
   if (!departure.may_pass) note_awaited(now);
   count_event(KERNEL_EVENT_SENT, 1);
