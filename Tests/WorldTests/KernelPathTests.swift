@@ -91,6 +91,20 @@ struct KernelPathTests {
         #expect(try await nodes.filters() == ["twill_inbound_flannel0"])
     }
 
+    @Test func oneThatIsStoppedLeavesItsProgramsToTheNextOrTakesThemAway() async throws {
+        var nodes = try await Nodes()
+        nodes.daemons[0].signal(SIGTERM)
+        _ = try await nodes.daemons[0].exitStatus()
+        // Nobody reads from the device; what is small goes on.
+        #expect(await nodes.pods[0].answers(from: nodes.pods[1].address, count: 10) >= 9)
+        #expect(try await nodes.filters() == ["twill_inbound_flannel0"])
+        nodes.daemons[0] = try await nodes.lab[1].start("--on-stop=remove")
+        try await Nodes.able(nodes.daemons[0])
+        nodes.daemons[0].signal(SIGTERM)
+        _ = try await nodes.daemons[0].exitStatus()
+        #expect(try await nodes.filters().isEmpty)
+    }
+
     @Test func whatOneThatWasKilledHasLeftIsTakenAwayWhereTheNextHasNone() async throws {
         var nodes = try await Nodes()
         nodes.daemons[0].signal(SIGKILL)

@@ -27,6 +27,8 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
         var leavesByUnderlay: @Sendable (IPv4Address) -> Bool = { _ in true }
         /// Nothing is taken, whatever stands where: why.
         var suspension: String?
+        /// The programs are to go on past this object's end.
+        var isLeft = false
         /// What was last said; `published` is that, unless the kernel had no memory for it.
         var wanted: ForwardingRoutes?
         var published: ForwardingRoutes?
@@ -289,9 +291,13 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
         return sum
     }
 
-    /// Has the programs take nothing any more, wherever they stand.
+    /// Has the programs go on, where they stand, for as long as what they know is good, which are seconds: also past `stop`.
+    /// For a daemon that is followed by another in a moment.
+    public func leave() { state.withLock { $0.isLeft = true } }
+
+    /// Has the programs take nothing any more, wherever they stand, but for those that are left.
     public func stop() {
-        suspend("the daemon stops")
+        if !state.withLock({ $0.isLeft }) { suspend("the daemon stops") }
         // Whoever is asked holds this object, which would never end.
         state.withLock { $0.leavesByUnderlay = { _ in false } }
     }

@@ -270,10 +270,10 @@ extension Daemon {
     /// Ends the data plane at the daemon's end, and leaves of it what the next start needs.
     func leaveDataPlane() async {
         guard let dataPlane = stage.dataPlane, !isHandingOver else { return }
-        await closeKernelPath()
+        let isKept = options.succession.stop == .keep
+        if isKept { leaveKernelPath() } else { await closeKernelPath() }
         observation.update(nil as DataPlane?)
         observation.update(nil as NodeStatus.Tunnel?)
-        let isKept = options.succession.stop == .keep
         let (store, routes, narrow) = (store, stage.routes, node.knownPaths.narrow)
         let owner = handOverNode
         stage.dataPlane = nil

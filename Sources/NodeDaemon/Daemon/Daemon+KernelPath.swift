@@ -64,6 +64,15 @@ extension Daemon {
         await onThread { path.look() }
     }
 
+    /// Leaves the programs where they are, for the next start: small packets of sparse flows go on until then, or until what the
+    /// programs know is good no longer.
+    func leaveKernelPath() {
+        guard let path = stage.kernelPath else { return }
+        stage.kernelPath = nil
+        observation.update(nil as AttachedKernelPath?)
+        path.forwarder.leave()
+    }
+
     /// Takes the programs away before their data plane ends.
     func closeKernelPath() async {
         guard let path = stage.kernelPath else { return }
