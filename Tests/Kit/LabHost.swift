@@ -140,9 +140,14 @@ extension LabHost {
     /// The IPv4 routes of the main table.
     public func routes() async throws -> [LabRoute] { try await list("ip -j route show table main") }
 
+    /// What `ip` lists. Where something goes while it lists, it prints half of it; then it is asked again.
     private func list<Value: Decodable>(_ command: String) async throws -> [Value] {
-        let text = try await run(command)
-        return text.isEmpty ? [] : try JSONDecoder().decode([Value].self, from: Data(text.utf8))
+        for _ in 0..<5 {
+            let text = try await run(command)
+            if text.isEmpty { return [] }
+            if let list = try? JSONDecoder().decode([Value].self, from: Data(text.utf8)) { return list }
+        }
+        return try JSONDecoder().decode([Value].self, from: Data(try await run(command).utf8))
     }
 
     /// How many datagrams UDP sockets here had no room for.

@@ -100,7 +100,7 @@ struct CaptureTests {
     @Test func aReportHasWhatIsKnownAndNoPassword() async throws {
         let lab = try await Lab()
         let daemon = try await lab[1].start("--etcd-password=verysecret --etcd-username somebody")
-        try await daemon.wait(for: "a lease") { $0.lease != nil }
+        try await daemon.ready()
         let file = "\(lab[1].directory)/report.tar"
         try await lab[1].run(
             twilld("bugreport --subnet-file \(lab[1].directory)/subnet.env \(file)", on: lab[1])

@@ -118,12 +118,25 @@ public struct PeerExamination<Network: ProbeNetwork> {
             evidence[$0].peer.hasKernelPath && evidence[$0].tunnel.isAnswered
         }
         guard !peers.isEmpty else { return }
+        // Flows with something large stay with the packet threads for a second (ADR 88), and what those carried goes first: the next
+        // packet, which they carry too, asks whether that is through (ADR 101), on both nodes. Only the one after it goes past them.
+        collect(for: ExaminationTiming.largePause, of: Set(peers)) { _, _ in false }
+        for index in peers { askWhetherAllIsThrough(index) }
+        collect(for: ExaminationTiming.passingPause, of: Set(peers)) { _, _ in false }
         for _ in 0..<timing.rounds {
             for index in peers where !evidence[index].kernelPath.isAnswered {
                 send(.kernelPath, to: index, size: ExaminationTiming.smallSize(place.family))
             }
             collect(for: timing.sizePatience, of: Set(peers)) { found, _ in found.kernelPath.isAnswered }
         }
+    }
+
+    /// Sends a small packet whose answer says nothing.
+    private mutating func askWhetherAllIsThrough(_ index: Int) {
+        lastNumber &+= 1
+        let destination = Endpoint(address: evidence[index].peer.tunnelAddress, port: 0)
+        let size = ExaminationTiming.smallSize(place.family)
+        network.send(Probe(number: lastNumber, way: .kernelPath, destination: destination, size: size))
     }
 
     private mutating func askSize(_ size: Int, _ way: Probe.Way, of peers: [Int]) {
@@ -234,6 +247,10 @@ public struct ExaminationTiming: Sendable, Hashable {
     /// How long it is then waited for what the kernel says of a host that does not answer: it asks for its address three
     /// times, a second each (`mcast_solicit`, `retrans_time_ms`), before it says that nobody has it.
     public var neighborPatience = Duration.milliseconds(2600)
+    /// How long a flow is left alone after something large.
+    static let largePause = Duration.milliseconds(1100)
+    /// How long a node has to send one packet before the next comes.
+    static let passingPause = Duration.milliseconds(100)
     /// How long a packet of another size is waited for.
     public var sizePatience = Duration.milliseconds(300)
 
