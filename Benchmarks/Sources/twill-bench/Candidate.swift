@@ -61,6 +61,8 @@ extension Candidate {
                 program, "--lease-dir", "{dir}/leases", "--iface", "eth0", "--tun-name", "{device}",
                 "--subnet-file", "{dir}/subnet-{node}.env", "--state-dir", "{dir}/state-{node}",
                 "--status-socket", "{dir}/status-{node}.socket",
+                // A later turn has a device of the same name, whose address is asked for.
+                "--on-stop=remove",
             ] + flags,
             device: "flannel0", ready: kernelPathIsSettled(program: program), printsCounters: true)
     }
