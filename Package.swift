@@ -170,8 +170,13 @@ let controlSide: [Target] = [
 
     // Nodes, pods and real daemons in namespaces, for tests of the whole.
     .target(
-        name: "Kit", dependencies: ["Addresses", "CLinux", "Counters", "NetworkNamespaces", "Telemetry"],
+        name: "Kit",
+        dependencies: [
+            "Addresses", "CLinux", "Counters", "CServiceKeeper", "NetworkNamespaces", "Telemetry",
+        ],
         path: "Tests/Kit", swiftSettings: settings),
+
+    .target(name: "CServiceKeeper", path: "Tests/CServiceKeeper"),
 
     // The programs behind tools/soak, tools/test-upgrade and tools/test-mixed.
     .executableTarget(

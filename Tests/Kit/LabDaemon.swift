@@ -103,9 +103,6 @@ public final class LabDaemon {
     /// Sends a signal.
     public func signal(_ number: Int32) { process.signal(number) }
 
-    /// Whether a signal does not end it at once.
-    public func takes(_ number: Int32) -> Bool { process.takes(number) }
-
     /// Waits until it ended; gives its exit status, 128 and more where a signal ended it.
     public func exitStatus(seconds: Double = 30) async throws -> Int {
         try await process.exitStatus(seconds: seconds)

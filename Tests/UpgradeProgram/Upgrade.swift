@@ -60,7 +60,7 @@ final class UpgradeStage {
         configuration = "\(lab.directory)/victim.conf"
         try lab.write("victim.conf", "workers = 1\n")
         let isKept = event == .killWithStore || event == .restartByStore
-        let keeper = isKept ? "\(CommandLine.arguments[0]) --keep \(lab[1].directory)/notify" : ""
+        let keeper = isKept ? ServiceKeeper.words(socket: "\(lab[1].directory)/notify") : ""
         var subnets: [String] = []
         if event == .forwarder {
             try lab.write("store/subnets/100.96.250.0-24", #"{"PublicIP":"172.20.32.101"}"#)
@@ -132,7 +132,7 @@ final class UpgradeStage {
         case .quiet: try await Task.sleep(for: .seconds(1))
         case .restart: try await takeOver(by: options.daemon)
         case .upgrade:
-            try await takeOver(by: try await anotherBuild())
+            try await takeOver(by: try await lab.anotherBuild(of: options.daemon))
             try await takeOver(by: options.daemon)
         case .failedHandOver:
             for step in HandOverClient.Step.allCases where step != .silent {
@@ -186,15 +186,6 @@ final class UpgradeStage {
         guard status == 0 else {
             throw UpgradeFailure(description: "it ended with \(status): \(former.log.suffix(2000))")
         }
-    }
-
-    /// The same program with another commit written into it, which is another build of it to all who look.
-    private func anotherBuild() async throws -> String {
-        let path = "\(lab.directory)/another-twilld"
-        try lab.write("commit", "another" + String(repeating: "\0", count: 57))
-        let (from, file) = (options.daemon, "\(lab.directory)/commit")
-        try await lab[1].run("objcopy --update-section .twill.commit=\(file) \(from) \(path)")
-        return path
     }
 
     private func reload(_ text: String, _ event: String) async throws {

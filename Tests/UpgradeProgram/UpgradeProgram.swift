@@ -23,11 +23,7 @@ enum UpgradeProgram {
 
     static func main() async {
         // The stand-in for systemd is this program, too.
-        if CommandLine.arguments.dropFirst().first == "--keep" {
-            exit(
-                ServiceKeeper.run(socket: CommandLine.arguments[2], Array(CommandLine.arguments.dropFirst(3)))
-            )
-        }
+        ServiceKeeper.runIfAsked()
         var arguments = ProgramArguments(usage: usage)
         var options = UpgradeOptions()
         options.times = arguments.number("--times", in: 1...10_000) ?? options.times

@@ -12,15 +12,18 @@ struct InheritedDataPlane: Sendable {
 
     /// Gets all of one ready but what it gets from the other process.
     ///
+    /// - Parameter packetsWait: whether the other process has ended.
     /// - Throws: where the state can't be read, or this machine does not give what it takes.
     @available(*, noasync, message: "it blocks: use onThread")
-    static func prepared(for state: HandOverState, tuning: Tuning) throws(HandOverFailure) -> DataPlane {
+    static func prepared(
+        for state: HandOverState, tuning: Tuning, packetsWait: Bool = false
+    ) throws(HandOverFailure) -> DataPlane {
         guard let configuration = state.configuration(tuning: tuning) else {
             throw HandOverFailure("its state names an address that can't be read")
         }
         do throws(DataPlaneError) {
             let dataPlane = try DataPlane(configuration)
-            try dataPlane.prepare()
+            try dataPlane.prepare(packetsWait: packetsWait)
             dataPlane.publish(state.routes)
             return dataPlane
         } catch {

@@ -137,7 +137,7 @@ public final class DataPlane: Sendable {
             throw error
         }
         do throws(DataPlaneError) {
-            try dataPlane.prepare()
+            try dataPlane.prepare(packetsWait: true)
             try dataPlane.begin(on: channels)
         } catch {
             dataPlane.stop()
@@ -242,11 +242,12 @@ public final class DataPlane: Sendable {
 
     /// Starts the workers' threads; returns once all of them have their memory and their ring.
     ///
+    /// - Parameter packetsWait: whether nobody forwards meanwhile: then memory is given when it is first used.
     /// - Throws: `DataPlaneError` where the kernel gives no thread, or a worker cannot make its engine; then none
     ///   runs.
-    public func prepare() throws(DataPlaneError) {
+    public func prepare(packetsWait: Bool = false) throws(DataPlaneError) {
         do throws(DataPlaneError) {
-            for index in 0..<workerCount { try startThread(index) }
+            for index in 0..<workerCount { try startThread(index, packetsWait: packetsWait) }
             // Found out now, while nobody waits.
             _ = UnderlaySocket.segmentLimit
             try states.wait { $0 == .prepared }
@@ -256,15 +257,16 @@ public final class DataPlane: Sendable {
         }
     }
 
-    private func startThread(_ index: Int) throws(DataPlaneError) {
-        let context = Unmanaged.passRetained(WorkerThread(dataPlane: self, index: index))
+    private func startThread(_ index: Int, packetsWait: Bool) throws(DataPlaneError) {
+        let context = Unmanaged.passRetained(
+            WorkerThread(dataPlane: self, index: index, packetsWait: packetsWait))
         var thread = pthread_t()
         states.note(.preparing, of: index)
         let result = pthread_create(
             &thread, nil,
             { argument in
                 let worker = Unmanaged<WorkerThread>.fromOpaque(argument!).takeRetainedValue()
-                worker.dataPlane.run(worker.index)
+                worker.dataPlane.run(worker.index, packetsWait: worker.packetsWait)
                 return nil
             }, context.toOpaque())
         guard result == 0 else {
@@ -404,7 +406,7 @@ public final class DataPlane: Sendable {
             return
         }
         pthread_join(former, nil)
-        try startThread(index)
+        try startThread(index, packetsWait: true)
     }
 
     /// What ended by itself: the worker, and the error number.
