@@ -127,7 +127,8 @@ final class SoakNode {
         try Data("workers = \(workers)\n".utf8).write(to: URL(filePath: host.directory + "/twilld.conf"))
         let daemon = daemon
         _ = try await until("a daemon that takes SIGHUP", seconds: 10) {
-            !daemon.isRunning || LabProcess.takes(SIGHUP, keptProcess ?? daemon.processIdentifier) ? true : nil
+            !daemon.isRunning || LabProcess.takes(SIGHUP, keptProcess ?? daemon.processIdentifier)
+                ? true : nil
         }
         if isKept { if let process = keptProcess { kill(process, SIGHUP) } } else { daemon.signal(SIGHUP) }
     }

@@ -44,6 +44,7 @@ package final class Inheritance: Sendable {
             let dataPlane = try InheritedDataPlane.prepared(for: state, tuning: tuning, packetsWait: true)
             try InheritedDataPlane.attach(named, state, to: dataPlane)
             dataPlane.run()
+            dataPlane.continueCounting(from: state.totals)
             found = .forwards(InheritedDataPlane(dataPlane: dataPlane, state: state))
         } catch {
             found = .unusable(error)

@@ -277,36 +277,30 @@ public final class DataPlane: Sendable {
         threads.withLock { $0[index] = thread }
     }
 
-    /// Forwards from here on, by what was published last: `attach` and `run`.
+    /// Forwards from here on, by what was published last: `attach`, `run`, and then `continueCounting`.
     ///
     /// - Throws: as `attach` does.
     public func begin(
         on channels: WorkerChannels, continuing totals: DataPlaneTotals = DataPlaneTotals()
     ) throws(DataPlaneError) {
-        try attach(channels, continuing: totals)
+        try attach(channels)
         run()
+        continueCounting(from: totals)
     }
 
     /// Takes channels, on which it forwards from `run` on.
     ///
-    /// - Parameters:
-    ///   - channels: what it reads from, sends and writes on, its own to close from here on.
-    ///   - totals: what those before it have counted.
+    /// - Parameter channels: what it reads from, sends and writes on, its own to close from here on.
     /// - Throws: `DataPlaneError` where a worker cannot take them; then the threads have ended, and the channels are
     ///   still the caller's.
-    public func attach(
-        _ channels: WorkerChannels, continuing totals: DataPlaneTotals = DataPlaneTotals()
-    ) throws(DataPlaneError) {
+    public func attach(_ channels: WorkerChannels) throws(DataPlaneError) {
         precondition(channels.workerCount == workerCount)
         let steered = channels.steer(among: workerCount)
-        let drops = KernelDrops(channels, seen: totals.kernel)
         open.withLock {
             $0.channels = channels
             $0.steersPackets = steered.packets
             $0.steersDatagrams = steered.datagrams
         }
-        carried.withLock { $0 = totals }
-        kernelDrops.withLock { $0 = drops }
         orders.give(.attach, to: 0..<workerCount)
         do throws(DataPlaneError) {
             try states.wait { $0 == .attached }
@@ -320,6 +314,16 @@ public final class DataPlane: Sendable {
     /// Forwards from here on.
     public func run() {
         orders.give(.run, to: 0..<workerCount)
+    }
+
+    /// Counts on from what those before it have counted. Apart from `attach`, since packets wait for that and not for this.
+    ///
+    /// - Parameter totals: theirs; of the kernel, what they have seen of the very channels that are attached.
+    public func continueCounting(from totals: DataPlaneTotals) {
+        guard let channels else { return }
+        let drops = KernelDrops(channels, seen: totals.kernel)
+        carried.withLock { $0 = totals }
+        kernelDrops.withLock { $0 = drops }
     }
 
     /// Takes nothing in from here on, and returns once the workers have sent and written out all they held: what comes
