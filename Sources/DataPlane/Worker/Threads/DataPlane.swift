@@ -46,6 +46,7 @@ public final class DataPlane: Sendable {
     let wakes: WakeDescriptors
     let orders: WorkerOrders
     let states: WorkerStates
+    let timeSlices = TimeSlices()
     let blocks: [CounterBlock]
     let peerBlocks: [PeerCounterBlock]
     let hellos: HelloThread
@@ -336,6 +337,7 @@ public final class DataPlane: Sendable {
     /// - Returns: whether they have. Where one has not in time, all go on as before.
     public func cease(_ workers: Range<Int>? = nil, emptying isEmptying: Bool = false) -> Bool {
         let workers = workers ?? 0..<workerCount
+        timeSlices.shorten()
         orders.give(isEmptying ? .empty : .cease, to: workers)
         wakeWorkers()
         if states.wait(
@@ -355,6 +357,9 @@ public final class DataPlane: Sendable {
         orders.give(.run, to: 0..<workerCount)
         wakeWorkers()
     }
+
+    /// Looks after what only time brings about; to be called once a second.
+    public func look() { timeSlices.look() }
 
     /// Whether all that waited for the workers when they began, went on, or were last asked to catch up, is sent and written:
     /// each has found its queue and its sockets empty since, and held nothing after that.

@@ -17,6 +17,8 @@ extension DataPlane {
         let tuning = configuration.tuning
         // What `top -H` and perf show; it would inherit the name of the thread that starts it.
         twill_name_thread("worker \(index)")
+        timeSlices.enter(index)
+        defer { timeSlices.leave(index) }
         if let cpu = tuning.cpu(ofWorker: index) {
             let result = twill_pin_thread(Int32(clamping: cpu))
             guard result == 0 else {
