@@ -1,4 +1,5 @@
 import Addresses
+import CLinux
 import Glibc
 import NetworkNamespaces
 import Processes

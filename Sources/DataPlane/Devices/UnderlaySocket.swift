@@ -198,14 +198,8 @@ public struct UnderlaySocket: Sendable {
             let descriptor = try? bound(
                 to: endpoint, sharesPort: true, passing: senders, sendBytes: bufferBytes, receiveBytes: 0)
         else { return nil }
-        let loopback: IPAddress =
-            switch endpoint.address {
-            case .v4: .v4(IPv4Address(bits: 127 << 24 | UInt32.random(in: 2...0xFF_FFFE)))
-            case .v6: .v6(IPv6Address(high: 0, low: 1))
-            }
-        let nobody = Endpoint(address: loopback, port: UInt16.random(in: 1...UInt16.max))
-        let connected = nobody.withSocketName { connect(descriptor, $0, $1) }
-        guard connected == 0, set(descriptor, SOL_SOCKET, SO_REUSEPORT, 0),
+        guard connectToNobody(descriptor, endpoint.address.addressFamily),
+            set(descriptor, SOL_SOCKET, SO_REUSEPORT, 0),
             set(descriptor, SOL_SOCKET, SO_BINDTOIFINDEX, 0)
         else {
             Glibc.close(descriptor)
@@ -213,6 +207,24 @@ public struct UnderlaySocket: Sendable {
         }
         return descriptor
     }
+
+    private static func connectToNobody(_ descriptor: Int32, _ family: AddressFamily) -> Bool {
+        let loopback: IPAddress =
+            switch family {
+            case .ipv4: .v4(IPv4Address(bits: 127 << 24 | UInt32.random(in: 2...0xFF_FFFE)))
+            case .ipv6: .v6(IPv6Address(high: 0, low: 1))
+            }
+        let nobody = Endpoint(address: loopback, port: UInt16.random(in: 1...UInt16.max))
+        return nobody.withSocketName { connect(descriptor, $0, $1) } == 0
+    }
+
+    /// Takes a receiver out of those that the kernel chooses from, for good. What has come to it can be read still; it is to
+    /// be closed when it was. One that was closed at once would still be found by a datagram that is being delivered on
+    /// another CPU in that moment (`udp_lib_unhash` takes it out of its group before it takes it off the port), which would
+    /// be lost with it.
+    ///
+    /// - Parameter family: of the address that it is bound to.
+    public func retire(_ family: AddressFamily) { _ = UnderlaySocket.connectToNobody(descriptor, family) }
 
     private static func sharesPort(_ descriptor: Int32) -> Bool {
         var value: Int32 = 0

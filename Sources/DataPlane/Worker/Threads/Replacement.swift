@@ -109,6 +109,7 @@ extension DataPlane {
             // The first worker's queue gets the others' flows: it is not read before those are through.
             guard cease(0..<1) else { return false }
             change.steer(among: workers)
+            change.retire(behind: workers)
             usleep(DataPlane.steeringMicroseconds)
             return cease(1..<workerCount, emptying: true)
         }
@@ -147,6 +148,9 @@ private struct ChannelChange {
 
     /// Lets flows and datagrams go to the first workers alone.
     func steer(among workers: Int) { _ = channels.steer(among: workers) }
+
+    /// Lets nothing more come to the sockets of workers that there will be no more.
+    func retire(behind workers: Int) { channels.retire(behind: workers) }
 
     /// Leaves out the workers that there are no more, whose queues are empty, and tunes what is left.
     mutating func complete(

@@ -168,6 +168,9 @@ public struct WorkerChannels: Sendable {
         )
     }
 
+    /// Lets no more datagrams come to the others than the first workers.
+    func retire(behind workers: Int) { sockets.retire(behind: workers, of: underlay.address.addressFamily) }
+
     /// Opens what workers need beside these. Nothing comes to them before they are steered to.
     ///
     /// - Throws: `DataPlaneError`; then there is as much as before. `unsteerable` where the kernel would spread flows by

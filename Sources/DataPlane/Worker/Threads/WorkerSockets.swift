@@ -130,6 +130,11 @@ struct WorkerSockets: Sendable {
         UnderlaySocket.steer(Array(receivers[..<workers]), of: family) || receivers.count == 1
     }
 
+    /// Lets no more datagrams come to the sockets behind the first workers', which are to be emptied and closed.
+    func retire(behind workers: Int, of family: AddressFamily) {
+        for receiver in receivers[workers...].reversed() { receiver.retire(family) }
+    }
+
     /// The same sockets and more, for so many workers. Datagrams come to them once they are steered there.
     ///
     /// The first worker's sending socket is opened anew, so that it is the last on the port: it is what keeps others out

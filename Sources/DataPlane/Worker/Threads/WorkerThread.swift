@@ -170,12 +170,16 @@ extension DataPlane {
         var rounds = 0
         if order == .empty {
             worker.beginEmptying()
+            var emptied = CatchingUp()
             repeat {
                 let result = worker.round()
                 guard result == 0 else { return result }
                 rounds += 1
+                emptied.note(
+                    tunnelIsEmpty: worker.foundTunnelEmpty,
+                    socketsAreEmpty: { WorkerThread.areEmpty(sockets) })
             } while orders[index] == order && rounds < DataPlane.emptyingRounds
-                && !(worker.foundTunnelEmpty && WorkerThread.areEmpty(sockets))
+                && !emptied.hasSeenBothEmpty
         }
         while orders[index] == order, !worker.holdsNothing {
             // Anew each time: what was just bringing a packet can't be cancelled in that moment.
@@ -197,7 +201,7 @@ extension DataPlane {
     private static let emptyingRounds = 4000
 }
 
-/// Whether a worker has found its queue and its sockets empty since it was asked to catch up, each at some time.
+/// Whether a worker has found its queue and its sockets empty since it was asked to, each at some time.
 private struct CatchingUp {
     /// What it was asked for, as a number that grows.
     private(set) var asked: UInt64 = 0
