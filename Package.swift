@@ -170,7 +170,10 @@ let controlSide: [Target] = [
 
     // Nodes, pods and real daemons in namespaces, for tests of the whole.
     .target(
-        name: "Kit", dependencies: ["Addresses", "CLinux", "Counters", "NetworkNamespaces", "Telemetry"],
+        name: "Kit",
+        dependencies: [
+            "Addresses", "CLinux", "CNetworkNamespaces", "Counters", "NetworkNamespaces", "Telemetry",
+        ],
         path: "Tests/Kit", swiftSettings: settings),
 
     // The programs behind tools/soak, tools/test-upgrade and tools/test-mixed.
