@@ -35,14 +35,15 @@ extension CounterTotals {
         }
     }
 
-    /// One `name=value` a line; a histogram's buckets as `name_le_4=value`, not cumulated, the last `name_over_128`.
+    /// One `name=value` a line; a histogram's buckets that something fell into as `name_le_4=value`, not cumulated, the
+    /// last `name_over_128`.
     public var lines: String {
         var text = Counter.allCases.map { "\($0.name)=\(self[$0])\n" }.joined()
         text += CounterGauge.allCases.map { "\($0.name)=\(self[$0])\n" }.joined()
         for histogram in CounterHistogram.allCases {
             let name = histogram.name + (histogram.isTime ? "_nanoseconds" : "")
             let bounds = histogram.bounds
-            for (index, count) in self[histogram].counts.enumerated() {
+            for (index, count) in self[histogram].counts.enumerated() where count > 0 {
                 let bound = index < bounds.count ? "le_\(bounds[index])" : "over_\(bounds.last ?? 0)"
                 text += "\(name)_\(bound)=\(count)\n"
             }
