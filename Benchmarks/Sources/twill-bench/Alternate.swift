@@ -157,7 +157,8 @@ struct Alternation: Codable {
         }
     }
 
-    mutating func add(_ logarithms: [String: Double]) { starts.append(logarithms) }
+    /// Adds a start. Figures of 0, and what is none, have no ratio.
+    mutating func add(_ logarithms: [String: Double]) { starts.append(logarithms.filter(\.value.isFinite)) }
 
     func write(to path: String) throws {
         try FileManager.default.createDirectory(
@@ -168,7 +169,7 @@ struct Alternation: Codable {
     /// The second's figure over the first's, with the interval that holds it with a probability of 95 % where the starts are
     /// a sample of all starts; nil where fewer than two have it.
     func ratio(_ metric: String) -> (middle: Double, low: Double, high: Double)? {
-        let values = starts.compactMap { $0[metric] }.filter(\.isFinite)
+        let values = starts.compactMap { $0[metric] }
         guard values.count >= 2 else { return nil }
         let count = Double(values.count)
         let mean = values.reduce(0, +) / count
