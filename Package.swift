@@ -172,7 +172,8 @@ let controlSide: [Target] = [
     .target(
         name: "Kit",
         dependencies: [
-            "Addresses", "CLinux", "Counters", "CServiceKeeper", "NetworkNamespaces", "Telemetry",
+            "Addresses", "CLinux", "CNetworkNamespaces", "Counters", "CServiceKeeper", "NetworkNamespaces",
+            "Telemetry",
         ],
         path: "Tests/Kit", swiftSettings: settings),
 

@@ -88,13 +88,24 @@ private func exitStatus(_ words: [String]) -> Int32? {
         for name in declared { #expect(names.contains(name), "\(name)") }
     }
 
+    private static func leaves(_ command: any ParsableCommand.Type) -> [any ParsableCommand.Type] {
+        let below = command.configuration.subcommands
+        return below.isEmpty ? [command] : below.flatMap(leaves)
+    }
+
+    /// Each command that takes a flag of the daemon's takes its file too, and says so.
+    @Test func everyCommandThatReadsTheFileSaysSo() throws {
+        let commands = Self.leaves(Twilld.self).filter { $0 is any FlagTaking.Type }
+        #expect(commands.count > 10)
+        for command in commands {
+            let help = Twilld.helpMessage(for: command, columns: 400)
+            #expect(help.contains("  --config <file> "), "\(command)")
+        }
+    }
+
     /// Each command that is no daemon and no script has a form for programs.
     @Test func everyCommandHasJSON() {
-        func leaves(_ command: any ParsableCommand.Type) -> [any ParsableCommand.Type] {
-            let below = command.configuration.subcommands
-            return below.isEmpty ? [command] : below.flatMap(leaves)
-        }
-        let commands = leaves(Twilld.self).filter { $0 != Run.self && $0 != Completion.self }
+        let commands = Self.leaves(Twilld.self).filter { $0 != Run.self && $0 != Completion.self }
         #expect(commands.count > 10)
         for command in commands {
             let help = Twilld.helpMessage(for: command, columns: 400)

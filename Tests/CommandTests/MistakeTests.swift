@@ -29,7 +29,7 @@ import Testing
         // Words of the command line.
         Mistake("TWILLD --ifcae eth0", .usage, "Did you mean '--iface'?"),
         Mistake("TWILLD statsu", .usage, #"no command "statsu""#, "did you mean status?"),
-        Mistake("TWILLD version", .usage, #"no command "version""#, "twilld --help"),
+        Mistake("TWILLD version", .usage, #"no command "version"; did you mean --version?"#, "twilld --help"),
         Mistake("TWILLD lease lsit", .usage, "did you mean list?"),
         Mistake("TWILLD --ip-masq false", .usage, "--ip-masq=false"),
         Mistake("TWILLD --iface", .usage, "--iface needs a value: --iface=VALUE"),

@@ -70,16 +70,19 @@ extension HelloMessage {
             for number in 0..<HelloInbox.capacity {
                 #expect(
                     inbox.put(
-                        HelloMessage(.question, receives: true, number: UInt64(number)), from: sender(number))
-                )
+                        HelloMessage(.question, receives: true, number: UInt64(number)), from: sender(number),
+                        atNanoseconds: number))
             }
-            #expect(!inbox.put(HelloMessage(.question, receives: true, number: 1), from: sender(1)))
+            #expect(
+                !inbox.put(
+                    HelloMessage(.question, receives: true, number: 1), from: sender(1), atNanoseconds: 0))
             // One wake-up, for the first.
             var value: eventfd_t = 0
             #expect(eventfd_read(wake, &value) == 0 && value == 1, "round \(round)")
             for number in 0..<HelloInbox.capacity {
                 let arrival = inbox.take()
                 #expect(arrival?.message.number == UInt64(number) && arrival?.sender == sender(number))
+                #expect(arrival?.nanoseconds == number)
             }
             #expect(inbox.take() == nil)
         }
@@ -100,7 +103,8 @@ extension HelloMessage {
                 var number: UInt64 = 0
                 while number < writer.count {
                     let message = HelloMessage(.answer, receives: true, number: number)
-                    if writer.inbox.put(message, from: Endpoint(address: IPv4Address(bits: 1), port: 1)) {
+                    let sender = Endpoint(address: IPv4Address(bits: 1), port: 1)
+                    if writer.inbox.put(message, from: sender, atNanoseconds: 0) {
                         number += 1
                     } else {
                         sched_yield()

@@ -48,6 +48,39 @@ import Testing
                 """)
     }
 
+    /// A peer that answers no hellos, as a flannel, has no series of them: a 0 would be read as a round trip, or as a
+    /// loss of everything.
+    @Test func whoAnswersHellosHasSeriesOfThem() {
+        func peer(_ subnet: String, _ hellos: NodeStatus.Hellos?) -> NodeStatus.Peer {
+            let flow = NodeStatus.Flow(packets: 1, bytes: 1)
+            var peer = NodeStatus.Peer(
+                subnet: subnet, endpoint: "", traffic: .init(sent: flow, received: flow))
+            peer.hellos = hellos
+            return peer
+        }
+        var status = NodeStatus(
+            version: "1", processIdentifier: 1, uptimeSeconds: 1, isReady: true, state: "",
+            store: .init(name: "", isConnected: true, reconnects: 0))
+        status.peers = [
+            peer("10.66.29.0/24", .init(asked: 100, answered: 97, roundTripSeconds: 0.000_25)),
+            peer("10.66.30.0/24", nil),
+        ]
+        func lines(limit: Int) -> [Substring] {
+            var metrics = MetricsText()
+            metrics.addPeers(status, limit: limit, unixTime: 0)
+            return metrics.text.split(separator: "\n").filter {
+                !$0.hasPrefix("#") && ($0.contains("hellos") || $0.contains("round_trip"))
+            }
+        }
+        #expect(
+            lines(limit: 2) == [
+                "twill_peer_round_trip_seconds{subnet=\"10.66.29.0/24\"} 0.00025",
+                "twill_peer_hellos_asked_total{subnet=\"10.66.29.0/24\"} 100",
+                "twill_peer_hellos_answered_total{subnet=\"10.66.29.0/24\"} 97",
+            ])
+        #expect(lines(limit: 1) == [])
+    }
+
     @Test func everyCounterIsExported() {
         let block = CounterBlock.allocate()
         defer { block.deallocate() }
@@ -71,5 +104,7 @@ import Testing
         #expect(metrics.text.contains("\ntwill_send_batch_sum 2266\n"))
         #expect(totals.lines.contains("\nsend_batch_le_4=2\n"))
         #expect(totals.lines.contains("\nsend_batch_over_128=2\n"))
+        // Empty ones would be most of what a log gets.
+        #expect(!totals.lines.contains("_le_2=0") && !totals.lines.contains("read_batch_le"))
     }
 }

@@ -71,6 +71,31 @@ import Testing
         #expect(status.text().contains("  10.66.29.0/24      node-with-a-very-long…"))
     }
 
+    /// Of those that answer hellos; where nobody does there is no column.
+    @Test func roundTripsHaveAColumn() {
+        var status = Self.status()
+        status.peers[0].hellos = .init(asked: 100, answered: 99, roundTripSeconds: 141e-6)
+        #expect(
+            status.text().hasSuffix(
+                """
+                  SUBNET             ENDPOINT           OUT         IN          RTT    HEARD AGO
+                  10.66.29.0/24      10.0.0.3:8285      8.00 kbit/s 0 bit/s     141 µs 1m 1s
+                  10.66.30.0/24      10.0.0.4:8285      -           -           -      -
+
+                """))
+        let wide = status.text(columns: 132).split(separator: "\n").suffix(3)
+        #expect(
+            wide.allSatisfy { $0.count <= 132 } && wide.dropFirst().first?.contains(" 141 µs 1m 1s") == true)
+    }
+
+    @Test(arguments: [
+        (0.0, "0 µs"), (999.4e-6, "999 µs"), (999.6e-6, "1.0 ms"), (0.001_25, "1.3 ms"), (0.009_96, "10 ms"),
+        (0.0123, "12 ms"),
+        (0.999_4, "999 ms"), (0.999_6, "1.0 s"), (1.24, "1.2 s"), (61, "61 s"), (-1, "?"), (.infinity, "?"),
+        (.nan, "?"), (1e300, "?"),
+    ])
+    func roundTrips(seconds: Double, text: String) { #expect(NodeStatus.roundTrip(seconds) == text) }
+
     /// Whatever stands in it.
     @Test(arguments: [60, 80, 100, 132, 200]) func noLineIsWiderThanTheTerminal(columns: Int) {
         var status = Self.status(drops: 7, perSecond: 1_000)
@@ -117,6 +142,7 @@ import Testing
         var status = Self.status(perSecond: number)
         status.uptimeSeconds = number
         status.lease?.expirySeconds = number
+        status.peers[0].hellos = .init(asked: 0, answered: 0, roundTripSeconds: number)
         #expect(status.text().contains("up ?"))
     }
 

@@ -77,6 +77,40 @@ struct KernelPathTests {
         #expect(status.problems.isEmpty)
     }
 
+    /// The way is slow, then it is not; then the peer hears nothing.
+    @Test func roundTripsAndLossesOfThePeersAreTold() async throws {
+        let lab = try await Lab(nodes: 2)
+        let wire = try await lab.addSlowWire(before: 2)
+        defer { wire.end() }
+        wire.setDelay(milliseconds: 150)
+        let daemons = try await lab.start()
+        func value(_ name: String) -> Double? {
+            daemons[0].metrics.first { $0.name == "twill_peer_\(name)" && $0.labels["subnet"] != nil }?.value
+        }
+        try await daemons[0].wait(for: "an answer") { $0.peers.first?.hellos != nil }
+        // A hello and its answer cannot be sooner than the wire.
+        let slow = try #require(value("round_trip_seconds"))
+        #expect(slow >= 0.3)
+        #expect(try #require(daemons[0].status?.peers.first?.hellos).roundTripSeconds >= 0.3)
+        wire.setDelay(milliseconds: 0)
+        // The shortest of the last counts: one that was quick is enough.
+        try await daemons[0].wait(for: "a quick answer") {
+            ($0.peers.first?.hellos?.roundTripSeconds ?? 1) < 0.3
+        }
+
+        try await lab[2].run("iptables -w -A INPUT -p udp --dport 8285 -j DROP")
+        let answered = try #require(value("hellos_answered_total"))
+        let asked = try #require(value("hellos_asked_total"))
+        try await daemons[0].wait(for: "questions without an answer") { status in
+            Double(status.peers.first?.hellos?.asked ?? 0) >= asked + 4
+        }
+        // One may have been on its way.
+        #expect(try #require(value("hellos_answered_total")) <= answered + 1)
+        let text = try await lab[1].run(
+            "\(LabDaemon.binary) status --status-socket \(lab[1].directory)/twilld.sock")
+        #expect(text.contains(#/IN +RTT +HEARD AGO/#), "\(text)")
+    }
+
     @Test func aDaemonThatIsKilledLeavesNothingThatHarmsAndItsNextGoesOn() async throws {
         var nodes = try await Nodes()
         nodes.daemons[0].signal(SIGKILL)

@@ -45,14 +45,17 @@ extension Candidate {
     static let veth = Candidate(name: "veth", address: "{underlay}")
     static let vxlan = Candidate(name: "vxlan", address: "100.97.{node}.0")
 
-    static func twill(name: String, program: String, flags: [String]) -> Candidate {
+    /// - Parameter network: of its own for each that is up at the same time.
+    static func twill(
+        name: String, program: String, flags: [String], network: String = "100.96.0.0/16"
+    ) -> Candidate {
         Candidate(
             name: name,
             prepare: [
                 [
                     "sh", "-c",
                     #"""
-                    mkdir -p {dir}/leases && test -e {dir}/leases/config || echo '{"Network":"100.96.0.0/16",\#
+                    mkdir -p {dir}/leases && test -e {dir}/leases/config || echo '{"Network":"\#(network)",\#
                     "SubnetLen":24,"Backend":{"Type":"udp"}}' >{dir}/leases/config
                     """#,
                 ]

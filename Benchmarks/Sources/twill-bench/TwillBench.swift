@@ -14,6 +14,6 @@ struct TwillBench: ParsableCommand {
         version:
             "twill-bench, format \(Results.currentFormat) of results.json"
             + (Installation.current.checkout.map { ", of the checkout in \($0)" } ?? ", installed"),
-        subcommands: [Run.self, Compare.self, Tune.self, Profile.self],
+        subcommands: [Run.self, Compare.self, Alternate.self, Tune.self, Profile.self],
         defaultSubcommand: Run.self)
 }

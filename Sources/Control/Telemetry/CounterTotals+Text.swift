@@ -35,14 +35,15 @@ extension CounterTotals {
         }
     }
 
-    /// One `name=value` a line; a histogram's buckets as `name_le_4=value`, not cumulated, the last `name_over_128`.
+    /// One `name=value` a line; a histogram's buckets that something fell into as `name_le_4=value`, not cumulated, the
+    /// last `name_over_128`.
     public var lines: String {
         var text = Counter.allCases.map { "\($0.name)=\(self[$0])\n" }.joined()
         text += CounterGauge.allCases.map { "\($0.name)=\(self[$0])\n" }.joined()
         for histogram in CounterHistogram.allCases {
             let name = histogram.name + (histogram.isTime ? "_nanoseconds" : "")
             let bounds = histogram.bounds
-            for (index, count) in self[histogram].counts.enumerated() {
+            for (index, count) in self[histogram].counts.enumerated() where count > 0 {
                 let bound = index < bounds.count ? "le_\(bounds[index])" : "over_\(bounds.last ?? 0)"
                 text += "\(name)_\(bound)=\(count)\n"
             }
@@ -139,6 +140,13 @@ extension MetricsText {
                         ("subnet", peer.subnet), ("endpoint", peer.endpoint), ("node", peer.name ?? ""),
                     ])
             })
+        addTraffic(counted, unixTime: time)
+        addHellos(status.peers.compactMap { peer in peer.hellos.map { (peer.subnet, $0) } })
+    }
+
+    private mutating func addTraffic(
+        _ counted: [(subnet: String, traffic: NodeStatus.Traffic)], unixTime time: Double
+    ) {
         func family(
             _ name: String, _ kind: Kind, _ help: String, _ value: (NodeStatus.Traffic) -> Double?
         ) {
@@ -164,5 +172,24 @@ extension MetricsText {
             "twill_peer_last_received_timestamp_seconds", .gauge,
             "When the last packet came from a node, seconds since 1970; none where none did."
         ) { $0.lastReceivedSeconds.map { time - $0 } }
+    }
+
+    /// Of those that answer hellos: a 0 for one that knows none would say what is not so.
+    private mutating func addHellos(_ answering: [(subnet: String, hellos: NodeStatus.Hellos)]) {
+        func family(_ name: String, _ kind: Kind, _ help: String, _ value: (NodeStatus.Hellos) -> Double) {
+            add(
+                name, kind, help: help,
+                answering.map { Sample(value($0.hellos), labels: [("subnet", $0.subnet)]) })
+        }
+        family(
+            "twill_peer_round_trip_seconds", .gauge,
+            "From a hello to a node's daemon until its answer, by the underlay: the shortest of the last five."
+        ) { $0.roundTripSeconds }
+        family(
+            "twill_peer_hellos_asked_total", .counter, "Hellos that a node's daemon was to answer."
+        ) { Double($0.asked) }
+        family("twill_peer_hellos_answered_total", .counter, "Of those, hellos that it answered.") {
+            Double($0.answered)
+        }
     }
 }

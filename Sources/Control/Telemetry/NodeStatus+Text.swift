@@ -141,49 +141,22 @@ extension NodeStatus {
 
     /// The peers in columns, under a heading. What is to be said of one beside that stands in a line below it.
     private func peerLines(limit: Int, isWide: Bool) -> [String] {
-        let widths = isWide ? [20, 23, 22, 11, 13, 11, 13] : [19, 23, 13, 13]
-        func line(_ columns: [String]) -> String {
-            let padded = zip(columns, widths).map { column, width in
-                column.cut(to: width - 1) + String(repeating: " ", count: max(1, width - column.count))
-            }
-            return "  " + padded.joined() + columns[widths.count...].joined()
-        }
-        func rate(_ flow: Flow?) -> String {
-            flow?.bytesPerSecond.map { NodeStatus.scaled($0 * 8, "bit/s") } ?? "-"
-        }
-        func total(_ flow: Flow?) -> String { flow.map { NodeStatus.scaled(Double($0.bytes), "B") } ?? "-" }
-        func row(_ subnet: String, _ endpoint: String, _ name: String?, _ traffic: Traffic?) -> String {
-            let heard =
-                traffic.map { $0.lastReceivedSeconds.map { NodeStatus.duration($0) } ?? "never" } ?? "-"
-            let (sent, received) = (traffic?.sent, traffic?.received)
-            if isWide {
-                return line([
-                    subnet, endpoint, name ?? "-", total(sent), rate(sent), total(received), rate(received),
-                    heard,
-                ])
-            }
-            return line([subnet, name ?? endpoint, rate(sent), rate(received), heard])
-        }
+        let columns = PeerColumns(
+            isWide: isWide, hasNames: peers.contains { $0.name != nil },
+            hasRoundTrips: peers.contains { $0.hellos != nil })
         var lines = ["peers     \(peers.count)"]
-        if !peers.isEmpty, limit > 0 {
-            let heading =
-                isWide
-                ? ["SUBNET", "ENDPOINT", "NODE", "OUT", "", "IN", "", "HEARD AGO"]
-                : [
-                    "SUBNET", peers.contains { $0.name != nil } ? "NODE" : "ENDPOINT", "OUT", "IN",
-                    "HEARD AGO",
-                ]
-            lines.append(line(heading))
-        }
+        if !peers.isEmpty, limit > 0 { lines.append(columns.heading) }
         for peer in peers.prefix(limit) {
-            lines.append(row(peer.subnet, peer.endpoint, peer.name, peer.traffic))
+            lines.append(columns.row(of: peer))
             if isWide, let endpoint = peer.ipv6Endpoint { lines.append("    IPv6 at \(endpoint)") }
             if let silence = peer.silence { lines.append("    \(silence)") }
             if let pathMTU = peer.pathMTU { lines.append("    path MTU \(pathMTU)") }
         }
         if peers.count > limit { lines.append("  and \(peers.count - limit) more") }
         if let otherPeersTraffic {
-            lines.append(row("those with -", "", isWide ? "" : nil, otherPeersTraffic))
+            var others = Peer(subnet: "those with -", endpoint: "", traffic: otherPeersTraffic)
+            if isWide { others.name = "" }
+            lines.append(columns.row(of: others))
         }
         return lines
     }
@@ -200,6 +173,18 @@ extension NodeStatus {
         return (seconds < 0 ? "-" : "") + (parts.isEmpty ? "0s" : parts.prefix(2).joined(separator: " "))
     }
 
+    /// Up to three digits, with a fraction where there is one before the point: `141 µs`, `1.2 ms`, `12 ms`, `1.2 s`.
+    static func roundTrip(_ seconds: Double) -> String {
+        // What is no such time comes from no daemon.
+        guard (0..<999).contains(seconds) else { return "?" }
+        let microseconds = Int((seconds * 1e6).rounded())
+        if microseconds < 1_000 { return "\(microseconds) µs" }
+        let (tenths, unit) =
+            microseconds < 999_500
+            ? ((microseconds + 50) / 100, "ms") : ((microseconds + 50_000) / 100_000, "s")
+        return tenths < 100 ? "\(tenths / 10).\(tenths % 10) \(unit)" : "\((tenths + 5) / 10) \(unit)"
+    }
+
     /// Three digits and a decimal prefix: `1.23 Gbit/s`, `45.6 kpps`, `789 B`.
     static func scaled(_ value: Double, _ unit: String) -> String {
         var value = value
@@ -214,6 +199,62 @@ extension NodeStatus {
         let fraction = String(scaled % factor)
         let point = places == 0 ? "" : "." + String(repeating: "0", count: places - fraction.count) + fraction
         return "\(scaled / factor)\(point) \(prefix)\(unit)"
+    }
+}
+
+/// The columns of the peers on a terminal: their names, their widths, and what of a peer stands in each.
+private struct PeerColumns {
+    private struct Column {
+        var name: String
+        var width: Int
+        var cell: (NodeStatus.Peer) -> String
+    }
+
+    private let columns: [Column]
+
+    /// - Parameters:
+    ///   - isWide: whether there is room for a peer's name beside its address, and for what was carried in all.
+    ///   - hasNames: whether some peer has a name.
+    ///   - hasRoundTrips: whether some peer answers hellos.
+    init(isWide: Bool, hasNames: Bool, hasRoundTrips: Bool) {
+        let node = Column(
+            name: isWide || hasNames ? "NODE" : "ENDPOINT", width: isWide ? 22 : hasRoundTrips ? 19 : 23
+        ) { isWide ? $0.name ?? "-" : $0.name ?? $0.endpoint }
+        func carried(_ name: String, _ flow: @escaping (NodeStatus.Peer) -> NodeStatus.Flow?) -> [Column] {
+            let total = Column(name: name, width: 11) { peer in
+                flow(peer).map { NodeStatus.scaled(Double($0.bytes), "B") } ?? "-"
+            }
+            let rate = Column(name: isWide ? "" : name, width: hasRoundTrips && !isWide ? 12 : 13) { peer in
+                flow(peer)?.bytesPerSecond.map { NodeStatus.scaled($0 * 8, "bit/s") } ?? "-"
+            }
+            return isWide ? [total, rate] : [rate]
+        }
+        let roundTrip = Column(name: "RTT", width: 7) {
+            $0.hellos.map { NodeStatus.roundTrip($0.roundTripSeconds) } ?? "-"
+        }
+        let heard = Column(name: "HEARD AGO", width: 0) { peer in
+            peer.traffic.map { $0.lastReceivedSeconds.map { NodeStatus.duration($0) } ?? "never" } ?? "-"
+        }
+        columns =
+            [Column(name: "SUBNET", width: isWide ? 20 : 19, cell: \.subnet)]
+            + (isWide ? [Column(name: "ENDPOINT", width: 23, cell: \.endpoint)] : []) + [node]
+            + carried("OUT") { $0.traffic?.sent } + carried("IN") { $0.traffic?.received }
+            + (hasRoundTrips ? [roundTrip] : []) + [heard]
+    }
+
+    /// The columns' names.
+    var heading: String { line(columns.map(\.name)) }
+
+    /// What stands in each of a peer.
+    func row(of peer: NodeStatus.Peer) -> String { line(columns.map { $0.cell(peer) }) }
+
+    private func line(_ cells: [String]) -> String {
+        let padded = zip(cells, columns).map { cell, column in
+            guard column.width > 0 else { return cell }
+            return cell.cut(to: column.width - 1)
+                + String(repeating: " ", count: max(1, column.width - cell.count))
+        }
+        return "  " + padded.joined()
     }
 }
 

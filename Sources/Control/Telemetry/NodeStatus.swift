@@ -331,6 +331,9 @@ extension NodeStatus {
         /// `unanswered`: packets go to it, and nothing comes back; `refused`: its host says besides that nobody listens
         /// on its UDP port. Nil where it is heard or nothing goes to it, and from a release that does not tell.
         public var silence: String?
+        /// What became of the questions that this node's daemon asks the peer's; nil where it answers none (flannel, a
+        /// daemon that is gone), where this node has no kernel path, which is what asks, and from a release that does not tell.
+        public var hellos: Hellos?
 
         /// Makes a peer.
         public init(
@@ -368,6 +371,23 @@ extension NodeStatus {
             self.detail = detail
             self.attachment = attachment
             self.ablePeers = ablePeers
+        }
+    }
+
+    /// Questions from daemon to daemon by the underlay, and their answers, since the data plane was started.
+    public struct Hellos: Codable, Sendable, Equatable {
+        /// Questions that were sent.
+        public var asked: UInt64
+        /// Of those, how many were answered.
+        public var answered: UInt64
+        /// The shortest of the last five round trips, in seconds; the peer's daemon is in it.
+        public var roundTripSeconds: Double
+
+        /// Makes one.
+        public init(asked: UInt64, answered: UInt64, roundTripSeconds: Double) {
+            self.asked = asked
+            self.answered = answered
+            self.roundTripSeconds = roundTripSeconds
         }
     }
 

@@ -17,6 +17,8 @@ public struct HelloInbox: @unchecked Sendable {
         public var message: HelloMessage
         /// Its datagram's source.
         public var sender: Endpoint
+        /// When it came, nanoseconds of the monotonic clock.
+        public var nanoseconds: Int
     }
 
     /// Hellos that are kept until they are taken. What comes beyond them within one turn of the reader's thread is lost.
@@ -27,7 +29,7 @@ public struct HelloInbox: @unchecked Sendable {
     private let counts: UnsafeMutablePointer<Atomic<UInt64>>
     private let wake: Int32
 
-    /// Allocates an empty one: 64 × 48 bytes.
+    /// Allocates an empty one: 64 × 56 bytes.
     ///
     /// - Parameter wake: an eventfd that its reader waits on, which stays the caller's.
     public static func allocate(wake: Int32) -> HelloInbox {
@@ -50,12 +52,13 @@ public struct HelloInbox: @unchecked Sendable {
 
     /// Leaves a hello, and wakes the reader where it had taken all there was. The writer's thread alone.
     ///
+    /// - Parameter nanoseconds: when it came.
     /// - Returns: whether there was room.
     @discardableResult
-    public func put(_ message: HelloMessage, from sender: Endpoint) -> Bool {
+    public func put(_ message: HelloMessage, from sender: Endpoint, atNanoseconds nanoseconds: Int) -> Bool {
         let put = counts[0].load(ordering: .relaxed)
         guard put &- counts[1].load(ordering: .acquiring) < UInt64(HelloInbox.capacity) else { return false }
-        place(put).initialize(to: Arrival(message: message, sender: sender))
+        place(put).initialize(to: Arrival(message: message, sender: sender, nanoseconds: nanoseconds))
         counts[0].store(put &+ 1, ordering: .sequentiallyConsistent)
         // The reader looks at the one count after it moved the other, as this does: one of both sees what is there.
         if counts[1].load(ordering: .sequentiallyConsistent) == put { eventfd_write(wake, 1) }

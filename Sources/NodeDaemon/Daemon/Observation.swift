@@ -202,6 +202,7 @@ final class Observation: Observable {
         let narrow = knowledge.paths?.narrow ?? [:]
         let able = knowledge.dataPlane?.kernelPath?.standing.able
         let silent = knowledge.paths?.silent ?? [:]
+        let hellos = knowledge.dataPlane?.answeredHellos() ?? [:]
         status.peers = knowledge.table.peers.map { known in
             let subnet = known.subnet.prefixes.first
             var peer = NodeStatus.Peer(
@@ -212,6 +213,11 @@ final class Observation: Observable {
                 peer.ipv6Endpoint = "\(Endpoint(address: .v6(address), port: known.endpoint.port))"
             }
             peer.silence = subnet.flatMap { silent[$0]?.rawValue }
+            peer.hellos = hellos[known.endpoint].map {
+                NodeStatus.Hellos(
+                    asked: $0.asked, answered: $0.answered,
+                    roundTripSeconds: Double($0.roundTripNanoseconds) / 1e9)
+            }
             return peer
         }
         if let dataPlane = knowledge.dataPlane {

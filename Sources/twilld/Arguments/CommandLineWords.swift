@@ -64,7 +64,9 @@ struct CommandLineWords {
         _ word: String, after path: [String], of command: any ParsableCommand.Type
     ) -> ExitFailure {
         let names = command.configuration.subcommands.compactMap { $0.configuration.commandName } + ["help"]
-        let guess = word.nearest(among: names).map { "did you mean \($0)? " } ?? ""
+        // Of other programs it is a command.
+        let meant = path.isEmpty && word == "version" ? "--version" : word.nearest(among: names)
+        let guess = meant.map { "did you mean \($0)? " } ?? ""
         let place = (["twilld"] + path).joined(separator: " ")
         return ExitFailure(
             .usage, "there is no command \"\(word.printable)\"; \(guess)the commands are in: \(place) --help")

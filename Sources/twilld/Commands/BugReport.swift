@@ -21,6 +21,7 @@ struct BugReportCommand: FlagTaking {
     @OptionGroup(title: "Underlay, where no daemon runs") var underlay: UnderlayFlags
     @OptionGroup(title: "Kubernetes") var kubernetes: KubernetesModeFlag
     @OptionGroup var socket: StatusSocketFlag
+    @OptionGroup var configurationFile: ConfigurationFileFlag
 
     @Option(help: ArgumentHelp("File that the daemon wrote.", valueName: "file"), completion: .file())
     var subnetFile = SubnetFile.defaultPath

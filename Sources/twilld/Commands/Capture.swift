@@ -22,6 +22,7 @@ struct CaptureCommand: FlagTaking {
             """)
 
     @OptionGroup var socket: StatusSocketFlag
+    @OptionGroup var configurationFile: ConfigurationFileFlag
 
     @Flag(help: "Only packets that are dropped.")
     var dropped = false

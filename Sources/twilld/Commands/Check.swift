@@ -26,6 +26,7 @@ struct Check: FlagTaking {
     var mtu: Int?
 
     @OptionGroup(title: "Kubernetes") var kubernetes: KubernetesModeFlag
+    @OptionGroup var configurationFile: ConfigurationFileFlag
 
     @Flag(help: "Print the findings as JSON.")
     var json = false

@@ -25,6 +25,7 @@ struct Cleanup: FlagTaking {
             """)
 
     @OptionGroup var socket: StatusSocketFlag
+    @OptionGroup var configurationFile: ConfigurationFileFlag
     @OptionGroup var device: TunnelNameFlag
 
     @Option(help: ArgumentHelp("File that the daemon wrote.", valueName: "file"), completion: .file())

@@ -51,6 +51,8 @@ struct DockerOptions: FlagTaking {
     @Option(name: .customLong("m"), help: ArgumentHelp("Leave --ip-masq out of the file.", valueName: "bool"))
     var omitsMasquerading = false
 
+    @OptionGroup var configurationFile: ConfigurationFileFlag
+
     @Flag(help: "Print the options as JSON.")
     var json = false
 

@@ -19,6 +19,7 @@ struct Lease: ParsableCommand {
             commandName: "list", abstract: "List every lease and reservation, with what is wrong with it.")
 
         @OptionGroup var store: LeaseStoreFlags
+        @OptionGroup var configurationFile: ConfigurationFileFlag
 
         @Flag(help: "Print the leases as JSON.")
         var json = false
@@ -44,6 +45,7 @@ struct Lease: ParsableCommand {
             abstract: "Keep a subnet for the node with a public address; the reservation never expires.")
 
         @OptionGroup var store: LeaseStoreFlags
+        @OptionGroup var configurationFile: ConfigurationFileFlag
 
         @Option(
             help: ArgumentHelp(
@@ -79,6 +81,7 @@ struct Lease: ParsableCommand {
             abstract: "Delete a lease or a reservation; a running node that holds it registers again.")
 
         @OptionGroup var store: LeaseStoreFlags
+        @OptionGroup var configurationFile: ConfigurationFileFlag
 
         @Argument(
             help: ArgumentHelp("The subnet, 10.66.28.0/24.", valueName: "subnet"), completion: .subnets,

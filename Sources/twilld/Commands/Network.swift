@@ -24,6 +24,7 @@ struct Network: ParsableCommand {
             commandName: "show", abstract: "Print the network config as the store has it, and what it means.")
 
         @OptionGroup var store: LeaseStoreFlags
+        @OptionGroup var configurationFile: ConfigurationFileFlag
 
         @Flag(help: "Print it, and what it means, as a JSON document.")
         var json = false
@@ -56,6 +57,7 @@ struct Network: ParsableCommand {
             discussion: #"Example: echo '{"Network": "10.66.0.0/16"}' | twilld network set -"#)
 
         @OptionGroup var store: LeaseStoreFlags
+        @OptionGroup var configurationFile: ConfigurationFileFlag
 
         @Argument(
             help: ArgumentHelp("File with the config, JSON; - for standard input.", valueName: "file"),

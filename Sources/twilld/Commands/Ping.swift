@@ -16,6 +16,7 @@ struct Ping: FlagTaking {
             """)
 
     @OptionGroup var socket: StatusSocketFlag
+    @OptionGroup var configurationFile: ConfigurationFileFlag
 
     @Flag(help: "Print the findings as JSON.")
     var json = false
@@ -55,6 +56,7 @@ struct DoctorCommand: FlagTaking {
     @OptionGroup(title: "Underlay, where no daemon runs") var underlay: UnderlayFlags
     @OptionGroup(title: "Kubernetes") var kubernetes: KubernetesModeFlag
     @OptionGroup var socket: StatusSocketFlag
+    @OptionGroup var configurationFile: ConfigurationFileFlag
 
     @Flag(help: "Print the findings as JSON.")
     var json = false

@@ -41,10 +41,7 @@ struct Run: FlagTaking {
     @OptionGroup(title: "Kubernetes") var kubernetes: KubernetesFlags
     @OptionGroup(title: "Logging of flanneld") var logging: LoggingFlags
 
-    @Option(
-        help: ArgumentHelp("File with flags that the command line lacks.", valueName: "file"),
-        completion: .file())
-    var config: String?
+    @OptionGroup var configurationFile: ConfigurationFileFlag
 
     /// Within this time of a signal the process is gone, whatever does not answer: a store that hangs, say.
     private static let stopLimitMilliseconds: UInt32 = 900

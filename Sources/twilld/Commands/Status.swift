@@ -14,6 +14,7 @@ struct Status: FlagTaking {
     )
 
     @OptionGroup var socket: StatusSocketFlag
+    @OptionGroup var configurationFile: ConfigurationFileFlag
 
     @Flag(help: "Print the status document as JSON.")
     var json = false

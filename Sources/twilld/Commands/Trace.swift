@@ -18,6 +18,7 @@ struct Trace: FlagTaking {
             """)
 
     @OptionGroup var socket: StatusSocketFlag
+    @OptionGroup var configurationFile: ConfigurationFileFlag
 
     @Option(help: ArgumentHelp("For how long.", valueName: "number"))
     var seconds = 5

@@ -8,7 +8,7 @@ extension Worker where Engine: ~Copyable {
     mutating func takeHello(_ bytes: UnsafeMutableRawPointer, length: Int, sender: Endpoint?) -> Bool {
         guard let message = HelloMessage(bytes, length: length) else { return false }
         // Where the thread has no time for it, it is lost, as anywhere on the way.
-        if let sender, let hellos { hellos.put(message, from: sender) }
+        if let sender, let hellos { hellos.put(message, from: sender, atNanoseconds: engine.nowNanoseconds) }
         return true
     }
 }

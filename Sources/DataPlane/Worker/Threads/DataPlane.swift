@@ -14,6 +14,7 @@ import Devices
 import Engines
 import Forwarding
 import Glibc
+public import Hello
 import KernelForwarding
 import KernelPrograms
 import Synchronization
@@ -546,6 +547,9 @@ public final class DataPlane: Sendable {
         let before = carried.withLock { $0.peers }
         return published.withLock { $0.slots.totals(counts: counts(ofSlot:)) }.continuing(before)
     }
+
+    /// How soon each peer answers hellos, and how many; of those that answer at all, since this data plane was made.
+    public func answeredHellos() -> [Endpoint: AnsweredHellos] { hellos.answered }
 
     private func counts(ofSlot slot: UInt16) -> PeerCounts {
         var sum = PeerCounts()

@@ -20,6 +20,7 @@ final class HelloThread: ForwardingSubscriber, Sendable {
     private let socket = Mutex<Int32?>(nil)
     private let kernelPath = Mutex<(any KernelPathPeers)?>(nil)
     private let peers = Mutex<[ForwardingPeer]?>(nil)
+    private let roundTrips = Mutex(PeerRoundTrips())
     private let stopping = Atomic<Bool>(false)
     private let thread = Mutex<pthread_t?>(nil)
 
@@ -49,6 +50,9 @@ final class HelloThread: ForwardingSubscriber, Sendable {
         if isAwaited { eventfd_write(wake, 1) }
         return 0
     }
+
+    /// What is known of each peer that answers.
+    var answered: [Endpoint: AnsweredHellos] { roundTrips.withLock(\.answered) }
 
     /// Starts the thread. Where it is not started, this node asks nobody and answers nobody.
     ///
@@ -98,11 +102,13 @@ final class HelloThread: ForwardingSubscriber, Sendable {
             let receives = path.receives
             if now >= followAt, let peers = peers.withLock({ $0.take() }) {
                 hellos.follow(peers.lazy.map(\.endpoint), at: now)
+                roundTrips.withLock { $0.follow(peers.lazy.map(\.endpoint)) }
                 followAt = now + HelloLimits.turn
             }
             let hasNewPeers = peers.withLock { $0 != nil }
             for inbox in inboxes {
                 while let arrival = inbox.take() {
+                    noteAnswer(arrival)
                     carryOut(
                         hellos.take(arrival.message, from: arrival.sender, at: now, receives: receives), path,
                         socket)
@@ -134,8 +140,16 @@ final class HelloThread: ForwardingSubscriber, Sendable {
         }
     }
 
+    private func noteAnswer(_ arrival: HelloInbox.Arrival) {
+        guard arrival.message.kind == .answer else { return }
+        roundTrips.withLock {
+            $0.noteAnswer(arrival.message.number, from: arrival.sender, at: arrival.nanoseconds)
+        }
+    }
+
     /// What is not sent is lost, as anywhere on the way: it is asked for again.
     private func send(_ message: HelloMessage, to endpoint: Endpoint, on socket: Int32) {
+        let now = MachineClock.nanoseconds
         let sent = withUnsafeTemporaryAllocation(byteCount: HelloMessage.byteCount, alignment: 8) { bytes in
             // checked: it has bytes
             message.write(to: bytes.baseAddress!)
@@ -143,7 +157,10 @@ final class HelloThread: ForwardingSubscriber, Sendable {
                 sendto(socket, bytes.baseAddress, bytes.count, Int32(MSG_DONTWAIT), $0, $1)
             }
         }
-        if sent == HelloMessage.byteCount { counters.add(.hellosSent) }
+        guard sent == HelloMessage.byteCount else { return }
+        counters.add(.hellosSent)
+        guard message.kind == .question else { return }
+        roundTrips.withLock { $0.noteQuestion(message.number, to: endpoint, at: now) }
     }
 
     /// Milliseconds of a clock that only goes forward.
