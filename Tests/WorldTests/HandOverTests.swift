@@ -197,6 +197,33 @@ struct HandOverTests {
         _ = try await stage.daemon.exitStatus()
     }
 
+    /// The second worker sends from the port behind the network's, and a service manager has a copy of what it sends on, as it
+    /// has of what was received on before.
+    @Test(arguments: [false, true])
+    func aPortThatTheNodeHasAlreadyBecomesTheNetworks(isKept: Bool) async throws {
+        let keeper = try #require(Self.keeper)
+        let socket = "/tmp/twill-notify-\(UInt32.random(in: 0...UInt32.max))"
+        defer { unlink(socket) }
+        let stage = try await Stage("workers = 2\n", wrapper: isKept ? "\(keeper) --keep \(socket)" : "")
+        let process = try #require(stage.daemon.status).processIdentifier
+        if isKept { try await Task.sleep(for: .seconds(2)) }
+        for port in [8286, 8285] {
+            try stage.lab.write("twilld.conf", "workers = 2\nport = \(port)\n")
+            kill(process, SIGHUP)
+            _ = try await until("port \(port)", { stage.daemon.log }) { () -> Bool? in
+                guard let status = stage.daemon.status,
+                    status.underlay?.endpoint.hasSuffix(":\(port)") == true
+                else { return nil }
+                return status.engine?.workers == 2 && status.problems.isEmpty ? true : nil
+            }
+            // Its peer hears of it, and the store has what there is now.
+            try await Task.sleep(for: .seconds(2))
+        }
+        try await stage.expectNothingLost()
+        stage.daemon.signal(SIGTERM)
+        _ = try await stage.daemon.exitStatus()
+    }
+
     private static var keeper: String? {
         let path = String(LabDaemon.binary.prefix { _ in true })
         let directory = path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."

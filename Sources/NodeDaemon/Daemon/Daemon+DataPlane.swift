@@ -118,6 +118,8 @@ extension Daemon {
             // The kernel path's programs are the new one's.
             stage.desired = nil
             logger.notice(.dataPlaneReplaced, metadata: words(for: following, mtu: routes.mtu))
+            // It came half the way.
+            if !following.isMade(for: settings) { askForPass(afterSeconds: Daemon.heldPauseSeconds) }
             return following
         } catch .unsteerable(let errorNumber) {
             logger.warning(
@@ -155,6 +157,11 @@ extension Daemon {
         isReplacing = true
         defer { isReplacing = false }
         stage.kernelPath?.rest()
+        if current.underlay != settings.underlay {
+            // What the service manager has of a port of before, or of one that a worker sends from, would keep that taken.
+            stage.stored = nil
+            await onThread { [store] in store.clear() }
+        }
         do throws(DataPlaneError) {
             return try await onThread { () throws(DataPlaneError) in
                 try current.replaced(by: settings, keepsFormerSockets: keepsFormerSockets) {

@@ -42,9 +42,19 @@ extension DataPlane {
         return current
     }
 
-    /// The configurations on the way to one: each changes either the port or the number of workers.
+    /// The configurations on the way to one: each changes either the port or the number of workers. Where one of several
+    /// workers sends from the port that is wanted, there is one alone first, which does not.
     private func steps(to configuration: DataPlaneConfiguration) -> [DataPlaneConfiguration] {
         let wanted = configuration.tuning.workerCount
+        if underlay != configuration.underlay,
+            channels?.sendingPorts.contains(configuration.underlay.port) == true
+        {
+            var single = self.configuration
+            single.tuning.workers = .fixed(1)
+            var moved = configuration
+            moved.tuning.workers = .fixed(1)
+            return wanted > 1 ? [single, moved, configuration] : [single, configuration]
+        }
         func with(workers: Int) -> DataPlaneConfiguration {
             var step = configuration
             step.tuning.workers = .fixed(workers)

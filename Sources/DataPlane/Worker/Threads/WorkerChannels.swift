@@ -152,6 +152,11 @@ public struct WorkerChannels: Sendable {
         return named
     }
 
+    /// The ports that workers send from beside the network's.
+    var sendingPorts: [UInt16] {
+        sockets.senders.dropFirst().compactMap { Endpoint(boundBy: $0)?.port }
+    }
+
     /// Whether there are sockets on a port or address that the node had before.
     public var hasFormerSockets: Bool { !sockets.former.isEmpty }
 
