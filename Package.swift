@@ -172,9 +172,12 @@ let controlSide: [Target] = [
     .target(
         name: "Kit",
         dependencies: [
-            "Addresses", "CLinux", "CNetworkNamespaces", "Counters", "NetworkNamespaces", "Telemetry",
+            "Addresses", "CLinux", "CNetworkNamespaces", "Counters", "CServiceKeeper", "NetworkNamespaces",
+            "Telemetry",
         ],
         path: "Tests/Kit", swiftSettings: settings),
+
+    .target(name: "CServiceKeeper", path: "Tests/CServiceKeeper"),
 
     // The programs behind tools/soak, tools/test-upgrade and tools/test-mixed.
     .executableTarget(

@@ -60,8 +60,12 @@ public enum Disturbance: Sendable, Hashable {
     case daemonKilled(node: Int, pause: Duration)
     /// A node's daemon is ended and started.
     case daemonRestarted(node: Int)
-    /// Another process takes over from a node's daemon, while that runs.
+    /// The last node's daemon is killed; its service manager, which has kept its descriptors, starts it again at once.
+    case daemonCrashes(node: Int)
+    /// A process of another build takes over from a node's daemon, while that runs.
     case daemonTakenOver(node: Int)
+    /// A process that is to take over from a node's daemon is killed so long after its start.
+    case successorKilled(node: Int, after: Duration)
     /// A node's daemon is told other settings, by which its data plane is made anew.
     case daemonSettingsChange(node: Int, workers: Int)
     /// A node's daemon stands still for a while.
@@ -100,7 +104,9 @@ public enum Disturbance: Sendable, Hashable {
         case addressChanges = "address changes"
         case daemonKilled = "daemon killed"
         case daemonRestarted = "daemon restarted"
+        case daemonCrashes = "daemon crashes"
         case daemonTakenOver = "daemon taken over"
+        case successorKilled = "successor killed"
         case daemonSettingsChange = "daemon's settings change"
         case daemonPaused = "daemon paused"
         case daemonsKilledTogether = "daemons killed together"
@@ -142,7 +148,10 @@ extension Disturbance: CustomStringConvertible {
             "node \(node)'s address changes, the \(newIsAddedFirst ? "new one added" : "old one deleted") first"
         case .daemonKilled(let node, let pause): "node \(node)'s daemon killed, back after \(pause)"
         case .daemonRestarted(let node): "node \(node)'s daemon restarted"
-        case .daemonTakenOver(let node): "another daemon takes over on node \(node)"
+        case .daemonCrashes(let node): "node \(node)'s daemon killed, started again with what was kept"
+        case .daemonTakenOver(let node): "a daemon of another build takes over on node \(node)"
+        case .successorKilled(let node, let after):
+            "a daemon that is to take over on node \(node) killed \(after) after its start"
         case .daemonSettingsChange(let node, let workers):
             "node \(node)'s daemon is told to have \(workers) workers"
         case .daemonPaused(let node, let pause): "node \(node)'s daemon stopped for \(pause)"

@@ -53,6 +53,10 @@ public struct DisturbanceDeck: Sendable {
     /// The first node's daemon is never ended, so that its memory tells of the whole run.
     private mutating func mortalNode() -> Int { 2 + random.below(nodes - 1) }
 
+    /// One whose daemon no service manager keeps, which would start it again beside the one that took over: the last node's has
+    /// one.
+    private mutating func unkeptNode() -> Int { 2 + random.below(max(nodes - 2, 1)) }
+
     /// From 0.1 to 4 s; one in eight from 16 to 20 s, longer than a watch may be quiet.
     private mutating func pause() -> Duration {
         random.oneIn(8)
@@ -87,7 +91,10 @@ public struct DisturbanceDeck: Sendable {
         case .addressChanges: .addressChanges(node: node(), newIsAddedFirst: random.oneIn(2))
         case .daemonKilled: .daemonKilled(node: mortalNode(), pause: pause())
         case .daemonRestarted: .daemonRestarted(node: mortalNode())
-        case .daemonTakenOver: .daemonTakenOver(node: mortalNode())
+        case .daemonCrashes: .daemonCrashes(node: nodes)
+        case .daemonTakenOver: .daemonTakenOver(node: unkeptNode())
+        case .successorKilled:
+            .successorKilled(node: unkeptNode(), after: .milliseconds(1 + random.below(150)))
         case .daemonSettingsChange: .daemonSettingsChange(node: node(), workers: 1 + random.below(3))
         case .daemonPaused: .daemonPaused(node: node(), pause: pause())
         case .daemonsKilledTogether: .daemonsKilledTogether

@@ -28,7 +28,8 @@ import Testing
         for card in cards(2_000, seed: 11, nodes: 4) {
             switch card.disturbance {
             case .daemonKilled(let node, _), .daemonRestarted(let node), .daemonTakenOver(let node),
-                .nodeReplaced(let node), .nodeLeavesAndJoins(let node):
+                .daemonCrashes(let node), .successorKilled(let node, _), .nodeReplaced(let node),
+                .nodeLeavesAndJoins(let node):
                 #expect((2...4).contains(node))
             default: break
             }

@@ -116,6 +116,15 @@ public final class Lab {
         }
     }
 
+    /// The same program with another commit written into it, which is another build of it to all who look.
+    public func anotherBuild(of daemon: String) async throws -> String {
+        let path = "\(directory)/another-twilld"
+        try write("commit", "another" + String(repeating: "\0", count: 57))
+        try await self[1].run(
+            "objcopy --update-section .twill.commit=\(directory)/commit \(daemon) \(path)")
+        return path
+    }
+
     /// Writes a file below the directory, in the place of another.
     public func write(_ name: String, _ text: String) throws {
         try Data(text.utf8).write(to: URL(filePath: directory + "/" + name), options: .atomic)
@@ -215,7 +224,8 @@ public final class LabNode: LabHost {
         let files = "\(directory)/daemon-\(daemonCount)"
         daemonCount += 1
         let command =
-            "\(wrapper.hasSuffix(";") ? wrapper + " exec" : "exec \(wrapper)") env \(environment) \(other ?? binary) \(store)"
+            "\(wrapper.hasSuffix(";") ? wrapper + " exec" : "exec \(wrapper)")"
+            + " \(environment.isEmpty ? "" : "env \(environment)") \(other ?? binary) \(store)"
             + " --subnet-file \(directory)/subnet.env --state-dir \(directory)/state"
             + " --status-socket \(directory)/twilld.sock \(flags) >\(standardError ?? "\(files).out") 2>&1"
         return LabDaemon(

@@ -82,6 +82,23 @@ public final class LabDaemon {
         (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(processIdentifier)/fd").count) ?? 0
     }
 
+    /// Whether the kernel tells the time slices of threads.
+    public static var timeSlicesAreTold: Bool {
+        (try? String(contentsOfFile: "/proc/self/sched", encoding: .utf8))?.contains("se.slice") == true
+    }
+
+    /// The time slice of its first thread of a name, nanoseconds; nil where there is none, or the kernel does not tell.
+    public func timeSlice(ofThread name: String) -> Int? {
+        let tasks = "/proc/\(processIdentifier)/task"
+        for thread in (try? FileManager.default.contentsOfDirectory(atPath: tasks)) ?? [] {
+            let text = try? String(contentsOfFile: "\(tasks)/\(thread)/sched", encoding: .utf8)
+            let lines = text?.split(separator: "\n") ?? []
+            guard lines.first?.hasPrefix("\(name) (") == true else { continue }
+            return lines.first { $0.hasPrefix("se.slice") }?.split(separator: " ").last.flatMap { Int($0) }
+        }
+        return nil
+    }
+
     private func numbers(in file: String) -> [Int] {
         let text = try? String(contentsOfFile: "/proc/\(processIdentifier)/\(file)", encoding: .utf8)
         return text?.split(whereSeparator: \.isWhitespace).compactMap { Int($0) } ?? []
@@ -102,9 +119,6 @@ public final class LabDaemon {
 
     /// Sends a signal.
     public func signal(_ number: Int32) { process.signal(number) }
-
-    /// Whether a signal does not end it at once.
-    public func takes(_ number: Int32) -> Bool { process.takes(number) }
 
     /// Waits until it ended; gives its exit status, 128 and more where a signal ended it.
     public func exitStatus(seconds: Double = 30) async throws -> Int {

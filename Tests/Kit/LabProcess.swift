@@ -42,9 +42,9 @@ public final class LabProcess: Sendable {
     /// Sends a signal.
     public func signal(_ number: Int32) { if processIdentifier > 1 { kill(processIdentifier, number) } }
 
-    /// Whether a signal does not end it: it has a handler of its own, or ignores it.
-    public func takes(_ number: Int32) -> Bool {
-        Self.text(of: "/proc/\(processIdentifier)/status").split(separator: "\n").contains { line in
+    /// Whether a signal does not end a process: it has a handler of its own, or ignores it.
+    public static func takes(_ number: Int32, _ process: pid_t) -> Bool {
+        text(of: "/proc/\(process)/status").split(separator: "\n").contains { line in
             guard line.hasPrefix("SigCgt:") || line.hasPrefix("SigIgn:"),
                 let mask = UInt64(line.suffix(16), radix: 16)
             else { return false }

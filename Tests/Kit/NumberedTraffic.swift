@@ -72,8 +72,9 @@ public final class NumberedTraffic: Sendable {
             try (0..<flows).map { _ in try socket(there, connect) }
         }
         let traffic = NumberedTraffic(senders: senders, receiver: receiver, rate: rate)
-        traffic.begin { $0.receive() }
-        traffic.begin { $0.send() }
+        // Each on the processors of its host.
+        try await target.namespace.run { traffic.begin { $0.receive() } }
+        try await source.namespace.run { traffic.begin { $0.send() } }
         return traffic
     }
 

@@ -1,4 +1,5 @@
 import CLinux
+import CServiceKeeper
 import FoundationEssentials
 import Glibc
 import Synchronization
@@ -6,13 +7,25 @@ import Synchronization
 /// A small stand-in for systemd and one service of it: keeps the descriptors that the service gives it (FDSTORE), gives
 /// them to the service's next process, and starts that as soon as the one before has ended, however it did.
 public enum ServiceKeeper {
+    /// The words before a daemon's own with which this program keeps it, where its `main` calls `runIfAsked`.
+    ///
+    /// - Parameter socket: the path of the socket that the service is told of by `NOTIFY_SOCKET`.
+    public static func words(socket: String) -> String { "\(CommandLine.arguments[0]) --keep \(socket)" }
+
+    /// Where this process was started with `words`, keeps the service until its end, and ends with its status.
+    public static func runIfAsked() {
+        let words = CommandLine.arguments.dropFirst()
+        guard words.first == "--keep", let socket = words.dropFirst().first else { return }
+        exit(run(socket: socket, Array(words.dropFirst(2))))
+    }
+
     /// Runs a service until SIGTERM comes, which ends it too. For a program of its own: nothing else may wait for children.
     ///
     /// - Parameters:
     ///   - socket: the path of the socket that the service is told of by `NOTIFY_SOCKET`.
     ///   - command: its words.
     /// - Returns: the exit status of the service's last process.
-    public static func run(socket path: String, _ command: [String]) -> Int32 {
+    private static func run(socket path: String, _ command: [String]) -> Int32 {
         let notify = Glibc.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)
@@ -35,10 +48,9 @@ public enum ServiceKeeper {
         while true {
             guard let process = spawn(command, kept) else { return 1 }
             child.store(process, ordering: .relaxed)
-            var status: Int32 = 0
-            while waitpid(process, &status, WNOHANG) == 0 { takeNotices(notify, &kept, milliseconds: 2) }
+            let status = waitForEnd(of: process, notify, &kept)
             // What it said last.
-            takeNotices(notify, &kept, milliseconds: 0)
+            takeNotices(notify, &kept)
             if isStopped.load(ordering: .relaxed) { return status >> 8 & 0xFF }
         }
     }
@@ -46,33 +58,44 @@ public enum ServiceKeeper {
     private static let isStopped = Atomic<Bool>(false)
     private static let child = Atomic<Int32>(0)
 
-    private static func spawn(_ command: [String], _ kept: [(name: String, descriptor: Int32)]) -> pid_t? {
-        setenv("LISTEN_FDS", "\(kept.count)", 1)
-        setenv("LISTEN_FDNAMES", kept.map(\.name).joined(separator: ":"), 1)
-        var actions = posix_spawn_file_actions_t()
-        posix_spawn_file_actions_init(&actions)
-        defer { posix_spawn_file_actions_destroy(&actions) }
-        // First to where no target is, so that none is overwritten before it was copied.
-        var high: [Int32] = []
-        for (_, descriptor) in kept { high.append(fcntl(descriptor, F_DUPFD_CLOEXEC, 200)) }
-        defer { for descriptor in high { close(descriptor) } }
-        for (offset, descriptor) in high.enumerated() {
-            posix_spawn_file_actions_adddup2(&actions, descriptor, Int32(3 + offset))
+    /// Takes the service's notices until its process has ended, and gives what waitpid(2) says of that.
+    private static func waitForEnd(
+        of process: pid_t, _ notify: Int32, _ kept: inout [(name: String, descriptor: Int32)]
+    ) -> Int32 {
+        let ended = open_process(process)
+        defer { close(ended) }
+        var status: Int32 = 0
+        while waitpid(process, &status, WNOHANG) == 0 {
+            var entries = [notify, ended].map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+            poll(&entries, 2, -1)
+            takeNotices(notify, &kept)
         }
-        // The number that the shell has is the service's.
-        let words = ["/bin/sh", "-c", #"export LISTEN_PID=$$; exec "$@""#, "sh"] + command
-        var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
-        defer { for argument in arguments { free(argument) } }
-        var process = pid_t()
-        let result = posix_spawn(&process, words[0], &actions, nil, &arguments, twill_environment())
-        return result == 0 ? process : nil
+        return status
+    }
+
+    /// Starts the service's process as systemd does: without a shell between, whose start packets would wait for.
+    private static func spawn(_ command: [String], _ kept: [(name: String, descriptor: Int32)]) -> pid_t? {
+        // First to where no target is, so that none is overwritten before it was copied.
+        let high = kept.map { fcntl($0.descriptor, F_DUPFD_CLOEXEC, 200) }
+        defer { for descriptor in high { close(descriptor) } }
+        let ownNumber = "LISTEN_PID=0000000000"
+        let names = kept.map(\.name).joined(separator: ":")
+        let others = ProcessInfo.processInfo.environment.filter { !$0.key.hasPrefix("LISTEN_") }
+        let environment =
+            [ownNumber, "LISTEN_FDS=\(kept.count)", "LISTEN_FDNAMES=\(names)"]
+            + others.map { "\($0.key)=\($0.value)" }
+        var words: [UnsafeMutablePointer<CChar>?] = command.map { strdup($0) } + [nil]
+        var entries: [UnsafeMutablePointer<CChar>?] = environment.map { strdup($0) } + [nil]
+        defer { for text in words + entries { free(text) } }
+        let process = start_service(words[0], &words, &entries, entries[0], high, Int32(high.count))
+        return process > 0 ? process : nil
     }
 
     private static func takeNotices(
-        _ socket: Int32, _ kept: inout [(name: String, descriptor: Int32)], milliseconds: Int32
+        _ socket: Int32, _ kept: inout [(name: String, descriptor: Int32)]
     ) {
         var entry = pollfd(fd: socket, events: Int16(POLLIN), revents: 0)
-        while poll(&entry, 1, milliseconds) > 0 {
+        while poll(&entry, 1, 0) > 0 {
             var bytes = [UInt8](repeating: 0, count: 8192)
             var descriptors = [Int32](repeating: -1, count: Int(TWILL_DESCRIPTORS_AT_ONCE))
             var count: UInt32 = 0

@@ -61,7 +61,9 @@ package final class DisturbancePlayer {
             let node = node(number)
             node.isStopped = true
             lasts(pause) { if node.isStopped { node.restart() } }
-        case .daemonRestarted(let number), .daemonTakenOver(let number): node(number).restart()
+        case .daemonRestarted(let number), .daemonTakenOver(let number), .daemonCrashes(let number),
+            .successorKilled(let number, _):
+            node(number).restart()
         case .daemonSettingsChange: break  // No lease machine sees that.
         case .daemonPaused(let number, let pause):
             let node = node(number)

@@ -32,6 +32,18 @@ public final class NetworkNamespace: Sendable {
         fileprivate init(_ namespace: NetworkNamespace) { self.namespace = namespace }
         deinit { namespace.close() }
 
+        /// Keeps what is started here from now on to a share of the processors, as a machine of its own would have; to
+        /// all of them where there are fewer than shares.
+        ///
+        /// - Parameter share: counted from 0.
+        public func keep(toShare share: Int, of shares: Int) async throws {
+            try await run {
+                guard keep_to_share_of_cpus(Int32(clamping: share), Int32(clamping: shares)) == 0 else {
+                    throw CallFailure(call: "sched_setaffinity")
+                }
+            }
+        }
+
         /// Runs `body` on the namespace's thread.
         @discardableResult
         public func run<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value

@@ -25,8 +25,8 @@ extension Soak {
             return try await playOnStore(disturbance, &dice)
         case .underlayFlaps, .cablePulled, .tunnelFlaps, .tunnelDeleted, .kernelStateDeleted, .addressChanges:
             return try await playOnLinks(disturbance)
-        case .daemonKilled, .daemonRestarted, .daemonTakenOver, .daemonSettingsChange, .daemonPaused,
-            .daemonsKilledTogether:
+        case .daemonKilled, .daemonRestarted, .daemonCrashes, .daemonTakenOver, .successorKilled,
+            .daemonSettingsChange, .daemonPaused, .daemonsKilledTogether:
             try await playOnDaemons(disturbance)
             return nil
         }
@@ -106,10 +106,10 @@ extension Soak {
             try await settle()
             try await waitToDelete(1)
             let lease = try await etcd.lease(network[number].subnet)?.lease
-            node(number).daemon.signal(SIGSTOP)
+            node(number).signal(SIGSTOP)
             if let lease, lease != 0 { try await etcd.revoke(lease) }
             try await Task.sleep(for: pause)
-            node(number).daemon.signal(SIGCONT)
+            node(number).signal(SIGCONT)
         case .subnetTakenByAnother(let number):
             try await settle()
             let key = network[number].subnet
@@ -194,12 +194,12 @@ extension Soak {
             // As their nodes do when they find them gone.
             try await write(keys)
         case .historyCompacted(let number, let count):
-            node(number).daemon.signal(SIGSTOP)
+            node(number).signal(SIGSTOP)
             try await write(network.addForeign(count, &dice))
             try await etcd.compact()
             try await etcd.stop(SIGTERM)
             try await etcd.start()
-            node(number).daemon.signal(SIGCONT)
+            node(number).signal(SIGCONT)
         case .outage(let losesData, let meanwhile):
             if losesData { try await loseData() } else { try await etcd.stop() }
             for other in meanwhile { try await play(other, &dice) }
@@ -287,12 +287,15 @@ extension Soak {
         case .daemonRestarted(let number):
             try await node(number).end(SIGTERM)
             try await node(number).start(etcd)
+        case .daemonCrashes(let number): try await node(number).crash()
         case .daemonTakenOver(let number): try await node(number).takeOver(etcd)
+        case .successorKilled(let number, let after):
+            try await node(number).takeOver(etcd, killedAfter: after)
         case .daemonSettingsChange(let number, let workers): try await node(number).set(workers: workers)
         case .daemonPaused(let number, let pause):
-            node(number).daemon.signal(SIGSTOP)
+            node(number).signal(SIGSTOP)
             try await Task.sleep(for: pause)
-            node(number).daemon.signal(SIGCONT)
+            node(number).signal(SIGCONT)
         case .daemonsKilledTogether:
             for node in nodes.dropFirst() { try await node.end(SIGKILL) }
             for node in nodes.dropFirst() { try await node.start(etcd) }

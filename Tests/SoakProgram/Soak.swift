@@ -84,11 +84,13 @@ final class Soak {
     }
 
     private func begin() async throws {
+        let otherBuild = try await lab.anotherBuild(of: lab.binary)
         for host in lab.nodes {
             // Where the first of two addresses goes, the second one stays. Soaks know every route: no default one.
             try await host.run(
                 "sysctl -qw net.ipv4.conf.eth0.promote_secondaries=1 && ip route delete default")
-            nodes.append(try await SoakNode(host, etcd))
+            let isKept = host.number == options.nodes
+            nodes.append(try await SoakNode(host, etcd, isKept: isKept, builds: [lab.binary, otherBuild]))
         }
         for node in nodes {
             network[node.host.number].subnet = try await until(

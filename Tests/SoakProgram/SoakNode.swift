@@ -35,43 +35,90 @@ final class SoakNode {
     /// The process that lived longest; nil where none lived until it was warm.
     private(set) var longestLife: Life?
 
-    init(_ host: LabNode, _ etcd: LabEtcd) async throws {
+    /// Whether a stand-in for systemd keeps the daemon: then that is the process that the lab knows.
+    private let isKept: Bool
+    /// The two builds that take over from one another, the one that runs first.
+    private var builds: [String]
+
+    init(_ host: LabNode, _ etcd: LabEtcd, isKept: Bool, builds: [String]) async throws {
         self.host = host
+        self.isKept = isKept
+        self.builds = builds
         try Data("workers = 1\n".utf8).write(to: URL(filePath: host.directory + "/twilld.conf"))
-        daemon = try await Self.start(host, etcd)
+        daemon = try await Self.start(host, etcd, isKept: isKept, build: builds[0])
         starts = 1
     }
 
-    private static func start(_ host: LabNode, _ etcd: LabEtcd) async throws -> LabDaemon {
+    private static func start(
+        _ host: LabNode, _ etcd: LabEtcd, isKept: Bool, build: String
+    ) async throws -> LabDaemon {
         // A renewal each minute: times to live are flannel's, 24 hours, and 1,439 minutes is the widest margin there
         // is.
         try await host.start(
             "--etcd-endpoints=\(etcd.endpoint) --iface=eth0 --ip-masq --subnet-lease-renew-margin=1439"
-                + " --config \(host.directory)/twilld.conf")
+                + " --config \(host.directory)/twilld.conf",
+            wrapper: isKept ? ServiceKeeper.words(socket: "\(host.directory)/notify") : "", binary: build)
     }
 
     // MARK: The daemon
 
     func start(_ etcd: LabEtcd) async throws {
-        daemon = try await Self.start(host, etcd)
+        became(try await Self.start(host, etcd, isKept: isKept, build: builds[0]))
+    }
+
+    private func became(_ next: LabDaemon) {
+        daemon = next
         starts += 1
         startedAt = .now
         life = nil
     }
 
-    /// Starts another daemon beside the one that runs. It takes over at once, or, where that one is not set up (the store is
-    /// away), ends and is not missed.
-    func takeOver(_ etcd: LabEtcd) async throws {
+    /// Starts a daemon of the other build beside the one that runs. It takes over at once, or, where that one is not set up
+    /// (the store is away), ends and is not missed.
+    ///
+    /// - Parameter delay: how long after its start it is killed; nil: it is not. If it has taken over by then, it is started
+    ///   again.
+    func takeOver(_ etcd: LabEtcd, killedAfter delay: Duration? = nil) async throws {
         let former = daemon
-        let next = try await Self.start(host, etcd)
+        builds.swapAt(0, 1)
+        let next = try await Self.start(host, etcd, isKept: isKept, build: builds[0])
+        if let delay {
+            try await Task.sleep(for: delay)
+            next.signal(SIGKILL)
+            _ = try await next.exitStatus()
+            // If it was given all and had said so, the former one ends within a moment.
+            try await Task.sleep(for: .seconds(1))
+            if former.isRunning { builds.swapAt(0, 1) } else { try await start(etcd) }
+            return
+        }
         let isOver: Bool = try await until("the end of one of two daemons", seconds: 30) {
             former.isRunning && next.isRunning ? nil : next.isRunning
         }
-        guard isOver else { return }
-        daemon = next
+        if isOver { became(next) } else { builds.swapAt(0, 1) }
+    }
+
+    /// Sends a signal to the daemon. Where it is kept, the keeper passes SIGTERM on; what stops or kills is for both, the
+    /// keeper first, which would start another one.
+    func signal(_ number: Int32) {
+        daemon.signal(number)
+        if isKept, number != SIGTERM, let process = keptProcess { kill(process, number) }
+    }
+
+    /// The daemon is killed, and its keeper lives.
+    func crash() async throws {
+        let former = try await until("a daemon of node \(host.number)", seconds: 10) { keptProcess }
+        kill(former, SIGKILL)
+        _ = try await until("another daemon of node \(host.number)", seconds: 10) {
+            keptProcess.flatMap { $0 == former ? nil : $0 }
+        }
         starts += 1
-        startedAt = .now
-        life = nil
+    }
+
+    /// The keeper's child.
+    private var keptProcess: pid_t? {
+        let keeper = daemon.processIdentifier
+        let text = try? String(contentsOfFile: "/proc/\(keeper)/task/\(keeper)/children", encoding: .utf8)
+        return text?.split(separator: " ").first.flatMap { pid_t($0) }
     }
 
     /// Tells the daemon another number of workers. A daemon that has just been started hears of it as soon as the kernel has
@@ -80,17 +127,18 @@ final class SoakNode {
         try Data("workers = \(workers)\n".utf8).write(to: URL(filePath: host.directory + "/twilld.conf"))
         let daemon = daemon
         _ = try await until("a daemon that takes SIGHUP", seconds: 10) {
-            !daemon.isRunning || daemon.takes(SIGHUP) ? true : nil
+            !daemon.isRunning || LabProcess.takes(SIGHUP, keptProcess ?? daemon.processIdentifier)
+                ? true : nil
         }
-        daemon.signal(SIGHUP)
+        if isKept { if let process = keptProcess { kill(process, SIGHUP) } } else { daemon.signal(SIGHUP) }
     }
 
-    func end(_ signal: Int32) async throws {
-        daemon.signal(signal)
+    func end(_ number: Int32) async throws {
+        signal(number)
         let status = try await daemon.exitStatus(seconds: 20)
-        guard status == (signal == SIGTERM ? 0 : 128 + Int(signal)) else {
+        guard status == (number == SIGTERM ? 0 : 128 + Int(number)) else {
             throw SoakFailure(
-                description: "twilld on node \(host.number) ended with \(status) on signal \(signal)")
+                description: "twilld on node \(host.number) ended with \(status) on signal \(number)")
         }
     }
 
@@ -142,7 +190,8 @@ final class SoakNode {
 
     func sample() {
         let seconds = Int((ContinuousClock.now - startedAt) / .seconds(1))
-        guard seconds >= Self.warmSeconds else { return }
+        // Of a daemon that is kept the lab knows the keeper alone.
+        guard seconds >= Self.warmSeconds, !isKept else { return }
         let (bytes, descriptors) = (daemon.residentBytes, daemon.openDescriptorCount)
         var life =
             self.life

@@ -21,6 +21,8 @@ enum SoakProgram {
         """
 
     static func main() async {
+        // The service manager of one of the nodes is this program, too.
+        ServiceKeeper.runIfAsked()
         var arguments = ProgramArguments(usage: usage)
         var options = SoakOptions()
         options.minutes = arguments.number("--minutes", in: 1...100_000) ?? options.minutes

@@ -36,7 +36,8 @@ enum Upgrade {
         report.reordered += other.reordered
         report.longestGapMilliseconds = max(report.longestGapMilliseconds, other.longestGapMilliseconds)
         if ProcessInfo.processInfo.environment["TWILL_UPGRADE_LOGS"] != nil { stage.tellLogs() }
-        return UpgradeResult(traffic: report, resets: resets)
+        return UpgradeResult(
+            traffic: report, resets: resets, droppedByForwarder: try await stage.droppedByForwarder())
     }
 }
 
@@ -46,37 +47,58 @@ final class UpgradeStage {
     private let options: UpgradeOptions
     private var victim: LabDaemon?
     private var forwarder: LabProcess?
-    private let peer: LabDaemon
+    private var peer: LabDaemon?
     let pods: [LabPod]
     private var victims: [LabDaemon] = []
     private let configuration: String
     private var peerSubnet = ""
+    /// Of a forwarder, by its node.
+    private static let forwarderSubnets = [1: "100.96.250.0/24", 2: "100.96.251.0/24"]
 
     init(_ options: UpgradeOptions, _ event: UpgradeEvent) async throws {
         self.options = options
         lab = try await Lab(
             config: event == .vxlan ? Self.vxlanNetwork : Lab.configuration, daemon: options.daemon,
             isAlone: true)
+        // On the same processors the other node would wait for what the first one's daemons do, which nodes do not.
+        for (share, host) in lab.nodes.enumerated() {
+            try await host.namespace.keep(toShare: share, of: lab.nodes.count)
+        }
         configuration = "\(lab.directory)/victim.conf"
         try lab.write("victim.conf", "workers = 1\n")
         let isKept = event == .killWithStore || event == .restartByStore
-        let keeper = isKept ? "\(CommandLine.arguments[0]) --keep \(lab[1].directory)/notify" : ""
-        var subnets: [String] = []
-        if event == .forwarder {
-            try lab.write("store/subnets/100.96.250.0-24", #"{"PublicIP":"172.20.32.101"}"#)
-            try lab.write("node1/subnet.env", "FLANNEL_MTU=1472\n")
-            subnets = ["100.96.250.0/24"]
-        } else {
+        let keeper = isKept ? ServiceKeeper.words(socket: "\(lab[1].directory)/notify") : ""
+        if event == .forwarder { try Self.writeForwarder(1, lab) }
+        if options.peerIsForwarder { try Self.writeForwarder(2, lab) }
+        var daemons: [Int: LabDaemon] = [:]
+        if event != .forwarder {
             let daemon = try await lab[1].start(Self.flags(options, configuration), wrapper: keeper)
             victim = daemon
             victims = [daemon]
+            daemons[1] = daemon
         }
-        peer = try await lab[2].start(options.daemonFlags.joined(separator: " "))
-        for daemon in victims + [peer] { subnets.append(try await Self.ready(daemon)) }
+        if !options.peerIsForwarder {
+            peer = try await lab[2].start(
+                options.daemonFlags.joined(separator: " "), binary: options.peer)
+            daemons[2] = peer
+        }
+        var subnets: [String] = []
+        for node in 1...2 {
+            if let daemon = daemons[node] {
+                subnets.append(try await Self.ready(daemon))
+            } else {
+                subnets.append(Self.forwarderSubnets[node] ?? "")
+            }
+        }
+        peerSubnet = subnets[1]
         var pods: [LabPod] = []
         for (node, subnet) in zip(lab.nodes, subnets) { pods.append(try await node.addPod(in: subnet)) }
         self.pods = pods
-        if event == .forwarder { forwarder = try await startForwarder(sending: subnets[1]) }
+        for (share, pod) in pods.enumerated() {
+            try await pod.namespace.keep(toShare: share, of: pods.count)
+        }
+        if event == .forwarder { forwarder = try await startForwarder(1, to: subnets[1]) }
+        if options.peerIsForwarder { _ = try await startForwarder(2, to: subnets[0]) }
         // A veth without GRO queues a packet on the CPU that sent it: a sender that moves to another CPU overtakes itself.
         for (node, pod) in zip(lab.nodes, pods) {
             try await node.run("ethtool -K pod2 gro on")
@@ -85,23 +107,32 @@ final class UpgradeStage {
         try await pods[0].reaches(pods[1].address)
         try await pods[1].serveIperf()
         // What is measured is a node in its usual state: with its kernel path, where it has one.
-        if event != .forwarder { for daemon in victims + [peer] { try await Self.usesKernelPath(daemon) } }
+        if event != .forwarder, options.peer == nil {
+            for daemon in daemons.values { try await Self.usesKernelPath(daemon) }
+        }
         // The store has the descriptors a second after the daemon is ready.
         if isKept { try await Task.sleep(for: .seconds(2)) }
     }
 
     private static let vxlanNetwork = #"{"Network": "100.96.0.0/16", "Backend": {"Type": "vxlan"}}"#
 
-    /// Starts the forwarder, and gives its device what flanneld gives it.
-    private func startForwarder(sending subnet: String) async throws -> LabProcess {
-        peerSubnet = subnet
+    /// Writes what a forwarder's node has: its lease, and the file that tells pods their MTU.
+    private static func writeForwarder(_ node: Int, _ lab: Lab) throws {
+        let key = (forwarderSubnets[node] ?? "").replacing("/", with: "-")
+        try lab.write("store/subnets/\(key)", #"{"PublicIP":"172.20.32.10\#(node)"}"#)
+        try lab.write("node\(node)/subnet.env", "FLANNEL_MTU=1472\n")
+    }
+
+    /// Starts a node's forwarder, and gives its device what flanneld gives it.
+    private func startForwarder(_ node: Int, to subnet: String) async throws -> LabProcess {
         let program = try BenchmarkProgram.baseline.path(["release", "debug"])
-        return try await lab[1].launch(
+        let own = (Self.forwarderSubnets[node] ?? "").replacing("/24", with: "/32")
+        return try await lab[node].launch(
             """
-            sh -c '\(program) --tun flannel0 --bind 172.20.32.101:8285 --peer \(subnet)=172.20.32.102:8285 & \
+            sh -c '\(program) --tun flannel0 --bind 172.20.32.10\(node):8285 --peer \(subnet)=172.20.32.10\(3 - node):8285 & \
             trap "kill $!" TERM; \
             until ip link set flannel0 mtu 1472 txqueuelen 4000 up 2>/dev/null; do :; done; \
-            ip address add 100.96.250.0/32 dev flannel0; ip route add 100.96.0.0/16 dev flannel0; wait'
+            ip address add \(own) dev flannel0; ip route add 100.96.0.0/16 dev flannel0; wait'
             """)
     }
 
@@ -132,7 +163,7 @@ final class UpgradeStage {
         case .quiet: try await Task.sleep(for: .seconds(1))
         case .restart: try await takeOver(by: options.daemon)
         case .upgrade:
-            try await takeOver(by: try await anotherBuild())
+            try await takeOver(by: try await lab.anotherBuild(of: options.daemon))
             try await takeOver(by: options.daemon)
         case .failedHandOver:
             for step in HandOverClient.Step.allCases where step != .silent {
@@ -157,7 +188,7 @@ final class UpgradeStage {
         case .forwarder:
             forwarder?.signal(SIGTERM)
             _ = try await forwarder?.exitStatus(seconds: 10)
-            forwarder = try await startForwarder(sending: peerSubnet)
+            forwarder = try await startForwarder(1, to: peerSubnet)
         }
     }
 
@@ -188,15 +219,6 @@ final class UpgradeStage {
         }
     }
 
-    /// The same program with another commit written into it, which is another build of it to all who look.
-    private func anotherBuild() async throws -> String {
-        let path = "\(lab.directory)/another-twilld"
-        try lab.write("commit", "another" + String(repeating: "\0", count: 57))
-        let (from, file) = (options.daemon, "\(lab.directory)/commit")
-        try await lab[1].run("objcopy --update-section .twill.commit=\(file) \(from) \(path)")
-        return path
-    }
-
     private func reload(_ text: String, _ event: String) async throws {
         let daemon = try running
         let before = daemon.count(of: "event=\(event)")
@@ -223,6 +245,12 @@ final class UpgradeStage {
             let drops = (daemon?.status?.drops ?? [:]).map { "\($0.key.name) \($0.value)" }.sorted()
             return "\(name) dropped: \(drops.isEmpty ? "nothing" : drops.joined(separator: ", "))"
         }.joined(separator: "; ")
+    }
+
+    /// What the socket of a forwarder that is the peer had no room for.
+    func droppedByForwarder() async throws -> Int {
+        guard options.peerIsForwarder else { return 0 }
+        return try await lab[2].kernelCounters()["UdpRcvbufErrors"] ?? 0
     }
 
     /// What the kernel dropped on the nodes and in the pods.

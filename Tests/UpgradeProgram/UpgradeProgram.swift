@@ -7,33 +7,33 @@ import Kit
 @main
 enum UpgradeProgram {
     private static let usage = """
-        usage: tools/test-upgrade [--times N] [--seconds N] [--rate N] [--event NAME]… [--twilld PATH] [--twilld-flag FLAG]…
+        usage: tools/test-upgrade [--times N] [--seconds N] [--rate N] [--event NAME]… [--peer forwarder|PATH] [--twilld PATH]
+               [--twilld-flag FLAG]…
 
           --times N        how often each event is played (default 5)
           --seconds N      how long traffic flows around each (default 4)
           --rate N         numbered datagrams a second (default 100000)
           --event NAME     one of those below; repeatable (default: all)
+          --peer WHAT      whom it speaks to: a forwarder as flannel's is, which hears of no other port, or another twilld,
+                           such as one of the release before (default: its own like)
           --twilld PATH    the daemon (default $TWILL_TEST_BINARY, or .build/release/twilld)
           --twilld-flag F  one more flag for each daemon; repeatable
 
         Events: \(UpgradeEvent.allCases.map(\.rawValue).joined(separator: ", ")).
-        None may double or reorder datagrams or reset a TCP flow, and planned ones may lose none; where they do, the exit status
-        is 1. What the others lose, and for how long nothing comes, is printed.
+        None may double or reorder datagrams or reset a TCP flow, and planned ones may lose none, but to a forwarder that drops them
+        itself; where they do, the exit status is 1. What the others lose, and for how long nothing comes, is printed.
         """
 
     static func main() async {
         // The stand-in for systemd is this program, too.
-        if CommandLine.arguments.dropFirst().first == "--keep" {
-            exit(
-                ServiceKeeper.run(socket: CommandLine.arguments[2], Array(CommandLine.arguments.dropFirst(3)))
-            )
-        }
+        ServiceKeeper.runIfAsked()
         var arguments = ProgramArguments(usage: usage)
         var options = UpgradeOptions()
         options.times = arguments.number("--times", in: 1...10_000) ?? options.times
         options.seconds = arguments.number("--seconds", in: 1...600) ?? options.seconds
         options.rate = arguments.number("--rate", in: 100...1_000_000) ?? options.rate
         options.daemon = arguments.take("--twilld") ?? options.daemon
+        options.peer = arguments.take("--peer")
         options.daemonFlags = arguments.takeAll("--twilld-flag")
         let names = arguments.takeAll("--event")
         for name in names where UpgradeEvent(rawValue: name) == nil {
@@ -82,6 +82,10 @@ struct UpgradeOptions: Sendable {
     var events = UpgradeEvent.allCases
     var daemon = getenv("TWILL_TEST_BINARY").map { String(cString: $0) } ?? ".build/release/twilld"
     var daemonFlags: [String] = []
+    /// `forwarder`, or the path of another daemon.
+    var peer: String?
+
+    var peerIsForwarder: Bool { peer == "forwarder" }
 }
 
 /// What happens while packets flow.
@@ -129,11 +133,14 @@ enum UpgradeEvent: String, CaseIterable, Sendable {
 struct UpgradeResult {
     var traffic: NumberedTraffic.Report
     var resets: Int
+    /// Datagrams that the peer's own socket had no room for, where the peer is a forwarder: what comes in a burst after a
+    /// pause is more than it is made for (ADR 16).
+    var droppedByForwarder = 0
 
     /// Something that nothing may do.
     var isWrong: Bool { traffic.duplicated > 0 || traffic.reordered > 0 || resets > 0 }
 
-    var isClean: Bool { traffic.lost == 0 && !isWrong }
+    var isClean: Bool { traffic.lost <= droppedByForwarder && !isWrong }
 
     static let heading =
         "\("event".padded(20)) \("times".padded(5))     sent     lost (median, most)    twice  reordered  resets"

@@ -145,6 +145,18 @@ struct HandOverTests {
         #expect(stage.daemon.status?.problems == [])
     }
 
+    /// They have short ones while they may have to catch up (`TimeSliceTests`); bulk is slower with those.
+    @Test(.enabled(if: LabDaemon.timeSlicesAreTold, "threads have slices of their own since Linux 6.12"))
+    func packetThreadsHaveTheKernelsTurnsAfterAStart() async throws {
+        let lab = try await Lab(nodes: 1)
+        let daemon = try await lab[1].start()
+        try await daemon.ready()
+        let usual = try #require(daemon.timeSlice(ofThread: "twilld"))
+        _ = try await until("a packet thread with the usual slice", { daemon.log }) {
+            daemon.timeSlice(ofThread: "worker 0") == usual ? true : nil
+        }
+    }
+
     @Test func whoIsNotToTakeOverDoesNotStart() async throws {
         let stage = try await Stage()
         let second = try await stage.startAnother("--no-takeover")

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stddef.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 
 _Static_assert(CMSG_SPACE(sizeof(uint16_t)) == TWILL_SEGMENT_CONTROL_BYTES, "room for UDP_SEGMENT");
@@ -312,6 +313,29 @@ int twill_pin_thread(int cpu) {
 
 void twill_name_thread(const char *name) {
   pthread_setname_np(pthread_self(), name);
+}
+
+int twill_thread_number(void) { return (int)syscall(SYS_gettid); }
+
+// `struct sched_attr` of linux/sched/types.h in its first form, which C libraries' headers lack.
+struct scheduling_attributes {
+  uint32_t size;
+  uint32_t policy;
+  uint64_t flags;
+  int32_t nice;
+  uint32_t priority;
+  uint64_t runtime;
+  uint64_t deadline;
+  uint64_t period;
+};
+
+int twill_set_time_slice(int thread, uint64_t nanoseconds) {
+  struct scheduling_attributes attributes = {0};
+  if (syscall(SYS_sched_getattr, thread, &attributes, sizeof attributes, 0)) return errno;
+  // The other policies' runtime is something else.
+  if (attributes.policy != SCHED_OTHER && attributes.policy != SCHED_BATCH) return EINVAL;
+  attributes.runtime = nanoseconds;
+  return syscall(SYS_sched_setattr, thread, &attributes, 0) ? errno : 0;
 }
 
 int twill_usable_cpus(void) {

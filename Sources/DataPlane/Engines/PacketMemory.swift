@@ -44,7 +44,9 @@ public struct PacketMemory {
     /// MADV_POPULATE_WRITE of asm-generic/mman-common.h, which Glibc's headers may lack.
     private static let populateForWriting: Int32 = 23
 
-    /// Allocates all buffers in one mapping, touched, so that no page fault comes later.
+    /// Allocates all buffers in one mapping, touched, so that no page fault comes later; or, where packets wait for it already,
+    /// untouched: the kernel then gives a page when something is first written there. (What the engine registers it touches
+    /// all the same.)
     ///
     /// - Parameters:
     ///   - tunnelBufferCount: how many tunnel buffers, of a super-packet each.
@@ -52,10 +54,11 @@ public struct PacketMemory {
     ///   - datagramBytes: bytes of datagrams that each datagram buffer holds at least.
     ///   - messageCount: how many messages, each with room for its vectors and headers.
     ///   - hugePages: whether to ask for transparent huge pages.
+    ///   - isTouched: whether all pages are there when this returns.
     /// - Returns: nil where the kernel has no memory.
     public init?(
         tunnelBufferCount: Int, datagramBufferCount: Int, datagramBytes: Int = 65_507, messageCount: Int,
-        hugePages: Bool
+        hugePages: Bool, isTouched: Bool = true
     ) {
         precondition(datagramBufferCount & (datagramBufferCount - 1) == 0)
         precondition(PacketMemory.nameRoom == SocketName.room)
@@ -69,7 +72,9 @@ public struct PacketMemory {
         if hugePages { madvise(base, mappedBytes, MADV_HUGEPAGE) }
         // The thread that touches a page first decides its NUMA node; the caller is pinned where that matters.
         // At once, since Linux 5.14; page by page before.
-        if madvise(base, mappedBytes, PacketMemory.populateForWriting) != 0 { memset(base, 0, mappedBytes) }
+        if isTouched, madvise(base, mappedBytes, PacketMemory.populateForWriting) != 0 {
+            memset(base, 0, mappedBytes)
+        }
         tunnelBuffers = base
         datagramBuffers = base + tunnelBytes
         self.tunnelBufferCount = tunnelBufferCount

@@ -80,9 +80,11 @@ extension Daemon {
         try await onThread { () throws(HandOverFailure) in
             guard dataPlane.cease() else { throw HandOverFailure("its packet threads do not come to rest") }
             do throws(HandOverFailure) {
-                let state = HandOverState(
-                    of: dataPlane, channels, routes: routes, node: owner, pathMTUs: narrow)
-                try successor.give(state, channels.named, withinMilliseconds: patience)
+                try successor.give(
+                    {
+                        HandOverState(
+                            of: dataPlane, channels, routes: routes, node: owner, pathMTUs: narrow)
+                    }, channels.named, withinMilliseconds: patience)
             } catch {
                 dataPlane.resume()
                 throw error

@@ -10,8 +10,9 @@ import Glibc
 ///      ◄────────────────────────────── offer (state), or refusal
 ///  gets ready
 ///  ready ────────────────────────────►  takes nothing in any more, works off what it holds
-///      ◄────────────────────────────── given (descriptors, state), in one packet or several
-///  takes the descriptors
+///      ◄────────────────────────────── given (descriptors), in one packet or several
+///  takes the descriptors                makes up the state
+///      ◄────────────────────────────── given (state)
 ///  mine ─────────────────────────────►  ends
 ///  forwards
 /// ```

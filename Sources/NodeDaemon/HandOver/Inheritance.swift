@@ -41,9 +41,10 @@ package final class Inheritance: Sendable {
         tuning.engine = state.engine.flatMap(EngineChoice.init(rawValue:)) ?? tuning.engine
         let found: Outcome
         do throws(HandOverFailure) {
-            let dataPlane = try InheritedDataPlane.prepared(for: state, tuning: tuning)
+            let dataPlane = try InheritedDataPlane.prepared(for: state, tuning: tuning, packetsWait: true)
             try InheritedDataPlane.attach(named, state, to: dataPlane)
             dataPlane.run()
+            dataPlane.continueCounting(from: state.totals)
             found = .forwards(InheritedDataPlane(dataPlane: dataPlane, state: state))
         } catch {
             found = .unusable(error)

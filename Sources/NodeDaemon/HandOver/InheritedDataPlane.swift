@@ -12,15 +12,18 @@ struct InheritedDataPlane: Sendable {
 
     /// Gets all of one ready but what it gets from the other process.
     ///
+    /// - Parameter packetsWait: whether the other process has ended.
     /// - Throws: where the state can't be read, or this machine does not give what it takes.
     @available(*, noasync, message: "it blocks: use onThread")
-    static func prepared(for state: HandOverState, tuning: Tuning) throws(HandOverFailure) -> DataPlane {
+    static func prepared(
+        for state: HandOverState, tuning: Tuning, packetsWait: Bool = false
+    ) throws(HandOverFailure) -> DataPlane {
         guard let configuration = state.configuration(tuning: tuning) else {
             throw HandOverFailure("its state names an address that can't be read")
         }
         do throws(DataPlaneError) {
             let dataPlane = try DataPlane(configuration)
-            try dataPlane.prepare()
+            try dataPlane.prepare(packetsWait: packetsWait)
             dataPlane.publish(state.routes)
             return dataPlane
         } catch {
@@ -28,12 +31,13 @@ struct InheritedDataPlane: Sendable {
         }
     }
 
-    /// Gives a data plane its channels; it forwards once it is told to (`run`).
+    /// Gives a data plane its channels; it forwards once it is told to (`run`). What the other process has counted it is told
+    /// after that (`continueCounting`).
     ///
     /// - Parameters:
     ///   - dataPlane: what `prepared` made.
     ///   - named: the descriptors; those that are not known here are closed.
-    ///   - state: what they and the totals were last.
+    ///   - state: what they were made for.
     /// - Throws: where they are something else; then the data plane has ended, and all descriptors are closed.
     @available(*, noasync, message: "it blocks: use onThread")
     static func attach(
@@ -47,7 +51,7 @@ struct InheritedDataPlane: Sendable {
             let taken = Set(channels.named.descriptors.values)
             for descriptor in named.descriptors.values where !taken.contains(descriptor) { close(descriptor) }
             named = channels.named
-            try dataPlane.attach(channels, continuing: state.totals)
+            try dataPlane.attach(channels)
         } catch {
             dataPlane.stop()
             named.close()

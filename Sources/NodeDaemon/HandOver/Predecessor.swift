@@ -34,28 +34,45 @@ struct Predecessor {
             throw HandOverFailure("it belongs to another user")
         }
         try connection.send(HandOverMessage(kind: .ask, build: Version.text))
-        let offered = try receive(.offer, on: connection, Predecessor.answerMilliseconds)
-        offered.named.close()
-        try Predecessor.check(offered.state, node, tunnelName)
-        let dataPlane = try InheritedDataPlane.prepared(for: offered.state, tuning: tuning)
+        var offer = Received()
+        try receive(.offer, on: connection, Predecessor.answerMilliseconds, &offer)
+        offer.named.close()
+        guard let offered = offer.state else { throw HandOverFailure("its state can't be read") }
+        try Predecessor.check(offered, node, tunnelName)
+        let dataPlane = try InheritedDataPlane.prepared(for: offered, tuning: tuning)
         do throws(HandOverFailure) {
             try connection.send(HandOverMessage(kind: .ready))
-            let given = try receive(.given, on: connection, Predecessor.givingMilliseconds)
-            guard given.state.tunnel == offered.state.tunnel, given.state.underlay == offered.state.underlay
-            else {
-                given.named.close()
-                throw HandOverFailure("it has got another port or device meanwhile")
-            }
-            let routes = given.state.routes
-            if routes != offered.state.routes { dataPlane.publish(routes) }
-            try InheritedDataPlane.attach(given.named, given.state, to: dataPlane)
+            let given = try take(offered, from: connection, dataPlane)
             try connection.send(HandOverMessage(kind: .mine))
             dataPlane.run()
-            return InheritedDataPlane(dataPlane: dataPlane, state: given.state)
+            // Nobody waits any more. It had ceased by then, on what it offered: the state is of the same device and port.
+            let state = given.state ?? offered
+            if state.routes != offered.routes { dataPlane.publish(state.routes) }
+            dataPlane.continueCounting(from: state.totals)
+            return InheritedDataPlane(dataPlane: dataPlane, state: state)
         } catch {
             // Its copies of the descriptors; the other daemon has its own.
             dataPlane.stop()
             throw error
+        }
+    }
+
+    /// Takes the descriptors as soon as all are there: the state, which comes last, takes longer to write.
+    @available(*, noasync, message: "it blocks: use onThread")
+    private func take(
+        _ offered: HandOverState, from connection: HandOverConnection, _ dataPlane: DataPlane
+    ) throws(HandOverFailure) -> Received {
+        var given = Received()
+        var isAttached = false
+        while true {
+            let isLast = try receivePart(.given, on: connection, Predecessor.givingMilliseconds, &given)
+            if !isAttached, isLast || given.named.areComplete(forWorkers: offered.tunnel.workers) {
+                isAttached = true
+                let named = given.named
+                given.named = NamedDescriptors()
+                try InheritedDataPlane.attach(named, offered, to: dataPlane)
+            }
+            if isLast { return given }
         }
     }
 
@@ -82,33 +99,53 @@ struct Predecessor {
         }
     }
 
-    /// Receives packets of a kind, with the state among their descriptors.
+    /// What came in packets of a kind.
+    private struct Received {
+        var named = NamedDescriptors()
+        /// The state as bytes, which lies in a file among the descriptors.
+        var bytes: [UInt8] = []
+
+        /// The state; nil where it can't be read.
+        var state: HandOverState? { try? HandOverState(reading: bytes) }
+    }
+
+    /// Receives all packets of a kind.
     @available(*, noasync, message: "it blocks: use onThread")
     private func receive(
-        _ kind: HandOverMessage.Kind, on connection: HandOverConnection, _ milliseconds: Int32
-    ) throws(HandOverFailure) -> (state: HandOverState, named: NamedDescriptors) {
-        var named = NamedDescriptors()
+        _ kind: HandOverMessage.Kind, on connection: HandOverConnection, _ milliseconds: Int32,
+        _ received: inout Received
+    ) throws(HandOverFailure) {
+        while try !receivePart(kind, on: connection, milliseconds, &received) {}
+    }
+
+    /// Receives a packet of a kind.
+    ///
+    /// - Returns: whether it is the last one.
+    /// - Throws: where none comes, or something else; what came before is closed then.
+    @available(*, noasync, message: "it blocks: use onThread")
+    private func receivePart(
+        _ kind: HandOverMessage.Kind, on connection: HandOverConnection, _ milliseconds: Int32,
+        _ received: inout Received
+    ) throws(HandOverFailure) -> Bool {
         do throws(HandOverFailure) {
-            while true {
-                let (message, descriptors) = try connection.receive(withinMilliseconds: milliseconds)
-                for (name, descriptor) in zip(message.descriptors ?? [], descriptors) {
-                    if let double = named.descriptors.updateValue(descriptor, forKey: name) { close(double) }
-                }
-                guard message.kind == kind else {
-                    throw HandOverFailure(message.reason ?? "it answers something else")
-                }
-                guard message.isContinued != true else { continue }
-                guard let file = named.descriptors.removeValue(forKey: HandOverMessage.stateName) else {
-                    throw HandOverFailure("it gives no state")
-                }
-                defer { close(file) }
-                guard let bytes = SealedFile.read(file), let state = try? HandOverState(reading: bytes) else {
-                    throw HandOverFailure("its state can't be read")
-                }
-                return (state, named)
+            let (message, descriptors) = try connection.receive(withinMilliseconds: milliseconds)
+            for (name, descriptor) in zip(message.descriptors ?? [], descriptors) {
+                let double = received.named.descriptors.updateValue(descriptor, forKey: name)
+                if let double { close(double) }
             }
+            guard message.kind == kind else {
+                throw HandOverFailure(message.reason ?? "it answers something else")
+            }
+            guard message.isContinued != true else { return false }
+            guard let file = received.named.descriptors.removeValue(forKey: HandOverMessage.stateName) else {
+                throw HandOverFailure("it gives no state")
+            }
+            defer { close(file) }
+            guard let bytes = SealedFile.read(file) else { throw HandOverFailure("its state can't be read") }
+            received.bytes = bytes
+            return true
         } catch {
-            named.close()
+            received.named.close()
             throw error
         }
     }

@@ -38,7 +38,7 @@ struct Successor: Sendable {
     /// Offers what there is, and waits until the other one is ready to take it.
     @available(*, noasync, message: "it blocks: use onThread")
     func offer(_ state: HandOverState) throws(HandOverFailure) {
-        try send(.offer, state, NamedDescriptors())
+        try send(.offer, state)
         _ = try receive(.ready, Successor.preparingMilliseconds)
     }
 
@@ -61,15 +61,20 @@ struct Successor: Sendable {
         return min(max(Int32(clamping: filled), takingMilliseconds.least), most)
     }
 
-    /// Gives it, and waits until the other one has taken it.
+    /// Gives it, and waits until the other one has taken it. First the descriptors, which the other one takes while the state is
+    /// made up.
     ///
-    /// - Parameter milliseconds: how long it may take (`takingMilliseconds`).
+    /// - Parameters:
+    ///   - state: makes it up.
+    ///   - named: the descriptors.
+    ///   - milliseconds: how long it may take (`takingMilliseconds`).
     /// - Throws: where it has not, and can't any more.
     @available(*, noasync, message: "it blocks: use onThread")
     func give(
-        _ state: HandOverState, _ named: NamedDescriptors, withinMilliseconds milliseconds: Int32
+        _ state: () -> HandOverState, _ named: NamedDescriptors, withinMilliseconds milliseconds: Int32
     ) throws(HandOverFailure) {
-        try send(.given, state, named)
+        try send(.given, named)
+        try send(.given, state())
         do throws(HandOverFailure) {
             _ = try receive(.mine, milliseconds)
         } catch {
@@ -90,26 +95,32 @@ struct Successor: Sendable {
         return message
     }
 
-    /// Sends descriptors with the state behind them, in as many packets as it takes.
+    /// Sends descriptors, in as many packets as it takes; another one of the kind follows.
     @available(*, noasync, message: "it blocks: use onThread")
     private func send(
-        _ kind: HandOverMessage.Kind, _ state: HandOverState, _ named: NamedDescriptors
+        _ kind: HandOverMessage.Kind, _ named: NamedDescriptors
     ) throws(HandOverFailure) {
+        var rest = named.inOrder[...]
+        while !rest.isEmpty {
+            let part = rest.prefix(Int(TWILL_DESCRIPTORS_AT_ONCE))
+            rest = rest.dropFirst(part.count)
+            try connection.send(
+                HandOverMessage(
+                    kind: kind, build: Version.text, descriptors: part.map(\.name), isContinued: true),
+                part.map(\.descriptor))
+        }
+    }
+
+    /// Sends the state, in the last packet of its kind.
+    @available(*, noasync, message: "it blocks: use onThread")
+    private func send(_ kind: HandOverMessage.Kind, _ state: HandOverState) throws(HandOverFailure) {
         let file = SealedFile.make(state.bytes)
         guard file >= 0 else {
             throw HandOverFailure("there is no memory for the state: \(systemWords(errno))")
         }
         defer { close(file) }
-        var rest = named.descriptors.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
-        rest.append((HandOverMessage.stateName, file))
-        while !rest.isEmpty {
-            let part = rest.prefix(Int(TWILL_DESCRIPTORS_AT_ONCE))
-            rest.removeFirst(part.count)
-            try connection.send(
-                HandOverMessage(
-                    kind: kind, build: Version.text, descriptors: part.map(\.0),
-                    isContinued: rest.isEmpty ? nil : true),
-                part.map(\.1))
-        }
+        try connection.send(
+            HandOverMessage(
+                kind: kind, build: Version.text, descriptors: [HandOverMessage.stateName]), [file])
     }
 }

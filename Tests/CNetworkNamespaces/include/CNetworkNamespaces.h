@@ -4,6 +4,10 @@
 // Apart from Swift because glibc declares unshare(2) under _GNU_SOURCE alone.
 int enter_new_network_namespace(void);
 
+// Keeps the calling thread, and what it starts from here on, on a share of the CPUs that it may use, counted from 0: as machines of
+// their own would have. Does nothing where there are fewer CPUs than shares. Returns 0, or -1 with errno set.
+int keep_to_share_of_cpus(int share, int shares);
+
 // From here on io_uring_setup fails with `error` in this thread and all processes that it starts. Returns 0, or -1 with
 // errno set; root may.
 int forbid_io_uring(int error);

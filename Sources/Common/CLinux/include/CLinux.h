@@ -91,6 +91,12 @@ int twill_readable_bytes(int socket);
 int twill_pin_thread(int cpu);
 // Names the calling thread, for `top -H` and perf; the kernel keeps 15 bytes, and the C library refuses longer names.
 void twill_name_thread(const char *name);
+// The number of the calling thread.
+int twill_thread_number(void);
+// Gives a thread of this process turns of so many nanoseconds on its CPU (0.1 to 100 ms; 0: the kernel's own), after which
+// others that wait have theirs; who has shorter ones gets his first (EEVDF, kernel/sched/fair.c, Linux 6.12; nothing happens
+// before). It has the same share of the CPU. Takes no right. Returns 0 or an error number.
+int twill_set_time_slice(int thread, uint64_t nanoseconds);
 // How many CPUs the calling thread may use: 1 or more.
 int twill_usable_cpus(void);
 

@@ -173,9 +173,10 @@ public struct WorkerLimits: Sendable, Equatable {
 
 extension PacketMemory {
     /// Allocates all buffers and messages of one worker.
-    init?(_ limits: WorkerLimits, hugePages: Bool) {
+    init?(_ limits: WorkerLimits, hugePages: Bool, isTouched: Bool = true) {
         self.init(
             tunnelBufferCount: limits.tunnelBuffers, datagramBufferCount: limits.datagramBuffers,
-            datagramBytes: limits.datagramBufferBytes, messageCount: limits.messages, hugePages: hugePages)
+            datagramBytes: limits.datagramBufferBytes, messageCount: limits.messages, hugePages: hugePages,
+            isTouched: isTouched)
     }
 }

@@ -47,6 +47,7 @@ public final class DataPlane: Sendable {
     let wakes: WakeDescriptors
     let orders: WorkerOrders
     let states: WorkerStates
+    let timeSlices = TimeSlices()
     let blocks: [CounterBlock]
     let peerBlocks: [PeerCounterBlock]
     let hellos: HelloThread
@@ -138,7 +139,7 @@ public final class DataPlane: Sendable {
             throw error
         }
         do throws(DataPlaneError) {
-            try dataPlane.prepare()
+            try dataPlane.prepare(packetsWait: true)
             try dataPlane.begin(on: channels)
         } catch {
             dataPlane.stop()
@@ -243,11 +244,12 @@ public final class DataPlane: Sendable {
 
     /// Starts the workers' threads; returns once all of them have their memory and their ring.
     ///
+    /// - Parameter packetsWait: whether nobody forwards meanwhile: then memory is given when it is first used.
     /// - Throws: `DataPlaneError` where the kernel gives no thread, or a worker cannot make its engine; then none
     ///   runs.
-    public func prepare() throws(DataPlaneError) {
+    public func prepare(packetsWait: Bool = false) throws(DataPlaneError) {
         do throws(DataPlaneError) {
-            for index in 0..<workerCount { try startThread(index) }
+            for index in 0..<workerCount { try startThread(index, packetsWait: packetsWait) }
             // Found out now, while nobody waits.
             _ = UnderlaySocket.segmentLimit
             try states.wait { $0 == .prepared }
@@ -257,15 +259,16 @@ public final class DataPlane: Sendable {
         }
     }
 
-    private func startThread(_ index: Int) throws(DataPlaneError) {
-        let context = Unmanaged.passRetained(WorkerThread(dataPlane: self, index: index))
+    private func startThread(_ index: Int, packetsWait: Bool) throws(DataPlaneError) {
+        let context = Unmanaged.passRetained(
+            WorkerThread(dataPlane: self, index: index, packetsWait: packetsWait))
         var thread = pthread_t()
         states.note(.preparing, of: index)
         let result = pthread_create(
             &thread, nil,
             { argument in
                 let worker = Unmanaged<WorkerThread>.fromOpaque(argument!).takeRetainedValue()
-                worker.dataPlane.run(worker.index)
+                worker.dataPlane.run(worker.index, packetsWait: worker.packetsWait)
                 return nil
             }, context.toOpaque())
         guard result == 0 else {
@@ -276,36 +279,30 @@ public final class DataPlane: Sendable {
         threads.withLock { $0[index] = thread }
     }
 
-    /// Forwards from here on, by what was published last: `attach` and `run`.
+    /// Forwards from here on, by what was published last: `attach`, `run`, and then `continueCounting`.
     ///
     /// - Throws: as `attach` does.
     public func begin(
         on channels: WorkerChannels, continuing totals: DataPlaneTotals = DataPlaneTotals()
     ) throws(DataPlaneError) {
-        try attach(channels, continuing: totals)
+        try attach(channels)
         run()
+        continueCounting(from: totals)
     }
 
     /// Takes channels, on which it forwards from `run` on.
     ///
-    /// - Parameters:
-    ///   - channels: what it reads from, sends and writes on, its own to close from here on.
-    ///   - totals: what those before it have counted.
+    /// - Parameter channels: what it reads from, sends and writes on, its own to close from here on.
     /// - Throws: `DataPlaneError` where a worker cannot take them; then the threads have ended, and the channels are
     ///   still the caller's.
-    public func attach(
-        _ channels: WorkerChannels, continuing totals: DataPlaneTotals = DataPlaneTotals()
-    ) throws(DataPlaneError) {
+    public func attach(_ channels: WorkerChannels) throws(DataPlaneError) {
         precondition(channels.workerCount == workerCount)
         let steered = channels.steer(among: workerCount)
-        let drops = KernelDrops(channels, seen: totals.kernel)
         open.withLock {
             $0.channels = channels
             $0.steersPackets = steered.packets
             $0.steersDatagrams = steered.datagrams
         }
-        carried.withLock { $0 = totals }
-        kernelDrops.withLock { $0 = drops }
         orders.give(.attach, to: 0..<workerCount)
         do throws(DataPlaneError) {
             try states.wait { $0 == .attached }
@@ -321,6 +318,16 @@ public final class DataPlane: Sendable {
         orders.give(.run, to: 0..<workerCount)
     }
 
+    /// Counts on from what those before it have counted. Apart from `attach`, since packets wait for that and not for this.
+    ///
+    /// - Parameter totals: theirs; of the kernel, what they have seen of the very channels that are attached.
+    public func continueCounting(from totals: DataPlaneTotals) {
+        guard let channels else { return }
+        let drops = KernelDrops(channels, seen: totals.kernel)
+        carried.withLock { $0 = totals }
+        kernelDrops.withLock { $0 = drops }
+    }
+
     /// Takes nothing in from here on, and returns once the workers have sent and written out all they held: what comes
     /// waits in the channels.
     ///
@@ -331,6 +338,7 @@ public final class DataPlane: Sendable {
     /// - Returns: whether they have. Where one has not in time, all go on as before.
     public func cease(_ workers: Range<Int>? = nil, emptying isEmptying: Bool = false) -> Bool {
         let workers = workers ?? 0..<workerCount
+        timeSlices.shorten()
         orders.give(isEmptying ? .empty : .cease, to: workers)
         wakeWorkers()
         if states.wait(
@@ -350,6 +358,9 @@ public final class DataPlane: Sendable {
         orders.give(.run, to: 0..<workerCount)
         wakeWorkers()
     }
+
+    /// Looks after what only time brings about; to be called once a second.
+    public func look() { timeSlices.look() }
 
     /// Whether all that waited for the workers when they began, went on, or were last asked to catch up, is sent and written:
     /// each has found its queue and its sockets empty since, and held nothing after that.
@@ -405,7 +416,7 @@ public final class DataPlane: Sendable {
             return
         }
         pthread_join(former, nil)
-        try startThread(index)
+        try startThread(index, packetsWait: true)
     }
 
     /// What ended by itself: the worker, and the error number.

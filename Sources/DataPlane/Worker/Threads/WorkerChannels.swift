@@ -38,6 +38,18 @@ public struct NamedDescriptors: Sendable, Equatable {
 
     static func name(_ kind: ChannelKind, _ worker: Int) -> String { "\(kind.rawValue)-\(worker)" }
 
+    /// Whether all that workers need is there. By their names a device's queues are the last (`inOrder`).
+    ///
+    /// - Parameter workers: how many there are.
+    public func areComplete(forWorkers workers: Int) -> Bool {
+        (0..<workers).allSatisfy { self[.tunnel, $0] != nil && self[.receiver, $0] != nil }
+    }
+
+    /// All of them in the order of their names.
+    public var inOrder: [(name: String, descriptor: Int32)] {
+        descriptors.sorted { $0.key < $1.key }.map { (name: $0.key, descriptor: $0.value) }
+    }
+
     /// Closes all of them.
     public func close() { for descriptor in descriptors.values { Glibc.close(descriptor) } }
 }

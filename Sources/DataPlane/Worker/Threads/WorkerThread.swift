@@ -11,10 +11,14 @@ import Offload
 
 extension DataPlane {
     /// What a worker's thread does, from its start to its end.
-    func run(_ index: Int) {
+    ///
+    /// - Parameter packetsWait: as in `prepare`.
+    func run(_ index: Int, packetsWait: Bool) {
         let tuning = configuration.tuning
         // What `top -H` and perf show; it would inherit the name of the thread that starts it.
         twill_name_thread("worker \(index)")
+        timeSlices.enter(index)
+        defer { timeSlices.leave(index) }
         if let cpu = tuning.cpu(ofWorker: index) {
             let result = twill_pin_thread(Int32(clamping: cpu))
             guard result == 0 else {
@@ -24,7 +28,9 @@ extension DataPlane {
                         errorNumber: result), of: index)
             }
         }
-        guard let memory = PacketMemory(limits, hugePages: tuning.usesHugePages) else {
+        guard
+            let memory = PacketMemory(limits, hugePages: tuning.usesHugePages, isTouched: !packetsWait)
+        else {
             return states.noteRefusal(
                 .resource("allocate packet buffers", errorNumber: ENOMEM), of: index)
         }
@@ -222,10 +228,12 @@ final class WorkerThread: Sendable {
 
     let dataPlane: DataPlane
     let index: Int
+    let packetsWait: Bool
 
-    init(dataPlane: DataPlane, index: Int) {
+    init(dataPlane: DataPlane, index: Int, packetsWait: Bool) {
         self.dataPlane = dataPlane
         self.index = index
+        self.packetsWait = packetsWait
     }
 }
 
