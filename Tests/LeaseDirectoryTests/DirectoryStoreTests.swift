@@ -158,6 +158,28 @@ struct DirectoryStoreTests {
         #expect(try directory.names("") == ["config", "subnets"])
     }
 
+    /// The first node of a network makes the folder of the leases: nothing was lost by it, and nothing is read anew.
+    @Test("a watch goes on where the first lease makes the folder")
+    func theFirstLeaseIsNoLoss() async throws {
+        let directory = try TestDirectory()
+        try? directory.remove("subnets")
+        let store = DirectoryStore(path: directory.path)
+        let snapshot = try await store.snapshot()
+        let other = DirectoryStore(path: directory.path)
+        for try await update in store.watch(after: snapshot.position) {
+            switch update {
+            case .alive:
+                _ = try await other.create(
+                    key: "10.66.1.0-24", value: value, timeToLive: day, holder: holder)
+            case .changes(let events, _):
+                #expect(events.count == 1)
+                return
+            default: continue
+            }
+        }
+        Issue.record("the watch ended")
+    }
+
     // MARK: Each operation
 
     @Test("create never overwrites, and leaves nothing behind where it is refused")

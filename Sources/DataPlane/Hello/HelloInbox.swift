@@ -29,7 +29,7 @@ public struct HelloInbox: @unchecked Sendable {
     private let counts: UnsafeMutablePointer<Atomic<UInt64>>
     private let wake: Int32
 
-    /// Allocates an empty one: 64 × 56 bytes.
+    /// Allocates an empty one: some 3 KiB.
     ///
     /// - Parameter wake: an eventfd that its reader waits on, which stays the caller's.
     public static func allocate(wake: Int32) -> HelloInbox {

@@ -33,7 +33,12 @@ extension DirectoryStore {
     private struct News: Sendable {
         var events: [StoreEvent] = []
         var conditions: [Component: Problem]?
+        /// What is watched from here on, where that is not what was.
+        var newDirectories: [String]?
     }
+
+    /// In the place of a folder's identity that is not there.
+    private static let absent = "none"
 
     private func follow(
         after position: StorePosition,
@@ -41,20 +46,43 @@ extension DirectoryStore {
     ) async throws(LeaseStoreError) {
         let (number, signals, directories) = try await queue.run { () throws(LeaseStoreError) in
             // Before the look that it continues, so that no change falls between the two.
-            let signals = Self.signals(of: [self.root, self.subnets])
+            let signals = self.signals()
             return (try self.beginWatch(after: position), signals, try self.watchedDirectories())
         }
         defer { state.withLock { $0.baselines[number] = nil } }
         continuation.yield(.alive(position))
+        var watch = Watch(number: number, position: position, directories: directories)
+        var next: AsyncStream<Void>? = signals
+        while let signals = next { next = try await look(&watch, at: signals, continuation) }
+    }
+
+    /// A watch that goes on.
+    private struct Watch {
+        let number: Int
+        let position: StorePosition
+        var directories: [String]
         var lastUpkeep: Duration?
+    }
+
+    /// Looks for changes at each signal. Gives other signals where the folder of the leases came to be, which the first node of
+    /// a network makes; nil at the end.
+    private func look(
+        _ watch: inout Watch, at signals: AsyncStream<Void>,
+        _ continuation: AsyncThrowingStream<StoreUpdate, any Error>.Continuation
+    ) async throws(LeaseStoreError) -> AsyncStream<Void>? {
         for await _ in signals {
             let now = clocks.monotonic()
-            let isUpkeepDue = lastUpkeep.map { $0 + Self.upkeepInterval <= now } ?? true
+            let isUpkeepDue = watch.lastUpkeep.map { $0 + Self.upkeepInterval <= now } ?? true
+            let (number, directories) = (watch.number, watch.directories)
             let news = try await queue.run { () throws(LeaseStoreError) in
-                guard try self.watchedDirectories() == directories else {
+                let current = try self.watchedDirectories()
+                guard current == directories || current[0] == directories[0] && directories[1] == Self.absent
+                else {
                     throw LeaseStoreError(
                         .historyLost, "\(self.name) was removed, replaced, mounted or unmounted")
                 }
+                // Those that began without the folder say nothing of what is in it.
+                guard current == directories else { return News(newDirectories: current) }
                 var news = News(events: try self.lookForChanges(since: number))
                 if isUpkeepDue {
                     news.conditions = self.compareClocks()
@@ -62,12 +90,17 @@ extension DirectoryStore {
                 }
                 return news
             }
+            if let newDirectories = news.newDirectories {
+                watch.directories = newDirectories
+                return self.signals()
+            }
             if let conditions = news.conditions {
-                lastUpkeep = now
+                watch.lastUpkeep = now
                 continuation.yield(.conditions(conditions))
             }
-            if !news.events.isEmpty { continuation.yield(.changes(news.events, upTo: position)) }
+            if !news.events.isEmpty { continuation.yield(.changes(news.events, upTo: watch.position)) }
         }
+        return nil
     }
 
     private func beginWatch(after position: StorePosition) throws(LeaseStoreError) -> Int {
@@ -86,7 +119,7 @@ extension DirectoryStore {
 
     private func watchedDirectories() throws(LeaseStoreError) -> [String] {
         let status = try subnets.status()
-        return [try directoryIdentity(), status.map { "\($0.device):\($0.inode)" } ?? "none"]
+        return [try directoryIdentity(), status.map { "\($0.device):\($0.inode)" } ?? Self.absent]
     }
 
     private func lookForChanges(since number: Int) throws(LeaseStoreError) -> [StoreEvent] {
@@ -154,12 +187,13 @@ extension DirectoryStore {
 
     /// Tells that something may have changed: at once, then after each notification and each interval. Where
     /// inotify is used up (`fs.inotify.max_user_instances`), time alone does.
-    private static func signals(of directories: [FilePath]) -> AsyncStream<Void> {
+    private func signals() -> AsyncStream<Void> {
+        let directories = [root, subnets]
         let (signals, continuation) = AsyncStream.makeStream(
             of: Void.self, bufferingPolicy: .bufferingNewest(1))
         continuation.yield()
         let timer = DispatchSource.makeTimerSource()
-        timer.schedule(deadline: .now() + rescanInterval, repeating: rescanInterval)
+        timer.schedule(deadline: .now() + Self.rescanInterval, repeating: Self.rescanInterval)
         timer.setEventHandler { continuation.yield() }
         timer.activate()
         let descriptor = inotify_init1(Int32(IN_NONBLOCK | IN_CLOEXEC))
