@@ -61,7 +61,7 @@ import Testing
         defer { close(first.descriptor) }
         let flood = Flood(to: endpoint.port)
         var received = 0
-        for _ in 0..<20_000 {
+        for _ in 0..<3_000 {
             let second = try UnderlaySocket.open(
                 endpoint, beside: first, bufferBytes: 1 << 20, segmentation: false, coalescing: false)
             #expect(UnderlaySocket.steer([first], of: .ipv4))
