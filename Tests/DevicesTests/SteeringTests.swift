@@ -408,7 +408,7 @@ struct IPv6SocketTests {
         }
     }
 
-    @Test func theSendingSocketTakesNothingInAndNoneSendsWithoutChecksum() async throws {
+    @Test func theSendingSocketTakesNothingIn() async throws {
         let namespace = try await NetworkNamespace.make()
         try await namespace.run {
             try Self.addAddresses("fd00::1 fd00::2")
@@ -426,9 +426,37 @@ struct IPv6SocketTests {
             }
             #expect(Self.received(receiver.descriptor) == 10 && Self.received(sender) == 0)
             #expect(Self.received(other.descriptor) == 10)
-            #expect(
-                UnderlaySocket.openSenderWithoutChecksum(
-                    sharingPortOf: receiver, passing: [sender], at: endpoint) == nil)
+        }
+    }
+
+    /// IPv6 has datagrams without a checksum between those that agreed to it (RFC 6935): a socket of ours, also one that was
+    /// taken over, takes them; any other does not.
+    @Test func datagramsWithoutAChecksumAreTaken() async throws {
+        let namespace = try await NetworkNamespace.make()
+        try await namespace.run {
+            try Self.addAddresses("fd00::1 fd00::2 fd00::3")
+            let endpoint = try Self.endpoint("fd00::1")
+            let receiver = try Self.open(endpoint)
+            defer { receiver.close() }
+            let sender = try #require(
+                UnderlaySocket.openSenderWithoutChecksum(sharingPortOf: receiver, passing: [], at: endpoint))
+            defer { close(sender) }
+            let ours = try Self.open(Self.endpoint("fd00::2"))
+            defer { ours.close() }
+            let plain = socket(AF_INET6, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+            let bound = try Self.endpoint("fd00::3").withSocketName { bind(plain, $0, $1) }
+            try #require(bound == 0)
+            for address in ["fd00::2", "fd00::3"] {
+                #expect(Self.send(1, on: sender, to: try Self.endpoint(address)) == 0)
+            }
+            #expect(Self.received(ours.descriptor) == 1 && Self.received(plain) == 0)
+            // As a daemon of before leaves it to one that takes over.
+            let adopted = try UnderlaySocket(
+                adopting: plain, at: Self.endpoint("fd00::3"), bufferBytes: 65_536, segmentation: true,
+                coalescing: true)
+            defer { adopted.close() }
+            #expect(Self.send(1, on: sender, to: try Self.endpoint("fd00::3")) == 0)
+            #expect(Self.received(adopted.descriptor) == 1)
         }
     }
 }

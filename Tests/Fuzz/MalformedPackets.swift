@@ -55,15 +55,19 @@ public func malformedPackets(from source: IPv4Address, to destination: IPv4Addre
     }
     for count in 0..<32 { ipv4("cut to \(count) bytes", fixed: false) { $0.removeLast($0.count - count) } }
     for count in [1, 2, 100] { ipv4("\(count) bytes too long") { $0 += [UInt8](repeating: 0, count: count) } }
-    return packets + malformedIPv6Packets()
+    return packets
+        + malformedIPv6Packets(from: IPv6Address("fd00::1")!, to: IPv6Address("fd00::2")!)
 }
 
-private func malformedIPv6Packets() -> [OddPacket] {
+/// The same of IPv6 alone, between two addresses of it.
+public func malformedIPv6Packets(from source: IPv6Address, to destination: IPv6Address) -> [OddPacket] {
     var recipe = PacketRecipe()
     recipe.version = .ipv6
     recipe.transport = .udp
     recipe.payload = [UInt8](repeating: 0x5A, count: 32)
-    let whole = recipe.packet()
+    var whole = recipe.packet()
+    whole.replaceSubrange(8..<40, with: networkBytes(.v6(source)) + networkBytes(.v6(destination)))
+    fixChecksums(&whole, transportOffset: 40)
     var packets: [OddPacket] = []
     func ipv6(_ name: String, _ change: (inout [UInt8]) -> Void) {
         var packet = whole

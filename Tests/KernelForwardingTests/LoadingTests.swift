@@ -21,7 +21,7 @@ import Testing
         weak var forwarder: KernelForwarder?
         do {
             let own = try KernelForwarder(
-                underlay: (IPv4Address(10, 0, 0, 1), 8285), packetLimitBytes: 256, mtu: 1400)
+                underlay: Families.ipv4.endpoint(1), packetLimitBytes: 256, mtu: 1400)
             own.ask { _ in own.receives }
             own.stop()
             forwarder = own
@@ -29,8 +29,9 @@ import Testing
         #expect(forwarder == nil)
     }
 
-    @Test(.enabled(if: namespacesAreExpected)) func theKernelTakesThemAndDoesWhatItShould() {
-        #expect(throws: Never.self) { try KernelForwarder.probe() }
+    @Test(.enabled(if: namespacesAreExpected), arguments: AddressFamily.allCases)
+    func theKernelTakesThemAndDoesWhatItShould(underlay: AddressFamily) {
+        #expect(throws: Never.self) { try KernelForwarder.probe(over: underlay) }
     }
 
     /// A kernel that is to check a program while a signal waits for the thread says so, and is to be asked again.
@@ -57,7 +58,7 @@ import Testing
                     return nil
                 }, &disturbed)
             #expect(result == 0)
-            for _ in 0..<20 { #expect(throws: Never.self) { try KernelForwarder.probe() } }
+            for _ in 0..<20 { #expect(throws: Never.self) { try KernelForwarder.probe(over: .ipv4) } }
             isOver.pointee.store(true, ordering: .relaxed)
             pthread_join(thread, nil)
         }

@@ -12,17 +12,16 @@ import Testing
 /// What goes out by the kernel path, and what is left to the ring. The headers that it gets are seen on a real device
 /// (`KernelPathDeviceTests`): the kernel runs a program on a frame alone, and what leaves a TUN device has no link header.
 @Suite(.enabled(if: namespacesAreExpected)) struct OutboundProgramTests {
-    private static func packet() -> InnerPacket {
-        var packet = InnerPacket(source: IPv4Address(8, 0, 1, 7), destination: IPv4Address(8, 0, 2, 9))
-        // The kernel runs a program on nothing shorter than an Ethernet and an IPv4 header.
-        packet.payload += [UInt8](repeating: 0, count: 8)
+    private static func packet(_ families: Families = .ipv4, hops: UInt8 = 64) -> InnerPacket {
+        var packet = InnerPacket.leaving(families)
+        packet.header.hops = hops
         return packet
     }
 
-    private static func segment(flags: UInt8, payload: [UInt8] = []) -> InnerPacket {
-        var packet = InnerPacket.segment(flags: flags, payload: payload)
-        (packet.source, packet.destination) = (packet.destination, packet.source)
-        return packet
+    private static func segment(
+        _ families: Families = .ipv4, flags: UInt8, payload: [UInt8] = []
+    ) -> InnerPacket {
+        InnerPacket.segment(families, flags: flags, payload: payload).turned
     }
 
     private static let (push, finish, reset, synchronize): (UInt8, UInt8, UInt8, UInt8) = (
@@ -30,68 +29,103 @@ import Testing
     )
     private static let acknowledgement: UInt8 = 0x10
 
-    @Test func takesASparseFlowsSmallPacketAndCountsIt() throws {
-        let node = try ProgramNode()
-        #expect(try node.send(Self.packet()))
-        #expect(try node.send(Self.packet()))
+    @Test(arguments: Families.all)
+    func takesASparseFlowsSmallPacketAndCountsIt(families: Families) throws {
+        let node = try ProgramNode(families)
+        #expect(try node.send(Self.packet(families)))
+        #expect(try node.send(Self.packet(families)))
         let counters = node.counters()
+        let bytes = UInt64(2 * (families.innerHeaderBytes + 20))
         #expect(counters[.kernelPathPacketsSent] == 2)
         #expect(counters[.packetsSent] == 2)
-        #expect(counters[.bytesSent] == 80)
+        #expect(counters[.bytesSent] == bytes)
         #expect(node.forwarder.counts(ofSlot: 3).packetsSent == 2)
-        #expect(node.forwarder.counts(ofSlot: 3).bytesSent == 80)
+        #expect(node.forwarder.counts(ofSlot: 3).bytesSent == bytes)
+    }
+
+    /// One thing that is wrong: of either family, or of that which is named.
+    struct Wrong: Sendable {
+        let name: String
+        let family: AddressFamily?
+        let change: @Sendable (inout InnerPacket, Families) -> Void
+
+        init(
+            _ name: String, _ family: AddressFamily? = nil,
+            _ change: @escaping @Sendable (inout InnerPacket, Families) -> Void
+        ) {
+            self.name = name
+            self.family = family
+            self.change = change
+        }
     }
 
     /// Each is wrong in one thing alone.
-    static let left: [(String, @Sendable (inout InnerPacket) -> Void)] = [
-        ("options", { $0.firstByte = 0x46 }),
-        ("version 6", { $0.firstByte = 0x65 }),
-        ("total length", { $0.totalLength = 39 }),
-        ("a fragment", { $0.fragment = 0x2000 }),
-        ("a later fragment", { $0.fragment = 1 }),
-        ("the last hop", { $0.hops = 1 }),
-        ("no hops", { $0.hops = 0 }),
-        ("to nobody", { $0.destination = IPv4Address(8, 0, 9, 9) }),
-        ("to our own pods", { $0.destination = IPv4Address(8, 0, 1, 9) }),
-        ("large", { $0.payload = [UInt8](repeating: 0, count: 237) }),
+    private static let wrong: [Wrong] = [
+        Wrong("options", .ipv4) { packet, _ in packet.header.firstByte = 0x46 },
+        Wrong("version") { $0.header.firstByte = $1.inner == .ipv4 ? 0x65 : 0x45 },
+        Wrong("no version") { packet, _ in packet.header.firstByte = 0x05 },
+        Wrong("length, one less") { $0.header.length = ($1.inner == .ipv4 ? 20 : 0) + 19 },
+        Wrong("length, one more") { $0.header.length = ($1.inner == .ipv4 ? 20 : 0) + 21 },
+        Wrong("a fragment") { packet, _ in packet.hideItsPorts() },
+        Wrong("a later fragment", .ipv4) { packet, _ in packet.header.fragment = 1 },
+        Wrong("the last hop") { packet, _ in packet.header.hops = 1 },
+        Wrong("no hops") { packet, _ in packet.header.hops = 0 },
+        Wrong("to nobody") { $0.header.destination = $1.pod(9, 9) },
+        Wrong("to our own pods") { $0.header.destination = $1.pod(1, 9) },
+        Wrong("large") { $0.payload = [UInt8](repeating: 0, count: 257 - $1.innerHeaderBytes) },
     ]
-
-    @Test(arguments: left.indices)
-    func leavesEverythingElseToTheRing(index: Int) throws {
-        let node = try ProgramNode()
-        var packet = Self.packet()
-        Self.left[index].1(&packet)
-        #expect(try !node.send(packet), "\(Self.left[index].0)")
-        #expect(node.counters()[.packetsSent] == 0)
+    private static let extensions: [Wrong] = Families.extensions.map { number in
+        Wrong("extension \(number)", .ipv6) { packet, _ in packet.header.transport = number }
     }
 
-    @Test func takesWhatIsAsLargeAsItMayBe() throws {
-        var packet = Self.packet()
-        packet.payload = [UInt8](repeating: 0, count: 236)
-        #expect(try ProgramNode().send(packet))
+    @Test(arguments: Families.all) func leavesEverythingElseToTheRing(families: Families) throws {
+        let node = try ProgramNode(families)
+        let others = (Self.wrong + Self.extensions).filter { $0.family ?? families.inner == families.inner }
+        var host: UInt8 = 9
+        var sent = 0
+        for wrong in others {
+            var packet = Self.packet(families)
+            // To the next pod that nothing before keeps packets back from.
+            repeat {
+                host += 1
+                packet.header.destination = families.pod(2, host)
+            } while try !node.send(packet)
+            sent += 1
+            wrong.change(&packet, families)
+            #expect(try !node.send(packet), "\(wrong.name)")
+            #expect(node.counters()[.packetsSent] == sent, "\(wrong.name)")
+        }
     }
 
-    @Test func sendsToAPeerOnlyWhileItIsAllowed() throws {
-        let node = try ProgramNode()
-        node.forwarder.disallow(ProgramNode.peer.endpoint)
-        #expect(try !node.send(Self.packet()))
+    @Test(arguments: Families.all) func takesWhatIsAsLargeAsItMayBe(families: Families) throws {
+        var packet = Self.packet(families)
+        packet.payload = [UInt8](repeating: 0, count: 256 - families.innerHeaderBytes)
+        #expect(try ProgramNode(families).send(packet))
+    }
+
+    @Test(arguments: Families.all) func sendsToAPeerOnlyWhileItIsAllowed(families: Families) throws {
+        let node = try ProgramNode(families)
+        let peer = families.endpoint(2)
+        node.forwarder.disallow(peer)
+        #expect(try !node.send(Self.packet(families)))
         // Another flow, of which nothing has gone by the ring.
-        var other = Self.packet()
+        var other = Self.packet(families)
         other.payload[1] = 0x40
-        node.forwarder.allow(ProgramNode.peer.endpoint, forMilliseconds: 60_000)
+        node.forwarder.allow(peer, forMilliseconds: 60_000)
         #expect(try node.send(other))
-        #expect(node.forwarder.standing.able == [ProgramNode.peer.endpoint])
-        node.forwarder.allow(ProgramNode.peer.endpoint, forMilliseconds: 0)
+        #expect(node.forwarder.standing.able == [peer])
+        node.forwarder.allow(peer, forMilliseconds: 0)
         #expect(try !node.send(other))
         node.forwarder.refresh()
         #expect(node.forwarder.standing.able.isEmpty)
     }
 
-    @Test func sendsNothingToAPeerThatIsRoutedElsewhere() throws {
-        let node = try ProgramNode()
-        node.forwarder.ask { $0 != IPv4Address(10, 0, 0, 2) }
-        node.forwarder.allow(ProgramNode.peer.endpoint, forMilliseconds: 60_000)
-        #expect(try !node.send(Self.packet()))
+    @Test(arguments: Families.all)
+    func sendsNothingToAPeerThatIsRoutedElsewhere(families: Families) throws {
+        let node = try ProgramNode(families)
+        node.forwarder.ask { $0 != families.node(2) }
+        node.forwarder.allow(families.endpoint(2), forMilliseconds: 60_000)
+        #expect(try !node.send(Self.packet(families)))
     }
 
     @Test func sendsNothingWithoutATableThatIsGood() throws {
@@ -100,10 +134,14 @@ import Testing
         #expect(try !node.send(Self.packet()))
     }
 
-    @Test func aPeerWithoutAnIPv4EndpointIsTheRings() throws {
-        var peer = ProgramNode.peer
-        peer.endpoint = Endpoint(address: .v6(IPv6Address(high: 1, low: 2)), port: 8285)
-        #expect(try !ProgramNode(peers: [peer]).send(Self.packet()))
+    /// A peer with an endpoint of the other family.
+    @Test(arguments: Families.all) func aPeerThatIsReachedOtherwiseIsTheRings(families: Families) throws {
+        let others = Families(
+            underlay: families.underlay == .ipv4 ? .ipv6 : .ipv4, inner: families.inner)
+        let node = try ProgramNode(families, peers: [ProgramNode.peer(at: others.endpoint(2))])
+        #expect(try !node.send(Self.packet(families)))
+        #expect(try node.receive(OuterFrame(families)).verdict == ProgramNode.passed)
+        #expect(node.forwarder.standing.able.isEmpty)
     }
 
     /// The workers see when somebody waits for a packet that goes past them. Bulk's acknowledgements are none.
@@ -136,11 +174,13 @@ import Testing
         Issue.record("the flow never came back to the kernel path")
     }
 
-    @Test func aFlowWithAnythingLargeStaysInTheRingAndComesBack() throws {
-        let node = try ProgramNode()
-        var large = Self.segment(flags: Self.push)
+    @Test(arguments: AddressFamily.allCases)
+    func aFlowWithAnythingLargeStaysInTheRingAndComesBack(inner: AddressFamily) throws {
+        let families = Families(underlay: .ipv4, inner: inner)
+        let node = try ProgramNode(families)
+        var large = Self.segment(families, flags: Self.push)
         large.payload += [UInt8](repeating: 0, count: 1000)
-        let small = Self.segment(flags: Self.push, payload: [1])
+        let small = Self.segment(families, flags: Self.push, payload: [1])
         #expect(try node.send(small))
         #expect(try !node.send(large))
         #expect(try !node.send(small))
@@ -148,37 +188,53 @@ import Testing
         try Self.waitUntilTaken(small, by: node)
     }
 
-    @Test func anotherFlowIsNotKeptBack() throws {
-        let node = try ProgramNode()
-        var large = Self.segment(flags: Self.push)
+    @Test(arguments: Families.all) func anotherFlowIsNotKeptBack(families: Families) throws {
+        let node = try ProgramNode(families)
+        var large = Self.segment(families, flags: Self.push)
         large.payload += [UInt8](repeating: 0, count: 1000)
         #expect(try !node.send(large))
-        #expect(try node.send(Self.packet()))
+        #expect(try node.send(Self.packet(families)))
     }
 
-    @Test func aBareAcknowledgementMayPassAndNothingElseOfAFlow() throws {
-        let node = try ProgramNode()
-        var large = Self.segment(flags: Self.push)
+    @Test(arguments: Families.all)
+    func aBareAcknowledgementMayPassAndNothingElseOfAFlow(families: Families) throws {
+        let node = try ProgramNode(families)
+        var large = Self.segment(families, flags: Self.push)
         large.payload += [UInt8](repeating: 0, count: 1000)
         #expect(try !node.send(large))
-        #expect(try node.send(Self.segment(flags: Self.acknowledgement)))
+        #expect(try node.send(Self.segment(families, flags: Self.acknowledgement)))
         for flags in [Self.finish, Self.reset, Self.synchronize, Self.push, 0x30] {
-            #expect(try !node.send(Self.segment(flags: flags)), "\(flags)")
+            #expect(try !node.send(Self.segment(families, flags: flags)), "\(flags)")
         }
-        #expect(try !node.send(Self.segment(flags: Self.acknowledgement, payload: [1])))
-        #expect(try node.send(Self.segment(flags: Self.acknowledgement)))
+        #expect(try !node.send(Self.segment(families, flags: Self.acknowledgement, payload: [1])))
+        #expect(try node.send(Self.segment(families, flags: Self.acknowledgement)))
     }
 
-    @Test func whatDoesNotTellItsPortsKeepsBackAllBetweenTheTwo() throws {
-        let node = try ProgramNode()
-        #expect(try node.send(Self.packet()))
-        var fragment = Self.packet()
-        fragment.fragment = 0x2000
+    @Test(arguments: Families.all)
+    func whatDoesNotTellItsPortsKeepsBackAllBetweenTheTwo(families: Families) throws {
+        let node = try ProgramNode(families)
+        #expect(try node.send(Self.packet(families)))
+        var fragment = Self.packet(families)
+        fragment.hideItsPorts()
         #expect(try !node.send(fragment))
-        #expect(try !node.send(Self.packet()))
-        var toAnother = Self.packet()
-        toAnother.destination = IPv4Address(8, 0, 2, 10)
+        #expect(try !node.send(Self.packet(families)))
+        var toAnother = Self.packet(families)
+        toAnother.header.destination = families.pod(2, 10)
         #expect(try node.send(toAnother))
+    }
+
+    /// Addresses of one network differ in any word, and their flows are others.
+    @Test func eachWordOfAnIPv6AddressTellsFlowsApart() throws {
+        let families = Families(underlay: .ipv6, inner: .ipv6)
+        let node = try ProgramNode(families)
+        #expect(try !node.send(Self.packet(families, hops: 1)))
+        for change in [(1 << 63, 0), (1 << 3, 0), (0, 1 << 63), (0, 1 << 3)] as [(UInt64, UInt64)] {
+            var packet = Self.packet(families)
+            let source = try #require(packet.header.source.v6)
+            packet.header.source = .v6(IPv6Address(high: source.high ^ change.0, low: source.low ^ change.1))
+            #expect(try node.send(packet), "\(change)")
+        }
+        #expect(try !node.send(Self.packet(families)))
     }
 
     /// The place of the one flow that has sent something unanswered.
@@ -194,15 +250,16 @@ import Testing
 
     private struct NoPlace: Error {}
 
-    @Test func anAnswerEndsTheCountAndABareAcknowledgementDoesNot() throws {
-        let node = try ProgramNode()
+    @Test(arguments: Families.all)
+    func anAnswerEndsTheCountAndABareAcknowledgementDoesNot(families: Families) throws {
+        let node = try ProgramNode(families)
         let flows = node.forwarder.programs[KERNEL_MAP_FLOWS]
-        #expect(try node.send(Self.segment(flags: Self.push, payload: [1])))
+        #expect(try node.send(Self.segment(families, flags: Self.push, payload: [1])))
         let (number, flow) = try Self.place(in: node)
         #expect(flow.unanswered == 1)
-        var frame = OuterFrame()
+        var frame = OuterFrame(families)
         func answer(flags: UInt8, payload: [UInt8]) throws {
-            frame.inner = InnerPacket.segment(flags: flags, payload: payload)
+            frame.inner = InnerPacket.segment(families, flags: flags, payload: payload)
             // From the other end: the ports the other way round.
             frame.inner.payload[0...3] = [0xD4, 0x31, 0x30, 0x39]
             #expect(try node.receive(frame).verdict == ProgramNode.redirected)
@@ -234,28 +291,44 @@ import Testing
         #expect(try !node.send(Self.packet()))
     }
 
-    @Test func whateverTheBytesItIsTakenOrLeft() throws {
+    @Test(arguments: Families.all) func whateverTheBytesItIsTakenOrLeft(families: Families) throws {
         var random = SeededRandom(seed: 89)
-        let node = try ProgramNode()
-        for _ in 0..<20_000 {
-            var bytes = Self.packet().bytes
-            bytes += random.bytes(random.below(40))
+        let node = try ProgramNode(families)
+        let destination = families.inner == .ipv4 ? 16..<19 : 24..<32
+        let subnet = addressBytes(families.pod(2, 0)).prefix(destination.count)
+        var taken = 0
+        for _ in 0..<10_000 {
+            // Of many flows: one with something odd keeps all between its addresses in the ring for a second.
+            var packet = Self.packet(families)
+            packet.header.destination = families.pod(2, random.byte())
+            packet.header.source = families.pod(1, random.byte())
+            var bytes = packet.bytes
+            if random.oneIn(4) { bytes += random.bytes(random.below(40)) }
             for _ in 0..<random.below(4) {
                 let place = random.below(bytes.count)
                 // The kernel takes these for the frame's type.
                 if place != 12, place != 13 { bytes[place] = random.byte() }
             }
             bytes = Array(bytes.prefix(random.oneIn(4) ? 14 + random.below(bytes.count - 13) : bytes.count))
+            node.forwarder.refresh()
             try node.work(.out)
             guard let run = node.forwarder.programs.outbound.run(on: bytes) else { continue }
-            if run.verdict == ProgramNode.redirected {
-                #expect(bytes[0] == 0x45 && bytes.count <= 256 && bytes[8] > 1)
-                #expect(Int(bytes[2]) << 8 | Int(bytes[3]) == bytes.count)
-                #expect(bytes[16...18] == [8, 0, 2])
-            } else {
+            guard run.verdict == ProgramNode.redirected else {
                 #expect(run.verdict == ProgramNode.passed)
                 #expect(run.packet == bytes)
+                continue
+            }
+            taken += 1
+            #expect(bytes.count <= 256 && bytes[destination] == ArraySlice(subnet))
+            switch families.inner {
+            case .ipv4:
+                #expect(bytes[0] == 0x45 && bytes[8] > 1)
+                #expect(Int(bytes[2]) << 8 | Int(bytes[3]) == bytes.count)
+            case .ipv6:
+                #expect(bytes[0] >> 4 == 6 && bytes[7] > 1 && bytes[6] != 44)
+                #expect(Int(bytes[4]) << 8 | Int(bytes[5]) == bytes.count - 40)
             }
         }
+        #expect(taken > 500)
     }
 }

@@ -24,22 +24,20 @@ extension ProgramNode {
 
 /// Nothing of a flow passes what was left to the ring of it before the workers have said that this is through.
 @Suite(.enabled(if: namespacesAreExpected)) struct PassageTests {
-    private static func packet(port: UInt8 = 0x39) -> InnerPacket {
-        var packet = InnerPacket(source: IPv4Address(8, 0, 1, 7), destination: IPv4Address(8, 0, 2, 9))
+    private static func packet(_ families: Families = .ipv4, port: UInt8 = 0x39, hops: UInt8 = 64)
+        -> InnerPacket
+    {
+        var packet = InnerPacket.leaving(families)
         packet.payload[1] = port
-        packet.payload += [UInt8](repeating: 0, count: 8)
+        packet.header.hops = hops
         return packet
     }
 
-    private static var lastHop: InnerPacket {
-        var packet = packet()
-        packet.hops = 1
-        return packet
-    }
+    private static func lastHop(_ families: Families = .ipv4) -> InnerPacket { packet(families, hops: 1) }
 
     /// As a peer's ring sends it: with a UDP checksum.
-    private static var ofTheRing: OuterFrame {
-        var frame = OuterFrame()
+    private static func ofTheRing(_ families: Families = .ipv4) -> OuterFrame {
+        var frame = OuterFrame(families)
         frame.udpChecksum = 0x1234
         return frame
     }
@@ -61,25 +59,26 @@ extension ProgramNode {
 
     // MARK: Out
 
-    @Test func whatWasLeftToTheRingGoesBeforeItsFlowsNext() throws {
-        let node = try ProgramNode()
+    @Test(arguments: Families.all) func whatWasLeftToTheRingGoesBeforeItsFlowsNext(families: Families) throws
+    {
+        let node = try ProgramNode(families)
         let passage = try node.passage(.out)
-        #expect(try !node.send(Self.lastHop))
+        #expect(try !node.send(Self.lastHop(families)))
         #expect(passage.entered == 1 && passage.lastTicket == 1 && passage.wanted == 0)
-        #expect(try !node.send(Self.packet()))
+        #expect(try !node.send(Self.packet(families)))
         #expect(node.counters()[.kernelPathKeptInOrder] == 1)
         // The workers hear of it; what it went behind by now is not asked for.
         #expect(passage.entered == 2 && passage.wanted == 1)
-        #expect(try node.send(Self.packet(port: 0x40)))
+        #expect(try node.send(Self.packet(families, port: 0x40)))
         try node.work(.out)
-        #expect(try node.send(Self.packet()))
+        #expect(try node.send(Self.packet(families)))
         #expect(passage.entered == 2)
     }
 
     /// However long that takes: no time counts.
     @Test func whatIsNotSaidToBeThroughIsNot() throws {
         let node = try ProgramNode()
-        #expect(try !node.send(Self.lastHop))
+        #expect(try !node.send(Self.lastHop()))
         usleep(100_000)
         #expect(try !node.send(Self.packet()))
         // Through up to a ticket before the flow's last.
@@ -88,7 +87,7 @@ extension ProgramNode {
         try node.passage(.out).publish(through: 3, entered: 0)
         // More was left to it since, of another flow.
         var other = Self.packet(port: 0x40)
-        other.hops = 1
+        other.header.hops = 1
         #expect(try !node.send(other))
         #expect(try node.send(Self.packet()))
     }
@@ -104,10 +103,10 @@ extension ProgramNode {
         #expect(try node.send(Self.packet()))
     }
 
-    @Test func whatDoesNotTellItsPortsIsNotedToo() throws {
-        let node = try ProgramNode()
-        var fragment = Self.packet()
-        fragment.fragment = 0x2000
+    @Test(arguments: Families.all) func whatDoesNotTellItsPortsIsNotedToo(families: Families) throws {
+        let node = try ProgramNode(families)
+        var fragment = Self.packet(families)
+        fragment.hideItsPorts()
         #expect(try !node.send(fragment))
         let flows = node.forwarder.programs[KERNEL_MAP_FLOWS]
         let place = try #require(node.flows.firstIndex { $0.sent_ticket > 0 })
@@ -116,79 +115,83 @@ extension ProgramNode {
         // Its time alone is no reason to pass.
         noted.bulk_until = 0
         #expect(flows.set(UInt32(place), to: noted))
-        #expect(try !node.send(Self.packet()))
+        #expect(try !node.send(Self.packet(families)))
         try node.work(.out)
-        #expect(try node.send(Self.packet()))
+        #expect(try node.send(Self.packet(families)))
     }
 
-    @Test func whatIsLargeStaysForItsTimeAndUntilItIsThrough() throws {
-        let node = try ProgramNode()
-        var large = Self.packet()
+    @Test(arguments: Families.all) func whatIsLargeStaysForItsTimeAndUntilItIsThrough(families: Families)
+        throws
+    {
+        let node = try ProgramNode(families)
+        var large = Self.packet(families)
         large.payload += [UInt8](repeating: 0, count: 1000)
         #expect(try !node.send(large))
         try node.work(.out)
-        #expect(try !node.send(Self.packet()))
+        #expect(try !node.send(Self.packet(families)))
         #expect(try node.passage(.out).wanted == 0)
         let flows = node.forwarder.programs[KERNEL_MAP_FLOWS]
         let place = try #require(node.flows.firstIndex { $0.sent_ticket > 0 })
         var noted = node.flows[place]
         noted.bulk_until = 0
         #expect(flows.set(UInt32(place), to: noted))
-        #expect(try !node.send(Self.packet()))
+        #expect(try !node.send(Self.packet(families)))
         try node.work(.out)
-        #expect(try node.send(Self.packet()))
+        #expect(try node.send(Self.packet(families)))
     }
 
     /// A bare acknowledgement passes its flow's packets, and they pass it.
     @Test func aBareAcknowledgementIsCountedAndNotNoted() throws {
         let node = try ProgramNode()
-        node.forwarder.disallow(ProgramNode.peer.endpoint)
-        var segment = InnerPacket.segment(flags: 0x10)
-        (segment.source, segment.destination) = (segment.destination, segment.source)
+        node.forwarder.disallow(ProgramNode.peer)
+        var segment = InnerPacket.segment(flags: 0x10).turned
         #expect(try !node.send(segment))
         #expect(try node.passage(.out).entered == 1)
-        node.forwarder.allow(ProgramNode.peer.endpoint, forMilliseconds: 60_000)
+        node.forwarder.allow(ProgramNode.peer, forMilliseconds: 60_000)
         segment.payload[13] = 0x18
         #expect(try node.send(segment))
     }
 
     /// Among several workers, a packet is counted where the device's steering puts it: by the very sums of
     /// `twill_steer_packets`, in other words.
-    @Test(arguments: [2, 3, 8, 64])
-    func eachIsCountedForTheWorkerThatItComesTo(workers: Int) throws {
-        let node = try ProgramNode(workers: workers)
-        func steered(_ words: [UInt32]) -> Int {
-            Int((words.reduce(0, &+) &* 0x9E37_79B1) >> 16) % workers
-        }
+    @Test(arguments: Families.all, [2, 3, 8, 64])
+    func eachIsCountedForTheWorkerThatItComesTo(families: Families, workers: Int) throws {
+        let node = try ProgramNode(families, workers: workers)
         var expected = [UInt64](repeating: 0, count: workers)
+        func send(_ packet: InnerPacket, _ ports: [UInt32]) throws {
+            #expect(try !node.send(packet))
+            let bytes = addressBytes(packet.header.source) + addressBytes(packet.header.destination)
+            let addresses = stride(from: 0, to: bytes.count, by: 4).map { place in
+                bytes[place..<place + 4].reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
+            }
+            expected[Int(((addresses + ports).reduce(0, &+) &* 0x9E37_79B1) >> 16) % workers] += 1
+        }
         for port in 0..<100 as Range<UInt8> {
-            var packet = Self.packet(port: port)
-            packet.hops = 1
-            #expect(try !node.send(packet))
-            let addresses = [packet.source.bits, packet.destination.bits]
-            expected[steered(addresses + [0x3000 + UInt32(port), 0xD431])] += 1
-            packet.fragment = 0x2000
-            #expect(try !node.send(packet))
-            expected[steered(addresses)] += 1
-            packet.fragment = 0
-            packet.transport = 1
-            #expect(try !node.send(packet))
-            expected[steered(addresses)] += 1
+            let packet = Self.packet(families, port: port, hops: 1)
+            try send(packet, [0x3000 + UInt32(port), 0xD431])
+            var fragment = packet
+            fragment.hideItsPorts()
+            try send(fragment, [])
+            var another = packet
+            another.header.transport = 1
+            try send(another, [])
+            another.header.transport = 59
+            try send(another, [])
             // Options: the ports stand four bytes further on.
-            packet.transport = 17
-            packet.firstByte = 0x46
-            #expect(try !node.send(packet))
-            expected[steered(addresses + [0x000C, 0])] += 1
+            var optional = packet
+            optional.header.firstByte = families.inner == .ipv4 ? 0x46 : 0x61
+            try send(
+                optional, families.inner == .ipv4 ? [0x000C, 0] : [0x3000 + UInt32(port), 0xD431])
         }
         let entered = try (0..<workers).map { try node.passage(.out, ofWorker: $0).entered }
         #expect(entered == expected)
         // One ticket for each, whoever's it was.
-        #expect(try node.passage(.out).lastTicket == 400)
+        #expect(try node.passage(.out).lastTicket == 500)
     }
 
     @Test func aFlowWaitsForItsOwnWorkerAlone() throws {
         let node = try ProgramNode(workers: 4)
-        #expect(try !node.send(Self.lastHop))
+        #expect(try !node.send(Self.lastHop()))
         let own = try #require(try (0..<4).first { try node.passage(.out, ofWorker: $0).entered == 1 })
         for worker in 0..<4 where worker != own { try node.work(.out, ofWorker: worker) }
         #expect(try !node.send(Self.packet()))
@@ -198,41 +201,45 @@ extension ProgramNode {
 
     // MARK: In
 
-    @Test func whatThePeersRingSentGoesFirst() throws {
-        let node = try ProgramNode()
-        #expect(try node.receive(Self.ofTheRing).verdict == ProgramNode.passed)
+    @Test(arguments: Families.all) func whatThePeersRingSentGoesFirst(families: Families) throws {
+        let node = try ProgramNode(families)
+        #expect(try node.receive(Self.ofTheRing(families)).verdict == ProgramNode.passed)
         let passage = try node.passage(.in)
         #expect(passage.entered == 1 && passage.wanted == 0)
-        let run = try node.receive(OuterFrame())
-        #expect(run.verdict == ProgramNode.passed && run.packet == OuterFrame().bytes)
+        let run = try node.receive(OuterFrame(families))
+        #expect(run.verdict == ProgramNode.passed && run.packet == OuterFrame(families).bytes)
         #expect(node.counters()[.kernelPathKeptInOrder] == 1)
         #expect(passage.entered == 2 && passage.wanted == 1)
         // It may pass: it does nothing but acknowledge. And another flow is another.
-        var acknowledgement = OuterFrame()
-        acknowledgement.inner = InnerPacket.segment(flags: 0x10)
+        var acknowledgement = OuterFrame(families)
+        acknowledgement.inner = InnerPacket.segment(families, flags: 0x10)
         #expect(try node.receive(acknowledgement).verdict == ProgramNode.redirected)
-        var other = OuterFrame()
+        var other = OuterFrame(families)
         other.inner.payload[1] = 0x40
         #expect(try node.receive(other).verdict == ProgramNode.redirected)
         try node.work(.in)
-        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.redirected)
+        #expect(try node.receive(OuterFrame(families)).verdict == ProgramNode.redirected)
         // What goes out is another way's.
         #expect(try node.passage(.out).entered == 0)
     }
 
-    @Test func whateverIsForTheRingIsCounted() throws {
-        let node = try ProgramNode(former: Endpoint(address: IPv4Address(10, 0, 0, 8), port: 9000))
+    @Test(arguments: AddressFamily.allCases) func whateverIsForTheRingIsCounted(underlay: AddressFamily)
+        throws
+    {
+        let families = Families(underlay: underlay, inner: .ipv4)
+        let node = try ProgramNode(
+            families, former: Endpoint(address: families.node(8), port: 9000))
         let passage = try node.passage(.in)
-        var hello = Self.ofTheRing.bytes
-        hello.removeLast(hello.count - 58)
+        var hello = Self.ofTheRing(families).bytes
+        hello.removeLast(hello.count - families.innerOffset - 16)
         _ = node.forwarder.programs.inbound.run(on: hello)
         #expect(passage.entered == 1)
-        var stranger = Self.ofTheRing
-        stranger.source = IPv4Address(10, 0, 0, 77)
+        var stranger = Self.ofTheRing(families)
+        stranger.header.source = families.node(77)
         _ = try node.receive(stranger)
         #expect(passage.entered == 2)
-        var former = Self.ofTheRing
-        (former.destination, former.port) = (IPv4Address(10, 0, 0, 8), 9000)
+        var former = Self.ofTheRing(families)
+        (former.header.destination, former.port) = (families.node(8), 9000)
         _ = try node.receive(former)
         #expect(passage.entered == 3)
         // The kernel path's own form there is not for the kernel path.
@@ -240,38 +247,44 @@ extension ProgramNode {
         #expect(try node.receive(former).verdict == ProgramNode.passed)
         #expect(passage.entered == 4)
         for change: @Sendable (inout OuterFrame) -> Void in [
-            { $0.port = 9001 }, { $0.port = 9000 }, { $0.destination = IPv4Address(10, 0, 0, 8) },
-            { $0.transport = 6 }, { $0.fragment = 0x2000 }, { $0.firstByte = 0x46 },
+            { $0.port = 9001 }, { $0.port = 9000 }, { $0.header.destination = families.node(8) },
+            { $0.header.transport = 6 }, { $0.header.firstByte = 0x46 },
         ] {
-            var another = Self.ofTheRing
+            var another = Self.ofTheRing(families)
             change(&another)
             _ = try node.receive(another)
         }
+        var fragment = Self.ofTheRing(families)
+        if underlay == .ipv4 { fragment.header.fragment = 0x2000 } else { fragment.header.transport = 44 }
+        _ = try node.receive(fragment)
         #expect(passage.entered == 4)
-        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.passed)
+        #expect(try node.receive(OuterFrame(families)).verdict == ProgramNode.passed)
     }
 
-    @Test func aFragmentOfThePeersRingKeepsBackAllBetweenTheTwo() throws {
-        let node = try ProgramNode()
-        var frame = Self.ofTheRing
-        frame.inner.fragment = 0x2000
+    @Test(arguments: Families.all) func aFragmentOfThePeersRingKeepsBackAllBetweenTheTwo(families: Families)
+        throws
+    {
+        let node = try ProgramNode(families)
+        var frame = Self.ofTheRing(families)
+        frame.inner.hideItsPorts()
         _ = try node.receive(frame)
-        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.passed)
+        #expect(try node.receive(OuterFrame(families)).verdict == ProgramNode.passed)
         try node.work(.in)
-        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.redirected)
+        #expect(try node.receive(OuterFrame(families)).verdict == ProgramNode.redirected)
     }
 
     /// Datagrams of the peer's ring that the kernel has merged: small ones are all noted, of large ones the first and the last.
-    @Test(arguments: [(1, 20), (31, 20), (59, 20), (2, 1100)])
-    func eachOfWhatWasMergedIsNoted(last: Int, payloadBytes: Int) throws {
-        let node = try ProgramNode()
+    @Test(arguments: Families.all, [(1, 20), (31, 20), (49, 20), (2, 1100)])
+    func eachOfWhatWasMergedIsNoted(families: Families, merged: (last: Int, payloadBytes: Int)) throws {
+        let (last, payloadBytes) = merged
+        let node = try ProgramNode(families)
         func inner(_ number: Int) -> InnerPacket {
-            var inner = InnerPacket()
+            var inner = InnerPacket(families)
             inner.payload[1] = UInt8(number)
             inner.payload += [UInt8](repeating: 0, count: payloadBytes)
             return inner
         }
-        var frame = Self.ofTheRing
+        var frame = Self.ofTheRing(families)
         frame.inner = inner(0)
         let size = frame.inner.bytes.count
         let bytes = frame.bytes + (1...last).flatMap { inner($0).bytes }
@@ -282,7 +295,7 @@ extension ProgramNode {
         #expect(try node.passage(.in).lastTicket == 1)
         let noted = (payloadBytes < 1024 ? Array(0...last) : [0, last])
         for number in noted {
-            var frame = OuterFrame()
+            var frame = OuterFrame(families)
             frame.inner.payload[1] = UInt8(number)
             #expect(try node.receive(frame).verdict == ProgramNode.passed, "\(number)")
         }
@@ -290,22 +303,24 @@ extension ProgramNode {
     }
 
     /// A peer with several workers sends from several ports, and its kernel path from one of them: what both sent of a flow
-    /// may be two workers' here.
-    @Test func allWorkersThatHaveSomethingAreWaitedFor() throws {
-        let node = try ProgramNode(workers: 3)
-        // 10.0.0.2 from port 8285 is worker 2's.
-        _ = try node.receive(Self.ofTheRing)
-        #expect(try (0..<3).map { try node.passage(.in, ofWorker: $0).entered } == [0, 0, 1])
-        var bytes = Self.ofTheRing.bytes
-        bytes[35] += 1
-        _ = node.forwarder.programs.inbound.run(on: bytes)
-        #expect(try (0..<3).map { try node.passage(.in, ofWorker: $0).entered } == [1, 0, 1])
-        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.passed)
-        try node.work(.in, ofWorker: 2)
-        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.passed)
-        try node.work(.in, ofWorker: 0)
-        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.passed)
-        try node.work(.in, ofWorker: 2)
-        #expect(try node.receive(OuterFrame()).verdict == ProgramNode.redirected)
+    /// may be two workers' here. Of an IPv6 address its end tells whose.
+    @Test(arguments: Families.all) func allWorkersThatHaveSomethingAreWaitedFor(families: Families) throws {
+        let node = try ProgramNode(families, workers: 3)
+        let end = addressBytes(families.node(2)).suffix(4).reduce(0) { $0 << 8 | Int($1) }
+        let (first, second) = ((end + 8285) % 3, (end + 8286) % 3)
+        func entered() throws -> [UInt64] { try (0..<3).map { try node.passage(.in, ofWorker: $0).entered } }
+        _ = try node.receive(Self.ofTheRing(families))
+        #expect(try entered() == (0..<3).map { $0 == first ? 1 : 0 })
+        var another = Self.ofTheRing(families)
+        another.sourcePort += 1
+        _ = try node.receive(another)
+        #expect(try entered() == (0..<3).map { $0 == first || $0 == second ? 1 : 0 })
+        #expect(try node.receive(OuterFrame(families)).verdict == ProgramNode.passed)
+        try node.work(.in, ofWorker: first)
+        #expect(try node.receive(OuterFrame(families)).verdict == ProgramNode.passed)
+        try node.work(.in, ofWorker: second)
+        #expect(try node.receive(OuterFrame(families)).verdict == ProgramNode.passed)
+        try node.work(.in, ofWorker: first)
+        #expect(try node.receive(OuterFrame(families)).verdict == ProgramNode.redirected)
     }
 }

@@ -18,7 +18,7 @@ public final class LabSocket: Sendable {
 
     /// Opens a socket that receives what comes to a port, at any address of the host.
     public static func receiving(on port: UInt16, of host: some LabHost) async throws -> LabSocket {
-        try await make(host, named: IPv4Address(bits: 0), port: port, "bind to port \(port)") {
+        try await make(host, named: .v4(IPv4Address(bits: 0)), port: port, "bind to port \(port)") {
             bind($0, $1, $2)
         }
     }
@@ -29,29 +29,47 @@ public final class LabSocket: Sendable {
     public static func sending(
         to address: IPv4Address, port: UInt16, from host: some LabHost, hasChecksum: Bool = true
     ) async throws -> LabSocket {
+        try await sending(to: .v4(address), port: port, from: host, hasChecksum: hasChecksum)
+    }
+
+    /// The same to an address of either family.
+    public static func sending(
+        to address: IPAddress, port: UInt16, from host: some LabHost, hasChecksum: Bool = true
+    ) async throws -> LabSocket {
         let socket = try await make(host, named: address, port: port, "reach \(address)") {
             connect($0, $1, $2)
         }
-        var on: Int32 = 1
-        setsockopt(socket.descriptor, Int32(IPPROTO_IP), IP_RECVERR, &on, socklen_t(MemoryLayout<Int32>.size))
-        if !hasChecksum {
-            setsockopt(socket.descriptor, SOL_SOCKET, SO_NO_CHECK, &on, socklen_t(MemoryLayout<Int32>.size))
+        func set(_ level: Int32, _ option: Int32) {
+            var on: Int32 = 1
+            setsockopt(socket.descriptor, level, option, &on, socklen_t(MemoryLayout<Int32>.size))
+        }
+        switch address {
+        case .v4:
+            set(Int32(IPPROTO_IP), IP_RECVERR)
+            if !hasChecksum { set(SOL_SOCKET, SO_NO_CHECK) }
+        case .v6:
+            set(Int32(IPPROTO_IPV6), IPV6_RECVERR)
+            // UDP_NO_CHECK6_TX of linux/udp.h.
+            if !hasChecksum { set(Int32(IPPROTO_UDP), 101) }
         }
         return socket
     }
 
     /// Opens a socket whose datagrams leave by an interface as IP packets of whatever bytes, past the host's own IP
     /// (packet(7)).
-    public static func injecting(into interface: String, of host: some LabHost) async throws -> LabSocket {
+    public static func injecting(
+        into interface: String, of host: some LabHost, family: AddressFamily = .ipv4
+    ) async throws -> LabSocket {
         try await host.namespace.run {
             let made = LabSocket(
                 socket(AF_PACKET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0))
-            // struct sockaddr_ll: family, protocol (ETH_P_IP), the interface's number.
+            // struct sockaddr_ll: family, protocol (ETH_P_IP or ETH_P_IPV6), the interface's number.
             var name = [UInt8](repeating: 0, count: 20)
             let number = if_nametoindex(interface)
             name.withUnsafeMutableBytes { bytes in
                 bytes.storeBytes(of: UInt16(AF_PACKET), as: UInt16.self)
-                bytes.storeBytes(of: UInt16(0x0800).bigEndian, toByteOffset: 2, as: UInt16.self)
+                bytes.storeBytes(
+                    of: UInt16(family == .ipv4 ? 0x0800 : 0x86DD).bigEndian, toByteOffset: 2, as: UInt16.self)
                 bytes.storeBytes(of: Int32(bitPattern: number), toByteOffset: 4, as: Int32.self)
             }
             let result = name.withUnsafeBytes { bytes in
@@ -66,23 +84,16 @@ public final class LabSocket: Sendable {
     }
 
     private static func make(
-        _ host: some LabHost, named address: IPv4Address, port: UInt16, _ action: String,
+        _ host: some LabHost, named address: IPAddress, port: UInt16, _ action: String,
         _ call: @escaping @Sendable (Int32, UnsafePointer<sockaddr>, socklen_t) -> Int32
     ) async throws -> LabSocket {
         try await host.namespace.run {
             let made = LabSocket(
                 socket(
-                    AF_INET,
-                    Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue),
-                    0))
-            var name = sockaddr_in()
-            name.sin_family = sa_family_t(AF_INET)
-            name.sin_port = port.bigEndian
-            name.sin_addr.s_addr = address.bits.bigEndian
-            let result = withUnsafePointer(to: &name) {
-                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                    call(made.descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-                }
+                    address.v4 == nil ? AF_INET6 : AF_INET,
+                    Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0))
+            let result = Endpoint(address: address, port: port).withSocketName {
+                call(made.descriptor, $0, $1)
             }
             guard result == 0 else {
                 throw NoSocket(description: "cannot \(action): \(String(cString: strerror(errno)))")

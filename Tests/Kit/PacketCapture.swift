@@ -1,3 +1,4 @@
+import Addresses
 import Glibc
 import NetworkNamespaces
 import Synchronization
@@ -32,14 +33,16 @@ public final class PacketCapture: Sendable {
 
     /// Begins to capture.
     ///
-    /// - Parameter blocks: MiB for the ring; each holds 5,461 packets.
+    /// - Parameters:
+    ///   - blocks: MiB for the ring; each holds 5,461 packets.
+    ///   - family: of the packets.
     public static func start(
-        on host: some LabHost, interface: String, blocks: Int = 4
+        on host: some LabHost, interface: String, blocks: Int = 4, family: AddressFamily = .ipv4
     ) async throws -> PacketCapture {
-        try await host.namespace.run { try PacketCapture(interface, blocks: blocks) }
+        try await host.namespace.run { try PacketCapture(interface, blocks: blocks, family: family) }
     }
 
-    private init(_ interface: String, blocks: Int) throws {
+    private init(_ interface: String, blocks: Int, family: AddressFamily) throws {
         self.blocks = blocks
         func failure(_ action: String) -> NoSocket {
             NoSocket(description: "cannot \(action): \(String(cString: strerror(errno)))")
@@ -58,12 +61,14 @@ public final class PacketCapture: Sendable {
             throw failure
         }
         let ring = mmap(nil, blocks * Self.blockBytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0)
-        // struct sockaddr_ll: family, protocol (ETH_P_IP), the interface's number, and what only senders need.
+        // struct sockaddr_ll: family, protocol (ETH_P_IP or ETH_P_IPV6), the interface's number, and what only senders
+        // need.
         var name = [UInt8](repeating: 0, count: 20)
         let number = if_nametoindex(interface)
         name.withUnsafeMutableBytes { bytes in
             bytes.storeBytes(of: UInt16(AF_PACKET), as: UInt16.self)
-            bytes.storeBytes(of: UInt16(0x0800).bigEndian, toByteOffset: 2, as: UInt16.self)
+            bytes.storeBytes(
+                of: UInt16(family == .ipv4 ? 0x0800 : 0x86DD).bigEndian, toByteOffset: 2, as: UInt16.self)
             bytes.storeBytes(of: Int32(bitPattern: number), toByteOffset: 4, as: Int32.self)
         }
         let socket = descriptor

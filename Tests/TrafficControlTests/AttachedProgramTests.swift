@@ -29,7 +29,8 @@ import Testing
 
         private init(socket: RouteSocket) throws {
             forwarder = try KernelForwarder(
-                underlay: (IPv4Address(10, 0, 0, 1), 8285), packetLimitBytes: 256, mtu: 1400)
+                underlay: Endpoint(address: IPv4Address(10, 0, 0, 1), port: 8285), packetLimitBytes: 256,
+                mtu: 1400)
             self.socket = socket
         }
 

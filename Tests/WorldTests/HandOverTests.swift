@@ -17,15 +17,12 @@ struct HandOverTests {
         var daemon: LabDaemon
         let peer: LabDaemon
         private let traffic: [NumberedTraffic]
-        private let hasKernelPath: Bool
 
         /// Flows with a packet every 8 ms, and others with one every 50 ms, which find the packet threads done with the one before
-        /// where these are in time, and still at it where they are not. A network of IPv6 has no kernel path.
+        /// where these are in time, and still at it where they are not.
         init(
             _ configuration: String = "workers = 1\n", families: Lab.Families = .ipv4, wrapper: String = ""
         ) async throws {
-            hasKernelPath = families == .ipv4
-            let hasKernelPath = hasKernelPath
             lab = try await Lab(
                 config: Lab.configuration(of: families), families: families)
             try lab.write("twilld.conf", configuration)
@@ -37,8 +34,7 @@ struct HandOverTests {
                 // Small packets of flows that begin now go by the kernel path.
                 let status = try await until("an able peer", { daemon.log }) { () -> NodeStatus? in
                     guard let status = daemon.status, status.isReady, status.peers.count == 1,
-                        !hasKernelPath || status.kernelPath?.state == "on",
-                        !hasKernelPath || status.peers.first?.kernelPath == true
+                        status.kernelPath?.state == "on", status.peers.first?.kernelPath == true
                     else { return nil }
                     return status
                 }
@@ -87,7 +83,6 @@ struct HandOverTests {
                 #expect(report.sent > 0)
                 #expect(report.lost == 0 && report.duplicated == 0 && report.reordered == 0, "\(report)")
             }
-            guard hasKernelPath else { return }
             #expect(daemon.counter(.kernelPathPacketsSent) > 0)
             #expect(daemon.counter(.kernelPathPacketsReceived) > 0)
         }

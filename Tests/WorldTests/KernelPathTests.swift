@@ -8,14 +8,16 @@ import Testing
 /// The kernel path of real nodes: what goes by it, what becomes of it, and that nothing is worse where it is not.
 @Suite(.enabled(if: namespacesAreExpected, "needs root and iproute2"))
 struct KernelPathTests {
-    /// Two nodes with a pod each.
+    /// Two nodes with a pod each. Where nodes have both families, pods speak IPv6 to each other: over IPv4.
     private struct Nodes {
         let lab: Lab
         var daemons: [LabDaemon]
         let pods: [LabPod]
 
-        init(wrapper: String = "", isAble: Bool = true) async throws {
-            let lab = try await Lab(nodes: 2)
+        init(
+            wrapper: String = "", isAble: Bool = true, families: Lab.Families = .ipv4
+        ) async throws {
+            let lab = try await Lab(nodes: 2, config: Lab.configuration(of: families), families: families)
             self.lab = lab
             daemons = [
                 try await lab[1].start("--kernel-path=auto", wrapper: wrapper),
@@ -29,8 +31,11 @@ struct KernelPathTests {
             self.pods = pods
             if isAble { for daemon in daemons { try await Self.able(daemon) } }
             // Neighbours are known then, and the flow of the first packets has gone by the packet threads.
-            try await pods[0].reaches(pods[1].address)
+            try await pods[0].reaches(target)
         }
+
+        /// The second pod's address.
+        var target: String { pods[1].addresses.last ?? "" }
 
         static func able(_ daemon: LabDaemon) async throws {
             try await daemon.wait(for: "an able peer") { status in
@@ -47,7 +52,7 @@ struct KernelPathTests {
         /// How many of the packets of a ping, each way, went by the kernel path at the first node.
         func byKernelPath(pings: Int = 10) async throws -> (sent: UInt64, received: UInt64) {
             let before = daemons[0].status
-            #expect(await pods[0].answers(from: pods[1].address, count: pings) == pings)
+            #expect(await pods[0].answers(from: target, count: pings) == pings)
             let after = daemons[0].status
             func grown(_ counter: Counter) -> UInt64 {
                 (after?.value(of: counter) ?? 0) &- (before?.value(of: counter) ?? 0)
@@ -56,16 +61,17 @@ struct KernelPathTests {
         }
     }
 
-    @Test func smallPacketsGoByItWithTheHopsOfThePacketThreads() async throws {
-        let nodes = try await Nodes()
+    @Test(arguments: Lab.Families.allCases)
+    func smallPacketsGoByItWithTheHopsOfThePacketThreads(families: Lab.Families) async throws {
+        let nodes = try await Nodes(families: families)
         // At 20 packets a second none of them waits for the one before.
         let (sent, received) = try await nodes.byKernelPath()
         #expect(sent >= 9)
         #expect(received >= 9)
-        let by = try await nodes.pods[0].run("ping -n -c 1 \(nodes.pods[1].address)")
+        let by = try await nodes.pods[0].run("ping -n -c 1 \(nodes.target)")
         #expect(by.contains("ttl=60"), "\(by)")
         // One that is large goes by the packet threads, and has as many.
-        let past = try await nodes.pods[0].run("ping -n -c 1 -s 1000 \(nodes.pods[1].address)")
+        let past = try await nodes.pods[0].run("ping -n -c 1 -s 1000 \(nodes.target)")
         #expect(past.contains("ttl=60"), "\(past)")
         let status = try #require(nodes.daemons[0].status)
         #expect(status.kernelPath?.attachment == "clsact")
@@ -75,6 +81,40 @@ struct KernelPathTests {
         #expect(peer.sent.packets >= sent && peer.received.packets >= received)
         #expect(nodes.daemons[0].metrics.contains { $0.name == "twill_kernel_path_on" && $0.value == 1 })
         #expect(status.problems.isEmpty)
+        #expect(nodes.daemons.allSatisfy { $0.counter(.kernelPathStrays) == 0 })
+    }
+
+    /// A connection's opening, end and small segments have checksums that the pods' kernels leave to a device.
+    @Test(arguments: Lab.Families.allCases) func connectionsGoByIt(families: Lab.Families) async throws {
+        let nodes = try await Nodes(families: families)
+        try nodes.lab.write(
+            "echo.py",
+            """
+            import socket, sys
+            family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+            if len(sys.argv) == 2:
+                listener = socket.create_server((sys.argv[1], 7200), family=family)
+                while True:
+                    connection = listener.accept()[0]
+                    connection.sendall(connection.recv(64))
+                    connection.close()
+            for number in range(50):
+                connection = socket.create_connection((sys.argv[1], 7200), timeout=5)
+                connection.sendall(b"%d" % number)
+                assert connection.recv(64) == b"%d" % number
+                connection.close()
+            """)
+        let program = "python3 \(nodes.lab.directory)/echo.py \(nodes.target)"
+        let server = try await nodes.pods[1].launch(program)
+        try await nodes.pods[1].listens(on: 7200, tcp: true)
+        let before = try #require(nodes.daemons[0].status)
+        try await nodes.pods[0].run("\(program) client")
+        let after = try #require(nodes.daemons[0].status)
+        // Of each SYN, request and FIN, and what answers them.
+        for counter in [Counter.kernelPathPacketsSent, .kernelPathPacketsReceived] {
+            #expect(after.value(of: counter) - before.value(of: counter) >= 130)
+        }
+        server.signal(SIGKILL)
     }
 
     /// The way is slow, then it is not; then the peer hears nothing.
@@ -120,7 +160,7 @@ struct KernelPathTests {
         nodes.daemons[0] = try await nodes.lab[1].start("--kernel-path=auto")
         try await Nodes.able(nodes.daemons[0])
         try await Nodes.able(nodes.daemons[1])
-        try await nodes.pods[0].reaches(nodes.pods[1].address)
+        try await nodes.pods[0].reaches(nodes.target)
         #expect(try await nodes.byKernelPath().sent >= 9)
         #expect(try await nodes.filters() == ["twill_inbound_flannel0"])
     }
@@ -130,7 +170,7 @@ struct KernelPathTests {
         nodes.daemons[0].signal(SIGTERM)
         _ = try await nodes.daemons[0].exitStatus()
         // Nobody reads from the device; what is small goes on.
-        #expect(await nodes.pods[0].answers(from: nodes.pods[1].address, count: 10) >= 9)
+        #expect(await nodes.pods[0].answers(from: nodes.target, count: 10) >= 9)
         #expect(try await nodes.filters() == ["twill_inbound_flannel0"])
         nodes.daemons[0] = try await nodes.lab[1].start("--on-stop=remove")
         try await Nodes.able(nodes.daemons[0])
@@ -153,14 +193,16 @@ struct KernelPathTests {
         try await nodes.lab[1].run("ip link delete flannel0")
         try await nodes.daemons[0].logged("tunnel_device_lost")
         try await Nodes.able(nodes.daemons[0])
-        try await nodes.pods[0].reaches(nodes.pods[1].address)
+        try await nodes.pods[0].reaches(nodes.target)
         #expect(try await nodes.byKernelPath().sent >= 9)
     }
 
     /// The verifier refuses more to those without CAP_PERFMON; the unit and the manifest have none.
-    @Test func theRightsOfTheUnitAreEnough() async throws {
+    @Test(arguments: [Lab.Families.ipv4, .ipv6])
+    func theRightsOfTheUnitAreEnough(families: Lab.Families) async throws {
         let nodes = try await Nodes(
-            wrapper: "setpriv --bounding-set=-sys_admin,-perfmon --inh-caps=-sys_admin,-perfmon")
+            wrapper: "setpriv --bounding-set=-sys_admin,-perfmon --inh-caps=-sys_admin,-perfmon",
+            families: families)
         #expect(try await nodes.byKernelPath().sent >= 9)
     }
 
@@ -181,15 +223,16 @@ struct KernelPathTests {
 
     /// A request follows each answer at once, from before a daemon begins to after it carries packets: there is no pause in
     /// which nothing of the flow is under way.
-    @Test func anExchangeWithoutPausesComesToItAfterAStart() async throws {
-        let nodes = try await Nodes()
+    @Test(arguments: [Lab.Families.ipv4, .ipv6])
+    func anExchangeWithoutPausesComesToItAfterAStart(families: Lab.Families) async throws {
+        let nodes = try await Nodes(families: families)
         try nodes.lab.write(
             "exchange.py",
             """
             import socket, sys
-            s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            if len(sys.argv) == 1:
-                s.bind(("", 7300))
+            s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+            if len(sys.argv) == 2:
+                s.bind((sys.argv[1], 7300))
                 while True:
                     data, who = s.recvfrom(64)
                     s.sendto(data, who)
@@ -200,10 +243,11 @@ struct KernelPathTests {
                 try: s.recv(64)
                 except OSError: pass
             """)
-        let server = try await nodes.pods[1].launch("python3 \(nodes.lab.directory)/exchange.py")
+        let server = try await nodes.pods[1].launch(
+            "python3 \(nodes.lab.directory)/exchange.py \(nodes.target)")
         try await nodes.pods[1].listens(on: 7300, tcp: false)
         let client = try await nodes.pods[0].launch(
-            "python3 \(nodes.lab.directory)/exchange.py \(nodes.pods[1].address)")
+            "python3 \(nodes.lab.directory)/exchange.py \(nodes.target) client")
         // Another daemon takes over; it knows nothing of the flow.
         let next = try await nodes.lab[1].start("--kernel-path=auto")
         try await next.ready()
@@ -224,11 +268,16 @@ struct KernelPathTests {
         server.signal(SIGKILL)
     }
 
-    @Test func ipsecPoliciesAreNotPassedBy() async throws {
-        let nodes = try await Nodes()
-        let policy = "src 172.20.32.101 dst 192.0.2.1 dir out"
+    /// Of either family, whichever the nodes are reached by.
+    @Test(arguments: [
+        (Lab.Families.ipv4, "src 172.20.32.101 dst 192.0.2.1"), (.ipv4, "src fd20:32::101 dst 2001:db8::1"),
+        (.ipv6, "src fd20:32::101 dst 2001:db8::1"),
+    ])
+    func ipsecPoliciesAreNotPassedBy(families: Lab.Families, between: String) async throws {
+        let nodes = try await Nodes(families: families)
+        let policy = "\(between) dir out"
         try await nodes.lab[1].run(
-            "ip xfrm policy add \(policy) tmpl src 172.20.32.101 dst 192.0.2.1 proto esp mode transport")
+            "ip xfrm policy add \(policy) tmpl \(between) proto esp mode transport")
         try await nodes.daemons[0].wait(for: "a kernel path that waits") {
             $0.kernelPath?.state == "waiting" && $0.kernelPath?.detail?.contains("IPsec") == true
         }

@@ -80,6 +80,9 @@ public struct UnderlaySocket: Sendable {
     }
 
     private init(receivingOn descriptor: Int32, segmentation: Bool, coalescing: Bool) {
+        // Else the kernel drops IPv6 datagrams without a checksum, as those of a peer's kernel path and its hellos are: RFC 6935
+        // leaves that to tunnels. IPv4 has no such option and asks for none.
+        _ = UnderlaySocket.set(descriptor, Int32(IPPROTO_UDP), UDP_NO_CHECK6_RX, 1)
         let coalesces = coalescing && UnderlaySocket.set(descriptor, Int32(IPPROTO_UDP), UDP_GRO, 1)
         var granted: Int32 = 0
         var size = socklen_t(MemoryLayout<Int32>.size)
@@ -139,7 +142,8 @@ public struct UnderlaySocket: Sendable {
     private static let helloBufferBytes = 2 << 20
 
     /// Opens one more socket that only sends, from the port that `receiver` receives on: its datagrams have no checksum,
-    /// as those of the kernel path (`SO_NO_CHECK`, udp(7)).
+    /// as those of the kernel path (`SO_NO_CHECK`, udp(7); over IPv6 `UDP_NO_CHECK6_TX`, which RFC 6935 has for tunnels whose
+    /// receivers agreed, and a hello is how they do).
     ///
     /// - Parameters:
     ///   - receiver: the first of the sockets that `open` made; all others of the port are open.
@@ -149,12 +153,16 @@ public struct UnderlaySocket: Sendable {
     public static func openSenderWithoutChecksum(
         sharingPortOf receiver: UnderlaySocket, passing senders: [Int32], at endpoint: Endpoint
     ) -> Int32? {
-        // IPv6 has no datagrams without a checksum (RFC 8200, section 8.1), and no kernel path.
-        guard endpoint.address.v4 != nil,
+        guard
             let descriptor = openSender(
                 sharingPortOf: receiver, passing: senders, at: endpoint, bufferBytes: helloBufferBytes)
         else { return nil }
-        guard set(descriptor, SOL_SOCKET, SO_NO_CHECK, 1) else {
+        let hasNoChecksum =
+            switch endpoint.address.addressFamily {
+            case .ipv4: set(descriptor, SOL_SOCKET, SO_NO_CHECK, 1)
+            case .ipv6: set(descriptor, Int32(IPPROTO_UDP), UDP_NO_CHECK6_TX, 1)
+            }
+        guard hasNoChecksum else {
             Glibc.close(descriptor)
             return nil
         }

@@ -24,7 +24,7 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
         /// The programs stand in both interfaces' way.
         var isAttached = false
         /// Whether packets to an underlay address leave by the underlay's interface.
-        var leavesByUnderlay: @Sendable (IPv4Address) -> Bool = { _ in true }
+        var leavesByUnderlay: @Sendable (IPAddress) -> Bool = { _ in true }
         /// Nothing is taken, whatever stands where: why.
         var suspension: String?
         /// The programs are to go on past this object's end.
@@ -32,6 +32,8 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
         /// What was last said; `published` is that, unless the kernel had no memory for it.
         var wanted: ForwardingRoutes?
         var published: ForwardingRoutes?
+        /// The families of which there is a table.
+        var tables: Set<AddressFamily> = []
         /// Until when which peer may be sent to, nanoseconds of the monotonic clock.
         var able: [Endpoint: UInt64] = [:]
     }
@@ -39,6 +41,8 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     /// The programs, for whoever attaches them.
     public let programs: KernelForwardingPrograms
     private let memory: KernelPathMemory
+    /// The family of the addresses at which nodes reach each other.
+    private let underlayFamily: AddressFamily
     private let state: Mutex<State>
 
     /// Loads the programs. They take nothing before `attached` has said where they stand, and count what they leave to the
@@ -53,7 +57,7 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     ///   - memory: by which they and the workers tell each other what is through; nil: memory of their own.
     /// - Throws: `KernelProgramError` where the kernel refuses them.
     public init(
-        underlay: (address: IPv4Address, port: UInt16), former: Endpoint? = nil, packetLimitBytes: Int,
+        underlay: Endpoint, former: Endpoint? = nil, packetLimitBytes: Int,
         mtu: Int, workers: Int = 1, memory: KernelPathMemory? = nil
     ) throws(KernelProgramError) {
         if let memory {
@@ -61,13 +65,16 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
         } else {
             self.memory = try KernelPathMemory()
         }
-        programs = try KernelForwardingPrograms.load(self.memory)
-        let before = former.flatMap { kernel_endpoint($0) } ?? kernel_endpoint()
+        let family = underlay.address.addressFamily
+        underlayFamily = family
+        programs = try KernelForwardingPrograms.load(self.memory, over: family)
+        let here = kernel_endpoint(underlay)
+        let before = former.flatMap { $0.address.addressFamily == family ? kernel_endpoint($0) : nil }
         let settings = kernel_settings(
-            valid_until: 0, underlay_index: 0, tunnel_index: 0,
-            underlay_address: underlay.address.networkBytes, port: underlay.port.bigEndian,
-            former_port: before.port, packet_limit: UInt16(clamping: packetLimitBytes),
-            workers: UInt16(clamping: workers), former_address: before.address, mtu: UInt32(clamping: mtu))
+            valid_until: 0, underlay_index: 0, tunnel_index: 0, underlay_address: here.address,
+            former_address: before?.address ?? kernel_address(), port: here.port,
+            former_port: before?.port ?? 0, packet_limit: UInt16(clamping: packetLimitBytes),
+            workers: UInt16(clamping: workers), mtu: UInt32(clamping: mtu), unused: 0)
         state = Mutex(State(settings: settings))
         // They count from when they stand in the packets' way.
         state.withLock { write(&$0) }
@@ -75,9 +82,10 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
 
     /// Whether the kernel lets this process have a kernel path at all: loads it, tries it, and leaves nothing.
     ///
+    /// - Parameter underlay: the family of the addresses at which nodes reach each other.
     /// - Throws: `KernelProgramError` where it does not.
-    public static func probe() throws(KernelProgramError) {
-        try KernelForwardingTrial.run()
+    public static func probe(over underlay: AddressFamily) throws(KernelProgramError) {
+        try KernelForwardingTrial.run(over: underlay)
     }
 
     // MARK: What the control side says
@@ -100,7 +108,7 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     /// interface, and a peer may be routed elsewhere.
     ///
     /// - Parameter check: whether packets to an underlay address leave by that interface. Called by whoever allows.
-    public func ask(whetherItLeavesByUnderlay check: @escaping @Sendable (IPv4Address) -> Bool) {
+    public func ask(whetherItLeavesByUnderlay check: @escaping @Sendable (IPAddress) -> Bool) {
         state.withLock { $0.leavesByUnderlay = check }
     }
 
@@ -124,7 +132,7 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
             write(&state)
             for (endpoint, until) in state.able where until <= now {
                 state.able[endpoint] = nil
-                if let key = kernel_endpoint(endpoint) { programs[KERNEL_MAP_ABLE].remove(key) }
+                programs[KERNEL_MAP_ABLE].remove(kernel_endpoint(endpoint))
             }
         }
     }
@@ -157,20 +165,37 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
         return max(0, routes.peers.count - ForwardingSnapshot.peerLimit)
     }
 
-    /// Where the kernel has no memory for a new table, the old one, which is true no longer, goes all the same; the next
+    /// Where the kernel has no memory for new tables, the old ones, which are true no longer, go all the same; the next
     /// `refresh` tries again.
     private func replaceTable(_ routes: ForwardingRoutes, in state: inout State) {
         state.settings.mtu = UInt32(clamping: routes.mtu)
         state.published = nil
         do throws(KernelProgramError) {
-            let table = try KernelTable.build(routes)
-            defer { table.close() }
-            if programs[KERNEL_MAP_TABLE].set(UInt32(0), to: table.descriptor) {
+            let ipv4 = try KernelTable.ipv4(routes, over: underlayFamily)
+            defer { ipv4?.close() }
+            let ipv6 = try KernelTable.ipv6(routes, over: underlayFamily)
+            defer { ipv6?.close() }
+            if replaceTable(of: .ipv4, by: ipv4, in: &state), replaceTable(of: .ipv6, by: ipv6, in: &state) {
                 state.published = routes
                 return
             }
         } catch {}
-        programs[KERNEL_MAP_TABLE].remove(UInt32(0))
+        for family in AddressFamily.allCases { _ = replaceTable(of: family, by: nil, in: &state) }
+    }
+
+    /// The kernel waits each time for whoever still looks at the former table: where there is none before and after, nothing
+    /// is asked of it.
+    private func replaceTable(
+        of family: AddressFamily, by map: KernelMap?, in state: inout State
+    ) -> Bool {
+        let table = programs[family == .ipv4 ? KERNEL_MAP_TABLE : KERNEL_MAP_TABLE_IPV6]
+        if let map {
+            guard table.set(UInt32(0), to: map.descriptor) else { return false }
+            state.tables.insert(family)
+        } else if state.tables.remove(family) != nil {
+            table.remove(UInt32(0))
+        }
+        return true
     }
 
     // MARK: KernelPathPeers
@@ -181,18 +206,18 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
         return state.withLock { $0.settings.valid_until > now }
     }
 
-    /// Lets a peer of IPv4 that leaves by the underlay be sent to; any other is left to the ring.
+    /// Lets a peer of the underlay's family that leaves by the underlay be sent to; any other is left to the ring.
     ///
     /// - Parameters:
     ///   - endpoint: the peer's, as it is published.
     ///   - duration: milliseconds from now, 60,000 at most.
     public func allow(_ endpoint: Endpoint, forMilliseconds duration: Int) {
-        guard let key = kernel_endpoint(endpoint), case .v4(let address) = endpoint.address else { return }
-        guard state.withLock({ $0.leavesByUnderlay })(address) else { return disallow(endpoint) }
+        guard endpoint.address.addressFamily == underlayFamily else { return }
+        guard state.withLock({ $0.leavesByUnderlay })(endpoint.address) else { return disallow(endpoint) }
         let milliseconds = min(max(duration, 0), KernelForwarder.longestAllowanceMilliseconds)
         let until = monotonicNanoseconds() &+ UInt64(milliseconds) * 1_000_000  // checked: 0 to 60,000
         state.withLock { state in
-            guard programs[KERNEL_MAP_ABLE].set(key, to: until) else { return }
+            guard programs[KERNEL_MAP_ABLE].set(kernel_endpoint(endpoint), to: until) else { return }
             state.able[endpoint] = until
         }
     }
@@ -201,9 +226,9 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     ///
     /// - Parameter endpoint: the peer's.
     public func disallow(_ endpoint: Endpoint) {
-        guard let key = kernel_endpoint(endpoint) else { return }
+        guard endpoint.address.addressFamily == underlayFamily else { return }
         state.withLock { state in
-            programs[KERNEL_MAP_ABLE].remove(key)
+            programs[KERNEL_MAP_ABLE].remove(kernel_endpoint(endpoint))
             state.able[endpoint] = nil
         }
     }

@@ -1,3 +1,4 @@
+import Addresses
 import CKernelForwarding
 import Glibc
 import KernelPrograms
@@ -18,21 +19,21 @@ public struct KernelForwardingPrograms: Sendable {
     /// Makes the maps and loads the programs, which are attached to nothing yet, and lets each of them carry a packet of
     /// this process: what a kernel has is tried, not inferred from its version.
     ///
+    /// - Parameters:
+    ///   - memory: by which they and the workers tell each other what is through.
+    ///   - underlay: the family of the addresses at which nodes reach each other.
     /// - Throws: `KernelProgramError` where the kernel refuses one, or does otherwise than it should.
     static func load(
-        _ memory: KernelPathMemory
+        _ memory: KernelPathMemory, over underlay: AddressFamily
     ) throws(KernelProgramError) -> KernelForwardingPrograms {
         let maps = try makeMaps(memory)
+        let code = instructions(over: underlay)
         do throws(KernelProgramError) {
             let outbound = try KernelProgram.load(
-                UnsafeBufferPointer(
-                    start: kernel_forwarding_outbound, count: Int(kernel_forwarding_outbound_count)),
-                mark: UInt32(KERNEL_MAP_MARK), maps: maps, name: names.outbound)
+                code.outbound, mark: UInt32(KERNEL_MAP_MARK), maps: maps, name: names.outbound)
             do throws(KernelProgramError) {
                 let inbound = try KernelProgram.load(
-                    UnsafeBufferPointer(
-                        start: kernel_forwarding_inbound, count: Int(kernel_forwarding_inbound_count)),
-                    mark: UInt32(KERNEL_MAP_MARK), maps: maps, name: names.inbound)
+                    code.inbound, mark: UInt32(KERNEL_MAP_MARK), maps: maps, name: names.inbound)
                 return KernelForwardingPrograms(outbound: outbound, inbound: inbound, maps: maps)
             } catch {
                 outbound.close()
@@ -42,6 +43,37 @@ public struct KernelForwardingPrograms: Sendable {
             for map in maps { map.close() }
             throw error
         }
+    }
+
+    private static func instructions(
+        over underlay: AddressFamily
+    ) -> (outbound: UnsafeBufferPointer<UInt64>, inbound: UnsafeBufferPointer<UInt64>) {
+        func code(_ start: UnsafePointer<UInt64>?, _ count: UInt32) -> UnsafeBufferPointer<UInt64> {
+            UnsafeBufferPointer(start: start, count: Int(count))
+        }
+        return switch underlay {
+        case .ipv4:
+            (
+                code(kernel_forwarding_outbound_ipv4, kernel_forwarding_outbound_ipv4_count),
+                code(kernel_forwarding_inbound_ipv4, kernel_forwarding_inbound_ipv4_count)
+            )
+        case .ipv6:
+            (
+                code(kernel_forwarding_outbound_ipv6, kernel_forwarding_outbound_ipv6_count),
+                code(kernel_forwarding_inbound_ipv6, kernel_forwarding_inbound_ipv6_count)
+            )
+        }
+    }
+
+    /// The table of a family: an array of one map.
+    private static func makeTable(
+        of family: AddressFamily, name: String
+    ) throws(KernelProgramError) -> KernelMap {
+        let number = MemoryLayout<UInt32>.size
+        let template = try KernelTable.empty(of: family, entryLimit: 1)
+        defer { template.close() }
+        return try .make(
+            .arrayOfMaps(inner: template), keyBytes: number, valueBytes: number, entryLimit: 1, name: name)
     }
 
     private static func makeMaps(_ memory: KernelPathMemory) throws(KernelProgramError) -> [KernelMap] {
@@ -54,12 +86,8 @@ public struct KernelForwardingPrograms: Sendable {
                 try .make(
                     .array, keyBytes: number, valueBytes: MemoryLayout<kernel_settings>.stride,
                     entryLimit: 1, name: "twill_settings"))
-            let template = try KernelTable.empty(entryLimit: 1)
-            defer { template.close() }
-            maps.append(
-                try .make(
-                    .arrayOfMaps(inner: template), keyBytes: number, valueBytes: number, entryLimit: 1,
-                    name: "twill_table"))
+            maps.append(try makeTable(of: .ipv4, name: "twill_table"))
+            maps.append(try makeTable(of: .ipv6, name: "twill_table6"))
             maps.append(
                 try .make(
                     .hash, keyBytes: MemoryLayout<kernel_endpoint>.stride, valueBytes: time,

@@ -4,51 +4,68 @@ import Forwarding
 import Glibc
 import KernelPrograms
 
-/// Lets the programs carry one packet each in a network that is nowhere but in their maps. What the kernel has is tried,
-/// not inferred from its version (ADR 61); nothing leaves the machine, and nothing stays.
+/// Lets the programs carry a packet of each family in a network that is nowhere but in their maps. What the kernel has is
+/// tried, not inferred from its version (ADR 61); nothing leaves the machine, and nothing stays.
 enum KernelForwardingTrial {
     /// What a program returns that sends a packet elsewhere: TC_ACT_REDIRECT of linux/pkt_cls.h.
     static let redirected: Int32 = 7
 
-    // A node, and a peer whose pods have addresses that begin with 8.0: the kernel runs a program on packets that begin
-    // with an Ethernet header, and takes the bytes at 12 and 13 for its type. In a bare IPv4 packet the source begins
-    // there, and 0x0800 is the type of IPv4.
-    private static let here = IPv4Address(10, 0, 0, 1)
-    private static let peer = Endpoint(address: IPv4Address(10, 0, 0, 2), port: 8285)
-    private static let ownSubnet = IPv4Prefix(IPv4Address(8, 0, 1, 0), length: 24)
-    private static let peerSubnet = IPv4Prefix(IPv4Address(8, 0, 2, 0), length: 24)
+    /// A pod of this node's and one of a peer's. The kernel runs a program on packets that begin with an Ethernet header, and
+    /// takes the bytes at 12 and 13 for its type. In a bare packet the source stands there: of IPv4 from its beginning, of
+    /// IPv6 the third word. So the addresses have the type of their family there, 0x0800 or 0x86DD.
+    private struct Pods {
+        let own: IPAddress
+        let ofPeer: IPAddress
 
-    static func run() throws(KernelProgramError) {
-        let forwarder = try KernelForwarder(
-            underlay: (here, peer.port), packetLimitBytes: 256, mtu: 1400)
-        forwarder.publish(
-            ForwardingRoutes(
-                localIPv4: ownSubnet, mtu: 1400,
-                peers: [ForwardingPeer(ipv4: peerSubnet, endpoint: peer)]))
+        static let all = [
+            Pods(own: .v4(IPv4Address(8, 0, 1, 7)), ofPeer: .v4(IPv4Address(8, 0, 2, 9))),
+            Pods(
+                own: .v6(IPv6Address(high: 0xFD00_0000_86DD_0001, low: 7)),
+                ofPeer: .v6(IPv6Address(high: 0xFD00_0000_86DD_0002, low: 9))),
+        ]
+    }
+
+    private static func routes(to peer: Endpoint) -> ForwardingRoutes {
+        ForwardingRoutes(
+            localIPv4: IPv4Prefix(IPv4Address(8, 0, 1, 0), length: 24),
+            localIPv6: IPv6Prefix(IPv6Address(high: 0xFD00_0000_86DD_0001, low: 0), length: 64), mtu: 1400,
+            peers: [
+                ForwardingPeer(
+                    ipv4: IPv4Prefix(IPv4Address(8, 0, 2, 0), length: 24),
+                    ipv6: IPv6Prefix(IPv6Address(high: 0xFD00_0000_86DD_0002, low: 0), length: 64),
+                    endpoint: peer)
+            ])
+    }
+
+    /// - Parameter underlay: the family of the addresses at which nodes reach each other.
+    static func run(over underlay: AddressFamily) throws(KernelProgramError) {
+        let addresses: (here: IPAddress, peer: IPAddress) =
+            switch underlay {
+            case .ipv4: (.v4(IPv4Address(10, 0, 0, 1)), .v4(IPv4Address(10, 0, 0, 2)))
+            case .ipv6:
+                (.v6(IPv6Address(high: 0xFD00 << 48, low: 1)), .v6(IPv6Address(high: 0xFD00 << 48, low: 2)))
+            }
+        let (here, peer) = (
+            Endpoint(address: addresses.here, port: 8285), Endpoint(address: addresses.peer, port: 8285)
+        )
+        let forwarder = try KernelForwarder(underlay: here, packetLimitBytes: 256, mtu: 1400)
+        forwarder.publish(routes(to: peer))
         forwarder.attached(underlayIndex: 1, tunnelIndex: 1)
         forwarder.allow(peer, forMilliseconds: 1000)
         defer { forwarder.stop() }
-        // With 16 bytes the bare packet is as long as an Ethernet and an IPv4 header, and the kernel runs nothing shorter.
-        let payload = [UInt8](repeating: 0, count: 16)
-        let inner = { (from: IPv4Address, to: IPv4Address, hops: UInt8) in
-            header(from: from, to: to, transport: 1, hops: hops, payloadBytes: payload.count) + payload
-        }
-        let sent = inner(IPv4Address(8, 0, 1, 7), IPv4Address(8, 0, 2, 9), 64)
-        guard forwarder.programs.outbound.run(on: sent)?.verdict == redirected else {
-            throw failure("send a packet")
-        }
-        let received = inner(IPv4Address(8, 0, 2, 9), IPv4Address(8, 0, 1, 7), 64)
-        let link = [UInt8](repeating: 0, count: 12) + [0x08, 0x00]
-        let datagram =
-            link
-            + header(
-                from: IPv4Address(10, 0, 0, 2), to: here, transport: 17, hops: 64,
-                payloadBytes: 8 + received.count)
-            + [0x20, 0x5D, 0x20, 0x5D, 0, UInt8(truncatingIfNeeded: 8 + received.count), 0, 0] + received
-        let run = forwarder.programs.inbound.run(on: datagram)
-        let expected = link + inner(IPv4Address(8, 0, 2, 9), IPv4Address(8, 0, 1, 7), 63)
-        guard run?.verdict == redirected, run?.packet == expected else {
-            throw failure("take a packet in")
+        for pods in Pods.all {
+            let sent = packet(from: pods.own, to: pods.ofPeer, hops: 64)
+            guard forwarder.programs.outbound.run(on: sent)?.verdict == redirected else {
+                throw failure("send a packet of \(pods.own.addressFamily)")
+            }
+            let link = [UInt8](repeating: 0, count: 12) + (underlay == .ipv4 ? [0x08, 0x00] : [0x86, 0xDD])
+            let datagram = datagram(
+                packet(from: pods.ofPeer, to: pods.own, hops: 64), from: addresses.peer, to: addresses.here)
+            let run = forwarder.programs.inbound.run(on: link + datagram)
+            let expected = link + packet(from: pods.ofPeer, to: pods.own, hops: 63)
+            guard run?.verdict == redirected, run?.packet == expected else {
+                throw failure("take a packet of \(pods.own.addressFamily) in")
+            }
         }
     }
 
@@ -58,19 +75,39 @@ enum KernelForwardingTrial {
             words: "the programs load, and do otherwise on this kernel than they should")
     }
 
-    /// An IPv4 header without options.
-    private static func header(
-        from source: IPv4Address, to destination: IPv4Address, transport: UInt8, hops: UInt8,
-        payloadBytes: Int
+    /// An ICMP packet. With 16 bytes of payload a bare one is as long as an Ethernet and an IPv4 header, and the kernel runs
+    /// nothing shorter.
+    private static func packet(from source: IPAddress, to destination: IPAddress, hops: UInt8) -> [UInt8] {
+        let transport: UInt8 = source.v4 == nil ? 58 : 1
+        return header(from: source, to: destination, transport: transport, hops: hops, payloadBytes: 16)
+            + [UInt8](repeating: 0, count: 16)
+    }
+
+    /// A datagram in the kernel path's form, from port 8285 to 8285.
+    private static func datagram(
+        _ payload: [UInt8], from source: IPAddress, to destination: IPAddress
     ) -> [UInt8] {
-        let length = 20 + payloadBytes
-        var header: [UInt8] = [
-            0x45, 0, UInt8(truncatingIfNeeded: length >> 8), UInt8(truncatingIfNeeded: length), 0, 0, 0x40, 0,
-            hops, transport, 0, 0,
-        ]
-        for address in [source, destination] {
-            for shift in [24, 16, 8, 0] { header.append(UInt8(truncatingIfNeeded: address.bits >> shift)) }
+        let bytes = 8 + payload.count
+        return header(from: source, to: destination, transport: 17, hops: 64, payloadBytes: bytes)
+            + [0x20, 0x5D, 0x20, 0x5D, 0, UInt8(truncatingIfNeeded: bytes), 0, 0] + payload
+    }
+
+    /// An IPv4 header without options, or an IPv6 header.
+    private static func header(
+        from source: IPAddress, to destination: IPAddress, transport: UInt8, hops: UInt8, payloadBytes: Int
+    ) -> [UInt8] {
+        let addresses = [source, destination].flatMap { address in
+            withUnsafeBytes(of: kernel_address(address)) { Array($0.prefix(address.bitWidth / 8)) }
         }
+        guard source.v4 != nil else {
+            let length = [
+                UInt8(truncatingIfNeeded: payloadBytes >> 8), UInt8(truncatingIfNeeded: payloadBytes),
+            ]
+            return [0x60, 0, 0, 0] + length + [transport, hops] + addresses
+        }
+        let bytes = 20 + payloadBytes
+        let length = [UInt8(truncatingIfNeeded: bytes >> 8), UInt8(truncatingIfNeeded: bytes)]
+        var header = [0x45, 0] + length + [0, 0, 0x40, 0, hops, transport, 0, 0] + addresses
         var sum = 0
         for place in stride(from: 0, to: 20, by: 2) {
             sum += Int(header[place]) << 8 | Int(header[place + 1])

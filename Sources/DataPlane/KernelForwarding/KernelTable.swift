@@ -4,63 +4,100 @@ import Forwarding
 import Glibc
 import KernelPrograms
 
-/// Who holds which inner IPv4 address, as the programs look it up: one publication's routes in a map, which does not change
-/// after it was built.
+/// Who holds which inner address, as the programs look it up: one publication's routes of one family in a map, which does not
+/// change after it was built.
 enum KernelTable {
-    /// Makes the map of one publication.
+    /// Makes the map of one publication's IPv4.
     ///
-    /// - Parameter routes: with the slot of each peer's counters. Where two peers hold the same prefix the later one wins, as
-    ///   in a `ForwardingSnapshot`; one that this node holds as well is left to the ring.
+    /// - Parameters:
+    ///   - routes: with the slot of each peer's counters. Where two peers hold the same prefix the later one wins, as in a
+    ///     `ForwardingSnapshot`; one that this node holds as well is left to the ring.
+    ///   - underlay: the family of the addresses that the programs send to. Who has one of the other is left to the ring.
+    /// - Returns: nil where nobody holds any.
     /// - Throws: `KernelProgramError` where the kernel has no memory for it.
-    static func build(_ routes: ForwardingRoutes) throws(KernelProgramError) -> KernelMap {
-        let holders = holders(routes)
-        let map = try empty(entryLimit: max(holders.count, 1))
+    static func ipv4(
+        _ routes: ForwardingRoutes, over underlay: AddressFamily
+    ) throws(KernelProgramError) -> KernelMap? {
+        // checked: a prefix is 0 to 32 bits long
+        try build(holders(routes, of: \.ipv4, own: routes.localIPv4, over: underlay), .ipv4) {
+            kernel_prefix(length: UInt32($0.length), address: $0.address.networkBytes)
+        }
+    }
+
+    /// The same of IPv6.
+    static func ipv6(
+        _ routes: ForwardingRoutes, over underlay: AddressFamily
+    ) throws(KernelProgramError) -> KernelMap? {
+        // checked: a prefix is 0 to 128 bits long
+        try build(holders(routes, of: \.ipv6, own: routes.localIPv6, over: underlay), .ipv6) {
+            kernel_prefix_ipv6(length: UInt32($0.length), address: kernel_address(.v6($0.address)).words)
+        }
+    }
+
+    private static func build<Prefix, Key: BitwiseCopyable>(
+        _ holders: [Prefix: kernel_holder], _ family: AddressFamily, _ key: (Prefix) -> Key
+    ) throws(KernelProgramError) -> KernelMap? {
+        guard !holders.isEmpty else { return nil }
+        let map = try empty(of: family, entryLimit: holders.count)
         for (prefix, holder) in holders {
-            // checked: a prefix is 0 to 32 bits long
-            let key = kernel_prefix(length: UInt32(prefix.length), address: prefix.address.networkBytes)
-            guard map.set(key, to: holder) else {
+            guard map.set(key(prefix), to: holder) else {
                 let code = errno
                 map.close()
-                throw KernelProgramError(
-                    "fill the table of \(holders.count) subnets", errorNumber: code)
+                throw KernelProgramError("fill the table of \(holders.count) subnets", errorNumber: code)
             }
         }
         return map
     }
 
     /// A table of nobody.
-    static func empty(entryLimit: Int) throws(KernelProgramError) -> KernelMap {
-        try .make(
-            .prefixes, keyBytes: MemoryLayout<kernel_prefix>.stride,
-            valueBytes: MemoryLayout<kernel_holder>.stride, entryLimit: entryLimit, name: "twill_subnets")
+    static func empty(of family: AddressFamily, entryLimit: Int) throws(KernelProgramError) -> KernelMap {
+        let keyBytes =
+            family == .ipv4 ? MemoryLayout<kernel_prefix>.stride : MemoryLayout<kernel_prefix_ipv6>.stride
+        return try .make(
+            .prefixes, keyBytes: keyBytes, valueBytes: MemoryLayout<kernel_holder>.stride,
+            entryLimit: entryLimit, name: family == .ipv4 ? "twill_subnets" : "twill_subnets6")
     }
 
-    static func holders(_ routes: ForwardingRoutes) -> [IPv4Prefix: kernel_holder] {
-        var holders: [IPv4Prefix: kernel_holder] = [:]
+    private static func holders<Prefix: Hashable>(
+        _ routes: ForwardingRoutes, of subnet: (ForwardingPeer) -> Prefix?, own: Prefix?,
+        over underlay: AddressFamily
+    ) -> [Prefix: kernel_holder] {
+        var holders: [Prefix: kernel_holder] = [:]
         for peer in routes.peers.prefix(ForwardingSnapshot.peerLimit) {
-            guard let prefix = peer.ipv4 else { continue }
-            guard let endpoint = kernel_endpoint(peer.endpoint) else {
-                holders[prefix] = kernel_holder(endpoint: kernel_endpoint(), counter_slot: 0, kind: other)
+            guard let prefix = subnet(peer) else { continue }
+            guard peer.endpoint.address.addressFamily == underlay else {
+                holders[prefix] = holder(KERNEL_HOLDER_OTHER)
                 continue
             }
             holders[prefix] = kernel_holder(
-                endpoint: endpoint, counter_slot: UInt32(peer.counterSlot),
+                endpoint: kernel_endpoint(peer.endpoint), counter_slot: UInt32(peer.counterSlot),
                 kind: KERNEL_HOLDER_PEER.rawValue)
         }
-        if let own = routes.localIPv4 {
-            let kind = holders[own] == nil ? KERNEL_HOLDER_OWN.rawValue : other
-            holders[own] = kernel_holder(endpoint: kernel_endpoint(), counter_slot: 0, kind: kind)
-        }
+        if let own { holders[own] = holder(holders[own] == nil ? KERNEL_HOLDER_OWN : KERNEL_HOLDER_OTHER) }
         return holders
     }
 
-    private static let other = KERNEL_HOLDER_OTHER.rawValue
+    private static func holder(_ kind: kernel_holder_kind) -> kernel_holder {
+        kernel_holder(endpoint: kernel_endpoint(), counter_slot: 0, kind: kind.rawValue)
+    }
+}
+
+extension kernel_address {
+    /// An address of either family.
+    init(_ address: IPAddress) {
+        switch address {
+        case .v4(let address): self.init(words: (address.networkBytes, 0, 0, 0))
+        case .v6(let address):
+            self = withUnsafeBytes(of: (address.high.bigEndian, address.low.bigEndian)) {
+                kernel_address(words: $0.loadUnaligned(as: (UInt32, UInt32, UInt32, UInt32).self))
+            }
+        }
+    }
 }
 
 extension kernel_endpoint {
-    /// An IPv4 endpoint; nil for one of IPv6, which the kernel path does not know.
-    init?(_ endpoint: Endpoint) {
-        guard case .v4(let address) = endpoint.address else { return nil }
-        self.init(address: address.networkBytes, port: endpoint.port.bigEndian, unused: 0)
+    /// An endpoint of either family.
+    init(_ endpoint: Endpoint) {
+        self.init(address: kernel_address(endpoint.address), port: endpoint.port.bigEndian, unused: 0)
     }
 }

@@ -155,10 +155,10 @@ package enum MachineCheck {
 
     private static func kernelPath() -> Finding {
         do throws(KernelProgramError) {
-            try KernelForwarder.probe()
+            for family in AddressFamily.allCases { try KernelForwarder.probe(over: family) }
             return Finding(
                 "kernel path", .good,
-                "its programs load, and carry a packet; tcpdump on the tunnel device does not see what leaves by it, "
+                "its programs load, and carry packets over IPv4 and IPv6; tcpdump on the tunnel device does not see what leaves by it, "
                     + "and a new firewall rule against a peer holds for it some seconds later")
         } catch {
             return Finding(

@@ -77,7 +77,7 @@ final class AttachedKernelPath: Sendable {
         /// The underlay's interface.
         var underlay: String
         /// This node's address there.
-        var address: IPv4Address
+        var address: IPAddress
         /// The TUN device.
         var tunnel: String
     }
@@ -180,9 +180,9 @@ private final class AttachedInterfaces: Sendable {
         }
     }
 
-    func leavesByUnderlay(_ peer: IPv4Address, from address: IPv4Address) -> Bool {
+    func leavesByUnderlay(_ peer: IPAddress, from address: IPAddress) -> Bool {
         guard let underlay = numbers.withLock({ $0.underlay }), let socket,
-            let path = try? socket.path(to: .v4(peer), from: .v4(address))
+            let path = try? socket.path(to: peer, from: address)
         else { return false }
         return path.interfaceIndex == underlay
     }
@@ -197,12 +197,7 @@ extension NodeStatus.KernelPath {
                 return
             }
             guard let refusal = dataPlane.kernelPathRefusal else {
-                let hasIPv4 = dataPlane.configuration.underlay.address.v4 != nil
-                self.init(
-                    state: "off",
-                    detail: hasIPv4
-                        ? "by --kernel-path=off, or by --accept-any-source"
-                        : "it carries IPv4 over IPv4, and the other nodes are reached by IPv6")
+                self.init(state: "off", detail: "by --kernel-path=off, or by --accept-any-source")
                 return
             }
             self.init(state: "refused", detail: refusal.description)

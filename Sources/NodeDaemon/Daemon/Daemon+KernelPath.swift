@@ -14,14 +14,14 @@ extension Daemon {
             hasToldKernelPathRefusal = true
             logger.notice(.kernelPathRefused, metadata: ["detail": "\(refusal)"])
         }
-        guard let dataPlane, let forwarder = dataPlane.kernelPath, let address = underlay.address else {
+        guard let dataPlane, let forwarder = dataPlane.kernelPath else {
             stage.kernelPath = nil
             observation.update(nil as AttachedKernelPath?)
             await removeLeftPrograms()
             return []
         }
         let place = AttachedKernelPath.Place(
-            underlay: underlay.interfaceName, address: address,
+            underlay: underlay.interfaceName, address: dataPlane.configuration.underlay.address,
             tunnel: options.tunnel.interfaceName)
         if let current = stage.kernelPath, current.forwarder === forwarder, current.place == place {
             return current.attachments

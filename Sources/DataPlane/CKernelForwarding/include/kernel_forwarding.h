@@ -9,9 +9,11 @@
 enum kernel_map {
   // array of 1 `kernel_settings`.
   KERNEL_MAP_SETTINGS,
-  // array of 1 map: the table, a trie of `kernel_prefix` to `kernel_holder`. It is replaced whole, so that a packet sees
-  // all of one publication.
+  // array of 1 map: the table of IPv4, a trie of `kernel_prefix` to `kernel_holder`. It is replaced whole, so that a packet sees
+  // all of one publication: what is looked up for it is of one family, and so of one table.
   KERNEL_MAP_TABLE,
+  // The same of IPv6, whose keys are `kernel_prefix_ipv6`.
+  KERNEL_MAP_TABLE_IPV6,
   // hash of `kernel_endpoint` to a time: until when a peer there may be sent datagrams by the kernel path.
   KERNEL_MAP_ABLE,
   // array of KERNEL_FLOWS `kernel_flow`.
@@ -48,6 +50,12 @@ enum kernel_map {
 // the first and the last. No node takes larger packets than this past its process (--kernel-path-bytes).
 #define KERNEL_NOTED_BYTES 1024
 
+// An address on the underlay, network byte order. One of IPv4 has the first word, and the others are 0: those that a data
+// plane knows are all of one family, which its programs are compiled for.
+struct kernel_address {
+  uint32_t words[4];
+};
+
 struct kernel_settings {
   // The programs take nothing any more from this time on: whoever looks after the table is gone. They count and note what they
   // leave to the ring all the same.
@@ -55,20 +63,21 @@ struct kernel_settings {
   // The interface that carries the underlay, and the TUN device.
   uint32_t underlay_index;
   uint32_t tunnel_index;
-  // This node's address on the underlay, network byte order.
-  uint32_t underlay_address;
+  // This node's address on the underlay.
+  struct kernel_address underlay_address;
+  // The address and the port that the network had before, where the ring receives from them still; 0 where it does not.
+  struct kernel_address former_address;
   // The network's port, network byte order.
   uint16_t port;
-  // The port and the address that the network had before, where the ring receives from them still, network byte order; 0
-  // where it does not.
+  // Network byte order.
   uint16_t former_port;
   // Inner packets of more bytes are left to the ring.
   uint16_t packet_limit;
   // Among how many workers flows and datagrams are steered, 1 to KERNEL_WORKERS; 0: nobody has said.
   uint16_t workers;
-  uint32_t former_address;
   // The largest inner packet that is taken from peers, bytes.
   uint32_t mtu;
+  uint32_t unused;
 };
 
 // The two ways through the ring.
@@ -109,8 +118,15 @@ struct kernel_prefix {
   uint32_t address;
 };
 
+struct kernel_prefix_ipv6 {
+  // 0 to 128 bits.
+  uint32_t length;
+  // Network byte order.
+  uint32_t address[4];
+};
+
 enum kernel_holder_kind {
-  // A peer with an IPv4 endpoint.
+  // A peer with an endpoint of this node's own family.
   KERNEL_HOLDER_PEER,
   // This node's own pods.
   KERNEL_HOLDER_OWN,
@@ -119,8 +135,7 @@ enum kernel_holder_kind {
 };
 
 struct kernel_endpoint {
-  // Network byte order.
-  uint32_t address;
+  struct kernel_address address;
   // Network byte order.
   uint16_t port;
   uint16_t unused;

@@ -3,9 +3,15 @@
 #pragma once
 #include <stdint.h>
 
-// From the TUN device to the underlay, and how many instructions that is.
-extern const uint64_t *const kernel_forwarding_outbound;
-extern const uint32_t kernel_forwarding_outbound_count;
-// From the underlay to the TUN device.
-extern const uint64_t *const kernel_forwarding_inbound;
-extern const uint32_t kernel_forwarding_inbound_count;
+// From the TUN device to an underlay of IPv4, and how many instructions that is.
+extern const uint64_t *const kernel_forwarding_outbound_ipv4;
+extern const uint32_t kernel_forwarding_outbound_ipv4_count;
+// The same to one of IPv6.
+extern const uint64_t *const kernel_forwarding_outbound_ipv6;
+extern const uint32_t kernel_forwarding_outbound_ipv6_count;
+// From an underlay of IPv4 to the TUN device.
+extern const uint64_t *const kernel_forwarding_inbound_ipv4;
+extern const uint32_t kernel_forwarding_inbound_ipv4_count;
+// The same from one of IPv6.
+extern const uint64_t *const kernel_forwarding_inbound_ipv6;
+extern const uint32_t kernel_forwarding_inbound_ipv6_count;

@@ -1,11 +1,11 @@
 // From the TUN device to the underlay, past the process: runs where packets enter the device's queue (tc, egress).
 //
-//   IPv4, whole, small, of a sparse flow, with hops left, to an able peer → one hop less → outer headers → underlay
+//   whole, small, of a sparse flow, with hops left, to an able peer → one hop less → outer headers → underlay
 //   anything else → on into the TUN device, where the ring reads it
 //
 // Nothing of a flow may pass what the ring still holds of it. So each packet that is left to the ring takes a ticket, which
-// its flow notes (kernel.h). (Only IPv4 is known here. For IPv6 a second table and a second `flow_name` belong beside these.)
-#include "kernel.h"
+// its flow notes (kernel.h).
+#include "underlay.h"
 
 // A flow with anything large stays in the ring for so long: who mixes sizes has small and large packets side by side, and a
 // small one that this node's and the peer's programs carry still waits for its turn (in the queue of packets that come in, of
@@ -28,40 +28,28 @@ INLINE int is_flood(struct kernel_flow *flow, uint64_t now) {
 
 // The outer headers, and behind them the part of the inner header that changes.
 struct encapsulation {
-  struct ipv4_header outer;
-  struct udp_header udp;
-  struct ipv4_header inner;
-} __attribute__((packed, aligned(4)));
+  struct outer_headers outer;
+  uint8_t inner[CHANGED_BYTES];
+} __attribute__((aligned(4)));
 
-// As the ring's socket sends: DF, no identification, 64 hops, the port of the network. But for the UDP checksum, which
-// is left out: nobody here can sum up what the card has still to finish.
-INLINE void fill(struct encapsulation *headers, const struct kernel_settings *settings, const struct kernel_endpoint *to) {
-  uint16_t inner_bytes = swap16(headers->inner.total_length);
-  headers->outer.version_and_length = VERSION_4_WITHOUT_OPTIONS;
-  headers->outer.type_of_service = 0;
-  headers->outer.total_length = swap16(inner_bytes + OUTER_BYTES);
-  headers->outer.identification = 0;
-  headers->outer.fragment = swap16(DO_NOT_FRAGMENT);
-  headers->outer.time_to_live = 64;
-  headers->outer.transport = UDP;
-  headers->outer.checksum = 0;
-  headers->outer.source = settings->underlay_address;
-  headers->outer.destination = to->address;
-  headers->outer.checksum = ~header_sum(&headers->outer);
-  headers->udp.source = settings->port;
-  headers->udp.destination = to->port;
-  headers->udp.length = swap16(inner_bytes + UDP_BYTES);
-  headers->udp.checksum = 0;
+// From and to the port of the network, without the UDP checksum: nobody here can sum up what the card has still to finish.
+INLINE void fill(struct encapsulation *headers, const union inner_header *header, uint32_t inner_bytes,
+                 const struct kernel_settings *settings, const struct kernel_endpoint *to) {
+  uint32_t bytes = inner_bytes + UDP_BYTES;
+  fill_outer(&headers->outer.ip, bytes, &settings->underlay_address, &to->address);
+  headers->outer.udp.source = settings->port;
+  headers->outer.udp.destination = to->port;
+  headers->outer.udp.length = swap16((uint16_t)bytes);
+  headers->outer.udp.checksum = 0;
+  __builtin_memcpy(headers->inner, header, CHANGED_BYTES);
 }
 
 // Sends a packet to a peer by the way that the kernel's routes have for it on the underlay; PASS where it cannot have outer
 // headers, and is as it was: the kernel refuses them to what a tunnel of this host (VXLAN, Geneve, GRE, IPIP) has put into
 // others with its inner checksum unfinished (EALREADY, bpf_skb_net_grow in net/core/filter.c, Linux 5.2 to 6.18).
-INLINE int send(struct __sk_buff *packet, struct encapsulation *headers, const struct kernel_settings *settings) {
+INLINE int send(struct __sk_buff *packet, const struct encapsulation *headers, const struct kernel_settings *settings) {
   uint32_t underlay = settings->underlay_index;
-  if (adjust_room(packet, OUTER_BYTES, BPF_ADJ_ROOM_MAC,
-                  BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP))
-    return PASS;
+  if (adjust_room(packet, OUTER_BYTES, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO | ENCAPSULATION_FLAGS)) return PASS;
   // The link header's place before them, which the TUN device has none of.
   if (change_head(packet, ETHERNET_BYTES, 0) ||
       store_bytes(packet, ETHERNET_BYTES, headers, sizeof *headers, 0)) {
@@ -75,88 +63,74 @@ INLINE int send(struct __sk_buff *packet, struct encapsulation *headers, const s
 }
 
 // Which worker's queue the device will put a packet into: what `load_packet_steering` computes (Common/CLinux/steering.c).
-INLINE uint32_t worker_of(struct __sk_buff *packet, uint32_t workers) {
+INLINE uint32_t worker_of(struct __sk_buff *packet, const union inner_header *header, const struct inner_packet *inner,
+                          uint32_t workers) {
   if (workers <= 1) return 0;
-  struct ipv4_header header;
-  // The first word of an IPv6 packet's addresses stands at 8, and its last one at 36.
-  uint32_t addresses[8], sum = 0, offset = 40;
-  uint16_t ports[2];
-  if (load_bytes(packet, 0, &header, sizeof header)) return 0;
-  uint8_t version = header.version_and_length >> 4, transport = header.transport;
-  if (version == 4) {
-    sum = swap32(header.source) + swap32(header.destination);
-    if (header.fragment & swap16(0x3FFF)) transport = 0;
-    offset = (header.version_and_length & 15) * 4;
-  } else if (version == 6) {
-    if (load_bytes(packet, 8, addresses, sizeof addresses)) return 0;
+  const struct ipv4_header *ipv4 = &header->ipv4.ip;
+  const struct ipv6_header *ipv6 = &header->ipv6.ip;
+  uint32_t sum = 0, offset = IPV6_BYTES;
+  uint8_t transport = 0;
+  if (inner->is_ipv6) {
 #pragma unroll
-    for (int word = 0; word < 8; word++) sum += swap32(addresses[word]);
-    // The next header's number is the seventh byte, where an IPv4 header has its fragment field.
-    transport = *((uint8_t *)&header + 6);
+    for (int word = 0; word < 4; word++) sum += swap32(ipv6->source[word]) + swap32(ipv6->destination[word]);
+    transport = ipv6->next_header;
   } else {
-    transport = 0;
+    sum = swap32(ipv4->source) + swap32(ipv4->destination);
+    if (!(ipv4->fragment & swap16(0x3FFF))) transport = ipv4->transport;
+    offset = (ipv4->version_and_length & 15) * 4;
   }
   if (transport == TCP || transport == UDP) {
-    if (load_bytes(packet, offset, ports, sizeof ports)) return 0;
-    sum += swap16(ports[0]) + swap16(ports[1]);
+    struct ports ports;
+    if (load_bytes(packet, offset, &ports, sizeof ports)) return 0;
+    sum += swap16(ports.source) + swap16(ports.destination);
   }
   return ((sum * 0x9E3779B1u) >> 16) % workers;
 }
 
 // What there is to know of a packet that leaves.
 struct departure {
-  struct encapsulation headers;
   // The flow that notes where it goes by the ring; 0: none has to.
   struct kernel_flow *flow;
   // Until when that flow stays there; 0: until it is through.
   uint64_t bulk_until;
   struct kernel_holder *holder;
-  uint32_t bytes;
   int may_pass;
 };
 
-// Whether a packet goes past the process.
-INLINE int is_taken(struct __sk_buff *packet, const struct kernel_settings *settings, struct kernel_passage *ring,
-                    uint64_t now, struct departure *departure) {
-  struct ipv4_header *inner = &departure->headers.inner;
-  if (packet->protocol != swap16(ETHERNET_IPV4) || load_bytes(packet, 0, inner, IPV4_BYTES)) return 0;
-  struct transport_head head = {0};
-  struct flow_name flow = {.source = inner->source, .destination = inner->destination, .transport = inner->transport};
-  // All of the fragment field but "do not fragment".
-  int is_whole = inner->version_and_length == VERSION_4_WITHOUT_OPTIONS &&
-                 !(inner->fragment & swap16((uint16_t)~DO_NOT_FRAGMENT));
-  int has_ports = flow.transport == TCP || flow.transport == UDP;
-  uint32_t bytes = packet->len;
-  int is_large = packet->gso_size || bytes > settings->packet_limit;
-  departure->bytes = bytes;
+// Who holds a packet's destination; 0: nobody.
+INLINE struct kernel_holder *receiver_of(const union inner_header *header, int is_ipv6) {
+  uint32_t first = 0;
+  void *table = is_ipv6 ? map_lookup(MAP(KERNEL_MAP_TABLE_IPV6), &first) : map_lookup(MAP(KERNEL_MAP_TABLE), &first);
+  if (!table) return 0;
+  return is_ipv6 ? holder_of_ipv6(table, header->ipv6.ip.destination)
+                 : holder_of_ipv4(table, header->ipv4.ip.destination);
+}
 
+// Whether a packet goes past the process.
+INLINE int is_taken(struct __sk_buff *packet, const union inner_header *header, const struct inner_packet *inner,
+                    const struct kernel_settings *settings, struct kernel_passage *ring, uint64_t now,
+                    struct departure *departure) {
+  if (packet->protocol != swap16(inner->is_ipv6 ? ETHERNET_IPV6 : ETHERNET_IPV4)) return 0;
   // What does not tell its ports keeps back all flows between the two addresses, by a place of their own.
-  struct flow_name untold = {.source = flow.source, .destination = flow.destination};
-  struct kernel_flow *others = flow_place(&untold);
-  if (!is_whole || (has_ports && load_bytes(packet, IPV4_BYTES, &head, 4))) {
+  struct kernel_flow *others = place_of_all_flows(inner);
+  if (!inner->is_plain) {
     departure->flow = others;
     departure->bulk_until = now + BULK_NANOSECONDS;
     return 0;
   }
-  if (has_ports) {
-    flow.source_port = head.source_port;
-    flow.destination_port = head.destination_port;
-  }
-  struct kernel_flow *place = flow_place(&flow);
+  struct kernel_flow *place = flow_place(&inner->flow);
   departure->flow = place;
-  if (!place || is_large) {
+  uint32_t bytes = packet->len;
+  if (!place || packet->gso_size || bytes > settings->packet_limit) {
     departure->bulk_until = now + BULK_NANOSECONDS;
     return 0;
   }
-  if (flow.transport == TCP) load_bytes(packet, IPV4_BYTES, &head, sizeof head);
-  departure->may_pass = is_bare_acknowledgement(&head, flow.transport, bytes);
+  departure->may_pass = is_bare_acknowledgement(packet, 0, inner);
   if (departure->may_pass) departure->flow = 0;
 
-  void *table = current_table();
-  struct kernel_holder *holder = table ? holder_of(table, flow.destination) : 0;
+  struct kernel_holder *holder = receiver_of(header, inner->is_ipv6);
   uint64_t *able_until = holder && holder->kind == KERNEL_HOLDER_PEER ? map_lookup(MAP(KERNEL_MAP_ABLE), &holder->endpoint) : 0;
-  if (now >= settings->valid_until || !able_until || *able_until <= now || swap16(inner->total_length) != bytes ||
-      inner->time_to_live <= 1)
+  if (now >= settings->valid_until || !able_until || *able_until <= now || inner->bytes != bytes || inner->hops <= 1)
     return 0;
   departure->holder = holder;
   if (departure->may_pass) return 1;
@@ -189,26 +163,38 @@ PROGRAM int outbound(struct __sk_buff *packet) {
   struct kernel_settings *settings = current_settings();
   if (!settings) return PASS;
   uint64_t now = monotonic_time();
-  uint32_t worker = worker_of(packet, settings->workers);
+  union inner_header header;
+  struct inner_packet inner = {0};
+  int is_read = read_inner(packet, 0, &header, &inner);
+  uint32_t worker = 0;
+  if (is_read) {
+    worker = worker_of(packet, &header, &inner, settings->workers);
+  } else if (header.ipv4.ip.version_and_length >> 4 == 6 && !load_bytes(packet, 0, &header, IPV6_BYTES)) {
+    // Nothing behind its header: it has a queue by its addresses all the same.
+    inner.is_ipv6 = 1;
+    worker = worker_of(packet, &header, &inner, settings->workers);
+  }
   struct kernel_passage *ring = passage(KERNEL_WAY_OUT, worker);
   if (!ring) return PASS;
   struct departure departure = {0};
-  if (!is_taken(packet, settings, ring, now, &departure)) return leave_to_ring(&departure, worker);
+  if (!is_read || !is_taken(packet, &header, &inner, settings, ring, now, &departure))
+    return leave_to_ring(&departure, worker);
   struct kernel_holder *holder = departure.holder;
   if (!holder) return PASS;
   uint32_t slot = holder->counter_slot;
-  decrement_time_to_live(&departure.headers.inner);
-  fill(&departure.headers, settings, &holder->endpoint);
-  int verdict = send(packet, &departure.headers, settings);
+  take_hop(&header, &inner);
+  struct encapsulation headers;
+  fill(&headers, &header, inner.bytes, settings, &holder->endpoint);
+  int verdict = send(packet, &headers, settings);
   if (verdict == PASS) return leave_to_ring(&departure, worker);
   if (verdict == LOSE) return verdict;
   if (!departure.may_pass) note_awaited(now);
   count_event(KERNEL_EVENT_SENT, 1);
-  count_event(KERNEL_EVENT_SENT_BYTES, departure.bytes);
+  count_event(KERNEL_EVENT_SENT_BYTES, inner.bytes);
   struct kernel_peer_counts *counts = map_lookup(MAP(KERNEL_MAP_PEERS), &slot);
   if (counts) {
     counts->packets_sent += 1;
-    counts->bytes_sent += departure.bytes;
+    counts->bytes_sent += inner.bytes;
   }
   return verdict;
 }

@@ -164,13 +164,9 @@ public final class DataPlane: Sendable {
         }
     }
 
-    /// Whether there is to be a kernel path. It lets nobody in by another source than the sending peer's, and knows an underlay
-    /// of IPv4 alone.
+    /// Whether there is to be a kernel path. It lets nobody in by another source than the sending peer's.
     private static func wantsKernelPath(_ configuration: DataPlaneConfiguration) -> Bool {
-        guard configuration.tuning.kernelPath == .automatic, !configuration.acceptsAnySource,
-            case .v4 = configuration.underlay.address
-        else { return false }
-        return true
+        configuration.tuning.kernelPath == .automatic && !configuration.acceptsAnySource
     }
 
     /// What the workers share with a kernel path, where there is to be one, and how that stands.
@@ -185,31 +181,37 @@ public final class DataPlane: Sendable {
         }
     }
 
-    /// Whether this kernel has what a kernel path needs: tried once.
-    private static let kernelPathRefusalHere: KernelProgramError? = {
+    /// Whether this kernel has what a kernel path over IPv4 needs, and one over IPv6: each is tried once.
+    private static let kernelPathRefusalOverIPv4 = kernelPathRefusal(over: .ipv4)
+    private static let kernelPathRefusalOverIPv6 = kernelPathRefusal(over: .ipv6)
+
+    private static func kernelPathRefusal(over underlay: AddressFamily) -> KernelProgramError? {
         do throws(KernelProgramError) {
-            try KernelForwarder.probe()
+            try KernelForwarder.probe(over: underlay)
             return nil
         } catch { return error }
-    }()
+    }
 
     /// Loads the kernel path, where one is wanted that is not loaded yet. That takes some 10 ms, and twice as much the first
     /// time; so it is no part of the start: packets go by the workers meanwhile.
     public func loadKernelPath() {
         ending.withLock { _ in
-            guard awaitsKernelPath, let kernelPathMemory, let channels,
-                case .v4(let address) = configuration.underlay.address, !open.withLock({ $0.isOver })
+            guard awaitsKernelPath, let kernelPathMemory, let channels, !open.withLock({ $0.isOver })
             else { return }
             do throws(KernelProgramError) {
-                if let refusal = DataPlane.kernelPathRefusalHere { throw refusal }
+                let refusal =
+                    switch configuration.underlay.address {
+                    case .v4: DataPlane.kernelPathRefusalOverIPv4
+                    case .v6: DataPlane.kernelPathRefusalOverIPv6
+                    }
+                if let refusal { throw refusal }
                 guard workerCount == 1 || (steersPackets && steersDatagrams) else {
                     throw KernelProgramError(
                         "tell which worker's a packet is", errorNumber: EOPNOTSUPP,
                         words: "the kernel spreads packets over the workers by itself")
                 }
                 let forwarder = try KernelForwarder(
-                    underlay: (address, configuration.underlay.port),
-                    former: channels.formerUnderlay,
+                    underlay: configuration.underlay, former: channels.formerUnderlay,
                     packetLimitBytes: configuration.tuning.kernelPathBytes, mtu: configuration.mtu,
                     workers: workerCount, memory: kernelPathMemory)
                 published.withLock { published in

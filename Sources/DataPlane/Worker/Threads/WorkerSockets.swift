@@ -106,6 +106,11 @@ struct WorkerSockets: Sendable {
             throw missing("the hellos' sender")
         }
         former = (0..<workers).compactMap { named[.formerReceiver, $0] }
+        if helloSender == nil {
+            // Twills of before had none over IPv6. Nothing is thrown any more.
+            helloSender = UnderlaySocket.openSenderWithoutChecksum(
+                sharingPortOf: receivers[0], passing: connected, at: endpoint)
+        }
     }
 
     /// Whether the first worker sends on the socket that it receives on, having got no other.
