@@ -184,7 +184,9 @@ private struct Queues {
     }
 
     /// Everything that waits, without what the kernel says of its own (ICMPv6), by queue.
-    func read() -> [[[UInt8]]] {
+    func read() -> [[[UInt8]]] { Self.read(device) }
+
+    static func read(_ device: TunnelDevice) -> [[[UInt8]]] {
         device.queues.map { queue in
             var packets: [[UInt8]] = []
             var buffer = [UInt8](repeating: 0, count: 2048)
@@ -257,6 +259,24 @@ private struct Queues {
                 #expect(Self.send(descriptor, to: "10.9.0.1", port: 5000) == 4)
                 #expect(queues.read().firstIndex { !$0.isEmpty } == queue)
             }
+        }
+    }
+
+    /// A service manager keeps copies; queues that come later get the flows all the same.
+    @Test func aQueueThatIsClosedIsOffTheDeviceWhoeverHasACopy() async throws {
+        let namespace = try await NetworkNamespace.make()
+        try await namespace.run {
+            let queues = try Queues()
+            let copies = queues.device.queues.dropFirst().map { fcntl($0.descriptor, F_DUPFD_CLOEXEC, 0) }
+            defer { for copy in copies { close(copy) } }
+            let device = try queues.device.closingQueues(behind: 1).adding(queueCount: Queues.count - 1)
+            defer { device.close() }
+            for queue in device.queues { #expect(fcntl(queue.descriptor, F_SETFL, O_NONBLOCK) == 0) }
+            #expect(device.steerFlows())
+            let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue), 0)
+            defer { close(descriptor) }
+            for port in 5000..<5032 { #expect(Self.send(descriptor, to: "10.9.0.1", port: port) == 4) }
+            #expect(Self.queuesOfPorts(Queues.read(device)).count == 32)
         }
     }
 

@@ -26,6 +26,12 @@ int twill_tun_attach(int descriptor, const char *name, int multi_queue) {
   return attach(descriptor, name, multi_queue ? IFF_MULTI_QUEUE : 0);
 }
 
+int twill_tun_detach(int descriptor) {
+  struct ifreq request = {0};
+  request.ifr_flags = IFF_DETACH_QUEUE;
+  return ioctl(descriptor, TUNSETQUEUE, &request);
+}
+
 // Asks route netlink, and waits a second for the one answer at most. Returns its length in bytes, or -1 with errno set.
 static ssize_t ask_route_netlink(const void *request, size_t size, void *answer, size_t room) {
   int descriptor = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);

@@ -239,10 +239,15 @@ public struct TunnelDevice: Sendable {
         return device
     }
 
-    /// The same device with its first queues alone; the others are closed, and what waits in them is lost.
+    /// The same device with its first queues alone; the others are closed, and what waits in them is lost. They are taken off
+    /// the device first: a service manager may have copies of them, with which they would stay, unread, and a later one would
+    /// come behind them.
     public func closingQueues(behind count: Int) -> TunnelDevice {
         var device = self
-        for queue in queues[count...] { Glibc.close(queue.descriptor) }
+        for queue in queues[count...].reversed() {
+            _ = twill_tun_detach(queue.descriptor)
+            Glibc.close(queue.descriptor)
+        }
         device.queues.removeSubrange(count...)
         return device
     }

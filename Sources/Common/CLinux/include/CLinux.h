@@ -34,6 +34,8 @@
 // Makes a device of several queues, or fails with EBUSY where there is a device of that name.
 int twill_tun_create(int descriptor, const char *name);
 int twill_tun_attach(int descriptor, const char *name, int multi_queue);
+// Takes a queue off its device, whoever has copies of the descriptor: those behind it move up (`__tun_detach`).
+int twill_tun_detach(int descriptor);
 // Whether somebody has a queue of a TUN device open: the device has a carrier then. -1 where there is no TUN device of that
 // name, or the kernel does not tell.
 int twill_tun_is_held(const char *name);
