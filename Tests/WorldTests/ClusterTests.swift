@@ -110,8 +110,10 @@ struct ClusterTests {
             try await node.interface("flannel0")?.addresses.map(\.local).contains("10.244.7.0") == true
                 ? true : nil
         }
-        let blackholes = try await node.routes().filter { $0.type == "blackhole" }.map(\.destination)
-        #expect(blackholes == ["10.244.7.0/24"])
+        _ = try await until("one blackhole") {
+            let blackholes = try await node.routes().filter { $0.type == "blackhole" }.map(\.destination)
+            return blackholes == ["10.244.7.0/24"] ? true : nil
+        }
 
         let problem = try await daemons[0].problem("cni0", "10.244.0.1/24", "10.244.7.0/24", "1 pod is on it")
         #expect(problem.contains("twilld cleanup --cni"))
