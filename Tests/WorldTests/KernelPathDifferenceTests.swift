@@ -124,7 +124,8 @@ struct KernelPathDifferenceTests {
         var outcome = Outcome(delivered: arrived(capture))
         for daemon in world.daemons {
             let status = try #require(daemon.status)
-            outcome.drops.append(status.drops)
+            // What the kernel counts for the device may be of a packet of its own, when that comes up.
+            outcome.drops.append(status.drops.filter { $0.key != .dropOutboundQueueFull })
             outcome.answers.append(
                 status.value(of: .unreachablesSent) + status.value(of: .timeExceededsSent))
             #expect(status.isReady)

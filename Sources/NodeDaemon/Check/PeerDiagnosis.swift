@@ -11,7 +11,7 @@ package struct PeerDiagnosis: Sendable {
     /// So many peers are examined beside each other; their answers fit into a socket's buffer.
     private static let peersAtOnce = 256
     /// The counter of datagrams from addresses that no lease has.
-    private static let strangers = "drop_inbound_unknown_peer"
+    fileprivate static let strangers = "drop_inbound_unknown_peer"
     /// For so many peers that do not answer and nobody says why it is asked whether their answers come from another
     /// address: a third of a second each.
     private static let strangersAtMost = 12
@@ -59,12 +59,14 @@ package struct PeerDiagnosis: Sendable {
             let unexplained = evidence.indices.filter {
                 [.tunnelSilent, .oneWay, .silent].contains(PeerVerdict(evidence[$0]))
             }
-            // One after another, so that what is heard meanwhile can be told to be of that one.
             for index in unexplained.prefix(PeerDiagnosis.strangersAtMost) {
-                let count = try client.status().value(PeerDiagnosis.strangers)
+                let (count, began) = (try client.status().value(PeerDiagnosis.strangers), ContinuousClock.now)
                 _ = try PeerDiagnosis.probe([evidence[index].peer], from: node, .once)
+                let status = try client.status()
                 evidence[index].strangersWereHeard =
-                    try client.status().value(PeerDiagnosis.strangers) > count
+                    status.value(PeerDiagnosis.strangers) > count
+                    && status.hasHeardStrangers(
+                        from: evidence[index].peer.subnet, within: ContinuousClock.now - began)
             }
             return evidence.map(PeerReport.init)
         }
@@ -292,5 +294,25 @@ extension String {
             }
         }
         return lines
+    }
+}
+
+extension NodeStatus {
+    /// Whether what unknown hosts sent of late came from pods of a subnet, by the packets that were kept. Another peer's may come
+    /// in the same moment.
+    ///
+    /// - Parameters:
+    ///   - subnet: as a lease's key has it, of one family or of both.
+    ///   - time: how long ago at most.
+    fileprivate func hasHeardStrangers(from subnet: String, within time: Duration) -> Bool {
+        // A daemon of before keeps none.
+        guard let offenders else { return true }
+        let prefixes = subnet.split(separator: ",").compactMap { IPPrefix(String($0)) }
+        return offenders.contains { offender in
+            guard offender.reason == PeerDiagnosis.strangers, offender.secondsAgo <= time / .seconds(1),
+                let source = offender.source.flatMap({ IPAddress($0) })
+            else { return false }
+            return prefixes.contains { $0.contains(source) }
+        }
     }
 }
