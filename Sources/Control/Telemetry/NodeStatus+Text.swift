@@ -176,8 +176,8 @@ extension NodeStatus {
     /// Up to three digits, with a fraction where there is one before the point: `141 µs`, `1.2 ms`, `12 ms`, `1.2 s`.
     static func roundTrip(_ seconds: Double) -> String {
         // What is no such time comes from no daemon.
-        guard (0..<999).contains(seconds) else { return "?" }
-        let microseconds = Int((seconds * 1e6).rounded())
+        guard (0..<999).contains(seconds), let microseconds = Int(exactly: (seconds * 1e6).rounded())
+        else { return "?" }
         if microseconds < 1_000 { return "\(microseconds) µs" }
         let (tenths, unit) =
             microseconds < 999_500

@@ -18,9 +18,8 @@ enum KernelTable {
     static func ipv4(
         _ routes: ForwardingRoutes, over underlay: AddressFamily
     ) throws(KernelProgramError) -> KernelMap? {
-        // checked: a prefix is 0 to 32 bits long
         try build(holders(routes, of: \.ipv4, own: routes.localIPv4, over: underlay), .ipv4) {
-            kernel_prefix(length: UInt32($0.length), address: $0.address.networkBytes)
+            kernel_prefix(length: UInt32(clamping: $0.length), address: $0.address.networkBytes)
         }
     }
 
@@ -28,9 +27,9 @@ enum KernelTable {
     static func ipv6(
         _ routes: ForwardingRoutes, over underlay: AddressFamily
     ) throws(KernelProgramError) -> KernelMap? {
-        // checked: a prefix is 0 to 128 bits long
         try build(holders(routes, of: \.ipv6, own: routes.localIPv6, over: underlay), .ipv6) {
-            kernel_prefix_ipv6(length: UInt32($0.length), address: kernel_address(.v6($0.address)).words)
+            kernel_prefix_ipv6(
+                length: UInt32(clamping: $0.length), address: kernel_address(.v6($0.address)).words)
         }
     }
 

@@ -76,7 +76,9 @@ extension DirectoryStore {
             let (number, directories) = (watch.number, watch.directories)
             let news = try await queue.run { () throws(LeaseStoreError) in
                 let current = try self.watchedDirectories()
-                guard current == directories || current[0] == directories[0] && directories[1] == Self.absent
+                guard
+                    current == directories
+                        || current.first == directories.first && directories.last == Self.absent
                 else {
                     throw LeaseStoreError(
                         .historyLost, "\(self.name) was removed, replaced, mounted or unmounted")
