@@ -45,8 +45,8 @@ public struct PacketMemory {
     private static let populateForWriting: Int32 = 23
 
     /// Allocates all buffers in one mapping, touched, so that no page fault comes later; or, where packets wait for it already,
-    /// untouched: the kernel then gives a page when something is first written there. (What the engine registers it touches
-    /// all the same.)
+    /// untouched: the kernel then gives a page when something is first written there, or for `touch`. (What the engine
+    /// registers it touches all the same.)
     ///
     /// - Parameters:
     ///   - tunnelBufferCount: how many tunnel buffers, of a super-packet each.
@@ -70,11 +70,6 @@ public struct PacketMemory {
             base != MAP_FAILED
         else { return nil }
         if hugePages { madvise(base, mappedBytes, MADV_HUGEPAGE) }
-        // The thread that touches a page first decides its NUMA node; the caller is pinned where that matters.
-        // At once, since Linux 5.14; page by page before.
-        if isTouched, madvise(base, mappedBytes, PacketMemory.populateForWriting) != 0 {
-            memset(base, 0, mappedBytes)
-        }
         tunnelBuffers = base
         datagramBuffers = base + tunnelBytes
         self.tunnelBufferCount = tunnelBufferCount
@@ -82,7 +77,12 @@ public struct PacketMemory {
         self.messageCount = messageCount
         messages = .allocate(capacity: messageCount)
         messages.initialize(repeating: msghdr(), count: messageCount)
+        if isTouched { touch() }
     }
+
+    /// Lets the kernel give all pages that are not there yet, at once (Linux 5.14). What is in the buffers stays as it is; they may
+    /// be in use. The thread that touches a page first decides its NUMA node: a worker's own where it is pinned.
+    public func touch() { _ = madvise(tunnelBuffers, mappedBytes, PacketMemory.populateForWriting) }
 
     /// Frees everything; no engine or worker may use the memory any more.
     public func deallocate() {

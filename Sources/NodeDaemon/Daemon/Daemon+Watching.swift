@@ -80,7 +80,7 @@ extension Daemon {
     /// Looks whether the packet threads still run and whether the port is theirs alone.
     private func lookAtDataPlane() async {
         guard let dataPlane = stage.dataPlane, !isHandingOver, !isReplacing else { return }
-        dataPlane.look()
+        await onThread { dataPlane.look() }
         var watch = dataPlaneWatch
         let ended = await watch.look(at: dataPlane)
         dataPlaneWatch = watch

@@ -48,6 +48,7 @@ public final class DataPlane: Sendable {
     let orders: WorkerOrders
     let states: WorkerStates
     let timeSlices = TimeSlices()
+    let untouchedMemory = UntouchedMemory()
     let blocks: [CounterBlock]
     let peerBlocks: [PeerCounterBlock]
     let hellos: HelloThread
@@ -361,8 +362,11 @@ public final class DataPlane: Sendable {
         wakeWorkers()
     }
 
-    /// Looks after what only time brings about; to be called once a second.
-    public func look() { timeSlices.look() }
+    /// Looks after what only time brings about, and what could wait; to be called once a second.
+    public func look() {
+        timeSlices.look()
+        untouchedMemory.touch()
+    }
 
     /// Whether all that waited for the workers when they began, went on, or were last asked to catch up, is sent and written:
     /// each has found its queue and its sockets empty since, and held nothing after that.

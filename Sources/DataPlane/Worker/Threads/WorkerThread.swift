@@ -28,13 +28,18 @@ extension DataPlane {
                         errorNumber: result), of: index)
             }
         }
+        let isTouched = !packetsWait || tuning.cpu(ofWorker: index) != nil
         guard
-            let memory = PacketMemory(limits, hugePages: tuning.usesHugePages, isTouched: !packetsWait)
+            let memory = PacketMemory(limits, hugePages: tuning.usesHugePages, isTouched: isTouched)
         else {
             return states.noteRefusal(
                 .resource("allocate packet buffers", errorNumber: ENOMEM), of: index)
         }
-        defer { memory.deallocate() }
+        if !isTouched { untouchedMemory.note(memory, of: index) }
+        defer {
+            untouchedMemory.forget(index)
+            memory.deallocate()
+        }
         switch engine {
         case .mmsg:
             do throws(MmsgError) {
