@@ -96,6 +96,21 @@ struct LyingStoreTests {
         #expect(node.count(.watchMissedChanges) == 1)
     }
 
+    @Test("an answer that comes when the watch has told more is late, and no store that was put back")
+    func lateAnswers() {
+        let simulation = network(of: 2, seed: 514)
+        let node = simulation.nodes[0]
+        simulation.faults.delaysAnswer = 1
+        for number in 0..<4_000 {
+            simulation.put("10.66.\(200 + number % 31).0-24", #"{"PublicIP":"198.18.9.\#(number % 200)"}"#)
+            simulation.run(for: .seconds(1))
+        }
+        simulation.faults.delaysAnswer = 0
+        simulation.run(for: .seconds(1_000))
+        #expect(node.count(.storeIsOlder) == 0 && node.count(.watchMissedChanges) == 0)
+        #expect(node.table.peers.count == 32)
+    }
+
     @Test("a watch that tells everything is never said to have missed something")
     func nothingPassedOver() {
         let simulation = network(of: 4, seed: 508)

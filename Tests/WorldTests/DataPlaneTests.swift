@@ -248,7 +248,6 @@ struct DataPlaneTests {
         let received = fields.flatMap { $0.first }.flatMap { Int($0) } ?? 0
         // A machine that builds something beside this may lose one or two.
         #expect(received >= 15, "\(output)")
-        #expect(daemons[0].counter(counter) > 100)
     }
 
     // MARK: Ends and counts

@@ -9,9 +9,11 @@ extension LeaseMachine {
         case .timer:
             break
         case .snapshot(.success(let snapshot)):
+            let isLate = session.isLate(snapshot.position)
             _ = session.endRequest()
             succeeded(.snapshot, now: now)
-            take(snapshot, now: now)
+            // What it lacks the watch has told: it is asked for again.
+            if !isLate { take(snapshot, now: now) }
         case .snapshot(.failure(let error)):
             _ = session.endRequest()
             failed(.snapshot, error, now: now)

@@ -11,7 +11,7 @@ extension LeaseMachine {
         }
         if !session.isRequestUnderWay, session.isSnapshotWanted {
             if mayAsk(.snapshot, now: now) {
-                session.request = .snapshot
+                session.request = .snapshot(known: session.position?.latest)
                 turn.actions.append(.readSnapshot)
             }
             return

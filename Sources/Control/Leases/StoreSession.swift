@@ -9,7 +9,8 @@ struct StoreSession {
     /// request made.
     enum Request {
         case none
-        case snapshot
+        /// With the latest moment that was known when it was asked for: an answer of then may come after the watch has told more.
+        case snapshot(known: StorePosition?)
         /// With the keys that the watch told of meanwhile. For those the watch is believed and not the write's
         /// answer, which may come after the news of what another node did to the key next.
         case write(keysTold: Set<String>)
@@ -100,6 +101,13 @@ struct StoreSession {
         defer { request = .none }
         if case .write(let keys) = request { return keys }
         return []
+    }
+
+    /// Whether the answer to the snapshot that is under way is only late: the store was there when it was asked, and the watch has
+    /// told of later moments since. A store that was put back in between is found by the next one.
+    func isLate(_ answer: StorePosition) -> Bool {
+        guard case .snapshot(let known?) = request, let latest = position?.latest else { return false }
+        return answer.isBefore(latest) && !answer.isBefore(known)
     }
 
     /// Takes over where a snapshot stands. What the watch told while it was read may be older or newer: another one
