@@ -124,6 +124,9 @@ final class SoakNode {
     /// Tells the daemon another number of workers. A daemon that has just been started hears of it as soon as the kernel has
     /// given it its first instructions.
     func set(workers: Int) async throws {
+        // Each has buffers of its own: what the process has from here on is no growth.
+        startedAt = .now
+        life = nil
         try Data("workers = \(workers)\n".utf8).write(to: URL(filePath: host.directory + "/twilld.conf"))
         let daemon = daemon
         _ = try await until("a daemon that takes SIGHUP", seconds: 10) {
