@@ -26,9 +26,9 @@ import Testing
             pthread_create(
                 &thread, nil,
                 { argument in
-                    Unmanaged<Flood>.fromOpaque(argument!).takeUnretainedValue().run()
+                    Unmanaged<Flood>.fromOpaque(argument!).takeRetainedValue().run()
                     return nil
-                }, Unmanaged.passUnretained(self).toOpaque())
+                }, Unmanaged.passRetained(self).toOpaque())
         }
 
         private func run() {
@@ -38,9 +38,12 @@ import Testing
             }
         }
 
+        /// Lets the thread end, also where the test does before its time.
+        func stop() { isOver.store(true, ordering: .relaxed) }
+
         /// - Returns: how many were sent.
         func end() -> Int {
-            isOver.store(true, ordering: .relaxed)
+            stop()
             pthread_join(thread, nil)
             close(descriptor)
             return count.load(ordering: .relaxed)
@@ -60,6 +63,7 @@ import Testing
             endpoint, bufferBytes: 16 << 20, segmentation: false, coalescing: false)
         defer { close(first.descriptor) }
         let flood = Flood(to: endpoint.port)
+        defer { flood.stop() }
         var received = 0
         for _ in 0..<3_000 {
             let second = try UnderlaySocket.open(
