@@ -483,7 +483,8 @@ struct BackendTests {
             "store/subnets/100.96.253.0-24",
             #"{"PublicIP":"\#(hand.address)","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"\#(mac)"}}"#
         )
-        try await network.pods[0].reaches("100.96.253.1")
+        // Each daemon reads the store at a time of its own.
+        for pod in network.pods { try await pod.reaches("100.96.253.1") }
         #expect(
             await hand.succeeds("ping -c 1 -W 2 -I 100.96.253.1 -M do -s 1422 \(network.pods[1].address)"))
         try FileManager.default.removeItem(atPath: "\(network.lab.directory)/store/subnets/100.96.253.0-24")
