@@ -27,6 +27,8 @@ public final class PacketCapture: Sendable {
 
     private let descriptor: Int32
     private let blocks: Int
+    /// ETH_P_IP or ETH_P_IPV6.
+    private let protocolNumber: UInt16
     private let address: UInt
     /// What passed, as the kernel counts it: it begins anew with each question.
     private let passed = Atomic<Int>(0)
@@ -44,6 +46,7 @@ public final class PacketCapture: Sendable {
 
     private init(_ interface: String, blocks: Int, family: AddressFamily) throws {
         self.blocks = blocks
+        protocolNumber = family == .ipv4 ? 0x0800 : 0x86DD
         func failure(_ action: String) -> NoSocket {
             NoSocket(description: "cannot \(action): \(String(cString: strerror(errno)))")
         }
@@ -61,14 +64,14 @@ public final class PacketCapture: Sendable {
             throw failure
         }
         let ring = mmap(nil, blocks * Self.blockBytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0)
-        // struct sockaddr_ll: family, protocol (ETH_P_IP or ETH_P_IPV6), the interface's number, and what only senders
-        // need.
+        // struct sockaddr_ll: family, protocol, the interface's number, and what only senders need. The protocol is
+        // ETH_P_ALL: a socket of one protocol is shown what comes in, and nothing of what is sent (net/core/dev.c,
+        // dev_queue_xmit_nit).
         var name = [UInt8](repeating: 0, count: 20)
         let number = if_nametoindex(interface)
         name.withUnsafeMutableBytes { bytes in
             bytes.storeBytes(of: UInt16(AF_PACKET), as: UInt16.self)
-            bytes.storeBytes(
-                of: UInt16(family == .ipv4 ? 0x0800 : 0x86DD).bigEndian, toByteOffset: 2, as: UInt16.self)
+            bytes.storeBytes(of: UInt16(0x0003).bigEndian, toByteOffset: 2, as: UInt16.self)
             bytes.storeBytes(of: Int32(bitPattern: number), toByteOffset: 4, as: Int32.self)
         }
         let socket = descriptor
@@ -88,26 +91,36 @@ public final class PacketCapture: Sendable {
         close(descriptor)
     }
 
-    /// All packets so far.
+    /// All packets of the family so far.
     public func packets() -> [Packet] {
+        frames().compactMap { frame in
+            // A sockaddr_ll is behind the tpacket_hdr: its protocol, and what kind of packet it was to this host.
+            guard frame.load(fromByteOffset: 34, as: UInt16.self).bigEndian == protocolNumber else {
+                return nil
+            }
+            let length = Int(frame.load(fromByteOffset: 8, as: UInt32.self))
+            let kept = Int(frame.load(fromByteOffset: 12, as: UInt32.self))
+            let start = Int(frame.load(fromByteOffset: 16, as: UInt16.self))
+            return Packet(
+                isOutgoing: frame.load(fromByteOffset: 42, as: UInt8.self) == Self.outgoing,
+                length: length,
+                bytes: [UInt8](UnsafeRawBufferPointer(start: frame + start, count: kept)))
+        }
+    }
+
+    /// Where the packets of every protocol are that the kernel is done with.
+    private func frames() -> [UnsafeRawPointer] {
         guard let ring = UnsafeRawPointer(bitPattern: address) else { return [] }
-        var packets: [Packet] = []
+        var frames: [UnsafeRawPointer] = []
         for index in 0..<blocks * Self.framesPerBlock {
             let (block, place) = index.quotientAndRemainder(dividingBy: Self.framesPerBlock)
             let frame = ring + block * Self.blockBytes + place * Self.frameBytes
             // struct tpacket_hdr: the status, of which 1 says that the kernel is done with it, the packet's length,
-            // how much is here, and where. A sockaddr_ll is behind it.
+            // how much is here, and where.
             guard frame.load(as: UInt.self) & 1 == 1 else { break }
-            let length = Int(frame.load(fromByteOffset: 8, as: UInt32.self))
-            let kept = Int(frame.load(fromByteOffset: 12, as: UInt32.self))
-            let start = Int(frame.load(fromByteOffset: 16, as: UInt16.self))
-            packets.append(
-                Packet(
-                    isOutgoing: frame.load(fromByteOffset: 42, as: UInt8.self) == Self.outgoing,
-                    length: length,
-                    bytes: [UInt8](UnsafeRawBufferPointer(start: frame + start, count: kept))))
+            frames.append(frame)
         }
-        return packets
+        return frames
     }
 
     /// How many packets passed that `packets()` does not give: there was no room for them, or the kernel is still
@@ -119,7 +132,7 @@ public final class PacketCapture: Sendable {
         getsockopt(descriptor, Self.levelPacket, Self.statistics, &counts, &length)
         let all = passed.add(Int(counts[0]), ordering: .relaxed).newValue
         // The kernel counts a packet a moment before it is there.
-        for _ in 0..<100 where packets().count < all { usleep(1_000) }
-        return max(0, all - packets().count)
+        for _ in 0..<100 where frames().count < all { usleep(1_000) }
+        return max(0, all - frames().count)
     }
 }

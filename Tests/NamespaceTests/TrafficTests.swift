@@ -103,9 +103,7 @@ struct TrafficTests {
             captures.append(try await PacketCapture.start(on: node, interface: "flannel0", blocks: 64))
         }
         for direction in ["", "--reverse"] {
-            let report = try await nodes.pods[0].measure(
-                to: nodes.pods[1].address, "--bytes 60M \(direction)")
-            #expect(report.receivedBytes ?? 0 > 50_000_000)
+            _ = try await nodes.pods[0].measure(to: nodes.pods[1].address, "--bytes 60M \(direction)")
         }
         // What was given is read before what was taken: a packet that TCP repeats meanwhile is then in both, or in
         // the second alone.
@@ -117,10 +115,10 @@ struct TrafficTests {
         for (pod, packetsTaken, packetsGiven) in [
             (nodes.pods[0], first, toSecond), (nodes.pods[1], second, first),
         ] {
-            #expect(packetsTaken.count > 1000)
             let (taken, given) = (
                 segments(packetsTaken, from: pod.address), segments(packetsGiven, from: pod.address)
             )
+            for side in [taken, given] { #expect(side.reduce(0) { $0 + $1.bytes } > 50_000_000) }
             let wrong = overtaken(given: given, taken: taken)
             func sightings(of segment: Segment, in segments: [Segment]) -> [String] {
                 segments.filter { $0.holds(segment.sequence, of: segment.flow) }.map(\.words)

@@ -74,7 +74,7 @@ extension Soak {
             try await waitToDelete(passing, lasting: .seconds(5))
             let keys = network.addForeign(passing, &dice)
             let lease = try await etcd.grant(seconds: 2)
-            shortLeasesEnd = .now + .seconds(5)
+            shortLeasesEnd = .now + Self.shortLeasesTime
             for key in keys {
                 let value = DisturbedNetwork.value(network.foreign[key] ?? "")
                 do {
@@ -173,10 +173,10 @@ extension Soak {
         case .storeKilled(let pause):
             try await etcd.stop()
             try await Task.sleep(for: pause)
-            try await etcd.start()
+            try await startStore()
         case .storeRestarted:
             try await etcd.stop(SIGTERM)
-            try await etcd.start()
+            try await startStore()
         case .storePaused(let pause):
             etcd.pause()
             defer { etcd.resume() }
@@ -184,7 +184,7 @@ extension Soak {
         case .storeEmptied(let pause, let configurationAfter):
             try await loseData()
             try await Task.sleep(for: pause)
-            try await etcd.start()
+            try await startStore()
             try await Task.sleep(for: configurationAfter)
             try await fill()
         case .storeRestored(let count, let after):
@@ -195,7 +195,7 @@ extension Soak {
             try await Task.sleep(for: after)
             try await etcd.stop()
             try await etcd.restore()
-            try await etcd.start()
+            try await startStore()
             network.noteLoss(now: .now)
             // As their nodes do when they find them gone.
             try await write(keys)
@@ -204,12 +204,12 @@ extension Soak {
             try await write(network.addForeign(count, &dice))
             try await etcd.compact()
             try await etcd.stop(SIGTERM)
-            try await etcd.start()
+            try await startStore()
             node(number).signal(SIGCONT)
         case .outage(let losesData, let meanwhile):
             if losesData { try await loseData() } else { try await etcd.stop() }
             for other in meanwhile { try await play(other, &dice) }
-            try await etcd.start()
+            try await startStore()
             if losesData {
                 try await fill()
             } else {
@@ -220,9 +220,15 @@ extension Soak {
         return nil
     }
 
+    /// A store that starts gives every lease that it still has its whole time.
+    private func startStore() async throws {
+        try await etcd.start()
+        if shortLeasesEnd != nil { shortLeasesEnd = .now + Self.shortLeasesTime }
+    }
+
     private func loseData() async throws {
         // A lease that ends while the store is gone has not been seen to end.
-        try await Task.sleep(until: shortLeasesEnd)
+        if let shortLeasesEnd { try await Task.sleep(until: shortLeasesEnd) }
         network.hasMalformedEntry = false
         try await etcd.stop()
         try etcd.wipe()

@@ -25,6 +25,7 @@ extension Soak {
             }
             try await Task.sleep(for: .milliseconds(200))
         }
+        shortLeasesEnd = nil
         let time = (goodSince ?? clock.now) - start
         for node in present { try await node.countReceived() }
         sample()

@@ -17,6 +17,8 @@ final class Soak {
 
     /// Everything must stand for so long: right after a disturbance nobody has noticed it yet.
     static let goodTime = Duration.seconds(1)
+    /// Two seconds, and what a store and a daemon take to end a lease and to hear of it.
+    static let shortLeasesTime = Duration.seconds(5)
 
     let options: SoakOptions
     let lab: Lab
@@ -25,8 +27,9 @@ final class Soak {
     let sinks: LabStranger
     private(set) var nodes: [SoakNode] = []
     var network: DisturbedNetwork
-    /// What ended foreign leases must be over before the store may lose its data: else nobody has seen their end.
-    var shortLeasesEnd = ContinuousClock.now
+    /// When leases of two seconds are over that a store has, and every daemon has heard it: before, the store may not lose its
+    /// data, since nobody would have seen their end. Nil where there are none.
+    var shortLeasesEnd: ContinuousClock.Instant?
     /// What is not as it ought to be.
     var fault = ""
     var healings: [Disturbance.Kind: [Duration]] = [:]
