@@ -103,7 +103,12 @@ struct TrafficTests {
             captures.append(try await PacketCapture.start(on: node, interface: "flannel0", blocks: 64))
         }
         for direction in ["", "--reverse"] {
-            _ = try await nodes.pods[0].measure(to: nodes.pods[1].address, "--bytes 60M \(direction)")
+            // On a starved machine iperf3 3.12 now and then ends well before its first byte of data.
+            for _ in 0..<3 {
+                let report = try await nodes.pods[0].measure(
+                    to: nodes.pods[1].address, "--bytes 60M \(direction)")
+                if report.receivedBytes ?? 0 > 50_000_000 { break }
+            }
         }
         // What was given is read before what was taken: a packet that TCP repeats meanwhile is then in both, or in
         // the second alone.
