@@ -48,7 +48,7 @@ public final class LabDaemon {
     /// Waits until its status is as `isSo` wants it; gives that status. A wait in vain fails after `seconds`.
     @discardableResult
     public func wait(
-        for what: String, seconds: Double = 30, _ isSo: (NodeStatus) -> Bool
+        for what: String, seconds: Double = 120, _ isSo: (NodeStatus) -> Bool
     ) async throws -> NodeStatus {
         try await until(what, seconds: seconds, { self.explanation }) {
             guard let status = self.status, status.processIdentifier == self.processIdentifier, isSo(status)
@@ -61,7 +61,7 @@ public final class LabDaemon {
 
     /// Waits until one of its problems holds all of `words`; gives its sentence.
     @discardableResult
-    public func problem(_ words: String..., seconds: Double = 30) async throws -> String {
+    public func problem(_ words: String..., seconds: Double = 120) async throws -> String {
         let status = try await wait(for: "a problem with \(words)", seconds: seconds) {
             $0.problems.contains { problem in words.allSatisfy { problem.contains($0) } }
         }
@@ -70,7 +70,7 @@ public final class LabDaemon {
 
     /// Waits until it has no problem and is ready.
     @discardableResult
-    public func healed(seconds: Double = 30) async throws -> NodeStatus {
+    public func healed(seconds: Double = 120) async throws -> NodeStatus {
         try await wait(for: "ready without a problem", seconds: seconds) { $0.isReady && $0.problems.isEmpty }
     }
 
@@ -111,7 +111,7 @@ public final class LabDaemon {
     public func count(of text: String) -> Int { log.components(separatedBy: text).count - 1 }
 
     /// Waits until its log holds `text`.
-    public func logged(_ text: String, seconds: Double = 30) async throws {
+    public func logged(_ text: String, seconds: Double = 120) async throws {
         _ = try await until("\(text) in the log", seconds: seconds, { self.explanation }) {
             self.log.contains(text) ? true : nil
         }
@@ -121,7 +121,7 @@ public final class LabDaemon {
     public func signal(_ number: Int32) { process.signal(number) }
 
     /// Waits until it ended; gives its exit status, 128 and more where a signal ended it.
-    public func exitStatus(seconds: Double = 30) async throws -> Int {
+    public func exitStatus(seconds: Double = 120) async throws -> Int {
         try await process.exitStatus(seconds: seconds)
     }
 
@@ -151,7 +151,7 @@ extension NodeStatus {
 /// Waits for something that comes in its own time: looks every 20 milliseconds, and fails after `seconds`, with what
 /// `explanation` says then. How long it took is no part of a test's verdict.
 public func until<Value>(
-    _ what: String, seconds: Double = 30, _ explanation: () -> String = { "" },
+    _ what: String, seconds: Double = 120, _ explanation: () -> String = { "" },
     _ value: () async throws -> Value?
 ) async throws -> Value {
     let clock = ContinuousClock()
