@@ -10,7 +10,7 @@ internal import Seeded
 /// wrong. Then every node is compared with the store.
 package struct AgreementScenario: Sendable {
     /// How long after the last change all agree. The store is read every 900 seconds at the latest; its answer, and
-    /// that of a write before it, may each take a minute; what a snapshot lacks is waited for 20 seconds; and the rest
+    /// that of a write before it, may each take a minute; what a snapshot lacks is waited for 40 seconds; and the rest
     /// is for requests that fail.
     package static let time = Duration.seconds(1_200)
     /// Deletions that come closer together than that may be doubted, and their peers rightly be held.
@@ -95,11 +95,17 @@ package struct AgreementScenario: Sendable {
     }
 
     /// Lets the time pass after which all must agree. Watches go on doing what they do wrong by themselves.
+    ///
+    /// The time begins anew with a node that was started or woke, whether or not the store changed since: it reads the
+    /// store then, and has its lease again only when the answer to its write has come, which may take a minute.
     private func beSilent(_ simulation: Simulation) {
-        while simulation.now < simulation.lastChange + Self.time {
-            simulation.run(
-                for: min(Self.misbehaviour, simulation.lastChange + Self.time - simulation.now))
-            if simulation.now < simulation.lastChange + Self.time { simulation.misbehave() }
+        // Nodes change the store meanwhile, too.
+        var end: ContinuousClock.Instant {
+            simulation.nodes.map(\.lastTrouble).reduce(simulation.lastChange, max) + Self.time
+        }
+        while simulation.now < end {
+            simulation.run(for: min(Self.misbehaviour, end - simulation.now))
+            if simulation.now < end { simulation.misbehave() }
         }
     }
 

@@ -15,6 +15,10 @@ package final class LeaseSafety {
     /// How long a node may not have heard yet that another one took its subnet.
     private static let suspicionTime = Duration.seconds(60)
 
+    /// After how long a node whose watch began anew has read the store, however it was told: a wait of five seconds at
+    /// most, and some for requests that fail.
+    private static let readingTime = Duration.seconds(10)
+
     private unowned let simulation: Simulation
     private var states: [Int: NodeState] = [:]
     private var overlaps: [String: Instant] = [:]
@@ -68,9 +72,13 @@ package final class LeaseSafety {
         }
         let peers = Set(table.peers.map(\.subnet))
         for subnet in state.peers.subtracting(peers).sorted() { suspect(subnet, wentFrom: node) }
-        // The first of many deletions that come one by one are believed until the others follow.
+        // The first of many deletions that come one by one are believed until the others follow. Where the watch keeps
+        // those to itself, the node cannot know of them before it reads the store, which it does within seconds of the
+        // watch's beginning.
+        let isDeceived = node.lastHidden.map { $0 + Self.suspicionTime > simulation.now } ?? false
+        let belief = isDeceived ? Self.readingTime : .seconds(1)
         suspicions.removeAll {
-            $0.node == node.number && $0.at + .seconds(1) > simulation.now && peers.contains($0.subnet)
+            $0.node == node.number && $0.at + belief > simulation.now && peers.contains($0.subnet)
         }
         state.peers = peers
         states[node.number] = state

@@ -58,6 +58,8 @@ extension Simulation {
         entries = backup.entries
         expiries = backup.expiries
         takeAll()
+        // What was broken when the backup was made is so again.
+        for entry in entries.values where !entry.value.hasPrefix("{") { soleDeletions[entry.key] = now }
         revision = backup.revision
         history = []
         compacted = backup.revision

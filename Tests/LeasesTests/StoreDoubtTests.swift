@@ -83,9 +83,104 @@ struct StoreDoubtTests {
             simulation.removeAll(simulation.nodes.dropFirst().prefix(removed).compactMap(\.subnet))
             simulation.compact()
             simulation.isStoreDown = false
-            simulation.run(for: .seconds(60))
+            simulation.run(for: .seconds(120))
             #expect(node.table.peers.count == left)
         }
+    }
+
+    @Test("a store that lost all and is half filled again: this node's own lease, gone too, counts")
+    func halfFilledAgain() {
+        let simulation = network(of: 5, seed: 120)
+        let node = simulation.nodes[0]
+        let others = simulation.nodes.dropFirst().map { $0 }
+        for other in others { other.isStopped = true }
+        simulation.isStoreDown = true
+        simulation.run(for: .seconds(5))
+        let lost = simulation.entries
+        simulation.removeAll(lost.keys.sorted())
+        for other in others.prefix(2) {
+            guard let subnet = other.subnet, let entry = lost[subnet] else { continue }
+            simulation.put(subnet, entry.value, holder: other.identity.number, timeToLive: hour * 24)
+        }
+        simulation.compact()
+        simulation.isStoreDown = false
+        simulation.run(for: .seconds(300))
+        #expect(node.table.peers.count == 4)
+        #expect(lostLeases(node)?.cause.contains("2 nodes") == true)
+    }
+
+    @Test("a node that slept hears at once that all went and that most came back: the rest is waited for")
+    func wakesAfterTheLoss() {
+        let simulation = network(of: 5, seed: 122)
+        let node = simulation.nodes[0]
+        let peers = node.table.peers
+        let keys = peers.map(\.subnet.key)
+        node.suspend()
+        node.tell(.changes(keys.map { .deleted(key: $0) }, upTo: .simulated(simulation.revision + 1)))
+        // That the last one came back, the watch keeps to itself.
+        for (number, key) in keys.dropLast().enumerated() {
+            guard let entry = simulation.entries[key] else { continue }
+            let position = StorePosition.simulated(simulation.revision + 2 + Int64(number))
+            node.tell(.changes([.put(entry)], upTo: position))
+        }
+        node.resume()
+        #expect(node.table.peers == peers)
+    }
+
+    @Test("what the watch told of a loss and what a snapshot shows of it a moment later are one loss")
+    func watchAndSnapshot() {
+        let simulation = network(of: 6, seed: 123)
+        let node = simulation.nodes[0]
+        let peers = node.table.peers
+        for other in simulation.nodes.dropFirst() { other.isStopped = true }
+        for (number, peer) in peers.prefix(4).enumerated() {
+            if number == 2 { simulation.faults.losesEvent = 1 }
+            simulation.remove(peer.subnet.key)
+            simulation.run(for: .milliseconds(100))
+        }
+        simulation.faults.losesEvent = 0
+        #expect(node.table.peers.count == 3)
+        // It is behind what the watch told, so that the store is read.
+        node.tell(.alive(.simulated(1)))
+        simulation.run(for: .seconds(1))
+        #expect(node.table.peers == peers)
+        #expect(lostLeases(node)?.cause.contains("4 nodes") == true)
+    }
+
+    @Test("that a held peer's entry is deleted, told once more, is no news")
+    func deletionToldAgain() {
+        let simulation = network(of: 5, seed: 124)
+        let node = simulation.nodes[0]
+        let peers = node.table.peers
+        for other in simulation.nodes.dropFirst() { other.isStopped = true }
+        simulation.removeAll(peers.map(\.subnet.key))
+        simulation.run(for: .seconds(1))
+        #expect(node.table.peers == peers && lostLeases(node) != nil)
+        for peer in peers {
+            node.tell(.changes([.deleted(key: peer.subnet.key)], upTo: .simulated(simulation.revision)))
+        }
+        #expect(node.table.peers == peers)
+    }
+
+    @Test("a peer that a snapshot lacks is waited for while its node asks a store that does not answer yet")
+    func lateReturn() {
+        let simulation = network(of: 6, seed: 121)
+        let (node, late) = (simulation.nodes[0], simulation.nodes[1])
+        let peers = node.table.peers
+        simulation.isStoreDown = true
+        simulation.run(for: .seconds(5))
+        if let subnet = late.subnet { simulation.removeAll([subnet]) }
+        simulation.compact()
+        late.isCut = true
+        simulation.isStoreDown = false
+        var secondsWithout = 0
+        for second in 0..<90 {
+            if second == 25 { late.isCut = false }
+            simulation.run(for: .seconds(1))
+            if node.table.peers != peers { secondsWithout += 1 }
+        }
+        #expect(secondsWithout == 0)
+        #expect(simulation.entries[late.subnet ?? ""]?.holder == late.identity)
     }
 
     @Test("a store restored from a backup: what came after the backup stays, the rest is as the backup says")

@@ -39,8 +39,10 @@ extension LeaseMachine {
     private static let deletionWindow = Duration.seconds(10)
     // How far before its known end a lease may go without that being odd.
     private static let expectedEndMargin = Duration.seconds(300)
-    // How long a peer that a snapshot lacks is waited for; nodes register again within seconds.
-    private static let returnTime = Duration.seconds(20)
+    // How long a peer that a snapshot lacks is waited for. A node that lives asks again after 7.5 seconds at most and
+    // waits 5 for an answer, so it may ask a store that has just come back once in vain, read it and register again, and
+    // each of the three be slow.
+    private static let returnTime = Duration.seconds(40)
     // How many held peers a problem names.
     private static let namedPeers = 4
 
@@ -59,11 +61,21 @@ extension LeaseMachine {
             !hasEndedAsExpected($0, now: now)
         }
         let isConfigurationGone = snapshot.configuration == nil && configuration != nil
-        let cause = reasonToDoubt(missing.count, of: known.count, isConfigurationGone: isConfigurationGone)
+        // A store that was emptied and is half filled again may have most peers. This node's own lease, which nobody
+        // else writes, shows what it lost, and counts as one of those that went.
+        let ownGone = isOwnLeaseMissing(among: present, now: now) ? 1 : 0
+        // What the watch of another store told is no part of what this one lacks.
+        let isOneLoss = !missing.isEmpty && !doubt.hasStoreJumped
+        let toldLately = isOneLoss ? deletedBefore(present, now: now) : []
+        let toldAndPublished = toldLately.count { !published.index.contains($0.key) }
+        let cause = reasonToDoubt(
+            missing.count &+ toldLately.count &+ ownGone, of: known.count &+ toldAndPublished &+ ownGone,
+            isConfigurationGone: isConfigurationGone)
         register.replace(with: snapshot.entries, now: now)
         doubt.deletedNow = []
         if let cause {
-            hold(missing, because: cause, now: now)
+            doubt.deletedLately = []
+            hold(missing + toldLately.map(\.record), because: cause, now: now)
         } else {
             // A node that was away may find a store that was emptied meanwhile and is half filled again: the rest is
             // about to follow.
@@ -83,18 +95,32 @@ extension LeaseMachine {
         doubt.deletedNow.append(StoreDoubt.Deletion(key: key, record: record, at: now))
     }
 
+    /// What the watch told of in the last seconds as deleted, and a snapshot, which lacks more, does not have either:
+    /// that is one loss.
+    private mutating func deletedBefore(_ present: Set<String>, now: Instant) -> [StoreDoubt.Deletion] {
+        doubt.deletedLately.removeAll { $0.at + Self.deletionWindow <= now }
+        return doubt.deletedLately.filter { !present.contains($0.key) }.sorted { $0.key < $1.key }
+    }
+
+    /// Whether a snapshot's keys lack this node's lease, which the store had and which would not have ended by now.
+    private func isOwnLeaseMissing(among present: Set<String>, now: Instant) -> Bool {
+        guard let own, register[own.key] != nil, !present.contains(own.key) else { return false }
+        return own.lease.expiry.map { $0 > now + Self.expectedEndMargin } ?? true
+    }
+
     private func hasEndedAsExpected(_ record: LeaseRegister.Record, now: Instant) -> Bool {
         record.expiry.map { $0 <= now + Self.expectedEndMargin } ?? false
     }
 
-    /// Judges the deletions that the watch told of, together with those of the last seconds.
+    /// Judges the deletions that the watch told of at once, together with those of the last seconds. What it tells next is
+    /// not waited for, though it may have come by now: that most of the lost is back says nothing of the rest.
     mutating func settleDeletions(now: Instant) {
         doubt.deletedLately.removeAll { $0.at + Self.deletionWindow <= now }
         guard !doubt.deletedNow.isEmpty else { return }
-        let believed = doubt.deletedLately.count
+        // The index still has what went just now.
+        let believed = doubt.deletedLately.count { !published.index.contains($0.key) }
         doubt.deletedLately += doubt.deletedNow
         doubt.deletedNow = []
-        // The index still has what went just now.
         let known = published.index.peers.count &- register.held.count &+ believed
         let isConfigurationGone = network.text == nil && configuration != nil
         let isGoingOn = doubt.doubtedUntil.map { $0 > now } ?? false

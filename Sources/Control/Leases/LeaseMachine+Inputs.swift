@@ -104,6 +104,7 @@ extension LeaseMachine {
             }
             session.position?.advance(to: current)
             for event in events { take(event, now: now) }
+            settleDeletions(now: now)
             if !events.isEmpty { search?.pausedUntil = nil }
         }
     }
@@ -121,9 +122,11 @@ extension LeaseMachine {
             noteOwnEntry(entry)
             session.note(told: entry.key)
         case .deleted(let key):
+            session.note(told: key)
+            // Of what is held, that is known, and not believed.
+            if register.held[key] != nil { return }
             noteDeletion(of: key, now: now)
             remove(key)
-            session.note(told: key)
         case .configuration(let text):
             take(configuration: text)
         }

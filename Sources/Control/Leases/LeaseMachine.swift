@@ -139,7 +139,6 @@ package struct LeaseMachine {
         assert(now >= turn.now, "time goes back")
         turn = Turn(now: now)
         for input in inputs { take(input, now: now) }
-        settleDeletions(now: now)
         endHolds(now: now)
         settleOwnLease(now: now)
         settleIdentity(now: now)
