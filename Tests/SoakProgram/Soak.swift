@@ -12,8 +12,9 @@ import Seeded
 /// A network of real daemons on a real etcd under the disturbances of a seed.
 final class Soak {
     /// A store that comes back has every node within 8 s, a watch that went quiet is noticed after 15 s, what a watch
-    /// missed is looked for after 5 s, rules that were deleted are back after 5 s; the rest is for a busy machine.
-    static let healTime = Duration.seconds(60)
+    /// missed is looked for after 5 s, a peer that a snapshot lacks is waited for for 40 s, rules that were deleted are back
+    /// after 5 s; the rest is for a busy machine.
+    static let healTime = Duration.seconds(90)
 
     /// Everything must stand for so long: right after a disturbance nobody has noticed it yet.
     static let goodTime = Duration.seconds(1)
