@@ -156,6 +156,19 @@ import Testing
         #expect(UnderlaySocket.intruders(on: endpoint, beside: [first.descriptor, other.descriptor]) == [])
     }
 
+    /// What a service manager still has of it gets nothing: nothing is to be said of it.
+    @Test func aReceiverThatWasGivenUpIsNoIntruder() throws {
+        let endpoint = Self.endpoint(10)
+        let first = try Self.open(endpoint)
+        defer { first.close() }
+        let other = try Self.open(endpoint, beside: first)
+        let copy = dup(other.descriptor)
+        defer { close(copy) }
+        other.retire(.ipv4)
+        other.close()
+        #expect(UnderlaySocket.intruders(on: endpoint, beside: [first.descriptor]) == [])
+    }
+
     @Test func whatASocketHadNoRoomForIsKnown() throws {
         let endpoint = Self.endpoint(9)
         let receiver = try Self.open(endpoint)

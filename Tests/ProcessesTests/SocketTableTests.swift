@@ -50,6 +50,18 @@ import Testing
         )
         #expect(row?.endpoint == Endpoint(address: address, port: 8285))
         #expect(row?.user == 1000 && row?.inode == 4711 && row?.state == 7)
+        #expect(row?.isConnectedToLoopback == false)
+    }
+
+    @Test(arguments: [
+        (IPv4Address(127, 3, 2, 1), true), (IPv4Address(172, 20, 32, 101), false), (.any, false),
+    ])
+    func whetherItIsConnectedToALoopbackAddressIsRead(remote: IPv4Address, isSo: Bool) throws {
+        let word = String(remote.networkBytes, radix: 16, uppercase: true)
+        let padded = String(repeating: "0", count: 8 - word.count) + word
+        let row = SocketTableRow(
+            "1: 0100007F:205D \(padded):0007 01 00000000:00000000 00:00000000 00000000     0        0 4711 2 0 0")
+        #expect(try #require(row).isConnectedToLoopback == isSo)
     }
 
     /// As /proc/net/udp6 has fd20:32::102 on a machine of this byte order.

@@ -37,6 +37,8 @@ public struct SocketTableRow: Sendable, Hashable {
     /// The local address as the kernel prints it: a number of 32 bits for IPv4, four of them for IPv6, each as its
     /// bytes make it on this machine.
     private let words: [UInt32]
+    /// Whether it is connected to a loopback address, so that nothing of another machine comes to it.
+    public let isConnectedToLoopback: Bool
     /// The local port.
     public let port: UInt16
     /// The state; 7 for a UDP socket that is bound only.
@@ -57,6 +59,13 @@ public struct SocketTableRow: Sendable, Hashable {
             let inode = fields.dropFirst(7).first.flatMap({ UInt64($0) }),
             let words = SocketTableRow.words(address)
         else { return nil }
+        let remote = fields.first?.split(separator: ":").first.flatMap { SocketTableRow.words($0) }
+        isConnectedToLoopback =
+            switch remote.map({ SocketTableRow.address($0) }) {
+            case .v4(let address): address.isLoopback
+            case .v6(let address): address.isLoopback
+            case nil: false
+            }
         self.words = words
         self.port = port
         self.state = state
@@ -77,15 +86,14 @@ public struct SocketTableRow: Sendable, Hashable {
     }
 
     /// Where it is bound.
-    public var endpoint: Endpoint {
-        guard words.count == 4 else {
-            return Endpoint(address: IPv4Address(networkBytes: words.first ?? 0), port: port)
-        }
+    public var endpoint: Endpoint { Endpoint(address: SocketTableRow.address(words), port: port) }
+
+    private static func address(_ words: [UInt32]) -> IPAddress {
+        guard words.count == 4 else { return .v4(IPv4Address(networkBytes: words.first ?? 0)) }
         func half(_ words: ArraySlice<UInt32>) -> UInt64 {
             words.reduce(0) { $0 << 32 | UInt64(UInt32(bigEndian: $1)) }
         }
-        let address = IPv6Address(high: half(words.prefix(2)), low: half(words.suffix(2)))
-        return Endpoint(address: .v6(address), port: port)
+        return .v6(IPv6Address(high: half(words.prefix(2)), low: half(words.suffix(2))))
     }
 
     /// Whether it keeps `wanted` from being bound. A socket of IPv6 that is bound to no address takes IPv4 too; a wanted

@@ -24,7 +24,8 @@ extension UnderlaySocket {
     ///
     /// The kernel gives a datagram to one socket alone, so such a one gets datagrams that are ours. A socket that is
     /// bound to the port of all addresses gets none: the more exact address wins (`udp4_lib_lookup2`,
-    /// net/ipv4/udp.c, and its like of IPv6).
+    /// net/ipv4/udp.c, and its like of IPv6). Nor does one that is connected to a loopback address: such is what a service
+    /// manager has of receivers that this process gave up (`retire`), until it is told to forget them.
     ///
     /// Reads files of /proc: not for a thread that must not wait.
     ///
@@ -37,7 +38,9 @@ extension UnderlaySocket {
         var others: [SocketTableRow] = []
         let table: SocketTable = endpoint.address.addressFamily == .ipv4 ? .udp : .udp6
         table.forEachRow { row in
-            if row.endpoint == endpoint, !ours.contains(row.inode) { others.append(row) }
+            if row.endpoint == endpoint, !row.isConnectedToLoopback, !ours.contains(row.inode) {
+                others.append(row)
+            }
         }
         if others.isEmpty { return [] }
         let holders = RunningProcess.holders(ofSockets: Set(others.map(\.inode)))
