@@ -60,7 +60,8 @@ import Testing
         let word = String(remote.networkBytes, radix: 16, uppercase: true)
         let padded = String(repeating: "0", count: 8 - word.count) + word
         let row = SocketTableRow(
-            "1: 0100007F:205D \(padded):0007 01 00000000:00000000 00:00000000 00000000     0        0 4711 2 0 0")
+            "1: 0100007F:205D \(padded):0007 01 00000000:00000000 00:00000000 00000000     0        0 4711 2 0 0"
+        )
         #expect(try #require(row).isConnectedToLoopback == isSo)
     }
 
