@@ -219,6 +219,37 @@ struct HandOverTests {
         _ = try await stage.daemon.exitStatus()
     }
 
+    /// A service manager that is slow has a copy of the port still when it is wanted. Until it has not, others send where they
+    /// sent before.
+    @Test func anotherPortIsAnnouncedOnceItIsOpen() async throws {
+        let keeper = try #require(Self.keeper)
+        let socket = "/tmp/twill-notify-\(UInt32.random(in: 0...UInt32.max))"
+        defer { unlink(socket) }
+        let stage = try await Stage("workers = 2\n", wrapper: "\(keeper) --keep \(socket)")
+        let process = try #require(stage.daemon.status).processIdentifier
+        // It has been given all that it is to keep.
+        try await Task.sleep(for: .seconds(2))
+        stage.daemon.signal(SIGSTOP)
+        do {
+            defer { stage.daemon.signal(SIGCONT) }
+            try stage.lab.write("twilld.conf", "workers = 2\nport = 8286\n")
+            kill(process, SIGHUP)
+            _ = try await until("half the way", { stage.daemon.log }) {
+                stage.daemon.log.contains("event=data_plane_replaced bound=\(stage.lab[1].address):8285")
+                    ? true : nil
+            }
+            try await Task.sleep(for: .seconds(1))
+            #expect(stage.peer.status?.peers.first?.endpoint == "\(stage.lab[1].address):8285")
+        }
+        _ = try await until("its peer sends to the new port", { stage.daemon.log }) {
+            stage.peer.status?.peers.first?.endpoint == "\(stage.lab[1].address):8286" ? true : nil
+        }
+        try await Task.sleep(for: .milliseconds(300))
+        try await stage.expectNothingLost()
+        stage.daemon.signal(SIGTERM)
+        _ = try await stage.daemon.exitStatus()
+    }
+
     private static var keeper: String? {
         let path = String(LabDaemon.binary.prefix { _ in true })
         let directory = path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."

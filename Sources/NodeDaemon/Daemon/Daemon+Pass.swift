@@ -52,7 +52,9 @@ extension Daemon {
             let dataPlane = try await dataPlane(configuration, lease, places, routes)
             stage.routes = routes
             dataPlane?.publish(routes)
-            await announceWhatIsDue()
+            // One that came half the way to new settings is on the port of before still, where others are to send.
+            let port = options.tunnel.port ?? configuration.backend.port
+            if dataPlane.map({ $0.underlay.port == port }) ?? true { await announceWhatIsDue() }
             try await keepNetwork(node, configuration, lease, places, dataPlane)
             await followPaths(
                 node,
