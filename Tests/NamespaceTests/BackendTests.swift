@@ -165,7 +165,7 @@ struct BackendTests {
                 for (source, destination) in zip(from.addresses, to.addresses) {
                     let headers = destination.contains(":") ? 48 : 28
                     #expect(
-                        await from.succeeds("ping -c 1 -W 2 -M do -s \(mtu - headers) \(destination)"),
+                        await from.succeeds("ping -c 1 -W 10 -M do -s \(mtu - headers) \(destination)"),
                         "\(mtu) bytes to \(destination)")
                     #expect(
                         await !from.succeeds("ping -c 1 -W 1 -M do -s \(mtu - headers + 1) \(destination)"),
@@ -486,7 +486,7 @@ struct BackendTests {
         // Each daemon reads the store at a time of its own.
         for pod in network.pods { try await pod.reaches("100.96.253.1") }
         #expect(
-            await hand.succeeds("ping -c 1 -W 2 -I 100.96.253.1 -M do -s 1422 \(network.pods[1].address)"))
+            await hand.succeeds("ping -c 1 -W 10 -I 100.96.253.1 -M do -s 1422 \(network.pods[1].address)"))
         try FileManager.default.removeItem(atPath: "\(network.lab.directory)/store/subnets/100.96.253.0-24")
         _ = try await until("no entry of the node that is gone") {
             let said = try await network.lab[1].run(

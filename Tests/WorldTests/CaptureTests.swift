@@ -31,7 +31,7 @@ struct CaptureTests {
         // Nobody's subnet, and a neighbour that answers; again until the capture has begun.
         let lines = try await until("a line of the capture", { capture.errors }) {
             try await pods[0].run(
-                "ping -c 1 -W 1 100.96.250.9 || true; ping -c 1 -W 1 \(pods[1].address) >/dev/null")
+                "ping -c 1 -W 1 100.96.250.9 || true; ping -c 1 -W 10 \(pods[1].address) >/dev/null")
             let lines = capture.output.split(separator: "\n")
             return lines.isEmpty ? nil : lines
         }
@@ -64,7 +64,7 @@ struct CaptureTests {
         let second = try await lab[1].run(
             "\(twilld("capture --seconds 1", on: lab[1])) 2>&1 || echo status $?")
         #expect(second.contains("another capture goes on") && second.contains("status 69"), "\(second)")
-        try await pods[0].run("ping -c 2 -i 0.2 -W 1 \(pods[1].address) >/dev/null")
+        try await pods[0].run("ping -c 2 -i 0.2 -W 10 \(pods[1].address) >/dev/null")
         let text = try await until("the packets of two questions and answers") {
             // The file's last packet may be written in part.
             let text = try await lab[1].run("tcpdump -nr \(file) 2>/dev/null || true")

@@ -5,7 +5,7 @@ extension LabPod {
     func echoes(to address: String, count: Int, interval: Double) async throws -> (
         sent: Int, answered: Int, p99Milliseconds: Double
     ) {
-        let output = try await run("ping -n -i \(interval) -W 2 -c \(count) \(address) || true")
+        let output = try await run("ping -n -i \(interval) -W 10 -c \(count) \(address) || true")
         let times = output.split(separator: "\n").compactMap { line in
             line.split(separator: " ").first { $0.hasPrefix("time=") }.flatMap { Double($0.dropFirst(5)) }
         }.sorted()
