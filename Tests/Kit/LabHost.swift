@@ -31,17 +31,24 @@ extension LabHost {
             files: "\(directory)/program-\(UInt32.random(in: 0...UInt32.max))")
     }
 
-    /// How many of `count` echo requests to `address` were answered.
+    /// How many of `count` echo requests to `address` were answered, each within three seconds or more.
+    ///
+    /// ping(8) by itself waits no longer than 50 ms for the last answer once it had one. With a deadline it asks on until it has had
+    /// so many answers, and what counts here is the first questions.
     ///
     /// - Parameters:
     ///   - bytes: the size of each packet, headers included; not fragmented.
     public func answers(from address: String, count: Int = 3, bytes: Int = 84) async -> Int {
         let output = try? await run(
-            "ping -n -M do -i 0.05 -W 1 -c \(count) -s \(bytes - (address.contains(":") ? 48 : 28)) \(address) || true"
+            "ping -n -M do -i 0.05 -w \(3 + count / 20) -c \(count) -s \(bytes - (address.contains(":") ? 48 : 28)) \(address) || true"
         )
-        let words = output?.split(separator: "\n").first { $0.contains("packets transmitted") }?.split(
-            separator: " ")
-        return words.flatMap { words in words.count > 3 ? Int(words[3]) : nil } ?? 0
+        let answered = (output ?? "").split(separator: "\n").compactMap { line -> Int? in
+            guard line.contains(" bytes from "), let number = line.firstRange(of: "icmp_seq=") else {
+                return nil
+            }
+            return Int(line[number.upperBound...].prefix { $0.isNumber })
+        }
+        return Set(answered).count { $0 <= count }
     }
 
     /// Waits until an echo request to `address` is answered.
