@@ -67,6 +67,9 @@ struct FlannelLikenessTests {
             pods.append(try await node.addPod(in: subnet))
             bridges.append(subnet.replacing(".0/24", with: ".1"))
         }
+        // A pod's link that came up a moment ago answers in its own time.
+        try await lab[1].reaches(pods[1].address)
+        try await lab[2].reaches(pods[0].address)
         #expect(await lab[1].answers(from: pods[1].address) == 3)
         #expect(await lab[2].answers(from: pods[0].address) == 3)
         #expect(await pods[0].answers(from: bridges[1]) == 3)
