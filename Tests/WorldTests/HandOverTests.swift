@@ -250,6 +250,38 @@ struct HandOverTests {
         _ = try await stage.daemon.exitStatus()
     }
 
+    /// Each node hears of the network's port by itself, and one has it open seconds after the other: the service manager of the one
+    /// has a copy of it.
+    @Test func theNetworkHasAnotherPortAndNothingIsLost() async throws {
+        let keeper = try #require(Self.keeper)
+        let socket = "/tmp/twill-notify-\(UInt32.random(in: 0...UInt32.max))"
+        defer { unlink(socket) }
+        let stage = try await Stage("workers = 2\n", wrapper: "\(keeper) --keep \(socket)")
+        // It has been given all that it is to keep.
+        try await Task.sleep(for: .seconds(2))
+        stage.daemon.signal(SIGSTOP)
+        do {
+            defer { stage.daemon.signal(SIGCONT) }
+            try stage.lab.write(
+                "store/config", #"{"Network": "100.96.0.0/16", "Backend": {"Type": "udp", "Port": 8286}}"#)
+            _ = try await until("one has it, and the other not", { stage.daemon.log }) {
+                stage.daemon.log.contains("event=data_plane_replaced bound=\(stage.lab[1].address):8285")
+                    && stage.peer.status?.underlay?.endpoint.hasSuffix(":8286") == true ? true : nil
+            }
+            #expect(stage.peer.status?.peers.first?.endpoint == "\(stage.lab[1].address):8285")
+        }
+        _ = try await until("both have it and send to it", { stage.daemon.log }) {
+            [stage.daemon, stage.peer].allSatisfy { daemon in
+                daemon.status?.underlay?.endpoint.hasSuffix(":8286") == true
+                    && daemon.status?.peers.first?.endpoint.hasSuffix(":8286") == true
+            } ? true : nil
+        }
+        try await Task.sleep(for: .milliseconds(300))
+        try await stage.expectNothingLost()
+        stage.daemon.signal(SIGTERM)
+        _ = try await stage.daemon.exitStatus()
+    }
+
     private static var keeper: String? {
         let path = String(LabDaemon.binary.prefix { _ in true })
         let directory = path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."

@@ -40,11 +40,12 @@ extension LeaseMachine {
             reportDataLoss(from: latest, to: snapshot.position)
         }
         reportMissedChanges(in: snapshot)
+        let versions = snapshot.configuration == network.text ? [:] : register.versions
         takeEntries(of: snapshot, now: now)
         published.keysChanged = nil
         search?.taken = []
         search?.pausedUntil = nil
-        take(configuration: snapshot.configuration)
+        take(configuration: snapshot.configuration, known: versions)
         doubt.hasStoreJumped = false
         session.take(
             snapshot.position,
@@ -128,7 +129,7 @@ extension LeaseMachine {
             noteDeletion(of: key, now: now)
             remove(key)
         case .configuration(let text):
-            take(configuration: text)
+            take(configuration: text, known: text == network.text ? [:] : register.versions)
         }
     }
 
@@ -181,7 +182,10 @@ extension LeaseMachine {
         }
     }
 
-    mutating func take(configuration text: String?) {
+    /// Takes the network's configuration over, where it is good.
+    ///
+    /// - Parameter known: the entries that were known before it, by key.
+    private mutating func take(configuration text: String?, known versions: [String: StoreVersion] = [:]) {
         guard text != network.text || (text == nil && network.problem == nil) else { return }
         network.text = text
         guard let text else {
@@ -210,6 +214,7 @@ extension LeaseMachine {
                     ["subnet": "\(own.subnet)", "network": parsed.networkText])
                 return
             }
+            noteFormerPort(before: parsed, versions)
             network.configuration = parsed
             network.problem = nil
             search?.taken = []
@@ -230,6 +235,21 @@ extension LeaseMachine {
         } catch {
             refuse(error)
         }
+    }
+
+    /// Where the port is another one: others may not receive there yet, but still do on the one of before.
+    private mutating func noteFormerPort(
+        before next: NetworkConfiguration, _ versions: [String: StoreVersion]
+    ) {
+        guard let former = configuration?.backend, former.port != next.backend.port,
+            type(of: former).hasDataPlane, type(of: next.backend).hasDataPlane
+        else { return }
+        network.formerPort = PeerIndex.FormerPort(
+            port: former.port, end: turn.now + Self.formerPortTime, versions: versions)
+    }
+
+    mutating func endFormerPort(now: Instant) {
+        if let former = network.formerPort, former.end <= now { network.formerPort = nil }
     }
 
     /// Keeps to the configuration of before, if there is one.

@@ -13,7 +13,8 @@ extension LeaseMachine {
         if let configuration {
             let context = PeerIndex.Context(
                 configuration: configuration, identity: identity, ownKey: own?.key,
-                ownSubnet: own?.subnet, ownEndpoint: ownEndpoint, ownAddresses: announcement.addresses)
+                ownSubnet: own?.subnet, ownEndpoint: ownEndpoint, ownAddresses: announcement.addresses,
+                formerPort: network.formerPort)
             if let keysChanged = published.keysChanged {
                 // In an order that is always the same: of entries that overlap the first stays.
                 for key in keysChanged.sorted() {

@@ -44,6 +44,7 @@ extension LeaseMachine {
         let times = [
             session.position?.resyncAt, own?.renewAt, search?.pausedUntil, doubt.nextHeldEnd,
             selfhood.contests.pausedUntil, selfhood.problem.flatMap(\.until),
+            network.formerPort?.end,
         ]
         for time in times {
             if let time, time > now { wake(at: time) }

@@ -57,6 +57,9 @@ package struct LeaseMachine {
     // How long what healed itself is shown.
     static let noticeTime = Duration.seconds(60)
     static let ownAddressLimit = 16
+    // For how long the network's former port is sent to: nodes hear of a change within seconds of one another, some take two more
+    // until the new one is open, and all receive on the former one for a minute.
+    static let formerPortTime = Duration.seconds(10)
     // More changes than this at a time, and the list of skipped entries is made anew rather than changed.
     static let singleChanges = 64
 
@@ -93,6 +96,8 @@ package struct LeaseMachine {
         var problem: (cause: String, remedy: String)?
         /// The networks that were refused last, for an address that this node has or has not; none where they are good.
         var refused: [IPPrefix] = []
+        /// The port that it had before, while that is still sent to.
+        var formerPort: PeerIndex.FormerPort?
     }
 
     /// What others were told, so that nothing is told twice.
@@ -140,6 +145,7 @@ package struct LeaseMachine {
         turn = Turn(now: now)
         for input in inputs { take(input, now: now) }
         endHolds(now: now)
+        endFormerPort(now: now)
         settleOwnLease(now: now)
         settleIdentity(now: now)
         if !hasEnded { askNext(now: now) }

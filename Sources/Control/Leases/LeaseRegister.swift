@@ -59,6 +59,8 @@ struct LeaseRegister {
     private(set) var ownKeys: Set<String> = []
     /// The entries among `records` that the store no longer names.
     private(set) var held: [String: Held] = [:]
+    /// What the entries are known by, those that are held as well.
+    var versions: [String: StoreVersion] { records.mapValues(\.entry.version) }
     /// How many of them the store is doubted for.
     var doubtedCount: Int { held.isEmpty ? 0 : held.values.count { $0.isDoubted } }
     // Those entries by what a new one can take from them.

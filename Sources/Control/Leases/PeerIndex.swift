@@ -15,6 +15,24 @@ struct PeerIndex {
         var ownEndpoint: Endpoint
         /// Where this node is reached: a lease of another node that announces one of them names this node.
         var ownAddresses: [IPAddress] = []
+        /// The network's port of before, while nodes change over to another one.
+        var formerPort: FormerPort?
+    }
+
+    /// The port that the network had before its configuration changed. Each node hears of that by itself and receives on both
+    /// ports for a while, so that the former one is the one that every node is sure to have.
+    struct FormerPort: Equatable {
+        var port: UInt16
+        /// Until when it is sent to.
+        var end: ContinuousClock.Instant
+        /// The entries of then, by key. A node that has written another one since was started after the change, or has
+        /// seen it.
+        var versions: [String: StoreVersion]
+
+        /// One change is one port and one end: what was known then needs no comparing.
+        static func == (left: FormerPort, right: FormerPort) -> Bool {
+            left.port == right.port && left.end == right.end
+        }
     }
 
     /// Ordered by subnet.
@@ -152,6 +170,12 @@ extension LeaseRegister.Record {
             {
                 if context.ownKey == nil { return .success(nil) }
                 return .failure(LeaseValueError("it announces this node's own address, \(peer.endpoint)"))
+            }
+            var peer = peer
+            if let former = context.formerPort, former.versions[entry.key] == entry.version,
+                peer.announced?.value.port == nil
+            {
+                peer.endpoint.port = former.port
             }
             return .success(peer)
         }
