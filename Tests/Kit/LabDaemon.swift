@@ -77,6 +77,14 @@ public final class LabDaemon {
     /// Its resident memory in bytes, as the kernel counts it; 0 where it is gone.
     public var residentBytes: Int { numbers(in: "statm").dropFirst().first.map { $0 * 4096 } ?? 0 }
 
+    /// Its resident memory by kind, as proc_pid_status(5) names it, KiB.
+    public var residentParts: String {
+        let text = (try? String(contentsOfFile: "/proc/\(processIdentifier)/status", encoding: .utf8)) ?? ""
+        return text.split(separator: "\n").filter { $0.hasPrefix("Rss") }.map { line in
+            line.split(whereSeparator: \.isWhitespace).prefix(2).joined(separator: " ")
+        }.joined(separator: ", ")
+    }
+
     /// How many files it has open.
     public var openDescriptorCount: Int {
         (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(processIdentifier)/fd").count) ?? 0

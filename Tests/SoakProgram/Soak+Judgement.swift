@@ -32,7 +32,9 @@ extension Soak {
         return time
     }
 
-    func sample() { for node in present { node.sample() } }
+    func sample() {
+        for node in present { node.sample().map { tellLine("event \(eventNumber): \($0)") } }
+    }
 
     /// Whether everything is as it ought to be; `fault` says what is not.
     private func stands() async throws -> Bool {
@@ -85,7 +87,7 @@ extension Soak {
         let expected = network[number]
         guard
             !differs(
-                "node \(number)'s status", expected: expectedStatus(expected),
+                "node \(number)'s status", expected: expectedStatus(expected, workers: node.workers),
                 actual: actualStatus(node.daemon))
         else { return false }
         let routes = try await node.host.run("ip -4 route show").split(separator: "\n").map { line in
@@ -109,9 +111,9 @@ extension Soak {
         return true
     }
 
-    private func expectedStatus(_ node: DisturbedNetwork.Node) -> [String] {
+    private func expectedStatus(_ node: DisturbedNetwork.Node, workers: Int) -> [String] {
         var lines = [
-            "ready true", "store true", "lease \(node.subnet.replacing("-", with: "/"))",
+            "ready true", "store true", "workers \(workers)", "lease \(node.subnet.replacing("-", with: "/"))",
             "announces \(node.address):\(network.port)", "problems ",
         ]
         lines += network.peers(of: node.number).map {
@@ -130,6 +132,7 @@ extension Soak {
         let problems = status.problems.filter { $0.firstMatch(of: rightly) == nil }
         var lines = [
             "ready \(status.isReady)", "store \(status.store.isConnected)",
+            "workers \(status.engine?.workers ?? 0)",
             "lease \(status.lease?.subnet ?? "none")", "announces \(status.underlay?.endpoint ?? "nothing")",
             "problems \(problems.joined(separator: "; "))",
         ]

@@ -14,6 +14,8 @@ final class SoakNode {
     /// What the pods received so far, in bytes.
     private(set) var receivedBytes = 0
     private var receivedByThisPod = 0
+    /// The workers that its daemon is told to have.
+    private(set) var workers = 1
 
     /// What a process had when it counted as warm, and at the last look.
     struct Growth {
@@ -30,6 +32,8 @@ final class SoakNode {
 
     /// After this time a process counts as warm: its buffers were used, its lists were as long as they get.
     private static let warmSeconds = 45
+    /// What a process takes at once that is worth a line, for whoever looks for a cause afterwards.
+    private static let notableBytes = 1 << 20
     /// The process that runs.
     private var life: Life?
     /// The process that lived longest; nil where none lived until it was warm.
@@ -44,9 +48,13 @@ final class SoakNode {
         self.host = host
         self.isKept = isKept
         self.builds = builds
-        try Data("workers = 1\n".utf8).write(to: URL(filePath: host.directory + "/twilld.conf"))
+        try Self.write(workers: workers, host)
         daemon = try await Self.start(host, etcd, isKept: isKept, build: builds[0])
         starts = 1
+    }
+
+    private static func write(workers: Int, _ host: LabNode) throws {
+        try Data("workers = \(workers)\n".utf8).write(to: URL(filePath: host.directory + "/twilld.conf"))
     }
 
     private static func start(
@@ -127,7 +135,8 @@ final class SoakNode {
         // Each has buffers of its own: what the process has from here on is no growth.
         startedAt = .now
         life = nil
-        try Data("workers = \(workers)\n".utf8).write(to: URL(filePath: host.directory + "/twilld.conf"))
+        self.workers = workers
+        try Self.write(workers: workers, host)
         let daemon = daemon
         _ = try await until("a daemon that takes SIGHUP", seconds: 10) {
             !daemon.isRunning || LabProcess.takes(SIGHUP, keptProcess ?? daemon.processIdentifier)
@@ -191,20 +200,27 @@ final class SoakNode {
 
     // MARK: Memory and descriptors
 
-    func sample() {
+    /// Looks at its daemon's memory and descriptors.
+    ///
+    /// - Returns: where it has taken notably more memory since the look before, what it has of each kind.
+    func sample() -> String? {
         let seconds = Int((ContinuousClock.now - startedAt) / .seconds(1))
         // Of a daemon that is kept the lab knows the keeper alone.
-        guard seconds >= Self.warmSeconds, !isKept else { return }
+        guard seconds >= Self.warmSeconds, !isKept else { return nil }
         let (bytes, descriptors) = (daemon.residentBytes, daemon.openDescriptorCount)
         var life =
             self.life
             ?? Life(
                 seconds: seconds, residentBytes: .init(warm: bytes, last: bytes),
                 descriptors: .init(warm: descriptors, last: descriptors))
+        let before = life.residentBytes.last
         life.seconds = seconds
         life.residentBytes.last = bytes
         life.descriptors.last = descriptors
         self.life = life
         if seconds >= longestLife?.seconds ?? 0 { longestLife = life }
+        guard bytes > before + Self.notableBytes else { return nil }
+        return "node \(host.number)'s daemon, \(workers) workers, had \(before >> 10) KiB and has \(bytes >> 10)"
+            + " after \(seconds) s: \(daemon.residentParts)"
     }
 }
