@@ -111,11 +111,13 @@ extension DataPlane {
     /// Brings the workers to rest, each when nothing is left that must go before what others will read.
     private func cease(for change: ChannelChange, _ workers: Int) -> Bool {
         if workers > workerCount {
+            letCatchUp(0..<workerCount)
             change.steer(among: workers)
             usleep(DataPlane.steeringMicroseconds)
             return cease(emptying: true)
         }
         if workers < workerCount {
+            letCatchUp(1..<workerCount)
             // The first worker's queue gets the others' flows: it is not read before those are through.
             guard cease(0..<1) else { return false }
             change.steer(among: workers)
@@ -126,6 +128,18 @@ extension DataPlane {
         return cease()
     }
 
+    /// Waits until workers that are about to empty their queues have once done so while all still forward: where packets come faster than they
+    /// go, tens of thousands stand in a socket, and the flows that nobody reads meanwhile would wait for all of them.
+    private func letCatchUp(_ workers: Range<Int>) {
+        timeSlices.shorten()
+        catchUp()
+        for _ in 0..<DataPlane.catchingUpMilliseconds where workers.contains(where: orders.isBehind) {
+            usleep(1000)
+        }
+    }
+
+    /// How long that may take; who is too busy for it goes on with what waits.
+    private static let catchingUpMilliseconds = 2000
     /// How long a packet may be on its way to the queue that was chosen for it: the kernel chooses and puts it there
     /// within one turn of a CPU, which does not sleep in between.
     private static let steeringMicroseconds: UInt32 = 1000
