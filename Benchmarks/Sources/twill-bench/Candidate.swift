@@ -296,16 +296,14 @@ struct RunningCandidate {
                 if !devices.isEmpty { try waitForDevice(devices[node - 1], on: node) }
                 for command in candidate.configure ?? [] { try Lab.run(on: node, words.fill(command, node)) }
             }
-            let addresses = try nodes.dropFirst().map { node in
-                if let template = candidate.address { return words.fill([template], node)[0] }
-                return try waitForAddress(on: node)
-            }
-            address = addresses[0]
-            furtherAddresses = Array(addresses.dropFirst())
-            for address in addresses {
+            let addresses = try nodes.dropFirst().map { try ownAddress(ofNode: $0, words) }
+            let ends = Lab.layout.hasPods ? try movePods(nodes, words) : addresses
+            address = ends[0]
+            furtherAddresses = Array(ends.dropFirst())
+            for address in ends {
                 try wait(seconds: 15, for: "\(candidate.name): a ping across") {
                     try checkAlive()
-                    return (try? Lab.run(on: 1, ["ping", "-c1", "-W1", address])) != nil
+                    return (try? Lab.run(atEndOf: 1, ["ping", "-c1", "-W1", address])) != nil
                 }
             }
             if let ready = candidate.ready {
@@ -326,10 +324,36 @@ struct RunningCandidate {
         }
     }
 
-    /// Runs a command on a node to its end, which comes at once where a daemon has ended: iperf3 would wait for ever.
+    /// Runs a command to its end where a node's traffic begins and ends, which comes at once where a daemon has ended: iperf3 would wait for ever.
     @discardableResult
-    func run(on node: Int, _ words: [String]) throws -> String {
-        try output(of: Lab.command(on: node, words), while: checkAlive)
+    func run(atEndOf node: Int, _ words: [String]) throws -> String {
+        try output(of: Lab.command(atEndOf: node, words), while: checkAlive)
+    }
+
+    private func ownAddress(ofNode node: Int, _ words: NodeWords) throws -> String {
+        if let template = candidate.address { return words.fill([template], node)[0] }
+        return try waitForAddress(on: node)
+    }
+
+    /// Puts the pod of each node into the subnet of 256 addresses whose first one is the node's own.
+    ///
+    /// - Returns: the pods' addresses, but for the first node's.
+    private func movePods(_ nodes: ClosedRange<Int>, _ words: NodeWords) throws -> [String] {
+        try nodes.map { node in
+            let own = try ownAddress(ofNode: node, words)
+            guard own.hasSuffix(".0") else {
+                throw CommandError(
+                    description: "\(candidate.name): \(own) begins no subnet that pods could be in")
+            }
+            let subnet = own.dropLast()
+            let device = devices.isEmpty ? "vxlan0" : devices[node - 1]
+            let text = try Lab.run(on: node, ["cat", "/sys/class/net/\(device)/mtu"])
+            guard let mtu = Int(text.trimmingCharacters(in: .whitespacesAndNewlines)) else {
+                throw CommandError(description: "\(device) tells no MTU: \(text)")
+            }
+            try Lab.movePod(on: node, bridge: "\(subnet)1", pod: "\(subnet)2", mtu: mtu)
+            return "\(subnet)2"
+        }.suffix(nodes.count - 1)
     }
 
     /// Stops the daemons, and waits until the kernel has closed their sockets: what comes next binds the same port.

@@ -87,7 +87,7 @@ enum Copies {
     }
 
     private static func transfer(_ running: RunningCandidate, _ amount: [String]) throws {
-        try running.run(on: 1, IperfReport.command(["-c", running.address, "-J"] + amount))
+        try running.run(atEndOf: 1, IperfReport.command(["-c", running.address, "-J"] + amount))
     }
 
     // MARK: Operations

@@ -205,7 +205,7 @@ extension Measurement {
         _ running: RunningCandidate, streams: Int, seconds: Double, _ body: () throws -> Void
     ) throws -> Double {
         let flags = ["-c", running.address, "-P", "\(streams)", "-t", "\(Int(seconds.rounded(.up)) + 1)"]
-        let bulk = try Lab.start(on: 1, IperfReport.command(flags), label: "bulk")
+        let bulk = try Lab.start(atEndOf: 1, IperfReport.command(flags), label: "bulk")
         defer { bulk.stop() }
         usleep(300_000)
         let bytesBefore = try Lab.underlayBytesReceived(on: 2)
@@ -276,10 +276,10 @@ extension Measurement {
     /// The servers that the measurements talk to.
     static func startServers() throws -> [Child] {
         let iperf = try (2...Lab.layout.nodes).map {
-            try Lab.start(on: $0, IperfReport.command(["-s"]), label: "iperf3-server")
+            try Lab.start(atEndOf: $0, IperfReport.command(["-s"]), label: "iperf3-server")
         }
         let sink = [sibling("traffic"), "receive", "--bind", "0.0.0.0:\(TrafficReport.port)"]
-        return iperf + [try Lab.start(on: 2, sink, label: "sink")]
+        return iperf + [try Lab.start(atEndOf: 2, sink, label: "sink")]
     }
 }
 
@@ -319,7 +319,7 @@ struct TrafficReport {
         _ subcommand: String, _ running: RunningCandidate, _ flags: [String]
     ) throws -> TrafficReport {
         let text = try running.run(
-            on: 1, [sibling("traffic"), subcommand, "--to", "\(running.address):\(port)"] + flags)
+            atEndOf: 1, [sibling("traffic"), subcommand, "--to", "\(running.address):\(port)"] + flags)
         let object = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any] ?? [:]
         return TrafficReport(
             values: object.compactMapValues { ($0 as? NSNumber)?.doubleValue },
@@ -360,11 +360,11 @@ struct IperfReport {
     static func run(_ running: RunningCandidate, _ flags: [String]) throws -> IperfReport {
         func command(_ address: String) -> [String] { Self.command(["-c", address, "-J"] + flags) }
         let further = try running.furtherAddresses.enumerated().map { index, address in
-            try Lab.start(on: 1, command(address), label: "iperf3-\(index)")
+            try Lab.start(atEndOf: 1, command(address), label: "iperf3-\(index)")
         }
         var report = IperfReport()
         defer { for client in further { client.stop(within: 0) } }
-        try report.add(try running.run(on: 1, command(running.address)))
+        try report.add(try running.run(atEndOf: 1, command(running.address)))
         for client in further {
             guard client.wait() == 0 else {
                 throw CommandError(description: "iperf3: \(client.lastWords)")
@@ -394,7 +394,7 @@ private enum TCPCounters {
     static func outOfOrder() throws -> Double {
         try (1...Lab.layout.nodes).reduce(0) { sum, node in
             // Pairs of lines: names, then values.
-            let lines = try Lab.run(on: node, ["grep", "^TcpExt:", "/proc/net/netstat"])
+            let lines = try Lab.run(atEndOf: node, ["grep", "^TcpExt:", "/proc/net/netstat"])
                 .split(separator: "\n").map { $0.split(separator: " ") }
             guard lines.count == 2, let place = lines[0].firstIndex(of: "TCPOFOQueue") else { return .nan }
             return sum + (Double(lines[1][place]) ?? .nan)

@@ -17,7 +17,7 @@ struct OtherLoad {
     /// Of every process that is not this one nor its child (perf, which counts), not in a namespace of the lab and no
     /// thread of the kernel, which serves the lab as well; with the children that it has waited for.
     private static func secondsSoFar() -> Double {
-        let namespaces = (1...Lab.layout.nodes).map { namespace("/run/netns/\(Lab.name)-node\($0)") }
+        let namespaces = Lab.namespaces.map { namespace("/run/netns/\($0)") }
         let processes = ((try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? [])
             .compactMap { pid_t($0) }
         let parent = "\(getpid())"

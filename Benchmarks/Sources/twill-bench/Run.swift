@@ -92,6 +92,14 @@ struct Run: ParsableCommand {
     @Flag(help: "Keep each node's processes on the node's share of the processors.")
     var pin = false
 
+    @Flag(
+        help: ArgumentHelp(
+            """
+            From pod to pod, each in a namespace behind a bridge of its node, as a cluster's traffic goes, instead of from \
+            node to node.
+            """))
+    var pods = false
+
     @Option(help: ArgumentHelp("The daemon to measure.", valueName: "file"))
     var twilld = Installation.current.twilld
 
@@ -149,7 +157,7 @@ struct Run: ParsableCommand {
             twilld: candidates.contains { $0.start?.first == twilld } ? twilld : nil)
         var remarks: [String] = []
         let measurements = chosenMeasurements(&remarks)
-        Lab.layout = Lab.Layout(nodes: nodes, isPinned: pin)
+        Lab.layout = Lab.Layout(nodes: nodes, isPinned: pin, hasPods: pods)
         Interrupt.install()
         let polling = HaltPolling()
         let settings = haltPoll ?? (quick ? [] : HaltPolling.Setting.allCases)
