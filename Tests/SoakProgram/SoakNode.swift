@@ -137,15 +137,21 @@ final class SoakNode {
         life = nil
         self.workers = workers
         try Self.write(workers: workers, host)
-        let daemon = daemon
-        _ = try await until("a daemon that takes SIGHUP", seconds: 10) {
-            !daemon.isRunning || LabProcess.takes(SIGHUP, keptProcess ?? daemon.processIdentifier)
-                ? true : nil
-        }
+        try await takes(SIGHUP)
         if isKept { if let process = keptProcess { kill(process, SIGHUP) } } else { daemon.signal(SIGHUP) }
     }
 
+    /// Waits until a daemon that has just been started takes a signal, which ends it before that.
+    private func takes(_ number: Int32) async throws {
+        let daemon = daemon
+        _ = try await until("a daemon that takes signal \(number)", seconds: 10) {
+            !daemon.isRunning || LabProcess.takes(number, keptProcess ?? daemon.processIdentifier)
+                ? true : nil
+        }
+    }
+
     func end(_ number: Int32) async throws {
+        if number == SIGTERM { try await takes(number) }
         signal(number)
         let status = try await daemon.exitStatus(seconds: 20)
         guard status == (number == SIGTERM ? 0 : 128 + Int(number)) else {
