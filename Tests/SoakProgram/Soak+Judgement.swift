@@ -113,7 +113,8 @@ extension Soak {
 
     private func expectedStatus(_ node: DisturbedNetwork.Node, workers: Int) -> [String] {
         var lines = [
-            "ready true", "store true", "workers \(workers)", "lease \(node.subnet.replacing("-", with: "/"))",
+            "ready true", "store true", "workers \(workers)",
+            "lease \(node.subnet.replacing("-", with: "/"))",
             "announces \(node.address):\(network.port)", "problems ",
         ]
         lines += network.peers(of: node.number).map {

@@ -226,7 +226,8 @@ final class SoakNode {
         self.life = life
         if seconds >= longestLife?.seconds ?? 0 { longestLife = life }
         guard bytes > before + Self.notableBytes else { return nil }
-        return "node \(host.number)'s daemon, \(workers) workers, had \(before >> 10) KiB and has \(bytes >> 10)"
+        return
+            "node \(host.number)'s daemon, \(workers) workers, had \(before >> 10) KiB and has \(bytes >> 10)"
             + " after \(seconds) s: \(daemon.residentParts)"
     }
 }

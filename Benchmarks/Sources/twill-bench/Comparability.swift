@@ -38,6 +38,7 @@ struct Comparability {
         same("the MTU", \.settings.optionalMTU, isNeeded: true)
         same("the number of nodes", \.settings.optionalNodes, isNeeded: true)
         same("halt polling", \.machine.haltPollNanoseconds, isNeeded: true)
+        same("where traffic begins and ends", \.settings.optionalEnds, isNeeded: true)
         same("pinning", \.settings.optionalPinning, isNeeded: true)
         same("the kernel", \.machine.optionalKernel, isNeeded: false)
         same("the kernel's command line", \.machine.kernelCommandLine, isNeeded: false)
@@ -79,6 +80,7 @@ extension Machine {
 extension Results.Settings {
     fileprivate var optionalMTU: Int? { mtu }
     fileprivate var optionalNodes: Int? { nodes }
+    fileprivate var optionalEnds: String? { hasPods == true ? "pods behind bridges" : "nodes" }
     fileprivate var optionalPinning: Bool? { isPinned }
     fileprivate var optionalSeconds: Double? { seconds }
 }

@@ -27,6 +27,8 @@ struct Results: Codable {
         var mtu: Int
         /// Whether each node's processes stay on the node's share of the processors.
         var isPinned: Bool
+        /// Whether traffic went from pod to pod; nil in files from before that could be asked for.
+        var hasPods: Bool?
         var seconds: Double
         var rounds: Int
         /// The congestion control of every TCP measurement.

@@ -187,8 +187,9 @@ struct Run: ParsableCommand {
             results: Results(
                 machine: .current(),
                 settings: Results.Settings(
-                    underlays: underlays, nodes: nodes, mtu: mtu, isPinned: pin, seconds: seconds,
-                    rounds: repeats, twilldFlags: twilldFlags.split(separator: " ").map(String.init),
+                    underlays: underlays, nodes: nodes, mtu: mtu, isPinned: pin, hasPods: pods,
+                    seconds: seconds, rounds: repeats,
+                    twilldFlags: twilldFlags.split(separator: " ").map(String.init),
                     commandLine: CommandLine.arguments),
                 candidates: candidates, metrics: measurements.flatMap(\.metrics), remarks: remarks),
             measurements: measurements)

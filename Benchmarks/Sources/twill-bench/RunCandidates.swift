@@ -25,6 +25,8 @@ extension Run {
         let shipped = try Candidate.shipped()
         let installed = shipped.filter(\.missingPackages.isEmpty)
         guard let only else {
+            // Pods are in the subnets of an overlay whose nodes have one each.
+            if pods { return [.vxlan, twill, ring] + asked + forwarders + files }
             let more = quick ? [] : (nodes == 2 ? carried : []) + installed
             return [.veth, .vxlan, twill, ring] + asked + forwarders + more + files
         }

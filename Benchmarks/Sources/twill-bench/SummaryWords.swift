@@ -12,7 +12,8 @@ extension Summary {
             format: """
                 Linux \(machine.kernel), \(machine.processor), \(machine.processors) processors, %.0f GiB\
                 \(machine.virtualization.map { ", \($0)" } ?? ""), commit \(machine.commit). \
-                \(settings.nodes) nodes in network namespaces on this machine, MTU \(settings.mtu), processes \
+                \(settings.nodes) nodes in network namespaces on this machine, \
+                \(settings.hasPods == true ? "traffic from pod to pod behind bridges, " : "")MTU \(settings.mtu), processes \
                 \(settings.isPinned ? "pinned" : "not pinned"). TCP \(settings.congestionControl). \
                 \(settings.roundsInWords) of \(settings.seconds.brief) s\(flags).
                 """, machine.memoryGiB)
