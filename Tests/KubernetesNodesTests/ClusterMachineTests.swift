@@ -212,6 +212,41 @@ struct ClusterMachineTests {
         #expect(other.patch == nil)
     }
 
+    @Test(
+        "an answer that comes after the watch told of something later is not believed: to a patch, and to a question"
+    )
+    func lateAnswers() throws {
+        let one = MachineHarness()
+        var own = one.start()
+        one.feed(.networkStands(true))
+        #expect(one.patch?.clearsNetworkUnavailable ?? false)
+        // The server has done it, and a controller sets it again, before its answer is here.
+        var later = own
+        later.networkUnavailable = "True"
+        later.resourceVersion = "40"
+        one.tell(.put(later))
+        own = one.answerPatch(of: own, version: 30)
+        #expect(own.networkUnavailable == "False")
+        #expect(one.patch?.clearsNetworkUnavailable ?? false)
+        // So it is asked for; that answer is late as well.
+        #expect(one.reading == .readOwnNode)
+        var latest = later
+        latest.annotations.publicIP = nil
+        latest.resourceVersion = "50"
+        one.tell(.put(latest))
+        one.reading = nil
+        one.feed(.ownNode(.success(later)))
+        #expect(one.reading == .readOwnNode)
+        later = one.answerPatch(of: latest, version: 60)
+        #expect(one.patch?.annotations?.publicIP != nil)
+
+        // What nothing later was told of is believed though it is older: the store was put back.
+        one.reading = nil
+        let put = node("own", "10.244.7.0/24", version: 7)
+        one.feed(.ownNode(.success(put)))
+        #expect(one.patch?.uid == put.uid)
+    }
+
     @Test("rows 10 to 12: the operator's addresses and the node's own are followed while it runs")
     func addresses() {
         let one = MachineHarness()

@@ -9,6 +9,8 @@ extension ClusterMachine {
     struct OwnNode {
         /// As it was last seen; nil before that.
         var record: NodeRecord?
+        /// The version that was known when it was asked for last.
+        var versionWhenAsked: String?
         /// Whether the record is of this run, and not of what was kept.
         var isConfirmed = false
         /// Whether the API server says that there is no such node.
@@ -36,6 +38,14 @@ extension ClusterMachine {
     }
 
     // MARK: The object
+
+    /// Whether an answer is of before what the watch has told since it was asked for.
+    func isLate(_ record: NodeRecord) -> Bool {
+        guard let known = own.record, own.isConfirmed, known.resourceVersion != own.versionWhenAsked else {
+            return false
+        }
+        return record.isOlder(than: known)
+    }
 
     /// - Parameter isNewest: whether the record is what the server has now; else it may be of before what is known.
     mutating func takeOwn(_ record: NodeRecord, isNewest: Bool) {

@@ -58,11 +58,13 @@ extension ClusterMachine {
         if session.reading == .none, session.isOwnNodeWanted, may(.ownNode) {
             session.isOwnNodeWanted = false
             session.reading = .ownNode
+            own.versionWhenAsked = own.record?.resourceVersion
             turn.actions.append(.readOwnNode)
         }
         if session.reading == .none, let version = session.wantedList, may(.list) {
             session.wantedList = nil
             session.reading = .list(version, nodes: [])
+            own.versionWhenAsked = own.record?.resourceVersion
             turn.actions.append(.list(version, continuing: nil))
         }
         openWatch()
@@ -133,7 +135,11 @@ extension ClusterMachine {
         switch result {
         case .success(let record):
             succeeded(.ownNode)
-            takeOwn(record, isNewest: true)
+            if isLate(record) {
+                session.isOwnNodeWanted = true
+            } else {
+                takeOwn(record, isNewest: true)
+            }
         case .failure(let failure) where failure.kind == .notFound:
             succeeded(.ownNode)
             takeOwnAbsence()
@@ -180,7 +186,7 @@ extension ClusterMachine {
         let others = nodes.filter { $0.name != nodeName }
         if self.nodes.replaceAll(with: others) { turn.nodesChanged = true }
         if let record = nodes.first(where: { $0.name == nodeName }) {
-            takeOwn(record, isNewest: asked == .consistent)
+            takeOwn(record, isNewest: asked == .consistent && !isLate(record))
         } else if !own.isAbsent {
             // The cache may be of before: the node itself is asked for.
             session.isOwnNodeWanted = true
@@ -256,7 +262,12 @@ extension ClusterMachine {
         case .success(let record):
             succeeded(.patch)
             if patch?.annotations != nil { own.noteWritten(uid: record.uid) }
-            takeOwn(record, isNewest: true)
+            if let known = own.record, own.isConfirmed, record.isOlder(than: known) {
+                // The watch was faster, and told of a change that came after it; or the server's store is one of before.
+                session.isOwnNodeWanted = true
+            } else {
+                takeOwn(record, isNewest: true)
+            }
             if let patch { reportPatched(patch) }
         case .failure(let failure):
             switch failure.kind {
