@@ -26,14 +26,26 @@ struct UntouchedMemoryTests {
                 isTouched: false))
         defer { memory.deallocate() }
         let untouched = UntouchedMemory()
-        untouched.note(memory, of: 1)
+        untouched.note([memory.pages], of: 1)
         untouched.forget(1)
         untouched.touch()
         #expect(presentPages(memory) == 0)
 
-        untouched.note(memory, of: 1)
+        untouched.note([memory.pages], of: 1)
         untouched.touch()
         #expect(presentPages(memory) == pageCount(memory))
+    }
+
+    /// What lies beside them may be another's.
+    @Test func pagesAreThoseThatLieWhollyWithin() throws {
+        let base = try #require(
+            mmap(nil, 4 * Self.pageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))
+        defer { munmap(base, 4 * Self.pageBytes) }
+        MemoryPages(UnsafeRawBufferPointer(start: base + 1, count: 3 * Self.pageBytes + 10)).touch()
+        MemoryPages(UnsafeRawBufferPointer(start: base + 1, count: Self.pageBytes)).touch()
+        var present = [UInt8](repeating: 0, count: 4)
+        #expect(mincore(base, 4 * Self.pageBytes, &present) == 0)
+        #expect(present.map { $0 & 1 } == [0, 1, 1, 0])
     }
 
     @Test func whoWaitsForNoPacketsHasAllOfThem() throws {

@@ -41,9 +41,6 @@ public struct PacketMemory {
     public let messageCount: Int
 
     let mappedBytes: Int
-    /// MADV_POPULATE_WRITE of asm-generic/mman-common.h, which Glibc's headers may lack.
-    private static let populateForWriting: Int32 = 23
-
     /// Allocates all buffers in one mapping, touched, so that no page fault comes later; or, where packets wait for it already,
     /// untouched: the kernel then gives a page when something is first written there, or for `touch`. (What the engine
     /// registers it touches all the same.)
@@ -80,9 +77,13 @@ public struct PacketMemory {
         if isTouched { touch() }
     }
 
-    /// Lets the kernel give all pages that are not there yet, at once (Linux 5.14). What is in the buffers stays as it is; they may
-    /// be in use. The thread that touches a page first decides its NUMA node: a worker's own where it is pinned.
-    public func touch() { _ = madvise(tunnelBuffers, mappedBytes, PacketMemory.populateForWriting) }
+    /// All of it but the messages.
+    public var pages: MemoryPages {
+        MemoryPages(UnsafeRawBufferPointer(start: tunnelBuffers, count: mappedBytes))
+    }
+
+    /// Lets the kernel give all pages that are not there yet.
+    public func touch() { pages.touch() }
 
     /// Frees everything; no engine or worker may use the memory any more.
     public func deallocate() {

@@ -103,6 +103,12 @@ public struct Coalescer: ~Copyable {
         flows = FlowTable(slotLimit: slotLimit, generation: generation)
     }
 
+    /// Memory that has no pages yet, of which some lie between those that have.
+    public var memoryGivenLater: UnsafeRawBufferPointer {
+        UnsafeRawBufferPointer(
+            UnsafeBufferPointer(start: vectors, count: slotLimit &* Coalescer.vectorsPerSlot))
+    }
+
     deinit {
         slots.deallocate()
         headers.deallocate()

@@ -139,6 +139,10 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     var isCeasing = false
     /// Whether rounds do not wait for what comes.
     var isEmptying = false
+    /// What it writes before it reads it, and has no pages of yet.
+    var pagesGivenLater: [MemoryPages] {
+        messages.pagesGivenLater + [MemoryPages(coalescer.memoryGivenLater)]
+    }
     /// Whether somebody captures packets, as of this round.
     private var isCaptureWanted = false
     @inline(__always) var isCapturing: Bool { keepsRecords && isCaptureWanted }

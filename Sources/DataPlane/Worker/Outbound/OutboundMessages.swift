@@ -82,8 +82,8 @@ struct OutboundMessages: ~Copyable {
         controls = .allocate(byteCount: count * Int(TWILL_SEGMENT_CONTROL_BYTES), alignment: 8)
         controls.initializeMemory(
             as: UInt8.self, repeating: 0, count: count * Int(TWILL_SEGMENT_CONTROL_BYTES))
-        // Some 7 MB with the defaults, which are written before they are read. The kernel gives them pages then, so that a start
-        // waits for none; messages that traffic seldom needs have none.
+        // Some 7 MB with the defaults, which are written before they are read. The kernel gives them pages then, or for
+        // `pagesGivenLater`, so that a start waits for none.
         vectors = .allocate(capacity: count * OutboundMessages.vectorsPerMessage)
         arenas = .allocate(byteCount: count * OutboundMessages.arenaBytes, alignment: 64)
         buffers = .allocate(capacity: count * SuperPacketLimits.sendSegments)
@@ -107,6 +107,16 @@ struct OutboundMessages: ~Copyable {
         for index in 0..<count {
             memory.messages[index].msg_name = names + index * SocketName.room
         }
+    }
+
+    /// What has no pages yet.
+    var pagesGivenLater: [MemoryPages] {
+        let count = memory.messageCount
+        return [
+            UnsafeRawBufferPointer(
+                UnsafeBufferPointer(start: vectors, count: count * OutboundMessages.vectorsPerMessage)),
+            UnsafeRawBufferPointer(start: arenas, count: count * OutboundMessages.arenaBytes),
+        ].map { MemoryPages($0) }
     }
 
     deinit {

@@ -1,20 +1,16 @@
 import Engines
 import Synchronization
 
-/// The packet memory of workers that began where packets waited: they got pages as packets came, and get the rest afterwards, so
-/// that a node's memory does not grow for as long as larger bursts than before come.
+/// The memory of workers that has no pages yet: packet buffers of those that began where packets waited, and what each writes
+/// before it reads it. They get pages as packets come, and the rest afterwards, so that a node's memory does not grow for as
+/// long as larger bursts than before come.
 final class UntouchedMemory: Sendable {
-    /// Kept while its worker lives, and used under the lock.
-    private struct Kept: @unchecked Sendable {
-        let memory: PacketMemory
-    }
+    /// Kept while their worker lives, and used under the lock.
+    private let known = Mutex<[Int: [MemoryPages]]>([:])
 
-    private let known = Mutex<[Int: Kept]>([:])
-
-    /// Notes the memory of a worker, on its thread.
-    func note(_ memory: PacketMemory, of worker: Int) {
-        let kept = Kept(memory: memory)
-        known.withLock { $0[worker] = kept }
+    /// Notes memory of a worker, on its thread.
+    func note(_ pages: [MemoryPages], of worker: Int) {
+        known.withLock { $0[worker, default: []] += pages }
     }
 
     /// Forgets a worker's, before it is freed.
@@ -23,7 +19,7 @@ final class UntouchedMemory: Sendable {
     /// Touches what was noted; takes some milliseconds for each worker, once.
     func touch() {
         known.withLock { known in
-            for kept in known.values { kept.memory.touch() }
+            for pages in known.values.joined() { pages.touch() }
             known = [:]
         }
     }

@@ -35,7 +35,7 @@ extension DataPlane {
             return states.noteRefusal(
                 .resource("allocate packet buffers", errorNumber: ENOMEM), of: index)
         }
-        if !isTouched { untouchedMemory.note(memory, of: index) }
+        if !isTouched { untouchedMemory.note([memory.pages], of: index) }
         defer {
             untouchedMemory.forget(index)
             memory.deallocate()
@@ -45,7 +45,7 @@ extension DataPlane {
             do throws(MmsgError) {
                 let engine = try MmsgEngine(
                     memory: memory, wake: wakes[index], entries: limits.ringEntries)
-                serve(engine, memory, index)
+                serve(engine, memory, isTouched: isTouched, index)
             } catch {
                 states.noteRefusal(.engine(error.description, errorNumber: error.errorNumber), of: index)
             }
@@ -55,7 +55,7 @@ extension DataPlane {
                     memory: memory, wake: wakes[index], entries: limits.ringEntries,
                     usesSubmissionPolling: tuning.usesSubmissionPolling)
                 if !engine.usesRegisteredBuffers { blocks[index].add(.lockedMemoryFallbacks) }
-                serve(engine, memory, index)
+                serve(engine, memory, isTouched: isTouched, index)
             } catch {
                 let advice = "; or give --engine=auto, which goes on with plain system calls"
                 states.noteRefusal(
@@ -66,7 +66,7 @@ extension DataPlane {
 
     /// Makes a worker, waits for the channels, takes them, and forwards on them.
     private func serve<Engine: PacketEngine & ~Copyable>(
-        _ engine: consuming Engine, _ memory: PacketMemory, _ index: Int
+        _ engine: consuming Engine, _ memory: PacketMemory, isTouched: Bool, _ index: Int
     ) {
         // With all its memory, before anything is asked to stand still for it.
         var worker = Worker(
@@ -74,6 +74,12 @@ extension DataPlane {
             counters: blocks[index], peerCounters: peerBlocks[index], records: records[index],
             reader: publication.reader(index), hellos: hellos.inboxes[index],
             kernelPathTraffic: kernelPathMemory?.traffic, index: index)
+        if isTouched {
+            for pages in worker.pagesGivenLater { pages.touch() }
+        } else {
+            untouchedMemory.note(worker.pagesGivenLater, of: index)
+        }
+        defer { untouchedMemory.forget(index) }
         states.note(.prepared, of: index)
         guard orders.next(after: .prepare, of: index) != .end, let channels = channels else {
             worker.close()
