@@ -2,7 +2,7 @@ import LeaseTesting
 import Leases
 import Testing
 
-@Suite("The network's port of before") struct FormerPortTests {
+@Suite("The network's port of before") struct FormerNetworkPortTests {
     @Test(
         "the network's port changes: others are sent to where they received before for ten seconds, those that came since are not",
         arguments: [false, true])
