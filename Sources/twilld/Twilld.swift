@@ -35,6 +35,7 @@ struct Twilld: AsyncParsableCommand {
 
     @MainActor static func main() async {
         _ = began
+        ProcessMemory.returnLarge()
         EarlySignals.hold()
         StandardStreams.fillClosed()
         takeUp()

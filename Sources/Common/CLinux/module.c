@@ -3,6 +3,7 @@
 
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <sys/syscall.h>
@@ -356,6 +357,14 @@ int twill_memory_file(const char *name) {
 
 int twill_pipe(int ends[2]) {
   return pipe2(ends, O_CLOEXEC);
+}
+
+void twill_return_allocations(int bytes) {
+#ifdef M_MMAP_THRESHOLD
+  mallopt(M_MMAP_THRESHOLD, bytes);
+#else
+  (void)bytes;
+#endif
 }
 
 char **twill_environment(void) {

@@ -107,6 +107,9 @@ int twill_usable_cpus(void);
 int twill_memory_file(const char *name);
 // The two ends of a pipe, to read from and to write to, closed in children: pipe2(2). Returns 0, or -1 with errno set.
 int twill_pipe(int ends[2]);
+// Gives allocations of so many bytes and more pages of their own, which the kernel gets back with them: mallopt(3),
+// M_MMAP_THRESHOLD. Nothing happens where the C library is not glibc.
+void twill_return_allocations(int bytes);
 // The process's variables, as `environ` has them.
 char **twill_environment(void);
 
