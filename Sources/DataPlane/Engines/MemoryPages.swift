@@ -10,8 +10,8 @@ public struct MemoryPages: @unchecked Sendable {
 
     /// Those that lie wholly within some bytes.
     public init(_ bytes: UnsafeRawBufferPointer) {
-        let start = UInt(bitPattern: bytes.baseAddress)
-        let skipped = Int((0 &- start) % UInt(MemoryPages.pageBytes))
+        let start = Int(bitPattern: bytes.baseAddress)
+        let skipped = (0 &- start) & (MemoryPages.pageBytes &- 1)
         let count = max(0, bytes.count - skipped) / MemoryPages.pageBytes * MemoryPages.pageBytes
         self.bytes =
             count > 0
