@@ -21,6 +21,7 @@ import Testing
         // This one was started anew, and has never received on the former port.
         simulation.put("10.66.32.0-24", entries[2].1)
         simulation.put("10.66.33.0-24", #"{"PublicIP":"198.18.9.33"}"#)
+        if isHeardOfLate { simulation.run(for: .seconds(20)) }
         simulation.isStoreDown = false
         for _ in 0..<120 where node.table.configuration?.backend.port != 9000 {
             simulation.run(for: .milliseconds(500))

@@ -41,6 +41,7 @@ public struct PacketMemory {
     public let messageCount: Int
 
     let mappedBytes: Int
+
     /// Allocates all buffers in one mapping, touched, so that no page fault comes later; or, where packets wait for it already,
     /// untouched: the kernel then gives a page when something is first written there, or for `touch`. (What the engine
     /// registers it touches all the same.)
