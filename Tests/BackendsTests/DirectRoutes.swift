@@ -30,7 +30,7 @@ struct DirectRoutes: Backend {
     }
 
     func mtu(over _: AddressFamily) -> Int? { nil }
-    func data(for _: IPPrefix, ownPort _: UInt16?) -> (any BackendData)? { Announced(rack: rack) }
+    func data(for _: IPPrefix, port _: UInt16?) -> (any BackendData)? { Announced(rack: rack) }
     func overhead(over _: AddressFamily) -> Int { 0 }
     func interfaceName(in place: BackendPlace) -> String { place.underlayName }
 

@@ -97,7 +97,7 @@ final class LeaseValueTarget: FuzzTarget {
         let values = [
             LeaseValue(publicAddress: address, backend: UDPBackend.self),
             LeaseValue(
-                publicAddress: address, backend: UDPBackend.self, data: UDPData(ownPort: 8285)),
+                publicAddress: address, backend: UDPBackend.self, data: UDPData(port: 8285)),
             LeaseValue(
                 publicAddress: address, publicIPv6Address: IPv6Address(high: 0xFD00 << 48, low: 1),
                 backend: UDPBackend.self),

@@ -37,7 +37,7 @@ struct ClusterMachineTests {
         #expect(patch.uid == "uid-own" && !patch.clearsNetworkUnavailable)
         #expect(
             patch.json(keys: keys, time: 0)
-                == #"{"metadata":{"uid":"uid-own","annotations":{"flannel.alpha.coreos.com/backend-data":"{}","#
+                == #"{"metadata":{"uid":"uid-own","annotations":{"flannel.alpha.coreos.com/backend-data":"{\"Port\":8285}","#
                 + #""flannel.alpha.coreos.com/backend-type":"","flannel.alpha.coreos.com/kube-subnet-manager":"true","#
                 + #""flannel.alpha.coreos.com/public-ip":"198.18.9.1"}}}"#)
         _ = one.answerPatch(of: node("own", "10.244.0.0/24"), version: 101)
@@ -270,10 +270,42 @@ struct ClusterMachineTests {
         #expect(one.problem(.lease, "flannel.alpha.coreos.com/public-ip-overwrite") != nil)
         own = one.answerPatch(of: own, version: 23)
         // The address of the node is another one.
-        one.feed(.announce(NodeAnnouncement(publicAddress: IPv4Address(198, 18, 9, 99), port: 9000)))
+        one.feed(.announce(NodeAnnouncement(publicAddress: IPv4Address(198, 18, 9, 99))))
         #expect(one.patch?.annotations?.publicIP == "198.18.9.99")
-        #expect(one.patch?.annotations?.backendData == #"{"Port":9000}"#)
         #expect(one.events(.annotationIgnored).count == 1)
+    }
+
+    @Test(
+        "the port that is open is announced, the network's too: each node reads a changed ConfigMap at its own time"
+    )
+    func openPort() {
+        func configuration(port: Int) -> String {
+            #"{"Network":"10.244.0.0/16","Backend":{"Port":\#(port)}}"#
+        }
+        let others = [
+            node("a", "10.244.1.0/24", at: "198.18.9.2", data: #"{"Port":8285}"#),
+            node("flanneld", "10.244.2.0/24", at: "198.18.9.3"),
+        ]
+        let one = MachineHarness()
+        var own = one.start(others: others, network: configuration(port: 8285))
+        #expect(own.annotations.backendData == #"{"Port":8285}"#)
+        one.feed(.networkFile(.text(configuration(port: 8472))))
+        // This node takes in on the port of before still, and so does the other twill.
+        #expect(one.patch == nil)
+        #expect(one.peers == ["10.244.1.0/24 198.18.9.2:8285", "10.244.2.0/24 198.18.9.3:8472"])
+        var announcement = NodeAnnouncement(publicAddress: IPv4Address(198, 18, 9, 1))
+        announcement.openPort = 8472
+        one.feed(.announce(announcement))
+        #expect(one.patch?.annotations?.backendData == #"{"Port":8472}"#)
+        own = one.answerPatch(of: own, version: 20)
+        // A start with another port again tells nobody before that one is open; a port of the node's own is announced alike.
+        let next = MachineHarness()
+        next.start(own: own, network: configuration(port: 9000))
+        #expect(next.patch == nil && next.counts["patch"] == nil)
+        announcement.openPort = 9001
+        announcement.port = 9001
+        next.feed(.announce(announcement))
+        #expect(next.patch?.annotations?.backendData == #"{"Port":9001}"#)
     }
 
     @Test("the network may not hold this node's own address; with another address it may")

@@ -30,7 +30,7 @@ struct LeaseTextTests {
         #expect(
             LeaseValue(
                 publicAddress: address, publicIPv6Address: IPv6Address("fd00::2"), backend: UDPBackend.self,
-                data: UDPData(ownPort: 9000)
+                data: UDPData(port: 9000)
             ).json
                 == #"{"PublicIP":"198.18.9.2","PublicIPv6":"fd00::2","BackendData":{"Port":9000}}"#)
     }
@@ -66,7 +66,7 @@ struct LeaseTextTests {
         #expect(
             try LeaseValue(parsing: #"{"PublicIP":"198.18.9.2","BackendData":{"Port":9000,"More":1}}"#)
                 == LeaseValue(
-                    publicAddress: address, backend: UDPBackend.self, data: UDPData(ownPort: 9000)))
+                    publicAddress: address, backend: UDPBackend.self, data: UDPData(port: 9000)))
     }
 
     @Test(

@@ -100,6 +100,13 @@ struct StalledLogTests {
         try await daemon.ready()
         if reason == "Broken pipe" {
             close(reader)
+            // Other tests start programs meanwhile, and a child has all descriptors until it is the program: what is
+            // written before that has a reader.
+            _ = try await until("a pipe that nobody reads") {
+                let writer = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC)
+                if writer >= 0 { close(writer) }
+                return writer < 0 ? true : nil
+            }
             daemon.signal(SIGUSR1)
         }
         try await daemon.problem("the log can't be written", reason)

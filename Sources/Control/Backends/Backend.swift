@@ -68,10 +68,9 @@ package protocol Backend: Sendable, Hashable, CustomStringConvertible {
     ///
     /// - Parameters:
     ///   - subnet: this node's, of one family.
-    ///   - ownPort: the port of this node alone (`--port`), which backends of the kernel do not have; nil for the
-    ///     network's.
+    ///   - port: the port of this node, which backends of the kernel do not have; nil where others go by the network's.
     /// - Returns: nil where there is nothing to announce.
-    func data(for subnet: IPPrefix, ownPort: UInt16?) -> (any BackendData)?
+    func data(for subnet: IPPrefix, port: UInt16?) -> (any BackendData)?
 
     /// What this node announces for the backend in its lease, once it is prepared (wireguard: its key; extension: what a
     /// command printed).
@@ -79,7 +78,7 @@ package protocol Backend: Sendable, Hashable, CustomStringConvertible {
     /// - Parameter prepared: what `prepare` gave.
     /// - Returns: nil where there is nothing to announce.
     func data(
-        for subnet: IPPrefix, ownPort: UInt16?, prepared: BackendAnnouncement?
+        for subnet: IPPrefix, port: UInt16?, prepared: BackendAnnouncement?
     ) -> (any BackendData)?
 
     /// Does what is to be done on this machine before the node announces itself, in the network namespace of the calling
@@ -140,13 +139,13 @@ extension Backend {
     package func prepare(on _: BackendMachine) throws -> BackendAnnouncement? { nil }
 
     /// Nothing is announced.
-    package func data(for _: IPPrefix, ownPort _: UInt16?) -> (any BackendData)? { nil }
+    package func data(for _: IPPrefix, port _: UInt16?) -> (any BackendData)? { nil }
 
     /// What is announced does not depend on what is done first.
     package func data(
-        for subnet: IPPrefix, ownPort: UInt16?, prepared _: BackendAnnouncement?
+        for subnet: IPPrefix, port: UInt16?, prepared _: BackendAnnouncement?
     ) -> (any BackendData)? {
-        data(for: subnet, ownPort: ownPort)
+        data(for: subnet, port: port)
     }
 
     /// The whole network is routed to the one device.
@@ -156,10 +155,10 @@ extension Backend {
     ///
     /// - Parameter preparation: what was done first; of another backend than this it counts for nothing.
     package func data(
-        for subnet: IPPrefix, ownPort: UInt16?, preparation: BackendPreparation?
+        for subnet: IPPrefix, port: UInt16?, preparation: BackendPreparation?
     ) -> (any BackendData)? {
         data(
-            for: subnet, ownPort: ownPort,
+            for: subnet, port: port,
             prepared: preparation?.backend == ConfiguredBackend(self) ? preparation?.announced : nil)
     }
 

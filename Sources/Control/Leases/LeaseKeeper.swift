@@ -12,6 +12,9 @@ public struct NodeAnnouncement: Sendable, Hashable {
     public var publicIPv6Address: IPv6Address?
     /// A port of this node's own (`BackendData.Port`); nil for the network configuration's.
     public var port: UInt16?
+    /// The port on which the data plane takes in, which nodes of Kubernetes announce; nil before there is one, and where it
+    /// is not announced.
+    package var openPort: UInt16?
     /// The address that the node has on its underlay, where that is not `publicAddress`; nobody is told.
     public var underlayAddress: IPv4Address?
     /// The same for IPv6.

@@ -16,10 +16,11 @@ extension LeaseMachine {
 
     /// What this node announces in its lease of `subnet`.
     func ownValue(for subnet: LeaseSubnet) -> LeaseValue {
+        // A port that is the network's own is not announced: flannel's udp announces nothing.
+        let port = announcement.port == backend.port ? nil : announcement.port
         func data(_ family: AddressFamily) -> (any BackendData)? {
             subnet.prefix(family).flatMap {
-                backend.data(
-                    for: $0, ownPort: announcement.port, preparation: announcement.preparation)
+                backend.data(for: $0, port: port, preparation: announcement.preparation)
             }
         }
         let hasIPv6 =

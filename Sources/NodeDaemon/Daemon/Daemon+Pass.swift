@@ -34,7 +34,7 @@ extension Daemon {
             let wait = "waiting for \(table.configuration == nil ? "the network config" : missing)"
             report(state: table.problems.first.map { "\(wait): \($0)" } ?? wait)
             await withdrawSubnetFile()
-            await announceWhatIsDue()
+            await announce()
             return
         }
         guard await node.setOverlay(configuration.networks) else {
@@ -45,7 +45,7 @@ extension Daemon {
             let places = try places(configuration, lease)
             guard let place = places.first else {
                 report(state: "waiting for an underlay with an address of \(configuration.underlayFamily)")
-                await announceWhatIsDue()
+                await announce()
                 return
             }
             let routes = routes(lease, mtu: place.mtu)
@@ -54,7 +54,7 @@ extension Daemon {
             dataPlane?.publish(routes)
             // One that came half the way to new settings is on the port of before still, where others are to send.
             let port = options.tunnel.port ?? configuration.backend.port
-            if dataPlane.map({ $0.underlay.port == port }) ?? true { await announceWhatIsDue() }
+            if dataPlane.map({ $0.underlay.port == port }) ?? true { await announce() }
             try await keepNetwork(node, configuration, lease, places, dataPlane)
             await followPaths(
                 node,
@@ -95,7 +95,7 @@ extension Daemon {
         }
         preparation = BackendPreparation(backend, announced)
         health.set(Component(.dataPlane), nil)
-        await claim?.announce(announcement)
+        await announce()
     }
 
     private func setUpFailed(_ error: any Error) throws {

@@ -50,7 +50,8 @@ actor Daemon {
     var preparation: BackendPreparation?
     /// The backend of the first configuration that this process was told.
     var firstBackend: ConfiguredBackend?
-    private var isAnnouncementDue = false
+    /// What others were told of this node last.
+    private var announced: NodeAnnouncement?
     /// Who is told whether the network of this node stands, and what that one was told last.
     private(set) var standingListener: (@Sendable (Bool) async -> Void)?
     var toldStands: Bool?
@@ -144,6 +145,8 @@ actor Daemon {
     func run(store: any LeaseStore, identity: IdentityFile.Kept) async throws {
         let heartbeats = heartbeats
         self.identity = identity.identity
+        let announcement = announcement
+        announced = announcement
         let keeper = LeaseKeeper(
             store: store, announcement: announcement, options: await leaseOptions(of: identity),
             logger: logger,
@@ -178,7 +181,7 @@ actor Daemon {
             group.addTask { await node.run() }
             group.addTask { for await network in source.networks { await self.take(network) } }
             group.addTask { for await lease in claim.subnets { await self.take(lease) } }
-            group.addTask { for await event in node.events { await self.take(event, claim: claim) } }
+            group.addTask { for await event in node.events { await self.take(event) } }
             group.addTask { for await _ in self.passes { try await self.turn(node) } }
             group.addTask { try await self.watchOver(node) }
             group.addTask { try await self.askForHeartbeats { await source.poke() } }
@@ -228,23 +231,23 @@ actor Daemon {
     /// Takes over those of other options that need no restart. What the data plane is made of changes without a break: a
     /// new one follows it.
     func follow(_ new: NodeOptions) async {
-        let before = (options, announcement)
+        let before = options
         options.rules = new.rules
         options.tunnel.port = new.tunnel.port
         options.tunnel.mtu = new.tunnel.mtu
         options.tunnel.acceptsAnySource = new.tunnel.acceptsAnySource
         options.tuning = new.tuning
         options.succession.stop = new.succession.stop
-        guard options != before.0 else { return }
-        // Others are told of another port once it is open.
-        if announcement != before.1 { isAnnouncementDue = true }
+        guard options != before else { return }
+        // Others are told of another port by the pass, once it is open.
         askForPass()
     }
 
-    /// Tells others of what has changed of this node, where that waits until it can be reached so.
-    func announceWhatIsDue() async {
-        guard isAnnouncementDue else { return }
-        isAnnouncementDue = false
+    /// Tells others of this node as it is now, where they were told otherwise.
+    func announce() async {
+        let announcement = announcement
+        guard announcement != announced else { return }
+        announced = announcement
         await claim?.announce(announcement)
     }
 
@@ -276,7 +279,7 @@ actor Daemon {
     /// Lets the loop of the passes go round, for a heartbeat.
     func wakePasses() { passContinuation.yield() }
 
-    private func take(_ event: NodeEvent, claim: any SubnetClaim) async {
+    private func take(_ event: NodeEvent) async {
         switch event {
         case .underlayChanged(let underlay):
             logger.notice(
@@ -285,10 +288,9 @@ actor Daemon {
                     "interface": "\(underlay.interfaceName)", "address": "\(underlay.addressText)",
                     "public": "\(underlay.publicAddressText)", "mtu": "\(underlay.mtu)",
                 ])
-            let before = announcement
             self.underlay = underlay
             observation.update(underlay)
-            if announcement != before { await claim.announce(announcement) }
+            await announce()
         case .deviceLost(let name):
             logger.error(.tunnelDeviceLost, metadata: ["interface": "\(name)"])
             deviceIsLost = true
@@ -303,6 +305,8 @@ actor Daemon {
             port: options.tunnel.port, underlayAddress: underlay.address,
             underlayIPv6Address: underlay.ipv6Address, hostName: HostName.own)
         announcement.preparation = preparation
+        // In a store of leases a node has no port in its entry but one of its own: flannel's udp has none.
+        announcement.openPort = options.origin.isCluster ? stage.dataPlane?.underlay.port : nil
         return announcement
     }
 

@@ -69,7 +69,7 @@ package struct ExtensionBackend: Backend {
     }
 
     package func data(
-        for _: IPPrefix, ownPort _: UInt16?, prepared: BackendAnnouncement?
+        for _: IPPrefix, port _: UInt16?, prepared: BackendAnnouncement?
     ) -> (any BackendData)? {
         prepared?.value
     }

@@ -30,7 +30,7 @@ package struct HostGatewayBackend: Backend {
     package static func data(reading _: JSONValue?) throws(BackendError) -> (any BackendData)? { nil }
 
     package func mtu(over _: AddressFamily) -> Int? { nil }
-    package func data(for _: IPPrefix, ownPort _: UInt16?) -> (any BackendData)? { nil }
+    package func data(for _: IPPrefix, port _: UInt16?) -> (any BackendData)? { nil }
     package func overhead(over _: AddressFamily) -> Int { 0 }
     package func interfaceName(in place: BackendPlace) -> String { place.underlayName }
 

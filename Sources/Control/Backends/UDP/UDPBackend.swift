@@ -43,15 +43,12 @@ package struct UDPBackend: Backend {
         guard case .integer(let number) = port, let parsed = UInt16(exactly: number), parsed > 0 else {
             throw BackendError("BackendData.Port is \(port), which is no port (1 to 65535)")
         }
-        return UDPData(ownPort: parsed)
+        return UDPData(port: parsed)
     }
 
     package func mtu(over _: AddressFamily) -> Int? { mtu }
 
-    /// A port that is the network's own is not announced: flannel's udp announces nothing.
-    package func data(for _: IPPrefix, ownPort: UInt16?) -> (any BackendData)? {
-        ownPort.flatMap { $0 == port ? nil : UDPData(ownPort: $0) }
-    }
+    package func data(for _: IPPrefix, port: UInt16?) -> (any BackendData)? { port.map { UDPData(port: $0) } }
 
     package func overhead(over family: AddressFamily) -> Int { family.headerBytes &+ Self.headerBytes }
 
@@ -70,14 +67,14 @@ extension UDPBackend: CustomStringConvertible {
     }
 }
 
-/// `{"Port":9000}`: a port of one node's own, which twill announces and follows, and flanneld leaves alone.
+/// `{"Port":9000}`: the port of one node, which twill announces and follows, and flanneld leaves alone.
 package struct UDPData: BackendData {
     /// The port, host byte order, 1 or more.
-    package var ownPort: UInt16
+    private var number: UInt16
 
     /// Makes an announcement of a port.
-    package init(ownPort: UInt16) { self.ownPort = ownPort }
+    package init(port: UInt16) { number = port }
 
-    package var json: String { "{\"Port\":\(ownPort)}" }
-    package var port: UInt16? { ownPort }
+    package var json: String { "{\"Port\":\(number)}" }
+    package var port: UInt16? { number }
 }

@@ -79,7 +79,7 @@ package struct VXLANBackend: Backend {
     package func mtu(over family: AddressFamily) -> Int? { outerMTU.map { $0 &- overhead(over: family) } }
 
     /// The network's number and the device's hardware address.
-    package func data(for subnet: IPPrefix, ownPort _: UInt16?) -> (any BackendData)? {
+    package func data(for subnet: IPPrefix, port _: UInt16?) -> (any BackendData)? {
         VXLANData(networkIdentifier: networkIdentifier, hardwareAddress: hardwareAddress(of: subnet))
     }
 

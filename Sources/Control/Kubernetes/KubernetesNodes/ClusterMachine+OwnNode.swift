@@ -274,10 +274,10 @@ extension ClusterMachine {
         }
         let backend = configuration.backend
         guard backend.isReady(announcement?.preparation) else { return nil }
+        let port = announcedPort(backend, configuration.underlayFamily)
         func data(_ family: AddressFamily) -> String? {
             holding.subnet.prefix(family).map {
-                backend.data(
-                    for: $0, ownPort: announcement?.port, preparation: announcement?.preparation)?.json
+                backend.data(for: $0, port: port, preparation: announcement?.preparation)?.json
                     ?? type(of: backend).nothingAnnounced
             }
         }
@@ -285,7 +285,7 @@ extension ClusterMachine {
         wanted.isManaged = "true"
         wanted.backendType = type(of: backend).announcedType ?? ""
         // flannel's udp and host-gw write null here, and nobody of its nodes reads it. An object tells other twilld nodes that
-        // this is one, and goes when flanneld takes the node over: it writes null again.
+        // this is one, and on which port it takes in; it goes when flanneld takes the node over, which writes null again.
         if configuration.underlayFamily == .ipv4 {
             wanted.backendData = data(.ipv4)
             wanted.publicIP = "\(endpoint.address)"
@@ -297,6 +297,18 @@ extension ClusterMachine {
             wanted.publicIPv6 = "\(address)"
         }
         return wanted
+    }
+
+    /// The port that others are told, also where it is the network's own: each node reads a changed ConfigMap at its own time,
+    /// up to two minutes after others, and is to be sent to where it takes in meanwhile. Before the data plane stands it
+    /// is the one that was announced before.
+    private func announcedPort(_ backend: any Backend, _ family: AddressFamily) -> UInt16? {
+        guard type(of: backend).hasDataPlane else { return nil }
+        if let openPort = announcement?.openPort { return openPort }
+        let field = family == .ipv4 ? NodeAnnotations.Field.backendData : .backendV6Data
+        let before = (own.record?.annotations[field]).flatMap { JSONValue(parsing: $0) }
+        let announced = try? type(of: backend).data(reading: before)
+        return announced?.port ?? announcement?.port ?? backend.port
     }
 
     /// What of this node's object is to be changed now; nil for nothing.
