@@ -1,6 +1,7 @@
 internal import Addresses
 internal import Backends
 import Health
+internal import JSON
 internal import Leases
 import Logging
 
