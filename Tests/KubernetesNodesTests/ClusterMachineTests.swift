@@ -247,6 +247,26 @@ struct ClusterMachineTests {
         #expect(one.patch?.uid == put.uid)
     }
 
+    @Test("a list of before what a patch's answer told since it was asked for is not believed of this node")
+    func lateList() {
+        let one = MachineHarness()
+        let own = one.start()
+        var bare = own
+        bare.annotations.publicIP = nil
+        bare.resourceVersion = "40"
+        one.tell(.put(bare))
+        #expect(one.patch?.annotations?.publicIP != nil)
+        // The watch is of a history that the server no longer has, so the nodes are listed, and the patch is answered first.
+        one.feed(.watchEnded(APIFailure(.gone, "410: expired"), watch: one.watchNumber))
+        one.pass(.seconds(10))
+        #expect(one.reading == .list(.consistent, continuing: nil))
+        let written = one.answerPatch(of: bare, version: 60)
+        one.reading = nil
+        one.feed(.page(.success(NodePage(nodes: [bare], version: "50"))))
+        #expect(one.patch == nil)
+        #expect(written.annotations.publicIP == "198.18.9.1" && one.lease?.subnet.key == "10.244.0.0-24")
+    }
+
     @Test("rows 10 to 12: the operator's addresses and the node's own are followed while it runs")
     func addresses() {
         let one = MachineHarness()
