@@ -242,6 +242,26 @@ struct StoreDoubtTests {
         #expect(node.table.problems == [])
     }
 
+    @Test("what is held is let go by nobody whom the store does not answer: it may have come back unheard")
+    func heldInSilence() {
+        let simulation = network(of: 5, seed: 125)
+        let node = simulation.nodes[0]
+        let others = simulation.nodes.dropFirst().map { $0 }
+        for other in others { other.isStopped = true }
+        simulation.removeAll(others.compactMap(\.subnet))
+        simulation.run(for: .seconds(1))
+        node.isCut = true
+        simulation.put(others[0].subnet!, #"{"PublicIP":"198.18.9.2"}"#, holder: 2, timeToLive: hour * 48)
+        simulation.run(for: hour * 25)
+        #expect(node.table.peers.count == 4)
+        node.isCut = false
+        simulation.run(for: .seconds(30))
+        #expect(node.table.peers.count == 4)
+        simulation.run(for: .seconds(60))
+        #expect(node.table.peers.map(\.subnet.key) == [others[0].subnet!])
+        #expect(node.table.problems == [])
+    }
+
     @Test("a watch that tells of before what is known is not believed; the store is asked")
     func watchGoesBack() {
         let simulation = network(of: 3, seed: 108)

@@ -32,6 +32,8 @@ struct StoreDoubt {
     var heldCause = ""
     /// When the next of them is to be let go.
     var nextHeldEnd: ContinuousClock.Instant?
+    /// When the store was last known not to answer; nil where it always did.
+    var lastSilence: ContinuousClock.Instant?
 }
 
 extension LeaseMachine {
@@ -163,19 +165,24 @@ extension LeaseMachine {
             ])
     }
 
-    /// Lets go of what would have ended by now.
+    /// Lets go of what would have ended by now; while the store does not answer, nobody: a node that has come back meanwhile is
+    /// not heard of. After that each has the time in which it returns that a store named again.
     mutating func endHolds(now: Instant) {
         doubt.nextHeldEnd = nil
+        if session.isFailing(.snapshot) { doubt.lastSilence = now }
         if !doubt.heldCause.isEmpty, register.doubtedCount == 0 {
             doubt.heldCause = ""
             doubt.doubtedUntil = nil
             report(.notice, .noLeaseIsHeldAnyLonger, ["store": storeName])
         }
         if register.held.isEmpty { return }
-        for (key, held) in register.held.sorted(by: { $0.key < $1.key }) where held.until <= now {
-            remove(key)
+        let earliest = doubt.lastSilence.map { $0 + Self.returnTime } ?? now
+        if earliest <= now {
+            for (key, held) in register.held.sorted(by: { $0.key < $1.key }) where held.until <= now {
+                remove(key)
+            }
         }
-        doubt.nextHeldEnd = register.held.values.map(\.until).min()
+        doubt.nextHeldEnd = register.held.values.map { max($0.until, earliest) }.min()
     }
 
     var heldProblem: Problem {

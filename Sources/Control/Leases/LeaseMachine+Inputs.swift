@@ -170,6 +170,12 @@ extension LeaseMachine {
             if own?.key == key {
                 session.isSnapshotWanted = true
             } else if let subnet = LeaseSubnet(key: key) {
+                if subnet == memory.wanted, search?.isWantedLookedAt == false {
+                    // Whoever has the subnet of the last run may be this node: a write of that run can arrive after its end.
+                    search?.isWantedLookedAt = true
+                    session.isSnapshotWanted = true
+                    return
+                }
                 search?.taken.insert(subnet)
                 report(.info, .anotherNodeWasFaster, ["subnet": "\(subnet)"])
             }

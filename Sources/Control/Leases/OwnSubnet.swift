@@ -15,6 +15,8 @@ enum OwnSubnet {
     struct Search {
         /// Subnets that others were faster to take, until the watch or a snapshot tells so itself.
         var taken: Set<LeaseSubnet> = []
+        /// Whether the store was read anew once to see who has the subnet of the last run, which somebody was faster to take.
+        var isWantedLookedAt = false
         /// Until when nothing is tried, since no subnet was free.
         var pausedUntil: Instant?
         /// The entry that is about to be taken over, as it was.
