@@ -40,6 +40,16 @@ package struct NodeOptions: Sendable, Equatable {
         machine = BackendMachine(environment: environment)
     }
 
+    /// Takes over those of other options that need no restart.
+    mutating func follow(_ new: NodeOptions) {
+        rules = new.rules
+        tunnel.port = new.tunnel.port
+        tunnel.mtu = new.tunnel.mtu
+        tunnel.acceptsAnySource = new.tunnel.acceptsAnySource
+        tuning = new.tuning
+        succession.stop = new.succession.stop
+    }
+
     /// What the node does with its lease.
     package struct Lease: Sendable, Equatable {
         /// The file that tells Docker and the CNI plugin the node's subnet, and the next start the same.

@@ -142,9 +142,9 @@ package struct NodeProcess: Sendable {
             parts.notification.stopping()
             if !parts.succession.isTakenOver || !waits { willStop(NodeProcess.status(of: result)) }
         }
-        let running = Running()
+        let running = Running(options)
         let reload = Reload(from: source, level: level, node: parts.node, health: health, logger: logger) {
-            await running.daemon?.follow($0)
+            await running.follow($0)
         }
         await NodeProcess.run([
             // What the clocks need is the last to go: the others' pauses need it.
@@ -196,17 +196,18 @@ package struct NodeProcess: Sendable {
             let chosen = try await firstUnderlay(parts)
             try refuseMTU(over: chosen)
             let identity = try await confirmed(found, at: chosen.mainPublicAddress)
-            let daemon = Daemon(
-                options, underlay: chosen, parts: parts, inherited: parts.succession.takeInherited())
-            running.daemon = daemon
+            let daemon = running.begin { options in
+                Daemon(
+                    options, underlay: chosen, parts: parts, inherited: parts.succession.takeInherited())
+            }
             try await daemon.run(store: store, identity: identity)
         case .assigned(let cluster):
             try await ClusterNode(cluster, parts, options.underlay).run {
                 let chosen = try await firstUnderlay(parts)
-                let daemon = Daemon(
-                    options, underlay: chosen, parts: parts, inherited: parts.succession.takeInherited())
-                running.daemon = daemon
-                return daemon
+                return running.begin { options in
+                    Daemon(
+                        options, underlay: chosen, parts: parts, inherited: parts.succession.takeInherited())
+                }
             }
         }
     }
@@ -442,13 +443,33 @@ extension NodeProcess {
     }
 }
 
-/// The daemon, once there is an underlay for it.
+/// The daemon, once there is an underlay for it, and what it is to be begun with, which a SIGHUP may change before that.
 private final class Running: Sendable {
-    private let kept = Mutex<Daemon?>(nil)
+    private struct State {
+        var options: NodeOptions
+        var daemon: Daemon?
+    }
 
-    var daemon: Daemon? {
-        get { kept.withLock { $0 } }
-        set { kept.withLock { $0 = newValue } }
+    private let state: Mutex<State>
+
+    init(_ options: NodeOptions) { state = Mutex(State(options: options)) }
+
+    var daemon: Daemon? { state.withLock { $0.daemon } }
+
+    func begin(_ daemon: (NodeOptions) -> Daemon) -> Daemon {
+        state.withLock { state in
+            let daemon = daemon(state.options)
+            state.daemon = daemon
+            return daemon
+        }
+    }
+
+    func follow(_ new: NodeOptions) async {
+        let daemon = state.withLock { state in
+            if state.daemon == nil { state.options.follow(new) }
+            return state.daemon
+        }
+        await daemon?.follow(new)
     }
 }
 

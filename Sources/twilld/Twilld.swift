@@ -4,6 +4,7 @@ import Glibc
 import Health
 import Host
 import NodeDaemon
+import Synchronization
 
 /// The program: a node network daemon, and the commands beside it.
 @main
@@ -30,6 +31,8 @@ struct Twilld: AsyncParsableCommand {
     /// How long a process that a service manager started lasts at least where it fails: the next one is started at once.
     private static let shortestFailure = Duration.seconds(1)
     private static let began = ContinuousClock.now
+    /// What was given for each flag when this process began, by the one reading that it goes by.
+    static let given = Mutex<[String: [String]]>([:])
     /// What the process before has left with systemd.
     static let inheritance = Inheritance()
 
@@ -50,6 +53,7 @@ struct Twilld: AsyncParsableCommand {
             await onThread { inheritance.putBack() }
             end(error)
         }
+        given.withLock { $0 = line.values }
         do {
             var command = try parseAsRoot(line.words)
             if !(command is Run) { EarlySignals.release() }

@@ -124,6 +124,23 @@ struct StalledLogTests {
         #expect(daemon.log.split(separator: "\n").last?.hasPrefix("twilld: ") == true)
     }
 
+    /// A SIGHUP that comes while the node waits for its underlay is no less one.
+    @Test func hangingUpBeforeThereIsAnUnderlayReloads() async throws {
+        let lab = try await Lab(nodes: 1)
+        try await lab[1].run("ip link set eth0 down")
+        try lab.write("twilld.conf", "workers = 1\n")
+        let daemon = try await lab[1].start("--config \(lab.directory)/twilld.conf")
+        try await daemon.wait(for: "the wait for an underlay") { $0.state.contains("waiting for an underlay") }
+        try lab.write("twilld.conf", "workers = 2\n")
+        daemon.signal(SIGHUP)
+        try await daemon.logged("event=configuration_reloaded")
+        #expect(daemon.log.contains("taken_over=workers"))
+        try await lab[1].run("ip link set eth0 up")
+        try await daemon.ready()
+        #expect(daemon.log.contains("workers=2"))
+        #expect(!daemon.log.contains("workers=1"))
+    }
+
     /// SIGHUP reads the file again: what can be is taken over, the rest is named, and a wrong file ends
     /// nothing.
     @Test func hangingUpReloads() async throws {

@@ -232,12 +232,7 @@ actor Daemon {
     /// new one follows it.
     func follow(_ new: NodeOptions) async {
         let before = options
-        options.rules = new.rules
-        options.tunnel.port = new.tunnel.port
-        options.tunnel.mtu = new.tunnel.mtu
-        options.tunnel.acceptsAnySource = new.tunnel.acceptsAnySource
-        options.tuning = new.tuning
-        options.succession.stop = new.succession.stop
+        options.follow(new)
         guard options != before else { return }
         // Others are told of another port by the pass, once it is open.
         askForPass()

@@ -91,7 +91,7 @@ extension Run {
 
     /// The command line, the environment and the file of this process, for SIGHUP.
     private static var source: OptionsSource {
-        OptionsSource(given: (try? commandLine())?.values ?? [:], liveNames: liveFlags) {
+        OptionsSource(given: Twilld.given.withLock { $0 }, liveNames: liveFlags) {
             () throws(ExitFailure) in
             let line = try commandLine()
             return OptionsSource.Reading(
