@@ -130,7 +130,9 @@ struct StalledLogTests {
         try await lab[1].run("ip link set eth0 down")
         try lab.write("twilld.conf", "workers = 1\n")
         let daemon = try await lab[1].start("--config \(lab.directory)/twilld.conf")
-        try await daemon.wait(for: "the wait for an underlay") { $0.state.contains("waiting for an underlay") }
+        try await daemon.wait(for: "the wait for an underlay") {
+            $0.state.contains("waiting for an underlay")
+        }
         try lab.write("twilld.conf", "workers = 2\n")
         daemon.signal(SIGHUP)
         try await daemon.logged("event=configuration_reloaded")
