@@ -127,6 +127,7 @@ struct StalledLogTests {
     /// A SIGHUP that comes while the node waits for its underlay is no less one.
     @Test func hangingUpBeforeThereIsAnUnderlayReloads() async throws {
         let lab = try await Lab(nodes: 1)
+        let route = try await lab[1].run("ip route show default | head -n 1")
         try await lab[1].run("ip link set eth0 down")
         try lab.write("twilld.conf", "workers = 1\n")
         let daemon = try await lab[1].start("--config \(lab.directory)/twilld.conf")
@@ -137,7 +138,7 @@ struct StalledLogTests {
         daemon.signal(SIGHUP)
         try await daemon.logged("event=configuration_reloaded")
         #expect(daemon.log.contains("taken_over=workers"))
-        try await lab[1].run("ip link set eth0 up")
+        try await lab[1].run("ip link set eth0 up && ip route replace \(route)")
         try await daemon.ready()
         #expect(daemon.log.contains("workers=2"))
         #expect(!daemon.log.contains("workers=1"))
