@@ -257,9 +257,33 @@ struct StoreDoubtTests {
         node.isCut = false
         simulation.run(for: .seconds(30))
         #expect(node.table.peers.count == 4)
-        simulation.run(for: .seconds(60))
+        simulation.run(for: .seconds(1_800))
         #expect(node.table.peers.map(\.subnet.key) == [others[0].subnet!])
         #expect(node.table.problems == [])
+    }
+
+    @Test("a peer that is waited for and registers again, of which the watch does not tell, is not let go")
+    func returnUntold() {
+        let simulation = network(of: 6, seed: 126)
+        let (node, late) = (simulation.nodes[0], simulation.nodes[1])
+        let peers = node.table.peers
+        simulation.isStoreDown = true
+        simulation.run(for: .seconds(5))
+        let value = simulation.entries[late.subnet!]!.value
+        late.isStopped = true
+        simulation.removeAll([late.subnet!])
+        simulation.compact()
+        simulation.isStoreDown = false
+        simulation.run(for: .seconds(25))
+        simulation.faults.losesEvent = 1
+        simulation.put(late.subnet!, value, holder: late.identity.number, timeToLive: hour * 24)
+        simulation.faults.losesEvent = 0
+        var secondsWithout = 0
+        for _ in 0..<120 {
+            simulation.run(for: .seconds(1))
+            if node.table.peers != peers { secondsWithout += 1 }
+        }
+        #expect(secondsWithout == 0)
     }
 
     @Test("a watch that tells of before what is known is not believed; the store is asked")

@@ -165,8 +165,10 @@ extension LeaseMachine {
             ])
     }
 
-    /// Lets go of what would have ended by now; while the store does not answer, nobody: a node that has come back meanwhile is
-    /// not heard of. After that each has the time in which it returns that a store named again.
+    /// Lets go of what would have ended by now, where the store was read since and lacked it: a node may have come back while the
+    /// store did not answer, or the watch may have kept it to itself. After a silence each has the time in which those return
+    /// that the store named again. Who was held as lost waits for the next reading that is due anyway: on all nodes of a large
+    /// network that end comes at once.
     mutating func endHolds(now: Instant) {
         doubt.nextHeldEnd = nil
         if session.isFailing(.snapshot) { doubt.lastSilence = now }
@@ -176,13 +178,16 @@ extension LeaseMachine {
             report(.notice, .noLeaseIsHeldAnyLonger, ["store": storeName])
         }
         if register.held.isEmpty { return }
-        let earliest = doubt.lastSilence.map { $0 + Self.returnTime } ?? now
-        if earliest <= now {
-            for (key, held) in register.held.sorted(by: { $0.key < $1.key }) where held.until <= now {
+        let earliest = doubt.lastSilence.map { $0 + Self.returnTime }
+        func end(of held: LeaseRegister.Held) -> Instant { max(held.until, earliest ?? held.until) }
+        for (key, held) in register.held.sorted(by: { $0.key < $1.key }) {
+            if let read = session.lastRead, end(of: held) <= read {
                 remove(key)
+            } else if end(of: held) <= now, !held.isDoubted {
+                session.isSnapshotWanted = true
             }
         }
-        doubt.nextHeldEnd = register.held.values.map { max($0.until, earliest) }.min()
+        doubt.nextHeldEnd = register.held.values.map { end(of: $0) }.min()
     }
 
     var heldProblem: Problem {

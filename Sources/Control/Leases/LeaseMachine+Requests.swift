@@ -12,6 +12,7 @@ extension LeaseMachine {
         if !session.isRequestUnderWay, session.isSnapshotWanted {
             if mayAsk(.snapshot, now: now) {
                 session.request = .snapshot(known: session.position?.latest)
+                session.snapshotAsked = now
                 turn.actions.append(.readSnapshot)
             }
             return

@@ -60,6 +60,10 @@ struct StoreSession {
     var watchNumber = 0
     /// Nil before the first snapshot.
     var position: Position?
+    /// When a snapshot was asked for last; nil before the first.
+    var snapshotAsked: Instant?
+    /// When the one was asked for that was taken over last; nil before the first.
+    var lastRead: Instant?
     /// Whether a snapshot is to be read as soon as may be.
     var isSnapshotWanted = true
     /// Whether the snapshot that is under way was asked for by time alone, while the watch told: then what it says
@@ -113,6 +117,7 @@ struct StoreSession {
     /// Takes over where a snapshot stands. What the watch told while it was read may be older or newer: another one
     /// is begun.
     mutating func take(_ moment: StorePosition, resyncAt: Instant) {
+        lastRead = snapshotAsked
         isSnapshotWanted = false
         isComparison = false
         position = Position(current: moment, latest: moment, resyncAt: resyncAt)
