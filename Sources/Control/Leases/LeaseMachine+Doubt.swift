@@ -184,7 +184,7 @@ extension LeaseMachine {
             if let read = session.lastRead, end(of: held) <= read {
                 remove(key)
             } else if end(of: held) <= now, !held.isDoubted {
-                session.isSnapshotWanted = true
+                session.wantComparison()
             }
         }
         doubt.nextHeldEnd = register.held.values.map { end(of: $0) }.min()

@@ -5,10 +5,7 @@ import Logging
 extension LeaseMachine {
     /// Asks for what is due, one request at a time, and to be woken when more is.
     mutating func askNext(now: Instant) {
-        if let resyncAt = session.position?.resyncAt, resyncAt <= now, !session.isSnapshotWanted {
-            session.isSnapshotWanted = true
-            session.isComparison = session.isConnected && session.isWatchOpen
-        }
+        if let resyncAt = session.position?.resyncAt, resyncAt <= now { session.wantComparison() }
         if !session.isRequestUnderWay, session.isSnapshotWanted {
             if mayAsk(.snapshot, now: now) {
                 session.request = .snapshot(known: session.position?.latest)

@@ -91,6 +91,13 @@ struct StoreSession {
     /// Whether requests of this kind failed the last time.
     func isFailing(_ kind: RequestPacing.Request) -> Bool { outage?.errors[kind] != nil }
 
+    /// Has a snapshot read for time alone.
+    mutating func wantComparison() {
+        guard !isSnapshotWanted else { return }
+        isSnapshotWanted = true
+        isComparison = isConnected && isWatchOpen
+    }
+
     /// Takes note of a key that the watch told of.
     mutating func note(told key: String) {
         guard case .write(var keys) = request else { return }
