@@ -242,50 +242,6 @@ struct StoreDoubtTests {
         #expect(node.table.problems == [])
     }
 
-    @Test("what is held is let go by nobody whom the store does not answer: it may have come back unheard")
-    func heldInSilence() {
-        let simulation = network(of: 5, seed: 125)
-        let node = simulation.nodes[0]
-        let others = simulation.nodes.dropFirst().map { $0 }
-        for other in others { other.isStopped = true }
-        simulation.removeAll(others.compactMap(\.subnet))
-        simulation.run(for: .seconds(1))
-        node.isCut = true
-        simulation.put(others[0].subnet!, #"{"PublicIP":"198.18.9.2"}"#, holder: 2, timeToLive: hour * 48)
-        simulation.run(for: hour * 25)
-        #expect(node.table.peers.count == 4)
-        node.isCut = false
-        simulation.run(for: .seconds(30))
-        #expect(node.table.peers.count == 4)
-        simulation.run(for: .seconds(1_800))
-        #expect(node.table.peers.map(\.subnet.key) == [others[0].subnet!])
-        #expect(node.table.problems == [])
-    }
-
-    @Test("a peer that is waited for and registers again, of which the watch does not tell, is not let go")
-    func returnUntold() {
-        let simulation = network(of: 6, seed: 126)
-        let (node, late) = (simulation.nodes[0], simulation.nodes[1])
-        let peers = node.table.peers
-        simulation.isStoreDown = true
-        simulation.run(for: .seconds(5))
-        let value = simulation.entries[late.subnet!]!.value
-        late.isStopped = true
-        simulation.removeAll([late.subnet!])
-        simulation.compact()
-        simulation.isStoreDown = false
-        simulation.run(for: .seconds(25))
-        simulation.faults.losesEvent = 1
-        simulation.put(late.subnet!, value, holder: late.identity.number, timeToLive: hour * 24)
-        simulation.faults.losesEvent = 0
-        var secondsWithout = 0
-        for _ in 0..<120 {
-            simulation.run(for: .seconds(1))
-            if node.table.peers != peers { secondsWithout += 1 }
-        }
-        #expect(secondsWithout == 0)
-    }
-
     @Test("a watch that tells of before what is known is not believed; the store is asked")
     func watchGoesBack() {
         let simulation = network(of: 3, seed: 108)
