@@ -1,4 +1,5 @@
 import Dispatch
+import Glibc
 import Testing
 
 @testable import Host
@@ -24,5 +25,14 @@ import Testing
             try await onThread { () throws(SystemError) in throw SystemError("it", code: 5) }
         }
         #expect(await onThread { 7 } == 7)
+    }
+
+    /// A packet thread that waits for its turn on a full CPU loses what its socket has no room for.
+    @Test func whatIsInNoHurryGivesWayAndNothingElseDoes() async {
+        let process = __priority_which_t(PRIO_PROCESS.rawValue)
+        let before = getpriority(process, 0)
+        #expect(await onThreadThatGivesWay("patient") { getpriority(process, 0) } == max(before, 10))
+        #expect(await onThread { getpriority(process, 0) } == before)
+        #expect(getpriority(process, 0) == before)
     }
 }

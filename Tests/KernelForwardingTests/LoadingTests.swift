@@ -34,6 +34,28 @@ import Testing
         #expect(throws: Never.self) { try KernelForwarder.probe(over: underlay) }
     }
 
+    /// They have carried packets of nobody's by then.
+    @Test(.enabled(if: namespacesAreExpected), arguments: AddressFamily.allCases)
+    func nothingStaysOfTheTrial(underlay: AddressFamily) throws {
+        let memory = try KernelPathMemory()
+        let programs = try KernelForwardingPrograms.load(memory, over: underlay)
+        defer { programs.close() }
+        let settings = programs[KERNEL_MAP_SETTINGS].value(of: UInt32(0), startingWith: kernel_settings())
+        #expect(settings?.valid_until == 0 && settings?.port == 0)
+        for table in [KERNEL_MAP_TABLE, KERNEL_MAP_TABLE_IPV6] {
+            #expect(programs[table].value(of: UInt32(0), startingWith: UInt32(0)) == nil)
+        }
+        for event in 0..<KERNEL_EVENTS.rawValue {
+            let counts = programs[KERNEL_MAP_EVENTS].values(of: event, startingWith: UInt64(1))
+            #expect(!counts.isEmpty && counts.allSatisfy { $0 == 0 }, "event \(event)")
+        }
+        let peers = programs[KERNEL_MAP_PEERS].values(of: 0, startingWith: kernel_peer_counts())
+        #expect(!peers.isEmpty && peers.allSatisfy { $0.packets_sent == 0 && $0.packets_received == 0 })
+        #expect(programs[KERNEL_MAP_AWAITED].value(of: UInt32(0), startingWith: UInt64(1)) == 0)
+        let peer = Families(underlay: underlay, inner: .ipv4).endpoint(2)
+        #expect(programs[KERNEL_MAP_ABLE].value(of: kernel_endpoint(peer), startingWith: UInt64(0)) == nil)
+    }
+
     /// A kernel that is to check a program while a signal waits for the thread says so, and is to be asked again.
     @Test(.enabled(if: namespacesAreExpected)) func signalsKeepNoProgramOut() {
         var action = sigaction()

@@ -19,6 +19,8 @@ enum Upgrade {
             to: stage.pods[1].address, "-P 8 --bidir -b 2M -t 3600 --connect-timeout 5000")
         try await Task.sleep(for: .seconds(1))
         try await stage.play(event)
+        // What passes what, when that carries small packets again, is seen as well.
+        try await stage.usesKernelPathAgain()
         try await Task.sleep(for: .seconds(max(options.seconds - 1, 1)))
         // Before the streams end: who closes a connection with data on the way resets it. One that was reset ends iperf3.
         let resets = try await stage.resets() + (streams.isRunning ? 0 : 1)
@@ -107,9 +109,7 @@ final class UpgradeStage {
         try await pods[0].reaches(pods[1].address)
         try await pods[1].serveIperf()
         // What is measured is a node in its usual state: with its kernel path, where it has one.
-        if event != .forwarder, options.peer == nil {
-            for daemon in daemons.values { try await Self.usesKernelPath(daemon) }
-        }
+        try await usesKernelPathAgain()
         // The store has the descriptors a second after the daemon is ready.
         if isKept { try await Task.sleep(for: .seconds(2)) }
     }
@@ -148,6 +148,12 @@ final class UpgradeStage {
             else { return nil }
             return status.lease?.subnet
         }
+    }
+
+    /// Waits until the kernel paths of both nodes take packets, where they have one and a peer that takes it.
+    func usesKernelPathAgain() async throws {
+        guard options.peer == nil, let victim, let peer else { return }
+        for daemon in [victim, peer] { try await Self.usesKernelPath(daemon) }
     }
 
     /// Waits until the kernel path of whoever answers takes packets, where there is one.

@@ -93,6 +93,19 @@ public struct KernelMap: Sendable {
         return isThere ? values : []
     }
 
+    /// Sets an entry of a map that has a value for each CPU, to the same for all of them.
+    ///
+    /// - Parameters:
+    ///   - key: the entry's number.
+    ///   - value: of a multiple of 8 bytes.
+    /// - Returns: whether the kernel took it.
+    public func setOnEachCPU<Value: BitwiseCopyable>(_ key: UInt32, to value: Value) -> Bool {
+        let values = [Value](repeating: value, count: KernelMap.possibleCPUs)
+        return withUnsafePointer(to: key) { key in
+            values.withUnsafeBytes { twill_map_set(descriptor, key, $0.baseAddress) == 0 }
+        }
+    }
+
     /// The values of an `arrayInMemory`, one behind the other, to be read and written while programs do so; nil where the kernel
     /// refuses. The caller gives the memory back by `munmap`.
     ///

@@ -45,7 +45,7 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     private let underlayFamily: AddressFamily
     private let state: Mutex<State>
 
-    /// Loads the programs. They take nothing before `attached` has said where they stand, and count what they leave to the
+    /// Loads the programs and lets each of them carry a packet of this process. They take nothing before `attached` has said where they stand, and count what they leave to the
     /// workers from when they stand there.
     ///
     /// - Parameters:
@@ -55,7 +55,7 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     ///   - mtu: the largest inner packet that is taken from peers, bytes.
     ///   - workers: among how many workers flows and datagrams are steered, 1 to 64.
     ///   - memory: by which they and the workers tell each other what is through; nil: memory of their own.
-    /// - Throws: `KernelProgramError` where the kernel refuses them.
+    /// - Throws: `KernelProgramError` where the kernel refuses them, or they do otherwise there than they should.
     public init(
         underlay: Endpoint, former: Endpoint? = nil, packetLimitBytes: Int,
         mtu: Int, workers: Int = 1, memory: KernelPathMemory? = nil
@@ -85,7 +85,7 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     /// - Parameter underlay: the family of the addresses at which nodes reach each other.
     /// - Throws: `KernelProgramError` where it does not.
     public static func probe(over underlay: AddressFamily) throws(KernelProgramError) {
-        try KernelForwardingTrial.run(over: underlay)
+        try KernelForwardingPrograms.load(KernelPathMemory(), over: underlay).close()
     }
 
     // MARK: What the control side says

@@ -34,7 +34,14 @@ public struct KernelForwardingPrograms: Sendable {
             do throws(KernelProgramError) {
                 let inbound = try KernelProgram.load(
                     code.inbound, mark: UInt32(KERNEL_MAP_MARK), maps: maps, name: names.inbound)
-                return KernelForwardingPrograms(outbound: outbound, inbound: inbound, maps: maps)
+                let programs = KernelForwardingPrograms(outbound: outbound, inbound: inbound, maps: maps)
+                do throws(KernelProgramError) {
+                    try KernelForwardingTrial.run(programs, over: underlay)
+                    return programs
+                } catch {
+                    inbound.close()
+                    throw error
+                }
             } catch {
                 outbound.close()
                 throw error

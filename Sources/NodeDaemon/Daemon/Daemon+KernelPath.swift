@@ -9,7 +9,11 @@ import Worker
 extension Daemon {
     /// What the reconciler is to keep for the kernel path of a data plane; nothing where it has none.
     func kernelPathItems(of dataPlane: DataPlane?) async -> [any DesiredItem] {
-        if let dataPlane { await onThread { dataPlane.loadKernelPath() } }
+        if let dataPlane, dataPlane.awaitsKernelPath {
+            loadKernelPath(of: dataPlane)
+            // What stands meanwhile is another data plane's, and takes nothing.
+            return stage.kernelPath?.attachments ?? []
+        }
         if let refusal = dataPlane?.kernelPathRefusal, !hasToldKernelPathRefusal {
             hasToldKernelPathRefusal = true
             logger.notice(.kernelPathRefused, metadata: ["detail": "\(refusal)"])
@@ -34,6 +38,18 @@ extension Daemon {
         stage.kernelPath = made
         observation.update(made)
         return made.attachments
+    }
+
+    /// Has the kernel look through the programs, which takes it some 0.15 s of a CPU: beside all else, and after the packet threads.
+    /// On a CPU that was full already, a thread that took its share for that long lost the packets of a third of a second.
+    /// Another pass attaches them.
+    private func loadKernelPath(of dataPlane: DataPlane) {
+        guard stage.loadsKernelPath !== dataPlane else { return }
+        stage.loadsKernelPath = dataPlane
+        Task {
+            await onThreadThatGivesWay("kernel-path") { dataPlane.loadKernelPath() }
+            askForPass()
+        }
     }
 
     /// Takes away the programs that a daemon which was killed has left, where none of this one's come into their place. They

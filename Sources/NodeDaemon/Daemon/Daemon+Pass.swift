@@ -330,7 +330,8 @@ extension Daemon {
             file: subnetFile(configuration, lease, places),
             blackholes: options.rules.hasBlackholeRoute
                 ? places.map { BlackholeRoute(subnet: $0.subnet) } : [],
-            tunnelIndex: dataPlane?.tunnel?.index ?? 0)
+            tunnelIndex: dataPlane?.tunnel?.index ?? 0,
+            awaitsKernelPath: dataPlane?.awaitsKernelPath ?? false)
     }
 
     private func subnetFile(

@@ -80,6 +80,8 @@ actor Daemon {
         var fallbacks = FallbackWatch()
         var formerPort = FormerPort()
         var kernelPath: AttachedKernelPath?
+        /// The data plane whose kernel path was last asked for.
+        weak var loadsKernelPath: DataPlane?
         /// The port that another process holds or held, until it was had.
         var heldPort: Component?
         var desired: DesiredNetwork?
@@ -115,6 +117,8 @@ actor Daemon {
         var blackholes: [BlackholeRoute]
         /// Another device of the same name: its addresses and routes are to be made anew.
         var tunnelIndex: UInt32
+        /// The kernel path's programs are not there yet.
+        var awaitsKernelPath: Bool
     }
 
     /// - Parameter inherited: a data plane that forwards already.

@@ -25,3 +25,22 @@ package func onThread<Result: Sendable, Failure: Error>(
     }
     return try result.get()
 }
+
+/// The same, for what takes long on a CPU and is in no hurry: on a thread that gives way to the packet threads. Nobody
+/// holds a lock meanwhile that others wait for.
+///
+/// - Parameters:
+///   - name: what `top -H` shows, at most 15 bytes.
+///   - body: what takes long.
+/// - Returns: what `body` returns, when it has.
+package func onThreadThatGivesWay<Result: Sendable>(
+    _ name: String, _ body: @escaping @Sendable () -> Result
+) async -> Result {
+    await withCheckedContinuation { continuation in
+        do {
+            try SystemThread.start(name, givesWay: true) { continuation.resume(returning: body()) }
+        } catch {
+            DispatchQueue(label: "twill.blocking").async { continuation.resume(returning: body()) }
+        }
+    }
+}

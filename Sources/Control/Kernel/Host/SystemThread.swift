@@ -8,12 +8,13 @@ package enum SystemThread {
     ///
     /// - Parameters:
     ///   - name: what `top -H` shows, at most 15 bytes.
+    ///   - givesWay: whether it leaves most of a full CPU to the other threads there, the packet threads above all.
     ///   - body: what it does. The thread alone has what this holds.
     /// - Throws: where the kernel refuses.
     package static func start(
-        _ name: String, _ body: sending @escaping () -> Void
+        _ name: String, givesWay: Bool = false, _ body: sending @escaping () -> Void
     ) throws(SystemError) {
-        let work = Unmanaged.passRetained(Work(name: name, body: body))
+        let work = Unmanaged.passRetained(Work(name: name, givesWay: givesWay, body: body))
         var thread = pthread_t()
         let code = pthread_create(
             &thread, nil,
@@ -21,6 +22,10 @@ package enum SystemThread {
                 guard let argument else { return nil }
                 let work = Unmanaged<Work>.fromOpaque(argument).takeRetainedValue()
                 twill_name_thread(work.name)
+                if work.givesWay {
+                    // Of the calling thread alone (setpriority(2), notes). To be nicer takes no right.
+                    setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, SystemThread.nice)
+                }
                 work.body()
                 return nil
             }, work.toOpaque())
@@ -31,13 +36,19 @@ package enum SystemThread {
         pthread_detach(thread)
     }
 
+    /// The nice value of one that gives way: beside one other thread a tenth of a CPU (weights of 110 and 1024, sched(7)). With 19
+    /// it would be a seventieth, and what takes 0.2 s last as long as a restart may.
+    static let nice: Int32 = 10
+
     /// What a thread is given.
     private final class Work {
         let name: String
+        let givesWay: Bool
         let body: () -> Void
 
-        init(name: String, body: @escaping () -> Void) {
+        init(name: String, givesWay: Bool, body: @escaping () -> Void) {
             self.name = name
+            self.givesWay = givesWay
             self.body = body
         }
     }

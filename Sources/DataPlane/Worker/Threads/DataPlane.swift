@@ -182,49 +182,32 @@ public final class DataPlane: Sendable {
         }
     }
 
-    /// Whether this kernel has what a kernel path over IPv4 needs, and one over IPv6: each is tried once.
-    private static let kernelPathRefusalOverIPv4 = kernelPathRefusal(over: .ipv4)
-    private static let kernelPathRefusalOverIPv6 = kernelPathRefusal(over: .ipv6)
-
-    private static func kernelPathRefusal(over underlay: AddressFamily) -> KernelProgramError? {
-        do throws(KernelProgramError) {
-            try KernelForwarder.probe(over: underlay)
-            return nil
-        } catch { return error }
-    }
-
-    /// Loads the kernel path, where one is wanted that is not loaded yet. That takes some 10 ms, and twice as much the first
-    /// time; so it is no part of the start: packets go by the workers meanwhile.
+    /// Loads the kernel path, where one is wanted that is not loaded yet. The kernel looks through the programs for some 0.15 s of a
+    /// CPU; so it is no part of the start, and nobody's end waits for it: packets go by the workers meanwhile.
     public func loadKernelPath() {
-        ending.withLock { _ in
-            guard awaitsKernelPath, let kernelPathMemory, let channels, !open.withLock({ $0.isOver })
-            else { return }
-            do throws(KernelProgramError) {
-                let refusal =
-                    switch configuration.underlay.address {
-                    case .v4: DataPlane.kernelPathRefusalOverIPv4
-                    case .v6: DataPlane.kernelPathRefusalOverIPv6
-                    }
-                if let refusal { throw refusal }
-                guard workerCount == 1 || (steersPackets && steersDatagrams) else {
-                    throw KernelProgramError(
-                        "tell which worker's a packet is", errorNumber: EOPNOTSUPP,
-                        words: "the kernel spreads packets over the workers by itself")
-                }
-                let forwarder = try KernelForwarder(
-                    underlay: configuration.underlay, former: channels.formerUnderlay,
-                    packetLimitBytes: configuration.tuning.kernelPathBytes, mtu: configuration.mtu,
-                    workers: workerCount, memory: kernelPathMemory)
-                published.withLock { published in
-                    loadedKernelPath.withLock {
-                        $0 = LoadedKernelPath(isAwaited: false, forwarder: forwarder)
-                    }
-                    if let routes = published.routes { forwarder.publish(routes) }
-                }
-                startHellos()
-            } catch {
-                loadedKernelPath.withLock { $0 = LoadedKernelPath(isAwaited: false, refusal: error) }
+        guard awaitsKernelPath, let kernelPathMemory, let channels else { return }
+        let loaded: LoadedKernelPath
+        do throws(KernelProgramError) {
+            guard workerCount == 1 || (steersPackets && steersDatagrams) else {
+                throw KernelProgramError(
+                    "tell which worker's a packet is", errorNumber: EOPNOTSUPP,
+                    words: "the kernel spreads packets over the workers by itself")
             }
+            let forwarder = try KernelForwarder(
+                underlay: configuration.underlay, former: channels.formerUnderlay,
+                packetLimitBytes: configuration.tuning.kernelPathBytes, mtu: configuration.mtu,
+                workers: workerCount, memory: kernelPathMemory)
+            loaded = LoadedKernelPath(isAwaited: false, forwarder: forwarder)
+        } catch {
+            loaded = LoadedKernelPath(isAwaited: false, refusal: error)
+        }
+        ending.withLock { _ in
+            guard awaitsKernelPath, !open.withLock({ $0.isOver }) else { return }
+            published.withLock { published in
+                loadedKernelPath.withLock { $0 = loaded }
+                if let routes = published.routes { loaded.forwarder?.publish(routes) }
+            }
+            startHellos()
         }
     }
 
