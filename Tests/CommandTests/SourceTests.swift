@@ -159,4 +159,18 @@ import Testing
             #expect(index.contains("(\(decision))"), "docs/adr/README.md lacks \(decision)")
         }
     }
+
+    /// A compiler finds what a merge left undecided in sources; in pages a reader did.
+    @Test func noPageHoldsBothSidesOfAMerge() throws {
+        let pages =
+            try FileManager.default.contentsOfDirectory(atPath: Self.root)
+            + FileManager.default.subpathsOfDirectory(atPath: "\(Self.root)/docs").map { "docs/\($0)" }
+        let markers = ["<<<<<<< ", ">>>>>>> "]
+        for page in pages where page.hasSuffix(".md") {
+            let text = try String(contentsOfFile: "\(Self.root)/\(page)", encoding: .utf8)
+            let lines = text.split(separator: "\n").filter { line in markers.contains { line.hasPrefix($0) } }
+            #expect(lines.isEmpty, "\(page): \(lines)")
+        }
+        #expect(pages.contains("ARCHITECTURE.md") && pages.contains("docs/operations.md"))
+    }
 }

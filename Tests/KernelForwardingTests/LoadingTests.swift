@@ -1,5 +1,6 @@
 import Addresses
 import CKernelForwarding
+import Forwarding
 import Glibc
 import KernelPrograms
 import NetworkNamespaces
@@ -27,6 +28,24 @@ import Testing
             forwarder = own
         }
         #expect(forwarder == nil)
+    }
+
+    /// Whoever looks after its programs may look once more after its data plane has ended: those that it would pass are another
+    /// one's packet threads then.
+    @Test(.enabled(if: namespacesAreExpected)) func oneThatIsStoppedTakesNothingWhateverIsSaidOfItSince()
+        throws
+    {
+        let forwarder = try KernelForwarder(
+            underlay: Families.ipv4.endpoint(1), packetLimitBytes: 256, mtu: 1400)
+        forwarder.publish(ForwardingRoutes(mtu: 1400, peers: []))
+        forwarder.attached(underlayIndex: 1, tunnelIndex: 1)
+        #expect(forwarder.receives)
+        forwarder.stop()
+        #expect(!forwarder.receives)
+        forwarder.suspend(nil)
+        forwarder.attached(underlayIndex: 1, tunnelIndex: 1)
+        forwarder.refresh()
+        #expect(!forwarder.receives)
     }
 
     @Test(.enabled(if: namespacesAreExpected), arguments: AddressFamily.allCases)

@@ -1,5 +1,6 @@
 import Addresses
 import CLinux
+import FoundationEssentials
 import Glibc
 import NetworkNamespaces
 import Synchronization
@@ -30,6 +31,8 @@ public final class NumberedTraffic: Sendable {
         public var duplicated = 0
         /// How many came after a later one of their flow.
         public var reordered = 0
+        /// The first of those, and when it came; nil where there is none.
+        public var firstReordered: String?
         /// The longest time in which something had been sent and nothing came, milliseconds.
         public var longestGapMilliseconds = 0.0
     }
@@ -53,6 +56,7 @@ public final class NumberedTraffic: Sendable {
         var highest = [Int](repeating: -1, count: NumberedTraffic.flows)
         var duplicated = 0
         var reordered = 0
+        var firstReordered: String?
     }
 
     /// Starts to send.
@@ -269,6 +273,7 @@ public final class NumberedTraffic: Sendable {
             report.lost = report.sent - came
             report.duplicated = seen.duplicated
             report.reordered = seen.reordered
+            report.firstReordered = seen.firstReordered
         }
         report.longestGapMilliseconds = Double(longestGap.load(ordering: .relaxed)) / 1e6
         return report
@@ -307,6 +312,11 @@ extension NumberedTraffic.Seen {
         } else {
             words[flow][word] |= bit
         }
-        if number < highest[flow] { reordered += 1 } else { highest[flow] = number }
+        guard number < highest[flow] else { return highest[flow] = number }
+        reordered += 1
+        if firstReordered == nil {
+            firstReordered =
+                "\(number) of flow \(flow) after \(highest[flow]), at \(Date().timeIntervalSince1970) s of the epoch"
+        }
     }
 }

@@ -29,6 +29,8 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
         var suspension: String?
         /// The programs are to go on past this object's end.
         var isLeft = false
+        /// Its data plane has ended: whatever is said of it since, the packet threads that it would pass are another one's.
+        var isStopped = false
         /// What was last said; `published` is that, unless the kernel had no memory for it.
         var wanted: ForwardingRoutes?
         var published: ForwardingRoutes?
@@ -138,7 +140,8 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     }
 
     private func write(_ state: inout State) {
-        let isOn = state.isAttached && state.suspension == nil && state.published != nil
+        let isOn =
+            state.isAttached && state.suspension == nil && state.published != nil && !state.isStopped
         let now = monotonicNanoseconds()
         state.settings.valid_until = isOn ? now &+ KernelForwarder.validityNanoseconds : 0
         if !programs[KERNEL_MAP_SETTINGS].set(UInt32(0), to: state.settings) {
@@ -320,9 +323,13 @@ public final class KernelForwarder: ForwardingSubscriber, KernelPathPeers, Senda
     /// For a daemon that is followed by another in a moment.
     public func leave() { state.withLock { $0.isLeft = true } }
 
-    /// Has the programs take nothing any more, wherever they stand, but for those that are left.
+    /// Has the programs take nothing any more, for good, wherever they stand, but for those that are left.
     public func stop() {
-        if !state.withLock({ $0.isLeft }) { suspend("the daemon stops") }
+        state.withLock { state in
+            guard !state.isLeft else { return }
+            state.isStopped = true
+            write(&state)
+        }
         // Whoever is asked holds this object, which would never end.
         state.withLock { $0.leavesByUnderlay = { _ in false } }
     }

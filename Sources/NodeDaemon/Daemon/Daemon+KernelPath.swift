@@ -11,8 +11,10 @@ extension Daemon {
     func kernelPathItems(of dataPlane: DataPlane?) async -> [any DesiredItem] {
         if let dataPlane, dataPlane.awaitsKernelPath {
             loadKernelPath(of: dataPlane)
-            // What stands meanwhile is another data plane's, and takes nothing.
-            return stage.kernelPath?.attachments ?? []
+            // What stood is another data plane's, and goes.
+            stage.kernelPath = nil
+            observation.update(nil as AttachedKernelPath?)
+            return []
         }
         if let refusal = dataPlane?.kernelPathRefusal, !hasToldKernelPathRefusal {
             hasToldKernelPathRefusal = true
