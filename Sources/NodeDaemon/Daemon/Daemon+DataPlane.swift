@@ -148,15 +148,15 @@ extension Daemon {
         }
     }
 
-    /// Lets one data plane follow another. The kernel path of the one rests from before its packet threads cease; the other has
-    /// its own.
+    /// Lets one data plane follow another. The kernel path of the one goes on until its packet threads have ceased: what it sent
+    /// last has a few milliseconds before it is followed by anything of the other's, which has a kernel path of its own.
     private func following(
         _ current: DataPlane, by settings: DataPlaneConfiguration, keepsFormerSockets: Bool = true,
         _ routes: ForwardingRoutes
     ) async throws(DataPlaneError) -> DataPlane {
         isReplacing = true
         defer { isReplacing = false }
-        stage.kernelPath?.rest()
+        let kernelPath = stage.kernelPath
         if current.underlay != settings.underlay {
             // What the service manager has of a port of before, or of one that a worker sends from, would keep that taken.
             stage.stored = nil
@@ -164,9 +164,9 @@ extension Daemon {
         }
         do throws(DataPlaneError) {
             return try await onThread { () throws(DataPlaneError) in
-                try current.replaced(by: settings, keepsFormerSockets: keepsFormerSockets) {
-                    $0.publish(routes)
-                }
+                try current.replaced(
+                    by: settings, keepsFormerSockets: keepsFormerSockets, resting: { kernelPath?.rest() }
+                ) { $0.publish(routes) }
             }
         } catch {
             stage.kernelPath?.rest()

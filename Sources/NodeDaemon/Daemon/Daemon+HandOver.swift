@@ -50,7 +50,6 @@ extension Daemon {
                 packets: dataPlane.counters()[.tunnelReads] &- readBefore, in: ContinuousClock.now - since,
                 comesAgain: failedHandOver.map { ContinuousClock.now - $0 < Successor.comesAgainWithin }
                     ?? false)
-            stage.kernelPath?.rest()
             try await give(dataPlane, channels, to: successor, withinMilliseconds: patience)
             await closeKernelPath()
             stage.dataPlane = nil
@@ -77,8 +76,10 @@ extension Daemon {
         let (routes, owner, narrow) = (
             stage.routes ?? ForwardingRoutes(), handOverNode, node.knownPaths.narrow
         )
+        let kernelPath = stage.kernelPath
         try await onThread { () throws(HandOverFailure) in
             guard dataPlane.cease() else { throw HandOverFailure("its packet threads do not come to rest") }
+            kernelPath?.rest()
             do throws(HandOverFailure) {
                 try successor.give(
                     {

@@ -18,21 +18,23 @@ extension DataPlane {
     /// - Parameters:
     ///   - configuration: what the new one is made for; the TUN device's name is the same.
     ///   - keepsFormerSockets: whether what comes to sockets that the node had before is still taken in.
+    ///   - resting: called when this one's workers have come to rest, before the new one's begin: what goes past them rests from
+    ///     then on.
     ///   - publish: publishes the routes to the new one, before it begins.
     /// - Returns: the new one. Where it could be had in part only (fewer workers, say), it is for another configuration.
     /// - Throws: `DataPlaneError` where there can be none; then this one goes on.
     public func replaced(
         by configuration: DataPlaneConfiguration, keepsFormerSockets: Bool = true,
-        publish: (DataPlane) -> Void
+        resting: () -> Void = {}, publish: (DataPlane) -> Void
     ) throws(DataPlaneError) -> DataPlane {
         var current = self
         // The port of before may be the one that is wanted again.
         if underlay != configuration.underlay, channels?.hasFormerSockets == true {
-            current = try replacedDirectly(by: self.configuration, false, publish)
+            current = try replacedDirectly(by: self.configuration, false, resting, publish)
         }
         for step in steps(to: configuration) {
             do throws(DataPlaneError) {
-                current = try current.replacedDirectly(by: step, keepsFormerSockets, publish)
+                current = try current.replacedDirectly(by: step, keepsFormerSockets, resting, publish)
             } catch {
                 // One worker carries what several did, more slowly; there is no way back to those.
                 guard current !== self else { throw error }
@@ -66,7 +68,8 @@ extension DataPlane {
     }
 
     private func replacedDirectly(
-        by configuration: DataPlaneConfiguration, _ keepsFormerSockets: Bool, _ publish: (DataPlane) -> Void
+        by configuration: DataPlaneConfiguration, _ keepsFormerSockets: Bool, _ resting: () -> Void,
+        _ publish: (DataPlane) -> Void
     ) throws(DataPlaneError) -> DataPlane {
         guard let channels else {
             throw .resource("replace a data plane that has ended", errorNumber: EBADF)
@@ -77,7 +80,7 @@ extension DataPlane {
             try successor.prepare()
             publish(successor)
             try change.open(configuration, workers: successor.workerCount)
-            try hand(to: successor, &change, keepsFormerSockets)
+            try hand(to: successor, &change, keepsFormerSockets, resting)
         } catch {
             change.undo()
             successor.stop()
@@ -87,11 +90,13 @@ extension DataPlane {
     }
 
     private func hand(
-        to successor: DataPlane, _ change: inout ChannelChange, _ keepsFormerSockets: Bool
+        to successor: DataPlane, _ change: inout ChannelChange, _ keepsFormerSockets: Bool,
+        _ resting: () -> Void
     ) throws(DataPlaneError) {
         guard cease(for: change, successor.workerCount) else {
             throw .resource("bring the packet threads to rest", errorNumber: EBUSY)
         }
+        resting()
         do throws(DataPlaneError) {
             try change.complete(successor.configuration, keepsFormerSockets)
             var totals = totals()
