@@ -6,6 +6,8 @@ import NetworkNamespaces
 public final class LabProcess: Sendable {
     /// The process.
     public let processIdentifier: pid_t
+    /// The shell that waits for its end.
+    private let shell: pid_t
     private let files: String
 
     /// Starts a program.
@@ -16,7 +18,7 @@ public final class LabProcess: Sendable {
     ///   - files: the path and the first part of the names of what is kept of it.
     init(_ command: String, in namespace: NetworkNamespace.Lease, files: String) async throws {
         self.files = files
-        try Data("echo $$ >\(files).pid\n\(command)\n".utf8).write(to: URL(filePath: files + ".sh"))
+        try Data("echo $$ $PPID >\(files).pid\n\(command)\n".utf8).write(to: URL(filePath: files + ".sh"))
         // The shell waits for it in the foreground: its status is there as soon as it ended.
         try await namespace.run {
             try execute(
@@ -26,7 +28,9 @@ public final class LabProcess: Sendable {
             let text = try? String(contentsOfFile: files + ".pid", encoding: .utf8)
             return text?.hasSuffix("\n") == true ? text : nil
         }
-        processIdentifier = pid_t(text.prefix { $0.isNumber }) ?? -1
+        let numbers = text.split { !$0.isNumber }.compactMap { pid_t($0) }
+        processIdentifier = numbers.first ?? -1
+        shell = numbers.last ?? -1
     }
 
     /// What it wrote to its standard output so far.
@@ -37,6 +41,16 @@ public final class LabProcess: Sendable {
 
     private static func text(of path: String) -> String {
         (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
+    }
+
+    /// What the kernel says of a process: `R (running)`, and how much it has run; `gone` where there is none.
+    private static func state(of process: pid_t) -> String {
+        let state = text(of: "/proc/\(process)/status").split(separator: "\n").first {
+            $0.hasPrefix("State:")
+        }
+        guard let state else { return "gone" }
+        let switches = text(of: "/proc/\(process)/schedstat").split(separator: "\n").first ?? ""
+        return "\(state.dropFirst(6).trimmingPrefix { $0.isWhitespace }) (schedstat \(switches))"
     }
 
     /// Sends a signal.
@@ -60,7 +74,11 @@ public final class LabProcess: Sendable {
     /// - Returns: its exit status, 128 and more where a signal ended it.
     public func exitStatus(seconds: Double = 60) async throws -> Int {
         try await until(
-            "its end", seconds: seconds, { "it wrote: \(output.suffix(3000))\(errors.suffix(3000))" }
+            "its end", seconds: seconds,
+            {
+                "it is \(Self.state(of: processIdentifier)), the shell that waits for it is \(Self.state(of: shell)); "
+                    + "it wrote: \(output.suffix(3000))\(errors.suffix(3000))"
+            }
         ) {
             Int(Self.text(of: files + ".status").prefix { $0.isNumber })
         }

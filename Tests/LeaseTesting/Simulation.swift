@@ -65,6 +65,18 @@ package final class Simulation {
         configuration = network
     }
 
+    /// A network whose nodes have had twenty seconds to find their leases and each other.
+    ///
+    /// - Parameters:
+    ///   - count: of nodes, 1 or more; their addresses are 198.18.9.1 and on.
+    ///   - seed: of the simulation.
+    package static func network(of count: Int, seed: UInt64) -> Simulation {
+        let simulation = Simulation(seed: seed)
+        for number in 1...count { simulation.addNode("198.18.9.\(number)") }
+        simulation.run(for: .seconds(20))
+        return simulation
+    }
+
     /// Adds a node, which begins at once; one that has only an IPv6 address where `address` is one.
     @discardableResult
     package func addNode(

@@ -5,16 +5,9 @@ import Testing
 private let hour = Duration.seconds(3_600)
 
 @Suite("Peers that the store lost, and how they are let go") struct HeldPeerTests {
-    private func network(of count: Int, seed: UInt64) -> Simulation {
-        let simulation = Simulation(seed: seed)
-        for number in 1...count { simulation.addNode("198.18.9.\(number)") }
-        simulation.run(for: .seconds(20))
-        return simulation
-    }
-
     @Test("what is held is let go by nobody whom the store does not answer: it may have come back unheard")
     func heldInSilence() {
-        let simulation = network(of: 5, seed: 125)
+        let simulation = Simulation.network(of: 5, seed: 125)
         let node = simulation.nodes[0]
         let others = simulation.nodes.dropFirst().map { $0 }
         for other in others { other.isStopped = true }
@@ -34,7 +27,7 @@ private let hour = Duration.seconds(3_600)
 
     @Test("a peer that is waited for and registers again, of which the watch does not tell, is not let go")
     func returnUntold() {
-        let simulation = network(of: 6, seed: 126)
+        let simulation = Simulation.network(of: 6, seed: 126)
         let (node, late) = (simulation.nodes[0], simulation.nodes[1])
         let peers = node.table.peers
         simulation.isStoreDown = true

@@ -5,13 +5,6 @@ import Testing
 /// What a store keeps to itself, or tells twice, one thing at a time.
 @Suite("A store that lies, one lie at a time")
 struct LyingStoreTests {
-    private func network(of count: Int, seed: UInt64) -> Simulation {
-        let simulation = Simulation(seed: seed)
-        for number in 1...count { simulation.addNode("198.18.9.\(number)") }
-        simulation.run(for: .seconds(20))
-        return simulation
-    }
-
     @Test(
         "a write is done, its answer lost, and the watch does not tell: it is found by a snapshot, and not done twice"
     )
@@ -44,7 +37,7 @@ struct LyingStoreTests {
 
     @Test("a deletion that is told again, from before what is known, removes nobody, and the store is asked")
     func oldChange() {
-        let simulation = network(of: 3, seed: 502)
+        let simulation = Simulation.network(of: 3, seed: 502)
         let node = simulation.nodes[0]
         let peers = node.table.peers
         let requests = simulation.requests.count
@@ -58,7 +51,7 @@ struct LyingStoreTests {
 
     @Test("a watch that stands where the store was before makes the node read everything")
     func watchStandsBack() {
-        let simulation = network(of: 2, seed: 503)
+        let simulation = Simulation.network(of: 2, seed: 503)
         let requests = simulation.requests.count
         simulation.nodes[0].tell(.alive(.simulated(simulation.revision - 1)))
         simulation.run(for: .seconds(2))
@@ -69,7 +62,7 @@ struct LyingStoreTests {
         "a watch that went back tells what was as if it were new: nothing of it is believed, not for a moment"
     )
     func goesBackInTime() {
-        let simulation = network(of: 3, seed: 506)
+        let simulation = Simulation.network(of: 3, seed: 506)
         let node = simulation.nodes[0]
         let peers = node.table.peers
         let past = simulation.revision - 2
@@ -82,7 +75,7 @@ struct LyingStoreTests {
 
     @Test("what the watch passed over is found by reading the store now and then, and said")
     func passedOver() {
-        let simulation = network(of: 2, seed: 507)
+        let simulation = Simulation.network(of: 2, seed: 507)
         let node = simulation.nodes[0]
         simulation.faults.losesEvent = 1
         simulation.put("10.66.200.0-24", #"{"PublicIP":"198.18.9.200"}"#)
@@ -98,7 +91,7 @@ struct LyingStoreTests {
 
     @Test("an answer that comes when the watch has told more is late, and no store that was put back")
     func lateAnswers() {
-        let simulation = network(of: 2, seed: 514)
+        let simulation = Simulation.network(of: 2, seed: 514)
         let node = simulation.nodes[0]
         simulation.faults.delaysAnswer = 1
         for number in 0..<4_000 {
@@ -113,7 +106,7 @@ struct LyingStoreTests {
 
     @Test("a watch that tells everything is never said to have missed something")
     func nothingPassedOver() {
-        let simulation = network(of: 4, seed: 508)
+        let simulation = Simulation.network(of: 4, seed: 508)
         for number in 0..<4_000 {
             let key = "10.66.\(200 + number % 31).0-24"
             if number % 3 == 2 {
@@ -130,7 +123,7 @@ struct LyingStoreTests {
 
     @Test("a watch that tells nothing any more is replaced after the next snapshot")
     func dumbWatch() {
-        let simulation = network(of: 1, seed: 504)
+        let simulation = Simulation.network(of: 1, seed: 504)
         let node = simulation.nodes[0]
         node.loseWatch()
         simulation.run(for: .seconds(1_000))

@@ -10,13 +10,6 @@ private let hour = Duration.seconds(3_600)
 /// A store that was emptied, unmounted, restored or replaced says the same as one whose nodes are gone.
 @Suite("K6: what a store says is doubted")
 struct StoreDoubtTests {
-    private func network(of count: Int, seed: UInt64) -> Simulation {
-        let simulation = Simulation(seed: seed)
-        for number in 1...count { simulation.addNode("198.18.9.\(number)") }
-        simulation.run(for: .seconds(20))
-        return simulation
-    }
-
     private func lostLeases(_ node: SimulatedNode) -> Problem? {
         node.table.conditions[Component(.store, "lost leases")]
     }
@@ -25,7 +18,7 @@ struct StoreDoubtTests {
         "etcdctl del --prefix, config and leases in one change: every peer stays, said, and confirmed one by one"
     )
     func deletedAtOnce() {
-        let simulation = network(of: 5, seed: 101)
+        let simulation = Simulation.network(of: 5, seed: 101)
         let node = simulation.nodes[0]
         for other in simulation.nodes.dropFirst() { other.isStopped = true }
         simulation.removeAll(simulation.entries.keys.sorted(), andConfiguration: true)
@@ -47,7 +40,7 @@ struct StoreDoubtTests {
 
     @Test("a script that deletes key by key: what went first comes back")
     func deletedOneByOne() {
-        let simulation = network(of: 8, seed: 102)
+        let simulation = Simulation.network(of: 8, seed: 102)
         let node = simulation.nodes[0]
         for other in simulation.nodes.dropFirst() { other.isStopped = true }
         for key in simulation.entries.keys.sorted() where key != node.subnet {
@@ -62,7 +55,7 @@ struct StoreDoubtTests {
     @Test("one lease deleted is believed at once, be it one of two, or one of many")
     func oneDeletionIsBelieved() {
         for count in [2, 3, 9] {
-            let simulation = network(of: count, seed: 103)
+            let simulation = Simulation.network(of: count, seed: 103)
             let node = simulation.nodes[0]
             simulation.nodes[1].isStopped = true
             simulation.remove(simulation.nodes[1].subnet!)
@@ -75,7 +68,7 @@ struct StoreDoubtTests {
     @Test("a snapshot that lacks most peers after an outage is not believed; one that lacks a few is")
     func snapshotLacksPeers() {
         for (removed, left) in [(6, 7), (2, 5)] {
-            let simulation = network(of: 8, seed: 104)
+            let simulation = Simulation.network(of: 8, seed: 104)
             let node = simulation.nodes[0]
             for other in simulation.nodes.dropFirst() { other.isStopped = true }
             simulation.isStoreDown = true
@@ -90,7 +83,7 @@ struct StoreDoubtTests {
 
     @Test("a store that lost all and is half filled again: this node's own lease, gone too, counts")
     func halfFilledAgain() {
-        let simulation = network(of: 5, seed: 120)
+        let simulation = Simulation.network(of: 5, seed: 120)
         let node = simulation.nodes[0]
         let others = simulation.nodes.dropFirst().map { $0 }
         for other in others { other.isStopped = true }
@@ -111,7 +104,7 @@ struct StoreDoubtTests {
 
     @Test("a node that slept hears at once that all went and that most came back: the rest is waited for")
     func wakesAfterTheLoss() {
-        let simulation = network(of: 5, seed: 122)
+        let simulation = Simulation.network(of: 5, seed: 122)
         let node = simulation.nodes[0]
         let peers = node.table.peers
         let keys = peers.map(\.subnet.key)
@@ -129,7 +122,7 @@ struct StoreDoubtTests {
 
     @Test("what the watch told of a loss and what a snapshot shows of it a moment later are one loss")
     func watchAndSnapshot() {
-        let simulation = network(of: 6, seed: 123)
+        let simulation = Simulation.network(of: 6, seed: 123)
         let node = simulation.nodes[0]
         let peers = node.table.peers
         for other in simulation.nodes.dropFirst() { other.isStopped = true }
@@ -149,7 +142,7 @@ struct StoreDoubtTests {
 
     @Test("that a held peer's entry is deleted, told once more, is no news")
     func deletionToldAgain() {
-        let simulation = network(of: 5, seed: 124)
+        let simulation = Simulation.network(of: 5, seed: 124)
         let node = simulation.nodes[0]
         let peers = node.table.peers
         for other in simulation.nodes.dropFirst() { other.isStopped = true }
@@ -164,7 +157,7 @@ struct StoreDoubtTests {
 
     @Test("a peer that a snapshot lacks is waited for while its node asks a store that does not answer yet")
     func lateReturn() {
-        let simulation = network(of: 6, seed: 121)
+        let simulation = Simulation.network(of: 6, seed: 121)
         let (node, late) = (simulation.nodes[0], simulation.nodes[1])
         let peers = node.table.peers
         simulation.isStoreDown = true
@@ -185,7 +178,7 @@ struct StoreDoubtTests {
 
     @Test("a store restored from a backup: what came after the backup stays, the rest is as the backup says")
     func restored() {
-        let simulation = network(of: 4, seed: 105)
+        let simulation = Simulation.network(of: 4, seed: 105)
         let backup = simulation.backup
         let late = simulation.addNode("198.18.9.5")
         simulation.run(for: .seconds(10))
@@ -206,7 +199,7 @@ struct StoreDoubtTests {
 
     @Test("another cluster under the same name: said, and no peer is lost, not even one alone")
     func anotherStore() {
-        let simulation = network(of: 3, seed: 106)
+        let simulation = Simulation.network(of: 3, seed: 106)
         let node = simulation.nodes[0]
         for other in simulation.nodes.dropFirst() { other.isStopped = true }
         simulation.isStoreDown = true
@@ -223,7 +216,7 @@ struct StoreDoubtTests {
     @Test(
         "what is held ends when its lease would have, and when another node has its subnet or it has another")
     func heldEnds() {
-        let simulation = network(of: 5, seed: 107)
+        let simulation = Simulation.network(of: 5, seed: 107)
         let node = simulation.nodes[0]
         let others = simulation.nodes.dropFirst().map { $0 }
         for other in others { other.isStopped = true }
@@ -244,7 +237,7 @@ struct StoreDoubtTests {
 
     @Test("a watch that tells of before what is known is not believed; the store is asked")
     func watchGoesBack() {
-        let simulation = network(of: 3, seed: 108)
+        let simulation = Simulation.network(of: 3, seed: 108)
         let node = simulation.nodes[0]
         let peers = node.table.peers
         let key = simulation.nodes[1].subnet!
@@ -265,7 +258,7 @@ struct StoreDoubtTests {
 
     @Test("a store that answers and ends the watch at once, for six hours: few requests, few lines")
     func flappingStore() {
-        let simulation = network(of: 2, seed: 109)
+        let simulation = Simulation.network(of: 2, seed: 109)
         let node = simulation.nodes[0]
         let (lines, requests) = (node.reports.count, simulation.requests.count)
         for _ in 0..<21_600 {
@@ -281,7 +274,7 @@ struct StoreDoubtTests {
 
     @Test("a key that is broken and mended for a day, and twenty thousand broken ones: few lines")
     func flappingEntries() {
-        let simulation = network(of: 1, seed: 110)
+        let simulation = Simulation.network(of: 1, seed: 110)
         let node = simulation.nodes[0]
         for number in 0..<5_000 {
             simulation.put("10.66.250.0-24", number % 2 == 0 ? "nonsense" : #"{"PublicIP":"198.18.9.250"}"#)
@@ -293,7 +286,7 @@ struct StoreDoubtTests {
 
     @Test("many skipped entries and many changes: each change costs itself alone")
     func manySkipped() {
-        let simulation = network(of: 1, seed: 111)
+        let simulation = Simulation.network(of: 1, seed: 111)
         let node = simulation.nodes[0]
         for number in 0..<3_000 { simulation.put("broken \(number)", "nonsense") }
         // Entries that a peer keeps out.
@@ -315,7 +308,7 @@ struct StoreDoubtTests {
 
     @Test("what a store says is wrong with it, though it answers, is a problem of the node")
     func storeConditions() {
-        let simulation = network(of: 1, seed: 112)
+        let simulation = Simulation.network(of: 1, seed: 112)
         let node = simulation.nodes[0]
         let problem = Problem(.degraded, "the clocks are an hour apart", remedy: "set them")
         node.tell(.conditions([Component(.clock): problem]))
@@ -330,7 +323,7 @@ struct StoreDoubtTests {
         "a lease that is made a reservation while its node runs stays one, through renewals and a change of port"
     )
     func reservedWhileItRuns() {
-        let simulation = network(of: 1, seed: 113)
+        let simulation = Simulation.network(of: 1, seed: 113)
         let node = simulation.nodes[0]
         let subnet = node.subnet!
         simulation.put(subnet, simulation.entries[subnet]!.value)
@@ -436,7 +429,7 @@ struct StoreDoubtTests {
 
     @Test("extreme numbers in a snapshot trap nothing")
     func extremeNumbers() {
-        let simulation = network(of: 1, seed: 119)
+        let simulation = Simulation.network(of: 1, seed: 119)
         let node = simulation.nodes[0]
         for revision in [Int64.max, 0, -1, .min, 5] {
             node.tell(.alive(.simulated(revision)))

@@ -8,6 +8,7 @@ import NetworkNamespaces
 enum Upgrade {
     static func play(_ event: UpgradeEvent, _ options: UpgradeOptions) async throws -> UpgradeResult {
         let stage = try await UpgradeStage(options, event)
+        let stolenBefore = Self.stolenMilliseconds
         // Both ways at once, half of the rate each, and TCP both ways beside them.
         let forth = try await NumberedTraffic.start(
             from: stage.pods[0], to: stage.pods[1], rate: options.rate / 2)
@@ -32,14 +33,29 @@ enum Upgrade {
                 "\(event.rawValue): out \(report), in \(other); \(stage.drops); \(try await stage.kernelDrops())"
             )
         }
+        let longestGap = max(report.longestGapMilliseconds, other.longestGapMilliseconds)
+        if event.isPlanned, longestGap >= 10 {
+            let stolen = Self.stolenMilliseconds - stolenBefore
+            complain(
+                "\(event.rawValue): nothing came for \(longestGap) ms; the hypervisor gave \(stolen) ms of this machine's processors to others in that playing"
+            )
+        }
         report.sent += other.sent
         report.lost += other.lost
         report.duplicated += other.duplicated
         report.reordered += other.reordered
-        report.longestGapMilliseconds = max(report.longestGapMilliseconds, other.longestGapMilliseconds)
+        report.longestGapMilliseconds = longestGap
         if ProcessInfo.processInfo.environment["TWILL_UPGRADE_LOGS"] != nil { stage.tellLogs() }
         return UpgradeResult(
             traffic: report, resets: resets, droppedByForwarder: try await stage.droppedByForwarder())
+    }
+
+    /// What the hypervisor gave to others of this machine's processors since its start: ticks of a hundredth of a second each
+    /// (`steal`, proc_stat(5)).
+    private static var stolenMilliseconds: Int {
+        let text = (try? String(contentsOfFile: "/proc/stat", encoding: .utf8)) ?? ""
+        let fields = text.prefix { $0 != "\n" }.split(separator: " ")
+        return fields.count > 8 ? (Int(fields[8]) ?? 0) * 10 : 0
     }
 }
 
