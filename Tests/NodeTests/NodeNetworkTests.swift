@@ -4,6 +4,7 @@ import Health
 import Logging
 import Netlink
 import NetworkNamespaces
+import Synchronization
 import Testing
 
 @testable import Node
@@ -114,6 +115,29 @@ struct NodeNetworkTests {
         let setting = "cat /proc/sys/net/ipv4/conf/flannel0/accept_local"
         try await namespace.run { try execute("echo 0 > /proc/sys/net/ipv4/conf/flannel0/accept_local") }
         try await wait(for: "1", in: namespace, setting)
+    }
+
+    /// The kernel path's programs come a moment after all else, and what somebody took away meanwhile is no less somebody's doing.
+    @Test func whatWasTakenAwayBeforeSomethingIsAddedIsRestoredAndThatIsSaid() async throws {
+        let namespace = try await namespace()
+        let log = RestoresLog()
+        let network = try await namespace.run {
+            try NodeNetwork(
+                options: UnderlayOptions(), resyncInterval: .seconds(3600), health: NodeHealth(),
+                logger: Logger(label: "test") { _ in log })
+        }
+        let items = NodeNetworkTests.settings.desiredItems
+        try await network.setDesired(items)
+        let blackhole = BlackholeRoute(subnet: .v4(IPv4Prefix("10.66.28.0/24")!))
+        try await namespace.run { try execute("ip route del 10.66.0.0/16") }
+        try await network.setDesired(items + [blackhole], isAddition: true)
+        try await expectTunnel(in: namespace)
+        #expect(log.count == 1)
+        // Where other things are wanted it is not somebody's doing that they are not there.
+        try await namespace.run { try execute("ip route del 10.66.0.0/16") }
+        try await network.setDesired(items)
+        try await expectTunnel(in: namespace)
+        #expect(log.count == 1)
     }
 
     @Test func theResyncRestoresRulesThatNoNotificationTellsOf() async throws {
@@ -313,6 +337,29 @@ struct NodeNetworkTests {
 }
 
 /// Says nothing below errors, so that what the tests provoke does not fill their output.
+/// Counts what was restored.
+private final class RestoresLog: LogHandler, Sendable {
+    private let restores = Atomic<Int>(0)
+
+    var count: Int { restores.load(ordering: .relaxed) }
+    var logLevel: Logger.Level {
+        get { .notice }
+        set {}
+    }
+    var metadata: Logger.Metadata {
+        get { [:] }
+        set {}
+    }
+    subscript(metadataKey _: String) -> Logger.Metadata.Value? {
+        get { nil }
+        set {}
+    }
+
+    func log(event: LogEvent) {
+        if "\(event.message)" == EventName.restored.rawValue { restores.add(1, ordering: .relaxed) }
+    }
+}
+
 let quietLogger: Logger = {
     var logger = Logger(label: "node-tests")
     logger.logLevel = .critical

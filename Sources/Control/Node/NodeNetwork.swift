@@ -267,9 +267,12 @@ public actor NodeNetwork {
 
     /// Replaces all desired items: takes away what is no longer wanted, and makes the rest so in their order.
     ///
+    /// - Parameters:
+    ///   - items: all that is wanted.
+    ///   - isAddition: whether all that was wanted is among them, as it was: who has changed something of that is told of.
     /// - Throws: the first failure of an essential item, which `run` tries again.
-    public func setDesired(_ items: [any DesiredItem]) throws {
-        reconciler.replace(with: items)
+    public func setDesired(_ items: [any DesiredItem], isAddition: Bool = false) throws {
+        reconciler.replace(with: items, isAddition: isAddition)
         missingDevice = nil
         routes = nil
         try followNeighbors()

@@ -264,6 +264,10 @@ extension Daemon {
             })
         let desired = desiredNetwork(configuration, lease, places, dataPlane)
         if desired == stage.desired { return }
+        // All is as it was, and the kernel path's programs are there.
+        var withPrograms = stage.desired
+        withPrograms?.awaitsKernelPath = false
+        let isAddition = desired == withPrograms
         let file = KeptSubnetFile(
             desired.file, at: options.lease.subnetFile, wasInPlace: stage.subnetFile != nil)
         var items: [any DesiredItem] = []
@@ -294,7 +298,7 @@ extension Daemon {
         stage.keptFile = file
         // Where it fails, what stands is neither what was wanted before nor this.
         stage.desired = nil
-        try await node.setDesired(items)
+        try await node.setDesired(items, isAddition: isAddition)
         // Where no program for rules works, that is told, and the node goes on without.
         stage.standingItems =
             items.filter { $0.isEssential }.map(\.name) + [file.name]

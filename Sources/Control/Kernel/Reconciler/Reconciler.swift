@@ -33,6 +33,8 @@ package final class Reconciler {
     private var log: RepeatLimitedLog
     private var restores = RepeatedRestores()
     private var unwanted: [any OwnedItem] = []
+    /// The names of those that were wanted before the last replacement, and are as they were.
+    private var kept: Set<String> = []
     /// The devices' numbers by their names, as they were seen last.
     private var deviceIndexes: [String: Int32] = [:]
     /// What the devices are called that this daemon makes, in this run or an earlier one.
@@ -63,8 +65,14 @@ package final class Reconciler {
     }
 
     /// Takes new items; what of the former ones is no longer wanted is taken away by `deleteUnwanted`.
-    package func replace(with items: [any DesiredItem]) {
+    ///
+    /// - Parameters:
+    ///   - items: the new ones.
+    ///   - isAddition: whether all of the former ones are among them, as they were: what differs of those has been changed by
+    ///     somebody else, and is restored.
+    package func replace(with items: [any DesiredItem], isAddition: Bool = false) {
         let wanted = Set(items.map(\.name))
+        kept = isAddition ? wanted.intersection(self.items.map(\.name)) : []
         unwanted += self.items.compactMap { $0 as? any OwnedItem }.filter { !wanted.contains($0.name) }
         // What is wanted again is not taken away.
         unwanted.removeAll { wanted.contains($0.name) }
@@ -107,9 +115,10 @@ package final class Reconciler {
         var state = initialState
         var outcome = Outcome()
         // A device that was made anew has nothing yet: making that so is no restoring, and nobody took it away.
-        let isFirstTime = takeDeviceIndexes(in: state) || isAsked
+        let areDevicesNew = takeDeviceIndexes(in: state)
         for item in items where isResync || !item.needsResync {
             do {
+                let isFirstTime = areDevicesNew || isAsked && !kept.contains(item.name)
                 if let deviation = try update(item, in: state, isFirstTime: isFirstTime) {
                     if !isFirstTime { restores.note(item.name, deviation, now: .now) }
                     let changesRoutes = item.component.kind != .setting && !item.needsResync
