@@ -60,6 +60,24 @@ import Testing
         }
     }
 
+    /// Lists that come while packets flow cost some of them.
+    @Test func theListsAreThereBeforeTheProgramAndStayOthers() async throws {
+        try await World.make { world in
+            let place = ProgramPlace(at: "under")
+            #expect(try place.deviation(in: world.state()) != nil)
+            try place.update(in: world.state(), using: world.socket)
+            #expect(try place.deviation(in: world.state()) == nil)
+            #expect(try execute("tc qdisc show dev under").contains("clsact"))
+            // Somebody else had them first.
+            try ProgramPlace(at: "under").update(in: world.state(), using: world.socket)
+            try world.attach(world.program())
+            try execute("ip link del under")
+            #expect(try place.deviation(in: world.state()) == nil)
+            try execute("ip link add under type veth")
+            #expect(try place.deviation(in: world.state()) != nil)
+        }
+    }
+
     @Test func isAttachedAnewWhereTheInterfaceIsAnother() async throws {
         try await World.make { world in
             let program = world.program()

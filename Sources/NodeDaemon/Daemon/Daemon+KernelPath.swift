@@ -14,7 +14,7 @@ extension Daemon {
             // What stood is another data plane's, and goes.
             stage.kernelPath = nil
             observation.update(nil as AttachedKernelPath?)
-            return []
+            return programPlaces()
         }
         if let refusal = dataPlane?.kernelPathRefusal, !hasToldKernelPathRefusal {
             hasToldKernelPathRefusal = true
@@ -30,7 +30,7 @@ extension Daemon {
             underlay: underlay.interfaceName, address: dataPlane.configuration.underlay.address,
             tunnel: options.tunnel.interfaceName)
         if let current = stage.kernelPath, current.forwarder === forwarder, current.place == place {
-            return current.attachments
+            return programPlaces() + current.attachments
         }
         let made = AttachedKernelPath(
             forwarder, at: place,
@@ -39,7 +39,16 @@ extension Daemon {
                 haveCaughtUp: { [weak dataPlane] in dataPlane?.hasCaughtUp ?? false }))
         stage.kernelPath = made
         observation.update(made)
-        return made.attachments
+        return programPlaces() + made.attachments
+    }
+
+    /// Where the programs are to stand, while they are not there yet as well.
+    private func programPlaces() -> [any DesiredItem] {
+        let interfaceNames = [underlay.interfaceName, options.tunnel.interfaceName]
+        if stage.programPlaces.map(\.interfaceName) != interfaceNames {
+            stage.programPlaces = interfaceNames.map { ProgramPlace(at: $0) }
+        }
+        return stage.programPlaces
     }
 
     /// Has the kernel look through the programs, which takes it some 0.15 s of a CPU: beside all else, and after the packet threads.

@@ -15,6 +15,7 @@ import Firewall
 import Forwarding
 import Node
 import Reconciler
+import TrafficControl
 import Worker
 
 /// One node of a network, from its start to its end.
@@ -80,6 +81,7 @@ actor Daemon {
         var fallbacks = FallbackWatch()
         var formerPort = FormerPort()
         var kernelPath: AttachedKernelPath?
+        var programPlaces: [ProgramPlace] = []
         /// The data plane whose kernel path was last asked for.
         weak var loadsKernelPath: DataPlane?
         /// The port that another process holds or held, until it was had.

@@ -77,6 +77,18 @@ extension RouteSocket {
         }
     }
 
+    /// Gives an interface lists of filters (`clsact`), where it has none. What is sent there in that moment is lost.
+    ///
+    /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
+    public func addTrafficLists(toInterface index: Int32) throws(NetlinkError) {
+        do {
+            _ = try list(.addTrafficLists(interfaceIndex: index)) { _ -> Never? in nil }
+        } catch {
+            // It has them.
+            guard error.code == EEXIST else { throw error }
+        }
+    }
+
     /// Puts a program into the list, in the place of the filter with the same priority and handle, between two packets.
     ///
     /// - Parameters:
@@ -84,12 +96,7 @@ extension RouteSocket {
     ///   - program: the program's descriptor.
     /// - Throws: `NetlinkError` with the kernel's error number, and its own words where it has any.
     public func replaceTrafficFilter(_ filter: TrafficFilter, program: Int32) throws(NetlinkError) {
-        do {
-            _ = try list(.addTrafficLists(interfaceIndex: filter.interfaceIndex)) { _ -> Never? in nil }
-        } catch {
-            // It has them.
-            guard error.code == EEXIST else { throw error }
-        }
+        try addTrafficLists(toInterface: filter.interfaceIndex)
         _ = try list(.replaceTrafficFilter(filter, program: program)) { _ -> Never? in nil }
     }
 
