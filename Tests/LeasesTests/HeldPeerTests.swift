@@ -48,4 +48,27 @@ private let hour = Duration.seconds(3_600)
         }
         #expect(secondsWithout == 0)
     }
+
+    @Test("a watch that goes on in another store tells what that one lacks: that is part of its loss")
+    func toldByTheWatchOfAnotherStore() {
+        let simulation = Simulation.network(of: 6, seed: 127)
+        let (node, late) = (simulation.nodes[0], simulation.nodes[1])
+        let peers = node.table.peers
+        simulation.isStoreDown = true
+        simulation.run(for: .seconds(5))
+        simulation.isStoreDown = false
+        simulation.run(for: .seconds(15))
+        late.isStopped = true
+        simulation.storeIdentity = "another"
+        simulation.faults.losesEvent = 1
+        simulation.remove(node.subnet!)
+        simulation.faults.losesEvent = 0
+        simulation.remove(late.subnet!)
+        simulation.run(for: .milliseconds(100))
+        #expect(node.table.peers.count == peers.count - 1)
+        // It is behind what the watch told, so that the store is read.
+        node.tell(.alive(.simulated(1)))
+        simulation.run(for: .seconds(5))
+        #expect(node.table.peers == peers)
+    }
 }

@@ -32,6 +32,8 @@ struct StoreDoubt {
     var heldCause = ""
     /// When the next of them is to be let go.
     var nextHeldEnd: ContinuousClock.Instant?
+    /// Since when the store answers again; nil where it always did.
+    var answersSince: ContinuousClock.Instant?
     /// When the store was last known not to answer; nil where it always did.
     var lastSilence: ContinuousClock.Instant?
 }
@@ -66,9 +68,7 @@ extension LeaseMachine {
         // A store that was emptied and is half filled again may have most peers. This node's own lease, which nobody
         // else writes, shows what it lost, and counts as one of those that went.
         let ownGone = isOwnLeaseMissing(among: present, now: now) ? 1 : 0
-        // What the watch of another store told is no part of what this one lacks.
-        let isOneLoss = !missing.isEmpty && !doubt.hasStoreJumped
-        let toldLately = isOneLoss ? deletedBefore(present, now: now) : []
+        let toldLately = deletedBefore(present, isAnyMissing: !missing.isEmpty, now: now)
         let toldAndPublished = toldLately.count { !published.index.contains($0.key) }
         let cause = reasonToDoubt(
             missing.count &+ toldLately.count &+ ownGone, of: known.count &+ toldAndPublished &+ ownGone,
@@ -98,10 +98,18 @@ extension LeaseMachine {
     }
 
     /// What the watch told of in the last seconds as deleted, and a snapshot, which lacks more, does not have either:
-    /// that is one loss.
-    private mutating func deletedBefore(_ present: Set<String>, now: Instant) -> [StoreDoubt.Deletion] {
+    /// that is one loss. What the watch of another store told is no part of what this one lacks; but a watch goes on where a store has been
+    /// replaced while it did not answer, and tells what that one lacks.
+    private mutating func deletedBefore(
+        _ present: Set<String>, isAnyMissing: Bool, now: Instant
+    ) -> [StoreDoubt.Deletion] {
         doubt.deletedLately.removeAll { $0.at + Self.deletionWindow <= now }
-        return doubt.deletedLately.filter { !present.contains($0.key) }.sorted { $0.key < $1.key }
+        let since = doubt.answersSince
+        return doubt.deletedLately.filter { deletion in
+            !present.contains(deletion.key)
+                && (doubt.hasStoreJumped ? since.map { $0 <= deletion.at } ?? false : isAnyMissing)
+        }
+        .sorted { $0.key < $1.key }
     }
 
     /// Whether a snapshot's keys lack this node's lease, which the store had and which would not have ended by now.

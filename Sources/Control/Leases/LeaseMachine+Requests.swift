@@ -69,6 +69,7 @@ extension LeaseMachine {
             return
         }
         session.outage = nil
+        doubt.answersSince = now
         report(
             .notice, .storeAnswersAgain,
             ["store": storeName, "after_seconds": "\((now - outage.since).components.seconds)"])
