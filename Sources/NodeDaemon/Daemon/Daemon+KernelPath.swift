@@ -59,6 +59,8 @@ extension Daemon {
         stage.loadsKernelPath = dataPlane
         Task {
             await onThreadThatGivesWay("kernel-path") { dataPlane.loadKernelPath() }
+            // A thread has the weight of the one that starts it.
+            await onThread { dataPlane.startHellos() }
             askForPass()
         }
     }

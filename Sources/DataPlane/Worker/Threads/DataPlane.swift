@@ -207,14 +207,16 @@ public final class DataPlane: Sendable {
                 loadedKernelPath.withLock { $0 = loaded }
                 if let routes = published.routes { loaded.forwarder?.publish(routes) }
             }
-            startHellos()
         }
     }
 
-    /// Without that thread this node asks nobody, and answers nobody.
-    private func startHellos() {
-        guard let kernelPath, let channels else { return }
-        try? hellos.start(telling: kernelPath, on: channels.sockets.helloSender)
+    /// Starts the thread that asks peers whether they take what the kernel path sends, where that is loaded. Without it this node asks
+    /// nobody, and answers nobody. It has the calling thread's weight on its CPU.
+    public func startHellos() {
+        ending.withLock { _ in
+            guard let kernelPath, let channels, !open.withLock({ $0.isOver }) else { return }
+            try? hellos.start(telling: kernelPath, on: channels.sockets.helloSender)
+        }
     }
 
     deinit {
