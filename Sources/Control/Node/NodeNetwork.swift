@@ -269,7 +269,7 @@ public actor NodeNetwork {
     ///
     /// - Parameters:
     ///   - items: all that is wanted.
-    ///   - isAddition: whether all that was wanted is among them, as it was: who has changed something of that is told of.
+    ///   - isAddition: whether what was wanted before, and is among them, is as it was: who has changed something of that is told of.
     /// - Throws: the first failure of an essential item, which `run` tries again.
     public func setDesired(_ items: [any DesiredItem], isAddition: Bool = false) throws {
         reconciler.replace(with: items, isAddition: isAddition)

@@ -81,6 +81,7 @@ actor Daemon {
         var fallbacks = FallbackWatch()
         var formerPort = FormerPort()
         var kernelPath: AttachedKernelPath?
+        /// Where the kernel path's programs stand, or are to.
         var programPlaces: [ProgramPlace] = []
         /// The data plane whose kernel path was last asked for.
         weak var loadsKernelPath: DataPlane?

@@ -26,12 +26,12 @@ package func onThread<Result: Sendable, Failure: Error>(
     return try result.get()
 }
 
-/// The same, for what takes long on a CPU and is in no hurry: on a thread that gives way to the packet threads. Nobody
-/// holds a lock meanwhile that others wait for.
+/// The same, for what takes long on a CPU and is in no hurry: on a thread that gives way to the packet threads. Where
+/// the kernel gives no such thread it runs as by `onThread`.
 ///
 /// - Parameters:
 ///   - name: what `top -H` shows, at most 15 bytes.
-///   - body: what takes long.
+///   - body: what takes long. It holds no lock that others wait for, and threads that it starts give way as well.
 /// - Returns: what `body` returns, when it has.
 package func onThreadThatGivesWay<Result: Sendable>(
     _ name: String, _ body: @escaping @Sendable () -> Result

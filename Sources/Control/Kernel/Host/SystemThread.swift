@@ -36,8 +36,8 @@ package enum SystemThread {
         pthread_detach(thread)
     }
 
-    /// The nice value of one that gives way: beside one other thread a tenth of a CPU (weights of 110 and 1024, sched(7)). With 19
-    /// it would be a seventieth, and what takes 0.2 s last as long as a restart may.
+    /// The nice value of one that gives way: beside one other thread a tenth of a CPU (weights of 110 and 1024,
+    /// `sched_prio_to_weight`, kernel/sched/core.c, Linux 6.18). With 19 it would be a seventieth, and 0.2 s of work last 14 s.
     static let nice: Int32 = 10
 
     /// What a thread is given.

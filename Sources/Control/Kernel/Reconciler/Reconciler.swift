@@ -68,8 +68,8 @@ package final class Reconciler {
     ///
     /// - Parameters:
     ///   - items: the new ones.
-    ///   - isAddition: whether all of the former ones are among them, as they were: what differs of those has been changed by
-    ///     somebody else, and is restored.
+    ///   - isAddition: whether those of the former ones that are among them are as they were: what differs of those has been
+    ///     changed by somebody else, and is restored.
     package func replace(with items: [any DesiredItem], isAddition: Bool = false) {
         let wanted = Set(items.map(\.name))
         kept = isAddition ? wanted.intersection(self.items.map(\.name)) : []
