@@ -107,6 +107,22 @@ public final class LabDaemon {
         return nil
     }
 
+    /// The nice values of its threads, by their names.
+    public var niceValues: [String: [Int]] {
+        let tasks = "/proc/\(processIdentifier)/task"
+        var values: [String: [Int]] = [:]
+        for thread in (try? FileManager.default.contentsOfDirectory(atPath: tasks)) ?? [] {
+            // The name stands in parentheses and may hold anything; the nice value is the seventeenth field after it.
+            guard let text = try? String(contentsOfFile: "\(tasks)/\(thread)/stat", encoding: .utf8),
+                let first = text.firstIndex(of: "("), let last = text.lastIndex(of: ")")
+            else { continue }
+            let fields = text[last...].split(separator: " ").dropFirst()
+            guard let value = fields.dropFirst(16).first.flatMap({ Int($0) }) else { continue }
+            values[String(text[text.index(after: first)..<last]), default: []].append(value)
+        }
+        return values
+    }
+
     private func numbers(in file: String) -> [Int] {
         let text = try? String(contentsOfFile: "/proc/\(processIdentifier)/\(file)", encoding: .utf8)
         return text?.split(whereSeparator: \.isWhitespace).compactMap { Int($0) } ?? []

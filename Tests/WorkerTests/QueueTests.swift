@@ -21,6 +21,24 @@ import Testing
         #expect(bench.counters[.sleeps] > 0)
     }
 
+    /// A worker whose socket holds more than it had room for has not run dry: the queue there would grow for as long as others run.
+    @Test func aWorkerLetsNobodyRunWhileItsSocketHoldsMore() {
+        var bench = Bench()
+        let packet = Packets.udp(pod(3), pod(1), payload: [UInt8](repeating: 7, count: 32))
+        for _ in 0..<(20 * Tuning().receiveBuffers + 8) { bench.fromPeer(3, packet) }
+        var rounds = 0
+        while !bench.kernel.socketQueue.isEmpty {
+            bench.run(rounds: 1)
+            rounds += 1
+        }
+        #expect(rounds > 10)
+        #expect(bench.counters[.yields] == 0)
+        // The last ones left room.
+        bench.run(rounds: 20)
+        #expect(bench.counters[.yields] > 0)
+        #expect(bench.counters[.sleeps] > 0)
+    }
+
     @Test(arguments: 1...6, [false, true])
     func whatAPodSendsToOnePeerLeavesInOrderHoweverItIsMixed(seed: Int, isPaced: Bool) {
         var generator = SeededGenerator(seed: UInt64(seed) &* 31)

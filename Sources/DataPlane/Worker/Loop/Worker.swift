@@ -13,7 +13,8 @@
 // while they all bring packets, up to 64 (16 while super-packets come, as each takes fifty times as long; both can be
 // tuned). After a packet was prioritized, rounds are short for a while: each takes in all that has come, and forwards
 // one super-packet each way (four, after one that went by the kernel path); then the thread yields the processor to
-// whoever else wants it (Yielding.swift). When a dense time ends, it yields once before it sleeps (ADR 8).
+// whoever else wants it (Yielding.swift). When a dense time ends, it yields once before it sleeps (ADR 8); not while
+// the socket may hold more than there were buffers for (ADR 111).
 //
 // Order: packets are read in order, appended to messages in order, and a message is sealed before a later one to the
 // same peer is opened; sealed messages are sent in order. So packets of one flow, which have one peer, keep theirs.
@@ -224,6 +225,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         if !isCeasing { queueReads() }
         counters.set(.ringSubmissions, queueCapacity &- engine.queueSpace)
         let systemCallsBefore = engine.systemCalls
+        let receivable = min(received.engineCount, WorkerLimits.receivesAtOnce)
         let result = enter()
         guard result == 0 else { return result }
         counters.add(.enters, engine.systemCalls &- systemCallsBefore)
@@ -241,6 +243,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         outboundPassage.beginRound()
         inboundPassage.beginRound()
         let completions = takeCompletions()
+        work.leavesReceives = receivable > 0 && work.receives >= receivable
         comparePassages()
         forwardWaiting()
         if pacedReads.count > 0 { forwardPaced() }
@@ -346,7 +349,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     private mutating func enter() -> Int32 {
         let somethingWaits =
             burst.size > 1 || waitingReads.count > 0 || received.waitingCount > 0 || messages.sealedCount > 0
-            || (coalescer.slotCount > 0 && writesPending == 0)
+            || (coalescer.slotCount > 0 && writesPending == 0) || work.leavesReceives
         if isCeasing { return enterCeasing(somethingWaits: somethingWaits) }
         if isEmptying { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
         guard !somethingWaits else { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
