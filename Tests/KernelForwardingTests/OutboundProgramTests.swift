@@ -291,6 +291,32 @@ import Testing
         #expect(try !node.send(Self.packet()))
     }
 
+    /// Each of them sends less than a flood, and all of them together more: of those that have had some without an answer already. One
+    /// that has had few is none of them.
+    @Test(arguments: [(before: UInt32(4), isLeft: true), (before: 0, isLeft: false)])
+    func manyFlowsThatNobodyAnswersAreAFloodTogether(before: UInt32, isLeft: Bool) throws {
+        let node = try ProgramNode()
+        let flows = node.forwarder.programs[KERNEL_MAP_FLOWS]
+        let crowds = node.forwarder.programs[KERNEL_MAP_CROWDS]
+        #expect(try node.send(Self.packet()))
+        let place = try Self.place(in: node)
+        func isTaken(beside unanswered: UInt64) throws -> Bool {
+            var flow = place.flow
+            flow.unanswered = before
+            flow.bulk_until = 0
+            try node.work(.out)
+            flow.window_began = monotonicNanoseconds()
+            #expect(flows.set(place.number, to: flow))
+            let crowd = kernel_crowd(window_began: flow.window_began, unanswered: unanswered)
+            #expect(crowds.setOnEachCPU(0, to: crowd))
+            return try node.send(Self.packet())
+        }
+        #expect(try isTaken(beside: 255))
+        // On a busy machine the window may be over before the next packet is sent, and then nothing is a flood.
+        let hasBeenLeft = try (0..<100).contains { _ in try !isTaken(beside: 256) }
+        #expect(hasBeenLeft == isLeft)
+    }
+
     @Test(arguments: Families.all) func whateverTheBytesItIsTakenOrLeft(families: Families) throws {
         var random = SeededRandom(seed: 89)
         let node = try ProgramNode(families)

@@ -112,6 +112,10 @@ public struct KernelForwardingPrograms: Sendable {
                 try .make(
                     .arrayOfEachCPU, keyBytes: number, valueBytes: time,
                     entryLimit: Int(KERNEL_EVENTS.rawValue), name: "twill_events"))
+            maps.append(
+                try .make(
+                    .arrayOfEachCPU, keyBytes: number, valueBytes: MemoryLayout<kernel_crowd>.stride,
+                    entryLimit: 1, name: "twill_crowds"))
             maps.append(contentsOf: try memory.sharedMaps())
             return maps
         } catch {

@@ -22,6 +22,8 @@ enum kernel_map {
   KERNEL_MAP_PEERS,
   // array for each CPU of KERNEL_EVENTS counts.
   KERNEL_MAP_EVENTS,
+  // array for each CPU of 1 `kernel_crowd`.
+  KERNEL_MAP_CROWDS,
   // array of 1 time, in the daemon's memory as well: when the last packet went by that somebody waits for (any but a bare
   // acknowledgement). It is up to KERNEL_AWAITED_STEP late.
   KERNEL_MAP_AWAITED,
@@ -161,6 +163,14 @@ struct kernel_flow {
   // Small packets sent by the kernel path in this window since the other side last sent one.
   uint32_t unanswered;
   uint32_t unused;
+};
+
+// Small packets of all flows that nobody answers, of those that have some already.
+struct kernel_crowd {
+  // When the count of `unanswered` began.
+  uint64_t window_began;
+  // Sent by the kernel path in this window.
+  uint64_t unanswered;
 };
 
 struct kernel_peer_counts {

@@ -11,10 +11,12 @@
 // small one that this node's and the peer's programs carry still waits for its turn (in the queue of packets that come in, of
 // one CPU) when the ring of the peer, on another CPU, is done with the large one behind it.
 #define BULK_NANOSECONDS 1000000000ull
-// So many small packets without an answer in one window are bulk of its kind: 25,600 a second. The ring merges them,
-// and carries three times as many. Who asks and waits for the answer never has more than a few.
+// So many small packets without an answer in one window are bulk of its kind: 25,600 a second, of one flow or of all that leave
+// by one CPU. The ring merges them, and carries three times as many. Who asks and waits for the answer never has more than a few.
 #define UNANSWERED_LIMIT 256
 #define UNANSWERED_WINDOW_NANOSECONDS 10000000ull
+// A flow with no more than these in a window is none of many that flood together: 400 a second.
+#define FEW_UNANSWERED 4
 
 // Counts a small packet of a flow; whether there are too many that nobody answers.
 INLINE int is_flood(struct kernel_flow *flow, uint64_t now) {
@@ -23,7 +25,16 @@ INLINE int is_flood(struct kernel_flow *flow, uint64_t now) {
     flow->unanswered = 0;
   }
   flow->unanswered += 1;
-  return flow->unanswered > UNANSWERED_LIMIT;
+  if (flow->unanswered <= FEW_UNANSWERED) return 0;
+  uint32_t first = 0;
+  struct kernel_crowd *crowd = map_lookup(MAP(KERNEL_MAP_CROWDS), &first);
+  if (!crowd) return 0;
+  if (now - crowd->window_began > UNANSWERED_WINDOW_NANOSECONDS) {
+    crowd->window_began = now;
+    crowd->unanswered = 0;
+  }
+  crowd->unanswered += 1;
+  return flow->unanswered > UNANSWERED_LIMIT || crowd->unanswered > UNANSWERED_LIMIT;
 }
 
 // The outer headers, and behind them the part of the inner header that changes.
