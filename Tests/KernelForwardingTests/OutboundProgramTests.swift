@@ -270,22 +270,31 @@ import Testing
         #expect(flows.value(of: number, startingWith: kernel_flow())?.unanswered == 0)
     }
 
+    /// Sends one more packet of a flow in whose window so many went without an answer, and so many of others on each CPU.
+    private static func isTaken(
+        by node: ProgramNode, of place: (number: UInt32, flow: kernel_flow), after unanswered: UInt32,
+        beside others: UInt64
+    ) throws -> Bool {
+        var flow = place.flow
+        flow.unanswered = unanswered
+        flow.bulk_until = 0
+        try node.work(.out)
+        flow.window_began = monotonicNanoseconds()
+        #expect(node.forwarder.programs[KERNEL_MAP_FLOWS].set(place.number, to: flow))
+        let crowd = kernel_crowd(window_began: flow.window_began, unanswered: others)
+        #expect(node.forwarder.programs[KERNEL_MAP_CROWDS].setOnEachCPU(0, to: crowd))
+        return try node.send(packet())
+    }
+
     @Test func aFloodIsBulk() throws {
         let node = try ProgramNode()
-        let flows = node.forwarder.programs[KERNEL_MAP_FLOWS]
         #expect(try node.send(Self.packet()))
         let place = try Self.place(in: node)
-        // On a busy machine the window may be over before the next packet is sent, and then nothing is a flood.
         func isTaken(after unanswered: UInt32) throws -> Bool {
-            var flow = place.flow
-            flow.unanswered = unanswered
-            flow.bulk_until = 0
-            try node.work(.out)
-            flow.window_began = monotonicNanoseconds()
-            #expect(flows.set(place.number, to: flow))
-            return try node.send(Self.packet())
+            try Self.isTaken(by: node, of: place, after: unanswered, beside: 0)
         }
         #expect(try isTaken(after: 255))
+        // On a busy machine the window may be over before the next packet is sent, and then nothing is a flood.
         let hasBeenLeft = try (0..<100).contains { _ in try !isTaken(after: 256) }
         #expect(hasBeenLeft)
         #expect(try !node.send(Self.packet()))
@@ -296,20 +305,10 @@ import Testing
     @Test(arguments: [(before: UInt32(4), isLeft: true), (before: 0, isLeft: false)])
     func manyFlowsThatNobodyAnswersAreAFloodTogether(before: UInt32, isLeft: Bool) throws {
         let node = try ProgramNode()
-        let flows = node.forwarder.programs[KERNEL_MAP_FLOWS]
-        let crowds = node.forwarder.programs[KERNEL_MAP_CROWDS]
         #expect(try node.send(Self.packet()))
         let place = try Self.place(in: node)
-        func isTaken(beside unanswered: UInt64) throws -> Bool {
-            var flow = place.flow
-            flow.unanswered = before
-            flow.bulk_until = 0
-            try node.work(.out)
-            flow.window_began = monotonicNanoseconds()
-            #expect(flows.set(place.number, to: flow))
-            let crowd = kernel_crowd(window_began: flow.window_began, unanswered: unanswered)
-            #expect(crowds.setOnEachCPU(0, to: crowd))
-            return try node.send(Self.packet())
+        func isTaken(beside others: UInt64) throws -> Bool {
+            try Self.isTaken(by: node, of: place, after: before, beside: others)
         }
         #expect(try isTaken(beside: 255))
         // On a busy machine the window may be over before the next packet is sent, and then nothing is a flood.

@@ -21,11 +21,12 @@ package enum SystemThread {
             { argument in
                 guard let argument else { return nil }
                 let work = Unmanaged<Work>.fromOpaque(argument).takeRetainedValue()
-                twill_name_thread(work.name)
                 if work.givesWay {
                     // Of the calling thread alone (setpriority(2), notes). To be nicer takes no right.
                     setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, SystemThread.nice)
                 }
+                // Whoever sees the name sees a thread that gives way already.
+                twill_name_thread(work.name)
                 work.body()
                 return nil
             }, work.toOpaque())

@@ -165,11 +165,11 @@ struct kernel_flow {
   uint32_t unused;
 };
 
-// Small packets of all flows that nobody answers, of those that have some already.
+// The flows of one CPU that nobody answers, together.
 struct kernel_crowd {
   // When the count of `unanswered` began.
   uint64_t window_began;
-  // Sent by the kernel path in this window.
+  // Small packets sent by the kernel path in this window, but for the first few of each flow.
   uint64_t unanswered;
 };
 

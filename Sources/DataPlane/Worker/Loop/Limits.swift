@@ -87,7 +87,7 @@ public struct WorkerLimits: Sendable, Equatable {
     /// A queue that is full for so long without a break is a standing one (CoDel's interval, RFC 8289, 4.3: the
     /// longest usual round trip).
     static let standingQueueNanoseconds = 100_000_000
-    /// Receives that the kernel lets follow each other in one call (MULTISHOT_MAX_RETRY, io_uring/net.c, Linux 6.0 to 6.18). After
+    /// Receives that the kernel lets follow each other in one call (MULTISHOT_MAX_RETRY, io_uring/net.c, Linux 6.18). After
     /// so many, or after as many as there were buffers for, more may wait.
     static let receivesAtOnce = 32
     /// A yield that takes longer gave the CPU to a program that computes: those that answer, and iperf3, gave it back

@@ -8,8 +8,8 @@ struct RoundWork {
     var segments = 0
     /// Receives that ended.
     var receives = 0
-    /// Whether it received all that there was room for, so that the socket may hold more.
-    var leavesReceives = false
+    /// Whether it received into all buffers that there were, or as often as the kernel does at once.
+    var socketMayHoldMore = false
     /// Datagrams received and looked at.
     var datagrams = 0
     /// Of those, small ones (`WorkerLimits.smallDatagramBytes`).

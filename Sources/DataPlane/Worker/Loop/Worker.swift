@@ -243,7 +243,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
         outboundPassage.beginRound()
         inboundPassage.beginRound()
         let completions = takeCompletions()
-        work.leavesReceives = receivable > 0 && work.receives >= receivable
+        work.socketMayHoldMore = receivable > 0 && work.receives >= receivable
         comparePassages()
         forwardWaiting()
         if pacedReads.count > 0 { forwardPaced() }
@@ -349,7 +349,7 @@ public struct Worker<Engine: PacketEngine & ~Copyable>: ~Copyable {
     private mutating func enter() -> Int32 {
         let somethingWaits =
             burst.size > 1 || waitingReads.count > 0 || received.waitingCount > 0 || messages.sealedCount > 0
-            || (coalescer.slotCount > 0 && writesPending == 0) || work.leavesReceives
+            || (coalescer.slotCount > 0 && writesPending == 0) || work.socketMayHoldMore
         if isCeasing { return enterCeasing(somethingWaits: somethingWaits) }
         if isEmptying { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
         guard !somethingWaits else { return engine.enter(waitingFor: 0, timeoutMicroseconds: -1) }
