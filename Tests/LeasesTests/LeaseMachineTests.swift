@@ -69,6 +69,24 @@ struct LeaseMachineTests {
         #expect(node.table.peers.map(\.subnet.key) == ["10.12.1.0-24&fd00:12:0:1::-64"])
     }
 
+    @Test("a lease's life counts from when the store was asked: who slept before the answer renews in time all the same")
+    func answerHeardAfterASleep() {
+        let simulation = Simulation.network(of: 2, seed: 5)
+        let node = simulation.nodes[0]
+        var ended: [String] = []
+        simulation.expiryObserver = { ended.append($0.key) }
+        simulation.answerDelay = .seconds(60)
+        simulation.remove(node.subnet!)
+        simulation.run(for: .seconds(10))
+        #expect(simulation.entries[node.subnet!] != nil)
+        node.suspend()
+        simulation.run(for: hour * 12)
+        simulation.answerDelay = .zero
+        node.resume()
+        simulation.run(for: hour * 20)
+        #expect(ended == [])
+    }
+
     // MARK: Races
 
     @Test("fifty nodes started at once all get their own subnet", arguments: 0..<4 as Range<UInt64>)

@@ -10,19 +10,19 @@ extension LeaseMachine {
             break
         case .snapshot(.success(let snapshot)):
             let isLate = session.isLate(snapshot.position)
-            _ = session.endRequest()
+            session.endRequest()
             succeeded(.snapshot, now: now)
             // What it lacks the watch has told: it is asked for again.
             if !isLate { take(snapshot, now: now) }
         case .snapshot(.failure(let error)):
-            _ = session.endRequest()
+            session.endRequest()
             failed(.snapshot, error, now: now)
         case .written(let write, .success(let result)):
-            let keysTold = session.endRequest()
+            let request = session.endRequest() ?? StoreSession.Request.Write(asked: now)
             succeeded(.write, now: now)
-            take(result, of: write, after: keysTold, now: now)
+            take(result, of: write, request)
         case .written(_, .failure(let error)):
-            _ = session.endRequest()
+            session.endRequest()
             failed(.write, error, now: now)
             // It may have been done all the same.
             session.isSnapshotWanted = true
@@ -147,9 +147,8 @@ extension LeaseMachine {
         published.keysChanged?.insert(key)
     }
 
-    /// - Parameter keysTold: those that the watch told of while the write was under way.
     private mutating func take(
-        _ result: StoreWriteResult, of write: Write, after keysTold: Set<String>, now: Instant
+        _ result: StoreWriteResult, of write: Write, _ request: StoreSession.Request.Write
     ) {
         switch (write, result) {
         case (.create(let key, let value, let timeToLive), .done(let version)),
@@ -157,9 +156,9 @@ extension LeaseMachine {
             let entry = StoreEntry(
                 key: key, value: value, version: version, holder: timeToLive == nil ? nil : identity,
                 lifetime: timeToLive.map { .expiring(remaining: $0) } ?? .permanent)
-            if !keysTold.contains(key) { put(entry, now: now) }
+            if !request.keysTold.contains(key) { put(entry, now: request.asked) }
             guard let subnet = LeaseSubnet(key: key) else { return }
-            hold(subnet, timeToLive: timeToLive, written: value, now: now)
+            hold(subnet, timeToLive: timeToLive, written: value, since: request.asked)
             if case .create = write {
                 report(
                     .notice, .leaseAcquired, ["subnet": "\(subnet)", "public_ip": "\(ownEndpoint.address)"])
@@ -181,7 +180,7 @@ extension LeaseMachine {
             }
         case (.delete(let key, _), .done):
             if register.ownKeys.contains(key) { selfhood.leftoversDeleted.insert(key) }
-            if !keysTold.contains(key) { remove(key) }
+            if !request.keysTold.contains(key) { remove(key) }
             report(.info, .leaseReleased, ["key": key])
         case (.renew, .refused), (.delete, .refused):
             session.isSnapshotWanted = true

@@ -83,30 +83,33 @@ extension LeaseMachine {
     /// - Parameters:
     ///   - timeToLive: nil for a reservation.
     ///   - value: what the entry says; it may be of before the last change of this node's address.
-    mutating func hold(_ subnet: LeaseSubnet, timeToLive: Duration?, written value: String, now: Instant) {
+    ///   - asked: when the store was asked for it, from which on its life is counted: the store cannot have begun sooner.
+    mutating func hold(
+        _ subnet: LeaseSubnet, timeToLive: Duration?, written value: String, since asked: Instant
+    ) {
         let before = own.flatMap { $0.subnet == subnet ? $0 : nil }
         let adoption = search?.adopting.flatMap { $0.key == subnet.key ? $0 : nil }
         own = OwnSubnet.Holding(
-            subnet: subnet, endpoint: ownEndpoint, acquired: before?.acquired ?? now, renewed: now,
-            term: term(of: timeToLive, now: now), replaced: memory.replaced == subnet ? nil : memory.replaced,
+            subnet: subnet, endpoint: ownEndpoint, acquired: before?.acquired ?? turn.now, renewed: turn.now,
+            term: term(of: timeToLive, since: asked), replaced: memory.replaced == subnet ? nil : memory.replaced,
             isRewriteWanted: (try? LeaseValue(parsing: value, backends: backends)) != ownValue(for: subnet),
             adoption: adoption ?? before?.adoption)
         memory.wanted = subnet
         memory.evidence = nil
         log["none left"] = nil
         if let problem = selfhood.problem, problem.until == nil {
-            selfhood.problem = (problem.problem, now + Self.noticeTime)
+            selfhood.problem = (problem.problem, turn.now + Self.noticeTime)
         }
     }
 
-    private mutating func term(of timeToLive: Duration?, now: Instant) -> OwnSubnet.Holding.Term {
+    private mutating func term(of timeToLive: Duration?, since asked: Instant) -> OwnSubnet.Holding.Term {
         guard let timeToLive else { return .reservation }
         // A margin that leaves nothing of the lease's life would renew without end.
         let margin = options.renewalMargin < timeToLive ? options.renewalMargin : timeToLive / 2
         let wait = timeToLive - margin
         // Nodes started together do not renew together.
-        let renewAt = now + wait - min(margin, wait) * Double.random(in: 0...0.1, using: &random)
-        return .lease(expiry: now + timeToLive, renewAt: renewAt)
+        let renewAt = asked + wait - min(margin, wait) * Double.random(in: 0...0.1, using: &random)
+        return .lease(expiry: asked + timeToLive, renewAt: renewAt)
     }
 
     /// Notices that another node has taken the lease, or that it became a reservation.
@@ -305,7 +308,7 @@ extension LeaseMachine {
     ) -> Write? {
         let ownValue = ownValue(for: subnet)
         if record.isReservation, (try? record.value.get()) == ownValue {
-            hold(subnet, timeToLive: nil, written: record.entry.value, now: now)
+            hold(subnet, timeToLive: nil, written: record.entry.value, since: now)
             report(.notice, .leaseIsReservation, ["subnet": "\(subnet)"])
             return nil
         }

@@ -25,7 +25,7 @@ extension LeaseMachine {
         if !session.isRequestUnderWay, !session.isSnapshotWanted {
             if let write = nextWrite(now: now) {
                 if mayAsk(.write, now: now) {
-                    session.request = .write(keysTold: [])
+                    session.request = .write(StoreSession.Request.Write(asked: now))
                     turn.actions.append(.write(write))
                 }
                 return

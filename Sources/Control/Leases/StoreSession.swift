@@ -11,9 +11,17 @@ struct StoreSession {
         case none
         /// With the latest moment that was known when it was asked for: an answer of then may come after the watch has told more.
         case snapshot(known: StorePosition?)
-        /// With the keys that the watch told of meanwhile. For those the watch is believed and not the write's
-        /// answer, which may come after the news of what another node did to the key next.
-        case write(keysTold: Set<String>)
+        case write(Write)
+
+        /// What is known of a write that is under way.
+        struct Write {
+            /// When it was asked for. The store counts a lease's life from some moment after it; the answer may be heard
+            /// hours later, where the machine slept meanwhile.
+            var asked: Instant
+            /// The keys that the watch told of meanwhile. For those the watch is believed and not the write's
+            /// answer, which may come after the news of what another node did to the key next.
+            var keysTold: Set<String> = []
+        }
     }
 
     /// The watch; with the time since when it has told something, nil where it has not.
@@ -100,18 +108,19 @@ struct StoreSession {
 
     /// Takes note of a key that the watch told of.
     mutating func note(told key: String) {
-        guard case .write(var keys) = request else { return }
-        keys.insert(key)
-        request = .write(keysTold: keys)
+        guard case .write(var write) = request else { return }
+        write.keysTold.insert(key)
+        request = .write(write)
     }
 
     /// Ends the request that is under way.
     ///
-    /// - Returns: the keys that the watch told of while it was a write.
-    mutating func endRequest() -> Set<String> {
+    /// - Returns: what is known of it where it was a write, else nil.
+    @discardableResult
+    mutating func endRequest() -> Request.Write? {
         defer { request = .none }
-        if case .write(let keys) = request { return keys }
-        return []
+        if case .write(let write) = request { return write }
+        return nil
     }
 
     /// Whether the answer to the snapshot that is under way is only late: the store was there when it was asked, and the watch has
