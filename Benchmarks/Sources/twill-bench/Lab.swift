@@ -129,6 +129,13 @@ struct Lab {
         return Double(text.trimmingCharacters(in: .whitespacesAndNewlines)) ?? .nan
     }
 
+    /// What the kernel says of the interfaces between the nodes (`/proc/net/dev`); nil where one veth pair is all there is.
+    static func portsOfUnderlay() throws -> String? {
+        let namespace = "\(name)-underlay"
+        guard FileManager.default.fileExists(atPath: "/run/netns/\(namespace)") else { return nil }
+        return try output(of: ["ip", "netns", "exec", namespace, "cat", "/proc/net/dev"])
+    }
+
     /// Starts a command on a node; its output lies in the lab's folder under `label`.
     static func start(on node: Int, _ words: [String], label: String) throws -> Child {
         try child(command(on: node, words), of: node, label)

@@ -71,14 +71,17 @@ extension Measurement {
                 metric("wake-ups", " wake-ups", "/GB", decimals: 0),
                 metric("retransmits", " retransmits", "", decimals: 0),
                 metric("reordered", " segments out of order", "/GB", decimals: 1),
+                metric("socket-drops", " datagrams without room in a socket", "", decimals: 0),
+                metric("underlay-drops", " frames without room on the underlay", "", decimals: 0),
             ],
             estimatedSeconds: { $0 + 0.6 },
             run: { running, seconds in
-                let outOfOrder = try TCPCounters.outOfOrder()
+                let countsBefore = try KernelCounts.now()
                 let before = ProcessorTime.now(running)
                 let report = try IperfReport.run(
                     running, ["-t", "\(Int(seconds.rounded(.up)))", "-P", "\(streams)"] + flags)
                 let used = ProcessorTime.now(running).since(before)
+                let counts = try KernelCounts.now().since(countsBefore)
                 let gigabytes = report.bytes / 1e9
                 guard gigabytes > 0 else {
                     throw CommandError(description: "nothing of the streams arrived")
@@ -86,8 +89,8 @@ extension Measurement {
                 return [
                     report.bitsPerSecond / 1e9, used.machineSeconds / gigabytes,
                     used.daemonSeconds / gigabytes, used.contextSwitches / gigabytes,
-                    used.wakeUps / gigabytes, report.retransmits,
-                    (try TCPCounters.outOfOrder() - outOfOrder) / gigabytes,
+                    used.wakeUps / gigabytes, report.retransmits, counts.outOfOrder / gigabytes,
+                    counts.socketDrops, counts.underlayDrops,
                 ]
             })
     }
@@ -385,19 +388,5 @@ struct IperfReport {
             bytes += number(received, "bytes")
         }
         for sent in ["sum_sent", "sum_sent_bidir_reverse"] { retransmits += number(sent, "retransmits") }
-    }
-}
-
-/// What the kernels of the nodes count of TCP.
-private enum TCPCounters {
-    /// Segments that came before one that they follow (TCPOFOQueue), on all nodes.
-    static func outOfOrder() throws -> Double {
-        try (1...Lab.layout.nodes).reduce(0) { sum, node in
-            // Pairs of lines: names, then values.
-            let lines = try Lab.run(atEndOf: node, ["grep", "^TcpExt:", "/proc/net/netstat"])
-                .split(separator: "\n").map { $0.split(separator: " ") }
-            guard lines.count == 2, let place = lines[0].firstIndex(of: "TCPOFOQueue") else { return .nan }
-            return sum + (Double(lines[1][place]) ?? .nan)
-        }
     }
 }
