@@ -281,7 +281,7 @@ import Testing
         try node.work(.out)
         flow.window_began = monotonicNanoseconds()
         #expect(node.forwarder.programs[KERNEL_MAP_FLOWS].set(place.number, to: flow))
-        let crowd = kernel_crowd(window_began: flow.window_began, unanswered: others)
+        let crowd = kernel_crowd(window_began: flow.window_began, unanswered: others, flooding: 0)
         #expect(node.forwarder.programs[KERNEL_MAP_CROWDS].setOnEachCPU(0, to: crowd))
         return try node.send(packet())
     }
@@ -314,6 +314,55 @@ import Testing
         // On a busy machine the window may be over before the next packet is sent, and then nothing is a flood.
         let hasBeenLeft = try (0..<100).contains { _ in try !isTaken(beside: 256) }
         #expect(hasBeenLeft == isLeft)
+    }
+
+    /// A flood that goes by the ring stays there for as long as it lasts, by itself or with the others that do; what stays for something
+    /// large does not, however much of it there is.
+    @Test(arguments: [
+        (isFlood: true, own: UInt32(256), others: UInt64(0), goesOn: true),
+        (true, 4, 256, true),
+        (true, 4, 255, false),
+        (true, 3, 256, false),
+        (false, 256, 256, false),
+    ])
+    func aFloodThatGoesOnStaysInTheRing(isFlood: Bool, own: UInt32, others: UInt64, goesOn: Bool) throws {
+        let node = try ProgramNode()
+        #expect(try node.send(Self.packet()))
+        var (number, flow) = try Self.place(in: node)
+        let (flows, crowds) = (
+            node.forwarder.programs[KERNEL_MAP_FLOWS], node.forwarder.programs[KERNEL_MAP_CROWDS]
+        )
+        /// Whether it stays for longer than it had to, after so many in this window.
+        func staysForLonger() throws -> Bool {
+            try node.work(.out)
+            flow.window_began = monotonicNanoseconds()
+            flow.bulk_until = flow.window_began + 500_000_000
+            flow.unanswered = own
+            flow.is_flood = isFlood ? 1 : 0
+            #expect(flows.set(number, to: flow))
+            let crowd = kernel_crowd(window_began: flow.window_began, unanswered: 0, flooding: others)
+            #expect(crowds.setOnEachCPU(0, to: crowd))
+            #expect(try !node.send(Self.packet()))
+            let now = try #require(flows.value(of: number, startingWith: kernel_flow()))
+            return now.bulk_until > flow.bulk_until
+        }
+        // On a busy machine the window may be over before the packet is sent.
+        let stays = try (0..<100).contains { _ in try staysForLonger() }
+        #expect(stays == goesOn)
+    }
+
+    /// One that was a flood and is none is back in the kernel path, as any other.
+    @Test func aFloodThatIsOverIsNone() throws {
+        let node = try ProgramNode()
+        #expect(try node.send(Self.packet()))
+        var (number, flow) = try Self.place(in: node)
+        let flows = node.forwarder.programs[KERNEL_MAP_FLOWS]
+        flow.is_flood = 1
+        flow.bulk_until = 0
+        #expect(flows.set(number, to: flow))
+        try node.work(.out)
+        #expect(try node.send(Self.packet()))
+        #expect(flows.value(of: number, startingWith: kernel_flow())?.is_flood == 0)
     }
 
     @Test(arguments: Families.all) func whateverTheBytesItIsTakenOrLeft(families: Families) throws {

@@ -160,9 +160,10 @@ struct kernel_flow {
   uint64_t received_ticket;
   // When the count of `unanswered` began.
   uint64_t window_began;
-  // Small packets sent by the kernel path in this window since the other side last sent one.
+  // Small packets sent in this window since the other side last sent one: by the kernel path, or by the ring as a flood.
   uint32_t unanswered;
-  uint32_t unused;
+  // 1 where the flow goes out by the ring for being a flood, or part of one, and was not in the kernel path since; else 0.
+  uint32_t is_flood;
 };
 
 // The flows of one CPU that nobody answers, together.
@@ -171,6 +172,8 @@ struct kernel_crowd {
   uint64_t window_began;
   // Small packets sent by the kernel path in this window, but for the first few of each flow.
   uint64_t unanswered;
+  // The same of those that went by the ring as floods.
+  uint64_t flooding;
 };
 
 struct kernel_peer_counts {

@@ -18,7 +18,9 @@
 // A flow with no more than these in a window is none of many that flood together: 400 a second.
 #define FEW_UNANSWERED 4
 
-// Counts a small packet of a flow; whether there are too many that nobody answers.
+// Counts a small packet of a flow; whether there are too many that nobody answers. A flow that has become a flood is one for as long
+// as it and the others that are have too many. Those make no flood of a flow that is none: beside them it may be one that is
+// sparse and has no answers, a call.
 INLINE int is_flood(struct kernel_flow *flow, uint64_t now) {
   if (now - flow->window_began > UNANSWERED_WINDOW_NANOSECONDS) {
     flow->window_began = now;
@@ -32,9 +34,16 @@ INLINE int is_flood(struct kernel_flow *flow, uint64_t now) {
   if (now - crowd->window_began > UNANSWERED_WINDOW_NANOSECONDS) {
     crowd->window_began = now;
     crowd->unanswered = 0;
+    crowd->flooding = 0;
   }
-  crowd->unanswered += 1;
-  return flow->unanswered > UNANSWERED_LIMIT || crowd->unanswered > UNANSWERED_LIMIT;
+  uint64_t others = 0;
+  if (flow->is_flood) {
+    crowd->flooding += 1;
+    others = crowd->flooding;
+  } else {
+    crowd->unanswered += 1;
+  }
+  return flow->unanswered > UNANSWERED_LIMIT || crowd->unanswered + others > UNANSWERED_LIMIT;
 }
 
 // The outer headers, and behind them the part of the inner header that changes.
@@ -149,10 +158,15 @@ INLINE int is_taken(struct __sk_buff *packet, const union inner_header *header, 
   if (!others || now < place->bulk_until || now < others->bulk_until ||
       !is_through(ring, later(place->sent_ticket, others->sent_ticket))) {
     count_event(KERNEL_EVENT_KEPT_IN_ORDER, 1);
+    // A flood that goes on stays. If it came back each second it would be one again after some hundred packets, the last of which
+    // wait at the peer for the turn of the CPU that they came by, where the ring's first ones can pass them.
+    if (place->is_flood && is_flood(place, now)) departure->bulk_until = now + BULK_NANOSECONDS;
     return 0;
   }
+  place->is_flood = 0;
   if (is_flood(place, now)) {
     count_event(KERNEL_EVENT_KEPT_IN_ORDER, 1);
+    place->is_flood = 1;
     departure->bulk_until = now + BULK_NANOSECONDS;
     return 0;
   }
