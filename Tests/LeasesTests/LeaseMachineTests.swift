@@ -69,7 +69,7 @@ struct LeaseMachineTests {
         #expect(node.table.peers.map(\.subnet.key) == ["10.12.1.0-24&fd00:12:0:1::-64"])
     }
 
-    @Test("a lease's life counts from when the store was asked: who slept before the answer renews in time all the same")
+    @Test("a lease's life counts from when the store was asked: who slept before the answer renews in time")
     func answerHeardAfterASleep() {
         let simulation = Simulation.network(of: 2, seed: 5)
         let node = simulation.nodes[0]

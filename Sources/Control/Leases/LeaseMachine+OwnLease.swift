@@ -83,15 +83,17 @@ extension LeaseMachine {
     /// - Parameters:
     ///   - timeToLive: nil for a reservation.
     ///   - value: what the entry says; it may be of before the last change of this node's address.
-    ///   - asked: when the store was asked for it, from which on its life is counted: the store cannot have begun sooner.
+    ///   - asked: when the store was asked for it. The life of a lease counts from then: the store cannot have begun
+    ///     sooner, and the answer may have been heard much later.
     mutating func hold(
         _ subnet: LeaseSubnet, timeToLive: Duration?, written value: String, since asked: Instant
     ) {
         let before = own.flatMap { $0.subnet == subnet ? $0 : nil }
         let adoption = search?.adopting.flatMap { $0.key == subnet.key ? $0 : nil }
         own = OwnSubnet.Holding(
-            subnet: subnet, endpoint: ownEndpoint, acquired: before?.acquired ?? turn.now, renewed: turn.now,
-            term: term(of: timeToLive, since: asked), replaced: memory.replaced == subnet ? nil : memory.replaced,
+            subnet: subnet, endpoint: ownEndpoint, acquired: before?.acquired ?? turn.now,
+            renewed: turn.now, term: term(of: timeToLive, since: asked),
+            replaced: memory.replaced == subnet ? nil : memory.replaced,
             isRewriteWanted: (try? LeaseValue(parsing: value, backends: backends)) != ownValue(for: subnet),
             adoption: adoption ?? before?.adoption)
         memory.wanted = subnet
