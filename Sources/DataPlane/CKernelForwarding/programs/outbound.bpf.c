@@ -18,9 +18,9 @@
 // A flow with no more than these in a window is none of many that flood together: 400 a second.
 #define FEW_UNANSWERED 4
 
-// Counts a small packet of a flow; whether there are too many that nobody answers. A flow that has become a flood is one for as long
-// as it and the others that are have too many. Those make no flood of a flow that is none: beside them it may be one that is
-// sparse and has no answers, a call.
+// Counts a small packet of a flow; whether there are too many that nobody answers, of this flow or of all. A flow that is a flood
+// already, and goes by the ring, counts with the others that do. Those are not counted against one that is none: it may be a call
+// beside them, which nobody answers packet by packet either.
 INLINE int is_flood(struct kernel_flow *flow, uint64_t now) {
   if (now - flow->window_began > UNANSWERED_WINDOW_NANOSECONDS) {
     flow->window_began = now;
