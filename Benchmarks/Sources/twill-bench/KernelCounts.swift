@@ -1,7 +1,7 @@
 import Foundation
 
 /// What the kernels of all nodes and of the underlay between them have counted.
-struct KernelCounts: Equatable {
+struct KernelCounts {
     /// Segments of TCP that came before one that they follow (TCPOFOQueue).
     private(set) var outOfOrder = 0.0
     /// Datagrams for which the socket had no room that they were for, an overlay's (UdpRcvbufErrors); one that the kernel had
